@@ -1,0 +1,131 @@
+"""One piece of work, one worker: an exclusive claim that outlives no dead process.
+
+A claim is a small file made with O_EXCL, which local and network filesystems honour alike. Its owner touches it every few seconds;
+a claim that nobody has touched for `stale_after` seconds, or whose process on this host is gone, may be taken over. Claims save
+work, they do not guard correctness: whatever is made under one is written beside and renamed, so a second maker does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+HEARTBEAT_S = 5.0
+STALE_AFTER_S = 60.0
+
+
+class Claim:
+    """A held claim; release it with `release()` or by leaving its `with` block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"claim {path.name}", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT_S):
+            try:
+                os.utime(self.path)
+            except OSError:
+                return  # Taken over or removed: the work goes on, its result is renamed into place all the same.
+
+    def stop(self) -> None:
+        """End the heartbeat and leave the file where it is."""
+        self._done.set()
+
+    def release(self) -> None:
+        """Give the claim back."""
+        self.stop()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
+    """The claim at `path`, or None while a live worker holds it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if create(path, owner()):
+        return Claim(path)
+    if not is_stale(path, stale_after):
+        return None
+    # Of several that find it stale, the one whose rename succeeds removes it; all then race for O_EXCL as usual.
+    grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(grave)
+    except FileNotFoundError:
+        return None
+    grave.unlink(missing_ok=True)
+    return Claim(path) if create(path, owner()) else None
+
+
+def is_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
+    """Whether the holder of the claim file at `path` is gone; a claim that is not there is not stale."""
+    try:
+        age = time.time() - path.stat().st_mtime
+        owner = json.loads(path.read_text() or "{}")
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        owner, age = {}, time.time() - path.stat().st_mtime if path.exists() else 0.0
+    if owner.get("host") == socket.gethostname() and isinstance(owner.get("pid"), int):
+        return not process_alive(owner["pid"], owner.get("started"))
+    return age > stale_after
+
+
+def process_alive(pid: int, started: object = None) -> bool:
+    """Whether process `pid` runs on this host; `started` (its start tick) tells it from a later process of the same number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return started is None or process_started(pid) in (None, started)
+
+
+def process_started(pid: int) -> str | None:
+    """The start tick of a process since boot where /proc tells it, else None; a zombie counts as ended (tick '')."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def owner() -> dict[str, str | int | None]:
+    """Who this process is, as claims and attempt records write it."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": process_started(os.getpid())}
+
+
+def create(path: Path, record: Mapping[str, Any]) -> bool:
+    """Write `record` as JSON to a file that must not exist yet; False when it does. Of several that try, one succeeds."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as file:
+        json.dump(record, file)
+    return True
+
+
+def wait_for(ready: Callable[[], bool], path: Path, poll: float = 0.05, stale_after: float = STALE_AFTER_S) -> None:
+    """Return when `ready()` holds, or when the claim at `path` is free or stale and trying it again makes sense."""
+    while not ready() and path.exists() and not is_stale(path, stale_after):
+        time.sleep(poll)

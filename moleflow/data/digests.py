@@ -1,0 +1,88 @@
+"""What is known of image files already, so that a start reads no gigabytes again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from moleflow.data.images import check_image, read_bytes
+
+# A file written this short a time ago could change again without its time stamp changing.
+_SETTLED_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image file that was read in full and found sound."""
+
+    sha256: str
+    width: int
+    height: int
+
+
+class DigestCache:
+    """Remembers (path, size, mtime) -> facts of sound image files in one JSON file; a damaged file is started anew.
+
+    Args:
+        path: the JSON file; None = remember within this process only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known = self._read()
+        self._new: dict[str, tuple[int, int, ImageFacts]] = {}
+
+    def facts(self, path: Path) -> ImageFacts:
+        """Digest and size of the image at `path`; it is read and checked only if it is new or has changed.
+
+        Raises:
+            InvalidInput: it cannot be read, or is broken.
+        """
+        name = str(path.absolute())
+        try:
+            state = path.stat()
+        except OSError:
+            read_bytes(path)  # Says what is wrong with it.
+            raise
+        known = self._new.get(name) or self._known.get(name)
+        if known is not None and known[:2] == (state.st_size, state.st_mtime_ns):
+            return known[2]
+        data = read_bytes(path)
+        width, height = check_image(data, path)
+        facts = ImageFacts(hashlib.sha256(data).hexdigest(), width, height)
+        if abs(time.time_ns() - state.st_mtime_ns) > _SETTLED_NS and len(data) == state.st_size:
+            self._new[name] = (state.st_size, state.st_mtime_ns, facts)
+        return facts
+
+    def save(self) -> None:
+        """Write what is new, beside and then renamed, together with what other processes wrote meanwhile."""
+        if self._path is None or not self._new:
+            return
+        self._known = self._read() | self._new
+        self._new = {}
+        rows = {name: [size, mtime, *astuple(facts)] for name, (size, mtime, facts) in self._known.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_text(json.dumps(rows), encoding="utf-8")
+            os.replace(beside, self._path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, tuple[int, int, ImageFacts]]:
+        if self._path is None:
+            return {}
+        try:
+            rows = json.loads(self._path.read_text(encoding="utf-8"))
+            return {name: _entry(*row) for name, row in rows.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _entry(size: int, mtime: int, sha256: str, width: int, height: int) -> tuple[int, int, ImageFacts]:
+    int(sha256, 16)  # A ValueError where the file was damaged.
+    return int(size), int(mtime), ImageFacts(sha256, int(width), int(height))

@@ -1,0 +1,113 @@
+"""Image files as arrays: checked once, then read at the size that is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from moleflow.errors import Damaged, InvalidInput
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@contextmanager
+def _opened(data: bytes, path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            yield image
+    except InvalidInput:
+        raise
+    except Exception as error:  # Damaged files make Pillow's decoders raise nearly anything.
+        reason = "no PNG, JPEG, BMP or TIFF" if "cannot identify" in str(error) else str(error).replace("\n", " ")
+        raise InvalidInput(f"{path}: broken image ({reason}); replace it or take it out of the folder") from None
+
+
+def check_image(data: bytes, path: Path) -> tuple[int, int]:
+    """Width and height in pixels of an image file that can be used.
+
+    PNG carries checksums, so they are compared; the other formats carry none and are decoded in full.
+
+    Raises:
+        InvalidInput: broken, of another format, or with pixels that have no fixed range.
+    """
+    with _opened(data, path) as image:
+        if image.mode not in _MODES:
+            allowed = "grey, palette or colour, 8 or 16 bits"
+            raise InvalidInput(f"{path}: pixels of mode {image.mode} have no fixed range; allowed: {allowed}")
+        if image.format == "PNG":
+            image.verify()
+        else:
+            image.load()
+        return image.size
+
+
+def read_image(
+    path: Path, size: int, interpolation: Literal["bilinear", "bicubic"], digest: str | None = None
+) -> npt.NDArray[np.uint8]:
+    """An image as RGB: uint8 (size, size, 3).
+
+    Grey becomes three equal channels, 16 bits are scaled by 255/65535, alpha is dropped. Shrinking is antialiased.
+
+    Args:
+        digest: the SHA-256 that the file had when it was scanned; None = do not compare.
+
+    Raises:
+        Damaged: the file has changed since.
+        InvalidInput: it cannot be read or decoded.
+    """
+    data = read_bytes(path)
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise Damaged(f"{path}: changed since the data folder was scanned; start again")
+    with _opened(data, path) as image:
+        small = _rgb(image).resize((size, size), _FILTERS[interpolation])
+    return np.asarray(small, dtype=np.uint8)
+
+
+def read_mask(path: Path, size: int) -> npt.NDArray[np.bool_]:
+    """A defect mask: bool (size, size), resized nearest.
+
+    Every pixel above zero is defective; in JPEG, which is lossy, above half.
+
+    Raises:
+        InvalidInput: it cannot be read or decoded.
+    """
+    with _opened(read_bytes(path), path) as image:
+        limit = 127 if image.format == "JPEG" else 0
+        # Scaled to 8 bits, a mask of 1 in 65535 would be lost.
+        plain = image if image.mode in ("1", "L") or image.mode.startswith("I") else _rgb(image)
+        defective = np.asarray(np.any(np.atleast_3d(np.asarray(plain)) > limit, axis=2), dtype=np.uint8)
+    small = Image.fromarray(defective).resize((size, size), Image.Resampling.NEAREST)
+    return np.asarray(small) > 0
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion cuts 16 bits off at 255. Mode I (32 bits) is how it opens some 16-bit files.
+        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Straight to RGB, Pillow warns about palettes with transparency.
+    return image.convert("RGB")

@@ -1,0 +1,34 @@
+"""Every error that this project raises on purpose.
+
+    MoleflowError
+    ├── InvalidInput      the user's mistake: one line, exit code 2, nothing was written
+    ├── Diverged          a loss became NaN, infinite or absurd: the attempt fails and names the epoch
+    └── Damaged           something stored does not match its own digest: it is never used
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MoleflowError(Exception):
+    """Base of the errors above."""
+
+
+class InvalidInput(MoleflowError):
+    """A mistake in what the user gave. The message says what was given, what is allowed and what to do."""
+
+
+class Diverged(MoleflowError):
+    """Training left the finite numbers. The message names the task and the epoch."""
+
+
+class Damaged(MoleflowError):
+    """Stored bytes do not match the digest stored beside them."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest of `allowed`, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""

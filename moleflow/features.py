@@ -1,0 +1,219 @@
+"""Frozen features, computed once and kept in a cache that all trials and processes share.
+
+    <folder>/<feature key>/<packs of up to 64 images>      see `moleflow.packs`
+
+A feature key stands for everything but the image: the settings that reach features, the weights, the numeric
+environment, and the code and packages that turn a file into features. Images are filed by the digest of their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from moleflow.claim import is_stale, try_claim, wait_for
+from moleflow.config import TrialConfig, digest, reach
+from moleflow.data.mvtec import Sample, load_image
+from moleflow.environment import Environment
+from moleflow.errors import Damaged, InvalidInput
+from moleflow.packs import FloatArray, PackFolder, bucket
+from moleflow.weights import weights_identity
+
+PACK_IMAGES = 64
+_CODE = ("backbone.py", "data/images.py")
+_REPAIRS = 3
+
+
+class Extractor(Protocol):
+    """What turns images into features; `moleflow.backbone.FrozenBackbone`."""
+
+    def extract(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """uint8 (N, S, S, 3) to float32 (N, H, W, D)."""
+        ...
+
+
+Factory = Callable[[TrialConfig, Environment], Extractor]
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """How much a cache holds."""
+
+    bytes: int
+    images: int
+
+
+def frozen_backbone(config: TrialConfig, environment: Environment) -> Extractor:
+    """The configuration's backbone. Importing timm takes a second or more, which a run with full cache is spared."""
+    from moleflow.backbone import FrozenBackbone
+
+    return FrozenBackbone(config, environment)
+
+
+class FeatureCache:
+    """Features by content.
+
+    Attributes:
+        forwards: images that this instance has sent through a backbone.
+    """
+
+    def __init__(self, folder: Path, factory: Factory = frozen_backbone) -> None:
+        self.forwards = 0
+        self._folder = folder
+        self._factory = factory
+        self._extractor: tuple[str, Extractor] | None = None
+
+    def key(self, config: TrialConfig, environment: Environment) -> str:
+        """The feature key: equal keys and equal images give equal features, to the bit.
+
+        Raises:
+            InvalidInput: the weights are not there.
+        """
+        return digest(
+            {
+                "settings": reach(config, "features"),
+                "weights": weights_identity(config.backbone),
+                "environment": environment.key(),
+                "code": _code_digest(),
+                "packages": {name: version(name) for name in ("timm", "pillow")},
+            }
+        )
+
+    def get(
+        self, config: TrialConfig, environment: Environment, samples: Sequence[Sample], report: Report | None = None
+    ) -> torch.Tensor:
+        """Features of `samples` in their order: float32 (N, H, W, D), computed where they are missing.
+
+        Processes that want the same images share the work bucket by bucket, and no image is computed twice.
+
+        Args:
+            report: told (images there, images wanted) as the work goes on.
+
+        Raises:
+            InvalidInput: the backbone cannot be built, or gives numbers that cannot be stored.
+            Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
+            OSError: the cache cannot be written, for one because the disk is full.
+        """
+        key = self.key(config, environment)
+        packs = PackFolder(self._folder / key)
+        packs.folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(_REPAIRS):
+            self._fill(packs, key, config, environment, samples, report or _silent)
+            features, damaged = packs.read([sample.digest for sample in samples])
+            if not damaged:
+                return torch.from_numpy(features)
+            for name in damaged:
+                _discard(packs, name)
+        raise Damaged(f"{packs.folder}: {_REPAIRS} times what was written could not be read back; check the disk")
+
+    def size(self) -> CacheSize:
+        """What the whole cache holds, over all feature keys."""
+        folders = [path for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
+        total = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+        return CacheSize(total, sum(len(PackFolder(folder).index()) for folder in folders))
+
+    def clear(self) -> None:
+        """Delete every entry.
+
+        Raises:
+            InvalidInput: a process is filling the cache at this moment.
+        """
+        busy = [path for path in self._folder.glob("*/*.claim") if not is_stale(path)]
+        if busy:
+            raise InvalidInput(f"{self._folder}: a run is filling this cache now; wait for its end, or stop it first")
+        for pattern in ("*/*.json", "*/*.npy", "*/.*.tmp", "*/*.claim"):
+            for path in self._folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def _fill(
+        self,
+        packs: PackFolder,
+        key: str,
+        config: TrialConfig,
+        environment: Environment,
+        samples: Sequence[Sample],
+        report: Report,
+    ) -> None:
+        """Return when every sample is stored."""
+        wanted = {sample.digest: sample for sample in samples}
+        while True:
+            missing = wanted.keys() - packs.index().keys()
+            report(len(wanted) - len(missing), len(wanted))
+            if not missing:
+                return
+            buckets = sorted({bucket(image) for image in missing})
+            worked = False
+            for name in buckets:
+                claim = try_claim(packs.claim(name))
+                if claim is None:
+                    continue  # Another process is at it; come back after the others.
+                with claim:
+                    packs.sweep(name)
+                    for part in self._parts(packs, name, wanted):
+                        self._compute(packs, key, config, environment, [wanted[image] for image in part])
+                        missing -= set(part)
+                        report(len(wanted) - len(missing), len(wanted))
+                worked = True
+            if not worked:
+                wait_for(lambda: False, packs.claim(buckets[0]))
+
+    def _parts(self, packs: PackFolder, name: str, wanted: dict[str, Sample]) -> list[list[str]]:
+        """What is still missing of a bucket, looked up under its claim, in packs."""
+        todo = sorted(image for image in wanted.keys() - packs.index().keys() if bucket(image) == name)
+        return [todo[start : start + PACK_IMAGES] for start in range(0, len(todo), PACK_IMAGES)]
+
+    def _compute(
+        self, packs: PackFolder, key: str, config: TrialConfig, environment: Environment, samples: Sequence[Sample]
+    ) -> None:
+        if self._extractor is None or self._extractor[0] != key:
+            self._extractor = None  # Give the memory back before the next model takes its own.
+            self._extractor = (key, self._factory(config, environment))
+        images = np.stack([load_image(s, config.data.image_size, config.data.interpolation) for s in samples])
+        features = self._extractor[1].extract(images).numpy()
+        self.forwards += len(samples)
+        packs.write([sample.digest for sample in samples], _storable(features, config))
+
+
+def _storable(features: npt.NDArray[np.float32], config: TrialConfig) -> FloatArray:
+    if not np.isfinite(features).all():
+        raise InvalidInput(f"backbone: {config.backbone.model} gives numbers that are not finite; check its weights")
+    if config.backbone.storage == "float32":
+        return features
+    with np.errstate(over="ignore"):
+        half = features.astype(np.float16)
+    if not np.isfinite(half).all():
+        largest = float(np.abs(features).max())
+        raise InvalidInput(
+            f"backbone.storage: given float16, but a feature is {largest:.0f}, above 65504; take float32"
+        )
+    return half
+
+
+def _discard(packs: PackFolder, name: str) -> None:
+    """Take a damaged pack away, unless another process has already made it anew."""
+    claim = try_claim(packs.claim(bucket(name)))
+    if claim is None:
+        wait_for(lambda: False, packs.claim(bucket(name)))
+        return
+    with claim:
+        if not packs.sound(name):
+            packs.discard(name)
+
+
+def _code_digest() -> str:
+    """SHA-256 over the code that makes features from files."""
+    root = Path(__file__).parent
+    return hashlib.sha256(b"\0".join((root / name).read_bytes() for name in _CODE)).hexdigest()
+
+
+def _silent(_done: int, _wanted: int) -> None:
+    """Report nothing."""

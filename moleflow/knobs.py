@@ -1,0 +1,286 @@
+"""From names and layers to one checked configuration.
+
+A *layer* is a mapping of knobs with the name of its source. Knobs may be nested (`loss: {focal_gamma: 2}`), dotted
+(`loss.focal_gamma: 2`), short where that is unambiguous (`focal_gamma: 2`), or one of the update notes' option names
+(`center_loss_weight: 0.05`). Later layers win: defaults < version < base < factors < `--set`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from moleflow.config import TrialConfig
+from moleflow.documents import read_mapping
+from moleflow.errors import InvalidInput, did_you_mean
+
+VERSIONS = Path(__file__).parent / "versions"
+
+# The notes' command-line options. A name maps to a knob, or to a sentence that says why there is none.
+NOTES_OPTIONS: dict[str, str] = {
+    "center_loss_weight": "loss.center_weight",
+    "lora_rank": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "task_classes": "data.tasks",
+    "img_size": "data.image_size",
+    "msk_size": "data.mask_size",
+    "backbone_name": "backbone.model",
+    "num_epochs": "training.epochs",
+    "lr": "training.learning_rate",
+    "num_coupling_layers": "flow.blocks",
+    "clamp_alpha": "flow.clamp",
+}
+NOT_YET: dict[str, str] = {
+    "use_cpcf": "v4's cross-patch coupling",
+    "cpcf_context_kernel": "v4's cross-patch coupling",
+    "cpcf_use_attention": "v4's cross-patch coupling",
+    "use_spatial_lora": "v4's spatial LoRA",
+    "sc_lora_grid_size": "v4's spatial LoRA",
+    "use_patch_attention": "v6's patch attention",
+}
+NO_KNOB: dict[str, str] = {
+    "use_focal_loss": "set loss.focal_gamma: 0 is the plain NLL",
+    "run_diagnostics": "reports are made by `moleflow-sweep report DIR`",
+    "data_path": "give the images' folder with --data or MOLEFLOW_DATA",
+}
+VERSIONS_NOT_YET = ("v4", "v4.1", "v6")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings as somebody wrote them, and where they stand."""
+
+    source: str
+    settings: Mapping[str, Any]
+
+
+@cache
+def fields() -> dict[str, FieldInfo]:
+    """Every knob as {dotted path: field}."""
+
+    def walk(model: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
+        found: dict[str, FieldInfo] = {}
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found |= walk(kind, f"{prefix}{name}.")
+            else:
+                found[prefix + name] = field
+        return found
+
+    return walk(TrialConfig, "")
+
+
+@cache
+def _sections() -> frozenset[str]:
+    return frozenset(path.split(".")[0] for path in fields() if "." in path)
+
+
+@cache
+def short_names() -> dict[str, str]:
+    """Knobs whose last name is theirs alone, as {short name: dotted path}."""
+    owners: dict[str, list[str]] = {}
+    for path in fields():
+        owners.setdefault(path.split(".")[-1], []).append(path)
+    return {name: paths[0] for name, paths in owners.items() if len(paths) == 1}
+
+
+def knob(name: str, source: str) -> str:
+    """The dotted path that `name` stands for.
+
+    Raises:
+        InvalidInput: no knob has that name, several do, or its part of the method does not exist yet.
+    """
+    bare = name.removeprefix("--").replace("-", "_")
+    if bare in fields():
+        return bare
+    if bare in short_names():
+        return short_names()[bare]
+    if bare in NOTES_OPTIONS:
+        return NOTES_OPTIONS[bare]
+    if bare in NOT_YET:
+        raise InvalidInput(f"{source}: '{name}' asks for {NOT_YET[bare]}, which this version of moleflow-sweep does not have yet")
+    if bare in NO_KNOB:
+        raise InvalidInput(f"{source}: '{name}' is not a knob here: {NO_KNOB[bare]}")
+    several = sorted(path for path in fields() if path.split(".")[-1] == bare)
+    if several:
+        raise InvalidInput(f"{source}: '{name}' could be any of {', '.join(several)}; write the whole path")
+    everything = [*fields(), *short_names(), *NOTES_OPTIONS]
+    raise InvalidInput(f"{source}: unknown knob '{name}'.{did_you_mean(bare, everything)} `moleflow-sweep knobs` lists them all")
+
+
+def flatten_layer(layer: Layer) -> dict[str, Any]:
+    """A layer's settings as {dotted path: value}, every name resolved.
+
+    Raises:
+        InvalidInput: an unknown or ambiguous name, or one knob given under two names.
+    """
+    flat: dict[str, Any] = {}
+
+    def walk(settings: Mapping[str, Any], prefix: str) -> None:
+        for key, value in settings.items():
+            name = f"{prefix}{key}"
+            if name in _sections():
+                if not isinstance(value, Mapping):
+                    raise InvalidInput(f"{layer.source}: {name}: given {value!r}, but it is a group of knobs: {name}: {{knob: value}}")
+                walk(value, f"{name}.")
+                continue
+            path = knob(name, layer.source)
+            if path in flat:
+                raise InvalidInput(f"{layer.source}: {path} is given twice (once as '{name}'); keep one of them")
+            flat[path] = value
+
+    walk(layer.settings, "")
+    return flat
+
+
+def resolve(layers: Sequence[Layer]) -> TrialConfig:
+    """The configuration that the layers make, the last one winning.
+
+    Raises:
+        InvalidInput: an unknown knob, a wrong type or value, or an impossible combination.
+    """
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        for path, value in flatten_layer(layer).items():
+            merged[path], sources[path] = value, layer.source
+    nested: dict[str, Any] = {}
+    for path, value in merged.items():
+        *groups, last = path.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    try:
+        return TrialConfig.model_validate(nested)
+    except ValidationError as error:
+        raise InvalidInput(_explain(error, sources)) from None
+
+
+def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+    """The first problem in one line: path, what was given, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    parts = [str(p) for p in first["loc"]]
+    path = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in fields()), ".".join(parts))
+    source = f"{sources[path]}: " if path in sources else ""
+    if path not in fields():
+        return f"{source}{path}: {first['msg'].removeprefix('Value error, ')}"
+    given = error.errors(include_url=False)[0]["input"] if len(parts) <= path.count(".") + 1 else first["input"]
+    hint = did_you_mean(given, choices(path)) if isinstance(given, str) else ""
+    return f"{source}{path}: given {given!r}, allowed: {allowed(path)}.{hint}"
+
+
+def _schema(path: str) -> Mapping[str, Any]:
+    section, _, name = path.rpartition(".")
+    schema = TrialConfig.model_json_schema()
+    properties: Mapping[str, Any] = schema["properties"]
+    if section:
+        properties = schema["$defs"][properties[section]["$ref"].split("/")[-1]]["properties"]
+    found: Mapping[str, Any] = properties[name]
+    return found
+
+
+def choices(path: str) -> list[str]:
+    """The words that a knob takes, if it takes words."""
+    schema = _schema(path)
+    options = [schema, *schema.get("anyOf", [])]
+    return [str(v) for option in options for v in [*option.get("enum", []), *([option["const"]] if "const" in option else [])]]
+
+
+def allowed(path: str) -> str:
+    """What a knob may be, in words."""
+
+    def one(option: Mapping[str, Any]) -> str:
+        if "enum" in option:
+            return " | ".join(str(v) for v in option["enum"])
+        if "const" in option:
+            return str(option["const"])
+        kind = {"number": "a number", "integer": "a whole number", "string": "a text", "boolean": "true | false", "null": "null"}.get(
+            option.get("type", ""), ""
+        )
+        if option.get("type") == "array":
+            kind = "a list of " + {"integer": "whole numbers", "string": "names"}.get(option.get("items", {}).get("type"), "values")
+            kind += f" (at least {option['minItems']})" if option.get("minItems") else ""
+        signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+        limits = [f"{sign} {option[key]:g}" for key, sign in signs.items() if key in option]
+        return f"{kind} {' and '.join(limits)}".strip()
+
+    schema = _schema(path)
+    return " | ".join(one(option) for option in schema.get("anyOf", [schema]))
+
+
+def version_names() -> list[str]:
+    """The versions that can run, in order."""
+    return sorted(path.stem for path in VERSIONS.glob("*.yaml"))
+
+
+def version_layer(name: str, source: str) -> Layer:
+    """A version's method knobs.
+
+    Raises:
+        InvalidInput: no such version, or one that does not exist yet.
+    """
+    if name in VERSIONS_NOT_YET and name not in version_names():
+        raise InvalidInput(f"{source}: version '{name}' does not exist in this version of moleflow-sweep yet; allowed: {', '.join(version_names())}")
+    if name not in version_names():
+        raise InvalidInput(f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}.{did_you_mean(name, version_names())}")
+    settings = {k: v for k, v in read_mapping(VERSIONS / f"{name}.yaml").items() if k != "about"}
+    return Layer(f"version {name}", settings | {"version": name})
+
+
+def base_layers(name: str, version: str, source: str, folder: Path | None = None) -> list[Layer]:
+    """A base's settings (its `extends` first), with what it says of one version alone.
+
+    Args:
+        name: a name from `moleflow/versions/base/`, or the path of a YAML file, seen from `folder`.
+
+    Raises:
+        InvalidInput: no such base, or bases that extend one another in a circle.
+    """
+    layers: list[Layer] = []
+    seen: list[str] = []
+    while name:
+        if name in seen:
+            raise InvalidInput(f"{source}: the bases {' -> '.join([*seen, name])} extend one another in a circle")
+        seen.append(name)
+        path = _base_path(name, source, folder)
+        settings = read_mapping(path)
+        per_version = settings.pop("per_version", {})
+        settings.pop("about", None)
+        parent = settings.pop("extends", "")
+        if not isinstance(parent, str):
+            raise InvalidInput(f"{path}: extends: given {parent!r}, allowed: a base's name or the path of a .yaml file")
+        if not isinstance(per_version, dict) or not all(isinstance(v, dict) for v in per_version.values()):
+            raise InvalidInput(f"{path}: per_version: given {per_version!r}, allowed: {{version: {{knob: value}}}}")
+        for key in per_version:
+            if key not in (*version_names(), *VERSIONS_NOT_YET):
+                hint = did_you_mean(str(key), version_names())
+                raise InvalidInput(f"{path}: per_version: unknown version '{key}'.{hint}")
+        own = [Layer(f"base {name}", settings)]
+        if version in per_version:
+            own.append(Layer(f"base {name}, per_version.{version}", per_version[version]))
+        layers = own + layers
+        name, folder = parent, path.parent
+    return layers
+
+
+def base_names() -> list[str]:
+    """The bases that come with the project."""
+    return sorted(path.stem for path in (VERSIONS / "base").glob("*.yaml"))
+
+
+def _base_path(name: str, source: str, folder: Path | None) -> Path:
+    if name in base_names():
+        return VERSIONS / "base" / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        return (folder or Path()) / name
+    raise InvalidInput(
+        f"{source}: unknown base '{name}'; allowed: {', '.join(base_names())}, or the path of a .yaml file.{did_you_mean(name, base_names())}"
+    )

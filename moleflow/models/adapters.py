@@ -1,0 +1,69 @@
+"""The per-task map of features in front of the flow: the notes' v1/v2 and v3 adapters as settings of one module."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from moleflow.config import Adapter
+
+
+class InputAdapter(nn.Module):
+    """x -> norm -> gamma * x + beta (if FiLM) -> + gate * MLP(x); on task 0 mixed with the untouched input.
+
+    v1/v2: instance norm, no FiLM, raw gate from 0. v3: layer norm, FiLM (Perez et al. 2018), sigmoid gate from 0.5.
+
+    Args:
+        width: D, the length of a patch's feature vector.
+        identity: share of the untouched input in the output, 0 to 1.
+    """
+
+    def __init__(self, width: int, config: Adapter, identity: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.identity = identity
+        self.norm = config.norm
+        self.gate_kind = config.gate
+        if config.film:
+            self.gamma: Tensor | None = nn.Parameter(torch.ones(width))
+            self.beta: Tensor | None = nn.Parameter(torch.zeros(width))
+        else:
+            self.gamma = self.beta = None
+        if config.norm == "layer":
+            self.norm_weight: Tensor | None = nn.Parameter(torch.ones(width))
+            self.norm_bias: Tensor | None = nn.Parameter(torch.zeros(width))
+        else:
+            self.norm_weight = self.norm_bias = None
+        hidden = {"D//4": max(1, width // 4), "max(D//2,128)": max(width // 2, 128)}
+        size = hidden[config.hidden] if isinstance(config.hidden, str) else config.hidden
+        self.inner = _linear(width, size, generator)
+        self.outer = _linear(size, width, generator)
+        with torch.no_grad():
+            # "random" is small, so that a live residual starts near the identity as the published one does.
+            self.outer.weight.mul_(0.0 if config.output_init == "zero" else 0.1)
+            self.outer.bias.zero_()
+        self.gate = nn.Parameter(torch.tensor([config.gate_init]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adapted features (B, H, W, D) of features x (B, H, W, D)."""
+        y = x
+        if self.norm == "instance":
+            mean = y.mean(dim=(1, 2), keepdim=True)
+            variance = y.var(dim=(1, 2), keepdim=True, unbiased=False)
+            y = (y - mean) * torch.rsqrt(variance + 1e-5)
+        elif self.norm == "layer":
+            y = nn.functional.layer_norm(y, y.shape[-1:], self.norm_weight, self.norm_bias)
+        if self.gamma is not None and self.beta is not None:
+            y = self.gamma * y + self.beta
+        gate = torch.sigmoid(self.gate) if self.gate_kind == "sigmoid" else self.gate
+        y = y + gate * self.outer(nn.functional.gelu(self.inner(y)))
+        return y if self.identity == 0.0 else self.identity * x + (1.0 - self.identity) * y
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(inputs)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer

@@ -1,0 +1,54 @@
+"""Low-rank experts: a frozen linear layer plus one small update a task."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from moleflow.config import Lora
+
+
+class LoraExpert(nn.Module):
+    """One task's update of one linear layer: x -> scaling * B A x + bias (Hu et al. 2021; the bias is the notes' task bias).
+
+    A (rank, inputs) starts Xavier-uniform, B (outputs, rank) and the bias (outputs) start at zero, so a new expert changes nothing.
+    """
+
+    def __init__(self, inputs: int, outputs: int, lora: Lora, generator: torch.Generator) -> None:
+        super().__init__()
+        self.scaling = lora.effective_scaling
+        self.a = nn.Parameter(torch.empty(lora.rank, inputs))
+        self.b = nn.Parameter(torch.zeros(outputs, lora.rank))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if lora.task_bias else None
+        nn.init.xavier_uniform_(self.a, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The update (P, outputs) of x (P, inputs)."""
+        update = nn.functional.linear(nn.functional.linear(x, self.a), self.b) * self.scaling
+        return update if self.bias is None else update + self.bias
+
+
+class LoRALinear(nn.Module):
+    """A linear layer shared by all tasks, with at most one expert a task; `active` says whose expert is used."""
+
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.base = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        nn.init.kaiming_uniform_(self.base.weight, a=math.sqrt(5), generator=generator)
+        bound = 1 / math.sqrt(inputs)
+        nn.init.uniform_(self.base.bias, -bound, bound, generator=generator)
+        self.experts = nn.ModuleDict()
+        self.active: str | None = None
+
+    def add_expert(self, task: int, lora: Lora, generator: torch.Generator) -> Self:
+        """Give `task` an expert of its own."""
+        self.experts[str(task)] = LoraExpert(self.base.in_features, self.base.out_features, lora, generator)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y (P, outputs) for x (P, inputs)."""
+        y: Tensor = self.base(x)
+        return y if self.active is None else y + self.experts[self.active](x)

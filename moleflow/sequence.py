@@ -1,0 +1,235 @@
+"""The task sequence: train task after task, evaluate every seen task after each, hand over rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from moleflow.claim import wait_for
+from moleflow.config import TrialConfig, digest
+from moleflow.data.mvtec import Sample, TaskData, limit, limit_test, split, vanished_masks
+from moleflow.environment import Environment
+from moleflow.errors import InvalidInput
+from moleflow.evaluation import METRIC_NAMES, Evaluation, TaskScores
+from moleflow.features import FeatureCache
+from moleflow.models.detector import Detector
+from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, stage_id, state_digest
+from moleflow.training import Randomness, train_task
+from moleflow.weights import weights_identity
+
+
+
+class Observer(Protocol):
+    """Who is told how a sequence goes on."""
+
+    def on_features(self, done: int, total: int) -> None:
+        """Backbone forwards of the set of images at hand."""
+
+    def on_epoch(self, task: int, epoch: Epoch) -> None:
+        """An epoch of `task` ended."""
+
+    def on_task(self, report: TaskReport) -> bool:
+        """A task ended; False stops the sequence here."""
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """One task boundary: R[i, j] rows for j <= i, the task's curves, and what it cost in seconds (spent here, and reused)."""
+
+    task: int
+    metrics: list[dict[str, Any]]
+    curves: list[dict[str, Any]]
+    seconds_spent: float
+    seconds_reused: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A sequence that ended: per-image scores after its last task, digests, and facts about the model."""
+
+    scores: list[dict[str, Any]]
+    stopped: bool
+    state_digest: str
+    scores_digest: str
+    parameters_per_task: list[int]
+    lora_scaling: float
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a sequence finds images, features and stages, and computes."""
+
+    tasks: tuple[TaskData, ...]
+    features: FeatureCache
+    stages: StageStore
+    environment: Environment
+
+
+def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> Outcome:
+    """Run one trial's whole sequence.
+
+    Stages that are already stored are loaded, the others trained and stored, so a sequence that was cut off resumes after its last
+    whole stage with the digits of an uninterrupted one.
+
+    Raises:
+        Diverged: training or scoring left the finite numbers.
+        InvalidInput: the images and the configuration do not fit together.
+        OSError: a store cannot be written.
+    """
+    weights = weights_identity(config.backbone)
+    detector: Detector | None = None
+    parent = ROOT
+    digests: list[str] = []
+    lost: list[set[str]] = []
+    flags = config.flags()
+    for task, data in enumerate(place.tasks):
+        start = time.perf_counter()
+        train, validation = split(data.train, config.data.validation_fraction, config.data.validation_seed)
+        train = limit(train, config.data.train_images, config.seed)
+        test = limit_test(data.test, config.data.test_images, 0)
+        training = place.features.get(config, place.environment, train, observer.on_features)
+        randomness = Randomness(config.seed, parent.lineage, task)
+        if detector is None:
+            detector = Detector(config, (training.shape[1], training.shape[2], training.shape[3]), randomness).to(place.environment.device)
+            evaluations = {"test": Evaluation(config, detector)}
+            if config.data.validation_fraction > 0:
+                evaluations["validation"] = Evaluation(config, detector)
+        detector.add_task(task, randomness)
+        stage_key = stage_id(parent, config, task, digest([data.digest, [s.digest for s in train]]), weights, place.environment)
+
+        def train_now(detector: Detector = detector, task: int = task, features: Any = training, r: Randomness = randomness) -> Any:
+            detector.measure(task, features)
+            return train_task(detector, features, task, config, r, lambda epoch: observer.on_epoch(task, epoch))
+
+        stage, reused = _obtain(place.stages, stage_key, train_now, detector, task, {"config": config.model_dump(), "task": data.name})
+        detector.load_task_state(task, stage.state)
+        detector.requires_grad_(False).eval()
+        digests.append(stage.state_digest)
+        for name, evaluation in evaluations.items():
+            samples = test if name == "test" else validation
+            masks = name == "test" and data.has_masks
+            evaluation.add_task(training, samples, masks, _loader(place, config, samples, observer))
+        lost.append(set(vanished_masks(data, config.data.mask_size)))
+        flags += _warnings(config, data, train, lost[task])
+        rows, scored = _evaluate(evaluations, place.tasks[: task + 1], lost, digest(digests))
+        total = time.perf_counter() - start
+        report = TaskReport(
+            task=task,
+            metrics=rows,
+            curves=[{"task": task, "task_name": data.name, "reused": reused} | asdict(epoch) for epoch in stage.epochs],
+            seconds_spent=total,
+            seconds_reused=stage.seconds if reused else 0.0,
+        )
+        for row in rows:
+            row["seconds_spent"], row["seconds_reused"] = report.seconds_spent, report.seconds_reused
+        go_on = observer.on_task(report)
+        parent = stage_key
+        last = task + 1 == len(place.tasks)
+        if last or not go_on:
+            return Outcome(
+                scores=_score_rows(evaluations, place.tasks, scored),
+                stopped=not last,
+                state_digest=digest(digests),
+                scores_digest=digest([scored["test"][j].digest for j in range(task + 1)]),
+                parameters_per_task=[detector.count_parameters(t) for t in range(task + 1)],
+                lora_scaling=config.lora.effective_scaling,
+                flags=flags,
+            )
+    raise InvalidInput("data.tasks: given no task, but a sequence needs at least one")
+
+
+def _obtain(
+    store: StageStore, key: StageId, train: Callable[[], Any], detector: Detector, task: int, facts: dict[str, Any]
+) -> tuple[Stage, bool]:
+    """The stage `key`: from the store, or trained here under a claim; and whether it was there."""
+    while True:
+        stored = store.load(key)
+        if stored is not None:
+            return stored, True
+        claim = store.claim(key)
+        if claim is None:
+            wait_for(lambda: False, store.claim_path(key))
+            continue
+        with claim:
+            stored = store.load(key)
+            if stored is not None:
+                return stored, True
+            start = time.perf_counter()
+            epochs, optimizer = train()
+            state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in detector.task_state(task).items()}
+            stage = Stage(state, tuple(epochs), time.perf_counter() - start, state_digest(state))
+            store.save(key, stage, optimizer, facts)
+            return stage, False
+
+
+def _loader(place: Workplace, config: TrialConfig, samples: tuple[Sample, ...], observer: Observer) -> Callable[[], Any]:
+    return lambda: place.features.get(config, place.environment, samples, observer.on_features)
+
+
+def _warnings(config: TrialConfig, data: TaskData, train: tuple[Sample, ...], lost: set[str]) -> list[str]:
+    found = []
+    if lost:
+        names = ", ".join(sorted(lost)[:3])
+        found.append(f"{data.name}: {len(lost)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}")
+    if not data.has_masks:
+        found.append(f"{data.name}: no masks, so no pixel metrics")
+    if len(train) < config.training.batch_size:
+        found.append(f"{data.name}: {len(train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all")
+    return found
+
+
+def _evaluate(
+    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], lost: list[set[str]], states: str
+) -> tuple[list[dict[str, Any]], dict[str, dict[int, TaskScores]]]:
+    """The R[i, j] rows after the last of `tasks`, and the scores behind them by split and task."""
+    after = len(tasks) - 1
+    rows: list[dict[str, Any]] = []
+    scored: dict[str, dict[int, TaskScores]] = {}
+    for name, evaluation in evaluations.items():
+        scored[name] = {}
+        for j, data in enumerate(tasks):
+            found = scored[name][j] = evaluation.evaluate(j)
+            samples = evaluation.samples(j)
+            rows.append(
+                {
+                    "split": name,
+                    "after_task": after,
+                    "after_task_name": tasks[after].name,
+                    "task": j,
+                    "task_name": data.name,
+                    "n_images": len(samples),
+                    "n_anomalous": sum(s.label for s in samples),
+                    "n_masks": sum(s.mask is not None and s.name not in lost[j] for s in samples),
+                    "routing_accuracy": found.routing_accuracy,
+                    "state_digest": states,
+                    "scores_digest": found.digest,
+                }
+                | {metric: getattr(found.metrics, metric) for metric in METRIC_NAMES}
+                | {f"oracle_{metric}": getattr(found.oracle_metrics, metric) for metric in METRIC_NAMES}
+            )
+    return rows, scored
+
+
+def _score_rows(
+    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], scored: dict[str, dict[int, TaskScores]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "split": name,
+            "task": j,
+            "task_name": tasks[j].name,
+            "image": sample.name,
+            "image_digest": sample.digest,
+            "defect": sample.defect,
+            "label": sample.label,
+            "score": float(found.scores[n]),
+            "oracle_score": float(found.oracle_scores[n]),
+            "routed_task": int(found.routes[n]),
+        }
+        for name, by_task in scored.items()
+        for j, found in by_task.items()
+        for n, sample in enumerate(evaluations[name].samples(j))
+    ]

@@ -1,0 +1,166 @@
+"""The store of trained stages: one task of one sequence each, found by what determines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moleflow.claim import Claim, try_claim
+from moleflow.config import TrialConfig, digest, reach
+from moleflow.environment import Environment
+from moleflow.source import code_digest
+
+
+@dataclass(frozen=True)
+class StageId:
+    """What determines a stage.
+
+    `lineage` chains the settings that reach each task, the data and the seed; randomness derives from the parent's lineage.
+    `key` chains the same with the code and the numeric environment; storage goes by it. They are apart so that an edited comment or
+    another device changes no random draw.
+    """
+
+    key: str
+    lineage: str
+
+
+ROOT = StageId("", "")
+
+
+def stage_id(parent: StageId, config: TrialConfig, task: int, data_digest: str, weights: str, environment: Environment) -> StageId:
+    """The id of the stage that trains the task at position `task` after `parent`."""
+    settings = {"task": task, "settings": reach(config, "training", task), "data": data_digest, "weights": weights}
+    return StageId(
+        key=digest({"parent": parent.key, "code": code_digest(), "environment": environment.key()} | settings),
+        lineage=digest({"parent": parent.lineage} | settings),
+    )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over a task's training images: mean loss, mean plain NLL (nats a patch), learning rate at its end, gradient norm."""
+
+    epoch: int
+    loss: float
+    nll: float
+    lr: float
+    grad_norm: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A trained task: its own parameters, how training went and what it cost."""
+
+    state: dict[str, Tensor]
+    epochs: tuple[Epoch, ...]
+    seconds: float
+    state_digest: str
+
+
+class StageStore:
+    """Stages under a folder, each in a directory of its own that is renamed into place once complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def claim(self, stage: StageId) -> Claim | None:
+        """The right to train `stage`, or None while another live worker has it."""
+        return try_claim(self.claim_path(stage))
+
+    def claim_path(self, stage: StageId) -> Path:
+        """Where the claim of a stage lies."""
+        return self.folder / "claims" / stage.key
+
+    def load(self, stage: StageId) -> Stage | None:
+        """The stored stage, or None if it is not there or any of its bytes are damaged."""
+        place = self._place(stage)
+        try:
+            record = json.loads((place / "stage.json").read_text())
+            if _file_digest(place / "state.safetensors") != record["files"]["state.safetensors"]:
+                return None
+            state = load_file(place / "state.safetensors")
+            epochs = tuple(Epoch(**epoch) for epoch in record["epochs"])
+            return Stage(state, epochs, record["seconds"], record["state_digest"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return None
+
+    def save(self, stage: StageId, trained: Stage, optimizer: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Store a stage with its optimizer's state; a stage that is already whole is left as it is.
+
+        Args:
+            facts: what a reader of stage.json may want to know (settings, data); nothing is read back from it.
+
+        Raises:
+            OSError: the disk is full or not writable; nothing half-written stays.
+        """
+        place = self._place(stage)
+        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        try:
+            beside.mkdir(parents=True)
+            save_file(trained.state, beside / "state.safetensors")
+            save_file(dict(optimizer), beside / "optimizer.safetensors")
+            files = {name: _file_digest(beside / name) for name in ("state.safetensors", "optimizer.safetensors")}
+            record = {
+                "key": stage.key,
+                "lineage": stage.lineage,
+                "files": files,
+                "epochs": [asdict(epoch) for epoch in trained.epochs],
+                "seconds": trained.seconds,
+                "state_digest": trained.state_digest,
+                "facts": dict(facts),
+            }
+            (beside / "stage.json").write_text(json.dumps(record, indent=1, allow_nan=False))
+            for name in (*files, "stage.json"):
+                with (beside / name).open("rb") as file:
+                    os.fsync(file.fileno())
+            if place.exists() and self.load(stage) is None:
+                place.rename(beside.with_suffix(".damaged"))
+                shutil.rmtree(beside.with_suffix(".damaged"), ignore_errors=True)
+            try:
+                beside.rename(place)
+            except OSError:
+                if self.load(stage) is None:
+                    raise
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def usage(self) -> tuple[int, int]:
+        """(bytes, number of stages) on disk."""
+        stages = [path.parent for path in self.folder.glob("??/*/stage.json")]
+        return sum(file.stat().st_size for place in stages for file in place.iterdir()), len(stages)
+
+    def clear(self) -> None:
+        """Remove every stage; running trials train theirs anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _place(self, stage: StageId) -> Path:
+        return self.folder / stage.key[:2] / stage.key
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of the tensors, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+        total.update(tensor.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,122 @@
+"""One task: features in, trained state out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moleflow.config import Training, TrialConfig
+from moleflow.errors import Diverged
+from moleflow.losses import training_loss
+from moleflow.models.detector import Detector
+from moleflow.stages import Epoch
+from moleflow.timm_import import import_timm
+
+ABSURD_LOSS = 1e10
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """The random numbers of a stage: from the seed, the parent stage's lineage and the task, never carried over."""
+
+    seed: int
+    parent_lineage: str
+    task: int
+
+    def __call__(self, name: str) -> torch.Generator:
+        """A fresh CPU generator for the draws called `name`."""
+        text = f"{self.seed}:{self.parent_lineage}:{self.task}:{name}"
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
+
+
+def train_task(
+    detector: Detector, features: Tensor, task: int, config: TrialConfig, randomness: Randomness, on_epoch: Callable[[Epoch], None]
+) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """Train what `task` trains, in place.
+
+    Args:
+        features: (N, H, W, D) of the task's training images, on any device; moved to the detector's.
+        on_epoch: called after every epoch.
+
+    Returns:
+        The epochs, and the optimizer's state by parameter name.
+
+    Raises:
+        Diverged: a loss became NaN, infinite or larger than 1e10; the message names the task and the epoch.
+    """
+    knobs = config.training
+    features = features.to(detector.position.device)
+    parameters = detector.trainable(task)
+    optimizer = _optimizer(list(parameters.values()), knobs)
+    count = len(features)
+    batch = min(knobs.batch_size, count)
+    steps = count // batch if knobs.drop_last else math.ceil(count / batch)
+    epochs = []
+    detector.train()
+    for epoch in range(knobs.epochs):
+        start = time.perf_counter()
+        order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
+        losses, nlls, norms = [], [], []
+        for step in range(steps):
+            rate = learning_rate(knobs, task, epoch * steps + step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            z, log_det = detector(features[order[step * batch : (step + 1) * batch]], task)
+            loss, nll = training_loss(z, log_det, config.loss)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            limit = knobs.gradient_clip if knobs.gradient_clip is not None else math.inf
+            norms.append(torch.nn.utils.clip_grad_norm_(parameters.values(), limit, error_if_nonfinite=False))
+            optimizer.step()
+            losses.append(loss.detach())
+            nlls.append(nll)
+        means = [torch.stack(values).double().mean().item() for values in (losses, nlls, norms)]
+        if not all(math.isfinite(value) for value in means) or abs(means[0]) > ABSURD_LOSS:
+            raise Diverged(f"task {task} ({config.data.tasks[task]}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}")
+        record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - start)
+        epochs.append(record)
+        on_epoch(record)
+    detector.requires_grad_(False)
+    detector.eval()
+    return epochs, _optimizer_state(optimizer, parameters)
+
+
+def learning_rate(knobs: Training, task: int, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (from 0): linear warm-up on tasks after the first, then constant or cosine.
+
+    lr = peak * (f + (1-f) * (1 + cos(pi t)) / 2), t from 0 after the warm-up to 1 at the last step, f the final fraction
+    (Loshchilov and Hutter 2017).
+    """
+    total = knobs.epochs * steps_per_epoch
+    warmup = min(knobs.warmup_epochs * steps_per_epoch, total // 2) if task > 0 else 0
+    if step < warmup:
+        return knobs.learning_rate * (step + 1) / (warmup + 1)
+    if knobs.schedule == "constant":
+        return knobs.learning_rate
+    t = (step - warmup) / max(1, total - warmup - 1)
+    return knobs.learning_rate * (knobs.final_fraction + (1 - knobs.final_fraction) * 0.5 * (1 + math.cos(math.pi * t)))
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], knobs: Training) -> torch.optim.Optimizer:
+    if knobs.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay)
+    import_timm()
+    from timm.optim.adamp import AdamP
+
+    adamp: torch.optim.Optimizer = AdamP(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay)
+    return adamp
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    """The optimizer's numbers as `<parameter>/<entry>`; the step count is stored as a tensor too."""
+    return {
+        f"{name}/{entry}": value.detach().cpu().clone() if isinstance(value, Tensor) else torch.tensor(value)
+        for name, parameter in parameters.items()
+        for entry, value in optimizer.state[parameter].items()
+    }

@@ -1,0 +1,48 @@
+"""This process, one trial at a time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from orchestrator.events import Event, Events
+from orchestrator.work import Setup, Source, WorkItem, run_loop
+
+
+class InlineBackend:
+    """Runs every trial here. What a worker tells is passed on at once, not at the next poll."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = replace(setup, backend="inline", worker="inline")
+
+    def run(self, source: Source, events: Events) -> None:
+        """Pull and run until the source is done."""
+        run_loop(_InlineEngine(self._setup, events), source, events)
+
+
+class _InlineEngine:
+    def __init__(self, setup: Setup, events: Events) -> None:
+        from orchestrator.worker import Worker
+
+        self._worker = Worker(setup, events)
+        self._item: WorkItem | None = None
+
+    def free(self) -> int:
+        return 0 if self._item else 1
+
+    def submit(self, item: WorkItem) -> None:
+        self._item = item
+
+    def poll(self, seconds: float) -> list[Event]:
+        item, self._item = self._item, None
+        for trial in item.trials if item else ():
+            self._worker.run(trial)
+        due = self._worker.seconds_until_due()
+        if item is None:
+            time.sleep(seconds if due is None else min(seconds, due))
+        if due is not None and due <= 0:
+            self._worker.flush()
+        return []
+
+    def close(self) -> None:
+        self._worker.flush()

@@ -1,0 +1,216 @@
+"""This machine: long-lived worker processes, each with its threads or its share of a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from orchestrator.attempts import DIED, RUNNING, AttemptFolder
+from orchestrator.events import ENDS, Event, Events
+from orchestrator.trial import Trial
+from orchestrator.work import Setup, Source, WorkItem, run_loop
+
+STOP_SECONDS = 5.0
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class LocalBackend:
+    """N worker processes on this machine.
+
+    Args:
+        workers: how many at once; None = one per GPU slot where there are GPUs, else one per `threads` cores.
+        trials_per_gpu: workers that share a GPU.
+    """
+
+    def __init__(self, setup: Setup, workers: int | None = None, trials_per_gpu: int = 1) -> None:
+        self._setup = replace(setup, backend="local")
+        gpus = [] if setup.device == "cpu" else visible_gpus()
+        slots = [gpu for gpu in gpus for _ in range(trials_per_gpu)]
+        count = workers or len(slots) or max(1, available_cores() // setup.threads)
+        self._slots = [slots[n % len(slots)] if slots else None for n in range(count)]
+
+    @property
+    def workers(self) -> int:
+        """How many processes it starts at most."""
+        return len(self._slots)
+
+    def run(self, source: Source, events: Events) -> None:
+        """Pull and run until the source is done."""
+        run_loop(_LocalEngine(self._setup, self._slots), source, events)
+
+
+@dataclass
+class _Seat:
+    """One worker process, its pipe, and the trials it has not yet reported the end of."""
+
+    number: int
+    gpu: str | None
+    process: SpawnProcess
+    pipe: Connection
+    busy: bool
+    open: dict[str, None]
+
+
+class _LocalEngine:
+    def __init__(self, setup: Setup, slots: list[str | None]) -> None:
+        self._setup, self._slots = setup, slots
+        self._attempts = AttemptFolder(setup.folder / "attempts")
+        self._context = multiprocessing.get_context("spawn")
+        self._seats: dict[int, _Seat] = {}
+
+    def free(self) -> int:
+        return sum(1 for n in range(len(self._slots)) if n not in self._seats or not self._seats[n].busy)
+
+    def submit(self, item: WorkItem) -> None:
+        idle = next((seat for seat in self._seats.values() if not seat.busy), None)
+        seat = idle or self._start(next(n for n in range(len(self._slots)) if n not in self._seats))
+        seat.busy = True
+        seat.open |= dict.fromkeys(item.trial_ids)
+        with contextlib.suppress(BrokenPipeError):  # The next poll finds it dead and reports its trials.
+            seat.pipe.send(item.trials)
+
+    def poll(self, seconds: float) -> list[Event]:
+        seats = list(self._seats.values())
+        if not seats:
+            time.sleep(seconds)
+            return []
+        ready = wait([seat.pipe for seat in seats] + [seat.process.sentinel for seat in seats], seconds)
+        found: list[Event] = []
+        for seat in seats:
+            if seat.pipe in ready:
+                self._receive(seat, found.append)
+            if seat.process.sentinel in ready:
+                self._receive(seat, found.append)
+                found += self._lost(seat)
+        return found
+
+    def close(self) -> None:
+        for seat in self._seats.values():
+            with contextlib.suppress(OSError):
+                seat.pipe.send(None)
+            if seat.busy or seat.open:
+                seat.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for seat in self._seats.values():
+            seat.process.join(max(0.1, deadline - time.monotonic()))
+            if seat.process.is_alive():
+                seat.process.kill()
+                seat.process.join()
+            seat.pipe.close()
+        self._seats.clear()
+
+    def _start(self, number: int) -> _Seat:
+        here, there = self._context.Pipe()
+        setup = replace(self._setup, worker=f"local-{os.getpid()}-{number}")
+        variables = dict.fromkeys(THREAD_VARIABLES, str(setup.threads))
+        gpu = self._slots[number]
+        if gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = gpu
+        process = self._context.Process(target=_serve, args=(there, setup), name=f"moleflow worker {number}", daemon=True)
+        # Ctrl-C reaches the whole process group; the driver alone acts on it, from the worker's first instruction on.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with _environment(variables):
+                process.start()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+        there.close()
+        self._seats[number] = _Seat(number, gpu, process, here, busy=False, open={})
+        return self._seats[number]
+
+    def _receive(self, seat: _Seat, take: Callable[[Event], None]) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while seat.pipe.poll():
+                message = seat.pipe.recv()
+                if message is None:
+                    seat.busy = False
+                    continue
+                if message.kind in ENDS:
+                    seat.open.pop(message.trial_id, None)
+                take(message)
+
+    def _lost(self, seat: _Seat) -> list[Event]:
+        """A worker died: each trial it still had costs an attempt, and its seat is free for a new process."""
+        seat.process.join()
+        del self._seats[seat.number]
+        seat.pipe.close()
+        code = seat.process.exitcode or 0
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        error = f"the worker process died {how}" + ("; the machine may be out of memory" if code == -9 else "")
+        for trial_id in seat.open:
+            for record in self._attempts.of_trial(trial_id):
+                if record.state in (DIED, RUNNING) and record.content.get("pid") == seat.process.pid:
+                    with contextlib.suppress(OSError):
+                        self._attempts.bury(record, error)
+        return [Event("failed", trial_id, {"error": error, "error_kind": "WorkerDied", "traceback": None}) for trial_id in seat.open]
+
+
+class _environment(contextlib.ContextDecorator):
+    """Set variables for the processes started inside, and put back what was there."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self._variables}
+        os.environ.update(self._variables)
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(pipe: Connection, setup: Setup) -> None:
+    """The life of a worker process: take trials until told to end or until the driver is gone."""
+    from orchestrator.worker import Stop, Worker, stop_on_signal
+
+    def tell(event: Event) -> None:
+        try:
+            pipe.send(event)
+        except OSError:
+            raise Stop from None  # The driver is gone, and nobody would ever wait for this process.
+
+    stop_on_signal()
+    worker = Worker(setup, tell)
+    with contextlib.suppress(Stop, EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            while True:
+                if not pipe.poll(worker.seconds_until_due()):
+                    worker.flush()
+                    continue
+                trials: tuple[Trial, ...] | None = pipe.recv()
+                if trials is None:
+                    break
+                for trial in trials:
+                    worker.run(trial)
+                pipe.send(None)
+        finally:
+            worker.flush()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without loading CUDA."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [gpu for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
+    try:
+        done = subprocess.run(["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.split()

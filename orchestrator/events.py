@@ -1,0 +1,33 @@
+"""What a worker tells the driver, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal[
+    "started",  # an attempt began: attempt
+    "features",  # backbone forwards: done, total
+    "epoch",  # task, tasks, task_name, epoch, epochs, loss
+    "task",  # a task ended: task, tasks, task_name, image_auroc
+    "finished",  # its part is renamed: seconds, image_auroc
+    "failed",  # error, error_kind, traceback
+    "interrupted",  # stopped from outside; costs no retry
+    "held",  # another live process is at this trial
+    "elsewhere",  # another driver has finished it
+    "fatal",  # nothing can be written any more: error
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a trial."""
+
+    kind: Kind
+    trial_id: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Events = Callable[[Event], None]
+ENDS = frozenset({"finished", "failed", "interrupted", "held", "elsewhere", "fatal"})

@@ -1,0 +1,235 @@
+"""From a Sweep to its variants and trials. Pure: the same sweep gives the same trials in the same order."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from moleflow.config import TrialConfig, canonical_json, flatten
+from moleflow.errors import InvalidInput
+from moleflow.knobs import Layer, fields, resolve
+from orchestrator.axes import holds
+from orchestrator.spec import Sweep
+from orchestrator.trial import Identities, Inputs, Trial, label
+
+LIMIT = 10_000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of the space.
+
+    Attributes:
+        factors: {knob: value} of the axes that apply here, in the order of the sweep's axes.
+        config: the configuration, with seed 0.
+    """
+
+    factors: Mapping[str, Any]
+    config: TrialConfig
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """All variants of a sweep, and what became of the rest of its combinations.
+
+    Attributes:
+        variants: each configuration once.
+        excluded: combinations that `exclude` left out.
+        collapsed: combinations whose configuration an earlier one had already, by `when` or otherwise.
+    """
+
+    variants: tuple[Variant, ...]
+    excluded: int
+    collapsed: int
+
+
+def combinations(sweep: Sweep) -> int:
+    """How many combinations the parts have, before `when` and `exclude`. Expands nothing."""
+    return math.prod(len(part) for part in sweep.parts)
+
+
+def count(sweep: Sweep) -> int:
+    """The most trials that the sweep can have: combinations times seeds. Expands nothing."""
+    return combinations(sweep) * len(sweep.seeds)
+
+
+def variants(sweep: Sweep) -> Iterator[Variant]:
+    """The sweep's variants, one by one; the last part's axes move fastest, and each configuration comes once.
+
+    Raises:
+        InvalidInput: a variant that cannot be; the message names its factors.
+    """
+    return (variant for variant in _outcomes(sweep) if isinstance(variant, Variant))
+
+
+def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
+    """All variants of the sweep.
+
+    Args:
+        sweep: the sweep.
+        yes: go on although it may have more than LIMIT trials.
+
+    Raises:
+        InvalidInput: too many trials, no variant at all, a variant that cannot be, or none that the baseline describes.
+    """
+    most = count(sweep)
+    if most > LIMIT and not yes:
+        raise InvalidInput(
+            f"{sweep.source}: up to {most:,} trials ({combinations(sweep):,} combinations x {len(sweep.seeds):,} seeds), "
+            f"more than {LIMIT:,}; thin out its axes, or go on with --yes"
+        )
+    outcomes = list(_outcomes(sweep))
+    found = tuple(outcome for outcome in outcomes if isinstance(outcome, Variant))
+    if not found:
+        raise InvalidInput(f"{sweep.source}: exclude leaves no variant; take one of its entries away")
+    if sweep.baseline and not any(is_baseline(variant.config, sweep.baseline) for variant in found):
+        raise InvalidInput(
+            f"{sweep.source}: report.baseline: no variant has {label(sweep.baseline)}; "
+            f"the first ones are: {'; '.join(label(variant.factors) for variant in found[:5])}"
+        )
+    return Expansion(found, outcomes.count("excluded"), outcomes.count("collapsed"))
+
+
+def is_baseline(config: TrialConfig, baseline: Mapping[str, Any]) -> bool:
+    """Whether a configuration has every value that the baseline names."""
+    flat = flatten(config)
+    return all(flat[path] == value for path, value in baseline.items())
+
+
+def trials(sweep: Sweep, inputs: Inputs | Callable[[TrialConfig], Inputs], *, yes: bool = False) -> list[Trial]:
+    """The sweep's trials, variant by variant and seed by seed, each id once.
+
+    Args:
+        sweep: the sweep.
+        inputs: what the trials read; a function of the configuration where the variants read different weights.
+        yes: go on although there may be more than LIMIT trials.
+
+    Raises:
+        InvalidInput: as `expand`, or a task without a digest.
+        ValueError: one set of inputs for variants of different weights.
+    """
+    found = expand(sweep, yes=yes).variants
+    if isinstance(inputs, Inputs) and len({(v.config.backbone.model, v.config.backbone.weights) for v in found}) > 1:
+        raise ValueError("the variants read different weights: give a function from configuration to inputs")
+    identities = Identities()
+    by_id: dict[str, Trial] = {}
+    for variant in found:
+        reads = inputs if isinstance(inputs, Inputs) else inputs(variant.config)
+        for seed in sweep.seeds:
+            config = variant.config.model_copy(update={"seed": seed})
+            trial = Trial(identities.of(config, reads), config, variant.factors, reads)
+            by_id.setdefault(trial.id, trial)  # two paths of one weights file are one trial
+    return list(by_id.values())
+
+
+def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
+    """What becomes of each combination: a variant, "excluded", or "collapsed"."""
+    resolver = _Resolver(sweep)
+    seen: set[tuple[int | str, ...]] = set()
+    for rows in itertools.product(*sweep.parts):
+        factors = {path: value for row in rows for path, value in row.items()}
+        ground = resolver.ground(factors)
+        for axis, condition in sweep.when.items():
+            if axis in factors and not holds(condition, lambda path: factors.get(path, ground.value(path))):
+                del factors[axis]
+                ground = resolver.ground(factors)  # another one if the axis was `version`
+        if any(holds(condition, lambda path: factors.get(path, ground.value(path))) for condition in sweep.exclude):
+            yield "excluded"
+            continue
+        config = resolver.config(factors)
+        key = tuple(id(group) if isinstance(group, BaseModel) else group for _, group in config)
+        if key in seen:
+            yield "collapsed"
+            continue
+        seen.add(key)
+        yield Variant(factors, config)
+
+
+@cache
+def _groups() -> dict[str, type[BaseModel]]:
+    """The groups of knobs, as {name: model}."""
+    kinds = {name: info.annotation for name, info in TrialConfig.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """A version's settings under the factors."""
+
+    version: str
+    settings: Mapping[str, Any]
+
+    def value(self, path: str) -> Any:
+        """A knob's value where no factor sets it."""
+        if path in self.settings:
+            value = self.settings[path]
+            return tuple(value) if isinstance(value, list) else value
+        return fields()[path].default
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    """Configurations of one sweep's variants.
+
+    Equal to `moleflow.knobs.resolve` of the layers and the factors, but a group of knobs is checked once for all variants
+    that have it in common, and equal groups are one object.
+    """
+
+    sweep: Sweep
+    _grounds: dict[str, _Ground] = field(default_factory=dict)
+    _by_factors: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
+    _by_json: dict[tuple[str, str], BaseModel] = field(default_factory=dict)
+
+    def ground(self, factors: Mapping[str, Any]) -> _Ground:
+        """What stands under these factors.
+
+        Raises:
+            InvalidInput: neither they nor the sweep name a version.
+        """
+        version = factors.get("version", self.sweep.version)
+        if version is None:
+            raise InvalidInput(f"{self.sweep.source}: variant {label(factors)}: has no version; give the sweep one")
+        if version not in self._grounds:
+            self._grounds[version] = _Ground(version, self.sweep.settings(version))
+        return self._grounds[version]
+
+    def config(self, factors: Mapping[str, Any]) -> TrialConfig:
+        """The configuration with these factors, with seed 0.
+
+        Raises:
+            InvalidInput: they make no possible configuration.
+        """
+        ground = self.ground(factors)
+        split: dict[str, dict[str, Any]] = {}
+        for path, value in factors.items():
+            group, _, name = path.rpartition(".")
+            split.setdefault(group, {})[name] = value
+        try:
+            groups = {name: self._group(name, ground, split.get(name, {})) for name in _groups()}
+            return TrialConfig.model_validate({"version": ground.version, **groups})
+        except ValidationError:
+            self._explain(ground.version, factors)
+            raise
+
+    def _group(self, name: str, ground: _Ground, factors: Mapping[str, Any]) -> BaseModel:
+        key = (ground.version, name, *factors.items())
+        if key not in self._by_factors:
+            prefix = f"{name}."
+            below = {path.removeprefix(prefix): v for path, v in ground.settings.items() if path.startswith(prefix)}
+            group = _groups()[name].model_validate({**below, **factors})
+            self._by_factors[key] = self._by_json.setdefault((name, canonical_json(group.model_dump())), group)
+        return self._by_factors[key]
+
+    def _explain(self, version: str, factors: Mapping[str, Any]) -> None:
+        """Raise what `resolve` has to say of these factors."""
+        where = f"{self.sweep.source}: variant {label(factors)}"
+        try:
+            resolve([*self.sweep.layers[version], Layer("its factors", factors)])
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error}") from None

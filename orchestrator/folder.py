@@ -1,0 +1,74 @@
+"""The folder of a sweep: whose it is, and which trials its latest plan holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from moleflow.errors import InvalidInput
+from orchestrator.attempts import write_json
+
+FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """What sweep.json says: the latest plan of the sweep that owns the folder."""
+
+    name: str
+    title: str
+    baseline: dict[str, Any]
+    trial_ids: tuple[str, ...]
+    dataset: str
+
+
+def check_owner(folder: Path, name: str) -> None:
+    """See that `folder` is this sweep's, or free to become it.
+
+    Raises:
+        InvalidInput: it holds another sweep, or files that are no sweep's.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder}: is a file, but results need a folder; give another one with --out")
+    if (folder / FILE).exists():
+        owner = read(folder).name
+        if owner != name:
+            raise InvalidInput(f"{folder}: holds the sweep '{owner}', not '{name}'; give another folder with --out, or rename the sweep")
+    elif any(folder.iterdir()):
+        raise InvalidInput(f"{folder}: is not empty and holds no sweep; give another folder with --out")
+
+
+def write(folder: Path, sweep: SweepFolder, spec: dict[str, Any], command: list[str]) -> None:
+    """Make `folder` this sweep's and store its latest plan."""
+    content = {
+        "name": sweep.name,
+        "title": sweep.title,
+        "baseline": sweep.baseline,
+        "dataset": sweep.dataset,
+        "trials": list(sweep.trial_ids),
+        "spec": spec,
+        "command": command,
+        "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(folder / FILE, content)
+
+
+def read(folder: Path) -> SweepFolder:
+    """What sweep.json says.
+
+    Raises:
+        InvalidInput: the folder holds no sweep, or sweep.json is damaged.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return SweepFolder(content["name"], content["title"], content["baseline"], tuple(content["trials"]), content["dataset"])
+    except FileNotFoundError:
+        raise InvalidInput(f"{folder}: holds no sweep ({FILE} is missing); give the folder that a run printed as 'results'") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: cannot be read ({error}); start the sweep's command again to write it anew") from None

@@ -1,0 +1,138 @@
+"""What stands under a sweep's axes: base, images and seeds, and what takes their place where no data root is given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moleflow.errors import InvalidInput
+from moleflow.knobs import Layer, base_layers, flatten_layer
+from orchestrator.axes import checked
+from orchestrator.sweep_file import SweepFile
+
+
+@dataclass(frozen=True)
+class Base:
+    """Settings under the axes: a named base, settings of the sweep file's own, or the latter over the former.
+
+    Attributes:
+        name: the base's name or its file's path, seen from `folder`; empty = the defaults.
+        own: settings over it, from the sweep file.
+        source: where the base is named, for messages.
+        folder: where a relative path in `name` starts.
+    """
+
+    name: str
+    own: Mapping[str, Any]
+    source: str
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """A name for people: `demo`, `own settings over demo`."""
+        named = Path(self.name).stem if self.name.endswith((".yaml", ".yml")) else self.name
+        if self.own:
+            return f"own settings over {named or 'the defaults'}"
+        return named or "the defaults"
+
+    def layers(self, version: str) -> tuple[Layer, ...]:
+        """The base's layers for a version, every value checked.
+
+        Raises:
+            InvalidInput: no such base, or a mistake in it.
+        """
+        named = base_layers(self.name, version, self.source, self.folder) if self.name else []
+        layers = (*named, Layer(self.source, self.own))
+        for layer in layers:
+            for path, value in flatten_layer(layer).items():
+                if path in ("version", "seed"):
+                    raise InvalidInput(f"{layer.source}: {path} does not belong into a base; give it in the sweep file")
+                checked(path, value, layer.source)
+        return layers
+
+    def stands_on(self, other: str) -> bool:
+        """Whether this base is, or extends, the one named `other`."""
+        return any(layer.source == f"base {other}" for layer in self.layers(version=""))
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The choice that was made: see `lay`."""
+
+    name: str
+    base: Base
+    seeds: tuple[int, ...]
+    data_root: Path | None
+    note: str
+
+
+def lay(keys: SweepFile, source: str, folder: Path, base_option: str | None, data_root: Path | None) -> Ground:
+    """Choose base, seeds and name.
+
+    A base is meant for the embedded images if it is, or extends, that of `without_data`. Without a data root,
+    `without_data` takes the place of any other base, unless `base_option` asks for one in so many words. Results on
+    another base, or on other images than the base is meant for, get a name of their own, so that they never share a folder:
+
+        own base, its images           NAME
+        without_data, embedded images  NAME-BASE
+        another base, real images      NAME-BASE
+        the embedded base, real images NAME-BASE-data, or NAME-data where it is the file's own
+        a real base, embedded images   NAME-BASE-embedded, or NAME-embedded where it is the file's own
+
+    Raises:
+        InvalidInput: a base that does not exist or holds a mistake, or a seed given twice.
+    """
+    own = _own_base(keys, source, folder)
+    embedded_name = keys.without_data.base
+    base = own
+    if base_option is not None:
+        asked = str(Path(base_option).absolute()) if base_option.endswith((".yaml", ".yml")) else base_option
+        base = Base(asked, {}, "--base", folder)
+    elif data_root is None and not own.stands_on(embedded_name):
+        base = Base(embedded_name, {}, f"{source}: without_data", folder)
+    replaced = (base.name, base.own) != (own.name, own.own)
+    embedded = base.stands_on(embedded_name)
+
+    name = f"{keys.name}-{re.sub('[^A-Za-z0-9_.-]', '_', base.label)}" if replaced else keys.name
+    if embedded and data_root is not None:
+        name += "-data"
+    elif not embedded and data_root is None:
+        name += "-embedded"
+
+    full = _seeds(keys.seeds, f"{source}: seeds")
+    seeds = full
+    if embedded and data_root is None:
+        if keys.without_data.seeds is not None:
+            seeds = _seeds(keys.without_data.seeds, f"{source}: without_data.seeds")
+        elif replaced:
+            seeds = full[:2]
+    return Ground(name, base, seeds, data_root, _note(own, base, replaced, data_root, len(full), len(seeds)))
+
+
+def _own_base(keys: SweepFile, source: str, folder: Path) -> Base:
+    if isinstance(keys.base, str):
+        return Base(keys.base, {}, f"{source}: base", folder)
+    parent = keys.base.get("extends", "")
+    if not isinstance(parent, str):
+        raise InvalidInput(f"{source}: base.extends: given {parent!r}, allowed: the name of a base or a .yaml file's path")
+    own = {key: value for key, value in keys.base.items() if key != "extends"}
+    return Base(parent, own, f"{source}: base", folder)
+
+
+def _seeds(given: int | list[int], source: str) -> tuple[int, ...]:
+    seeds = tuple(range(given)) if isinstance(given, int) else tuple(given)
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise InvalidInput(f"{source}: the seed {twice} is given twice; keep one of them")
+    return seeds
+
+
+def _note(own: Base, base: Base, replaced: bool, data_root: Path | None, full: int, seeds: int) -> str:
+    if data_root is not None:
+        return f"on base {base.label} instead of {own.label}" if replaced else ""
+    where = f"the same axes on base {base.label}, " if replaced else ""
+    fewer = f", {seeds} seed{'s' if seeds > 1 else ''} instead of {full}" if seeds != full else ""
+    return f"no data root given: {where}embedded images (generated){fewer}"

@@ -1,0 +1,66 @@
+"""Numbers as tables show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from orchestrator.reports.render import ABSENT, Cell
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and standard deviation (ddof = 1) over n seeds; None where there are too few."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """The summary of one value for each seed."""
+    return Summary(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
+
+
+def number(value: float, share: bool = False) -> str:
+    """A metric with four decimals, or a `share` in percent (100% only when it is exactly 1)."""
+    if not share:
+        return f"{value:.4f}"
+    return "100%" if value == 1 else f"{100 * value:.1f}%"
+
+
+def summary_text(summary: Summary, seeds: int, share: bool = False) -> str:
+    """`mean ± sd`, with its own n where some of the `seeds` have no value."""
+    if summary.mean is None:
+        return ABSENT
+    spread = "" if summary.sd is None else f" ± {f'{100 * summary.sd:.1f}%' if share else number(summary.sd)}"
+    own_n = "" if summary.n == seeds else f" (n={summary.n})"
+    return f"{number(summary.mean, share)}{spread}{own_n}"
+
+
+def metric_cells(summaries: Sequence[Summary], seeds: Sequence[int], share: bool = False) -> tuple[Cell, ...]:
+    """One row of a metric, the best mean in bold unless all columns show the same; what shows alike ties."""
+    shown = [None if s.mean is None else number(s.mean, share) for s in summaries]
+    known = [s.mean for s in summaries if s.mean is not None]
+    best = number(max(known), share) if known else None
+    differ = len({text for text in shown if text is not None}) > 1
+    columns = zip(summaries, seeds, shown, strict=True)
+    return tuple(Cell(summary_text(summary, n, share), differ and text == best) for summary, n, text in columns)
+
+
+def change(baseline: Summary, other: Summary) -> float | None:
+    """(b - a) / a of the means; None where one is missing or a is 0."""
+    if baseline.mean is None or other.mean is None or baseline.mean == 0:
+        return None
+    return (other.mean - baseline.mean) / baseline.mean
+
+
+def change_text(value: float | None) -> str:
+    """A change in percent with one decimal, two where one would show nothing."""
+    if value is None:
+        return ABSENT
+    percent = 100 * value
+    if abs(percent) < 0.005:
+        return "0.0%"
+    return f"{percent:+.2f}%" if abs(percent) < 0.05 else f"{percent:+.1f}%"

@@ -1,0 +1,160 @@
+"""What differs between the columns of a table, beside what is compared; and what differs in nothing at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.reports.render import ABSENT
+from orchestrator.reports.variants import MEAN, FinishedTrial, Variant, plain, short_names, text, varying
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is not what is compared and yet differs, with its value in each column.
+
+    `affected` are the columns that differ in it from their baseline; without a baseline, from what most columns have.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    affected: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants side by side, and how far they may be compared.
+
+    `baselines` holds, for each column, the index of the column that it is measured against, or None. `bundled` are the
+    settings that a compared factor sets by itself, as a version does with its method knobs.
+    """
+
+    variants: tuple[Variant, ...]
+    compared: tuple[str, ...]
+    baselines: tuple[int | None, ...]
+    bundled: Mapping[str, tuple[str, ...]]
+    confounds: tuple[Difference, ...]
+
+    @property
+    def marked(self) -> frozenset[int]:
+        """The columns that a confound affects."""
+        return frozenset(k for confound in self.confounds for k in confound.affected)
+
+    @property
+    def equal_seeds(self) -> bool:
+        """Whether every column has the same seeds."""
+        return len({variant.seeds for variant in self.variants}) <= 1
+
+
+def compare(
+    variants: Sequence[Variant], baseline: Mapping[str, object] | None, covers: Mapping[str, Sequence[str]]
+) -> Comparison:
+    """Find out what differs.
+
+    Args:
+        variants: the columns.
+        baseline: {knob: value}, dotted or short; every column is measured against the one that it becomes with these
+            values in place of its own, or else against the only one that has them.
+        covers: {factor: settings that it sets}; a name also stands for everything below it.
+    """
+    compared = tuple(varying([v.factors for v in variants]))
+    baselines = _baselines(variants, baseline or {})
+    bundled: dict[str, list[str]] = {}
+    confounds = []
+    for path in sorted({path for v in variants for path in v.settings}):
+        values = tuple(text(v.settings.get(path, ABSENT)) for v in variants)
+        if len(set(values)) > 1 and not any(_below(path, key) for key in compared):
+            owners = [key for key in compared if any(_below(path, name) for name in covers.get(key, ()))]
+            if owners:
+                bundled.setdefault(owners[0], []).append(path)
+            else:
+                confounds.append(Difference(path, values, _affected(values, baselines)))
+    names = {name for v in variants for trial in v.trials for name in trial.environment}
+    for name in sorted(names, key=lambda name: (name.startswith("package "), name)):
+        held = [sorted({_environment(trial, name) for trial in v.trials}) for v in variants]
+        values = tuple(" + ".join(of_column) for of_column in held)
+        mixed = frozenset(k for k, of_column in enumerate(held) if len(of_column) > 1)
+        if len(set(values)) > 1 or mixed:
+            confounds.append(Difference(name, values, _affected(values, baselines) | mixed))
+    return Comparison(
+        tuple(variants), compared, baselines, {key: tuple(paths) for key, paths in bundled.items()}, tuple(confounds)
+    )
+
+
+def _below(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}.")
+
+
+def _environment(trial: FinishedTrial, name: str) -> str:
+    value = trial.environment.get(name, ABSENT)
+    return value[:12] if name == "code_digest" else value
+
+
+def _affected(values: Sequence[str], baselines: Sequence[int | None]) -> frozenset[int]:
+    usual = max(values, key=lambda value: (Counter(values)[value], -values.index(value)))
+    against = [usual if of is None else values[of] for of in baselines]
+    return frozenset(k for k, value in enumerate(values) if value != against[k])
+
+
+def _baselines(variants: Sequence[Variant], baseline: Mapping[str, object]) -> tuple[int | None, ...]:
+    if not baseline or not variants:
+        return (None,) * len(variants)
+    keys = list(variants[0].factors)
+    dotted = {short: key for key, short in short_names(keys).items()}
+    wanted = {dotted.get(name, name): text(value) for name, value in baseline.items()}
+    held = [{key: text(value) for key, value in {**v.settings, **v.factors}.items()} for v in variants]
+    fitting = [k for k, of in enumerate(held) if wanted.items() <= of.items()]
+
+    def of_column(k: int) -> int | None:
+        if k in fitting:
+            return k
+        becomes = {key: held[k][key] for key in keys} | wanted
+        same = [f for f in fitting if all(held[f][key] == becomes[key] for key in keys)]
+        candidates = same or fitting
+        return candidates[0] if len(candidates) == 1 else None
+
+    return tuple(of_column(k) for k in range(len(variants)))
+
+
+def no_effects(variants: Sequence[Variant]) -> list[str]:
+    """One sentence for each group of variants whose digests agree for every seed that they share."""
+    found: dict[tuple[str, str], list[str]] = {}
+    taken: set[int] = set()
+    for a, first in enumerate(variants):
+        for b in range(a + 1, len(variants)):
+            if a not in taken and b not in taken and (sentence := _agreement(first, variants[b])):
+                found.setdefault((first.label, sentence), []).append(variants[b].label)
+                taken.add(b)
+    lines = []
+    for (label, sentence), others in found.items():
+        lines.append(f"{' and '.join(f'`{name}`' for name in [label, *others])}: {sentence}")
+    return lines
+
+
+def _agreement(a: Variant, b: Variant) -> str | None:
+    mine, theirs = ({trial.seed: trial for trial in v.trials} for v in (a, b))
+    common = sorted(mine.keys() & theirs.keys())
+    if not common:
+        return None
+    state = all(mine[s].state_digest is not None and mine[s].state_digest == theirs[s].state_digest for s in common)
+    scores = all(mine[s].scores_digest is not None and mine[s].scores_digest == theirs[s].scores_digest for s in common)
+    scores_known = all(t.scores_digest is not None for s in common for t in (mine[s], theirs[s]))
+    seeds = f"seed{'s' if len(common) > 1 else ''} {', '.join(map(str, common))}"
+    if state and (scores or not scores_known):
+        also = "state and scores digests" if scores else "state digests"
+        return f"no effect: the setting did not reach training (equal {also} for {seeds})."
+    if state:
+        return f"no effect on training: the setting did not reach it (equal state digests for {seeds}); scores differ."
+    return f"no effect on the scores (equal scores digests for {seeds})." if scores else None
+
+
+def saturated(variants: Sequence[Variant], classes: Sequence[str], metrics: Mapping[str, str]) -> list[str]:
+    """One sentence for each row of `metrics` ({metric: its name}) in which every seed of every column is 1."""
+    rows = []
+    for class_name in (*classes, MEAN):
+        for metric, name in metrics.items():
+            values = [value for v in variants for value in v.values(class_name, metric)]
+            if values and len(variants) > 1 and all(plain(value) == 1 for value in values):
+                rows.append(f"{class_name} {name}")
+    return [f"Saturated at 1 in every column, and so evidence of nothing: {', '.join(rows)}."] if rows else []

@@ -1,0 +1,185 @@
+"""The sentences around the tables: what the columns are made of, what differs between them, and what is not in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from orchestrator.reports.differences import Comparison, Difference, no_effects, saturated
+from orchestrator.reports.variants import Variant, text
+from orchestrator.results.schema import FINISHED
+from orchestrator.results.store import ResultStore
+
+DATASETS = {"embedded": "embedded (generated images)"}
+_SHOWN = 10
+"""Unfinished trials that are named one by one; the rest are counted."""
+
+
+def _code(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+def header_lines(comparison: Comparison, split: str) -> tuple[str, ...]:
+    """What the reader must know first: data set, versions, seeds, code, flags, cost. The data set comes first."""
+    trials = [trial for v in comparison.variants for trial in v.trials]
+    if not trials:
+        return ("no finished trial yet",)
+    datasets = ", ".join(DATASETS.get(name, name) for name in sorted({t.dataset for t in trials}))
+    digests = sorted({t.data_digest[:12] for t in trials if t.data_digest})
+    lines = [f"dataset: {datasets}" + (f", digest {', '.join(digests)}" if digests else "")]
+    if split != "test":
+        lines.append(f"images: {split}, not test")
+    lines.append(f"versions: {', '.join(sorted({t.version for t in trials}))}")
+    lines.append(f"seeds: {_seeds(comparison)}")
+    codes = dict.fromkeys(f"{t.code_digest[:12]} ({t.git})" for t in sorted(trials, key=lambda t: t.code_digest))
+    lines.append(f"code: {', '.join(codes)}")
+    flags: dict[str, list[str]] = {}
+    for variant in comparison.variants:
+        for flag in dict.fromkeys(flag for t in variant.trials for flag in t.flags):
+            flags.setdefault(flag, []).append(variant.label)
+    everywhere = len(comparison.variants)
+    for flag, labels in flags.items():
+        lines.append(f"flag: {flag}" + ("" if len(labels) == everywhere else f" (in {_code(labels)})"))
+    spent, reused = (sum(getattr(t, name) for t in trials) / 3600 for name in ("seconds_spent", "seconds_reused"))
+    lines.append(f"cost: {spent:.3g} compute-hours spent, {reused:.3g} reused from earlier work")
+    return tuple(lines)
+
+
+def _seeds(comparison: Comparison) -> str:
+    variants = comparison.variants
+    if comparison.equal_seeds:
+        seeds = variants[0].seeds
+        return f"{', '.join(map(str, seeds))} (n = {len(seeds)} in every column)"
+    each = [f"`{v.label}` n = {len(v.seeds)} ({', '.join(map(str, v.seeds))})" for v in variants]
+    common = sorted(set.intersection(*(set(v.seeds) for v in variants)))
+    shared = f"in common: {', '.join(map(str, common))}" if common else "none in common"
+    return f"not the same in every column: {'; '.join(each)}; {shared}"
+
+
+def main_notes(
+    comparison: Comparison,
+    baseline: Mapping[str, object] | None,
+    classes: Sequence[str],
+    metrics: Mapping[str, str],
+    current_code: str | None,
+) -> tuple[str, ...]:
+    """Everything that stands under the main table."""
+    variants = comparison.variants
+    notes = [*_differences(comparison), f"Seeds: {_seeds(comparison)}; {_spread(variants)}"]
+    notes += _baseline(comparison, baseline)
+    notes += no_effects(variants)
+    notes += saturated(variants, classes, metrics)
+    for metric, name in metrics.items():
+        undefined = [c for c in classes if any(not v.values(c, metric) for v in variants)]
+        if undefined:
+            notes.append(f"{name} is undefined (null) for {_code(undefined)}, and so is its mean.")
+    notes += _stale(variants, current_code) if current_code is not None else []
+    return tuple(notes)
+
+
+def _stale(variants: Sequence[Variant], current_code: str) -> list[str]:
+    lines = []
+    for v in variants:
+        stale = [t for t in v.trials if t.code_digest != current_code]
+        if stale:
+            made = ", ".join(sorted({t.code_digest[:12] for t in stale}))
+            count = f"{len(stale)} of {_plural(len(v.trials), 'trial')}"
+            lines.append(f"stale: `{v.label}`: {count} made by other code ({made}) than today's ({current_code[:12]}).")
+    return [*lines, "`--rerun-stale` runs stale trials anew."] if lines else []
+
+
+def same_columns(comparison: Comparison) -> tuple[str, ...]:
+    """What stands under a further table of the same columns."""
+    lines = [f"Columns as in the first table: {_compared(comparison)} Seeds: {_seeds(comparison)}."]
+    if comparison.confounds:
+        lines.append(f"† Also differing, as listed there: {_code([d.name for d in comparison.confounds])}.")
+    return tuple(lines)
+
+
+def _compared(comparison: Comparison) -> str:
+    if not comparison.compared:
+        return "no factor differs." if len(comparison.variants) > 1 else "one column, so nothing is compared."
+    factors = []
+    for key in comparison.compared:
+        values = dict.fromkeys(text(v.factors[key]) for v in comparison.variants)
+        factors.append(f"`{key}` ({', '.join(values)})")
+    return f"compared: {'; '.join(factors)}."
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    lines = [f"What differs between the columns: {_compared(comparison)}"]
+    for factor, paths in comparison.bundled.items():
+        lines.append(f"`{factor}` sets by itself, and so differs with it: {_code(paths)}.")
+    lines += [f"† Not compared, yet different: {_values(d, comparison.variants)}." for d in comparison.confounds]
+    if not comparison.confounds:
+        lines.append("Nothing else differs: settings, data, code, packages, device, dtype and threads are the same.")
+    return lines
+
+
+def _values(difference: Difference, variants: Sequence[Variant]) -> str:
+    columns: dict[str, list[str]] = {}
+    for value, variant in zip(difference.values, variants, strict=True):
+        columns.setdefault(value, []).append(variant.label)
+    return f"`{difference.name}`: " + "; ".join(f"{value} in {_code(labels)}" for value, labels in columns.items())
+
+
+def _spread(variants: Sequence[Variant]) -> str:
+    if max(len(v.seeds) for v in variants) == 1:
+        return "one seed gives no spread."
+    return "cells are mean ± standard deviation over seeds (ddof 1)."
+
+
+def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> list[str]:
+    if not baseline:
+        return []
+    name = ", ".join(f"{key}={text(value)}" for key, value in baseline.items())
+    pairs = list(enumerate(comparison.baselines))
+    without = [comparison.variants[k].label for k, of in pairs if of is None]
+    if len(without) == len(pairs):
+        return [f"No change is given: no finished trial fits the baseline `{name}`, or several columns do."]
+    lines = ["Change is (b-a)/a of the means."]
+    against = {of for of in comparison.baselines if of is not None}
+    if len(against) > 1:
+        labels = [variant.label for variant in comparison.variants]
+        each = [f"`{labels[k]}` against `{labels[of]}`" for k, of in pairs if of is not None and of != k]
+        lines.append(f"Baselines: {'; '.join(each)}.")
+    if without:
+        lines.append(f"Without a baseline of its own: {_code(without)}.")
+    return lines
+
+
+def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[str], split: str) -> tuple[str, ...]:
+    """What was asked for and is not in the tables: counted by reason, named, with its error; and every damaged file."""
+    last: dict[str, Mapping[str, object]] = {}
+    rows = store.read("attempts", ["trial_id", "attempt", "started_at", "status", "error_kind", "error"]).to_pylist()
+    for row in sorted(rows, key=lambda row: (row["started_at"], row["attempt"])):
+        last[row["trial_id"]] = row
+    wanted = last.keys() if selection is None else selection
+    missing = sorted(set(wanted) - in_tables)
+    reasons = {trial: _reason(last.get(trial), split) for trial in missing}
+    lines = []
+    if missing:
+        counts = Counter(reason for reason, _ in reasons.values())
+        each = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
+        lines.append(f"{len(missing)} of {_plural(len(set(wanted)), 'trial')} not in the tables: {each}.")
+        for trial in missing[:_SHOWN]:
+            lines.append(f"`{trial}` {': '.join(part for part in reasons[trial] if part)}")
+        if len(missing) > _SHOWN:
+            lines.append(f"and {len(missing) - _SHOWN} more.")
+    for damage in store.damaged:
+        where = damage.path.relative_to(store.folder).as_posix()
+        lines.append(f"damaged: `{where}`: {damage.reason}; its trials count as not finished: run the sweep again.")
+    return tuple(lines)
+
+
+def _reason(row: Mapping[str, object] | None, split: str) -> tuple[str, str]:
+    if row is None:
+        return "not run", ""
+    if row["status"] == FINISHED:
+        return f"finished without {split} rows", ""
+    error = ": ".join(str(row[name]).partition("\n")[0] for name in ("error_kind", "error") if row[name] is not None)
+    return str(row["status"]), error

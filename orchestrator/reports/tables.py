@@ -1,0 +1,234 @@
+"""The report of a sweep: the comparison tables of the notes, and under each what differs between its columns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise, summary_text
+from orchestrator.reports.differences import Comparison, compare
+from orchestrator.reports.notes import header_lines, main_notes, same_columns, unfinished
+from orchestrator.reports.render import (
+    ABSENT,
+    Cell,
+    Table,
+    csv_text,
+    latex_table,
+    latex_text,
+    markdown_list,
+    markdown_table,
+)
+from orchestrator.reports.variants import CONTINUAL, MEAN, METRICS, Variant, finished_trials, group, text
+from orchestrator.results.store import ResultStore
+
+WIDEST = 8
+"""With more variants than this, variants become rows, and values of single classes are left to the CSV."""
+
+MAIN = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC"}
+FURTHER = {
+    "image_ap": "Image AP",
+    "image_f1_max": "Image F1-max",
+    "pixel_ap": "Pixel AP",
+    "pixel_f1_max": "Pixel F1-max",
+    "aupro": "AUPRO",
+    "oracle_image_auroc": "Image AUROC, oracle task",
+    **{
+        f"{measure}_{metric}": f"{measure.upper()} ({MAIN[metric]})"
+        for metric in CONTINUAL
+        for measure in ("acc", "fm", "bwt")
+    },
+}
+T = TypeVar("T")
+Record = tuple[object, ...]
+_CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished report. It holds no time and no path, so that equal results make equal bytes."""
+
+    title: str
+    header: tuple[str, ...]
+    tables: tuple[Table, ...]
+    missing: tuple[str, ...]
+    records: tuple[Record, ...]
+
+    def markdown(self) -> str:
+        """The report as GitHub-flavoured Markdown."""
+        parts = ["\n".join([f"# {self.title}", "", *markdown_list(self.header), ""])]
+        parts += [markdown_table(table) for table in self.tables]
+        if self.missing:
+            parts.append("\n".join(["## Not in the tables", "", *markdown_list(self.missing), ""]))
+        return "\n".join(parts)
+
+    def latex(self) -> str:
+        """The tables for a document that loads booktabs."""
+        comment = [f"% {line}" for line in (self.title, *self.header)]
+        tables = [latex_table(table, f"{self.title}: {table.title} ({self.header[0]})") for table in self.tables]
+        missing = [f"\\paragraph{{Not in the tables}} {latex_text(' '.join(self.missing))}\n"] if self.missing else []
+        return "\n".join([*comment, "% needs \\usepackage{booktabs}", "", *tables, *missing])
+
+    def csv(self) -> str:
+        """One row for each variant, class and metric; `change` is (b-a)/a, a share and not percent."""
+        return csv_text(_CSV, self.records)
+
+
+def build(
+    store: ResultStore,
+    selection: set[str] | None,
+    baseline: Mapping[str, object] | None,
+    title: str,
+    *,
+    current_code: str | None = None,
+    covers: Mapping[str, Sequence[str]] | None = None,
+    split: str = "test",
+) -> Report:
+    """The report over the finished trials of a store.
+
+    Args:
+        selection: ids of the trials of the current plan; None takes all that are stored.
+        baseline: {knob: value} of the columns that changes are taken against.
+        current_code: code digest of today; trials made by other code are shown as stale.
+        covers: {factor: settings that it sets by itself}, such as {"version": the method knobs}; they are no confounds.
+        split: test or validation.
+
+    Raises:
+        InvalidInput: there is no store in the folder.
+    """
+    trials = finished_trials(store, selection, split)
+    comparison = compare(group(trials), baseline, covers or {})
+    missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
+    header = header_lines(comparison, split)
+    if not trials:
+        return Report(title, header, (), missing, ())
+    classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
+    names = _column_names(comparison, current_code)
+    detection = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
+    notes = main_notes(comparison, baseline, classes, detection, current_code)
+    tables = _main(comparison, classes, names, notes, _changes_title(comparison, baseline))
+    tables.append(_further(comparison, names))
+    return Report(title, header, tuple(tables), missing, _records(comparison, classes, current_code))
+
+
+def write_report(report: Report, folder: Path) -> dict[str, Path]:
+    """Write report.md, report.csv and report.tex, each atomically, and say where they are.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for kind, content in (("md", report.markdown()), ("csv", report.csv()), ("tex", report.latex())):
+        paths[kind] = folder / f"report.{kind}"
+        temp = folder / f".report.{kind}.{os.getpid()}.tmp"
+        try:
+            temp.write_text(content, encoding="utf-8")
+            os.replace(temp, paths[kind])
+        finally:
+            temp.unlink(missing_ok=True)
+    return paths
+
+
+def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:
+    stale = current_code is not None and any(t.code_digest != current_code for t in comparison.variants[k].trials)
+    return ["†"] * (k in comparison.marked) + ["stale"] * stale
+
+
+def _column_names(comparison: Comparison, current_code: str | None) -> tuple[str, ...]:
+    names = []
+    for k, variant in enumerate(comparison.variants):
+        n = "" if comparison.equal_seeds else f" (n={len(variant.seeds)})"
+        marks = ["†" if mark == "†" else f"({mark})" for mark in _marks(comparison, k, current_code)]
+        names.append(" ".join([variant.label + n, *marks]))
+    return tuple(names)
+
+
+def _changes_title(comparison: Comparison, baseline: Mapping[str, object] | None) -> str:
+    against = {comparison.variants[of].label for of in comparison.baselines if of is not None}
+    name = against.pop() if len(against) == 1 else ", ".join(f"{key}={text(v)}" for key, v in (baseline or {}).items())
+    return f"Change against {name}"
+
+
+def _summaries(comparison: Comparison, class_name: str, metric: str) -> list[Summary]:
+    return [summarise(variant.values(class_name, metric)) for variant in comparison.variants]
+
+
+def _change_cells(comparison: Comparison, summaries: Sequence[Summary]) -> tuple[Cell, ...]:
+    pairs = zip(summaries, comparison.baselines, strict=True)
+    return tuple(Cell(change_text(None if of is None else change(summaries[of], s))) for s, of in pairs)
+
+
+def _main(
+    comparison: Comparison, classes: Sequence[str], names: Sequence[str], notes: tuple[str, ...], changes_title: str
+) -> list[Table]:
+    """The main table, and the table of changes where a baseline is there and another column beside it."""
+    variants = comparison.variants
+    measured = [k for k, of in enumerate(comparison.baselines) if of is not None and of != k]
+    seeds = [len(v.seeds) for v in variants]
+    wide = len(variants) > WIDEST
+    rows, changes = [], []
+    for class_name in (MEAN,) if wide else (*classes, MEAN):
+        for metric, name in MAIN.items():
+            summaries = _summaries(comparison, class_name, metric)
+            rows.append((f"{class_name} {name}", metric_cells(summaries, seeds, metric == "routing_accuracy")))
+            changes.append((f"{class_name} {name}", _change_cells(comparison, summaries)))
+    rules = frozenset({len(rows) - len(MAIN)} if len(rows) > len(MAIN) else ())
+    title = "After the final task" if wide else "Per class, after the final task"
+    if wide:
+        rows += [(f"{name}, change", cells) for name, cells in changes[1:] if measured]
+        rows.insert(0, ("n", tuple(Cell(str(n)) for n in seeds)))
+        return [Table(title, ("", *names), tuple(rows), notes).turned("Variant")]
+    if len(variants) == 2 and measured:
+        both = tuple((name, (*cells, of[measured[0]])) for (name, cells), (_, of) in zip(rows, changes, strict=True))
+        return [Table(title, ("Metric", *names, "Change"), both, notes, rules)]
+    main = Table(title, ("Metric", *names), tuple(rows), notes, rules)
+    if not measured:
+        return [main]
+    kept = tuple((name, tuple(cells[k] for k in measured)) for name, cells in changes)
+    header = ("Metric", *(names[k] for k in measured))
+    return [main, Table(changes_title, header, kept, same_columns(comparison), rules)]
+
+
+def _further(comparison: Comparison, names: Sequence[str]) -> Table:
+    """The other means, and what each column cost."""
+    rows = []
+    for metric, name in FURTHER.items():
+        pairs = zip(_summaries(comparison, MEAN, metric), comparison.variants, strict=True)
+        rows.append((name, tuple(Cell(summary_text(s, len(v.seeds))) for s, v in pairs)))
+    costs: dict[str, Callable[[Variant], str]] = {
+        "LoRA scaling": lambda v: _each((t.lora_scaling for t in v.trials), lambda x: f"{x:.6g}"),
+        "Parameters": lambda v: _each((t.parameters_total for t in v.trials), lambda x: f"{x:,}"),
+        "Parameters per task": lambda v: _each(
+            (t.parameters_per_task for t in v.trials), lambda x: " / ".join(f"{n:,}" for n in x)
+        ),
+        "Compute-hours spent": lambda v: f"{sum(t.seconds_spent for t in v.trials) / 3600:.3g}",
+        "Compute-hours reused": lambda v: f"{sum(t.seconds_reused for t in v.trials) / 3600:.3g}",
+    }
+    first_cost = len(rows)
+    rows += [(name, tuple(Cell(show(v)) for v in comparison.variants)) for name, show in costs.items()]
+    title = "Means over the classes after the final task, and cost"
+    table = Table(title, ("", *names), tuple(rows), same_columns(comparison), frozenset({first_cost}))
+    return table.turned("Variant") if len(names) > WIDEST else table
+
+
+def _each(values: Iterable[T | None], show: Callable[[T], str]) -> str:
+    """The value that the seeds of a column share, or all of theirs."""
+    return ", ".join(dict.fromkeys(ABSENT if value is None else show(value) for value in values))
+
+
+def _records(comparison: Comparison, classes: Sequence[str], current_code: str | None) -> tuple[Record, ...]:
+    records: list[Record] = []
+    for k, variant in enumerate(comparison.variants):
+        of = comparison.baselines[k]
+        datasets = " + ".join(sorted({t.dataset for t in variant.trials}))
+        marks = " ".join(_marks(comparison, k, current_code))
+        for class_name in (*classes, MEAN):
+            for metric in (*METRICS, *(m for m in FURTHER if m not in METRICS and class_name == MEAN)):
+                s = _summaries(comparison, class_name, metric)
+                relative = None if of is None else change(s[of], s[k])
+                numbers = (s[k].mean, s[k].sd, s[k].n, relative)
+                records.append((datasets, variant.label, class_name, metric, *numbers, marks))
+    return tuple(records)

@@ -1,0 +1,222 @@
+"""From stored rows to what a table compares: finished trials, grouped into variants that differ in more than a seed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from orchestrator.reports.render import ABSENT
+from orchestrator.results.schema import DETECTION, FINISHED
+from orchestrator.results.store import ResultStore
+
+METRICS = ("routing_accuracy", *DETECTION, *(f"oracle_{name}" for name in DETECTION))
+CONTINUAL = ("image_auroc", "pixel_auroc")
+MEAN = "Mean"
+"""The name of the row over all classes, beside class names."""
+
+# What has to be equal for two trials to give the same digits, beside their configuration.
+_ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cuda", "tf32", "dtype", "threads")
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """One finished trial: its settings, where it ran, and its metrics after the final task.
+
+    `values` maps (class name, metric) to a number or None; the class name `MEAN` holds means over the classes, which are
+    None where one class has None, and `acc`, `fm` and `bwt` of image and pixel AUROC.
+    """
+
+    trial_id: str
+    seed: int
+    version: str
+    dataset: str
+    factors: Mapping[str, object]
+    settings: Mapping[str, object]
+    environment: Mapping[str, str]
+    classes: tuple[str, ...]
+    values: Mapping[tuple[str, str], float | None]
+    flags: tuple[str, ...]
+    code_digest: str
+    git: str
+    data_digest: str | None
+    state_digest: str | None
+    scores_digest: str | None
+    lora_scaling: float | None
+    parameters_total: int | None
+    parameters_per_task: tuple[int, ...] | None
+    seconds_spent: float
+    seconds_reused: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of a table: the finished trials of one configuration, one for each seed, in order of the seeds.
+
+    `factors` holds a value for every knob that any variant of the comparison names as a factor.
+    """
+
+    label: str
+    factors: Mapping[str, object]
+    trials: tuple[FinishedTrial, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that finished."""
+        return tuple(trial.seed for trial in self.trials)
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The resolved configuration as {dotted path: value}, without the seed."""
+        return self.trials[0].settings
+
+    def values(self, class_name: str, metric: str) -> list[float]:
+        """The metric of each seed that has it."""
+        values = [trial.values.get((class_name, metric)) for trial in self.trials]
+        return [value for value in values if value is not None]
+
+
+def text(value: object) -> str:
+    """A setting's value as tables show it: 2.0 and 2 are both `2`."""
+    value = plain(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def plain(value: object) -> object:
+    """A JSON value in which whole reals are integers, so that values that are equal look equal."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def finished_trials(store: ResultStore, selection: set[str] | None, split: str) -> list[FinishedTrial]:
+    """The finished trials of `selection` (all when None), by trial id."""
+    # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
+    attempts = [row for row in store.read("attempts").to_pylist() if row["status"] == FINISHED]
+    wanted = ["trial_id", "attempt", "split", "after_task", "task", "task_name", *METRICS]
+    metrics: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in store.read("metrics", wanted).to_pylist():
+        if row["split"] == split:
+            metrics.setdefault((row["trial_id"], row["attempt"]), []).append(row)
+    chosen = [row for row in attempts if selection is None or row["trial_id"] in selection]
+    found = [_trial(row, metrics[key]) for row in chosen if (key := (row["trial_id"], row["attempt"])) in metrics]
+    return sorted(found, key=lambda trial: trial.trial_id)
+
+
+def _trial(row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> FinishedTrial:
+    settings = flatten(json.loads(row["config"]))
+    settings.pop("seed", None)
+    packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
+    environment = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}
+    dirty = ", uncommitted changes" if row["git_dirty"] else ""
+    final = _final(metrics)
+    own = ("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest")
+    return FinishedTrial(
+        factors=json.loads(row["factors"]),
+        settings=settings,
+        environment=environment | packages,
+        classes=tuple(r["task_name"] for r in final),
+        values=_values(final) | _continual(metrics),
+        flags=tuple(json.loads(row["flags"])),
+        git=f"git {row['git_commit'][:12]}{dirty}" if row["git_commit"] else "no git commit",
+        parameters_per_task=None if row["parameters_per_task"] is None else tuple(row["parameters_per_task"]),
+        **{name: row[name] for name in (*own, "lora_scaling", "parameters_total", "seconds_spent", "seconds_reused")},
+    )
+
+
+def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings as {dotted path: value}."""
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _final(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows after the final task, in task order."""
+    last = max(row["after_task"] for row in metrics)
+    return sorted((row for row in metrics if row["after_task"] == last), key=lambda row: row["task"])
+
+
+def _values(final: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float | None]:
+    values: dict[tuple[str, str], float | None] = {}
+    for metric in METRICS:
+        of_classes = [row[metric] for row in final]
+        values |= {(row["task_name"], metric): value for row, value in zip(final, of_classes, strict=True)}
+        # A mean over fewer classes would look like the mean over all.
+        values[MEAN, metric] = None if None in of_classes else fmean(of_classes)
+    return values
+
+
+def _continual(metrics: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float | None]:
+    from moleflow.metrics.continual import continual
+
+    values: dict[tuple[str, str], float | None] = {}
+    tasks = max(row["after_task"] for row in metrics) + 1
+    for metric in CONTINUAL:
+        r: list[list[float | None]] = [[None] * tasks for _ in range(tasks)]
+        for row in metrics:
+            r[row["after_task"]][row["task"]] = row[metric]
+        of = continual(r)
+        values |= {(MEAN, f"acc_{metric}"): of.acc, (MEAN, f"fm_{metric}"): of.fm, (MEAN, f"bwt_{metric}"): of.bwt}
+    return values
+
+
+def group(trials: Sequence[FinishedTrial]) -> list[Variant]:
+    """The trials as variants, in natural order of their factors (v4 < v4.1 < v5, 2 < 10), labelled by what differs.
+
+    Trials of one configuration belong together whatever factors they were planned under: an axis that was added to a
+    sweep later, at its old value, changes nothing about them.
+    """
+    groups: dict[str, list[FinishedTrial]] = {}
+    for trial in trials:
+        groups.setdefault(json.dumps(plain(trial.settings), sort_keys=True), []).append(trial)
+    keys = sorted({key for trial in trials for key in trial.factors})
+    found = [
+        ({key: _factor(key, members) for key in keys}, tuple(sorted(members, key=lambda t: (t.seed, t.trial_id))))
+        for _, members in sorted(groups.items())
+    ]
+    found.sort(key=lambda item: [_natural(text(item[0][key])) for key in keys])
+    labels = _labels([factors for factors, _ in found], [members[0].version for _, members in found])
+    return [Variant(label, factors, members) for label, (factors, members) in zip(labels, found, strict=True)]
+
+
+def _factor(key: str, members: Sequence[FinishedTrial]) -> object:
+    for trial in members:
+        if key in trial.factors:
+            return trial.factors[key]
+    return members[0].settings.get(key, ABSENT)
+
+
+def _natural(value: str) -> list[tuple[int, float, str]]:
+    numbers = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
+    return [(0, float(p), "") if re.fullmatch(numbers, p) else (1, 0.0, p) for p in re.split(numbers, value) if p]
+
+
+def varying(variants: Sequence[Mapping[str, object]]) -> list[str]:
+    """The factors whose values differ: what the comparison is about. `version` comes first."""
+    keys = sorted({key for factors in variants for key in factors}, key=lambda key: (key != "version", key))
+    return [key for key in keys if len({text(factors.get(key, ABSENT)) for factors in variants}) > 1]
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted path, or all of it where two would be alike."""
+    last = [key.split(".")[-1] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def _labels(factors: Sequence[Mapping[str, object]], versions: Sequence[str]) -> list[str]:
+    differing = varying(factors)
+    names = short_names(differing)
+    labels = [", ".join(f"{names[key]}={text(of[key])}" for key in differing) for of in factors]
+    labels = [label or version for label, version in zip(labels, versions, strict=True)]
+    # The same factors under another configuration: a column of its own, which the confounds tell apart.
+    numbered = [f"{label} #{labels[:k].count(label) + 1}" for k, label in enumerate(labels)]
+    return [name if labels.count(label) > 1 else label for label, name in zip(labels, numbered, strict=True)]

@@ -1,0 +1,173 @@
+"""Part files: four Parquet files of one name, written beside and renamed, the attempts file last.
+
+The attempts file is the part's receipt: it carries the SHA-256 of the other three, and the part's name ends in its own.
+A part without its receipt does not exist for readers; one that does not match its receipt is damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moleflow.errors import Damaged
+from orchestrator.results.schema import ATTEMPTS, TABLES
+
+_RECEIPT = b"digests"
+_CHANGED = "its bytes are not those that were written"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that cannot be used, and why."""
+
+    path: Path
+    reason: str
+
+
+class DamagedPart(Damaged):
+    """A file of a part is missing, or not what was written."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.damage = Damage(path, reason)
+
+
+def part_file(parts: Path, table: str, name: str) -> Path:
+    """Where the file of the part `name` in `table` is."""
+    return parts / table / f"{name}.parquet"
+
+
+def temporary_folder(parts: Path) -> Path:
+    """Where files are written before they are renamed: same file system, out of every reader's sight."""
+    return parts / ".tmp"
+
+
+def serialise(table: pa.Table) -> bytes:
+    """The bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def put(path: Path, content: bytes, temporary: Path) -> None:
+    """Make `path` hold `content`, or leave it as it is.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    temp = temporary / f"{path.stem}.{uuid.uuid4().hex}"
+    try:
+        _write_synced(temp, content)
+        os.replace(temp, path)
+    except BaseException:
+        _remove([temp])
+        raise
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that is ready to be written: its name, and the bytes of its file in each table."""
+
+    name: str
+    contents: Mapping[str, bytes]
+
+
+def make_part(stem: str, tables: Mapping[str, pa.Table]) -> Part:
+    """The part of the four `tables`, named `stem` and a digest."""
+    contents = {table: serialise(tables[table]) for table in TABLES if table != ATTEMPTS}
+    digests = {table: hashlib.sha256(content).hexdigest() for table, content in contents.items()}
+    contents[ATTEMPTS] = serialise(tables[ATTEMPTS].replace_schema_metadata({_RECEIPT: json.dumps(digests).encode()}))
+    return Part(f"{stem}-{_own_digest(contents[ATTEMPTS])}", contents)
+
+
+def write_part(parts: Path, part: Part) -> None:
+    """Write one part; when this returns, its attempts have ended for good.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing of the part is left behind.
+    """
+    temps = {table: temporary_folder(parts) / f"{part.name}.{table}" for table in TABLES}
+    try:
+        for table in TABLES:
+            _write_synced(temps[table], part.contents[table])
+        for table in TABLES:  # attempts is the last of them
+            os.replace(temps[table], part_file(parts, table, part.name))
+    except BaseException:
+        _remove(list(temps.values()))
+        if not part_file(parts, ATTEMPTS, part.name).exists():
+            _remove([part_file(parts, table, part.name) for table in TABLES])
+        raise
+    _sync_folder(parts / ATTEMPTS)
+
+
+def check_part(parts: Path, name: str) -> pa.Table:
+    """The attempts table of a part, once all four files are known to be whole.
+
+    Raises:
+        DamagedPart: one of them is not.
+    """
+    path = part_file(parts, ATTEMPTS, name)
+    content = _bytes(path)
+    if not name.endswith(f"-{_own_digest(content)}"):
+        raise DamagedPart(path, _CHANGED)
+    attempts = pq.read_table(pa.BufferReader(content))
+    digests = json.loads(attempts.schema.metadata[_RECEIPT])
+    for table in TABLES:
+        sibling = part_file(parts, table, name)
+        if table != ATTEMPTS and hashlib.sha256(_bytes(sibling)).hexdigest() != digests[table]:
+            raise DamagedPart(sibling, _CHANGED)
+    return attempts
+
+
+def open_part_file(path: Path) -> pq.ParquetFile:
+    """The Parquet file of a part that was checked before.
+
+    Raises:
+        DamagedPart: it is missing now.
+    """
+    return pq.ParquetFile(pa.BufferReader(_bytes(path)))
+
+
+def _bytes(path: Path) -> bytes:
+    # Any other OSError (no permission, a failing disk) is not damage and passes through.
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedPart(path, "it is missing") from error
+
+
+def _own_digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the renames last through a power cut; file systems that cannot do it for folders say so with an error.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()

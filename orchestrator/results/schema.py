@@ -1,0 +1,217 @@
+"""The four tables: every column with its type and its meaning. results/README.md is made of these."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from numbers import Integral
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ATTEMPTS = "attempts"
+TABLES = ("metrics", "scores", "curves", ATTEMPTS)
+STATUSES = ("finished", "pruned", "failed", "interrupted")
+FINISHED = "finished"
+
+DETECTION = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+"""The metrics of one class that exist for routed and for oracle-routed scores alike."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type and meaning, and whether it may be null."""
+
+    name: str
+    type: Any
+    meaning: str
+    nullable: bool = False
+
+
+def _text(name: str, meaning: str, nullable: bool = False) -> Column:
+    return Column(name, pa.string(), meaning, nullable)
+
+
+def _count(name: str, meaning: str, nullable: bool = False) -> Column:
+    return Column(name, pa.int32(), meaning, nullable)
+
+
+def _real(name: str, meaning: str, nullable: bool = False) -> Column:
+    return Column(name, pa.float64(), meaning, nullable)
+
+
+def _time(name: str, meaning: str) -> Column:
+    return Column(name, pa.timestamp("us", tz="UTC"), meaning)
+
+
+COMMON = (
+    _text("sweep", "name of the sweep"),
+    _text("trial_id", "12 hex digits over the resolved configuration, seed included"),
+    _count("attempt", "number of the attempt at this trial, from 1"),
+    _text("version", "method version: v1 … v7"),
+    Column("seed", pa.int64(), "seed of the trial"),
+    _text("factors", "what the sweep varies, as canonical JSON of {dotted knob: value}, without the seed"),
+    _text("dataset", "`embedded` (generated images) or the data set's name, such as `mvtec`"),
+    _text("status", "how the attempt ended: finished, pruned, failed or interrupted; compare finished ones only"),
+)
+
+_MEANINGS = {
+    "image_auroc": "AUROC of image scores",
+    "image_ap": "average precision of image scores",
+    "image_f1_max": "largest F1 over all thresholds of the image score",
+    "pixel_auroc": "AUROC over all pixels; null without masks",
+    "pixel_ap": "average precision over all pixels; null without masks",
+    "pixel_f1_max": "largest F1 over all thresholds of the pixel score; null without masks",
+    "aupro": "mean per-region TPR against global FPR, area up to FPR 0.3 over 0.3; null without masks",
+}
+
+_METRICS = (
+    _text("split", "images the metrics were taken on: test or validation"),
+    _count("after_task", "i of R[i,j]: position in the sequence of the last task trained, from 0"),
+    _count("task", "j of R[i,j]: position of the task that was evaluated, from 0"),
+    _text("task_name", "class name of task j"),
+    _text("after_task_name", "class name of task i"),
+    _count("n_images", "images evaluated"),
+    _count("n_anomalous", "images among them with a defect"),
+    _count("n_masks", "defective images among them whose mask is not empty at the evaluated size"),
+    _real("routing_accuracy", "share of the images that the router sent to task j's expert", nullable=True),
+    *(_real(name, _MEANINGS[name], True) for name in DETECTION),
+    *(_real(f"oracle_{name}", f"{name} with the true task's expert, not the routed one", True) for name in DETECTION),
+    _text("state_digest", "digest of the trained state after task i; equal digests mean equal training"),
+    _text("scores_digest", "digest of the scores behind this row"),
+    _real("seconds_spent", "seconds this attempt spent on the stage of task i (repeated in each row of that i)"),
+    _real("seconds_reused", "seconds that what the stage of task i reused from the store had cost at first"),
+)
+
+_SCORES = (
+    _text("split", "test or validation"),
+    _count("task", "position of the image's task in the sequence, from 0"),
+    _text("task_name", "class name of the image's task"),
+    _text("image", "path of the image, relative to the data root"),
+    _text("image_digest", "digest of the image file"),
+    _text("defect", "kind of defect; `good` for normal images"),
+    Column("label", pa.int8(), "1 with a defect, 0 without"),
+    _real("score", "image score with the routed expert; larger is more anomalous"),
+    _real("oracle_score", "image score with the true task's expert"),
+    _count("routed_task", "position of the task that the router chose"),
+)
+
+_CURVES = (
+    _count("task", "position of the task in the sequence, from 0"),
+    _text("task_name", "class name of the task"),
+    _count("epoch", "epoch, from 1"),
+    _real("loss", "mean training loss of the epoch"),
+    _real("nll", "mean negative log-likelihood per patch in the epoch, nats"),
+    _real("lr", "learning rate at the end of the epoch"),
+    _real("grad_norm", "mean norm of the gradient before clipping"),
+    _real("seconds", "seconds the epoch took when it was computed"),
+    Column("reused", pa.bool_(), "true when the epoch was not trained by this attempt but taken from the store"),
+)
+
+_ATTEMPTS = (
+    _text("error", "what went wrong, in one line", nullable=True),
+    _text("error_kind", "class of the error", nullable=True),
+    _text("traceback", "the whole traceback", nullable=True),
+    _time("started_at", "start of the attempt, UTC"),
+    _time("ended_at", "end of the attempt, UTC"),
+    _real("seconds_spent", "seconds the attempt took"),
+    _real("seconds_reused", "seconds that what it reused from the store had cost at first"),
+    _text("backend", "backend that ran it: inline, local, slurm, ray"),
+    _text("host", "name of the machine"),
+    Column("pid", pa.int64(), "process id on that machine"),
+    _text("worker", "name of the worker"),
+    _text("device", "kind of device: cpu or cuda"),
+    _text("device_model", "model of the device"),
+    _text("torch", "torch version with its build"),
+    _text("cuda", "CUDA version of the torch build", nullable=True),
+    Column("tf32", pa.bool_(), "whether TF32 was allowed; null where the device has none", nullable=True),
+    _text("dtype", "floating-point type of the computation"),
+    _count("threads", "threads a trial"),
+    _text("code_digest", "digest of the code that made the result; another one makes it stale"),
+    _text("git_commit", "commit of the checkout", nullable=True),
+    Column("git_dirty", pa.bool_(), "whether the checkout had uncommitted changes", nullable=True),
+    _text("packages", "versions of the packages that matter, as JSON of {name: version}"),
+    _text("config", "the whole resolved configuration, digests of data and weights included, as canonical JSON"),
+    _real("lora_scaling", "the number that multiplies B A x", nullable=True),
+    Column("parameters_total", pa.int64(), "parameters of flow, experts and adapters together", nullable=True),
+    Column("parameters_per_task", pa.list_(pa.int64()), "parameters each task added, in task order", True),
+    _text("flags", "JSON list of notes that a reader of the row must know, such as random weights"),
+    _text("data_digest", "digest of the images used", nullable=True),
+    _text("state_digest", "digest of the trained state at the end", nullable=True),
+    _text("scores_digest", "digest of all scores at the end", nullable=True),
+)
+
+COLUMNS: Mapping[str, tuple[Column, ...]] = MappingProxyType(
+    {"metrics": COMMON + _METRICS, "scores": COMMON + _SCORES, "curves": COMMON + _CURVES, ATTEMPTS: COMMON + _ATTEMPTS}
+)
+
+_JSON_KINDS = {"factors": dict, "packages": dict, "config": dict, "flags": list}
+
+
+def schema(table: str) -> pa.Schema:
+    """The Arrow schema of a table; each field carries its meaning as metadata, so it travels with the file."""
+    return pa.schema([pa.field(c.name, c.type, c.nullable, {"meaning": c.meaning}) for c in COLUMNS[table]])
+
+
+def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
+    """Checked rows as an Arrow table of the explicit schema. A nullable column that a row leaves out is null.
+
+    Raises:
+        ValueError: an unknown column, a missing value, a NaN or infinity, or a value of the wrong kind.
+    """
+    columns = COLUMNS[table]
+    known = {c.name for c in columns}
+    for row in rows:
+        if not row.keys() <= known:
+            unknown = ", ".join(sorted(row.keys() - known))
+            raise ValueError(f"{table}: unknown column {unknown}; allowed: {', '.join(c.name for c in columns)}")
+        for column in columns:
+            _check(table, column, row.get(column.name))
+    try:
+        arrays = [pa.array([row.get(c.name) for row in rows], c.type) for c in columns]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise ValueError(f"{table}: {error}") from error
+    for column, array in zip(columns, arrays, strict=True):
+        if pa.types.is_floating(column.type) and not pc.all(pc.is_finite(array), min_count=0).as_py():
+            hint = "null says 'undefined', and a diverged loss is a failed attempt"
+            raise ValueError(f"{table}.{column.name}: NaN and infinity are not stored: {hint}")
+    return pa.Table.from_arrays(arrays, schema=schema(table))
+
+
+def _check(table: str, column: Column, value: object) -> None:
+    where = f"{table}.{column.name}"
+    if value is None:
+        if not column.nullable:
+            raise ValueError(f"{where}: a value is needed ({column.meaning})")
+    elif pa.types.is_integer(column.type) and not isinstance(value, Integral):
+        raise ValueError(f"{where}: given {value!r}, allowed: whole numbers")  # Arrow would cut 1.5 to 1
+    elif column.name == "status" and value not in STATUSES:
+        raise ValueError(f"{where}: given {value!r}, allowed: {', '.join(STATUSES)}")
+    elif column.name == "trial_id" and not re.fullmatch("[0-9a-f]{12}", str(value)):
+        raise ValueError(f"{where}: given {value!r}, allowed: 12 hex digits")
+    elif column.name == "attempt" and int(str(value)) < 1:
+        raise ValueError(f"{where}: given {value!r}, allowed: whole numbers from 1")
+    elif isinstance(value, datetime) and value.tzinfo is None:
+        raise ValueError(f"{where}: {value} has no time zone; give UTC")
+    elif column.name in _JSON_KINDS and not isinstance(_parsed(value), _JSON_KINDS[column.name]):
+        raise ValueError(f"{where}: given {value!r}, allowed: the JSON text of a {_JSON_KINDS[column.name].__name__}")
+
+
+def _parsed(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def document(table: str) -> str:
+    """The table's columns as the Markdown table that stands in results/README.md."""
+    head = ["| column | type | null | meaning |", "|---|---|---|---|"]
+    kinds = {c.name: str(c.type).replace("item: ", "").replace("<element: ", "<") for c in COLUMNS[table]}
+    lines = [f"| `{c.name}` | {kinds[c.name]} | {'yes' if c.nullable else ''} | {c.meaning} |" for c in COLUMNS[table]]
+    return "\n".join(head + lines)

@@ -1,0 +1,294 @@
+"""The result store: parts in, every row that counts out once. `parts/` is the truth, `tables/` compacted copies of it.
+
+Reading writes nothing. Damaged parts never stop a reader: they are named in `damaged`, and their attempts count as not
+finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moleflow.errors import InvalidInput
+from orchestrator.results.parts import (
+    Damage,
+    DamagedPart,
+    check_part,
+    make_part,
+    open_part_file,
+    part_file,
+    put,
+    serialise,
+    temporary_folder,
+    write_part,
+)
+from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, TABLES, schema, to_table
+
+PART_INTERVAL_S = 1.0
+GRACE_S = 60.0
+_EMPTY = "00000000-empty"  # no rows: every reader sees the folder, with its schema, before the first attempt ends
+
+
+@dataclass(frozen=True)
+class AttemptRows:
+    """The rows of one attempt that has ended.
+
+    `attempt` is its whole row of the attempts table. The rows of the other tables leave out the common columns, and get
+    the attempt's.
+    """
+
+    attempt: Mapping[str, object]
+    metrics: Sequence[Mapping[str, object]] = ()
+    scores: Sequence[Mapping[str, object]] = ()
+    curves: Sequence[Mapping[str, object]] = ()
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The rows, checked, as one Arrow table for each of the four tables.
+
+        Raises:
+            ValueError: a row does not fit the schema, or holds a NaN.
+        """
+        common = {c.name: self.attempt.get(c.name) for c in COMMON}
+        rows = {"metrics": self.metrics, "scores": self.scores, "curves": self.curves}
+        tables = {table: to_table(table, [common | dict(row) for row in rows[table]]) for table in rows}
+        return tables | {ATTEMPTS: to_table(ATTEMPTS, [self.attempt])}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The attempt that counts of a finished trial."""
+
+    attempt: int
+    code_digest: str
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What `recover` did: files of unfinished writes that it removed, and damaged parts that it moved to `damaged/`."""
+
+    removed: tuple[Path, ...]
+    set_aside: tuple[Damage, ...]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    part: str
+    trial_id: str
+    attempt: int
+    status: str
+    code_digest: str
+    started_at: datetime
+
+
+_INDEX = ["trial_id", "attempt", "status", "code_digest", "started_at"]
+
+
+class ResultStore:
+    """The results of one sweep in `folder`.
+
+    Parts are immutable, so each is checked once for the life of this object; later calls look at new parts alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts = folder / "parts"
+        self._seen: dict[str, tuple[_Entry, ...]] = {}
+        self._damaged: dict[str, Damage] = {}
+
+    def create(self) -> None:
+        """Make the folders, and in each table a file without rows.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        temporary_folder(self.parts).mkdir(parents=True, exist_ok=True)
+        for table in TABLES:
+            (self.parts / table).mkdir(exist_ok=True)
+            empty = part_file(self.parts, table, _EMPTY)
+            if not empty.exists():
+                put(empty, serialise(to_table(table, [])), temporary_folder(self.parts))
+
+    def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows that count, each once: of a finished trial its one attempt, and every attempt that ended otherwise.
+
+        Args:
+            table: metrics, scores, curves or attempts.
+            columns: names to read; all of the schema when left out.
+
+        Raises:
+            InvalidInput: there is no store in the folder, or a part was written with another schema.
+            Damaged: a file went away while it was read.
+        """
+        self._look()
+        return self._gather(table, columns)
+
+    def finished(self) -> dict[str, Finished]:
+        """The finished trials by id, each with the attempt that counts.
+
+        Of several finished attempts the lowest number counts; where code versions differ, of those made by the code of
+        the most recently started one.
+        """
+        self._look()
+        return {trial: Finished(e.attempt, e.code_digest, e.started_at) for trial, e in self._counted().items()}
+
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """The parts that cannot be used as they are; `recover` sets them aside."""
+        self._look()
+        return tuple(damage for _, damage in sorted(self._damaged.items()))
+
+    def recover(self, grace_seconds: float = GRACE_S) -> Recovered:
+        """Clean up after writers that died: for the start of a sweep, before anything is planned.
+
+        Files without a receipt, and temporary ones, older than `grace_seconds` are removed. Damaged parts move to
+        `damaged/<table>/` whole, so that every reader can read `parts/` again; their attempts count as not finished.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.create()
+        receipts = self.parts / ATTEMPTS
+        unfinished = [p for t in TABLES for p in (self.parts / t).glob("*.parquet") if not (receipts / p.name).exists()]
+        removed = []
+        for path in [*unfinished, *temporary_folder(self.parts).iterdir()]:
+            # Its writer may finish, or another driver remove it, in this very moment.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > grace_seconds and not (receipts / path.name).exists():
+                    path.unlink()
+                    removed.append(path)
+        set_aside = self.damaged
+        for name in list(self._damaged):
+            for table in TABLES:
+                aside = part_file(self.folder / "damaged", table, name)
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(part_file(self.parts, table, name), aside)
+        return Recovered(tuple(sorted(removed)), set_aside)
+
+    def compact(self) -> None:
+        """Write `tables/<table>.parquet`, outside `parts/`: the rows that count, each file replaced atomically.
+
+        Raises:
+            OSError: the disk is full or not writable; the tables that were there stay.
+        """
+        self._look()
+        (self.folder / "tables").mkdir(exist_ok=True)
+        for table in TABLES:
+            content = serialise(self._gather(table))
+            put(self.folder / "tables" / f"{table}.parquet", content, temporary_folder(self.parts))
+
+    def _look(self) -> None:
+        """Take note of the parts that are new or gone since the last look."""
+        if not self.parts.is_dir():
+            raise InvalidInput(f"{self.folder}: no results here (no folder parts/); give the folder that a sweep wrote")
+        names = {path.stem for path in (self.parts / ATTEMPTS).glob("*.parquet")} - {_EMPTY}
+        for gone in (self._seen.keys() | self._damaged.keys()) - names:
+            self._seen.pop(gone, None)
+            self._damaged.pop(gone, None)
+        for name in sorted(names - self._seen.keys() - self._damaged.keys()):
+            try:
+                rows = check_part(self.parts, name).select(_INDEX).to_pylist()
+                self._seen[name] = tuple(_Entry(name, **row) for row in rows)
+            except DamagedPart as error:
+                self._damaged[name] = error.damage
+
+    def _counted(self) -> dict[str, _Entry]:
+        trials: dict[str, list[_Entry]] = {}
+        for entry in (entry for entries in self._seen.values() for entry in entries if entry.status == FINISHED):
+            trials.setdefault(entry.trial_id, []).append(entry)
+        counted = {}
+        for trial, attempts in trials.items():
+            code = max(attempts, key=lambda e: e.started_at).code_digest
+            of_that_code = [e for e in attempts if e.code_digest == code]
+            counted[trial] = min(of_that_code, key=lambda e: (e.attempt, e.started_at, e.part))
+        return counted
+
+    def _gather(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        wanted = schema(table) if columns is None else pa.schema([schema(table).field(c) for c in columns])
+        counted = set(self._counted().values())
+        pieces = [wanted.empty_table()]
+        for name, entries in sorted(self._seen.items()):
+            left_out = [e for e in entries if e.status == FINISHED and e not in counted]
+            pieces.append(_piece(part_file(self.parts, table, name), wanted, left_out))
+        return pa.concat_tables(pieces).combine_chunks()
+
+
+def _piece(path: Path, wanted: pa.Schema, left_out: Sequence[_Entry]) -> pa.Table:
+    """One part's rows of a table, without the attempts `left_out`, in the schema `wanted`."""
+    file = open_part_file(path)
+    there = set(file.schema_arrow.names)
+    missing = {f.name for f in wanted if f.name not in there}
+    for field in wanted:
+        if field.name in missing and not field.nullable:
+            hint = "another version of moleflow-sweep wrote it; use that one, or a new folder"
+            raise InvalidInput(f"{path}: has no column {field.name}: {hint}")
+    piece = file.read(columns=sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
+    for entry in left_out:
+        same = pc.and_(pc.equal(piece["trial_id"], entry.trial_id), pc.equal(piece["attempt"], entry.attempt))
+        piece = piece.filter(pc.invert(same))
+    arrays = [pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in wanted]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+class PartWriter:
+    """Collects the attempts that one worker ends, and writes them as parts, at most one a second.
+
+    The worker adds each attempt when it ends and flushes when `due()`; before it leaves it flushes once more, whatever
+    the time.
+    """
+
+    def __init__(self, store: ResultStore, worker: str, clock: Callable[[], float] = time.monotonic) -> None:
+        store.create()
+        self._store = store
+        self._worker = re.sub(r"[^A-Za-z0-9.-]+", "-", worker)
+        self._clock = clock
+        self._last: float | None = None
+        self._pending: list[dict[str, pa.Table]] = []
+
+    def add(self, rows: AttemptRows) -> None:
+        """Take an ended attempt; it is stored, and so finished, with the next flush.
+
+        Raises:
+            ValueError: a row does not fit the schema, or holds a NaN; nothing of the attempt is taken.
+        """
+        self._pending.append(rows.tables())
+
+    def seconds_until_due(self) -> float | None:
+        """How long to wait before the next flush; None while there is nothing to write."""
+        if not self._pending:
+            return None
+        return 0.0 if self._last is None else max(0.0, self._last + PART_INTERVAL_S - self._clock())
+
+    def due(self) -> bool:
+        """Whether there is something to write, and the last part is a second old."""
+        return self.seconds_until_due() == 0.0
+
+    def flush(self) -> str | None:
+        """Write what was added as one part, and give its name; None when nothing was.
+
+        Raises:
+            OSError: the disk is full or not writable; no file is left behind, and what was added stays for another try.
+        """
+        if not self._pending:
+            return None
+        stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._worker}"  # the time comes first: parts sort by it
+        tables = {table: pa.concat_tables([attempt[table] for attempt in self._pending]) for table in TABLES}
+        part = make_part(stem, tables)
+        try:
+            write_part(self._store.parts, part)
+        finally:
+            # Ctrl-C may come after the last rename: what is stored must not be written again.
+            if part_file(self._store.parts, ATTEMPTS, part.name).exists():
+                self._pending.clear()
+                self._last = self._clock()
+        return part.name

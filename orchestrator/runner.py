@@ -1,0 +1,100 @@
+"""The source of work: ask the search, hand out, retry what failed, stop when going on makes no sense."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.events import ENDS, Event
+from orchestrator.search import Search
+from orchestrator.spec import Resources
+from orchestrator.trial import Trial
+from orchestrator.work import Pause, WorkItem
+
+IDENTICAL_FAILURES = 10
+HELD_AGAIN_S = 2.0
+
+
+@dataclass
+class Tally:
+    """What became of the trials that a run handed out."""
+
+    finished: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    failed: dict[str, Event] = field(default_factory=dict)
+    interrupted: list[str] = field(default_factory=list)
+    attempts: int = 0
+    stopped_by: str | None = None
+
+
+class TrialSource:
+    """Hands a search's trials to a backend and takes the events back.
+
+    Args:
+        retries: further attempts that a failed trial gets.
+    """
+
+    def __init__(self, search: Search, resources: Resources, retries: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.tally = Tally()
+        self._search, self._resources, self._retries, self._clock = search, resources, retries, clock
+        self._running: dict[str, Trial] = {}
+        self._again: list[tuple[float, Trial]] = []
+        self._failures: dict[str, int] = {}
+        self._same: tuple[str, int] = ("", 0)
+
+    def next(self) -> WorkItem | Pause:
+        """The next item to run."""
+        if self.tally.stopped_by is not None:
+            return Pause.WAIT if self._running else Pause.DONE
+        for place, (due, trial) in enumerate(self._again):
+            if due <= self._clock():
+                del self._again[place]
+                return self._hand_out(trial)
+        answer = self._search.ask()
+        if isinstance(answer, Trial):
+            return self._hand_out(answer)
+        return Pause.WAIT if answer is Pause.WAIT or self._running or self._again else Pause.DONE
+
+    def events(self, event: Event) -> None:
+        """Take note of what happened to a trial."""
+        if event.kind == "started":
+            self.tally.attempts += 1
+        if event.kind not in ENDS or event.trial_id not in self._running:
+            return
+        trial = self._running.pop(event.trial_id)
+        if event.kind == "fatal":
+            self.tally.stopped_by = str(event.facts["error"])
+        elif event.kind == "held":
+            self._again.append((self._clock() + HELD_AGAIN_S, trial))
+        elif event.kind == "failed":
+            self._failed(trial, event)
+        else:
+            self._same = ("", 0)
+            {"finished": self.tally.finished, "elsewhere": self.tally.elsewhere, "interrupted": self.tally.interrupted}[event.kind].append(trial.id)
+            self._search.tell(trial, event)
+
+    def _hand_out(self, trial: Trial) -> WorkItem:
+        self._running[trial.id] = trial
+        return WorkItem((trial,), (), self._resources)
+
+    def _failed(self, trial: Trial, event: Event) -> None:
+        self._failures[trial.id] = self._failures.get(trial.id, 0) + 1
+        if self._failures[trial.id] <= self._retries:
+            self._again.append((self._clock(), trial))
+        else:
+            self.tally.failed[trial.id] = event
+            self._search.tell(trial, event)
+        shape = failure_shape(event)
+        self._same = (shape, self._same[1] + 1 if shape == self._same[0] else 1)
+        if self._same[1] >= IDENTICAL_FAILURES:
+            self.tally.stopped_by = (
+                f"{IDENTICAL_FAILURES} attempts in a row failed the same way ({event.facts.get('error')}); the other trials would too"
+            )
+
+
+def failure_shape(event: Event) -> str:
+    """What makes two failures the same: the lines of code passed through and the kind of error, without numbers and addresses."""
+    text = str(event.facts.get("traceback") or event.facts.get("error"))
+    return re.sub(r"0x[0-9a-f]+|\d+(\.\d+)?(e[-+]?\d+)?", "#", text)

@@ -1,0 +1,133 @@
+"""The keys of a sweep file, strictly typed. `orchestrator.spec` gives them their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.knobs import fields, short_names
+
+MOST_SEEDS = 100_000
+Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_SEEDS = f"a list of whole numbers, or how many (5 means 0, 1, 2, 3, 4; at most {MOST_SEEDS})"
+# Two keys of the file are called `list` and `zip`; these names keep the builtins apart from them.
+Entries = list[Any]
+Settings = dict[str, Any]
+
+
+class _Keys(BaseModel):
+    """A mapping of the file: unknown keys are refused. Descriptions say what is allowed, also in error messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Resources(_Keys):
+    """What one trial needs, in the units of the names."""
+
+    gpus: float = Field(default=0, ge=0, description="a number >= 0: GPUs for one trial; 0 = the CPU")
+    cpus: int = Field(default=1, ge=1, description="a whole number >= 1: CPU cores for one trial")
+    mem_gb: float = Field(default=4, gt=0, description="a number > 0: memory for one trial in GB")
+    time_min: int = Field(default=240, ge=1, description="a whole number >= 1: minutes that one trial may take")
+    trials_per_gpu: int = Field(default=1, ge=1, description="a whole number >= 1: trials that share a GPU")
+
+
+class Random(_Keys):
+    """Seeded draws."""
+
+    count: int = Field(ge=1, description="a whole number >= 1: how many variants to draw")
+    seed: int = Field(default=0, ge=0, description="a whole number >= 0: seed of the draws")
+    knobs: Settings = Field(description="{knob: {choice: [values]} or {uniform | loguniform | integer: [a, b]}}")
+
+
+class Report(_Keys):
+    """How tables are made."""
+
+    baseline: Settings = Field(default={}, description="{knob: value} of the variant that changes are relative to")
+
+
+class WithoutData(_Keys):
+    """What runs where no data root is given."""
+
+    base: str = Field(default="demo", description="the name of a base, or the path of a .yaml file")
+    seeds: Seeds | None = Field(default=None, description=f"{_SEEDS}; left out = the first two of the sweep's")
+
+
+class SweepFile(_Keys):
+    """A sweep file."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        description="a name of letters, digits, _ . - (in quotes if it is a number); the sweep is known by it",
+    )
+    question: str = Field(default="", description="a text: the question that the sweep answers")
+    version: str | None = Field(default=None, description="the name of a version, where it is not an axis")
+    base: str | Settings = Field(
+        default={},
+        description="the name of a base, the path of a .yaml file, or {knob: value} with an optional `extends: base`",
+    )
+    grid: Settings = Field(default={}, description="{knob: [values]}: every combination")
+    zip: Settings = Field(default={}, description="{knob: [values]} of equal lengths: the n-th values together")
+    list: Entries = Field(default=[], description="[{knob: value, ...}, ...]: variants written out")
+    random: Random | None = Field(default=None, description="{count, seed, knobs}: seeded draws")
+    when: Settings = Field(
+        default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds"
+    )
+    exclude: Entries = Field(
+        default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out"
+    )
+    seeds: Seeds = Field(default=[0], description=_SEEDS)
+    report: Report = Field(default=Report(), description="{baseline: {knob: value}}")
+    resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
+    retries: int = Field(default=1, ge=0, description="a whole number >= 0: further attempts of a failed trial")
+    data: str | None = Field(default=None, description="a path seen from the sweep file's folder: the data root")
+    without_data: WithoutData = Field(default=WithoutData(), description="{base, seeds}: what runs without a data root")
+
+
+def parsed(document: Mapping[str, Any], source: str) -> SweepFile:
+    """The document as typed keys.
+
+    Raises:
+        InvalidInput: an unknown, missing or ill-typed key: its path, what was given, what is allowed.
+    """
+    try:
+        return SweepFile.model_validate(dict(document))
+    except ValidationError as error:
+        raise InvalidInput(f"{source}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in one line."""
+    first = error.errors(include_url=False)[0]
+    model: type[BaseModel] = SweepFile
+    path: list[str] = []
+    allowed = ""
+    for part in map(str, first["loc"]):
+        if part not in model.model_fields:
+            break
+        field = model.model_fields[part]
+        path.append(part)
+        allowed = field.description or ""
+        model = next((kind for kind in _models(field.annotation)), BaseModel)
+    where = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return _unknown(str(first["loc"][-1]), where, model)
+    if first["type"] == "missing":
+        return f"{where}: is missing; give {allowed}"
+    return f"{where}: given {first['input']!r:.80}, allowed: {allowed}"
+
+
+def _models(annotation: object) -> Entries:
+    """The models in an annotation such as `Random | None`."""
+    options = getattr(annotation, "__args__", (annotation,))
+    return [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _unknown(key: str, where: str, model: type[BaseModel]) -> str:
+    if not where and (key in fields() or key in short_names()):
+        return f"unknown key '{key}': it is a knob, so it belongs under base, or as an axis under grid"
+    keys = list(model.model_fields)
+    prefix = f"{where}." if where else ""
+    return f"unknown key '{prefix}{key}'; allowed: {', '.join(keys)}.{did_you_mean(key, keys)}"

@@ -1,0 +1,129 @@
+"""A trial: one configuration, one seed and what it reads, known by an id that follows from these alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from moleflow.config import TrialConfig, canonical_json, digest
+from moleflow.errors import InvalidInput
+from moleflow.knobs import short_names
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files that a trial reads, named by their content.
+
+    Attributes:
+        data: {task: digest of its images and masks}; it may name more tasks than the trial has.
+        weights: digest or release of the backbone's weights.
+        dataset: what readers call the images, such as `embedded (generated)`; not a part of any id.
+    """
+
+    data: Mapping[str, str]
+    weights: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration and one seed; `factors` are the sweep's axes with the values of this variant, without the seed."""
+
+    id: str
+    config: TrialConfig
+    factors: Mapping[str, Any]
+    inputs: Inputs
+
+    @property
+    def label(self) -> str:
+        """A name for people, such as `v7 focal_gamma=2 seed=0`."""
+        return label({**self.factors, "seed": self.config.seed})
+
+
+def identity(config: TrialConfig, inputs: Inputs) -> dict[str, Any]:
+    """What a trial's id is taken of: the whole resolved configuration, with contents in the place of paths.
+
+    Returns:
+        The configuration's settings, `backbone.weights` being the weights' digest, and `data_digests` in task order.
+
+    Raises:
+        InvalidInput: a task whose digest is not among the inputs.
+    """
+    settings = config.model_dump()
+    settings["backbone"]["weights"] = inputs.weights
+    settings["data_digests"] = _data_digests(config, inputs)
+    return settings
+
+
+def trial_id(identity: Mapping[str, Any]) -> str:
+    """The first 12 hex digits of the SHA-256 of the identity's canonical JSON."""
+    return digest(identity)[:12]
+
+
+def _data_digests(config: TrialConfig, inputs: Inputs) -> list[str]:
+    missing = [task for task in config.data.tasks if task not in inputs.data]
+    if missing:
+        known = ", ".join(inputs.data) or "none"
+        raise InvalidInput(f"data.tasks: no images of '{missing[0]}' were found; there are: {known}")
+    return [inputs.data[task] for task in config.data.tasks]
+
+
+@dataclass(frozen=True)
+class Identities:
+    """The ids of many trials that share their groups of knobs.
+
+    Equal to `trial_id(identity(config, inputs))`, but a group (`loss`, `flow`, ...) that several configurations hold as
+    one object is spelled as JSON once: ten times as fast for a sweep of many seeds or variants.
+    """
+
+    _spelled: dict[tuple[int, str], tuple[object, str]] = field(default_factory=dict)
+
+    def of(self, config: TrialConfig, inputs: Inputs) -> str:
+        """The trial's id.
+
+        Raises:
+            InvalidInput: a task whose digest is not among the inputs.
+        """
+        spelled = {name: self._json(name, value, inputs) for name, value in config}
+        spelled["data_digests"] = canonical_json(_data_digests(config, inputs))
+        whole = ",".join(f'"{name}":{spelled[name]}' for name in sorted(spelled))
+        return hashlib.sha256(f"{{{whole}}}".encode()).hexdigest()[:12]
+
+    def _json(self, name: str, value: object, inputs: Inputs) -> str:
+        if not isinstance(value, BaseModel):
+            return canonical_json(value)
+        key = (id(value), inputs.weights if name == "backbone" else "")
+        if key not in self._spelled:
+            settings = value.model_dump()
+            if name == "backbone":
+                settings["weights"] = inputs.weights
+            # The object is kept beside its JSON, so that no other one can get its id().
+            self._spelled[key] = value, canonical_json(settings)
+        return self._spelled[key][1]
+
+
+def short(path: str) -> str:
+    """The shortest name that means this knob and no other: `focal_gamma`, but `loss.log_det`."""
+    name = path.rpartition(".")[2]
+    return name if short_names().get(name) == path else path
+
+
+def label(factors: Mapping[str, Any]) -> str:
+    """Factors in one line: the version first and bare, then `name=value`. Without factors it is `base`."""
+    version = [str(factors["version"])] if "version" in factors else []
+    return " ".join([*version, *(f"{short(k)}={spell(v)}" for k, v in factors.items() if k != "version")]) or "base"
+
+
+def spell(value: object) -> str:
+    """A knob's value as one types it: `2`, `0.05`, `true`, `null`, `leather,grid`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    if isinstance(value, tuple | list):
+        return ",".join(map(spell, value))
+    return str(value)

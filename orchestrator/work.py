@@ -1,0 +1,99 @@
+"""What a backend is and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from orchestrator.events import Event, Events
+from orchestrator.spec import Resources
+from orchestrator.trial import Trial
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """Trials that one worker runs one after another, what must have ended before, and what they need."""
+
+    trials: tuple[Trial, ...]
+    after: tuple[str, ...]
+    resources: Resources
+
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        """The ids of the trials."""
+        return tuple(trial.id for trial in self.trials)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs beside its trials; it travels to other processes, so it holds plain values."""
+
+    sweep: str
+    folder: Path
+    cache: Path
+    data_root: Path
+    dataset: str
+    backend: str
+    worker: str
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int
+    rerun_stale: bool
+    provenance: Mapping[str, Any]
+
+
+class Pause(Enum):
+    """What a source answers when it has no item."""
+
+    WAIT = "wait"
+    DONE = "done"
+
+
+class Source(Protocol):
+    """Where a backend pulls work from."""
+
+    def next(self) -> WorkItem | Pause:
+        """The next item; WAIT when one may come later; DONE when none will."""
+
+
+class Backend(Protocol):
+    """Runs work. It never reads results: workers write them."""
+
+    def run(self, source: Source, events: Events) -> None:
+        """Pull items until DONE and report what happens to their trials."""
+
+
+class Engine(Protocol):
+    """What the shared submit/poll/cancel loop needs of inline, local and slurm."""
+
+    def free(self) -> int:
+        """How many more items can be submitted now."""
+
+    def submit(self, item: WorkItem) -> None:
+        """Start an item."""
+
+    def poll(self, seconds: float) -> list[Event]:
+        """What happened, waiting at most `seconds` for something to."""
+
+    def close(self) -> None:
+        """Stop everything that still runs, in seconds."""
+
+
+def run_loop(engine: Engine, source: Source, events: Events, poll_seconds: float = 0.25) -> None:
+    """Submit while there is room, poll, report; until the source says DONE. The engine is closed whatever happens."""
+    try:
+        while True:
+            answer: WorkItem | Pause = Pause.WAIT
+            while engine.free() > 0:
+                answer = source.next()
+                if isinstance(answer, Pause):
+                    break
+                engine.submit(answer)
+            if answer is Pause.DONE:
+                return
+            for event in engine.poll(poll_seconds):
+                events(event)
+    finally:
+        engine.close()

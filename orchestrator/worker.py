@@ -1,0 +1,287 @@
+"""Runs trials, one after another, in this process: the only importer of `moleflow.sequence`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from moleflow.config import TrialConfig, canonical_json
+from moleflow.data.mvtec import DigestCache, TaskData, scan
+from moleflow.environment import Environment, device_facts, open_environment
+from moleflow.errors import InvalidInput
+from moleflow.features import FeatureCache
+from moleflow.sequence import Outcome, TaskReport, Workplace, run_sequence
+from moleflow.source import code_digest
+from moleflow.stages import Epoch, StageStore
+from orchestrator import attempts
+from orchestrator.attempts import Attempt, AttemptFolder, Record
+from orchestrator.events import Event, Events
+from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+from orchestrator.trial import Trial, identity
+from orchestrator.work import Setup
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+class Stop(BaseException):
+    """This process was asked to stop; not an Exception, so that no handler of ordinary errors swallows it."""
+
+
+class Worker:
+    """Runs trials and writes their results; tells `events` what happens."""
+
+    def __init__(self, setup: Setup, events: Events) -> None:
+        self.setup = setup
+        self.events = events
+        self.environment: Environment = open_environment(setup.device, setup.threads)
+        self.features = FeatureCache(setup.cache / "features")
+        self.stages = StageStore(setup.cache / "stages")
+        self.attempts = AttemptFolder(setup.folder / "attempts")
+        self.store = ResultStore(setup.folder)
+        self.writer = PartWriter(self.store, setup.worker)
+        self._unflushed: list[tuple[Attempt, str, Event]] = []
+        self._scanned: dict[tuple[str, ...], tuple[TaskData, ...]] = {}
+
+    def run(self, trial: Trial) -> None:
+        """One attempt at one trial. Whatever goes wrong in it becomes its record, its row and an event; only `Stop` passes through."""
+        try:
+            begun = self.attempts.begin(trial.id, backend=self.setup.backend, worker=self.setup.worker)
+        except OSError as error:
+            self.events(Event("fatal", trial.id, {"error": _unwritable(self.setup.folder, error)}))
+            return
+        if isinstance(begun, Record):
+            self.events(Event("held", trial.id, {"by": f"{begun.content.get('host')}:{begun.content.get('pid')}"}))
+            return
+        if self._finished_elsewhere(trial):
+            begun.end(attempts.INTERRUPTED, error="another driver had finished this trial")
+            self.events(Event("elsewhere", trial.id))
+            return
+        _Run(self, trial, begun).run()
+
+    def seconds_until_due(self) -> float | None:
+        """When `flush` wants to be called next; None when there is nothing to write."""
+        return self.writer.seconds_until_due()
+
+    def flush(self) -> None:
+        """Write what is still held back, and only then call those attempts ended."""
+        waiting, self._unflushed = self._unflushed, []
+        try:
+            self.writer.flush()
+        except OSError as error:
+            for attempt, _, event in waiting:
+                self.events(Event("fatal", event.trial_id, {"error": _unwritable(self.setup.folder, error), "attempt": attempt.number}))
+            return
+        for attempt, state, event in waiting:
+            _end_quietly(attempt, state, event.facts)
+        for _, _, event in waiting:
+            self.events(event)
+
+    def keep(self, attempt: Attempt, state: str, rows: AttemptRows, event: Event) -> None:
+        """Take an ended attempt's rows; they are written now or, when a part was written less than a second ago, soon."""
+        self.writer.add(rows)
+        self._unflushed.append((attempt, state, event))
+        if self.writer.due():
+            self.flush()
+
+    def tasks(self, config: TrialConfig) -> tuple[TaskData, ...]:
+        """The images of a trial, looked through once per worker."""
+        names = config.data.tasks
+        if names not in self._scanned:
+            self._scanned[names] = scan(self.setup.data_root, names, DigestCache(self.setup.cache / "digests.json"))
+        return self._scanned[names]
+
+    def _finished_elsewhere(self, trial: Trial) -> bool:
+        if not any(record.state == attempts.FINISHED for record in self.attempts.of_trial(trial.id)):
+            return False
+        known = self.store.finished().get(trial.id)
+        return known is not None and (known.code_digest == code_digest() or not self.setup.rerun_stale)
+
+
+class _Run:
+    """One attempt, from its first line to its record's last."""
+
+    def __init__(self, worker: Worker, trial: Trial, attempt: Attempt) -> None:
+        self.worker, self.trial, self.attempt = worker, trial, attempt
+        self.started = datetime.now(UTC)
+        self.clock = time.perf_counter()
+        self.metrics: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
+        self.reused = 0.0
+
+    def run(self) -> None:
+        self._tell("started")
+        try:
+            outcome = self._sequence()
+        except (Stop, KeyboardInterrupt):
+            self._keep("interrupted", attempts.INTERRUPTED, error="stopped from outside", error_kind="Stop")
+            self.worker.flush()
+            raise
+        except OSError as error:
+            if error.errno in UNWRITABLE:
+                message = _unwritable(self.worker.setup.folder, error)
+                _end_quietly(self.attempt, attempts.FAILED, {"error": message, "error_kind": type(error).__name__})
+                self._tell("fatal", error=message)
+            else:
+                self._fail(error)
+        except Exception as error:
+            self._fail(error)
+        else:
+            state = attempts.PRUNED if outcome.stopped else attempts.FINISHED
+            self._keep("finished", state, outcome=outcome)
+
+    def _sequence(self) -> Outcome:
+        worker, trial = self.worker, self.trial
+        tasks = worker.tasks(trial.config)
+        for data in tasks:
+            if trial.inputs.data[data.name] != data.digest:
+                raise InvalidInput(f"{data.name}: the images changed after the sweep was planned; start the command again")
+        place = Workplace(tasks, worker.features, worker.stages, worker.environment)
+        return run_sequence(trial.config, place, self)
+
+    def on_features(self, done: int, total: int) -> None:
+        self._tell("features", done=done, total=total)
+
+    def on_epoch(self, task: int, epoch: Epoch) -> None:
+        names = self.trial.config.data.tasks
+        self._tell(
+            "epoch",
+            task=task,
+            tasks=len(names),
+            task_name=names[task],
+            epoch=epoch.epoch,
+            epochs=self.trial.config.training.epochs,
+            loss=epoch.loss,
+        )
+
+    def on_task(self, report: TaskReport) -> bool:
+        self.metrics += report.metrics
+        self.curves += report.curves
+        self.reused += report.seconds_reused
+        names = self.trial.config.data.tasks
+        own = next(row for row in report.metrics if row["task"] == report.task and row["split"] == "test")
+        self._tell(
+            "task",
+            task=report.task,
+            tasks=len(names),
+            task_name=names[report.task],
+            image_auroc=own["image_auroc"],
+            reused=report.seconds_reused > 0,
+        )
+        return True
+
+    def _tell(self, kind: Any, **facts: object) -> None:
+        self.worker.events(Event(kind, self.trial.id, {"attempt": self.attempt.number, "worker": self.worker.setup.worker, **facts}))
+
+    def _fail(self, error: Exception) -> None:
+        text = "".join(traceback.format_exception(error))
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        self._keep("failed", attempts.FAILED, error=line, error_kind=type(error).__name__, traceback=text)
+
+    def _keep(
+        self, kind: Any, state: str, outcome: Outcome | None = None, error: str | None = None, error_kind: str | None = None, traceback: str | None = None
+    ) -> None:
+        row = attempt_row(self.worker.setup, self.worker.environment, self.trial, self.attempt.number, state, self.started) | {
+            "seconds_spent": time.perf_counter() - self.clock,
+            "seconds_reused": self.reused,
+            "error": error,
+            "error_kind": error_kind,
+            "traceback": traceback,
+        }
+        facts: dict[str, Any] = {"attempt": self.attempt.number, "worker": self.worker.setup.worker, "seconds": row["seconds_spent"]}
+        if outcome is None:
+            rows = AttemptRows(row)
+            facts |= {"error": error, "error_kind": error_kind, "traceback": traceback}
+        else:
+            row |= {
+                "lora_scaling": outcome.lora_scaling,
+                "parameters_total": sum(outcome.parameters_per_task),
+                "parameters_per_task": outcome.parameters_per_task,
+                "flags": canonical_json(outcome.flags),
+                "state_digest": outcome.state_digest,
+                "scores_digest": outcome.scores_digest,
+            }
+            rows = AttemptRows(row, self.metrics, outcome.scores, self.curves)
+            last = [r["image_auroc"] for r in self.metrics if r["split"] == "test" and r["after_task"] == self.metrics[-1]["after_task"]]
+            facts["image_auroc"] = sum(last) / len(last) if last and None not in last else None
+        self.worker.keep(self.attempt, state, rows, Event(kind, self.trial.id, facts))
+
+
+def attempt_row(setup: Setup, environment: Environment, trial: Trial, number: int, state: str, started: datetime) -> dict[str, Any]:
+    """What the attempts table says of an attempt whatever its end."""
+    return {
+        "sweep": setup.sweep,
+        "trial_id": trial.id,
+        "attempt": number,
+        "version": trial.config.version,
+        "seed": trial.config.seed,
+        "factors": canonical_json(dict(trial.factors)),
+        "dataset": setup.dataset,
+        "status": state,
+        "started_at": started,
+        "ended_at": datetime.now(UTC),
+        "seconds_spent": (datetime.now(UTC) - started).total_seconds(),
+        "seconds_reused": 0.0,
+        "backend": setup.backend,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "worker": setup.worker,
+        "device": environment.device_kind,
+        **device_facts(environment),
+        "torch": environment.torch,
+        "dtype": environment.dtype,
+        "threads": environment.threads,
+        "code_digest": code_digest(),
+        "git_commit": setup.provenance["git_commit"],
+        "git_dirty": setup.provenance["git_dirty"],
+        "packages": canonical_json(dict(setup.provenance["packages"])),
+        "config": canonical_json(identity(trial.config, trial.inputs)),
+        "flags": "[]",
+        "data_digest": canonical_json(dict(trial.inputs.data)),
+    }
+
+
+def rehearsed(trial: Trial) -> Trial:
+    """The same trial cut to one training step a task and one scored batch, at real shapes."""
+    config = trial.config
+    training = config.training.model_copy(update={"epochs": 1})
+    batch = config.training.batch_size
+    data = config.data.model_copy(
+        update={
+            "train_images": min(batch, config.data.train_images or batch),
+            "test_images": min(max(2, batch), config.data.test_images or max(2, batch)),
+            "validation_fraction": 0.0,
+        }
+    )
+    return replace(trial, config=config.model_copy(update={"data": data, "training": training}))
+
+
+def stop_on_signal() -> None:
+    """Turn SIGTERM into `Stop` in the main thread, and leave SIGINT to the driver."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Stop
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_quietly(attempt: Attempt, state: str, facts: Mapping[str, Any]) -> None:
+    # The part is what counts; a record that cannot be written any more is seen as died and loses nothing.
+    with contextlib.suppress(OSError):
+        attempt.end(state, **{k: v for k, v in facts.items() if k in ("error", "error_kind", "traceback", "seconds")})
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return f"{error.filename or folder}: results cannot be written ({error.strerror or error}); what is finished is kept and stays readable"

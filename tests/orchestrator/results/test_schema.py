@@ -1,0 +1,110 @@
+"""The four schemas: what they refuse, and that results/README.md tells the same."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from orchestrator.results.schema import COLUMNS, TABLES, document, schema, to_table
+
+README = Path(__file__).parents[3] / "results" / "README.md"
+
+
+def whole_row(table, make_attempt):
+    return next(iter(make_attempt().tables()[table].to_pylist()))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_whole_row_keeps_its_types(table, make_attempt):
+    row = whole_row(table, make_attempt)
+    assert to_table(table, [row]).schema == schema(table)
+    assert to_table(table, [row]).to_pylist() == [row]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_null_is_taken_exactly_where_the_schema_says_so(table, make_attempt):
+    row = whole_row(table, make_attempt)
+    for column in COLUMNS[table]:
+        without = {k: v for k, v in row.items() if k != column.name}
+        if column.nullable:
+            assert to_table(table, [without])[column.name].to_pylist() == [None]
+        else:
+            with pytest.raises(ValueError, match=rf"{table}\.{column.name}: a value is needed"):
+                to_table(table, [row | {column.name: None}])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), np.float64("nan"), np.float32("nan"), float("inf")])
+@pytest.mark.parametrize("table", TABLES)
+def test_nan_and_infinity_are_refused_in_every_real_column(table, bad, make_attempt):
+    row = whole_row(table, make_attempt)
+    real = [c.name for c in COLUMNS[table] if pa.types.is_floating(c.type)]
+    assert real
+    for name in real:
+        with pytest.raises(ValueError, match=rf"{table}\.{name}: NaN and infinity are not stored"):
+            to_table(table, [row, row | {name: bad}])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("surprise", 1, "unknown column surprise"),
+        ("status", "done", "finished, pruned, failed, interrupted"),
+        ("trial_id", "xyz", "12 hex digits"),
+        ("attempt", 0, "whole numbers from 1"),
+        ("started_at", datetime(2025, 1, 1), "no time zone"),
+        ("factors", "gamma=2", "JSON text of a dict"),
+        ("flags", "{}", "JSON text of a list"),
+        ("threads", "many", "whole numbers"),
+        ("threads", 1.5, "whole numbers"),
+        ("threads", 2**40, "attempts: "),
+        ("device", 3, "attempts: "),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(column, value, words, make_attempt):
+    with pytest.raises(ValueError, match=words):
+        to_table("attempts", [dict(make_attempt().attempt) | {column: value}])
+
+
+def test_metrics_carry_an_oracle_for_each_detection_metric():
+    names = [c.name for c in COLUMNS["metrics"]]
+    detection = ["image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"]
+    assert [n for n in names if n.startswith("oracle_")] == [f"oracle_{n}" for n in detection]
+    assert set(detection) < set(names)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_readme_documents_every_column_of(table):
+    section = re.split(r"^### ", README.read_text(), flags=re.M)
+    of_table = next(s for s in section if s.startswith(f"`{table}`"))
+    assert document(table) in of_table
+
+
+def test_readme_examples_run_on_a_store(store, write, make_attempt, monkeypatch, capsys):
+    write(make_attempt(trial=1), make_attempt(trial=2, status="failed"))
+    store.compact()
+    link = store.folder.parent / "results" / "v7_gamma"
+    link.parent.mkdir()
+    link.symlink_to(store.folder, target_is_directory=True)
+    monkeypatch.chdir(store.folder.parent)
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    assert len(examples) == 4
+    for example in examples:
+        exec(compile(example, str(README), "exec"), {})
+        assert "0.5" in capsys.readouterr().out
+
+
+def test_importing_stays_light():
+    check = (
+        "import sys, orchestrator; assert 'pyarrow' not in sys.modules;"
+        "import orchestrator.results.store, orchestrator.reports.tables;"
+        "heavy = {'torch', 'timm', 'sklearn', 'moleflow.config', 'polars', 'duckdb'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=README.parents[1])

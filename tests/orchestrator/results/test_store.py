@@ -1,0 +1,179 @@
+"""The result store: every row once, whatever was written twice, by other code, damaged, or not to its end."""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from moleflow.errors import InvalidInput
+from orchestrator.results import parts
+from orchestrator.results.schema import TABLES, schema
+from orchestrator.results.store import PartWriter, ResultStore
+
+
+def attempts_of(table):
+    return {(t, a) for t, a in zip(table["trial_id"].to_pylist(), table["attempt"].to_pylist(), strict=True)}
+
+
+def test_what_is_written_is_read_with_the_explicit_schema(store, write, make_attempt):
+    rows = make_attempt()
+    write(rows)
+    for table in TABLES:
+        got = store.read(table)
+        assert got.schema == schema(table)
+        assert got.to_pylist() == rows.tables()[table].to_pylist()
+    assert store.read("metrics", ["task", "image_auroc"]).to_pylist() == [
+        {"task": k, "image_auroc": 0.5 + k} for k in range(3)
+    ]
+
+
+def test_a_new_store_is_empty_for_every_reader(store):
+    import duckdb
+    import polars
+
+    for table in TABLES:
+        folder = store.parts / table
+        assert store.read(table).num_rows == 0
+        assert pyarrow.dataset.dataset(folder).to_table().schema.names == schema(table).names
+        assert polars.read_parquet(folder).columns == schema(table).names
+        assert duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall() == [(0,)]
+
+
+def test_a_folder_without_results_is_the_users_mistake(tmp_path):
+    with pytest.raises(InvalidInput, match="give the folder that a sweep wrote"):
+        ResultStore(tmp_path).finished()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_finished_attempts_the_lower_number_counts(store, write, make_attempt):
+    write(make_attempt(attempt=2, minute=1))
+    write(make_attempt(attempt=1, minute=5))
+    write(make_attempt(attempt=3, status="failed", minute=9))
+    assert {t: f.attempt for t, f in store.finished().items()} == {"000000000001": 1}
+    for table in TABLES:
+        assert attempts_of(store.read(table)) == {("000000000001", 1), ("000000000001", 3)}
+    assert store.read("metrics").num_rows == 6
+
+
+def test_the_same_attempt_written_twice_is_read_once(store, write, make_attempt):
+    write(make_attempt())
+    write(make_attempt())
+    assert store.read("metrics").num_rows == 3
+    assert store.read("attempts").num_rows == 1
+
+
+def test_across_code_versions_the_most_recently_started_finished_group_counts(store, write, make_attempt):
+    write(make_attempt(attempt=1, code="old", minute=1), make_attempt(attempt=2, code="new", minute=2))
+    write(make_attempt(attempt=3, code="new", minute=3))
+    write(make_attempt(attempt=4, code="newest", minute=4, status="failed"))
+    finished = store.finished()["000000000001"]
+    assert (finished.attempt, finished.code_digest) == (2, "new")
+    # Going back to the old code and starting once more makes the old group the one that counts, and its lowest number.
+    write(make_attempt(attempt=5, code="old", minute=9))
+    assert (store.finished()["000000000001"].attempt, store.finished()["000000000001"].code_digest) == (1, "old")
+
+
+@pytest.mark.parametrize("status", ["failed", "pruned", "interrupted"])
+def test_an_attempt_that_ended_otherwise_is_stored_and_not_finished(store, write, make_attempt, status):
+    write(make_attempt(status=status))
+    assert store.finished() == {}
+    assert store.read("attempts", ["status"]).to_pylist() == [{"status": status}]
+
+
+def test_compacted_tables_lie_outside_parts_and_hold_the_rows_that_count(store, write, make_attempt):
+    write(make_attempt(trial=1, attempt=1), make_attempt(trial=1, attempt=2), make_attempt(trial=2, status="failed"))
+    before = {p: p.read_bytes() for p in store.parts.rglob("*.parquet")}
+    store.compact()
+    write(make_attempt(trial=3))
+    store.compact()
+    assert before.items() <= {p: p.read_bytes() for p in store.parts.rglob("*.parquet")}.items()
+    assert sorted(p.name for p in (store.folder / "tables").iterdir()) == sorted(f"{t}.parquet" for t in TABLES)
+    for table in TABLES:
+        assert pq.read_table(store.folder / "tables" / f"{table}.parquet").equals(store.read(table))
+    assert attempts_of(store.read("metrics")) == {(f"{n:012x}", 1) for n in (1, 2, 3)}
+
+
+def test_at_most_one_part_a_second_each_with_whole_attempts(store, make_attempt):
+    now = [100.0]
+    writer = PartWriter(store, "node/7 a", clock=lambda: now[0])
+    assert (writer.seconds_until_due(), writer.due(), writer.flush()) == (None, False, None)
+    writer.add(make_attempt(trial=1))
+    assert writer.due()
+    first = writer.flush()
+    writer.add(make_attempt(trial=2))
+    now[0] = 100.25
+    writer.add(make_attempt(trial=3))
+    assert not writer.due()
+    assert writer.seconds_until_due() == 0.75
+    now[0] = 101.0
+    assert writer.due()
+    second = writer.flush()
+    assert "node-7-a" in first < second
+    for table in TABLES:
+        names = sorted(p.stem for p in (store.parts / table).glob("*.parquet"))
+        assert names[1:] == [first, second]
+    of_second = attempts_of(pq.read_table(store.parts / "metrics" / f"{second}.parquet"))
+    assert of_second == {("000000000002", 1), ("000000000003", 1)}
+
+
+def test_a_bad_attempt_is_refused_whole(store, make_attempt):
+    rows = make_attempt()
+    rows.metrics[1]["pixel_ap"] = float("nan")
+    writer = PartWriter(store, "test")
+    with pytest.raises(ValueError, match=r"metrics\.pixel_ap"):
+        writer.add(rows)
+    assert writer.flush() is None
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [cut, flip, empty, os.unlink])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_damaged_part_is_named_and_its_attempts_are_not_finished(store, write, make_attempt, table, harm):
+    good, bad = write(make_attempt(trial=1)), write(make_attempt(trial=2))
+    path = store.parts / table / f"{bad}.parquet"
+    harm(path)
+    for reader in (store, ResultStore(store.folder)):
+        assert set(reader.finished()) == {"000000000001"}
+        for other in TABLES:
+            assert attempts_of(reader.read(other)) == {("000000000001", 1)}
+        without_receipt = table == "attempts" and harm is os.unlink  # then it was never finished: nothing to name
+        assert [d.path for d in reader.damaged] == ([] if without_receipt else [path])
+        assert all(d.reason for d in reader.damaged)
+
+    recovered = store.recover(grace_seconds=-1)
+    assert [d.path for d in recovered.set_aside] == ([] if without_receipt else [path])
+    assert store.damaged == ()
+    for other in TABLES:
+        assert {p.stem for p in (store.parts / other).glob("*.parquet")} == {"00000000-empty", good}
+        aside = store.folder / "damaged" / other / f"{bad}.parquet"
+        assert aside.exists() == (not without_receipt and (harm is not os.unlink or other != table))
+    assert pyarrow.dataset.dataset(store.parts / "metrics").to_table().num_rows == 3
+    write(make_attempt(trial=2, attempt=2))
+    assert set(store.finished()) == {"000000000001", "000000000002"}
+
+
+def test_a_part_without_a_newer_nullable_column_is_read_with_nulls(store, make_attempt):
+    tables = make_attempt().tables()
+    older = tables | {"metrics": tables["metrics"].drop_columns(["aupro"])}
+    parts.write_part(store.parts, parts.make_part("older", older))
+    assert store.read("metrics")["aupro"].to_pylist() == [None] * 3
+    other = tables | {"curves": tables["curves"].drop_columns(["epoch"])}
+    parts.write_part(store.parts, parts.make_part("other", other))
+    with pytest.raises(InvalidInput, match=r"other-.*\.parquet: has no column epoch"):
+        store.read("curves")
