@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from moleflow.weights import weights_identity
 PACK_IMAGES = 64
 _CODE = ("backbone.py", "data/images.py")
 _REPAIRS = 3
+_ENTRIES = ("*/*.json", "*/*.npy")  # The JSON goes first: an array without it is no entry.
 
 
 class Extractor(Protocol):
@@ -103,23 +105,24 @@ class FeatureCache:
             Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
             OSError: the cache cannot be written, for one because the disk is full.
         """
+        if not samples:
+            raise ValueError("samples: none given, so no shape is known")
         key = self.key(config, environment)
         packs = PackFolder(self._folder / key)
         packs.folder.mkdir(parents=True, exist_ok=True)
         for _ in range(_REPAIRS):
             self._fill(packs, key, config, environment, samples, report or _silent)
             features, damaged = packs.read([sample.digest for sample in samples])
-            if not damaged:
+            if features is not None:
                 return torch.from_numpy(features)
             for name in damaged:
                 _discard(packs, name)
-        raise Damaged(f"{packs.folder}: {_REPAIRS} times what was written could not be read back; check the disk")
+        raise Damaged(f"{packs.folder}: what was written could not be read back {_REPAIRS} times; check the disk")
 
     def size(self) -> CacheSize:
         """What the whole cache holds, over all feature keys."""
-        folders = [path for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
-        total = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
-        return CacheSize(total, sum(len(PackFolder(folder).index()) for folder in folders))
+        total = sum(path.stat().st_size for pattern in _ENTRIES for path in self._folder.glob(pattern))
+        return CacheSize(total, sum(len(PackFolder(folder).index()) for folder in self._folder.glob("*/")))
 
     def clear(self) -> None:
         """Delete every entry.
@@ -130,9 +133,12 @@ class FeatureCache:
         busy = [path for path in self._folder.glob("*/*.claim") if not is_stale(path)]
         if busy:
             raise InvalidInput(f"{self._folder}: a run is filling this cache now; wait for its end, or stop it first")
-        for pattern in ("*/*.json", "*/*.npy", "*/.*.tmp", "*/*.claim"):
+        for pattern in (*_ENTRIES, "*/.*.tmp", "*/*.claim"):
             for path in self._folder.glob(pattern):
                 path.unlink(missing_ok=True)
+        for folder in self._folder.glob("*/"):
+            with suppress(OSError):  # A run has put something there meanwhile.
+                folder.rmdir()
 
     def _fill(
         self,

@@ -235,6 +235,12 @@ def version_layer(name: str, source: str) -> Layer:
     return Layer(f"version {name}", settings | {"version": name})
 
 
+def method_knobs() -> list[str]:
+    """The knobs that version files set, and so what a version stands for."""
+    flat = [flatten_layer(version_layer(name, "versions")) for name in version_names()]
+    return sorted({path for settings in flat for path in settings} - {"version"})
+
+
 def base_layers(name: str, version: str, source: str, folder: Path | None = None) -> list[Layer]:
     """A base's settings (its `extends` first), with what it says of one version alone.
 

@@ -13,15 +13,16 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
+FloatArray = npt.NDArray[np.float32 | np.float16]
 
 
 def bucket(image: str) -> str:
@@ -56,19 +57,23 @@ class PackFolder:
         self._packs = {name: pack for name in sorted(names) if (pack := self._packs.get(name) or self._describe(name))}
         return {image: (name, row) for name, pack in self._packs.items() for row, image in enumerate(pack.images)}
 
-    def read(self, images: Sequence[str]) -> tuple[npt.NDArray[np.float32], set[str]]:
-        """Rows of stored images as (N, ...) float32, and the names of packs that are damaged.
+    def read(self, images: Sequence[str]) -> tuple[npt.NDArray[np.float32] | None, set[str]]:
+        """Rows of images as (N, ...) float32, every row compared with its checksum.
 
-        Every row is compared with its checksum; if any pack is damaged, the array is not to be used.
+        Returns:
+            The array and no names; or None where an image is not stored, with the names of packs found damaged.
         """
         index = self.index()
+        if any(image not in index for image in images):
+            return None, set()
         places: dict[str, list[tuple[int, int]]] = {}
         for position, image in enumerate(images):
             name, row = index[image]
             places.setdefault(name, []).append((position, row))
         shape = self._packs[next(iter(places))].shape[1:]
         out = np.empty((len(images), *shape), dtype=np.float32)
-        return out, {name for name, rows in places.items() if not self._copy(name, rows, out)}
+        damaged = {name for name, rows in places.items() if not self._copy(name, rows, out)}
+        return (None if damaged else out), damaged
 
     def sound(self, name: str) -> bool:
         """Whether every row of a pack matches its checksum."""
@@ -86,9 +91,13 @@ class PackFolder:
             OSError: the disk is full, or the folder cannot be written; nothing is left behind.
         """
         name = f"{bucket(images[0])}-{hashlib.sha256(' '.join(images).encode()).hexdigest()[:32]}"
+        rows = np.ascontiguousarray(rows)
         pack = Pack(tuple(images), rows.shape, str(rows.dtype), tuple(_crc32(row) for row in rows))
-        self._place(f"{name}.npy", lambda file: np.save(file, rows, allow_pickle=False))
-        self._place(f"{name}.json", lambda file: file.write(json.dumps(asdict(pack)).encode()))
+        header = BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(rows))
+        # Written as plain bytes: numpy's own writer loses the error number of a full disk.
+        self._place(f"{name}.npy", header.getvalue(), rows.data)
+        self._place(f"{name}.json", json.dumps(asdict(pack)).encode())
 
     def discard(self, name: str) -> None:
         """Take a pack away."""
@@ -100,9 +109,10 @@ class PackFolder:
         """Remove what a writer of bucket `of` left when it died; only for the holder of the bucket's claim."""
         for path in self.folder.glob(f".{of}-*.tmp"):
             path.unlink(missing_ok=True)
-        for path in self.folder.glob(f"{of}-*.npy"):
-            if not path.with_suffix(".json").exists():
-                path.unlink(missing_ok=True)
+        self.index()
+        for path in self.folder.glob(f"{of}-*"):
+            if path.stem not in self._packs:
+                self.discard(path.stem)
 
     def _describe(self, name: str) -> Pack | None:
         try:
@@ -110,7 +120,7 @@ class PackFolder:
             pack = Pack(tuple(facts["images"]), tuple(facts["shape"]), str(facts["dtype"]), tuple(facts["crc32"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return pack if len(pack.images) == len(pack.crc32) == pack.shape[0] else None
+        return pack if pack.shape[:1] == (len(pack.images),) == (len(pack.crc32),) else None
 
     def _copy(self, name: str, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
         """Copy (position in `out`, row of the pack) pairs; False at the first damage."""
@@ -127,12 +137,13 @@ class PackFolder:
                 return False
         return True
 
-    def _place(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
+    def _place(self, name: str, *content: bytes | memoryview) -> None:
         """Write a file beside its place, to the disk, then rename it."""
         beside = self.folder / f".{name}.{uuid.uuid4().hex}.tmp"
         try:
             with beside.open("wb") as file:
-                write(file)
+                for part in content:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, self.folder / name)

@@ -281,9 +281,9 @@ def condition(settings: object, source: str) -> Condition:
     return {path: _requirement(path, given, source) for path, given in _flat(settings, source).items()}
 
 
-def holds(condition: Condition, value_of: Callable[[str], Any]) -> bool:
-    """Whether the condition's knobs, whose values `value_of` gives, are all as required."""
-    return all(required.holds(value_of(path)) for path, required in condition.items())
+def holds(condition: Condition, values: Mapping[str, Any]) -> bool:
+    """Whether the condition's knobs, which have these values, are all as required."""
+    return all(required.holds(values[path]) for path, required in condition.items())
 
 
 def _requirement(path: str, given: object, source: str) -> Requirement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from moleflow.config import TrialConfig, canonical_json, flatten
 from moleflow.errors import InvalidInput
-from moleflow.knobs import Layer, fields, resolve
-from orchestrator.axes import holds
+from moleflow.knobs import Layer, resolve
+from orchestrator.axes import checked, holds
 from orchestrator.spec import Sweep
 from orchestrator.trial import Identities, Inputs, Trial, label
 
@@ -81,8 +82,8 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
     most = count(sweep)
     if most > LIMIT and not yes:
         raise InvalidInput(
-            f"{sweep.source}: up to {most:,} trials ({combinations(sweep):,} combinations x {len(sweep.seeds):,} seeds), "
-            f"more than {LIMIT:,}; thin out its axes, or go on with --yes"
+            f"{sweep.source}: up to {most:,} trials ({combinations(sweep):,} combinations, {len(sweep.seeds):,} seeds) "
+            f"are more than {LIMIT:,}; thin out the axes, or go on with --yes"
         )
     outcomes = list(_outcomes(sweep))
     found = tuple(outcome for outcome in outcomes if isinstance(outcome, Variant))
@@ -134,12 +135,10 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
     seen: set[tuple[int | str, ...]] = set()
     for rows in itertools.product(*sweep.parts):
         factors = {path: value for row in rows for path, value in row.items()}
-        ground = resolver.ground(factors)
         for axis, condition in sweep.when.items():
-            if axis in factors and not holds(condition, lambda path: factors.get(path, ground.value(path))):
+            if axis in factors and not holds(condition, ChainMap(factors, resolver.ground(factors))):
                 del factors[axis]
-                ground = resolver.ground(factors)  # another one if the axis was `version`
-        if any(holds(condition, lambda path: factors.get(path, ground.value(path))) for condition in sweep.exclude):
+        if any(holds(condition, ChainMap(factors, resolver.ground(factors))) for condition in sweep.exclude):
             yield "excluded"
             continue
         config = resolver.config(factors)
@@ -152,42 +151,27 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
 
 
 @cache
-def _groups() -> dict[str, type[BaseModel]]:
+def _models() -> dict[str, type[BaseModel]]:
     """The groups of knobs, as {name: model}."""
     kinds = {name: info.annotation for name, info in TrialConfig.model_fields.items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
 
 
 @dataclass(frozen=True)
-class _Ground:
-    """A version's settings under the factors."""
-
-    version: str
-    settings: Mapping[str, Any]
-
-    def value(self, path: str) -> Any:
-        """A knob's value where no factor sets it."""
-        if path in self.settings:
-            value = self.settings[path]
-            return tuple(value) if isinstance(value, list) else value
-        return fields()[path].default
-
-
-@dataclass(frozen=True)
 class _Resolver:
     """Configurations of one sweep's variants.
 
-    Equal to `moleflow.knobs.resolve` of the layers and the factors, but a group of knobs is checked once for all variants
-    that have it in common, and equal groups are one object.
+    Equal to `moleflow.knobs.resolve` of the layers and the factors, but a group of knobs is checked once for all
+    variants that have it in common, and equal groups are one object.
     """
 
     sweep: Sweep
-    _grounds: dict[str, _Ground] = field(default_factory=dict)
-    _by_factors: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
-    _by_json: dict[tuple[str, str], BaseModel] = field(default_factory=dict)
+    _grounds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _groups: dict[tuple[str, str], dict[tuple[Any, ...], BaseModel]] = field(default_factory=dict)
+    _equal: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
 
-    def ground(self, factors: Mapping[str, Any]) -> _Ground:
-        """What stands under these factors.
+    def ground(self, factors: Mapping[str, Any]) -> dict[str, Any]:
+        """Every knob's value where these factors leave it out, as {dotted path: value}.
 
         Raises:
             InvalidInput: neither they nor the sweep name a version.
@@ -196,7 +180,8 @@ class _Resolver:
         if version is None:
             raise InvalidInput(f"{self.sweep.source}: variant {label(factors)}: has no version; give the sweep one")
         if version not in self._grounds:
-            self._grounds[version] = _Ground(version, self.sweep.settings(version))
+            settings = {path: checked(path, v, "") for path, v in self.sweep.settings(version).items()}
+            self._grounds[version] = flatten(TrialConfig.model_validate({})) | settings
         return self._grounds[version]
 
     def config(self, factors: Mapping[str, Any]) -> TrialConfig:
@@ -205,26 +190,28 @@ class _Resolver:
         Raises:
             InvalidInput: they make no possible configuration.
         """
-        ground = self.ground(factors)
-        split: dict[str, dict[str, Any]] = {}
+        version = self.ground(factors)["version"]
+        split: dict[str, dict[str, Any]] = {name: {} for name in _models()}
         for path, value in factors.items():
-            group, _, name = path.rpartition(".")
-            split.setdefault(group, {})[name] = value
+            if path != "version":
+                group, _, name = path.rpartition(".")
+                split[group][name] = value
         try:
-            groups = {name: self._group(name, ground, split.get(name, {})) for name in _groups()}
-            return TrialConfig.model_validate({"version": ground.version, **groups})
+            groups = {name: self._group(name, version, own) for name, own in split.items()}
+            return TrialConfig.model_validate({"version": version, **groups})
         except ValidationError:
-            self._explain(ground.version, factors)
+            self._explain(version, factors)
             raise
 
-    def _group(self, name: str, ground: _Ground, factors: Mapping[str, Any]) -> BaseModel:
-        key = (ground.version, name, *factors.items())
-        if key not in self._by_factors:
-            prefix = f"{name}."
-            below = {path.removeprefix(prefix): v for path, v in ground.settings.items() if path.startswith(prefix)}
-            group = _groups()[name].model_validate({**below, **factors})
-            self._by_factors[key] = self._by_json.setdefault((name, canonical_json(group.model_dump())), group)
-        return self._by_factors[key]
+    def _group(self, name: str, version: str, factors: Mapping[str, Any]) -> BaseModel:
+        """The group `name` of a version with these factors, checked."""
+        known = self._groups.setdefault((version, name), {})
+        key = tuple(factors.items())
+        if key not in known:
+            below = {path.removeprefix(f"{name}."): value for path, value in self._grounds[version].items() if path.startswith(f"{name}.")}
+            group = _models()[name].model_validate({**below, **factors})
+            known[key] = self._equal.setdefault((name, *(value for _, value in group)), group)
+        return known[key]
 
     def _explain(self, version: str, factors: Mapping[str, Any]) -> None:
         """Raise what `resolve` has to say of these factors."""

@@ -74,7 +74,7 @@ def lay(keys: SweepFile, source: str, folder: Path, base_option: str | None, dat
 
     A base is meant for the embedded images if it is, or extends, that of `without_data`. Without a data root,
     `without_data` takes the place of any other base, unless `base_option` asks for one in so many words. Results on
-    another base, or on other images than the base is meant for, get a name of their own, so that they never share a folder:
+    another base, or on other images than the base is meant for, get a name, and so a folder, of their own:
 
         own base, its images           NAME
         without_data, embedded images  NAME-BASE
@@ -117,7 +117,7 @@ def _own_base(keys: SweepFile, source: str, folder: Path) -> Base:
         return Base(keys.base, {}, f"{source}: base", folder)
     parent = keys.base.get("extends", "")
     if not isinstance(parent, str):
-        raise InvalidInput(f"{source}: base.extends: given {parent!r}, allowed: the name of a base or a .yaml file's path")
+        raise InvalidInput(f"{source}: base.extends: given {parent!r}, allowed: a base's name or a .yaml file's path")
     own = {key: value for key, value in keys.base.items() if key != "extends"}
     return Base(parent, own, f"{source}: base", folder)
 

@@ -64,7 +64,7 @@ class Sweep:
         return {path: value for layer in self.layers[version] for path, value in flatten_layer(layer).items()}
 
     def spec(self) -> dict[str, Any]:
-        """The sweep as values that canonical JSON takes; equal for sweeps that mean the same, wherever their files lie."""
+        """The sweep as values that canonical JSON takes: equal for sweeps that mean the same, wherever files lie."""
         return {
             "name": self.name,
             "question": self.question,
@@ -161,9 +161,7 @@ def make_sweep(
         source=source,
         base=chosen.base.label,
         version=version,
-        layers={
-            name: (version_layer(name, source), *chosen.base.layers(name), Layer("--set", overrides)) for name in versions
-        },
+        layers={v: (version_layer(v, source), *chosen.base.layers(v), Layer("--set", overrides)) for v in versions},
         parts=tuple(parts),
         when=_ordered(when, f"{source}: when"),
         exclude=tuple(_exclusion(entry, owners, f"{source}: exclude") for entry in keys.exclude),
@@ -230,8 +228,8 @@ def _axis(name: str, owners: Mapping[str, Part], source: str) -> str:
     """The path of the axis called `name`."""
     path = knob(str(name), source)
     if path not in owners:
-        hint = did_you_mean(path, owners)
-        raise InvalidInput(f"{source}: {path} is not an axis of this sweep; its axes: {', '.join(owners) or 'none'}.{hint}")
+        known = f"{', '.join(owners) or 'none'}.{did_you_mean(path, owners)}"
+        raise InvalidInput(f"{source}: {path} is not an axis of this sweep; its axes: {known}")
     return path
 
 

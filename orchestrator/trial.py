@@ -31,7 +31,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration and one seed; `factors` are the sweep's axes with the values of this variant, without the seed."""
+    """One configuration and one seed; `factors` are its values of the sweep's axes, without the seed."""
 
     id: str
     config: TrialConfig

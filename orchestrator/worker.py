@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from moleflow.config import TrialConfig, canonical_json
+from moleflow.config import TrialConfig, canonical_json, digest
 from moleflow.data.mvtec import DigestCache, TaskData, scan
 from moleflow.environment import Environment, device_facts, open_environment
 from moleflow.errors import InvalidInput
@@ -247,7 +247,7 @@ def attempt_row(setup: Setup, environment: Environment, trial: Trial, number: in
         "packages": canonical_json(dict(setup.provenance["packages"])),
         "config": canonical_json(identity(trial.config, trial.inputs)),
         "flags": "[]",
-        "data_digest": canonical_json(dict(trial.inputs.data)),
+        "data_digest": digest(dict(trial.inputs.data)),
     }
 
 

@@ -62,7 +62,7 @@ class Draws:
         return ((raw >> np.uint64(40)).astype(np.float32) * 2.0**-24).reshape(rows, columns)
 
     def grain(self, *shape: int) -> Plane:
-        """Noise in [-1, 1) of triangular density: sums of two 16-bit numbers, four of which fit one draw. Even sizes."""
+        """Noise in [-1, 1) of triangular density: sums of two 16-bit numbers, four to a draw. Even sizes only."""
         raw = np.asarray(self._bits.random_raw(math.prod(shape) // 2), dtype="<u8")
         pairs = raw.view("<u2").astype(np.float32).reshape(2, *shape)
         noise: Plane = (pairs[0] + pairs[1]) * 2.0**-16 - 1
@@ -151,7 +151,8 @@ def _distance(points: Sequence[Point], reach: float) -> Plane:
 
 def _inside(distance: Plane) -> Plane:
     """Share of a pixel that lies inside a shape, from the signed distance to its edge (negative inside)."""
-    return np.clip(0.5 - distance, 0, 1)
+    share: Plane = np.clip(0.5 - distance, 0, 1)
+    return share
 
 
 def _blend(image: Plane, share: Plane, colour: Plane) -> Plane:
@@ -166,7 +167,7 @@ def _blend(image: Plane, share: Plane, colour: Plane) -> Plane:
 
 
 def _path(draws: Draws, length: float, bend: float, margin: float, steps: int = 6) -> list[Point]:
-    """A curved line (quadratic Bezier) of about `length` pixels, at a random angle, its middle `margin` off the border."""
+    """A curved line (quadratic Bezier) of about `length` pixels at a random angle, its middle off the border."""
     cx, cy = draws.between(margin, SIZE - margin), draws.between(margin, SIZE - margin)
     cosine, sine = _rotation(draws.between(-1, 1))
     ux, uy = cosine * length / 2, sine * length / 2
@@ -222,7 +223,7 @@ def _leather(scene: Draws, kind: str, defect: Draws) -> Plane:
     shade = 0.82 + 0.18 * grain + relief + scene.between(0.02, 0.06) * _noise(scene, 60)
     colour = _rgb(122.0, 74.0, 47.0) * scene.between(0.88, 1.12)
     colour *= _rgb(1.0, scene.between(0.96, 1.04), scene.between(0.94, 1.06))
-    image = shade[..., None] * colour
+    image: Plane = shade[..., None] * colour
     for _ in range(scene.integer(3)):  # pores and old scars, harmless: what makes a good image hard
         spot = _inside(_blob(scene, scene.between(1.5, 4.0), (scene.between(8, 248), scene.between(8, 248))))
         image = _blend(image, spot * scene.between(0.15, 0.4), colour * 0.45)
@@ -445,6 +446,7 @@ def ensure_embedded(cache: Path) -> Path:
 
     Raises:
         OSError: the folder cannot be written.
+
     """
     target = cache / f"embedded-{EMBEDDED_VERSION}"
     if _complete(target):
@@ -458,10 +460,11 @@ def ensure_embedded(cache: Path) -> Path:
 
 
 def content_digest(folder: Path) -> str:
-    """SHA-256 over the sorted paths of the PNG files below `folder` and their decoded pixels, whatever encoder was used.
+    """SHA-256 over the sorted paths of the PNG files below `folder` and their decoded pixels, whatever encoder wrote.
 
     Raises:
         OSError: a file is not a readable image.
+
     """
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*.png"), key=lambda path: path.relative_to(folder).as_posix()):

@@ -34,9 +34,13 @@ def summary_text(summary: Summary, seeds: int, share: bool = False) -> str:
     """`mean ± sd`, with its own n where some of the `seeds` have no value."""
     if summary.mean is None:
         return ABSENT
-    spread = "" if summary.sd is None else f" ± {f'{100 * summary.sd:.1f}%' if share else number(summary.sd)}"
+    spread = "" if summary.sd is None else f" ± {_spread(summary.sd, share)}"
     own_n = "" if summary.n == seeds else f" (n={summary.n})"
     return f"{number(summary.mean, share)}{spread}{own_n}"
+
+
+def _spread(sd: float, share: bool) -> str:
+    return number(sd) if not share else "0%" if sd == 0 else f"{100 * sd:.1f}%"
 
 
 def metric_cells(summaries: Sequence[Summary], seeds: Sequence[int], share: bool = False) -> tuple[Cell, ...]:

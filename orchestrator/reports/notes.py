@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from orchestrator.reports.differences import Comparison, Difference, no_effects, saturated
 from orchestrator.reports.variants import Variant, text
@@ -94,7 +96,9 @@ def _stale(variants: Sequence[Variant], current_code: str) -> list[str]:
 
 def same_columns(comparison: Comparison) -> tuple[str, ...]:
     """What stands under a further table of the same columns."""
-    lines = [f"Columns as in the first table: {_compared(comparison)} Seeds: {_seeds(comparison)}."]
+    counts = [str(len(variant.seeds)) for variant in comparison.variants]
+    n = f"{counts[0]} in every column" if len(set(counts)) == 1 else ", ".join(counts)
+    lines = [f"Columns as in the first table: {_compared(comparison)} Seeds: n = {n}."]
     if comparison.confounds:
         lines.append(f"† Also differing, as listed there: {_code([d.name for d in comparison.confounds])}.")
     return tuple(lines)
@@ -154,9 +158,9 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
 
 def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[str], split: str) -> tuple[str, ...]:
     """What was asked for and is not in the tables: counted by reason, named, with its error; and every damaged file."""
-    last: dict[str, Mapping[str, object]] = {}
-    rows = store.read("attempts", ["trial_id", "attempt", "started_at", "status", "error_kind", "error"]).to_pylist()
-    for row in sorted(rows, key=lambda row: (row["started_at"], row["attempt"])):
+    last: dict[str, Mapping[str, Any]] = {}
+    columns = ["trial_id", "attempt", "started_at", "status", "error_kind", "error", "version", "factors", "seed"]
+    for row in sorted(store.read("attempts", columns).to_pylist(), key=lambda row: (row["started_at"], row["attempt"])):
         last[row["trial_id"]] = row
     wanted = last.keys() if selection is None else selection
     missing = sorted(set(wanted) - in_tables)
@@ -167,7 +171,8 @@ def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[st
         each = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
         lines.append(f"{len(missing)} of {_plural(len(set(wanted)), 'trial')} not in the tables: {each}.")
         for trial in missing[:_SHOWN]:
-            lines.append(f"`{trial}` {': '.join(part for part in reasons[trial] if part)}")
+            reason, which = reasons[trial]
+            lines.append(f"`{trial}` {reason}" + (f": {which}" if which else ""))
         if len(missing) > _SHOWN:
             lines.append(f"and {len(missing) - _SHOWN} more.")
     for damage in store.damaged:
@@ -176,10 +181,13 @@ def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[st
     return tuple(lines)
 
 
-def _reason(row: Mapping[str, object] | None, split: str) -> tuple[str, str]:
+def _reason(row: Mapping[str, Any] | None, split: str) -> tuple[str, str]:
+    """Why a trial is not in the tables, in a word; and which one it is, with its error."""
     if row is None:
         return "not run", ""
+    factors = [f"{key}={text(value)}" for key, value in json.loads(row["factors"]).items()] or [row["version"]]
+    which = ", ".join([*factors, f"seed {row['seed']}"])
     if row["status"] == FINISHED:
-        return f"finished without {split} rows", ""
-    error = ": ".join(str(row[name]).partition("\n")[0] for name in ("error_kind", "error") if row[name] is not None)
-    return str(row["status"]), error
+        return f"finished without {split} rows", which
+    error = [row[name].partition("\n")[0] for name in ("error_kind", "error") if row[name] is not None]
+    return row["status"], ": ".join([which, *error])

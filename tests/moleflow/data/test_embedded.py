@@ -1,22 +1,24 @@
-"""The embedded images: the same to the last bit, exact masks, written whole or not at all, and neither trivial nor hopeless."""
+"""The embedded images: the same to the last bit, exact masks, whole or not there, neither trivial nor hopeless."""
 
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from moleflow.data import embedded
 from moleflow.data.embedded import DEFECTS, EMBEDDED_CLASSES, Draws, content_digest, ensure_embedded, render_image
 
-DIGEST = "to be pinned"
+DIGEST = "6c93eb6e612fbb37dea4423622ca5905557e42344d74b34a12b2abe2ddab0400"
 DEFECTIVE = [(name, kind, index) for name in DEFECTS for kind in DEFECTS[name] for index in range(DEFECTS[name][kind])]
 
 
@@ -35,7 +37,7 @@ def images(cache: Path) -> Path:
     return ensure_embedded(cache)
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: Path) -> npt.NDArray[np.uint8]:
     with Image.open(path) as image:
         return np.asarray(image)
 
@@ -45,12 +47,12 @@ def mask_of(images: Path, name: str, kind: str, index: int) -> Path:
 
 
 def test_pixels_are_the_pinned_ones(images: Path) -> None:
-    assert content_digest(images) == DIGEST, "the images changed: bump EMBEDDED_VERSION, measure the difficulty, pin anew"
+    assert content_digest(images) == DIGEST, "images changed: bump EMBEDDED_VERSION, measure the difficulty, pin anew"
 
 
 def test_layout_and_counts(images: Path) -> None:
-    expected = {f"{name}/{split}/good/{i:03d}.png" for name in EMBEDDED_CLASSES
-                for split, count in (("train", 60), ("test", 40)) for i in range(count)}
+    good = [("train", i) for i in range(60)] + [("test", i) for i in range(40)]
+    expected = {f"{name}/{split}/good/{i:03d}.png" for name in EMBEDDED_CLASSES for split, i in good}
     expected |= {f"{name}/test/{kind}/{i:03d}.png" for name, kind, i in DEFECTIVE}
     expected |= {f"{name}/ground_truth/{kind}/{i:03d}_mask.png" for name, kind, i in DEFECTIVE}
     assert {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()} == expected
@@ -91,7 +93,8 @@ def test_an_image_depends_on_nothing_but_its_own_key(images: Path) -> None:
 
 def test_draws_are_uniform_and_named() -> None:
     numbers = Draws("a", 1).field(200, 200)
-    assert numbers.min() >= 0 and numbers.max() < 1
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.01
     assert np.array_equal(numbers, Draws("a", 1).field(200, 200))
     assert not np.array_equal(numbers, Draws("a", 2).field(200, 200))
@@ -116,31 +119,26 @@ def test_second_call_renders_nothing_and_leaves_no_temporary_folder(cache: Path,
     assert sorted(path.name for path in cache.iterdir()) == [f".{images.name}-left", images.name]
 
 
-def publish(whole: Path, target: Path, start: multiprocessing.synchronize.Barrier) -> None:
-    start.wait()
-    embedded._publish(whole, target)
-
-
 def copies(images: Path, folder: Path, count: int) -> list[Path]:
-    """Finished folders as `count` processes would have rendered them (hard links: quick)."""
+    """Finished folders as `count` writers would have rendered them (hard links: quick)."""
     made = [folder / f"beside{number}" / "whole" for number in range(count)]
     return [Path(shutil.copytree(images, copy, copy_function=os.link)) for copy in made]
 
 
-def test_of_processes_that_finish_at_once_one_wins_and_none_fails(images: Path, tmp_path: Path) -> None:
-    wholes = copies(images, tmp_path, 4)
+def test_of_writers_that_finish_at_once_one_wins_and_none_fails(images: Path, tmp_path: Path) -> None:
+    wholes, target = copies(images, tmp_path, 4), tmp_path / "target"
     inodes = {whole.stat().st_ino for whole in wholes}
-    context = multiprocessing.get_context("fork")
-    start = context.Barrier(len(wholes))
-    processes = [context.Process(target=publish, args=(whole, tmp_path / "target", start)) for whole in wholes]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * len(wholes)
-    assert (tmp_path / "target").stat().st_ino in inodes
+    start = threading.Barrier(len(wholes))
+
+    def publish(whole: Path) -> None:
+        start.wait()
+        embedded._publish(whole, target)
+
+    with ThreadPoolExecutor(len(wholes)) as writers:
+        list(writers.map(publish, wholes))
+    assert target.stat().st_ino in inodes
     assert sum(whole.exists() for whole in wholes) == len(wholes) - 1
-    assert content_digest(tmp_path / "target") == content_digest(images)
+    assert content_digest(target) == content_digest(images)
 
 
 def test_a_folder_with_files_missing_is_replaced(images: Path, tmp_path: Path) -> None:
@@ -159,7 +157,8 @@ def test_a_folder_with_files_missing_is_replaced(images: Path, tmp_path: Path) -
 def benchmark() -> ModuleType:
     path = Path(__file__).parents[3] / "benchmarks" / "embedded_difficulty.py"
     specification = importlib.util.spec_from_file_location("embedded_difficulty", path)
-    assert specification is not None and specification.loader is not None
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

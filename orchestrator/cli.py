@@ -1,0 +1,234 @@
+"""The command line: arguments in, one call out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moleflow.errors import InvalidInput
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""One YAML file in, honest comparison tables out.
+
+    [bold]moleflow-sweep FILE[/] is short for [bold]moleflow-sweep run FILE[/].
+
+    Examples:
+
+      moleflow-sweep sweeps/v7_gamma.yaml                       run what is missing, print the table
+
+      moleflow-sweep sweeps/v7_gamma.yaml --data ~/mvtec        on real images
+
+      moleflow-sweep plan sweeps/v7_gamma.yaml                  what would run, and what is done
+
+      moleflow-sweep sweeps/v7_gamma.yaml --dry-run             would every trial run? One step each, nothing kept
+
+      moleflow-sweep report results/v7_gamma                    the tables again, from the Parquet
+    """,
+)
+cache_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="Show what the cache of features and stages holds, or clear it.")
+app.add_typer(cache_app, name="cache")
+
+File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_default=False)]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of classes in the MVTec AD layout. Default: the sweep file's, else MOLEFLOW_DATA, else embedded images.")]
+Base = Annotated[str | None, typer.Option("--base", help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="knob=value for every trial, such as --set epochs=5; may be given often.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Results folder. Default: results/<sweep name>.")]
+CacheDir = Annotated[Path | None, typer.Option("--cache", help="Cache folder. Default: MOLEFLOW_CACHE, else ~/.cache/moleflow-sweep.")]
+BackendName = Annotated[str, typer.Option("--backend", help="inline (this process) | local (worker processes on this machine).")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes of the local backend. Default: one a GPU, else one a core.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads a trial; a part of the numeric environment.")]
+Device = Annotated[str, typer.Option("--device", help="auto | cpu | cuda")]
+Yes = Annotated[bool, typer.Option("--yes", help="Go on with more than 10,000 trials.")]
+RerunStale = Annotated[bool, typer.Option("--rerun-stale", help="Run finished trials again whose results other code made.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
+
+
+@app.command()
+def run(
+    file: File,
+    data: Data = None,
+    base: Base = None,
+    sets: Sets = None,
+    out: Out = None,
+    cache: CacheDir = None,
+    backend: BackendName = "local",
+    workers: Workers = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="One training step a task for each distinct computation; nothing is kept.")] = False,
+    yes: Yes = False,
+    rerun_stale: RerunStale = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run every trial of a sweep that is not finished yet, then print and write its tables."""
+    from orchestrator import launch
+
+    options = _options(out=out, cache=cache, backend=backend, workers=workers, threads=threads, device=device, yes=yes, rerun_stale=rerun_stale, quiet=quiet)
+    prepared = launch.prepare(_sweep(file, data, base, sets), options)
+    raise typer.Exit((launch.dry_run if dry_run else launch.run)(prepared, options, _console()))
+
+
+@app.command()
+def plan(
+    file: File,
+    data: Data = None,
+    base: Base = None,
+    sets: Sets = None,
+    out: Out = None,
+    cache: CacheDir = None,
+    yes: Yes = False,
+    rerun_stale: RerunStale = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List a sweep's trials: ids, what differs between them, what is done and what would run."""
+    from orchestrator import launch
+
+    prepared = launch.prepare(_sweep(file, data, base, sets), _options(out=out, cache=cache, yes=yes, rerun_stale=rerun_stale))
+    rows = launch.plan_rows(prepared)
+    if as_json:
+        print(json.dumps({"sweep": prepared.sweep.name, "folder": str(prepared.folder), "trials": rows}, indent=1))
+        return
+    for line in launch.header_lines(prepared):
+        print(line)
+    for row in rows:
+        print(f"{row['trial_id']}  {row['state']:<6}  {row['label']}")
+
+
+@app.command()
+def trial(
+    version: Annotated[str, typer.Option("--version", help="v1 | v2 | v3 | v5 | v7")],
+    sets: Sets = None,
+    base: Base = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    data: Data = None,
+    out: Out = None,
+    cache: CacheDir = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Run a single task sequence, with any knob set: moleflow-sweep trial --version v7 --set focal_gamma=2."""
+    from orchestrator import launch
+    from orchestrator.spec import make_sweep
+
+    document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
+    sweep = make_sweep(document, "the command line", Path(), sets=sets or (), base=base, data_root=data, environment=os.environ)
+    options = _options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
+    raise typer.Exit(launch.run(launch.prepare(sweep, options), options, _console()))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A results folder, such as results/v7_gamma.", show_default=False)],
+    everything: Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")] = False,
+    form: Annotated[str, typer.Option("--format", help="markdown | csv | latex")] = "markdown",
+) -> None:
+    """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there."""
+    from orchestrator import launch
+
+    _allowed("--format", form, ("markdown", "csv", "latex"))
+    made, paths = launch.report(folder, everything)
+    print({"markdown": made.markdown, "csv": made.csv, "latex": made.latex}[form]())
+    print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors that complete YAML."""
+    from orchestrator.jsonschema import sweep_schema
+
+    print(json.dumps(sweep_schema(), indent=1))
+
+
+@app.command()
+def knobs() -> None:
+    """List every knob: path, short name, what it may be, its default and what it means."""
+    from moleflow.knobs import NOTES_OPTIONS, allowed, fields
+    from orchestrator.trial import short, spell
+
+    for path, field in fields().items():
+        name = short(path)
+        print(f"{path}" + (f"  (short: {name})" if name != path else ""))
+        print(f"    {allowed(path)}; default {spell(field.default)}; {field.description}")
+    print("\nOption names of the update notes that are knobs here:")
+    for option, path in NOTES_OPTIONS.items():
+        print(f"    --{option}: {path}")
+
+
+@cache_app.callback()
+def cache_show(
+    context: typer.Context,
+    cache: CacheDir = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete features and stages; results are not touched.")] = False,
+) -> None:
+    """Show what the cache holds, or clear it."""
+    from orchestrator import launch
+    from orchestrator.cache import describe, empty
+
+    place = cache or launch.default_cache()
+    print("\n".join(describe(place)))
+    if clear:
+        empty(place)
+        print("cleared")
+
+
+def _sweep(file: Path, data: Path | None, base: str | None, sets: list[str] | None) -> Any:
+    from orchestrator.spec import load_sweep
+
+    return load_sweep(file, sets=sets or (), base=base, data_root=data, environment=os.environ)
+
+
+def _options(**given: Any) -> Any:
+    from orchestrator.launch import Options
+
+    _allowed("--backend", given.get("backend", "local"), ("inline", "local"))
+    _allowed("--device", given.get("device", "auto"), ("auto", "cpu", "cuda"))
+    return Options(**given)
+
+
+def _allowed(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    from moleflow.errors import did_you_mean
+
+    if value not in allowed:
+        raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}.{did_you_mean(value, allowed)}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def main() -> None:
+    """The entry point: a sweep file as the first word means `run`; a user's mistake is one line and exit code 2."""
+    words = sys.argv[1:]
+    commands = [*(command.name or command.callback.__name__ for command in app.registered_commands if command.callback), "cache"]
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        near = get_close_matches(words[0], commands, n=1, cutoff=0.6)
+        if "." not in words[0] and not Path(words[0]).exists():
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            _refuse(f"'{words[0]}' is neither a command ({', '.join(commands)}) nor a sweep file.{hint}")
+        words = ["run", *words]
+    try:
+        app(args=words, prog_name="moleflow-sweep")
+    except InvalidInput as error:
+        _refuse(str(error))
+
+
+def _refuse(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What a sweep's trials read: images looked through and weights identified before any trial starts. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moleflow.config import Backbone, TrialConfig
+from moleflow.data.dataset import Dataset, open_dataset
+from moleflow.data.digests import DigestCache
+from moleflow.data.mvtec import scan
+from moleflow.weights import weights_identity
+from orchestrator.trial import Inputs
+
+
+@dataclass(frozen=True)
+class SweepInputs:
+    """The data set of a sweep, and what each configuration reads of it."""
+
+    dataset: Dataset
+    of: Callable[[TrialConfig], Inputs]
+
+
+def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig]) -> SweepInputs:
+    """Look through every image that the configurations use.
+
+    Raises:
+        InvalidInput: not an MVTec AD folder, a class that is not there, a broken image, a missing mask, missing weights.
+        OSError: the cache cannot be written.
+    """
+    dataset = open_dataset(data_root, cache)
+    tasks: dict[str, None] = {}
+    backbones: dict[tuple[str, str], Backbone] = {}
+    for config in configs:
+        tasks |= dict.fromkeys(config.data.tasks)
+        backbones[config.backbone.model, config.backbone.weights] = config.backbone
+    digests = {data.name: data.digest for data in scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"))}
+    weights = {key: weights_identity(backbone) for key, backbone in backbones.items()}
+    label = f"{dataset.name} (generated images)" if dataset.generated else dataset.name
+
+    def of(config: TrialConfig) -> Inputs:
+        return Inputs(
+            data={task: digests[task] for task in config.data.tasks},
+            weights=weights[config.backbone.model, config.backbone.weights],
+            dataset=label,
+        )
+
+    return SweepInputs(dataset, of)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moleflow.data.digests import DigestCache
+from moleflow.errors import InvalidInput
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image that was written long ago."""
+    return painted(tmp_path / "a.png", 10)
+
+
+def painted(path: Path, value: int, when: int = 1_000_000_000) -> Path:
+    """An image of one colour with a time stamp."""
+    Image.fromarray(np.full((8, 8), value, dtype=np.uint8)).save(path, compress_level=0)
+    os.utime(path, (when, when))
+    return path
+
+
+def test_digest_and_size_are_the_files(image: Path) -> None:
+    facts = DigestCache().facts(image)
+    assert facts.sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
+    assert (facts.width, facts.height) == (8, 8)
+
+
+def test_an_unchanged_file_is_not_read_again(image: Path, tmp_path: Path) -> None:
+    store = tmp_path / "cache" / "digests.json"
+    cache = DigestCache(store)
+    facts = cache.facts(image)
+    cache.save()
+    stamp = image.stat()
+    image.write_bytes(bytes(stamp.st_size))  # Broken now, but it looks unchanged.
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert DigestCache(store).facts(image) == facts
+    with pytest.raises(InvalidInput, match="broken image"):
+        DigestCache().facts(image)
+
+
+def test_a_changed_file_is_read_again(image: Path, tmp_path: Path) -> None:
+    store = tmp_path / "digests.json"
+    cache = DigestCache(store)
+    before = cache.facts(image)
+    cache.save()
+    painted(image, 11, when=1_000_000_001)
+    assert DigestCache(store).facts(image) != before
+
+
+def test_a_file_written_just_now_is_not_trusted_to_stay(tmp_path: Path) -> None:
+    path = tmp_path / "new.png"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(path)
+    store = tmp_path / "digests.json"
+    cache = DigestCache(store)
+    cache.facts(path)
+    cache.save()
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"a": [1, 2, "zz", 3, 4]}', "\x00"])
+def test_a_damaged_store_is_started_anew(image: Path, tmp_path: Path, content: str) -> None:
+    store = tmp_path / "digests.json"
+    store.write_text(content)
+    cache = DigestCache(store)
+    facts = cache.facts(image)
+    cache.save()
+    assert json.loads(store.read_text())[str(image)][2] == facts.sha256
+
+
+def test_two_processes_keep_each_others_entries(image: Path, tmp_path: Path) -> None:
+    store = tmp_path / "digests.json"
+    other = painted(tmp_path / "b.png", 20)
+    first, second = DigestCache(store), DigestCache(store)
+    first.facts(image)
+    second.facts(other)
+    first.save()
+    second.save()
+    assert set(json.loads(store.read_text())) == {str(image), str(other)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "digests.json"]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"gone\.png: cannot be read"):
+        DigestCache().facts(tmp_path / "gone.png")

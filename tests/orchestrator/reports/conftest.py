@@ -1,0 +1,141 @@
+"""Finished trials generated for the tests of reports: no trial was run for any of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.results.schema import DETECTION
+from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+
+CONFIG = {
+    "version": "v7",
+    "backbone": {"model": "efficientnet_lite0", "grid": 14},
+    "loss": {"focal_gamma": 0.0, "center_weight": 0.0},
+    "training": {"epochs": 5},
+    "digests": {"data": "d1"},
+}
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def generated_trial(
+    factors: Mapping[str, object],
+    seed: int = 0,
+    image: Sequence[float] = (0.9, 0.8),
+    pixel: Sequence[float | None] = (0.95, 0.85),
+    routing: Sequence[float] = (1.0, 1.0),
+    classes: Sequence[str] = ("leather", "grid"),
+    drop: float = 0.0,
+    settings: Mapping[str, object] | None = None,
+    split: str = "test",
+    **attempt: Any,
+) -> AttemptRows:
+    """One attempt whose metrics are given per class; `drop` is how much better each task was when it was just learned."""
+    config = json.loads(canonical(CONFIG)) | {"seed": seed}
+    for path, value in {**factors, **(settings or {})}.items():
+        *groups, last = path.split(".")
+        place = config
+        for name in groups:
+            place = place.setdefault(name, {})
+        place[last] = value
+    own = canonical(config)
+    row = {
+        "sweep": "generated",
+        "trial_id": hashlib.sha256(own.encode()).hexdigest()[:12],
+        "attempt": 1,
+        "version": config["version"],
+        "seed": seed,
+        "factors": canonical(dict(factors)),
+        "dataset": "embedded",
+        "status": "finished",
+        "started_at": START + timedelta(minutes=seed),
+        "ended_at": START + timedelta(minutes=seed + 1),
+        "seconds_spent": 36.0,
+        "seconds_reused": 18.0,
+        "backend": "inline",
+        "host": "host",
+        "pid": 1,
+        "worker": "w",
+        "device": "cpu",
+        "device_model": "Model A",
+        "torch": "2.13.0",
+        "dtype": "float32",
+        "threads": 1,
+        "code_digest": "c0de" * 16,
+        "packages": '{"timm":"1.0.31"}',
+        "config": canonical(config),
+        "lora_scaling": 0.03125,
+        "parameters_total": 1_234_567,
+        "parameters_per_task": [1_000_000, 234_567],
+        "flags": "[]",
+        "data_digest": "d1" * 32,
+        "state_digest": f"state of {own}",
+        "scores_digest": f"scores of {own}",
+    } | attempt
+    metrics = []
+    for i, after in enumerate(classes):
+        for j in range(i + 1):
+            shift = drop if i < len(classes) - 1 else 0.0
+            values: dict[str, object] = dict.fromkeys([*DETECTION, *(f"oracle_{name}" for name in DETECTION)], 0.5)
+            values |= {"image_auroc": image[j] + shift, "pixel_auroc": pixel[j], "routing_accuracy": routing[j]}
+            metrics.append(
+                {
+                    "split": split,
+                    "after_task": i,
+                    "task": j,
+                    "task_name": classes[j],
+                    "after_task_name": after,
+                    "n_images": 80,
+                    "n_anomalous": 40,
+                    "n_masks": 40,
+                    "state_digest": f"state {i} of {own}",
+                    "scores_digest": f"scores {i} {j} of {own}",
+                    "seconds_spent": 18.0,
+                    "seconds_reused": 9.0,
+                    **values,
+                }
+            )
+    return AttemptRows(row, metrics)
+
+
+@pytest.fixture
+def make_trial() -> Callable[..., AttemptRows]:
+    return generated_trial
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> PartWriter:
+    return PartWriter(ResultStore(tmp_path / "sweep"), "test")
+
+
+@pytest.fixture
+def add(writer: PartWriter) -> Callable[..., str]:
+    """Add a generated trial and give its id."""
+
+    def add(*arguments: Any, **named: Any) -> str:
+        rows = generated_trial(*arguments, **named)
+        writer.add(rows)
+        return str(rows.attempt["trial_id"])
+
+    return add
+
+
+@pytest.fixture
+def stored(writer: PartWriter, tmp_path: Path) -> Callable[[], ResultStore]:
+    """The store, once what was added is written."""
+
+    def stored() -> ResultStore:
+        writer.flush()
+        return ResultStore(tmp_path / "sweep")
+
+    return stored

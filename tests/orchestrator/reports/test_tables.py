@@ -1,0 +1,244 @@
+"""The tables: mean ± sd, best in bold, changes, and the three notations."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+
+from orchestrator.reports.cells import change_text
+from orchestrator.reports.tables import build, write_report
+
+GAMMA = "loss.focal_gamma"
+
+
+def rows_of(markdown, title):
+    """The cells of the table under `title`, row by row, the header first."""
+    section = markdown.split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert all(len(row) == len(rows[0]) for row in rows)
+    return [rows[0], *rows[2:]]
+
+
+def values(report, title="Per class, after the final task"):
+    return {row[0]: row[1:] for row in rows_of(report.markdown(), title)}
+
+
+def test_cells_are_mean_and_sd_over_seeds_with_the_best_in_bold(stored, add):
+    for seed, shift in ((0, 0.00), (1, 0.02)):
+        add({GAMMA: 0.0}, seed, image=(0.90 + shift, 0.70), pixel=(0.9, 0.8))
+        add({GAMMA: 2.0}, seed, image=(0.95 + shift, 0.70), pixel=(0.8, 0.8))
+    table = values(build(stored(), None, None, "t"))
+    assert table["Metric"] == ["focal_gamma=0", "focal_gamma=2"]
+    assert table["leather Image AUROC"] == ["0.9100 ± 0.0141", "**0.9600 ± 0.0141**"]  # ddof 1: .02 / sqrt 2
+    assert table["leather Pixel AUROC"] == ["**0.9000 ± 0.0000**", "0.8000 ± 0.0000"]
+    assert table["grid Image AUROC"] == ["0.7000 ± 0.0000"] * 2  # equal: nothing is best
+    assert table["leather Routing Acc"] == ["100% ± 0%"] * 2
+    # The sd of a mean is that of the seeds' means, not the mean of the classes' sds.
+    assert table["Mean Image AUROC"] == ["0.8050 ± 0.0071", "**0.8300 ± 0.0071**"]
+    assert list(table)[-3:] == ["Mean Routing Acc", "Mean Image AUROC", "Mean Pixel AUROC"]
+
+
+def test_one_seed_gives_the_value_alone_and_ties_are_all_bold(stored, add):
+    for gamma, grid in ((0.0, 0.81), (1.0, 0.83), (2.0, 0.83 + 1e-9)):
+        add({GAMMA: gamma}, image=(0.9, grid), routing=(1.0, 0.985 if gamma == 0 else 0.99999))
+    report = build(stored(), None, None, "t")
+    table = values(report)
+    assert table["grid Image AUROC"] == ["0.8100", "**0.8300**", "**0.8300**"]
+    assert table["grid Routing Acc"] == ["98.5%", "**100.0%**", "**100.0%**"]  # 100% is for exactly 1
+    assert "n = 1 in every column); one seed gives no spread" in report.markdown()
+
+
+def test_two_columns_carry_the_change_beside_them_as_the_notes_do(stored, add):
+    # The published v1 and v2 of the notes, to four digits.
+    classes = ("leather", "grid", "transistor")
+    for version, image, pixel in (
+        ("v1", (1.0, 0.8204, 0.6654), (0.9481, 0.9259, 0.7144)),
+        ("v2", (0.9997, 0.9850, 0.8075), (0.8900, 0.9841, 0.8973)),
+    ):
+        add({"version": version}, image=image, pixel=pixel, routing=(1, 1, 1), classes=classes, version=version)
+    table = values(build(stored(), None, {"version": "v1"}, "t"))
+    assert table["Metric"] == ["version=v1", "version=v2", "Change"]
+    assert table["leather Image AUROC"] == ["**1.0000**", "0.9997", "-0.03%"]
+    changes = {name: cells[-1] for name, cells in table.items()}
+    assert changes["leather Pixel AUROC"] == "-6.1%"
+    assert changes["transistor Image AUROC"] == "+21.4%"
+    assert changes["transistor Pixel AUROC"] == "+25.6%"
+    assert changes["Mean Image AUROC"] == "+12.3%"
+    assert changes["Mean Pixel AUROC"] == "+7.1%"
+    assert changes["Mean Routing Acc"] == "0.0%"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "\u2013"),
+        (0.0, "0.0%"),
+        (-0.0, "0.0%"),
+        (1e-9, "0.0%"),
+        (3e-4, "+0.03%"),
+        (-0.0611, "-6.1%"),
+        (0.2, "+20.0%"),
+    ],
+)
+def test_changes_show_what_one_decimal_would_hide(value, shown):
+    assert change_text(value) == shown
+
+
+def test_more_columns_get_a_table_of_changes(stored, add):
+    for gamma, grid in ((0.0, 0.50), (1.0, 0.55), (2.0, 0.45)):
+        add({GAMMA: gamma}, image=(0.9, grid))
+    report = build(stored(), None, {"focal_gamma": 0}, "t")  # a short name and a whole number will do
+    changes = values(report, "Change against focal_gamma=0")
+    assert changes["Metric"] == ["focal_gamma=1", "focal_gamma=2"]
+    assert changes["grid Image AUROC"] == ["+10.0%", "-10.0%"]
+
+
+def test_with_two_factors_each_column_is_measured_against_its_own_baseline(stored, add):
+    weight = "loss.center_weight"
+    for gamma, center, grid in ((0.0, 0.0, 0.5), (2.0, 0.0, 0.55), (0.0, 0.1, 0.8), (2.0, 0.1, 0.88)):
+        add({GAMMA: gamma, weight: center}, image=(0.9, grid))
+    report = build(stored(), None, {GAMMA: 0.0}, "t")
+    changes = values(report, "Change against loss.focal_gamma=0")
+    assert changes["Metric"] == ["center_weight=0, focal_gamma=2", "center_weight=0.1, focal_gamma=2"]
+    assert changes["grid Image AUROC"] == ["+10.0%", "+10.0%"]
+    assert "`center_weight=0.1, focal_gamma=2` against `center_weight=0.1, focal_gamma=0`" in report.markdown()
+
+
+def test_without_its_baseline_a_report_says_so(stored, add):
+    add({GAMMA: 1.0})
+    add({GAMMA: 2.0})
+    markdown = build(stored(), None, {GAMMA: 0.0}, "t").markdown()
+    assert "No change is given: no finished trial fits the baseline `loss.focal_gamma=0`" in markdown
+    assert "## Change" not in markdown
+
+
+def test_many_variants_become_rows_and_classes_go_to_the_csv(stored, add):
+    for gamma in range(9):
+        add({GAMMA: float(gamma)}, image=(0.9, 0.5 + gamma / 100))
+    report = build(stored(), None, {GAMMA: 0.0}, "t")
+    rows = rows_of(report.markdown(), "After the final task")
+    assert rows[0][:5] == ["Variant", "n", "Mean Routing Acc", "Mean Image AUROC", "Mean Pixel AUROC"]
+    assert rows[0][5:] == ["Mean Image AUROC, change", "Mean Pixel AUROC, change"]
+    assert [row[0] for row in rows[1:]] == [f"focal_gamma={gamma}" for gamma in range(9)]
+    assert rows[9] == ["focal_gamma=8", "1", "100%", "**0.7400**", "0.9000", "+5.7%", "0.0%"]
+    assert "grid" in {row["class"] for row in csv.DictReader(io.StringIO(report.csv()))}
+
+
+def test_columns_stand_in_natural_order_and_are_named_by_what_varies(stored, add):
+    for version in ("v4.1", "v10", "v4", "v2"):
+        add({"version": version, "lora.rank": 32, GAMMA: 2.0}, version=version)
+    assert values(build(stored(), None, None, "t"))["Metric"] == [f"version={v}" for v in ("v2", "v4", "v4.1", "v10")]
+
+
+def test_short_names_that_are_ambiguous_stay_whole(stored, add):
+    add({"loss.log_det": "per_patch", "scoring.log_det": "per_patch"})
+    add({"loss.log_det": "image_mean", "scoring.log_det": "image_mean"})
+    label = "loss.log_det=image_mean, scoring.log_det=image_mean"
+    assert values(build(stored(), None, None, "t"))["Metric"][0] == label
+
+
+def test_an_axis_added_later_at_its_old_value_does_not_split_a_column(stored, add):
+    add({GAMMA: 2.0}, seed=0)
+    add({GAMMA: 2, "loss.center_weight": 0.0}, seed=1)
+    add({GAMMA: 2, "loss.center_weight": 0.1}, seed=0)
+    report = build(stored(), None, None, "t")
+    assert values(report)["Metric"] == ["center_weight=0 (n=2)", "center_weight=0.1 (n=1)"]
+
+
+def test_the_second_table_holds_the_other_means_and_the_cost(stored, add):
+    for gamma in (0.0, 2.0):
+        for seed in (0, 1):
+            add({GAMMA: gamma}, seed, image=(0.9, 0.8), drop=gamma / 20, lora_scaling=1 / (32 + gamma))
+    table = values(build(stored(), None, None, "t"), "Means over the classes after the final task, and cost")
+    assert table["FM (Image AUROC)"] == ["0.0000 ± 0.0000", "0.1000 ± 0.0000"]
+    assert table["BWT (Image AUROC)"] == ["0.0000 ± 0.0000", "-0.1000 ± 0.0000"]
+    assert table["ACC (Image AUROC)"] == ["0.8500 ± 0.0000"] * 2
+    assert table["AUPRO"] == ["0.5000 ± 0.0000"] * 2
+    assert table["LoRA scaling"] == ["0.03125", "0.0294118"]
+    assert table["Parameters"] == ["1,234,567"] * 2
+    assert table["Parameters per task"] == ["1,000,000 / 234,567"] * 2
+    assert table["Compute-hours spent"] == ["0.02"] * 2
+    assert table["Compute-hours reused"] == ["0.01"] * 2
+
+
+def test_undefined_metrics_are_dashes_and_leave_their_mean_undefined(stored, add):
+    for gamma in (0.0, 2.0):
+        add({GAMMA: gamma}, pixel=(0.9, None))
+    report = build(stored(), None, {GAMMA: 0.0}, "t")
+    table = values(report)
+    assert table["leather Pixel AUROC"] == ["0.9000", "0.9000", "0.0%"]
+    assert table["grid Pixel AUROC"] == table["Mean Pixel AUROC"] == ["\u2013"] * 3
+    assert "Pixel AUROC is undefined (null) for `grid`, and so is its mean" in report.markdown()
+    assert "nan" not in report.markdown().lower() + report.csv().lower() + report.latex().lower()
+
+
+def test_csv_is_long_and_names_the_data_set(stored, add):
+    for seed in (0, 1):
+        add({GAMMA: 0.0}, seed, image=(0.9, 0.5))
+        add({GAMMA: 2.0}, seed, image=(0.9, 0.6))
+    records = list(csv.DictReader(io.StringIO(build(stored(), None, {GAMMA: 0.0}, "t").csv())))
+    assert list(records[0]) == ["dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks"]
+    found = {(r["variant"], r["class"], r["metric"]): r for r in records}
+    assert len(found) == len(records)
+    one = found["focal_gamma=2", "grid", "image_auroc"]
+    assert (float(one["mean"]), float(one["sd"]), one["n"]) == (0.6, 0.0, "2")
+    assert float(one["change"]) == pytest.approx(0.2)
+    assert {r["dataset"] for r in records} == {"embedded"}
+
+
+def test_latex_is_booktabs_with_everything_escaped(stored, add):
+    for gamma in (0.0, 2.0):
+        add({GAMMA: gamma}, classes=("metal_nut", "a & b"), image=(0.9, 0.5 + gamma / 10))
+    latex = build(stored(), None, {GAMMA: 0.0}, "50% {x}").latex()
+    for word in (
+        "\\toprule",
+        "\\midrule",
+        "\\bottomrule",
+        "metal\\_nut Image AUROC",
+        "a \\& b",
+        "+40.0\\%",
+        "focal\\_gamma=2",
+    ):
+        assert word in latex
+    assert "\\caption{50\\% \\{x\\}: Per class, after the final task (dataset: embedded (generated images)" in latex
+    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 2
+    body = "\n".join(line for line in latex.splitlines() if not line.startswith("%"))
+    assert not re.search(r"(?<!\\)[_#%]", body)
+    for tabular in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", latex, flags=re.S):
+        lines = [line for line in tabular[1].splitlines() if line.endswith("\\\\")]
+        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(tabular[0])}
+
+
+def test_markdown_survives_odd_names(stored, add):
+    add({"backbone.weights": "a|b*c"}, classes=("x|y", "_z_"))
+    add({"backbone.weights": "<d>"}, classes=("x|y", "_z_"))
+    table = values(build(stored(), None, None, "t"))
+    assert table["Metric"] == ["weights=\\<d\\>", "weights=a\\|b\\*c"]
+    assert {"x\\|y Image AUROC", "\\_z\\_ Image AUROC"} < set(table)
+
+
+def test_equal_results_make_equal_bytes(stored, add, tmp_path, make_trial):
+    from orchestrator.results.store import PartWriter, ResultStore
+
+    trials = [({GAMMA: gamma}, seed) for gamma in (0.0, 2.0) for seed in (0, 1)]
+    for factors, seed in trials:
+        add(factors, seed)
+    other = ResultStore(tmp_path / "other")
+    writer = PartWriter(other, "another")
+    for factors, seed in reversed(trials):
+        writer.add(make_trial(factors, seed))
+    writer.flush()
+    here, there = (build(store, None, {GAMMA: 0.0}, "t") for store in (stored(), other))
+    assert (here.markdown(), here.csv(), here.latex()) == (there.markdown(), there.csv(), there.latex())
+
+    written = write_report(here, tmp_path / "out" / "report")
+    assert {kind: path.read_text(encoding="utf-8") for kind, path in written.items()} == {
+        "md": here.markdown(),
+        "csv": here.csv(),
+        "tex": here.latex(),
+    }
+    assert sorted(p.name for p in (tmp_path / "out" / "report").iterdir()) == ["report.csv", "report.md", "report.tex"]
