@@ -36,6 +36,7 @@ class FrozenBackbone:
 
     Raises:
         InvalidInput: unknown model or layer, weights that are not there or do not fit, layers that cannot be averaged.
+
     """
 
     def __init__(self, config: TrialConfig, environment: Environment) -> None:
@@ -74,6 +75,7 @@ class FrozenBackbone:
 
         Returns:
             float32 (N, H, W, D) on the CPU.
+
         """
         wanted = (self._size, self._size, 3)
         if images.shape[1:] != wanted or images.dtype != np.uint8:
@@ -179,10 +181,11 @@ def _build(config: Backbone, image_size: int) -> Any:
 
 
 def _model_facts(name: str) -> dict[str, Any]:
-    """timm's own record of a model: input statistics, whether the size is fixed, names of the head.
+    """Timm's own record of a model: input statistics, whether the size is fixed, names of the head.
 
     Raises:
         InvalidInput: timm has no such model, or no such weights for it.
+
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

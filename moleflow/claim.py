@@ -7,6 +7,7 @@ work, they do not guard correctness: whatever is made under one is written besid
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -27,25 +28,27 @@ class Claim:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._content = _content(path)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"claim {path.name}", daemon=True)
         self._thread.start()
 
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
-            try:
-                os.utime(self.path)
-            except OSError:
+            if _content(self.path) != self._content:
                 return  # Taken over or removed: the work goes on, its result is renamed into place all the same.
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
     def stop(self) -> None:
         """End the heartbeat and leave the file where it is."""
         self._done.set()
 
     def release(self) -> None:
-        """Give the claim back."""
+        """Give the claim back, unless somebody has taken it over."""
         self.stop()
-        self.path.unlink(missing_ok=True)
+        if _content(self.path) == self._content:
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Claim:
         return self
@@ -61,31 +64,48 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if create(path, owner()):
+    record = {**owner(), "token": uuid.uuid4().hex}
+    if create(path, record):
         return Claim(path)
     if not is_stale(path, stale_after):
         return None
-    # Of several that find it stale, the one whose rename succeeds removes it; all then race for O_EXCL as usual.
+    # Of several that find it stale, one renames it away; all then race for O_EXCL as usual. Who was slow may have renamed the new
+    # holder's claim instead, and puts it back.
     grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.rename(grave)
     except FileNotFoundError:
         return None
-    grave.unlink(missing_ok=True)
-    return Claim(path) if create(path, owner()) else None
+    try:
+        if not is_stale(grave, stale_after):
+            with contextlib.suppress(FileExistsError):
+                os.link(grave, path)
+            return None
+    finally:
+        grave.unlink(missing_ok=True)
+    return Claim(path) if create(path, record) else None
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return None
 
 
 def is_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
     """Whether the holder of the claim file at `path` is gone; a claim that is not there is not stale."""
     try:
         age = time.time() - path.stat().st_mtime
-        owner = json.loads(path.read_text() or "{}")
+        text = path.read_text(errors="replace")
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
-        owner, age = {}, time.time() - path.stat().st_mtime if path.exists() else 0.0
-    if owner.get("host") == socket.gethostname() and isinstance(owner.get("pid"), int):
-        return not process_alive(owner["pid"], owner.get("started"))
+    try:
+        holder = json.loads(text)
+    except ValueError:
+        holder = None
+    if isinstance(holder, dict) and holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
+        return not process_alive(holder["pid"], holder.get("started"))
     return age > stale_after
 
 

@@ -240,6 +240,7 @@ def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, A
     Args:
         phase: "features" (backbone forwards), "training" (of the task at `task_index`) or "scoring" (of the finished sequence).
         task_index: position in the sequence, from 0; only training looks at it.
+
     """
     flat = flatten(config)
     if phase == "features":

@@ -51,9 +51,10 @@ def parse(text: str, source: str) -> Any:
 
     Raises:
         InvalidInput: the text is not YAML, uses a tag such as `!!python/object`, or gives a key twice.
+
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # noqa: S506, it is a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -71,6 +72,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     Raises:
         InvalidInput: no such file, not text, not YAML, or not a mapping.
+
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ class Environment:
     """Where numbers are computed. Equal environments give equal digits; across two, metrics agree to a stated tolerance."""
 
     device_kind: Literal["cpu", "cuda"]
-    torch: str
+    torch_version: str
     dtype: str
     threads: int
 
@@ -37,6 +37,7 @@ def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: i
 
     Raises:
         InvalidInput: `cuda` was asked for and is not there.
+
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput("device: given 'cuda', but torch finds no GPU here; allowed: auto | cpu, or install a CUDA build of torch")

@@ -1,9 +1,9 @@
 """Every error that this project raises on purpose.
 
-    MoleflowError
-    ├── InvalidInput      the user's mistake: one line, exit code 2, nothing was written
-    ├── Diverged          a loss became NaN, infinite or absurd: the attempt fails and names the epoch
-    └── Damaged           something stored does not match its own digest: it is never used
+MoleflowError
+├── InvalidInput      the user's mistake: one line, exit code 2, nothing was written
+├── Diverged          a loss became NaN, infinite or absurd: the attempt fails and names the epoch
+└── Damaged           something stored does not match its own digest: it is never used
 """
 
 from __future__ import annotations

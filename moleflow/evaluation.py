@@ -88,6 +88,7 @@ class Evaluation:
             samples: its test images.
             has_masks: whether pixel metrics are defined.
             load: gives their features (M, H, W, D), in order.
+
         """
         self._gaussians.append(fit_gaussian(_pooled(training), self.config.router))
         self._tasks.append(_Task(samples, has_masks, load, _pooled(load()), {}))

@@ -96,6 +96,7 @@ def knob(name: str, source: str) -> str:
 
     Raises:
         InvalidInput: no knob has that name, several do, or its part of the method does not exist yet.
+
     """
     bare = name.removeprefix("--").replace("-", "_")
     if bare in fields():
@@ -120,6 +121,7 @@ def flatten_layer(layer: Layer) -> dict[str, Any]:
 
     Raises:
         InvalidInput: an unknown or ambiguous name, or one knob given under two names.
+
     """
     flat: dict[str, Any] = {}
 
@@ -145,6 +147,7 @@ def resolve(layers: Sequence[Layer]) -> TrialConfig:
 
     Raises:
         InvalidInput: an unknown knob, a wrong type or value, or an impossible combination.
+
     """
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -226,6 +229,7 @@ def version_layer(name: str, source: str) -> Layer:
 
     Raises:
         InvalidInput: no such version, or one that does not exist yet.
+
     """
     if name in VERSIONS_NOT_YET and name not in version_names():
         raise InvalidInput(f"{source}: version '{name}' does not exist in this version of moleflow-sweep yet; allowed: {', '.join(version_names())}")
@@ -249,6 +253,7 @@ def base_layers(name: str, version: str, source: str, folder: Path | None = None
 
     Raises:
         InvalidInput: no such base, or bases that extend one another in a circle.
+
     """
     layers: list[Layer] = []
     seen: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from moleflow.claim import wait_for
@@ -18,7 +19,6 @@ from moleflow.models.detector import Detector
 from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, stage_id, state_digest
 from moleflow.training import Randomness, train_task
 from moleflow.weights import weights_identity
-
 
 
 class Observer(Protocol):
@@ -78,6 +78,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         Diverged: training or scoring left the finite numbers.
         InvalidInput: the images and the configuration do not fit together.
         OSError: a store cannot be written.
+
     """
     weights = weights_identity(config.backbone)
     detector: Detector | None = None
@@ -102,7 +103,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
 
         def train_now(detector: Detector = detector, task: int = task, features: Any = training, r: Randomness = randomness) -> Any:
             detector.measure(task, features)
-            return train_task(detector, features, task, config, r, lambda epoch: observer.on_epoch(task, epoch))
+            return train_task(detector, features, task, config, r, partial(observer.on_epoch, task))
 
         stage, reused = _obtain(place.stages, stage_key, train_now, detector, task, {"config": config.model_dump(), "task": data.name})
         detector.load_task_state(task, stage.state)

@@ -104,6 +104,7 @@ class StageStore:
 
         Raises:
             OSError: the disk is full or not writable; nothing half-written stays.
+
         """
         place = self._place(stage)
         beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")

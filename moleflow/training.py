@@ -49,6 +49,7 @@ def train_task(
 
     Raises:
         Diverged: a loss became NaN, infinite or larger than 1e10; the message names the task and the epoch.
+
     """
     knobs = config.training
     features = features.to(detector.position.device)

@@ -17,6 +17,7 @@ from typing import Any
 from moleflow.claim import Claim, create, is_stale, owner
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED, DIED = "running", "finished", "failed", "interrupted", "pruned", "died"
+WORKER_DIED = "WorkerDied"
 _NAME = re.compile(r"^([0-9a-f]{12})-(\d+)\.json$")
 
 
@@ -31,7 +32,7 @@ class Record:
 
     @property
     def state(self) -> str:
-        """running | finished | failed | interrupted | pruned, or died: it says running, and nobody is."""
+        """Running | finished | failed | interrupted | pruned, or died: it says running, and nobody is."""
         state: str = self.content.get("state", RUNNING)
         return DIED if state == RUNNING and is_stale(self.path) else state
 
@@ -49,9 +50,14 @@ class Attempt:
 
         Raises:
             OSError: the disk is full; the record then says `running`, and is seen as died once this process is gone.
+
         """
         self._claim.stop()
         write_json(self.record.path, {**self.record.content, "state": state, "ended_at": time.time(), **facts})
+
+    def withdraw(self) -> None:
+        """Take the attempt back before anything was done in it; its number is free again."""
+        self._claim.release()
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,12 @@ class AttemptFolder:
         """A new attempt at a trial; or, if somebody is at it right now, the record of theirs.
 
         Args:
-            facts: what else the record should carry (backend, worker, job id).
+            trial_id: the trial.
+            facts: what else the record should carry (worker, job id, the row of the attempts table as far as it is known).
 
         Raises:
             OSError: the folder cannot be written.
+
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -91,9 +99,15 @@ class AttemptFolder:
         found = (_read(path) for path in self.folder.glob("*.json"))
         return sorted((record for record in found if record), key=lambda record: (record.trial_id, record.attempt))
 
-    def bury(self, record: Record, error: str) -> None:
-        """Write down that an attempt's process is gone."""
-        write_json(record.path, {**record.content, "state": FAILED, "ended_at": time.time(), "error": error, "error_kind": "WorkerDied"})
+    def bury(self, record: Record, error: str, ended_at: float) -> None:
+        """Write down that an attempt's process is gone.
+
+        Raises:
+            OSError: the folder cannot be written.
+
+        """
+        facts = {"state": FAILED, "ended_at": ended_at, "error": error, "error_kind": WORKER_DIED}
+        write_json(record.path, {**record.content, **facts})
 
 
 def _read(path: Path) -> Record | None:
@@ -114,6 +128,7 @@ def write_json(path: Path, content: object) -> None:
 
     Raises:
         OSError: the folder cannot be written; `path` keeps what it held.
+
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -35,6 +35,7 @@ def checked(path: str, value: object, source: str) -> Any:
 
     Raises:
         InvalidInput: the knob cannot be that.
+
     """
     try:
         return _adapter(path).validate_python(value)
@@ -105,12 +106,10 @@ class Draws:
         return self.count
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        streams = {path: random.Random(f"{self.seed} {path}") for path in self.distributions}
+        # Draws have to be repeatable, not secret.
+        streams = {path: random.Random(f"{self.seed} {path}") for path in self.distributions}  # noqa: S311
         for _ in range(self.count):
-            yield {
-                path: checked(path, distribution.draw(streams[path]), "random")
-                for path, distribution in self.distributions.items()
-            }
+            yield {path: checked(path, distribution.draw(streams[path]), "random") for path, distribution in self.distributions.items()}
 
     def values(self, path: str) -> list[Any] | None:
         """The values that the knob at `path` can take here, or None where they are a range."""
@@ -148,10 +147,10 @@ def grid(settings: Mapping[str, Any], source: str) -> list[Part]:
 
     Raises:
         InvalidInput: an unknown knob, an impossible value, an empty axis, or a value given twice.
+
     """
     return [
-        Rows((path,), tuple({path: value} for value in _axis(path, values, source)))
-        for path, values in _flat(settings, source).items()
+        Rows((path,), tuple({path: value} for value in _axis(path, values, source))) for path, values in _flat(settings, source).items()
     ]
 
 
@@ -160,6 +159,7 @@ def zipped(settings: Mapping[str, Any], source: str) -> list[Part]:
 
     Raises:
         InvalidInput: an unknown knob, an impossible value, an empty axis, or axes of different lengths.
+
     """
     columns: dict[str, list[Any]] = {}
     for path, values in _flat(settings, source).items():
@@ -180,6 +180,7 @@ def listed(settings: Sequence[Any], source: str) -> list[Part]:
 
     Raises:
         InvalidInput: an unknown knob, an impossible value, or a member given twice.
+
     """
     rows: list[dict[str, Any]] = []
     for number, entry in enumerate(settings, start=1):
@@ -188,7 +189,8 @@ def listed(settings: Sequence[Any], source: str) -> list[Part]:
             raise InvalidInput(f"{where}: given {entry!r}, allowed: a mapping of knobs, as in {{focal_gamma: 2}}")
         rows.append({path: checked(path, value, where) for path, value in _flat(entry, where).items()})
     knobs = tuple(dict.fromkeys(path for row in rows for path in row))
-    return [_distinct(Rows(knobs, tuple(rows)), source)] if rows else []
+    ordered = tuple({path: row[path] for path in knobs if path in row} for row in rows)
+    return [_distinct(Rows(knobs, ordered), source)] if rows else []
 
 
 def _distinct(part: Rows, source: str) -> Rows:
@@ -206,6 +208,7 @@ def drawn(count: int, seed: int, settings: Mapping[str, Any], source: str) -> li
 
     Raises:
         InvalidInput: an unknown knob or distribution, bounds that the knob cannot be, or no knob at all.
+
     """
     flat = _flat(settings, source)
     if not flat:
@@ -275,9 +278,10 @@ def condition(settings: object, source: str) -> Condition:
 
     Raises:
         InvalidInput: an unknown knob, an impossible value, or an empty condition.
+
     """
     if not isinstance(settings, Mapping) or not settings:
-        raise InvalidInput(f"{source}: given {settings!r}, allowed: {{knob: value, or [values], or \"> 0\"}}")
+        raise InvalidInput(f'{source}: given {settings!r}, allowed: {{knob: value, or [values], or "> 0"}}')
     return {path: _requirement(path, given, source) for path, given in _flat(settings, source).items()}
 
 

@@ -25,6 +25,7 @@ def empty(cache: Path) -> None:
 
     Raises:
         InvalidInput: a run is filling the cache at this moment.
+
     """
     FeatureCache(cache / "features").clear()
     StageStore(cache / "stages").clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from moleflow.config import TrialConfig, canonical_json, flatten
+from moleflow.config import TrialConfig, flatten
 from moleflow.errors import InvalidInput
 from moleflow.knobs import Layer, resolve
 from orchestrator.axes import checked, holds
@@ -29,6 +29,7 @@ class Variant:
     Attributes:
         factors: {knob: value} of the axes that apply here, in the order of the sweep's axes.
         config: the configuration, with seed 0.
+
     """
 
     factors: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Expansion:
         variants: each configuration once.
         excluded: combinations that `exclude` left out.
         collapsed: combinations whose configuration an earlier one had already, by `when` or otherwise.
+
     """
 
     variants: tuple[Variant, ...]
@@ -65,6 +67,7 @@ def variants(sweep: Sweep) -> Iterator[Variant]:
 
     Raises:
         InvalidInput: a variant that cannot be; the message names its factors.
+
     """
     return (variant for variant in _outcomes(sweep) if isinstance(variant, Variant))
 
@@ -78,6 +81,7 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
 
     Raises:
         InvalidInput: too many trials, no variant at all, a variant that cannot be, or none that the baseline describes.
+
     """
     most = count(sweep)
     if most > LIMIT and not yes:
@@ -114,6 +118,7 @@ def trials(sweep: Sweep, inputs: Inputs | Callable[[TrialConfig], Inputs], *, ye
     Raises:
         InvalidInput: as `expand`, or a task without a digest.
         ValueError: one set of inputs for variants of different weights.
+
     """
     found = expand(sweep, yes=yes).variants
     if isinstance(inputs, Inputs) and len({(v.config.backbone.model, v.config.backbone.weights) for v in found}) > 1:
@@ -142,7 +147,7 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
             yield "excluded"
             continue
         config = resolver.config(factors)
-        key = tuple(id(group) if isinstance(group, BaseModel) else group for _, group in config)
+        key = tuple([id(group) if isinstance(group, BaseModel) else group for group in vars(config).values()])
         if key in seen:
             yield "collapsed"
             continue
@@ -150,11 +155,22 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
         yield Variant(factors, config)
 
 
+_NONE: Mapping[str, Any] = {}
+
+
 @cache
 def _models() -> dict[str, type[BaseModel]]:
     """The groups of knobs, as {name: model}."""
     kinds = {name: info.annotation for name, info in TrialConfig.model_fields.items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What stands under the factors of a version's variants: every knob, flat and by group."""
+
+    flat: dict[str, Any]
+    groups: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -166,52 +182,59 @@ class _Resolver:
     """
 
     sweep: Sweep
-    _grounds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _groups: dict[tuple[str, str], dict[tuple[Any, ...], BaseModel]] = field(default_factory=dict)
+    _grounds: dict[str, _Ground] = field(default_factory=dict)
+    _checked: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
     _equal: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
 
     def ground(self, factors: Mapping[str, Any]) -> dict[str, Any]:
-        """Every knob's value where these factors leave it out, as {dotted path: value}.
-
-        Raises:
-            InvalidInput: neither they nor the sweep name a version.
-        """
-        version = factors.get("version", self.sweep.version)
-        if version is None:
-            raise InvalidInput(f"{self.sweep.source}: variant {label(factors)}: has no version; give the sweep one")
-        if version not in self._grounds:
-            settings = {path: checked(path, v, "") for path, v in self.sweep.settings(version).items()}
-            self._grounds[version] = flatten(TrialConfig.model_validate({})) | settings
-        return self._grounds[version]
+        """Every knob's value where these factors leave it out, as {dotted path: value}."""
+        return self._ground(self._version(factors)).flat
 
     def config(self, factors: Mapping[str, Any]) -> TrialConfig:
         """The configuration with these factors, with seed 0.
 
         Raises:
             InvalidInput: they make no possible configuration.
+
         """
-        version = self.ground(factors)["version"]
-        split: dict[str, dict[str, Any]] = {name: {} for name in _models()}
+        version = self._version(factors)
+        own: dict[str, dict[str, Any]] = {}
         for path, value in factors.items():
-            if path != "version":
-                group, _, name = path.rpartition(".")
-                split[group][name] = value
+            group, _, name = path.rpartition(".")
+            own.setdefault(group, {})[name] = value
         try:
-            groups = {name: self._group(name, version, own) for name, own in split.items()}
+            groups = {name: self._group(version, name, own.get(name, _NONE)) for name in self._ground(version).groups}
             return TrialConfig.model_validate({"version": version, **groups})
         except ValidationError:
             self._explain(version, factors)
             raise
 
-    def _group(self, name: str, version: str, factors: Mapping[str, Any]) -> BaseModel:
-        """The group `name` of a version with these factors, checked."""
-        known = self._groups.setdefault((version, name), {})
-        key = tuple(factors.items())
-        if key not in known:
-            below = {path.removeprefix(f"{name}."): value for path, value in self._grounds[version].items() if path.startswith(f"{name}.")}
-            group = _models()[name].model_validate({**below, **factors})
-            known[key] = self._equal.setdefault((name, *(value for _, value in group)), group)
-        return known[key]
+    def _version(self, factors: Mapping[str, Any]) -> str:
+        version: str | None = factors.get("version", self.sweep.version)
+        if version is None:
+            raise InvalidInput(f"{self.sweep.source}: variant {label(factors)}: has no version; give the sweep one")
+        return version
+
+    def _ground(self, version: str) -> _Ground:
+        if version not in self._grounds:
+            settings = {path: checked(path, v, "") for path, v in self.sweep.settings(version).items()}
+            flat = flatten(TrialConfig.model_validate({})) | settings
+            groups: dict[str, dict[str, Any]] = {name: {} for name in _models()}
+            for path, value in flat.items():
+                group, _, name = path.rpartition(".")
+                if group:
+                    groups[group][name] = value
+            self._grounds[version] = _Ground(flat, groups)
+        return self._grounds[version]
+
+    def _group(self, version: str, name: str, factors: Mapping[str, Any]) -> BaseModel:
+        key = (version, name, *factors.items())
+        found = self._checked.get(key)
+        if found is None:
+            group = _models()[name].model_validate({**self._ground(version).groups[name], **factors})
+            found = self._equal.setdefault((name, *vars(group).values()), group)
+            self._checked[key] = found
+        return found
 
     def _explain(self, version: str, factors: Mapping[str, Any]) -> None:
         """Raise what `resolve` has to say of these factors."""

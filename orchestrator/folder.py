@@ -30,6 +30,7 @@ def check_owner(folder: Path, name: str) -> None:
 
     Raises:
         InvalidInput: it holds another sweep, or files that are no sweep's.
+
     """
     if not folder.exists():
         return
@@ -63,6 +64,7 @@ def read(folder: Path) -> SweepFolder:
 
     Raises:
         InvalidInput: the folder holds no sweep, or sweep.json is damaged.
+
     """
     path = folder / FILE
     try:

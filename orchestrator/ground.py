@@ -23,6 +23,7 @@ class Base:
         own: settings over it, from the sweep file.
         source: where the base is named, for messages.
         folder: where a relative path in `name` starts.
+
     """
 
     name: str
@@ -43,6 +44,7 @@ class Base:
 
         Raises:
             InvalidInput: no such base, or a mistake in it.
+
         """
         named = base_layers(self.name, version, self.source, self.folder) if self.name else []
         layers = (*named, Layer(self.source, self.own))
@@ -84,6 +86,7 @@ def lay(keys: SweepFile, source: str, folder: Path, base_option: str | None, dat
 
     Raises:
         InvalidInput: a base that does not exist or holds a mistake, or a seed given twice.
+
     """
     own = _own_base(keys, source, folder)
     embedded_name = keys.without_data.base

@@ -28,6 +28,7 @@ def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig])
     Raises:
         InvalidInput: not an MVTec AD folder, a class that is not there, a broken image, a missing mask, missing weights.
         OSError: the cache cannot be written.
+
     """
     dataset = open_dataset(data_root, cache)
     tasks: dict[str, None] = {}

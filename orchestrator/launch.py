@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from moleflow.errors import InvalidInput
 from moleflow.knobs import method_knobs
 from moleflow.source import code_digest
 from orchestrator import expansion, folder, provenance
+from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.live import LiveView
 from orchestrator.planning import Plan, make_plan
@@ -65,6 +65,7 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
 
     Raises:
         InvalidInput: any mistake in the sweep, the images, the weights or the folder.
+
     """
     place = options.out or Path("results") / sweep.name
     folder.check_owner(place, sweep.name)
@@ -96,7 +97,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         labels = {planned.trial.id: planned.trial.label for planned in plan.trials}
         with LiveView(console, labels, len(todo), options.quiet) as view:
             try:
-                _backend(setup, sweep, options).run(source, lambda event: (source.events(event), view.show(event))[0])
+                _backend(setup, sweep, options).run(source, _both(source, view))
             except KeyboardInterrupt:
                 interrupted = True
     code = _summary(prepared, source.tally, interrupted, console)
@@ -125,7 +126,7 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
         from orchestrator.backends.inline import InlineBackend
 
         with LiveView(console, labels, len(cut), options.quiet) as view:
-            InlineBackend(setup).run(source, lambda event: (source.events(event), view.show(event))[0])
+            InlineBackend(setup).run(source, _both(source, view))
     tally = source.tally
     for trial_id, event in tally.failed.items():
         console.print(f"would fail: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}", highlight=False, soft_wrap=True)
@@ -143,12 +144,21 @@ def report(place: Path, show_all: bool = False) -> tuple[Report, dict[str, Path]
 
     Raises:
         InvalidInput: the folder holds no sweep.
+
     """
     sweep = folder.read(place)
     store = ResultStore(place)
     selection = None if show_all else set(sweep.trial_ids)
     made = build(store, selection, sweep.baseline, sweep.title, current_code=code_digest(), covers={"version": method_knobs()})
     return made, write_report(made, place)
+
+
+def _both(source: TrialSource, view: LiveView) -> Events:
+    def tell(event: Event) -> None:
+        source.events(event)
+        view.show(event)
+
+    return tell
 
 
 def default_cache() -> Path:

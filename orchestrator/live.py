@@ -17,6 +17,7 @@ class LiveView:
     Args:
         labels: readable names by trial id.
         total: how many trials this run has to do.
+
     """
 
     def __init__(self, console: Console, labels: Mapping[str, str], total: int, quiet: bool = False) -> None:

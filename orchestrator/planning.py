@@ -1,11 +1,12 @@
-"""Trials and what is stored -> what is done, what is stale and what to run. Pure: no files, no clock."""
+"""Trials and what is stored -> what is done, what is stale, what to run, and what differs. Pure: no files, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from moleflow.config import flatten
 from orchestrator.trial import Trial
 
 State = Literal["done", "stale", "to run"]
@@ -53,3 +54,45 @@ def make_plan(trials: Sequence[Trial], finished: Mapping[str, Stored], code: str
         return "to run" if rerun_stale else "stale"
 
     return Plan(tuple(Planned(trial, state(trial)) for trial in trials))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What differs between trials, as {dotted path: values in order}, and what does not, as {dotted path: value}.
+
+    Attributes:
+        compared: the sweep's axes, where they apply.
+        following: settings that differ and are no axis: set by a version, or by a base for one version alone.
+        shared: everything else, without the seed.
+        seeds: all seeds.
+
+    """
+
+    compared: Mapping[str, tuple[Any, ...]]
+    following: Mapping[str, tuple[Any, ...]]
+    shared: Mapping[str, Any]
+    seeds: tuple[int, ...]
+
+
+def spread(trials: Sequence[Trial]) -> Spread:
+    """What differs between the trials of a plan."""
+    compared: dict[str, dict[Any, None]] = {}
+    values: dict[str, dict[Any, None]] = {}
+    known: set[tuple[int, ...]] = set()
+    for trial in trials:
+        for path, value in trial.factors.items():
+            compared.setdefault(path, {})[value] = None
+        # Trials share their groups of knobs: one look at each combination of groups is enough.
+        groups = tuple(id(value) for name, value in trial.config if name != "seed")
+        if groups not in known:
+            known.add(groups)
+            for path, value in flatten(trial.config).items():
+                values.setdefault(path, {})[value] = None
+    values.pop("seed", None)
+    differing = {path: tuple(found) for path, found in values.items() if len(found) > 1}
+    return Spread(
+        compared={path: tuple(found) for path, found in compared.items()},
+        following={path: found for path, found in differing.items() if path not in compared},
+        shared={path: next(iter(found)) for path, found in values.items() if path not in differing and path not in compared},
+        seeds=tuple(dict.fromkeys(trial.config.seed for trial in trials)),
+    )

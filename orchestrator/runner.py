@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.events import ENDS, Event
 from orchestrator.search import Search
-from orchestrator.spec import Resources
+from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
 from orchestrator.work import Pause, WorkItem
 
@@ -19,13 +19,23 @@ HELD_AGAIN_S = 2.0
 
 @dataclass
 class Tally:
-    """What became of the trials that a run handed out."""
+    """What became of the trials that a run handed out.
+
+    Attributes:
+        finished: trials that this run finished.
+        elsewhere: trials that another driver finished meanwhile.
+        failed: trials whose last attempt failed, with its end.
+        interrupted: trials that somebody else stopped; they are not tried again here.
+        over: trials that this run has done with.
+        stopped_by: why it hands out no more.
+
+    """
 
     finished: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     failed: dict[str, Event] = field(default_factory=dict)
     interrupted: list[str] = field(default_factory=list)
-    attempts: int = 0
+    over: set[str] = field(default_factory=set)
     stopped_by: str | None = None
 
 
@@ -33,7 +43,11 @@ class TrialSource:
     """Hands a search's trials to a backend and takes the events back.
 
     Args:
+        search: where the trials come from.
+        resources: what each of them needs.
         retries: further attempts that a failed trial gets.
+        clock: seconds, from anywhere.
+
     """
 
     def __init__(self, search: Search, resources: Resources, retries: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,11 +57,12 @@ class TrialSource:
         self._again: list[tuple[float, Trial]] = []
         self._failures: dict[str, int] = {}
         self._same: tuple[str, int] = ("", 0)
+        self._at_once = False
 
     def next(self) -> WorkItem | Pause:
         """The next item to run."""
         if self.tally.stopped_by is not None:
-            return Pause.WAIT if self._running else Pause.DONE
+            return Pause.WAIT if self._running and not self._at_once else Pause.DONE
         for place, (due, trial) in enumerate(self._again):
             if due <= self._clock():
                 del self._again[place]
@@ -59,39 +74,43 @@ class TrialSource:
 
     def events(self, event: Event) -> None:
         """Take note of what happened to a trial."""
-        if event.kind == "started":
-            self.tally.attempts += 1
+        if event.kind == "fatal":
+            self.tally.stopped_by = str(event.facts["error"])
+            self._at_once = True
         if event.kind not in ENDS or event.trial_id not in self._running:
             return
         trial = self._running.pop(event.trial_id)
-        if event.kind == "fatal":
-            self.tally.stopped_by = str(event.facts["error"])
-        elif event.kind == "held":
+        if event.kind == "held":
             self._again.append((self._clock() + HELD_AGAIN_S, trial))
         elif event.kind == "failed":
             self._failed(trial, event)
-        else:
+        elif event.kind != "fatal":
             self._same = ("", 0)
+            self.tally.failed.pop(trial.id, None)
             {"finished": self.tally.finished, "elsewhere": self.tally.elsewhere, "interrupted": self.tally.interrupted}[event.kind].append(trial.id)
-            self._search.tell(trial, event)
+            self._over(trial, event)
 
     def _hand_out(self, trial: Trial) -> WorkItem:
         self._running[trial.id] = trial
         return WorkItem((trial,), (), self._resources)
 
     def _failed(self, trial: Trial, event: Event) -> None:
+        self.tally.failed[trial.id] = event
         self._failures[trial.id] = self._failures.get(trial.id, 0) + 1
         if self._failures[trial.id] <= self._retries:
             self._again.append((self._clock(), trial))
         else:
-            self.tally.failed[trial.id] = event
-            self._search.tell(trial, event)
+            self._over(trial, event)
         shape = failure_shape(event)
         self._same = (shape, self._same[1] + 1 if shape == self._same[0] else 1)
         if self._same[1] >= IDENTICAL_FAILURES:
             self.tally.stopped_by = (
                 f"{IDENTICAL_FAILURES} attempts in a row failed the same way ({event.facts.get('error')}); the other trials would too"
             )
+
+    def _over(self, trial: Trial, event: Event) -> None:
+        self.tally.over.add(trial.id)
+        self._search.tell(trial, event)
 
 
 def failure_shape(event: Event) -> str:

@@ -36,6 +36,7 @@ class Sweep:
         baseline: knobs of the variant that changes are relative to; empty = none.
         data_root: folder of the images; None = the embedded, generated ones.
         note: what a reader of any of its tables has to know first; may be empty.
+
     """
 
     name: str
@@ -108,10 +109,9 @@ def load_sweep(
 
     Raises:
         InvalidInput: no such file, not YAML, or a mistake in it.
+
     """
-    return make_sweep(
-        read_mapping(path), str(path), path.parent, sets=sets, base=base, data_root=data_root, environment=environment
-    )
+    return make_sweep(read_mapping(path), str(path), path.parent, sets=sets, base=base, data_root=data_root, environment=environment)
 
 
 def make_sweep(
@@ -137,6 +137,7 @@ def make_sweep(
 
     Raises:
         InvalidInput: any mistake that can be seen without resolving the variants.
+
     """
     keys = sweep_file.parsed(document, source)
     parts = _parts(keys, source)
@@ -151,10 +152,7 @@ def make_sweep(
     versions = dict.fromkeys([] if version is None else [version])
     if "version" in owners:
         versions |= dict.fromkeys(owners["version"].values("version") or ())
-    when = {
-        _axis(name, owners, f"{source}: when"): axes.condition(given, f"{source}: when.{name}")
-        for name, given in keys.when.items()
-    }
+    when = {_axis(name, owners, f"{source}: when"): axes.condition(given, f"{source}: when.{name}") for name, given in keys.when.items()}
     return Sweep(
         name=chosen.name,
         question=keys.question.strip(),

@@ -72,12 +72,8 @@ class SweepFile(_Keys):
     zip: Settings = Field(default={}, description="{knob: [values]} of equal lengths: the n-th values together")
     list: Entries = Field(default=[], description="[{knob: value, ...}, ...]: variants written out")
     random: Random | None = Field(default=None, description="{count, seed, knobs}: seeded draws")
-    when: Settings = Field(
-        default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds"
-    )
-    exclude: Entries = Field(
-        default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out"
-    )
+    when: Settings = Field(default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds")
+    exclude: Entries = Field(default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out")
     seeds: Seeds = Field(default=[0], description=_SEEDS)
     report: Report = Field(default=Report(), description="{baseline: {knob: value}}")
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
@@ -91,6 +87,7 @@ def parsed(document: Mapping[str, Any], source: str) -> SweepFile:
 
     Raises:
         InvalidInput: an unknown, missing or ill-typed key: its path, what was given, what is allowed.
+
     """
     try:
         return SweepFile.model_validate(dict(document))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
-from moleflow.config import TrialConfig, canonical_json, digest
+from moleflow.config import Data, TrialConfig, canonical_json, digest
 from moleflow.errors import InvalidInput
 from moleflow.knobs import short_names
 
@@ -22,6 +22,7 @@ class Inputs:
         data: {task: digest of its images and masks}; it may name more tasks than the trial has.
         weights: digest or release of the backbone's weights.
         dataset: what readers call the images, such as `embedded (generated)`; not a part of any id.
+
     """
 
     data: Mapping[str, str]
@@ -52,10 +53,11 @@ def identity(config: TrialConfig, inputs: Inputs) -> dict[str, Any]:
 
     Raises:
         InvalidInput: a task whose digest is not among the inputs.
+
     """
     settings = config.model_dump()
     settings["backbone"]["weights"] = inputs.weights
-    settings["data_digests"] = _data_digests(config, inputs)
+    settings["data_digests"] = _data_digests(config.data.tasks, inputs)
     return settings
 
 
@@ -64,12 +66,15 @@ def trial_id(identity: Mapping[str, Any]) -> str:
     return digest(identity)[:12]
 
 
-def _data_digests(config: TrialConfig, inputs: Inputs) -> list[str]:
-    missing = [task for task in config.data.tasks if task not in inputs.data]
+def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
+    missing = [task for task in tasks if task not in inputs.data]
     if missing:
         known = ", ".join(inputs.data) or "none"
         raise InvalidInput(f"data.tasks: no images of '{missing[0]}' were found; there are: {known}")
-    return [inputs.data[task] for task in config.data.tasks]
+    return [inputs.data[task] for task in tasks]
+
+
+_KEYS = sorted([*TrialConfig.model_fields, "data_digests"])
 
 
 @dataclass(frozen=True)
@@ -80,30 +85,38 @@ class Identities:
     one object is spelled as JSON once: ten times as fast for a sweep of many seeds or variants.
     """
 
-    _spelled: dict[tuple[int, str], tuple[object, str]] = field(default_factory=dict)
+    _spelled: dict[tuple[Any, ...], tuple[object, str]] = field(default_factory=dict)
 
     def of(self, config: TrialConfig, inputs: Inputs) -> str:
         """The trial's id.
 
         Raises:
             InvalidInput: a task whose digest is not among the inputs.
+
         """
-        spelled = {name: self._json(name, value, inputs) for name, value in config}
-        spelled["data_digests"] = canonical_json(_data_digests(config, inputs))
-        whole = ",".join(f'"{name}":{spelled[name]}' for name in sorted(spelled))
+        values = vars(config)
+        whole = ",".join([f'"{key}":{self._json(key, values.get(key, config.data), inputs)}' for key in _KEYS])
         return hashlib.sha256(f"{{{whole}}}".encode()).hexdigest()[:12]
 
-    def _json(self, name: str, value: object, inputs: Inputs) -> str:
+    def _json(self, key: str, value: object, inputs: Inputs) -> str:
+        """One key's part of the canonical JSON; for `data_digests`, `value` is the data's settings."""
         if not isinstance(value, BaseModel):
-            return canonical_json(value)
-        key = (id(value), inputs.weights if name == "backbone" else "")
-        if key not in self._spelled:
-            settings = value.model_dump()
-            if name == "backbone":
-                settings["weights"] = inputs.weights
-            # The object is kept beside its JSON, so that no other one can get its id().
-            self._spelled[key] = value, canonical_json(settings)
-        return self._spelled[key][1]
+            return str(value) if type(value) is int else canonical_json(value)
+        place = (key, id(value), id(inputs) if key in ("backbone", "data_digests") else 0)
+        found = self._spelled.get(place)
+        if found is None:
+            # Both objects are kept beside their JSON, so that no other one can get their id().
+            found = self._spelled[place] = (value, inputs), _spell_group(key, value, inputs)
+        return found[1]
+
+
+def _spell_group(key: str, group: BaseModel, inputs: Inputs) -> str:
+    if isinstance(group, Data) and key == "data_digests":
+        return canonical_json(_data_digests(group.tasks, inputs))
+    settings = group.model_dump()
+    if key == "backbone":
+        settings["weights"] = inputs.weights
+    return canonical_json(settings)
 
 
 def short(path: str) -> str:

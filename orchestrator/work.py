@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from orchestrator.events import Event, Events
-from orchestrator.spec import Resources
+from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
 
 

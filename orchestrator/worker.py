@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import socket
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from moleflow.config import TrialConfig, canonical_json, digest
 from moleflow.data.mvtec import DigestCache, TaskData, scan
@@ -24,14 +23,12 @@ from moleflow.features import FeatureCache
 from moleflow.sequence import Outcome, TaskReport, Workplace, run_sequence
 from moleflow.source import code_digest
 from moleflow.stages import Epoch, StageStore
-from orchestrator import attempts
+from orchestrator import attempts, disk
 from orchestrator.attempts import Attempt, AttemptFolder, Record
 from orchestrator.events import Event, Events
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
 from orchestrator.trial import Trial, identity
 from orchestrator.work import Setup
-
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Stop(BaseException):
@@ -45,6 +42,7 @@ class Worker:
         self.setup = setup
         self.events = events
         self.environment: Environment = open_environment(setup.device, setup.threads)
+        threadpool_limits(setup.threads)  # numpy's linear algebra: its last bits depend on the number of threads too
         self.features = FeatureCache(setup.cache / "features")
         self.stages = StageStore(setup.cache / "stages")
         self.attempts = AttemptFolder(setup.folder / "attempts")
@@ -55,19 +53,20 @@ class Worker:
 
     def run(self, trial: Trial) -> None:
         """One attempt at one trial. Whatever goes wrong in it becomes its record, its row and an event; only `Stop` passes through."""
+        row = first_row(self.setup, self.environment, trial)
         try:
-            begun = self.attempts.begin(trial.id, backend=self.setup.backend, worker=self.setup.worker)
+            begun = self.attempts.begin(trial.id, row=row)
         except OSError as error:
-            self.events(Event("fatal", trial.id, {"error": _unwritable(self.setup.folder, error)}))
+            self.events(Event("fatal", trial.id, {"error": disk.explain(self.setup.folder, error)}))
             return
         if isinstance(begun, Record):
             self.events(Event("held", trial.id, {"by": f"{begun.content.get('host')}:{begun.content.get('pid')}"}))
             return
         if self._finished_elsewhere(trial):
-            begun.end(attempts.INTERRUPTED, error="another driver had finished this trial")
+            begun.withdraw()
             self.events(Event("elsewhere", trial.id))
             return
-        _Run(self, trial, begun).run()
+        _Run(self, trial, begun, row).run()
 
     def seconds_until_due(self) -> float | None:
         """When `flush` wants to be called next; None when there is nothing to write."""
@@ -80,7 +79,7 @@ class Worker:
             self.writer.flush()
         except OSError as error:
             for attempt, _, event in waiting:
-                self.events(Event("fatal", event.trial_id, {"error": _unwritable(self.setup.folder, error), "attempt": attempt.number}))
+                self.events(Event("fatal", event.trial_id, {"error": disk.explain(self.setup.folder, error), "attempt": attempt.number}))
             return
         for attempt, state, event in waiting:
             _end_quietly(attempt, state, event.facts)
@@ -88,7 +87,12 @@ class Worker:
             self.events(event)
 
     def keep(self, attempt: Attempt, state: str, rows: AttemptRows, event: Event) -> None:
-        """Take an ended attempt's rows; they are written now or, when a part was written less than a second ago, soon."""
+        """Take an ended attempt's rows; they are written now or, when a part was written less than a second ago, soon.
+
+        Raises:
+            ValueError: a row does not fit the schema, or holds a NaN; nothing of the attempt is taken.
+
+        """
         self.writer.add(rows)
         self._unflushed.append((attempt, state, event))
         if self.writer.due():
@@ -111,8 +115,8 @@ class Worker:
 class _Run:
     """One attempt, from its first line to its record's last."""
 
-    def __init__(self, worker: Worker, trial: Trial, attempt: Attempt) -> None:
-        self.worker, self.trial, self.attempt = worker, trial, attempt
+    def __init__(self, worker: Worker, trial: Trial, attempt: Attempt, row: Mapping[str, Any]) -> None:
+        self.worker, self.trial, self.attempt, self.row = worker, trial, attempt, row
         self.started = datetime.now(UTC)
         self.clock = time.perf_counter()
         self.metrics: list[dict[str, Any]] = []
@@ -120,16 +124,16 @@ class _Run:
         self.reused = 0.0
 
     def run(self) -> None:
-        self._tell("started")
         try:
+            self._tell("started")
             outcome = self._sequence()
         except (Stop, KeyboardInterrupt):
             self._keep("interrupted", attempts.INTERRUPTED, error="stopped from outside", error_kind="Stop")
             self.worker.flush()
             raise
         except OSError as error:
-            if error.errno in UNWRITABLE:
-                message = _unwritable(self.worker.setup.folder, error)
+            if disk.takes_no_more(error):
+                message = disk.explain(self.worker.setup.cache, error)
                 _end_quietly(self.attempt, attempts.FAILED, {"error": message, "error_kind": type(error).__name__})
                 self._tell("fatal", error=message)
             else:
@@ -137,8 +141,10 @@ class _Run:
         except Exception as error:
             self._fail(error)
         else:
-            state = attempts.PRUNED if outcome.stopped else attempts.FINISHED
-            self._keep("finished", state, outcome=outcome)
+            try:
+                self._keep("finished", attempts.PRUNED if outcome.stopped else attempts.FINISHED, outcome=outcome)
+            except ValueError as error:
+                self._fail(error)
 
     def _sequence(self) -> Outcome:
         worker, trial = self.worker, self.trial
@@ -191,7 +197,11 @@ class _Run:
     def _keep(
         self, kind: Any, state: str, outcome: Outcome | None = None, error: str | None = None, error_kind: str | None = None, traceback: str | None = None
     ) -> None:
-        row = attempt_row(self.worker.setup, self.worker.environment, self.trial, self.attempt.number, state, self.started) | {
+        row = dict(self.row) | {
+            "attempt": self.attempt.number,
+            "status": state,
+            "started_at": self.started,
+            "ended_at": datetime.now(UTC),
             "seconds_spent": time.perf_counter() - self.clock,
             "seconds_reused": self.reused,
             "error": error,
@@ -217,20 +227,15 @@ class _Run:
         self.worker.keep(self.attempt, state, rows, Event(kind, self.trial.id, facts))
 
 
-def attempt_row(setup: Setup, environment: Environment, trial: Trial, number: int, state: str, started: datetime) -> dict[str, Any]:
-    """What the attempts table says of an attempt whatever its end."""
+def first_row(setup: Setup, environment: Environment, trial: Trial) -> dict[str, Any]:
+    """What the attempts table says of an attempt whatever its number and its end; plain JSON values."""
     return {
         "sweep": setup.sweep,
         "trial_id": trial.id,
-        "attempt": number,
         "version": trial.config.version,
         "seed": trial.config.seed,
         "factors": canonical_json(dict(trial.factors)),
         "dataset": setup.dataset,
-        "status": state,
-        "started_at": started,
-        "ended_at": datetime.now(UTC),
-        "seconds_spent": (datetime.now(UTC) - started).total_seconds(),
         "seconds_reused": 0.0,
         "backend": setup.backend,
         "host": socket.gethostname(),
@@ -238,7 +243,7 @@ def attempt_row(setup: Setup, environment: Environment, trial: Trial, number: in
         "worker": setup.worker,
         "device": environment.device_kind,
         **device_facts(environment),
-        "torch": environment.torch,
+        "torch": environment.torch_version,
         "dtype": environment.dtype,
         "threads": environment.threads,
         "code_digest": code_digest(),
@@ -249,21 +254,6 @@ def attempt_row(setup: Setup, environment: Environment, trial: Trial, number: in
         "flags": "[]",
         "data_digest": digest(dict(trial.inputs.data)),
     }
-
-
-def rehearsed(trial: Trial) -> Trial:
-    """The same trial cut to one training step a task and one scored batch, at real shapes."""
-    config = trial.config
-    training = config.training.model_copy(update={"epochs": 1})
-    batch = config.training.batch_size
-    data = config.data.model_copy(
-        update={
-            "train_images": min(batch, config.data.train_images or batch),
-            "test_images": min(max(2, batch), config.data.test_images or max(2, batch)),
-            "validation_fraction": 0.0,
-        }
-    )
-    return replace(trial, config=config.model_copy(update={"data": data, "training": training}))
 
 
 def stop_on_signal() -> None:
@@ -281,7 +271,3 @@ def _end_quietly(attempt: Attempt, state: str, facts: Mapping[str, Any]) -> None
     # The part is what counts; a record that cannot be written any more is seen as died and loses nothing.
     with contextlib.suppress(OSError):
         attempt.end(state, **{k: v for k, v in facts.items() if k in ("error", "error_kind", "traceback", "seconds")})
-
-
-def _unwritable(folder: Path, error: OSError) -> str:
-    return f"{error.filename or folder}: results cannot be written ({error.strerror or error}); what is finished is kept and stays readable"

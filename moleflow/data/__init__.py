@@ -1,0 +1,1 @@
+"""Images: the MVTec AD layout, and the embedded data set."""

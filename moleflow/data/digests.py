@@ -29,6 +29,7 @@ class DigestCache:
 
     Args:
         path: the JSON file; None = remember within this process only.
+
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -41,6 +42,7 @@ class DigestCache:
 
         Raises:
             InvalidInput: it cannot be read, or is broken.
+
         """
         name = str(path.absolute())
         try:

@@ -47,6 +47,7 @@ def pixel_metrics(masks: npt.ArrayLike, maps: npt.ArrayLike) -> PixelMetrics:
 
     Raises:
         ValueError: another shape or type, or scores that are not finite.
+
     """
     pixels = _sorted_pixels(masks, maps)
     ranked = rank(pixels.counts)
@@ -75,6 +76,7 @@ def aupro(masks: npt.ArrayLike, maps: npt.ArrayLike, fpr_limit: float = FPR_LIMI
 
     Raises:
         ValueError: another shape or type, scores that are not finite, or a limit outside (0, 1].
+
     """
     if not 0.0 < fpr_limit <= 1.0:
         raise ValueError(f"fpr_limit is {fpr_limit}: give a number in (0, 1]")

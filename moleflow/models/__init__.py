@@ -1,0 +1,1 @@
+"""The trainable parts, one a file."""

@@ -18,6 +18,7 @@ class InputAdapter(nn.Module):
     Args:
         width: D, the length of a patch's feature vector.
         identity: share of the untouched input in the output, 0 to 1.
+
     """
 
     def __init__(self, width: int, config: Adapter, identity: float, generator: torch.Generator) -> None:
@@ -57,8 +58,11 @@ class InputAdapter(nn.Module):
         if self.gamma is not None and self.beta is not None:
             y = self.gamma * y + self.beta
         gate = torch.sigmoid(self.gate) if self.gate_kind == "sigmoid" else self.gate
-        y = y + gate * self.outer(nn.functional.gelu(self.inner(y)))
-        return y if self.identity == 0.0 else self.identity * x + (1.0 - self.identity) * y
+        residual: Tensor = self.outer(nn.functional.gelu(self.inner(y)))
+        y = y + gate * residual
+        if self.identity == 0.0:
+            return y
+        return self.identity * x + (1.0 - self.identity) * y
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -50,6 +50,7 @@ class Detector(nn.Module):
     Args:
         shape: (H, W, D) of a feature map.
         draws: generators for the initial weights of the flow (names "flow").
+
     """
 
     position: Tensor
@@ -79,19 +80,25 @@ class Detector(nn.Module):
     def measure(self, task: int, features: Tensor) -> None:
         """Take `task`'s statistics from its training features (N, H, W, D), if it keeps any."""
         if str(task) in self.statistics:
-            self.statistics[str(task)].measure(features)
+            self._of(task).measure(features)
+
+    def _of(self, task: int) -> Statistics:
+        found = self.statistics[str(task)]
+        assert isinstance(found, Statistics)
+        return found
 
     def adapt(self, features: Tensor, task: int) -> Tensor:
         """What the flow sees: (B, H, W, D) of features (B, H, W, D). The flow's density is a density of these."""
         own = "0" if self.config.features.standardise == "task0" else str(task)
         x = features
         if own in self.statistics:
-            x = (x - self.statistics[own].mean) / self.statistics[own].std
+            statistics = self._of(int(own))
+            x = (x - statistics.mean) / statistics.std
         x = x + self.position
         return self.adapters[str(task)](x) if str(task) in self.adapters else x
 
     def forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """z (B, H, W, D) and log_det (B, H, W) in nats a patch, through the expert of `task`."""
+        """Z (B, H, W, D) and log_det (B, H, W) in nats a patch, through the expert of `task`."""
         x = self.adapt(features, task)
         self.flow.select(task)
         z, log_det = self.flow(x.reshape(-1, self.width))
@@ -106,6 +113,7 @@ class Detector(nn.Module):
 
         Raises:
             RuntimeError: names or shapes do not match this configuration.
+
         """
         own = self.task_state(task)
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):

@@ -22,6 +22,7 @@ class Flow(nn.Module):
         width: D, the length of a patch's feature vector; at least 4.
         generator: source of the initial weights and of the fixed permutations.
         dtype: float32, or float64 for checks; a rotation rounded to float32 is none in float64.
+
     """
 
     def __init__(self, width: int, config: FlowConfig, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> None:
@@ -44,7 +45,7 @@ class Flow(nn.Module):
             layer.active = str(task) if str(task) in layer.experts else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z (P, D) and log|det dz/dx| (P,) in nats of patches x (P, D)."""
+        """Z (P, D) and log|det dz/dx| (P,) in nats of patches x (P, D)."""
         log_det = x.new_zeros(x.shape[0])
         for block in self.blocks:
             (x,), part = block([x])
@@ -52,7 +53,7 @@ class Flow(nn.Module):
         return x, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
-        """x (P, D) of latents z (P, D)."""
+        """X (P, D) of latents z (P, D)."""
         for block in reversed(self.blocks):
             (z,), _ = block([z], rev=True)
         return z
@@ -74,8 +75,9 @@ def _block(width: int, config: FlowConfig, generator: torch.Generator, dtype: to
     np.random.set_state(numpy_state)
     matrix = rotation(width, generator) if config.permutation == "soft" else torch.eye(width)[torch.randperm(width, generator=generator)]
     block.to(dtype)
-    block.w_perm.data.copy_(matrix)
-    block.w_perm_inv.data.copy_(matrix.T)
+    with torch.no_grad():
+        block.get_parameter("w_perm").copy_(matrix)
+        block.get_parameter("w_perm_inv").copy_(matrix.T)
     return block
 
 
@@ -85,4 +87,5 @@ def rotation(width: int, generator: torch.Generator) -> Tensor:
     q = q * torch.sign(torch.diagonal(r))
     if torch.linalg.slogdet(q).sign < 0:
         q[:, 0] = -q[:, 0]
-    return q
+    rotated: Tensor = q
+    return rotated

@@ -49,6 +49,6 @@ class LoRALinear(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """y (P, outputs) for x (P, inputs)."""
+        """Y (P, outputs) for x (P, inputs)."""
         y: Tensor = self.base(x)
         return y if self.active is None else y + self.experts[self.active](x)

@@ -47,4 +47,5 @@ def fit_gaussian(pooled: npt.NDArray[np.float64], config: RouterConfig) -> TaskG
 
 def route(pooled: npt.NDArray[np.float64], gaussians: list[TaskGaussian]) -> npt.NDArray[np.int64]:
     """The index of the nearest task's Gaussian for each image: (N,) from pooled features (N, D); ties go to the earlier task."""
-    return np.argmin(np.stack([g.distance(pooled) for g in gaussians]), axis=0)
+    nearest: npt.NDArray[np.int64] = np.argmin(np.stack([g.distance(pooled) for g in gaussians]), axis=0)
+    return nearest

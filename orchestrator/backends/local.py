@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from orchestrator.attempts import DIED, RUNNING, AttemptFolder
+from orchestrator import disk
+from orchestrator.attempts import WORKER_DIED
 from orchestrator.events import ENDS, Event, Events
 from orchestrator.trial import Trial
 from orchestrator.work import Setup, Source, WorkItem, run_loop
@@ -28,6 +29,7 @@ class LocalBackend:
     Args:
         workers: how many at once; None = one per GPU slot where there are GPUs, else one per `threads` cores.
         trials_per_gpu: workers that share a GPU.
+
     """
 
     def __init__(self, setup: Setup, workers: int | None = None, trials_per_gpu: int = 1) -> None:
@@ -62,7 +64,6 @@ class _Seat:
 class _LocalEngine:
     def __init__(self, setup: Setup, slots: list[str | None]) -> None:
         self._setup, self._slots = setup, slots
-        self._attempts = AttemptFolder(setup.folder / "attempts")
         self._context = multiprocessing.get_context("spawn")
         self._seats: dict[int, _Seat] = {}
 
@@ -96,7 +97,7 @@ class _LocalEngine:
         for seat in self._seats.values():
             with contextlib.suppress(OSError):
                 seat.pipe.send(None)
-            if seat.busy or seat.open:
+            if seat.open:
                 seat.process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
         for seat in self._seats.values():
@@ -135,6 +136,9 @@ class _LocalEngine:
                     continue
                 if message.kind in ENDS:
                     seat.open.pop(message.trial_id, None)
+                if message.kind == "fatal":  # It takes no more work, and what it still had has not failed.
+                    seat.busy = False
+                    seat.open.clear()
                 take(message)
 
     def _lost(self, seat: _Seat) -> list[Event]:
@@ -145,12 +149,7 @@ class _LocalEngine:
         code = seat.process.exitcode or 0
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         error = f"the worker process died {how}" + ("; the machine may be out of memory" if code == -9 else "")
-        for trial_id in seat.open:
-            for record in self._attempts.of_trial(trial_id):
-                if record.state in (DIED, RUNNING) and record.content.get("pid") == seat.process.pid:
-                    with contextlib.suppress(OSError):
-                        self._attempts.bury(record, error)
-        return [Event("failed", trial_id, {"error": error, "error_kind": "WorkerDied", "traceback": None}) for trial_id in seat.open]
+        return [Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None}) for trial_id in seat.open]
 
 
 class _environment(contextlib.ContextDecorator):
@@ -182,8 +181,13 @@ def _serve(pipe: Connection, setup: Setup) -> None:
             raise Stop from None  # The driver is gone, and nobody would ever wait for this process.
 
     stop_on_signal()
-    worker = Worker(setup, tell)
     with contextlib.suppress(Stop, EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            worker = Worker(setup, tell)
+        except Exception as error:
+            why = disk.explain(setup.folder, error) if isinstance(error, OSError) else f"no worker can start: {error}"
+            tell(Event("fatal", "", {"error": why}))
+            return
         try:
             while True:
                 if not pipe.poll(worker.seconds_until_due()):
@@ -196,6 +200,7 @@ def _serve(pipe: Connection, setup: Setup) -> None:
                     worker.run(trial)
                 pipe.send(None)
         finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The rest takes no time, and nobody would catch a Stop in it.
             worker.flush()
 
 

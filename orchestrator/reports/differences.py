@@ -57,6 +57,7 @@ def compare(
         baseline: {knob: value}, dotted or short; every column is measured against the one that it becomes with these
             values in place of its own, or else against the only one that has them.
         covers: {factor: settings that it sets}; a name also stands for everything below it.
+
     """
     compared = tuple(varying([v.factors for v in variants]))
     baselines = _baselines(variants, baseline or {})

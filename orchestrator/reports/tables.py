@@ -97,6 +97,7 @@ def build(
 
     Raises:
         InvalidInput: there is no store in the folder.
+
     """
     trials = finished_trials(store, selection, split)
     comparison = compare(group(trials), baseline, covers or {})
@@ -118,6 +119,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
 
     Raises:
         OSError: the folder cannot be written.
+
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
@@ -220,15 +222,16 @@ def _each(values: Iterable[T | None], show: Callable[[T], str]) -> str:
 
 
 def _records(comparison: Comparison, classes: Sequence[str], current_code: str | None) -> tuple[Record, ...]:
-    records: list[Record] = []
-    for k, variant in enumerate(comparison.variants):
-        of = comparison.baselines[k]
-        datasets = " + ".join(sorted({t.dataset for t in variant.trials}))
-        marks = " ".join(_marks(comparison, k, current_code))
-        for class_name in (*classes, MEAN):
-            for metric in (*METRICS, *(m for m in FURTHER if m not in METRICS and class_name == MEAN)):
-                s = _summaries(comparison, class_name, metric)
-                relative = None if of is None else change(s[of], s[k])
-                numbers = (s[k].mean, s[k].sd, s[k].n, relative)
-                records.append((datasets, variant.label, class_name, metric, *numbers, marks))
-    return tuple(records)
+    records: list[list[Record]] = [[] for _ in comparison.variants]
+    own = [
+        (" + ".join(sorted({t.dataset for t in variant.trials})), variant.label, _marks(comparison, k, current_code))
+        for k, variant in enumerate(comparison.variants)
+    ]
+    for class_name in (*classes, MEAN):
+        for metric in (*METRICS, *(m for m in FURTHER if m not in METRICS and class_name == MEAN)):
+            summaries = _summaries(comparison, class_name, metric)
+            for k, (s, of) in enumerate(zip(summaries, comparison.baselines, strict=True)):
+                dataset, label, marks = own[k]
+                relative = None if of is None else change(summaries[of], s)
+                records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, relative, " ".join(marks)))
+    return tuple(record for of_variant in records for record in of_variant)

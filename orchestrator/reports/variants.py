@@ -26,8 +26,8 @@ _ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cu
 class FinishedTrial:
     """One finished trial: its settings, where it ran, and its metrics after the final task.
 
-    `values` maps (class name, metric) to a number or None. The class name `MEAN` holds means over the classes, each None
-    where one class has None, and ACC, FM and BWT of image and pixel AUROC.
+    `values` maps (class name, metric) to a number or None. The class name `MEAN` holds means over the classes, each
+    None where one class has None, and ACC, FM and BWT of image and pixel AUROC.
     """
 
     trial_id: str

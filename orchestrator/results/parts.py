@@ -64,6 +64,7 @@ def put(path: Path, content: bytes, temporary: Path) -> None:
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
+
     """
     temp = temporary / f"{path.stem}.{uuid.uuid4().hex}"
     try:
@@ -95,6 +96,7 @@ def write_part(parts: Path, part: Part) -> None:
 
     Raises:
         OSError: the disk is full or not writable; nothing of the part is left behind.
+
     """
     temps = {table: temporary_folder(parts) / f"{part.name}.{table}" for table in TABLES}
     try:
@@ -110,23 +112,24 @@ def write_part(parts: Path, part: Part) -> None:
     _sync_folder(parts / ATTEMPTS)
 
 
-def check_part(parts: Path, name: str) -> pa.Table:
-    """The attempts table of a part, once all four files are known to be whole.
+def check_part(parts: Path, name: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a part's attempts, once all four files are known to be whole.
 
     Raises:
         DamagedPart: one of them is not.
+
     """
     path = part_file(parts, ATTEMPTS, name)
     content = _bytes(path)
     if not name.endswith(f"-{_own_digest(content)}"):
         raise DamagedPart(path, _CHANGED)
-    attempts = pq.read_table(pa.BufferReader(content))
-    digests = json.loads(attempts.schema.metadata[_RECEIPT])
+    file = pq.ParquetFile(pa.BufferReader(content))
+    digests = json.loads(file.schema_arrow.metadata[_RECEIPT])
     for table in TABLES:
         sibling = part_file(parts, table, name)
         if table != ATTEMPTS and hashlib.sha256(_bytes(sibling)).hexdigest() != digests[table]:
             raise DamagedPart(sibling, _CHANGED)
-    return attempts
+    return file.read(columns=list(columns))
 
 
 def open_part_file(path: Path) -> pq.ParquetFile:
@@ -134,6 +137,7 @@ def open_part_file(path: Path) -> pq.ParquetFile:
 
     Raises:
         DamagedPart: it is missing now.
+
     """
     return pq.ParquetFile(pa.BufferReader(_bytes(path)))
 

@@ -163,6 +163,7 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
 
     Raises:
         ValueError: an unknown column, a missing value, a NaN or infinity, or a value of the wrong kind.
+
     """
     columns = COLUMNS[table]
     known = {c.name for c in columns}

@@ -42,8 +42,7 @@ _EMPTY = "00000000-empty"  # no rows: every reader sees the folder, with its sch
 class AttemptRows:
     """The rows of one attempt that has ended.
 
-    `attempt` is its whole row of the attempts table. The rows of the other tables leave out the common columns, and get
-    the attempt's.
+    `attempt` is its whole row of the attempts table; the rows of the other tables get the common columns from it.
     """
 
     attempt: Mapping[str, object]
@@ -56,6 +55,7 @@ class AttemptRows:
 
         Raises:
             ValueError: a row does not fit the schema, or holds a NaN.
+
         """
         common = {c.name: self.attempt.get(c.name) for c in COMMON}
         rows = {"metrics": self.metrics, "scores": self.scores, "curves": self.curves}
@@ -110,6 +110,7 @@ class ResultStore:
 
         Raises:
             OSError: the folder cannot be written.
+
         """
         temporary_folder(self.parts).mkdir(parents=True, exist_ok=True)
         for table in TABLES:
@@ -128,6 +129,7 @@ class ResultStore:
         Raises:
             InvalidInput: there is no store in the folder, or a part was written with another schema.
             Damaged: a file went away while it was read.
+
         """
         self._look()
         return self._gather(table, columns)
@@ -155,6 +157,7 @@ class ResultStore:
 
         Raises:
             OSError: the folder cannot be written.
+
         """
         self.create()
         receipts = self.parts / ATTEMPTS
@@ -180,6 +183,7 @@ class ResultStore:
 
         Raises:
             OSError: the disk is full or not writable; the tables that were there stay.
+
         """
         self._look()
         (self.folder / "tables").mkdir(exist_ok=True)
@@ -197,7 +201,7 @@ class ResultStore:
             self._damaged.pop(gone, None)
         for name in sorted(names - self._seen.keys() - self._damaged.keys()):
             try:
-                rows = check_part(self.parts, name).select(_INDEX).to_pylist()
+                rows = check_part(self.parts, name, _INDEX).to_pylist()
                 self._seen[name] = tuple(_Entry(name, **row) for row in rows)
             except DamagedPart as error:
                 self._damaged[name] = error.damage
@@ -260,6 +264,7 @@ class PartWriter:
 
         Raises:
             ValueError: a row does not fit the schema, or holds a NaN; nothing of the attempt is taken.
+
         """
         self._pending.append(rows.tables())
 
@@ -277,7 +282,8 @@ class PartWriter:
         """Write what was added as one part, and give its name; None when nothing was.
 
         Raises:
-            OSError: the disk is full or not writable; no file is left behind, and what was added stays for another try.
+            OSError: the disk is full or not writable; no file is left behind, and the rows stay for another try.
+
         """
         if not self._pending:
             return None

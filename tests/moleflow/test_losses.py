@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from moleflow.config import Loss
 from moleflow.losses import focal_weight, log_density_constant, patch_nll, training_loss
 

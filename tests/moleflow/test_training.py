@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from moleflow.config import Training, TrialConfig
 from moleflow.errors import Diverged
 from moleflow.knobs import Layer, resolve

@@ -124,9 +124,7 @@ def test_any_value_above_zero_is_defective(tmp_path: Path, value: int) -> None:
 
 
 def test_masks_of_one_bit_and_sixteen_bits(tmp_path: Path) -> None:
-    mask = GREY > 200
-    assert np.array_equal(read_mask(saved(tmp_path / "1.png", Image.fromarray(mask)), 64)[:, ::2][:, :4].any(), mask[:, :6].any())
-    square = mask[:48]
+    square = GREY[:48] > 200
     assert np.array_equal(read_mask(saved(tmp_path / "bit.png", Image.fromarray(square)), 48), square)
     assert np.array_equal(read_mask(saved(tmp_path / "wide.png", square.astype(np.uint16)), 48), square)
 

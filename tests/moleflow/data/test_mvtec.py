@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -209,8 +210,6 @@ def test_a_broken_file(tmp_path: Path, name: str) -> None:
 
 def test_what_was_sound_is_remembered_beside_a_broken_file(tmp_path: Path) -> None:
     folder = make_class(tmp_path / "data", train=2)
-    import os
-
     for path in folder.rglob("*.png"):
         os.utime(path, (10**9, 10**9))
     (folder / "train/good/001.png").write_bytes(b"")

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+
 from moleflow.config import Adapter, TrialConfig
 from moleflow.knobs import Layer, resolve, version_layer
 from moleflow.models.adapters import InputAdapter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from moleflow.config import Flow as FlowConfig
 from moleflow.config import Lora
 from moleflow.models.flow import Flow, rotation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from moleflow.config import Lora
 from moleflow.models.lora import LoraExpert, LoRALinear
 

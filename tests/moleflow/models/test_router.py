@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import mahalanobis
+
 from moleflow.config import Router
 from moleflow.models.router import fit_gaussian, route
-from scipy.spatial.distance import mahalanobis
 
 
 def _cloud(centre: float, count: int, width: int, seed: int) -> np.ndarray:

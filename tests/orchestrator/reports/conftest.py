@@ -40,7 +40,7 @@ def generated_trial(
     split: str = "test",
     **attempt: Any,
 ) -> AttemptRows:
-    """One attempt whose metrics are given per class; `drop` is how much better each task was when it was just learned."""
+    """One attempt whose metrics are given per class; `drop` is how much better each task once was."""
     config = json.loads(canonical(CONFIG)) | {"seed": seed}
     for path, value in {**factors, **(settings or {})}.items():
         *groups, last = path.split(".")

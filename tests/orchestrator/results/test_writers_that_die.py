@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -100,7 +101,7 @@ def test_pyarrow_polars_and_duckdb_read_whole_attempts_while_a_writer_writes(sto
         ended = writer.poll() is not None
         for name in ("pyarrow", "polars", "duckdb"):
             ids = read(name)
-            assert all(ids.count(trial) == 5 for trial in set(ids))
+            assert set(Counter(ids).values()) <= {5}
             seen[name].append(len(ids))
         seen["store"].append(store.read("metrics").num_rows)
         if ended:

@@ -1,0 +1,97 @@
+"""A plan in lines for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moleflow.config import TrialConfig, flatten
+from moleflow.data.dataset import Dataset
+from moleflow.knobs import method_knobs
+from orchestrator.planning import Plan, Spread, spread
+from orchestrator.spec import Sweep
+from orchestrator.trial import short, spell
+
+MOST_VALUES = 12
+
+
+def header(sweep: Sweep, plan: Plan, dataset: Dataset) -> list[str]:
+    """What a run and a plan say first."""
+    images = "embedded (generated images, not MVTec AD)" if dataset.generated else f"{dataset.name} ({dataset.root})"
+    lines = [f"sweep:    {sweep.name}"]
+    if sweep.question:
+        lines.append(f"question: {' '.join(sweep.question.split())}")
+    lines.append(f"dataset:  {images}")
+    if sweep.note:
+        lines.append(f"note:     {sweep.note}")
+    counts = [f"{len(plan.of('done'))} done", f"{len(plan.of('to run'))} to run"]
+    if plan.of("stale"):
+        counts.append(f"{len(plan.of('stale'))} stale (made by other code; --rerun-stale runs them again)")
+    return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
+
+
+def lines(plan: Plan) -> list[str]:
+    """What differs between the trials, what they share, and each trial with its state."""
+    found = spread([planned.trial for planned in plan.trials])
+    rows = [f"  {planned.trial.id}  {planned.state:<6}  {planned.trial.label}" for planned in plan.trials]
+    return [*_differing(found), *_shared(found), "", "the trials:", *rows]
+
+
+def _differing(found: Spread) -> list[str]:
+    compared = {short(path): _values(values) for path, values in found.compared.items()} | {"seed": _values(found.seeds)}
+    said = ["", "what differs between them:", *_columns(compared)]
+    own = [path for path in found.following if "version" in found.compared and path in method_knobs()]
+    if own:
+        said.append(f"  set by the version: {', '.join(short(path) for path in own)}")
+    others = {short(path): _values(values) for path, values in found.following.items() if path not in own}
+    if others:
+        said += ["not compared, yet different:", *_columns(others)]
+    return said
+
+
+def _shared(found: Spread) -> list[str]:
+    usual = flatten(TrialConfig())
+    own = {short(path): spell(value) for path, value in found.shared.items() if value != usual[path]}
+    rest = len(found.shared) - len(own)
+    return ["", f"what they share ({rest} more settings have their default; `--json` lists all):", *_columns(own)]
+
+
+def _columns(entries: Mapping[str, str]) -> list[str]:
+    width = max((len(name) for name in entries), default=0)
+    return [f"  {name:<{width}}  {value}" for name, value in entries.items()]
+
+
+def _values(values: Sequence[Any]) -> str:
+    spelled = [spell(value) for value in values]
+    if len(spelled) > MOST_VALUES:
+        spelled = [*spelled[: MOST_VALUES - 1], "…", f"{spelled[-1]} ({len(values)} values)"]
+    return " | ".join(spelled)
+
+
+def as_json(sweep: Sweep, plan: Plan, dataset: Dataset, folder: str) -> dict[str, Any]:
+    """The plan for programs: the sweep, what differs, what is shared, and each trial."""
+    found = spread([planned.trial for planned in plan.trials])
+    return {
+        "sweep": sweep.name,
+        "question": sweep.question,
+        "dataset": dataset.name,
+        "base": sweep.base,
+        "note": sweep.note,
+        "folder": folder,
+        "counts": {state: len(plan.of(state)) for state in ("done", "stale", "to run")},
+        "compared": found.compared,
+        "yet_different": found.following,
+        "seeds": found.seeds,
+        "shared": found.shared,
+        "trials": [
+            {
+                "trial_id": planned.trial.id,
+                "label": planned.trial.label,
+                "state": planned.state,
+                "version": planned.trial.config.version,
+                "seed": planned.trial.config.seed,
+                "factors": dict(planned.trial.factors),
+            }
+            for planned in plan.trials
+        ],
+    }

@@ -1,0 +1,186 @@
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from moleflow.config import Phase, TrialConfig, canonical_json, digest, flatten, reach
+from moleflow.knobs import Layer, fields, resolve, version_layer
+
+
+def config(version: str | None = None, **knobs: Any) -> TrialConfig:
+    return resolve([*([version_layer(version, "test")] if version else []), Layer("test", knobs)])
+
+
+# A configuration in which nothing is switched off, so that every knob can reach something.
+LIVE: dict[str, Any] = {
+    "weights": "random", "projection": 64, "validation_fraction": 0.1, "focal_gamma": 1, "lora.task0": True, "adapter.task0": True,
+}  # fmt: skip
+OTHER: dict[str, Any] = {
+    "data.tasks": ["grid", "leather"], "data.image_size": 256, "data.mask_size": 256, "data.interpolation": "bicubic",
+    "data.validation_fraction": 0.2, "data.validation_seed": 1, "data.train_images": 8, "data.test_images": 8,
+    "backbone.model": "efficientnet_lite0", "backbone.weights_seed": 1, "backbone.layers": [2, 3], "backbone.aggregate": "concat",
+    "backbone.grid": 7, "backbone.neighbourhood": 3, "backbone.projection": 32, "backbone.projection_seed": 1,
+    "backbone.storage": "float16", "features.standardise": "task0", "features.position": False, "features.position_scale": 0.5,
+    "flow.blocks": 4, "flow.clamp": 1.0, "flow.hidden_ratio": 1.0, "flow.permutation": "hard", "lora.rank": 8, "lora.alpha": 2.0,
+    "lora.scaling": "alpha/rank", "lora.task0": False, "lora.task_bias": False, "adapter.enabled": False, "adapter.task0": False,
+    "adapter.task0_identity": 0.5, "adapter.norm": "layer", "adapter.film": True, "adapter.gate": "sigmoid", "adapter.gate_init": 0.5,
+    "adapter.hidden": 64, "adapter.output_init": "random", "loss.nll_scale": "per_dim", "loss.log_det": "image_mean",
+    "loss.focal_gamma": 2.0, "loss.focal_form": "relative", "loss.focal_detach": True, "loss.center_weight": 0.1, "training.epochs": 2,
+    "training.batch_size": 4, "training.learning_rate": 1e-3, "training.optimizer": "adamw", "training.weight_decay": 0.0,
+    "training.schedule": "constant", "training.final_fraction": 0.1, "training.warmup_epochs": 1, "training.gradient_clip": None,
+    "training.drop_last": False, "scoring.image_score": "max", "scoring.quantile": 0.9, "scoring.top_k": 5, "scoring.smoothing": 0.0,
+    "scoring.log_det": "image_mean", "router.shrinkage": "none", "seed": 1, "version": "v7",
+}  # fmt: skip
+# Reaching through something else: tasks through their images' digests, weights through their own, and the router has one kind.
+THROUGH_DIGESTS = {"data.tasks", "backbone.weights", "router.kind"}
+
+
+def reached(path: str, value: Any, **live: Any) -> set[str]:
+    """The phases (and positions) that see the change of one knob."""
+    before, after = config(**LIVE | live), resolve([Layer("live", LIVE | live), Layer("change", {path: value})])
+    phases: dict[str, tuple[Phase, int]] = {
+        "features": ("features", 0), "task 0": ("training", 0), "task 1": ("training", 1), "scoring": ("scoring", 0),
+    }  # fmt: skip
+    return {name for name, (phase, k) in phases.items() if reach(before, phase, k) != reach(after, phase, k)}
+
+
+def expected(path: str) -> set[str]:
+    group = path.partition(".")[0]
+    both = {"task 0", "task 1"}
+    if path in ("version", "data.tasks"):
+        return set()
+    if group == "backbone" or path in ("data.image_size", "data.interpolation"):
+        return {"features", *both}
+    if group in ("scoring", "router") or path in ("data.mask_size", "data.test_images"):
+        return {"scoring"}
+    if path in ("lora.task0", "adapter.task0", "adapter.task0_identity"):
+        return {"task 0"}
+    return {"task 1"} if path == "training.warmup_epochs" else both
+
+
+def test_the_table_of_changes_is_whole() -> None:
+    assert set(OTHER) == set(fields()) - (THROUGH_DIGESTS - {"data.tasks"})
+
+
+@pytest.mark.parametrize("path", [path for path in OTHER if path != "scoring.top_k"])
+def test_each_knob_reaches_what_it_can_change(path: str) -> None:
+    assert reached(path, OTHER[path]) == expected(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "live", "phases"),
+    [
+        ("loss.focal_form", {"focal_gamma": 0}, set()),
+        ("loss.focal_detach", {"focal_gamma": 0}, set()),
+        ("features.position_scale", {"position": False}, set()),
+        ("backbone.weights_seed", {"weights": "pretrained"}, set()),
+        ("backbone.projection_seed", {"projection": None}, set()),
+        ("data.validation_seed", {"validation_fraction": 0.0}, set()),
+        ("training.final_fraction", {"schedule": "constant"}, set()),
+        ("lora.scaling", {"lora.task0": False}, {"task 1"}),
+        ("lora.rank", {"lora.task0": False}, {"task 1"}),
+        ("adapter.norm", {"adapter.task0": False}, {"task 1"}),
+        ("adapter.norm", {"enabled": False}, set()),
+        ("adapter.task0_identity", {"adapter.task0": False}, set()),
+        ("scoring.quantile", {"image_score": "max"}, set()),
+        ("scoring.top_k", {"image_score": "quantile"}, set()),
+        ("scoring.top_k", {"image_score": "top_k"}, {"scoring"}),
+        ("lora.alpha", {"scaling": 0.5}, set()),
+    ],
+)
+def test_what_is_switched_off_reaches_nothing(path: str, live: dict[str, Any], phases: set[str]) -> None:
+    assert reached(path, OTHER[path], **live) == phases
+
+
+def test_scaling_by_rule_and_by_number_reach_alike() -> None:
+    rule, number = config("v2"), config("v2", **{"lora.scaling": 1 / 32})
+    assert rule.lora.effective_scaling == number.lora.effective_scaling == 0.03125
+    assert config("v1").lora.effective_scaling == 0.015625
+    assert [reach(rule, "training", k) for k in (0, 1)] == [reach(number, "training", k) for k in (0, 1)]
+
+
+def test_v5_and_v7_without_their_loss_train_as_v3_does() -> None:
+    v3 = config("v3")
+    for same in (config("v7", focal_gamma=0), config("v5", center_weight=0)):
+        assert [reach(same, "training", k) for k in (0, 1)] == [reach(v3, "training", k) for k in (0, 1)]
+    assert reach(config("v7"), "training", 0) != reach(v3, "training", 0)
+
+
+def test_v1_and_v2_share_nothing_of_task_0() -> None:
+    # v2 gives task 0 an expert; with v1's choice in this, the scaling reaches task 1 only.
+    v1, v2 = config("v1"), config("v2", **{"lora.task0": False})
+    assert reach(v1, "training", 0) == reach(v2, "training", 0)
+    assert reach(v1, "training", 1) != reach(v2, "training", 1)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 3},
+        {"loss": {"focal_gamma": "2"}},
+        {"loss": {"focal_gamma": True}},
+        {"loss": {"focal_gamma": float("nan")}},
+        {"training": {"epochs": 1.5}},
+        {"training": {"drop_last": 1}},
+        {"data": {"tasks": []}},
+        {"data": {"tasks": ["a", "a"]}},
+        {"data": {"tasks": ["7", 7]}},
+        {"data": {"tasks": [True]}},
+        {"data": {"tasks": "leather"}},
+        {"backbone": {"layers": []}},
+        {"backbone": {"neighbourhood": 2}},
+        {"lora": {"scaling": "alpha"}},
+        {"router": {"shrinkage": 1.5}},
+    ],
+)
+def test_wrong_settings_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrialConfig.model_validate(bad)
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().loss.focal_gamma = 1.0  # type: ignore[misc]
+
+
+def test_task_names_may_be_numbers() -> None:
+    assert config(tasks=["leather", 7]).data.tasks == ("leather", "7")
+
+
+def test_flags_say_what_a_reader_has_to_know() -> None:
+    assert config("v3").flags() == []
+    assert "dead as published" in " ".join(config("v1").flags())
+    assert config("v1", output_init="random").flags() == []
+    assert "joint" in " ".join(config("v7").flags())
+    assert config("v7", focal_form="relative").flags() == []
+    assert "random" in " ".join(config("v3", weights="random").flags())
+
+
+def test_flatten_names_every_knob() -> None:
+    assert set(flatten(config())) == set(fields())
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+def test_the_canonical_spelling_is_pinned() -> None:
+    value = {"b": [1, 2.0, None, True, "ä"], "a": {"d": 1e-5, "c": "x y"}}
+    assert canonical_json(value) == '{"a":{"c":"x y","d":1e-05},"b":[1,2.0,null,true,"ä"]}'
+    assert digest(value) == hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json(float("nan"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_canonical_json_keeps_the_value_and_forgets_the_order(value: dict[str, Any]) -> None:
+    assert json.loads(canonical_json(value)) == value
+    assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from moleflow.backbone import FrozenBackbone
+from moleflow.claim import try_claim
+from moleflow.config import TrialConfig
+from moleflow.data.mvtec import Sample, load_image, scan
+from moleflow.environment import Environment, open_environment
+from moleflow.errors import Damaged, InvalidInput
+from moleflow.features import FeatureCache
+
+KNOBS = {"data": {"image_size": 32}, "backbone": {"model": "test_vit", "weights": "random", "layers": [1, 3]}}
+CONFIG = TrialConfig.model_validate(KNOBS)
+
+
+def other(**knobs: object) -> TrialConfig:
+    """The configuration with other backbone knobs."""
+    return TrialConfig.model_validate(KNOBS | {"backbone": KNOBS["backbone"] | knobs})
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[Environment]:
+    """The CPU with one thread."""
+    threads = torch.get_num_threads()
+    yield open_environment("cpu")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def draw(root: Path, count: int) -> tuple[Sample, ...]:
+    """A class of `count` training images and one test image, scanned."""
+    generator = np.random.default_rng(0)
+    for i in range(count + 1):
+        path = root / "bolt" / (f"train/good/{i}.png" if i < count else "test/good/0.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    (task,) = scan(root, ["bolt"])
+    return task.train
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
+    """20 images."""
+    return draw(tmp_path_factory.mktemp("images"), 20)
+
+
+def direct(config: TrialConfig, environment: Environment, samples: tuple[Sample, ...]) -> torch.Tensor:
+    """The features without a cache."""
+    images = np.stack([load_image(s, config.data.image_size, config.data.interpolation) for s in samples])
+    return FrozenBackbone(config, environment).extract(images)
+
+
+def refuse(config: TrialConfig, environment: Environment) -> FrozenBackbone:
+    """A factory for a cache that must not need a backbone."""
+    raise AssertionError("everything should be cached")
+
+
+# --- computing once ---------------------------------------------------------------------------------------------------
+
+
+def test_cached_features_are_the_backbones_to_the_bit(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    cache = FeatureCache(tmp_path)
+    expected = direct(CONFIG, environment, samples)
+    assert torch.equal(cache.get(CONFIG, environment, samples), expected)
+    assert cache.forwards == 20
+    shuffled = samples[7:] + samples[:7] + samples[:1]
+    again = FeatureCache(tmp_path, refuse).get(CONFIG, environment, shuffled)
+    assert torch.equal(again, torch.cat([expected[7:], expected[:7], expected[:1]]))
+
+
+def test_only_what_is_missing_is_computed(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.get(CONFIG, environment, samples[:8])
+    seen: list[tuple[int, int]] = []
+    features = cache.get(CONFIG, environment, samples, lambda done, wanted: seen.append((done, wanted)))
+    assert cache.forwards == 20
+    assert seen[0] == (8, 20) and seen[-1] == (20, 20)
+    assert seen == sorted(seen)
+    assert torch.equal(features, direct(CONFIG, environment, samples))
+
+
+def test_images_are_known_by_content(tmp_path: Path, environment: Environment) -> None:
+    first = draw(tmp_path / "one", 4)
+    cache = FeatureCache(tmp_path / "cache")
+    cache.get(CONFIG, environment, first)
+    moved = draw(tmp_path / "two", 4)
+    cache.get(CONFIG, environment, moved)
+    assert cache.forwards == 4
+
+
+def test_trials_that_differ_elsewhere_share_features(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.get(CONFIG, environment, samples)
+    elsewhere = {"seed": 4, "training": {"epochs": 3}, "loss": {"focal_gamma": 2.0}, "scoring": {"smoothing": 0.0}}
+    FeatureCache(tmp_path, refuse).get(TrialConfig.model_validate(KNOBS | elsewhere), environment, samples)
+    for change in ({"layers": [1, 2]}, {"weights_seed": 1}, {"grid": 4}, {"storage": "float16"}):
+        assert cache.key(other(**change), environment) != cache.key(CONFIG, environment)
+    assert cache.key(CONFIG, Environment("cpu", "other", "float32", 1)) != cache.key(CONFIG, environment)
+
+
+def test_the_backbone_is_kept_for_the_same_key(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    built: list[TrialConfig] = []
+
+    def build(config: TrialConfig, environment: Environment) -> FrozenBackbone:
+        built.append(config)
+        return FrozenBackbone(config, environment)
+
+    cache = FeatureCache(tmp_path, build)
+    cache.get(CONFIG, environment, samples[:3])
+    cache.get(CONFIG, environment, samples)
+    cache.get(other(layers=[2]), environment, samples[:3])
+    assert built == [CONFIG, other(layers=[2])]
+
+
+def test_a_pack_holds_at_most_64_images(tmp_path: Path, environment: Environment) -> None:
+    class Constant:
+        """Features that are the image's mean, for many images."""
+
+        def extract(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+            """One patch, one feature."""
+            return torch.tensor(images).float().mean(dim=(1, 2, 3)).view(-1, 1, 1, 1)
+
+    many = draw(tmp_path / "images", 1100)
+    FeatureCache(tmp_path / "cache", lambda config, environment: Constant()).get(CONFIG, environment, many)
+    counts = [len(json.loads(path.read_text())["images"]) for path in (tmp_path / "cache").glob("*/*.json")]
+    assert sum(counts) == 1100
+    assert max(counts) == 64
+
+
+def test_half_precision_is_a_knob(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
+    cache = FeatureCache(tmp_path)
+    config = other(storage="float16")
+    full = cache.get(CONFIG, environment, samples)
+    bytes_before = cache.size().bytes
+    half = cache.get(config, environment, samples)
+    assert half.dtype == torch.float32
+    assert torch.equal(half, full.half().float())
+    assert cache.size().bytes - bytes_before < 0.75 * bytes_before
+
+
+class Overflowing:
+    """A backbone with one feature beyond half precision."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def extract(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """(N, 1, 1, 2)."""
+        return torch.tensor([1.0, self.value]).expand(len(images), 1, 1, 2)
+
+
+def test_features_that_do_not_fit_are_refused(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    with pytest.raises(InvalidInput, match="a feature is 70000, above 65504; take float32"):
+        FeatureCache(tmp_path, lambda *_: Overflowing(7e4)).get(other(storage="float16"), environment, samples)
+    with pytest.raises(InvalidInput, match="not finite"):
+        FeatureCache(tmp_path, lambda *_: Overflowing(float("nan"))).get(CONFIG, environment, samples)
+    assert FeatureCache(tmp_path).size().images == 0
+
+
+def test_an_image_that_changed_since_the_scan(tmp_path: Path, environment: Environment) -> None:
+    images = draw(tmp_path / "images", 2)
+    images[0].path.write_bytes(images[1].path.read_bytes())
+    with pytest.raises(Damaged, match="changed since"):
+        FeatureCache(tmp_path / "cache").get(CONFIG, environment, images)
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harm", ["bit", "cut", "no json", "no npy", "bad json", "other shape"])
+def test_damaged_entries_are_computed_again(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...], harm: str
+) -> None:
+    expected = FeatureCache(tmp_path).get(CONFIG, environment, samples)
+    path = sorted(tmp_path.glob("*/*.npy"))[1]
+    lost = len(json.loads(path.with_suffix(".json").read_text())["images"])
+    if harm == "bit":
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 4
+        path.write_bytes(data)
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif harm == "no json":
+        path.with_suffix(".json").unlink()
+    elif harm == "no npy":
+        path.unlink()
+    elif harm == "bad json":
+        path.with_suffix(".json").write_bytes(b"\x00" * 10)
+    else:
+        np.save(path, np.zeros((lost, 1, 1, 2), dtype=np.float32))
+    cache = FeatureCache(tmp_path)
+    assert torch.equal(cache.get(CONFIG, environment, samples), expected)
+    assert cache.forwards == lost
+    FeatureCache(tmp_path, refuse).get(CONFIG, environment, samples)
+
+
+def test_size_and_clear(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    assert (cache.size().bytes, cache.size().images) == (0, 0)
+    cache.get(CONFIG, environment, samples)
+    cache.get(other(layers=[2]), environment, samples[:5])
+    assert cache.size().images == 25
+    assert cache.size().bytes > 25 * 2 * 2 * 64 * 4
+    claim = try_claim(tmp_path / "cache" / cache.key(CONFIG, environment) / "0.claim")
+    assert claim is not None
+    with claim, pytest.raises(InvalidInput, match="filling this cache now"):
+        cache.clear()
+    cache.clear()
+    assert cache.size().bytes == 0
+    assert list((tmp_path / "cache").iterdir()) == []
+    cache.get(CONFIG, environment, samples[:2])
+    assert cache.size().images == 2
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+WORKER = """
+    import json, os, sys, time
+    from pathlib import Path
+    import moleflow.packs
+    from moleflow.config import TrialConfig
+    from moleflow.data.mvtec import scan
+    from moleflow.environment import open_environment
+    from moleflow.features import FeatureCache
+
+    root, folder, knobs, part, die_at, go = sys.argv[1:]
+    replace, calls = os.replace, []
+
+    def replace_or_die(source, target):
+        calls.append(target)
+        if len(calls) == int(die_at):
+            os._exit(9)
+        replace(source, target)
+
+    moleflow.packs.os.replace = replace_or_die
+    (task,) = scan(Path(root), ["bolt"])
+    first, last = map(int, part.split(":"))
+    cache = FeatureCache(Path(folder))
+    config = TrialConfig.model_validate(json.loads(knobs))
+    print("ready", flush=True)
+    while not os.path.exists(go):
+        time.sleep(0.002)
+    features = cache.get(config, open_environment("cpu"), task.train[first:last])
+    print(json.dumps({"forwards": cache.forwards, "sum": features.double().sum().item()}))
+"""
+
+
+def start(root: Path, folder: Path, part: str, go: Path, die_at: int = 0) -> subprocess.Popen[str]:
+    """A process that wants the features of a part of the images once `go` exists; it dies at that rename."""
+    arguments = [str(root), str(folder), json.dumps(KNOBS), part, str(die_at), str(go)]
+    command = [sys.executable, "-c", textwrap.dedent(WORKER), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_that_want_the_same_images_compute_each_once(tmp_path: Path, environment: Environment) -> None:
+    images = draw(tmp_path / "images", 100)
+    parts = ("0:100", "20:100")
+    go = tmp_path / "go"
+    workers = [start(tmp_path / "images", tmp_path / "cache", part, go) for part in parts]
+    for worker in workers:
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+    go.touch()
+    results = [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert sum(result["forwards"] for result in results) == 100
+    expected = FeatureCache(tmp_path / "cache", refuse).get(CONFIG, environment, images)
+    sums = [expected[slice(*map(int, part.split(":")))].double().sum().item() for part in parts]
+    assert [result["sum"] for result in results] == sums
+    assert list((tmp_path / "cache").glob("*/*.claim")) == []
+
+
+def test_a_bucket_that_another_worker_holds_is_left_until_last(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    cache = FeatureCache(tmp_path)
+    taken = samples[0].digest[0]
+    held = sum(sample.digest[0] == taken for sample in samples)
+    claim = try_claim(tmp_path / cache.key(CONFIG, environment) / f"{taken}.claim")
+    assert claim is not None
+    seen: list[int] = []
+
+    def report(done: int, _wanted: int) -> None:
+        seen.append(done)
+        if done == 20 - held:
+            claim.release()
+
+    assert len(cache.get(CONFIG, environment, samples, report)) == 20
+    assert 20 - held in seen
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("die_at", [1, 4])
+def test_a_writer_that_dies_leaves_nothing_that_is_used(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...], die_at: int
+) -> None:
+    """It dies before its first array is renamed, or between its second array and that one's description."""
+    root = samples[0].path.parents[3]
+    worker = start(root, tmp_path, "0:20", root, die_at)
+    worker.communicate(timeout=120)
+    assert worker.returncode == 9
+    assert len(list(tmp_path.glob("*/*.claim"))) == 1
+    written = FeatureCache(tmp_path).size().images
+    assert (written > 0) == (die_at == 4)
+    cache = FeatureCache(tmp_path)
+    assert torch.equal(cache.get(CONFIG, environment, samples), direct(CONFIG, environment, samples))
+    assert cache.forwards == 20 - written
+    left = [path.name for path in tmp_path.glob("*/*") if path.suffix not in (".json", ".npy")]
+    assert left == []
+    assert len(list(tmp_path.glob("*/*.json"))) == len(list(tmp_path.glob("*/*.npy")))

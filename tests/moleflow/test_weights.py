@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moleflow.config import Backbone
+from moleflow.errors import InvalidInput
+from moleflow.weights import PACKAGE, weights_file, weights_identity
+
+
+def backbone(weights: str) -> Backbone:
+    """A backbone with these weights."""
+    return Backbone.model_validate({"weights": weights, "model": "efficientnet_lite0"})
+
+
+def test_a_local_file_is_known_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"weights")
+    moved = tmp_path / "b.safetensors"
+    moved.write_bytes(b"weights")
+    assert weights_file(backbone(str(path))) == path
+    assert weights_identity(backbone(str(path))) == f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
+    assert weights_identity(backbone(str(moved))) == weights_identity(backbone(str(path)))
+    moved.write_bytes(b"other weights")
+    assert weights_identity(backbone(str(moved))) != weights_identity(backbone(str(path)))
+
+
+def test_the_package_carries_a_file() -> None:
+    path = weights_file(backbone(PACKAGE))
+    assert path is not None
+    assert weights_identity(backbone(PACKAGE)) == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def test_what_has_no_file() -> None:
+    assert weights_file(backbone("random")) is None
+    assert weights_identity(backbone("random")) == "random"
+    assert weights_file(backbone("pretrained")) is None
+    assert weights_identity(backbone("pretrained")).startswith("timm:efficientnet_lite0:1.")
+
+
+def test_a_misspelled_word_is_no_file() -> None:
+    with pytest.raises(InvalidInput, match="given 'randon', allowed: pretrained .* Did you mean 'random'"):
+        weights_identity(backbone("randon"))
+
+
+def test_no_torch_is_loaded() -> None:
+    code = f"""
+import sys
+from moleflow.config import Backbone
+from moleflow.weights import weights_identity
+weights_identity(Backbone.model_validate({{"weights": {PACKAGE!r}}}))
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
