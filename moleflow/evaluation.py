@@ -94,7 +94,12 @@ class Evaluation:
         self._tasks.append(_Task(samples, has_masks, load, _pooled(load()), {}))
 
     def evaluate(self, task: int) -> TaskScores:
-        """The class of `task` as it scores now, with the experts and Gaussians of all tasks added so far."""
+        """The class of `task` as it scores now, with the experts and Gaussians of all tasks added so far.
+
+        Raises:
+            Diverged: a patch score is not finite; the message names the image and the expert.
+
+        """
         entry = self._tasks[task]
         routes = route(entry.pooled, self._gaussians)
         known = self._known.get((task, routes.tobytes()))
@@ -124,7 +129,11 @@ class Evaluation:
         if missing:
             features = entry.load()
             for n, expert in missing:
-                entry.patch_scores[n, expert] = self._patch_scores(features[n], expert)
+                found = entry.patch_scores[n, expert] = self._patch_scores(features[n], expert)
+                if not np.isfinite(found).all():
+                    raise Diverged(
+                        f"{entry.samples[n].name}: a patch score is not finite: the flow left the finite numbers, expert of task {expert}"
+                    )
 
     @torch.no_grad()
     def _patch_scores(self, features: torch.Tensor, expert: int) -> Floats:
@@ -139,8 +148,6 @@ class Evaluation:
         self, patch_maps: Floats, labels: npt.NDArray[np.int64], masks: npt.NDArray[np.bool_] | None
     ) -> tuple[npt.NDArray[np.float64], ClassMetrics, str]:
         scores = image_scores(patch_maps, self.config.scoring)
-        if not np.isfinite(scores).all():
-            raise Diverged("an image score is not finite: the flow left the finite numbers at test time")
         image = ranking(labels, scores)
         total = hashlib.sha256(scores.tobytes())
         pixel = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -99,7 +99,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
             if config.data.validation_fraction > 0:
                 evaluations["validation"] = Evaluation(config, detector)
         detector.add_task(task, randomness)
-        stage_key = stage_id(parent, config, task, digest([data.digest, [s.digest for s in train]]), weights, place.environment)
+        stage_key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, place.environment)
 
         def train_now(detector: Detector = detector, task: int = task, features: Any = training, r: Randomness = randomness) -> Any:
             detector.measure(task, features)
@@ -113,7 +113,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
             samples = test if name == "test" else validation
             masks = name == "test" and data.has_masks
             evaluation.add_task(training, samples, masks, _loader(place, config, samples, observer))
-        lost.append(set(vanished_masks(data, config.data.mask_size)))
+        lost.append(set(vanished_masks(replace(data, test=test), config.data.mask_size)))
         flags += _warnings(config, data, train, lost[task])
         rows, scored = _evaluate(evaluations, place.tasks[: task + 1], lost, digest(digests))
         total = time.perf_counter() - start

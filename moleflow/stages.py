@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from moleflow.claim import Claim, try_claim
@@ -26,9 +26,9 @@ from moleflow.source import code_digest
 class StageId:
     """What determines a stage.
 
-    `lineage` chains the settings that reach each task, the data and the seed; randomness derives from the parent's lineage.
-    `key` chains the same with the code and the numeric environment; storage goes by it. They are apart so that an edited comment or
-    another device changes no random draw.
+    `key` chains the settings that reach each task, the data, the weights, the code and the numeric environment; storage goes by it.
+    `lineage` chains the data and the seed alone; randomness derives from the parent's. So an edited comment or another device changes
+    no random draw, variants are compared on the same draws, and a setting that changes no number gives the same digits on every task.
     """
 
     key: str
@@ -43,7 +43,7 @@ def stage_id(parent: StageId, config: TrialConfig, task: int, data_digest: str, 
     settings = {"task": task, "settings": reach(config, "training", task), "data": data_digest, "weights": weights}
     return StageId(
         key=digest({"parent": parent.key, "code": code_digest(), "environment": environment.key()} | settings),
-        lineage=digest({"parent": parent.lineage} | settings),
+        lineage=digest({"parent": parent.lineage, "task": task, "seed": config.seed, "data": data_digest}),
     )
 
 
@@ -88,12 +88,12 @@ class StageStore:
         place = self._place(stage)
         try:
             record = json.loads((place / "stage.json").read_text())
-            if _file_digest(place / "state.safetensors") != record["files"]["state.safetensors"]:
+            files = {name: (place / name).read_bytes() for name in record["files"]}
+            if record.pop("digest") != digest(record) or record["files"] != _digests(files) or record["key"] != stage.key:
                 return None
-            state = load_file(place / "state.safetensors")
             epochs = tuple(Epoch(**epoch) for epoch in record["epochs"])
-            return Stage(state, epochs, record["seconds"], record["state_digest"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return Stage(load(files["state.safetensors"]), epochs, record["seconds"], record["state_digest"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None
 
     def save(self, stage: StageId, trained: Stage, optimizer: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -108,40 +108,40 @@ class StageStore:
         """
         place = self._place(stage)
         beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        # Written as plain bytes: safetensors' own writer loses the error number of a full disk.
+        files = {"state.safetensors": save(trained.state), "optimizer.safetensors": save(dict(optimizer))}
+        record: dict[str, Any] = {
+            "key": stage.key,
+            "lineage": stage.lineage,
+            "files": _digests(files),
+            "epochs": [asdict(epoch) for epoch in trained.epochs],
+            "seconds": trained.seconds,
+            "state_digest": trained.state_digest,
+            "facts": dict(facts),
+        }
+        record["digest"] = digest(record)
         try:
             beside.mkdir(parents=True)
-            save_file(trained.state, beside / "state.safetensors")
-            save_file(dict(optimizer), beside / "optimizer.safetensors")
-            files = {name: _file_digest(beside / name) for name in ("state.safetensors", "optimizer.safetensors")}
-            record = {
-                "key": stage.key,
-                "lineage": stage.lineage,
-                "files": files,
-                "epochs": [asdict(epoch) for epoch in trained.epochs],
-                "seconds": trained.seconds,
-                "state_digest": trained.state_digest,
-                "facts": dict(facts),
-            }
-            (beside / "stage.json").write_text(json.dumps(record, indent=1, allow_nan=False))
-            for name in (*files, "stage.json"):
-                with (beside / name).open("rb") as file:
+            for name, content in (files | {"stage.json": json.dumps(record, indent=1, allow_nan=False).encode()}).items():
+                with (beside / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
                     os.fsync(file.fileno())
             if place.exists() and self.load(stage) is None:
-                place.rename(beside.with_suffix(".damaged"))
-                shutil.rmtree(beside.with_suffix(".damaged"), ignore_errors=True)
+                damaged = beside.with_name(f"{beside.name}.damaged")
+                place.rename(damaged)
+                shutil.rmtree(damaged, ignore_errors=True)
             try:
                 beside.rename(place)
             except OSError:
                 if self.load(stage) is None:
                     raise
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
     def usage(self) -> tuple[int, int]:
         """(bytes, number of stages) on disk."""
-        stages = [path.parent for path in self.folder.glob("??/*/stage.json")]
+        stages = [path.parent for path in self.folder.glob("??/[!.]*/stage.json")]
         return sum(file.stat().st_size for place in stages for file in place.iterdir()), len(stages)
 
     def clear(self) -> None:
@@ -162,6 +162,5 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}

@@ -15,7 +15,7 @@ from moleflow.backbone import FrozenBackbone, timm
 from moleflow.config import TrialConfig
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import InvalidInput
-from moleflow.weights import PACKAGE
+from moleflow.weights import PACKAGE, weights_file
 
 Images = npt.NDArray[np.uint8]
 
@@ -42,7 +42,7 @@ def pictures(count: int, size: int = 32) -> Images:
 
 def normalised(model: torch.nn.Module, images: Images) -> torch.Tensor:
     """Images as the model wants them: (N, 3, S, S)."""
-    record = timm.get_pretrained_cfg(model.pretrained_cfg["architecture"])  # type: ignore[index, union-attr]
+    record = timm.get_pretrained_cfg(model.pretrained_cfg["architecture"])  # type: ignore[index]
     return ((torch.tensor(images) / 255 - torch.tensor(record.mean)) / torch.tensor(record.std)).permute(0, 3, 1, 2)
 
 
@@ -156,7 +156,7 @@ def test_projection_makes_unequal_widths_equal(environment: Environment) -> None
 
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "efficientnet_lite0"])
 def test_batch_composition_changes_no_bit(environment: Environment, model: str) -> None:
-    """Kernels are chosen by the shape of the batch: 16 images of efficientnet_lite0 together differ in the last bits."""
+    """Kernels are chosen by the batch's shape: 16 images of efficientnet_lite0 together differ in the last bits."""
     backbone = FrozenBackbone(settings(64, model=model, layers=[2, 3], aggregate="concat"), environment)
     images = pictures(16, 64)
     together = backbone.extract(images)
@@ -189,7 +189,9 @@ def test_the_packages_weights_load_strictly(environment: Environment) -> None:
     config = settings(224, model="efficientnet_lite0", weights=PACKAGE, layers=[2, 3], aggregate="concat")
     backbone = FrozenBackbone(config, environment)
     assert (backbone.width, backbone.grid) == (40 + 112, 14)
-    stem = torch.load(moleflow.backbone.weights_file(config.backbone), weights_only=True)["_conv_stem.weight"]
+    path = weights_file(config.backbone)
+    assert path is not None
+    stem = torch.load(path, weights_only=True)["_conv_stem.weight"]
     assert torch.equal(backbone._model.conv_stem.weight, stem)
     assert torch.isfinite(backbone.extract(pictures(1, 224))).all()
 

@@ -32,7 +32,8 @@ def write(path: Path, age: float = 0.0, **facts: object) -> Path:
 
 def is_of(path: Path, who: dict[str, str | int | None]) -> bool:
     """Whether the claim file names this owner."""
-    return who.items() <= json.loads(path.read_text()).items()
+    found: dict[str, str | int | None] = json.loads(path.read_text())
+    return who.items() <= found.items()
 
 
 def taken(path: Path) -> Claim:
@@ -213,5 +214,5 @@ def test_waiting_ends_when_ready_free_or_stale(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(FileExistsError):
         try_claim(tmp_path / "file" / "a.claim")

@@ -21,7 +21,10 @@ from moleflow.environment import Environment, open_environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.features import FeatureCache
 
-KNOBS = {"data": {"image_size": 32}, "backbone": {"model": "test_vit", "weights": "random", "layers": [1, 3]}}
+KNOBS: dict[str, dict[str, object]] = {
+    "data": {"image_size": 32},
+    "backbone": {"model": "test_vit", "weights": "random", "layers": [1, 3]},
+}
 CONFIG = TrialConfig.model_validate(KNOBS)
 
 
@@ -82,7 +85,9 @@ def test_cached_features_are_the_backbones_to_the_bit(
     assert torch.equal(again, torch.cat([expected[7:], expected[:7], expected[:1]]))
 
 
-def test_only_what_is_missing_is_computed(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
+def test_only_what_is_missing_is_computed(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
     cache = FeatureCache(tmp_path)
     cache.get(CONFIG, environment, samples[:8])
     seen: list[tuple[int, int]] = []

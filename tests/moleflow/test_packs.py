@@ -106,7 +106,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # The nearest thing to a full disk that needs no root.
     try:
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError, match="File too large") as caught:
             packs.write(names(40), np.zeros((40, 16, 16, 8), dtype=np.float32))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -43,7 +43,7 @@ def test_what_has_no_file() -> None:
 
 
 def test_a_misspelled_word_is_no_file() -> None:
-    with pytest.raises(InvalidInput, match="given 'randon', allowed: pretrained .* Did you mean 'random'"):
+    with pytest.raises(InvalidInput, match=r"given 'randon', allowed: pretrained .* Did you mean 'random'"):
         weights_identity(backbone("randon"))
 
 

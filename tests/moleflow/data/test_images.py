@@ -117,7 +117,10 @@ def test_any_value_above_zero_is_defective(tmp_path: Path, value: int) -> None:
     mask = np.zeros((32, 32), dtype=np.uint8)
     mask[8:16, 4:12] = value
     expected = mask > 0
-    for name, image in (("l", Image.fromarray(mask)), ("rgb", Image.fromarray(np.stack([mask * 0, mask, mask * 0], 2)))):
+    for name, image in (
+        ("l", Image.fromarray(mask)),
+        ("rgb", Image.fromarray(np.stack([mask * 0, mask, mask * 0], 2))),
+    ):
         path = saved(tmp_path / f"{name}.png", image)
         assert np.array_equal(read_mask(path, 32), expected)
         assert np.array_equal(read_mask(path, 8), expected[2::4, 2::4])

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moleflow.environment import Environment, device_facts, open_environment
+from moleflow.errors import InvalidInput
+
+
+@pytest.fixture(autouse=True)
+def _settings_put_back() -> Iterator[None]:
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_opening_sets_this_process_up_and_says_so() -> None:
+    environment = open_environment("cpu", threads=2)
+    assert torch.get_num_threads() == 2
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    assert environment == Environment("cpu", torch.__version__, "float32", 2)
+    assert environment.device == torch.device("cpu")
+
+
+def test_one_thread_is_the_default() -> None:
+    assert open_environment("cpu").threads == 1
+    assert torch.get_num_threads() == 1
+
+
+def test_every_field_is_part_of_the_key() -> None:
+    one = open_environment("cpu")
+    others = [
+        replace(one, device_kind="cuda"),
+        replace(one, torch_version="0"),
+        replace(one, dtype="float64"),
+        replace(one, threads=2),
+    ]
+    assert one.key() == open_environment("cpu").key()
+    assert all(other.key() != one.key() for other in others)
+    assert len(others) == len(one.key())
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_what_is() -> None:
+    if torch.cuda.is_available():
+        assert open_environment("cuda").device_kind == open_environment("auto").device_kind == "cuda"
+    else:
+        assert open_environment("auto").device_kind == "cpu"
+        with pytest.raises(InvalidInput, match=r"device: given 'cuda'.*allowed: auto \| cpu"):
+            open_environment("cuda")
+
+
+def test_the_device_is_described() -> None:
+    facts = device_facts(open_environment("cpu"))
+    assert facts["device_model"]
+    assert facts["tf32"] is None
+    assert facts["cuda"] == torch.version.cuda
