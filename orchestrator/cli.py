@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, MoleflowError
+
+FAILED, INVALID = 1, 2
 
 app = typer.Typer(
     add_completion=True,
@@ -24,28 +26,39 @@ app = typer.Typer(
 
     Examples:
 
-      moleflow-sweep sweeps/v7_gamma.yaml                       run what is missing, print the table
+      moleflow-sweep FILE                    run what is missing, print the tables
 
-      moleflow-sweep sweeps/v7_gamma.yaml --data ~/mvtec        on real images
+      moleflow-sweep FILE --data FOLDER      the same on real images
 
-      moleflow-sweep plan sweeps/v7_gamma.yaml                  what would run, and what is done
+      moleflow-sweep FILE --dry-run          one training step each, nothing is kept
 
-      moleflow-sweep sweeps/v7_gamma.yaml --dry-run             would every trial run? One step each, nothing kept
+      moleflow-sweep plan FILE               what would run, and what is done
 
-      moleflow-sweep report results/v7_gamma                    the tables again, from the Parquet
+      moleflow-sweep report results/NAME     the tables again, from the Parquet
     """,
 )
-cache_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="Show what the cache of features and stages holds, or clear it.")
+cache_app = typer.Typer(
+    no_args_is_help=False, invoke_without_command=True, help="Show what the cache of features and stages holds, or clear it."
+)
 app.add_typer(cache_app, name="cache")
 
 File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_default=False)]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder of classes in the MVTec AD layout. Default: the sweep file's, else MOLEFLOW_DATA, else embedded images.")]
-Base = Annotated[str | None, typer.Option("--base", help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder of classes in the MVTec AD layout. Default: the sweep file's, else MOLEFLOW_DATA, else embedded images."
+    ),
+]
+Base = Annotated[
+    str | None, typer.Option("--base", help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work.")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="knob=value for every trial, such as --set epochs=5; may be given often.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder. Default: results/<sweep name>.")]
 CacheDir = Annotated[Path | None, typer.Option("--cache", help="Cache folder. Default: MOLEFLOW_CACHE, else ~/.cache/moleflow-sweep.")]
 BackendName = Annotated[str, typer.Option("--backend", help="inline (this process) | local (worker processes on this machine).")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes of the local backend. Default: one a GPU, else one a core.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Worker processes of the local backend. Default: one a GPU, else one a core.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads a trial; a part of the numeric environment.")]
 Device = Annotated[str, typer.Option("--device", help="auto | cpu | cuda")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on with more than 10,000 trials.")]
@@ -65,7 +78,9 @@ def run(
     workers: Workers = None,
     threads: Threads = 1,
     device: Device = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="One training step a task for each distinct computation; nothing is kept.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One training step a task for each distinct computation; nothing is kept.")
+    ] = False,
     yes: Yes = False,
     rerun_stale: RerunStale = False,
     quiet: Quiet = False,
@@ -73,7 +88,17 @@ def run(
     """Run every trial of a sweep that is not finished yet, then print and write its tables."""
     from orchestrator import launch
 
-    options = _options(out=out, cache=cache, backend=backend, workers=workers, threads=threads, device=device, yes=yes, rerun_stale=rerun_stale, quiet=quiet)
+    options = _options(
+        out=out,
+        cache=cache,
+        backend=backend,
+        workers=workers,
+        threads=threads,
+        device=device,
+        yes=yes,
+        rerun_stale=rerun_stale,
+        quiet=quiet,
+    )
     prepared = launch.prepare(_sweep(file, data, base, sets), options)
     raise typer.Exit((launch.dry_run if dry_run else launch.run)(prepared, options, _console()))
 
@@ -91,17 +116,14 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List a sweep's trials: ids, what differs between them, what is done and what would run."""
-    from orchestrator import launch
+    from orchestrator import launch, listing
 
     prepared = launch.prepare(_sweep(file, data, base, sets), _options(out=out, cache=cache, yes=yes, rerun_stale=rerun_stale))
-    rows = launch.plan_rows(prepared)
+    about = prepared.sweep, prepared.plan, prepared.inputs.dataset
     if as_json:
-        print(json.dumps({"sweep": prepared.sweep.name, "folder": str(prepared.folder), "trials": rows}, indent=1))
+        print(json.dumps(listing.as_json(*about, str(prepared.folder)), indent=1, ensure_ascii=False))
         return
-    for line in launch.header_lines(prepared):
-        print(line)
-    for row in rows:
-        print(f"{row['trial_id']}  {row['state']:<6}  {row['label']}")
+    print("\n".join([*listing.header(*about), *listing.lines(prepared.plan)]))
 
 
 @app.command()
@@ -206,7 +228,8 @@ def _allowed(option: str, value: str, allowed: tuple[str, ...]) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console()
+    # Labels and messages are shown as they are: "[...]" in them is no markup, and ":x:" no picture.
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -223,11 +246,15 @@ def main() -> None:
         app(args=words, prog_name="moleflow-sweep")
     except InvalidInput as error:
         _refuse(str(error))
+    except MoleflowError as error:
+        _refuse(str(error), FAILED)
+    except OSError as error:
+        _refuse(f"{error.filename or 'the system'}: {error.strerror or error}", FAILED)
 
 
-def _refuse(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+def _refuse(message: str, code: int = INVALID) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

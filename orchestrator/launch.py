@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
-import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from moleflow.errors import InvalidInput
 from moleflow.knobs import method_knobs
 from moleflow.source import code_digest
-from orchestrator import expansion, folder, provenance
+from orchestrator import burial, disk, expansion, folder, listing, provenance, terminal
+from orchestrator.attempts import DIED, WORKER_DIED, AttemptFolder
 from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.live import LiveView
@@ -29,8 +30,8 @@ from orchestrator.spec import Sweep
 from orchestrator.trial import Trial
 from orchestrator.work import Backend, Setup
 
-FAILED, INVALID, INTERRUPTED = 1, 2, 130
-COMPACT_FROM_PARTS = 200
+FAILED, INTERRUPTED = 1, 130
+COMPACT_FROM = 200
 
 
 @dataclass(frozen=True)
@@ -57,93 +58,122 @@ class Prepared:
     folder: Path
     cache: Path
     plan: Plan
-    collapsed: int
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial of the plan."""
+        return [planned.trial for planned in self.plan.trials]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Readable names by trial id."""
+        return {trial.id: trial.label for trial in self.trials}
 
 
 def prepare(sweep: Sweep, options: Options) -> Prepared:
     """Check everything that can be checked before a trial starts.
 
     Raises:
-        InvalidInput: any mistake in the sweep, the images, the weights or the folder.
+        InvalidInput: any mistake in the sweep, the images, the weights, the folders or the device.
+        OSError: a disk is full.
 
     """
     place = options.out or Path("results") / sweep.name
     folder.check_owner(place, sweep.name)
+    if options.device == "cuda":
+        _check_gpu()
     expanded = expansion.expand(sweep, yes=options.yes)
     cache = options.cache or default_cache()
-    inputs = look_up(sweep.data_root, cache, (variant.config for variant in expanded.variants))
+    with _writable(cache, "--cache or MOLEFLOW_CACHE"):
+        inputs = look_up(sweep.data_root, cache, (variant.config for variant in expanded.variants))
     trials = expansion.trials(sweep, inputs.of, yes=options.yes)
-    stored = ResultStore(place).finished() if (place / folder.FILE).exists() else {}
+    stored = ResultStore(place).finished() if (place / "parts").is_dir() else {}
     plan = make_plan(trials, stored, code_digest(), options.rerun_stale)
-    return Prepared(sweep, inputs, place, cache, plan, expanded.collapsed)
+    return Prepared(sweep, inputs, place, cache, plan)
 
 
 def run(prepared: Prepared, options: Options, console: Console) -> int:
-    """Run what is missing, write and print the report; the exit code."""
-    sweep, plan = prepared.sweep, prepared.plan
-    store = ResultStore(prepared.folder)
-    try:
+    """Run what is missing, write and print the report; the exit code.
+
+    Raises:
+        InvalidInput: the results folder cannot be written.
+        OSError: the disk is full before the first trial.
+
+    """
+    sweep, store, todo = prepared.sweep, ResultStore(prepared.folder), prepared.plan.of("to run")
+    records = AttemptFolder(prepared.folder / "attempts")
+    with _writable(prepared.folder, "--out"):
         _claim_folder(prepared)
         store.create()
-        store.recover()
-    except OSError as error:
-        raise InvalidInput(f"{prepared.folder}: cannot be written ({error.strerror}); give another folder with --out") from None
-    todo = plan.of("to run")
-    _header(prepared, options, console)
-    setup = _setup(prepared, options)
+        recovered = store.recover()
+        dead = [record for record in records.all() if record.state == DIED]
+        burial.bury(records, store, dead, burial.UNSEEN)
+    if not options.quiet:
+        console.print("\n".join(listing.header(sweep, prepared.plan, prepared.inputs.dataset)))
+    for damage in recovered.set_aside:
+        console.print(f"damaged:  {damage.path}: {damage.reason}; moved to {prepared.folder / 'damaged'}, its trials run again")
+    for record in dead:
+        label = prepared.labels.get(record.trial_id, record.trial_id)
+        console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
     source = TrialSource(PlannedTrials(todo), sweep.resources, sweep.retries)
     interrupted = False
     if todo:
-        labels = {planned.trial.id: planned.trial.label for planned in plan.trials}
-        with LiveView(console, labels, len(todo), options.quiet) as view:
+        view = LiveView(console, prepared.labels, len(todo), source.tally, options.quiet)
+        heard = (_burials(records, store), source.events, view.show, _compaction(store))
+        with view:
             try:
-                _backend(setup, sweep, options).run(source, _both(source, view))
+                _backend(setup(prepared, options), sweep, options).run(source, _each_of(heard))
             except KeyboardInterrupt:
                 interrupted = True
-    code = _summary(prepared, source.tally, interrupted, console)
-    _report_after(prepared, store, code, console)
+    code = _summary(source.tally, prepared.labels, len(todo), interrupted, console)
+    try:
+        _report_after(prepared, store, code, console)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return code
 
 
 def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
-    """Run each distinct computation of the sweep cut to one training step a task and one scored batch; the exit code."""
-    from orchestrator.worker import rehearsed
+    """Run each distinct computation of the sweep cut to one training step a task and one scored batch; the exit code.
 
-    distinct: dict[str, Trial] = {}
-    for planned in prepared.plan.trials:
-        # Seeds change numbers, not shapes: the first of each variant stands for all.
-        key = repr(planned.trial.config.model_copy(update={"seed": 0}))
-        distinct.setdefault(key, planned.trial)
-    cut = [rehearsed(trial) for trial in distinct.values()]
-    console.print(f"dry run: {len(cut)} distinct computations of {len(prepared.plan.trials)} trials, one training step a task", highlight=False)
-    with tempfile.TemporaryDirectory(prefix="moleflow-dry-run-") as temporary:
-        place = replace(prepared, folder=Path(temporary) / "results", cache=Path(temporary) / "cache")
-        store = ResultStore(place.folder)
-        store.create()
-        setup = replace(_setup(place, options), backend="inline")
-        source = TrialSource(PlannedTrials(cut), prepared.sweep.resources, retries=0)
-        labels = {trial.id: trial.label for trial in cut}
-        from orchestrator.backends.inline import InlineBackend
+    Raises:
+        OSError: the temporary folder cannot be written.
 
-        with LiveView(console, labels, len(cut), options.quiet) as view:
-            InlineBackend(setup).run(source, _both(source, view))
+    """
+    from orchestrator.rehearsal import cut_short, distinct, rehearse
+
+    trials, labels = distinct(prepared.trials), prepared.labels
+    if not options.quiet:
+        console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)))
+    console.print(f"dry run:  {len(trials)} distinct computations of {len(labels)} trials, one training step a task each")
+    source = TrialSource(PlannedTrials([cut_short(trial) for trial in trials]), prepared.sweep.resources, retries=0)
+    interrupted = False
+    with LiveView(console, labels, len(trials), source.tally, options.quiet) as view:
+        try:
+            rehearse(source, setup(prepared, options), _each_of((source.events, view.show)))
+        except KeyboardInterrupt:
+            interrupted = True
     tally = source.tally
     for trial_id, event in tally.failed.items():
-        console.print(f"would fail: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}", highlight=False, soft_wrap=True)
+        console.print(f"would fail: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
     if tally.stopped_by:
-        console.print(f"stopped: {tally.stopped_by}", highlight=False, soft_wrap=True)
-    console.print(f"dry run: {len(tally.finished)} of {len(cut)} passed, nothing was kept", highlight=False)
-    return FAILED if tally.failed or tally.stopped_by else 0
+        console.print(f"stopped: {tally.stopped_by}")
+    console.print(f"dry run: {len(tally.finished)} of {len(trials)} passed, nothing was kept")
+    if interrupted:
+        return INTERRUPTED
+    return 0 if len(tally.finished) == len(trials) else FAILED
 
 
 def report(place: Path, show_all: bool = False) -> tuple[Report, dict[str, Path]]:
     """Make the report of a results folder anew from its Parquet.
 
     Args:
+        place: the results folder.
         show_all: every trial that is stored, not only those of the latest plan.
 
     Raises:
         InvalidInput: the folder holds no sweep.
+        OSError: the report cannot be written.
 
     """
     sweep = folder.read(place)
@@ -151,14 +181,6 @@ def report(place: Path, show_all: bool = False) -> tuple[Report, dict[str, Path]
     selection = None if show_all else set(sweep.trial_ids)
     made = build(store, selection, sweep.baseline, sweep.title, current_code=code_digest(), covers={"version": method_knobs()})
     return made, write_report(made, place)
-
-
-def _both(source: TrialSource, view: LiveView) -> Events:
-    def tell(event: Event) -> None:
-        source.events(event)
-        view.show(event)
-
-    return tell
 
 
 def default_cache() -> Path:
@@ -169,15 +191,71 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moleflow-sweep"
 
 
+def _check_gpu() -> None:
+    from orchestrator.backends.local import visible_gpus
+
+    if not visible_gpus():
+        hint = "allowed: auto | cpu, or make one visible (CUDA_VISIBLE_DEVICES)"
+        raise InvalidInput(f"--device: given 'cuda', but no GPU is visible here; {hint}")
+
+
+@contextlib.contextmanager
+def _writable(place: Path, option: str) -> Iterator[None]:
+    """Turn a folder that cannot be written into the user's mistake; a full disk is none."""
+    try:
+        yield
+    except OSError as error:
+        where, reason = error.filename or place, error.strerror or str(error)
+        if disk.is_full(error):
+            raise OSError(error.errno, f"{reason}; free some, or give another folder with {option}", str(where)) from None
+        raise InvalidInput(f"{where}: cannot be written ({reason}); give another folder with {option}") from None
+
+
+def _each_of(listeners: Sequence[Events]) -> Events:
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
+
+
+def _burials(records: AttemptFolder, store: ResultStore) -> Events:
+    """Bury an attempt as soon as its worker is known to be dead."""
+
+    def listen(event: Event) -> None:
+        if event.kind == "failed" and event.facts.get("error_kind") == WORKER_DIED:
+            dead = [record for record in records.of_trial(event.trial_id) if record.state == DIED]
+            with contextlib.suppress(OSError):  # A full disk: the next start finds it dead.
+                burial.bury(records, store, dead, str(event.facts["error"]))
+
+    return listen
+
+
+def _compaction(store: ResultStore) -> Events:
+    """Compact while a long run goes on: each time that twice as many trials have finished."""
+    finished, due = 0, COMPACT_FROM
+
+    def listen(event: Event) -> None:
+        nonlocal finished, due
+        finished += event.kind == "finished"
+        if finished >= due:
+            due *= 2
+            with contextlib.suppress(OSError):  # The tables are copies; the parts are what counts.
+                store.compact()
+
+    return listen
+
+
 def _claim_folder(prepared: Prepared) -> None:
     sweep = prepared.sweep
-    ids = tuple(planned.trial.id for planned in prepared.plan.trials)
     title = f"{sweep.name}: {sweep.question}" if sweep.question else sweep.name
+    ids = tuple(trial.id for trial in prepared.trials)
     own = folder.SweepFolder(sweep.name, title, dict(sweep.baseline), ids, prepared.inputs.dataset.name)
     folder.write(prepared.folder, own, sweep.spec(), sys.argv)
 
 
-def _setup(prepared: Prepared, options: Options) -> Setup:
+def setup(prepared: Prepared, options: Options) -> Setup:
+    """What the workers of a run need."""
     return Setup(
         sweep=prepared.sweep.name,
         folder=prepared.folder.absolute(),
@@ -203,70 +281,30 @@ def _backend(setup: Setup, sweep: Sweep, options: Options) -> Backend:
     return LocalBackend(setup, options.workers, sweep.resources.trials_per_gpu)
 
 
-def header_lines(prepared: Prepared) -> list[str]:
-    """What a run and a plan say first."""
-    sweep, plan, dataset = prepared.sweep, prepared.plan, prepared.inputs.dataset
-    generated = "dataset: embedded (generated images, not MVTec AD)" if dataset.generated else f"dataset: {dataset.name} ({dataset.root})"
-    lines = [f"sweep: {sweep.name}", *([f"question: {sweep.question}"] if sweep.question else []), generated]
-    if sweep.note:
-        lines.append(f"note: {sweep.note}")
-    counts = {state: len(plan.of(state)) for state in ("done", "stale", "to run")}
-    parts = [f"{len(plan.trials)} trials on base {sweep.base}: {counts['done']} done, {counts['to run']} to run"]
-    if counts["stale"]:
-        parts.append(f"{counts['stale']} stale (made by other code; --rerun-stale runs them again)")
-    return [*lines, ", ".join(parts)]
-
-
-def _header(prepared: Prepared, options: Options, console: Console) -> None:
-    if options.quiet:
-        return
-    for line in header_lines(prepared):
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def _summary(prepared: Prepared, tally: Tally, interrupted: bool, console: Console) -> int:
-    labels = {planned.trial.id: planned.trial.label for planned in prepared.plan.trials}
+def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
+    """Say what did not go well and how to go on; the exit code."""
     for trial_id, event in tally.failed.items():
-        console.print(f"failed: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}", highlight=False, soft_wrap=True)
+        console.print(f"failed: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
+    for trial_id in tally.interrupted:
+        console.print(f"interrupted: {labels[trial_id]}  ({trial_id}): stopped from outside")
     if tally.stopped_by:
-        console.print(f"stopped: {tally.stopped_by}", highlight=False, soft_wrap=True)
-    if interrupted or tally.stopped_by or tally.failed:
-        again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        console.print(f"finished trials are kept; to go on, run the same command again: {again}", highlight=False, soft_wrap=True)
-    if interrupted:
-        return INTERRUPTED
-    return FAILED if tally.failed or tally.stopped_by else 0
+        console.print(f"stopped: {tally.stopped_by}")
+    done = len(tally.finished) + len(tally.elsewhere)
+    if done == total:
+        return 0
+    again = shlex.join(["moleflow-sweep", *sys.argv[1:]])
+    console.print(f"{done} of {total} trials finished and kept; to go on, run the same command again: {again}")
+    return INTERRUPTED if interrupted else FAILED
 
 
 def _report_after(prepared: Prepared, store: ResultStore, code: int, console: Console) -> None:
     """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason."""
     try:
-        if len(list((prepared.folder / "parts" / "metrics").glob("*.parquet"))) >= COMPACT_FROM_PARTS:
-            store.compact()
+        store.compact()
         made, paths = report(prepared.folder)
     except OSError as error:
-        console.print(f"the report could not be written: {error.strerror or error}", highlight=False, soft_wrap=True)
+        console.print(f"no report: {disk.explain(prepared.folder, error)}")
         return
-    for damage in store.damaged:
-        console.print(f"damaged part, left out: {damage}", highlight=False, soft_wrap=True)
     if code != INTERRUPTED:
-        console.print(Markdown(made.markdown()) if console.is_terminal else made.markdown(), highlight=False, soft_wrap=not console.is_terminal)
-    console.print(f"results: {prepared.folder / 'parts'} (Parquet)", highlight=False, soft_wrap=True)
-    console.print(f"report:  {paths['md']}", highlight=False, soft_wrap=True)
-
-
-def plan_rows(prepared: Prepared) -> list[dict[str, Any]]:
-    """The plan for programs: one mapping a trial."""
-    return [
-        {
-            "trial_id": planned.trial.id,
-            "label": planned.trial.label,
-            "state": planned.state,
-            "version": planned.trial.config.version,
-            "seed": planned.trial.config.seed,
-            "factors": dict(planned.trial.factors),
-        }
-        for planned in prepared.plan.trials
-    ]
-
-
+        terminal.show(made.markdown(), console)
+    console.print(f"results: {prepared.folder / 'parts'} (Parquet)\nreport:  {paths['md']}")

@@ -10,7 +10,7 @@ from moleflow.data.dataset import Dataset
 from moleflow.knobs import method_knobs
 from orchestrator.planning import Plan, Spread, spread
 from orchestrator.spec import Sweep
-from orchestrator.trial import short, spell
+from orchestrator.trial import spell
 
 MOST_VALUES = 12
 
@@ -38,12 +38,12 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _differing(found: Spread) -> list[str]:
-    compared = {short(path): _values(values) for path, values in found.compared.items()} | {"seed": _values(found.seeds)}
+    compared = {path: _values(values) for path, values in found.compared.items()} | {"seed": _values(found.seeds)}
     said = ["", "what differs between them:", *_columns(compared)]
     own = [path for path in found.following if "version" in found.compared and path in method_knobs()]
     if own:
-        said.append(f"  set by the version: {', '.join(short(path) for path in own)}")
-    others = {short(path): _values(values) for path, values in found.following.items() if path not in own}
+        said.append(f"  set by the version: {', '.join(own)}")
+    others = {path: _values(values) for path, values in found.following.items() if path not in own}
     if others:
         said += ["not compared, yet different:", *_columns(others)]
     return said
@@ -51,7 +51,7 @@ def _differing(found: Spread) -> list[str]:
 
 def _shared(found: Spread) -> list[str]:
     usual = flatten(TrialConfig())
-    own = {short(path): spell(value) for path, value in found.shared.items() if value != usual[path]}
+    own = {path: spell(value) for path, value in found.shared.items() if value != usual[path]}
     rest = len(found.shared) - len(own)
     return ["", f"what they share ({rest} more settings have their default; `--json` lists all):", *_columns(own)]
 

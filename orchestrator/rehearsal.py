@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.events import Event, Events
+from orchestrator.events import Events
 from orchestrator.results.store import ResultStore
-from orchestrator.runner import Tally, TrialSource
-from orchestrator.search import PlannedTrials
-from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
-from orchestrator.work import Setup
+from orchestrator.work import Setup, Source
 
 
-def distinct(trials: list[Trial]) -> list[Trial]:
+def distinct(trials: Iterable[Trial]) -> list[Trial]:
     """One trial of each configuration: seeds change numbers, not shapes, so the first seed stands for all."""
     found: dict[str, Trial] = {}
     for trial in trials:
@@ -37,27 +34,14 @@ def cut_short(trial: Trial) -> Trial:
     return replace(trial, config=short)
 
 
-def rehearse(trials: list[Trial], setup: Setup, show: Callable[[Tally], Events]) -> Tally:
-    """Run the trials as `cut_short` makes them; nothing stays.
-
-    Args:
-        trials: what to run.
-        setup: as for a run; its folder and cache are replaced by temporary ones.
-        show: makes of the tally what else hears of each event.
+def rehearse(source: Source, setup: Setup, events: Events) -> None:
+    """Run what the source has in a temporary folder with a temporary cache; nothing stays.
 
     Raises:
         OSError: the temporary folder cannot be written.
 
     """
-    source = TrialSource(PlannedTrials([cut_short(trial) for trial in trials]), Resources(), retries=0)
-    watch = show(source.tally)
-
-    def tell(event: Event) -> None:
-        source.events(event)
-        watch(event)
-
     with tempfile.TemporaryDirectory(prefix="moleflow-dry-run-") as temporary:
         place = Path(temporary)
         ResultStore(place / "results").create()
-        InlineBackend(replace(setup, folder=place / "results", cache=place / "cache")).run(source, tell)
-    return source.tally
+        InlineBackend(replace(setup, folder=place / "results", cache=place / "cache")).run(source, events)

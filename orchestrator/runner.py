@@ -87,7 +87,7 @@ class TrialSource:
         elif event.kind != "fatal":
             self._same = ("", 0)
             self.tally.failed.pop(trial.id, None)
-            {"finished": self.tally.finished, "elsewhere": self.tally.elsewhere, "interrupted": self.tally.interrupted}[event.kind].append(trial.id)
+            getattr(self.tally, event.kind).append(trial.id)
             self._over(trial, event)
 
     def _hand_out(self, trial: Trial) -> WorkItem:

@@ -70,7 +70,7 @@ class SweepFile(_Keys):
     )
     grid: Settings = Field(default={}, description="{knob: [values]}: every combination")
     zip: Settings = Field(default={}, description="{knob: [values]} of equal lengths: the n-th values together")
-    list: Entries = Field(default=[], description="[{knob: value, ...}, ...]: variants written out")
+    list: Entries = Field(default=[], min_length=1, description="[{knob: value, ...}, ...]: variants written out")
     random: Random | None = Field(default=None, description="{count, seed, knobs}: seeded draws")
     when: Settings = Field(default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds")
     exclude: Entries = Field(default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -96,4 +99,18 @@ def run_loop(engine: Engine, source: Source, events: Events, poll_seconds: float
             for event in engine.poll(poll_seconds):
                 events(event)
     finally:
-        engine.close()
+        with _undisturbed():
+            engine.close()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave Ctrl-C unheard: closing takes seconds, and cut short it would leave results unwritten or processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C never reaches this thread.
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -195,7 +195,13 @@ class _Run:
         self._keep("failed", attempts.FAILED, error=line, error_kind=type(error).__name__, traceback=text)
 
     def _keep(
-        self, kind: Any, state: str, outcome: Outcome | None = None, error: str | None = None, error_kind: str | None = None, traceback: str | None = None
+        self,
+        kind: Any,
+        state: str,
+        outcome: Outcome | None = None,
+        error: str | None = None,
+        error_kind: str | None = None,
+        traceback: str | None = None,
     ) -> None:
         row = dict(self.row) | {
             "attempt": self.attempt.number,

@@ -215,7 +215,9 @@ def visible_gpus() -> list[str]:
     if given is not None:
         return [gpu for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
     try:
-        done = subprocess.run(["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.split()

@@ -77,6 +77,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"zip": {"rank": [1, 2], "alpha": [1]}}, ["lora.rank has 2", "lora.alpha has 1"]),
         ({"zip": {"rank": [1, 1], "alpha": [2, 2]}}, ["zip: entry 2 repeats"]),
         ({"zip": {"rank": []}}, ["the axis is empty"]),
+        ({"list": []}, ["list: given []"]),
         ({"list": [{"rank": 1}, 3]}, ["list, entry 2", "given 3"]),
         ({"list": [{"rank": 1}, {"lora.rank": 1}]}, ["list: entry 2 repeats"]),
         ({"grid": {"seed": [0, 1]}}, ["seed is no axis", "seeds:"]),

@@ -1,0 +1,208 @@
+"""Every mistake a user can make: exit code 2, one line that says what to do, and nothing written."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from moleflow.knobs import version_names
+
+
+def tree(place):
+    """Everything in the folder but the cache's memory of the images it has looked through."""
+    links = {path: path.readlink() if path.is_symlink() else None for path in place.rglob("*") if not path.is_dir()}
+    return {path: link or path.read_bytes() for path, link in links.items() if path.name != "digests.json"}
+
+
+@pytest.fixture
+def refused(place, command):
+    """Run a command that has to be refused; what it said."""
+
+    def run(*words, code=2):
+        before = tree(place)
+        ended = command(*words)
+        assert ended.code == code
+        assert ended.out == ""
+        assert ended.err.startswith("error: ")
+        assert ended.err.count("\n") == 1
+        assert "Traceback" not in ended.err
+        assert tree(place) == before
+        assert not (place / "results").exists()
+        return ended.err
+
+    return run
+
+
+def test_a_misspelled_knob(refused, edit):
+    edit(grid={"focal_gama": [0, 2]})
+    assert "unknown knob 'focal_gama'. Did you mean 'focal_gamma'?" in refused("sweep.yaml")
+
+
+def test_a_misspelled_key_of_the_file(refused, edit):
+    edit(sedes=3)
+    assert "unknown key 'sedes'" in refused("sweep.yaml")
+
+
+@pytest.mark.parametrize("changes", [{"grid": {"focal_gamma": ["two"]}}, {"base": {"extends": "base.yaml", "focal_gamma": "two"}}])
+def test_a_word_in_the_place_of_a_number(refused, edit, changes):
+    edit(**changes, report=None)
+    said = refused("sweep.yaml")
+    assert "loss.focal_gamma: given 'two', allowed: a number >= 0" in said
+
+
+def test_a_word_in_the_place_of_a_number_on_the_command_line(refused):
+    assert "training.epochs: given 'two', allowed: a whole number >= 1" in refused("sweep.yaml", "--set", "epochs=two")
+
+
+def test_an_empty_axis(refused, edit):
+    edit(grid={"focal_gamma": []}, report=None)
+    assert "loss.focal_gamma: the axis is empty; give it at least one value" in refused("sweep.yaml")
+
+
+def test_two_axes_over_one_knob(refused, edit):
+    edit(zip={"loss.focal_gamma": [0, 2], "nll_scale": ["sum", "per_dim"]})
+    assert "two axes over one knob: loss.focal_gamma is in grid and zip; keep one of them" in refused("sweep.yaml")
+
+
+def test_set_of_an_axis(refused):
+    assert "loss.focal_gamma is an axis of this sweep; edit the axis in sweep.yaml" in refused("sweep.yaml", "--set", "focal_gamma=1")
+
+
+def test_a_missing_sweep_file(refused):
+    assert refused("none.yaml") == "error: none.yaml: no such file\n"
+
+
+def test_a_folder_in_the_place_of_the_sweep_file(refused):
+    assert "images: cannot be read as text" in refused("run", "images")
+
+
+def test_an_impossible_combination(refused, edit):
+    edit(base={"extends": "base.yaml", "data.tasks": ["bolt", "bolt"]})
+    assert "tasks: every task may stand in the sequence once" in refused("sweep.yaml")
+
+
+def test_a_data_folder_that_is_not_there(refused):
+    assert "data root nowhere: no such folder" in refused("sweep.yaml", "--data", "nowhere")
+
+
+def test_a_data_folder_that_is_not_mvtec_ad(refused, place):
+    (place / "photos" / "holidays").mkdir(parents=True)
+    said = refused("sweep.yaml", "--data", "photos")
+    assert "not an MVTec AD folder: looked for <class>/train/good; folders there: holidays" in said
+
+
+def test_a_class_that_is_not_on_disk(refused):
+    assert "no class 'boltt'" in (said := refused("sweep.yaml", "--set", "tasks=[boltt, cloth]"))
+    assert "classes there: bolt, cloth. Did you mean 'bolt'?" in said
+
+
+def test_a_broken_image(refused, place, images):
+    (place / "images").unlink()
+    shutil.copytree(images, place / "images")
+    broken = place / "images/cloth/train/good/003.png"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    assert "images/cloth/train/good/003.png" in refused("sweep.yaml")
+
+
+@pytest.mark.parametrize(("version", "said"), [("v77", "unknown version 'v77'"), ("v4", "version 'v4' does not exist in this version")])
+def test_a_version_that_is_not_there(refused, edit, version, said):
+    edit(version=version)
+    allowed = f"allowed: {', '.join(version_names())}"
+    assert said in (message := refused("sweep.yaml"))
+    assert allowed in message
+    edit(version=None, grid={"version": ["v3", version]}, report=None)
+    assert said in refused("sweep.yaml")
+    assert said in refused("trial", "--version", version)
+
+
+def test_an_unknown_base(refused):
+    assert "unknown base 'demmo'" in (said := refused("sweep.yaml", "--base", "demmo"))
+    assert "Did you mean 'demo'?" in said
+
+
+def test_a_tag_in_the_yaml(refused, place):
+    (place / "sweep.yaml").write_text("name: evil\nversion: !!python/object/apply:os.system ['touch evil']\n")
+    assert "tags are not allowed here, write plain YAML values" in refused("sweep.yaml")
+
+
+def test_ten_million_trials(refused, edit):
+    axis = list(range(1, 101))
+    edit(grid={"lora.rank": axis, "flow.blocks": axis[:10], "training.epochs": axis, "data.validation_seed": axis}, seeds=1, report=None)
+    said = refused("sweep.yaml")
+    assert "up to 10,000,000 trials" in said
+    assert "go on with --yes" in said
+    refused("plan", "sweep.yaml")
+
+
+def test_the_folder_of_another_sweep(finished, command, edit):
+    edit(name="other")
+    before = tree(finished)
+    ended = command("sweep.yaml", "--out", "results/small")
+    assert (ended.code, ended.out) == (2, "")
+    assert "results/small: holds the sweep 'small', not 'other'; give another folder with --out" in ended.err
+    assert tree(finished) == before
+
+
+def test_a_folder_with_something_else_in_it(refused, place):
+    (place / "thesis").mkdir()
+    (place / "thesis" / "chapter1.tex").write_text("Once upon a time")
+    assert "thesis: is not empty and holds no sweep; give another folder with --out" in refused("sweep.yaml", "--out", "thesis")
+
+
+def test_a_file_in_the_place_of_the_folder(refused):
+    assert "base.yaml: is a file, but results need a folder" in refused("sweep.yaml", "--out", "base.yaml")
+
+
+@pytest.mark.parametrize(("option", "said"), [("--out", "--out"), ("--cache", "--cache or MOLEFLOW_CACHE")])
+def test_a_folder_that_cannot_be_written(refused, option, said):
+    message = refused("sweep.yaml", option, "base.yaml/below")
+    assert "base.yaml" in message
+    assert "cannot be written" in message
+    assert f"give another folder with {said}" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "said"),
+    [
+        ("--backend", "locl", "given 'locl', allowed: inline | local. Did you mean 'local'?"),
+        ("--device", "gpu", "given 'gpu', allowed: auto | cpu | cuda"),
+    ],
+)
+def test_an_unknown_choice(refused, option, given, said):
+    assert f"{option}: {said}" in refused("sweep.yaml", option, given)
+
+
+def test_cuda_without_a_gpu(refused, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "--device: given 'cuda', but no GPU is visible here; allowed: auto | cpu" in refused("sweep.yaml", "--device", "cuda")
+
+
+def test_a_misspelled_command(refused):
+    assert "'plann' is neither a command" in (said := refused("plann", "sweep.yaml"))
+    assert "Did you mean 'plan'?" in said
+
+
+def test_a_report_of_a_folder_without_a_sweep(refused):
+    assert "images: holds no sweep (sweep.json is missing)" in refused("report", "images")
+    assert "--format: given 'pdf', allowed: markdown | csv | latex" in refused("report", "images", "--format", "pdf")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep.yaml", "--datta", "x"], "--datta"),
+        (["run"], "Missing argument 'file'"),
+        (["sweep.yaml", "--workers", "none"], "'--workers': Input should be a valid integer"),
+        (["sweep.yaml", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
+        (["trial"], "--version"),
+    ],
+)
+def test_a_mistake_in_the_usage(place, command, words, said):
+    before = tree(place)
+    ended = command(*words)
+    assert ended.code == 2
+    assert said in ended.err
+    assert "Usage: moleflow-sweep" in ended.err
+    assert "Traceback" not in ended.err
+    assert tree(place) == before
