@@ -35,6 +35,11 @@ NOTES_OPTIONS: dict[str, str] = {
     "lr": "training.learning_rate",
     "num_coupling_layers": "flow.blocks",
     "clamp_alpha": "flow.clamp",
+    "use_cpcf": "flow.cpcf",
+    "cpcf_context_kernel": "flow.context_kernel",
+    "use_spatial_lora": "lora.spatial",
+    "sc_lora_grid_size": "lora.grid_size",
+    "use_patch_attention": "attention.enabled",
 }
 NOT_YET: dict[str, str] = {
     "use_cpcf": "v4's cross-patch coupling",
@@ -46,6 +51,7 @@ NOT_YET: dict[str, str] = {
 }
 NO_KNOB: dict[str, str] = {
     "use_focal_loss": "set loss.focal_gamma: 0 is the plain NLL",
+    "cpcf_use_attention": "set flow.context to attention, conv or mean",
     "run_diagnostics": "reports are made by `moleflow-sweep report DIR`",
     "data_path": "give the images' folder with --data or MOLEFLOW_DATA",
 }
