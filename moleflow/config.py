@@ -90,6 +90,15 @@ class Flow(Section):
     clamp: float = Field(1.9, gt=0.0, description="clamping of the affine coefficients (FrEIA's affine_clamping)")
     hidden_ratio: float = Field(2.0, gt=0.0, description="hidden width of a subnet over its input width")
     permutation: Literal["soft", "hard"] = Field("soft", description="a random rotation, or a random permutation, after each block")
+    cpcf: bool = Field(False, description="cross-patch coupling: scale and shift see the patch's neighbourhood (v4); permutation is then soft")
+    context: Literal["conv", "attention", "mean"] = Field(
+        "conv", description="the neighbourhood's summary: learned on task 0 (conv, attention: v4), or a fixed mean (v4.1)"
+    )
+    context_kernel: Literal[1, 3, 5, 7] = Field(3, description="side of the neighbourhood in patches")
+    context_gate: float = Field(0.3, ge=0.0, le=1.0, description="for context: mean, the share of the neighbourhood's mean")
+    context_from: Literal["passive", "all"] = Field(
+        "passive", description="passive: the half that passes through (exact); all: both halves, as the notes have it (not a likelihood)"
+    )
 
 
 class Lora(Section):
@@ -102,6 +111,11 @@ class Lora(Section):
     )
     task0: bool = Field(False, description="give task 0 an expert too")
     task_bias: bool = Field(True, description="a zero-initialised bias per task beside B A x")
+    spatial: bool = Field(False, description="SC-LoRA: factors on a grid over the image, interpolated at the patch (v4)")
+    grid_size: int = Field(4, ge=1, le=32, description="for spatial: nodes per side of that grid")
+    init: Literal["xavier", "zero"] = Field(
+        "xavier", description="start of A (B starts at zero); zero is the notes' literal SC-LoRA, whose gradients are exactly 0"
+    )
 
     @property
     def effective_scaling(self) -> float:
@@ -129,6 +143,14 @@ class Adapter(Section):
     def dead_residual(self) -> bool:
         """Whether the residual MLP can never learn: zero output behind a raw gate of zero leaves every gradient exactly 0."""
         return self.enabled and self.gate == "raw" and self.gate_init == 0.0 and self.output_init == "zero"
+
+
+class Attention(Section):
+    """Self-attention over an image's patches in front of the adapters; shared, trained on task 0, frozen after (v6)."""
+
+    enabled: bool = Field(False, description="use it at all")
+    hidden: int = Field(256, ge=1, description="width of queries, keys, values and of the feed-forward layer")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="while it trains")
 
 
 class Loss(Section):
@@ -191,6 +213,7 @@ class TrialConfig(Section):
     flow: Flow = Flow()
     lora: Lora = Lora()
     adapter: Adapter = Adapter()
+    attention: Attention = Attention()
     loss: Loss = Loss()
     training: Training = Training()
     scoring: Scoring = Scoring()
@@ -203,6 +226,12 @@ class TrialConfig(Section):
             flags.append("the backbone's weights are random, as the configuration asks")
         if self.adapter.dead_residual:
             flags.append("the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient")
+        if self.lora.init == "zero":
+            flags.append("lora.init zero, as the notes have it: A and B are both zero, so neither ever gets a gradient; only the task bias learns")
+        if self.flow.cpcf and self.flow.context_from == "all":
+            flags.append("context_from all: not a likelihood; log_det leaves out the paths through the context")
+        if self.attention.enabled:
+            flags.append("patch attention is not invertible: the density is one of the features that it returns")
         if self.loss.focal_gamma > 0 and self.loss.focal_form == "joint":
             flags.append("focal_form joint: patches with NLL <= 0 get weight 0 and no gradient")
         return flags
@@ -271,6 +300,10 @@ def _training_reach(config: TrialConfig, flat: dict[str, Any], task_index: int) 
         del keep["data.validation_seed"]
     if not config.features.position:
         del keep["features.position_scale"]
+    for name in _unused_by_flow(config.flow):
+        del keep[f"flow.{name}"]
+    if config.attention.enabled:
+        keep |= {k: v for k, v in flat.items() if k.startswith("attention.")}
     if config.loss.focal_gamma == 0.0:
         del keep["loss.focal_form"], keep["loss.focal_detach"]
         # The mean over patches of an image-mean log-determinant is the mean of the patches' own; only rounding differs,
@@ -280,9 +313,18 @@ def _training_reach(config: TrialConfig, flat: dict[str, Any], task_index: int) 
     if task_index == 0:
         del keep["training.warmup_epochs"]
     if task_index > 0 or config.lora.task0:
-        keep |= {"lora.rank": config.lora.rank, "lora.scaling": config.lora.effective_scaling, "lora.task_bias": config.lora.task_bias}
+        keep |= {k: v for k, v in flat.items() if k in ("lora.rank", "lora.task_bias", "lora.spatial", "lora.init")}
+        keep["lora.scaling"] = config.lora.effective_scaling
+        if config.lora.spatial:
+            keep["lora.grid_size"] = config.lora.grid_size
     if config.adapter.enabled and (task_index > 0 or config.adapter.task0):
         keep |= {k: v for k, v in flat.items() if k.startswith("adapter.") and k not in ("adapter.enabled", "adapter.task0")}
         if task_index > 0:
             del keep["adapter.task0_identity"]
     return keep
+
+
+def _unused_by_flow(flow: Flow) -> list[str]:
+    if not flow.cpcf:
+        return ["context", "context_kernel", "context_gate", "context_from"]
+    return ["permutation"] if flow.context == "mean" else ["permutation", "context_gate"]

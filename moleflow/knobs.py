@@ -35,21 +35,18 @@ NOTES_OPTIONS: dict[str, str] = {
     "lr": "training.learning_rate",
     "num_coupling_layers": "flow.blocks",
     "clamp_alpha": "flow.clamp",
-}
-NOT_YET: dict[str, str] = {
-    "use_cpcf": "v4's cross-patch coupling",
-    "cpcf_context_kernel": "v4's cross-patch coupling",
-    "cpcf_use_attention": "v4's cross-patch coupling",
-    "use_spatial_lora": "v4's spatial LoRA",
-    "sc_lora_grid_size": "v4's spatial LoRA",
-    "use_patch_attention": "v6's patch attention",
+    "use_cpcf": "flow.cpcf",
+    "cpcf_context_kernel": "flow.context_kernel",
+    "use_spatial_lora": "lora.spatial",
+    "sc_lora_grid_size": "lora.grid_size",
+    "use_patch_attention": "attention.enabled",
 }
 NO_KNOB: dict[str, str] = {
     "use_focal_loss": "set loss.focal_gamma: 0 is the plain NLL",
+    "cpcf_use_attention": "set flow.context to attention, conv or mean",
     "run_diagnostics": "reports are made by `moleflow-sweep report DIR`",
     "data_path": "give the images' folder with --data or MOLEFLOW_DATA",
 }
-VERSIONS_NOT_YET = ("v4", "v4.1", "v6")
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,6 @@ def knob(name: str, source: str) -> str:
         return short_names()[bare]
     if bare in NOTES_OPTIONS:
         return NOTES_OPTIONS[bare]
-    if bare in NOT_YET:
-        raise InvalidInput(f"{source}: '{name}' asks for {NOT_YET[bare]}, which this version of moleflow-sweep does not have yet")
     if bare in NO_KNOB:
         raise InvalidInput(f"{source}: '{name}' is not a knob here: {NO_KNOB[bare]}")
     several = sorted(path for path in fields() if path.split(".")[-1] == bare)
@@ -231,8 +226,6 @@ def version_layer(name: str, source: str) -> Layer:
         InvalidInput: no such version, or one that does not exist yet.
 
     """
-    if name in VERSIONS_NOT_YET and name not in version_names():
-        raise InvalidInput(f"{source}: version '{name}' does not exist in this version of moleflow-sweep yet; allowed: {', '.join(version_names())}")
     if name not in version_names():
         raise InvalidInput(f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}.{did_you_mean(name, version_names())}")
     settings = {k: v for k, v in read_mapping(VERSIONS / f"{name}.yaml").items() if k != "about"}
@@ -271,7 +264,7 @@ def base_layers(name: str, version: str, source: str, folder: Path | None = None
         if not isinstance(per_version, dict) or not all(isinstance(v, dict) for v in per_version.values()):
             raise InvalidInput(f"{path}: per_version: given {per_version!r}, allowed: {{version: {{knob: value}}}}")
         for key in per_version:
-            if key not in (*version_names(), *VERSIONS_NOT_YET):
+            if key not in version_names():
                 hint = did_you_mean(str(key), version_names())
                 raise InvalidInput(f"{path}: per_version: unknown version '{key}'.{hint}")
         own = [Layer(f"base {name}", settings)]

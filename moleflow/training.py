@@ -64,6 +64,7 @@ def train_task(
         start = time.perf_counter()
         order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
         losses, nlls, norms = [], [], []
+        detector.set_dropout(randomness(f"dropout {epoch}") if task == 0 else None)
         for step in range(steps):
             rate = learning_rate(knobs, task, epoch * steps + step, steps)
             for group in optimizer.param_groups:
@@ -83,6 +84,7 @@ def train_task(
         record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - start)
         epochs.append(record)
         on_epoch(record)
+    detector.set_dropout(None)
     detector.requires_grad_(False)
     detector.eval()
     return epochs, _optimizer_state(optimizer, parameters)

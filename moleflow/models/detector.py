@@ -1,4 +1,4 @@
-"""The whole trainable model: standardisation, position code, adapters and the flow with its experts."""
+"""The whole trainable model: standardisation, position code, attention, adapters and the flow with its experts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moleflow.config import TrialConfig
 from moleflow.models.adapters import InputAdapter
 from moleflow.models.flow import Flow
+from moleflow.models.patch_attention import PatchAttention
 
 _TASK_PART = re.compile(r"(?:^|\.)(?:experts|adapters|statistics)\.(\d+)\.")
 
@@ -49,7 +50,7 @@ class Detector(nn.Module):
 
     Args:
         shape: (H, W, D) of a feature map.
-        draws: generators for the initial weights of the flow (names "flow").
+        draws: generators for the initial weights of the flow (names "flow" and "attention").
 
     """
 
@@ -60,6 +61,7 @@ class Detector(nn.Module):
         self.config = config
         self.width = shape[2]
         self.flow = Flow(self.width, config.flow, draws("flow"))
+        self.attention = PatchAttention(self.width, config.attention, draws("attention")) if config.attention.enabled else None
         self.adapters = nn.ModuleDict()
         self.statistics = nn.ModuleDict()
         code = config.features.position_scale * position_code(*shape) if config.features.position else torch.zeros(shape)
@@ -95,14 +97,21 @@ class Detector(nn.Module):
             statistics = self._of(int(own))
             x = (x - statistics.mean) / statistics.std
         x = x + self.position
+        if self.attention is not None:
+            x = self.attention(x)
         return self.adapters[str(task)](x) if str(task) in self.adapters else x
 
     def forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Z (B, H, W, D) and log_det (B, H, W) in nats a patch, through the expert of `task`."""
         x = self.adapt(features, task)
         self.flow.select(task)
-        z, log_det = self.flow(x.reshape(-1, self.width))
-        return z.reshape(x.shape), log_det.reshape(x.shape[:-1])
+        z, log_det = self.flow(x)
+        return z, log_det
+
+    def set_dropout(self, draws: torch.Generator | None) -> None:
+        """Where dropout takes its numbers from while the attention trains; None turns it off."""
+        if self.attention is not None:
+            self.attention.draws = draws
 
     def task_state(self, task: int) -> dict[str, Tensor]:
         """What training `task` settled, by name: its own parts, and on task 0 the base flow."""

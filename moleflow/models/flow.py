@@ -1,9 +1,9 @@
-"""The normalizing flow over single patches: FrEIA's AllInOneBlock with LoRA experts in its subnets."""
+"""The normalizing flow: FrEIA's AllInOneBlock on single patches, or cross-patch coupling, with LoRA experts in the subnets."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from moleflow.config import Flow as FlowConfig
 from moleflow.config import Lora
+from moleflow.models.cross_patch import CrossPatchBlock
 from moleflow.models.lora import LoRALinear
 
 
+Subnet = Callable[[int, int], nn.Module]
+
+
 class Flow(nn.Module):
-    """z, log_det = f(x): an invertible map of D-vectors with a tractable Jacobian.
+    """z, log_det = f(x): an invertible map of an image's features with a tractable Jacobian.
 
     Args:
         width: D, the length of a patch's feature vector; at least 4.
@@ -45,40 +49,76 @@ class Flow(nn.Module):
             layer.active = str(task) if str(task) in layer.experts else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Z (P, D) and log|det dz/dx| (P,) in nats of patches x (P, D)."""
-        log_det = x.new_zeros(x.shape[0])
+        """z (B, H, W, D) and log_det (B, H, W) in nats a patch, of x (B, H, W, D).
+
+        AllInOneBlocks see one patch at a time, and log_det is each patch's own. With cross-patch coupling only its sum over an image is
+        a log-determinant, that of the whole map.
+        """
+        self._tell_shape(x)
+        log_det = x.new_zeros(x.shape[:-1])
         for block in self.blocks:
-            (x,), part = block([x])
+            x, part = block(x)
             log_det = log_det + part
         return x, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
-        """X (P, D) of latents z (P, D)."""
+        """x (B, H, W, D) of latents z (B, H, W, D).
+
+        Raises:
+            RuntimeError: the flow has no closed inverse (`context_from: all`).
+        """
+        self._tell_shape(z)
         for block in reversed(self.blocks):
-            (z,), _ = block([z], rev=True)
+            assert isinstance(block, PatchBlock | CrossPatchBlock)
+            z = block.inverse(z)
         return z
+
+    def _tell_shape(self, x: Tensor) -> None:
+        for layer in self.layers():
+            layer.shape = (x.shape[1], x.shape[2])
+
+
+class PatchBlock(nn.Module):
+    """FrEIA's AllInOneBlock on every patch of an image by itself."""
+
+    def __init__(self, width: int, config: FlowConfig, subnet: Subnet, permutation: Tensor) -> None:
+        super().__init__()
+        # FrEIA draws its permutation from numpy's global generator, and takes minutes for a soft one of many channels. It is given
+        # the cheap kind here and then overwritten.
+        numpy_state = np.random.get_state()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.block = AllInOneBlock(
+                [(width,)], subnet_constructor=subnet, affine_clamping=config.clamp, global_affine_type="SOFTPLUS", permute_soft=False
+            )
+        np.random.set_state(numpy_state)
+        self.block.to(permutation.dtype)
+        with torch.no_grad():
+            self.block.get_parameter("w_perm").copy_(permutation)
+            self.block.get_parameter("w_perm_inv").copy_(permutation.T)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, H, W, D) and log_det (B, H, W) of x (B, H, W, D)."""
+        (z,), log_det = self.block([x.reshape(-1, x.shape[-1])])
+        return z.reshape(x.shape), log_det.reshape(x.shape[:-1])
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """x (B, H, W, D) of z (B, H, W, D)."""
+        (x,), _ = self.block([z.reshape(-1, z.shape[-1])], rev=True)
+        whole: Tensor = x.reshape(z.shape)
+        return whole
 
 
 def _block(width: int, config: FlowConfig, generator: torch.Generator, dtype: torch.dtype) -> nn.Module:
     def subnet(inputs: int, outputs: int) -> nn.Sequential:
         hidden = max(1, round(config.hidden_ratio * inputs))
-        return nn.Sequential(LoRALinear(inputs, hidden, generator), nn.ReLU(), LoRALinear(hidden, outputs, generator))
+        return nn.Sequential(LoRALinear(inputs, hidden, generator), nn.ReLU(), LoRALinear(hidden, outputs, generator)).to(dtype)
 
-    # FrEIA draws its permutation from numpy's global generator, and takes minutes for a soft one of many channels. It is given
-    # the cheap kind here and then overwritten from our own generator.
-    numpy_state = np.random.get_state()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        block: nn.Module = AllInOneBlock(
-            [(width,)], subnet_constructor=subnet, affine_clamping=config.clamp, global_affine_type="SOFTPLUS", permute_soft=False
-        )
-    np.random.set_state(numpy_state)
-    matrix = rotation(width, generator) if config.permutation == "soft" else torch.eye(width)[torch.randperm(width, generator=generator)]
-    block.to(dtype)
-    with torch.no_grad():
-        block.get_parameter("w_perm").copy_(matrix)
-        block.get_parameter("w_perm_inv").copy_(matrix.T)
-    return block
+    if config.cpcf:
+        return CrossPatchBlock(width, config, subnet, rotation(width, generator), generator).to(dtype)
+    soft = config.permutation == "soft"
+    permutation = rotation(width, generator) if soft else torch.eye(width)[torch.randperm(width, generator=generator)]
+    return PatchBlock(width, config, subnet, permutation.to(dtype))
 
 
 def rotation(width: int, generator: torch.Generator) -> Tensor:

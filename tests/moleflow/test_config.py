@@ -19,24 +19,6 @@ def config(version: str | None = None, **knobs: Any) -> TrialConfig:
 LIVE: dict[str, Any] = {
     "weights": "random", "projection": 64, "validation_fraction": 0.1, "focal_gamma": 1, "lora.task0": True, "adapter.task0": True,
 }  # fmt: skip
-OTHER: dict[str, Any] = {
-    "data.tasks": ["grid", "leather"], "data.image_size": 256, "data.mask_size": 256, "data.interpolation": "bicubic",
-    "data.validation_fraction": 0.2, "data.validation_seed": 1, "data.train_images": 8, "data.test_images": 8,
-    "backbone.model": "efficientnet_lite0", "backbone.weights_seed": 1, "backbone.layers": [2, 3], "backbone.aggregate": "concat",
-    "backbone.grid": 7, "backbone.neighbourhood": 3, "backbone.projection": 32, "backbone.projection_seed": 1,
-    "backbone.storage": "float16", "features.standardise": "task0", "features.position": False, "features.position_scale": 0.5,
-    "flow.blocks": 4, "flow.clamp": 1.0, "flow.hidden_ratio": 1.0, "flow.permutation": "hard", "lora.rank": 8, "lora.alpha": 2.0,
-    "lora.scaling": "alpha/rank", "lora.task0": False, "lora.task_bias": False, "adapter.enabled": False, "adapter.task0": False,
-    "adapter.task0_identity": 0.5, "adapter.norm": "layer", "adapter.film": True, "adapter.gate": "sigmoid", "adapter.gate_init": 0.5,
-    "adapter.hidden": 64, "adapter.output_init": "random", "loss.nll_scale": "per_dim", "loss.log_det": "image_mean",
-    "loss.focal_gamma": 2.0, "loss.focal_form": "relative", "loss.focal_detach": True, "loss.center_weight": 0.1, "training.epochs": 2,
-    "training.batch_size": 4, "training.learning_rate": 1e-3, "training.optimizer": "adamw", "training.weight_decay": 0.0,
-    "training.schedule": "constant", "training.final_fraction": 0.1, "training.warmup_epochs": 1, "training.gradient_clip": None,
-    "training.drop_last": False, "scoring.image_score": "max", "scoring.quantile": 0.9, "scoring.top_k": 5, "scoring.smoothing": 0.0,
-    "scoring.log_det": "image_mean", "router.shrinkage": "none", "seed": 1, "version": "v7",
-}  # fmt: skip
-# Reaching through something else: tasks through their images' digests, weights through their own, and the router has one kind.
-THROUGH_DIGESTS = {"data.tasks", "backbone.weights", "router.kind"}
 
 
 def reached(path: str, value: Any, **live: Any) -> set[str]:
@@ -48,52 +30,20 @@ def reached(path: str, value: Any, **live: Any) -> set[str]:
     return {name for name, (phase, k) in phases.items() if reach(before, phase, k) != reach(after, phase, k)}
 
 
-def expected(path: str) -> set[str]:
-    group = path.partition(".")[0]
-    both = {"task 0", "task 1"}
-    if path in ("version", "data.tasks"):
-        return set()
-    if group == "backbone" or path in ("data.image_size", "data.interpolation"):
-        return {"features", *both}
-    if group in ("scoring", "router") or path in ("data.mask_size", "data.test_images"):
-        return {"scoring"}
-    if path in ("lora.task0", "adapter.task0", "adapter.task0_identity"):
-        return {"task 0"}
-    return {"task 1"} if path == "training.warmup_epochs" else both
-
-
-def test_the_table_of_changes_is_whole() -> None:
-    assert set(OTHER) == set(fields()) - (THROUGH_DIGESTS - {"data.tasks"})
-
-
-@pytest.mark.parametrize("path", [path for path in OTHER if path != "scoring.top_k"])
-def test_each_knob_reaches_what_it_can_change(path: str) -> None:
-    assert reached(path, OTHER[path]) == expected(path)
-
-
 @pytest.mark.parametrize(
-    ("path", "live", "phases"),
+    ("path", "value", "live", "positions"),
     [
-        ("loss.focal_form", {"focal_gamma": 0}, set()),
-        ("loss.focal_detach", {"focal_gamma": 0}, set()),
-        ("features.position_scale", {"position": False}, set()),
-        ("backbone.weights_seed", {"weights": "pretrained"}, set()),
-        ("backbone.projection_seed", {"projection": None}, set()),
-        ("data.validation_seed", {"validation_fraction": 0.0}, set()),
-        ("training.final_fraction", {"schedule": "constant"}, set()),
-        ("lora.scaling", {"lora.task0": False}, {"task 1"}),
-        ("lora.rank", {"lora.task0": False}, {"task 1"}),
-        ("adapter.norm", {"adapter.task0": False}, {"task 1"}),
-        ("adapter.norm", {"enabled": False}, set()),
-        ("adapter.task0_identity", {"adapter.task0": False}, set()),
-        ("scoring.quantile", {"image_score": "max"}, set()),
-        ("scoring.top_k", {"image_score": "quantile"}, set()),
-        ("scoring.top_k", {"image_score": "top_k"}, {"scoring"}),
-        ("lora.alpha", {"scaling": 0.5}, set()),
+        ("lora.scaling", "alpha/rank", {"lora.task0": False}, {"task 1"}),
+        ("lora.rank", 8, {"lora.task0": False}, {"task 1"}),
+        ("adapter.norm", "layer", {"adapter.task0": False}, {"task 1"}),
+        ("adapter.norm", "layer", {"adapter.enabled": False}, set()),
+        ("adapter.task0_identity", 0.5, {}, {"task 0"}),
+        ("training.warmup_epochs", 1, {}, {"task 1"}),
+        ("loss.focal_gamma", 2.0, {}, {"task 0", "task 1"}),
     ],
 )
-def test_what_is_switched_off_reaches_nothing(path: str, live: dict[str, Any], phases: set[str]) -> None:
-    assert reached(path, OTHER[path], **live) == phases
+def test_a_setting_reaches_the_tasks_that_use_it(path: str, value: Any, live: dict[str, Any], positions: set[str]) -> None:
+    assert reached(path, value, **live) == positions
 
 
 def test_scaling_by_rule_and_by_number_reach_alike() -> None:

@@ -8,7 +8,6 @@ from moleflow.config import flatten
 from moleflow.errors import InvalidInput
 from moleflow.knobs import (
     NO_KNOB,
-    NOT_YET,
     NOTES_OPTIONS,
     Layer,
     allowed,
@@ -46,7 +45,10 @@ def test_a_knob_has_several_names() -> None:
 
 def test_short_names_are_unambiguous() -> None:
     ambiguous = {path for path in fields() if short_names().get(path.rpartition(".")[2]) != path}
-    assert ambiguous == {"lora.task0", "adapter.task0", "loss.log_det", "scoring.log_det"}
+    assert ambiguous == {
+        "lora.task0", "adapter.task0", "loss.log_det", "scoring.log_det", "adapter.enabled", "attention.enabled", "adapter.hidden",
+        "attention.hidden",
+    }  # fmt: skip
     with pytest.raises(InvalidInput, match=r"'log_det' could be any of loss\.log_det, scoring\.log_det"):
         knob("log_det", "s")
 
@@ -62,13 +64,12 @@ def test_every_option_of_the_notes_is_answered(option: str) -> None:
         try:
             assert knob(spelled, "s") in fields()
         except InvalidInput as error:
-            assert "does not have yet" in str(error) or "is not a knob here" in str(error)  # noqa: PT017
+            assert "is not a knob here" in str(error)  # noqa: PT017
 
 
 def test_the_documentation_has_the_counterpart_of_every_option() -> None:
     rows = dict(re.findall(r"^\| `--(\w+)` \| (.+) \|$", DOCUMENTATION.read_text(), flags=re.MULTILINE))
     expected = {name: f"`{path}`" for name, path in {"focal_gamma": "loss.focal_gamma", **NOTES_OPTIONS}.items()}
-    expected |= {name: f"not yet: {what}" for name, what in NOT_YET.items()}
     expected |= {name: f"no knob: {what}" for name, what in NO_KNOB.items()}
     assert rows == expected
     assert set(OF_THE_NOTES) <= set(rows)
@@ -94,7 +95,6 @@ def test_later_layers_win() -> None:
         ({"lora.scaling": "alpha/rnk"}, ["alpha/(2*rank) | alpha/rank | a number > 0", "Did you mean 'alpha/rank'?"]),
         ({"train_images": 1}, ["a whole number >= 2 | null"]),
         ({"focal_gamma": 1, "loss": {"focal_gamma": 1}}, ["loss.focal_gamma is given twice"]),
-        ({"use_spatial_lora": True}, ["v4's spatial LoRA", "does not have yet"]),
         ({"data_path": "x"}, ["is not a knob here", "--data"]),
     ],
 )
@@ -110,10 +110,7 @@ def test_the_layer_of_the_wrong_value_is_named() -> None:
 
 
 def test_the_versions_of_this_release() -> None:
-    assert version_names() == ["v1", "v2", "v3", "v5", "v7"]
-    for name in ("v4", "v4.1", "v6"):
-        with pytest.raises(InvalidInput, match="does not exist in this version of moleflow-sweep yet; allowed: v1"):
-            version_layer(name, "s")
+    assert version_names() == ["v1", "v2", "v3", "v4", "v4.1", "v5", "v6", "v7"]
     with pytest.raises(InvalidInput, match=r"unknown version 'v33'.*Did you mean 'v3'"):
         version_layer("v33", "s")
 
@@ -122,7 +119,7 @@ def test_the_versions_of_this_release() -> None:
 def test_a_version_sets_method_knobs_only_and_all_of_the_same(name: str) -> None:
     flat = flatten_layer(version_layer(name, "s"))
     assert flat.pop("version") == name
-    assert {path.partition(".")[0] for path in flat} == {"lora", "adapter", "loss"}
+    assert {path.partition(".")[0] for path in flat} == {"lora", "adapter", "attention", "flow", "loss"}
     assert {"lora.scaling", "lora.task0", "adapter.task0", "adapter.norm", "loss.focal_gamma", "loss.center_weight"} <= set(flat)
     assert flatten(resolve([version_layer(name, "s")]))["version"] == name
 
@@ -148,13 +145,15 @@ def test_every_base_stands_under_every_version(base: str, version: str) -> None:
     config = resolve([version_layer(version, "s"), *layers])
     assert config.version == version
     # A base decides nothing that a version does: else a table over versions would compare something else.
+    if base == "published" and version.startswith("v4"):
+        return  # It asks for the notes' literal forms of v4, in so many words.
     method = {path: value for path, value in flatten(config).items() if path.startswith(("lora.", "adapter."))}
     assert method == {path: value for path, value in flatten(resolve([version_layer(version, "s")])).items() if path in method}
 
 
 def test_published_differs_between_versions_and_vit_b16_does_not() -> None:
     sizes = {v: resolve(base_layers("published", v, "s")).data.image_size for v in version_names()}
-    assert sizes == {"v1": 224, "v2": 518, "v3": 518, "v5": 224, "v7": 224}
+    assert sizes == {"v1": 224, "v2": 518, "v3": 518, "v4": 224, "v4.1": 224, "v5": 224, "v6": 224, "v7": 224}
     assert len({flatten(resolve(base_layers("vit_b16", v, "s"))).__repr__() for v in version_names()}) == 1
 
 

@@ -60,7 +60,7 @@ def test_same_seed_same_digits_another_seed_others(optimizer: str) -> None:
     second, _, _ = _run(_config(optimizer=optimizer), _features())
     assert all(torch.equal(first[name], second[name]) for name in first)
     other, _, _ = _run(_config(optimizer=optimizer, seed=1), _features())
-    assert not torch.equal(first["flow.blocks.0.subnet.0.base.weight"], other["flow.blocks.0.subnet.0.base.weight"])
+    assert not torch.equal(first["flow.blocks.0.block.subnet.0.base.weight"], other["flow.blocks.0.block.subnet.0.base.weight"])
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert epochs[-1].loss < epochs[0].loss
 

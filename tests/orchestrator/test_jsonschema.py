@@ -99,7 +99,7 @@ def test_what_the_loader_takes_is_valid(text: str) -> None:
     "text",
     [
         "grids: {}", "grid: {focal_gama: [1]}", "grid: {focal_gamma: []}", "grid: {focal_gamma: [two]}", "grid: {focal_gamma: [-1]}",
-        "grid: {seed: [1]}", "grid: {focal_form: [jiont]}", "grid: {version: [v4]}", "version: v9", "base: vit", "base: {version: v3}",
+        "grid: {seed: [1]}", "grid: {focal_form: [jiont]}", "grid: {version: [v44]}", "version: v9", "base: vit", "base: {version: v3}",
         "seeds: 0", "seeds: []", "name: ../x", "resources: {gpu: 1}", "random: {knobs: {rank: {integer: [1, 2]}}}",
         "random: {count: 1, knobs: {rank: {unifrom: [1, 2]}}}", "exclude: [{}]", "when: {nothing: {rank: 1}}", "grid: {loss: {rank: [1]}}",
         "grid: {log_det: [per_patch]}", "list: [3]", "report: {baselin: {}}",

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from moleflow.config import flatten
 from moleflow.documents import read_mapping
 from orchestrator.expansion import expand, trials
 from orchestrator.spec import load_sweep
@@ -32,16 +33,18 @@ def test_every_sweep_loads_and_expands_with_and_without_data(path: Path) -> None
     assert without.axes == real.axes, "the same question"
     assert load_sweep(path, base="demo").spec() == without.spec()
     inputs = Inputs(dict.fromkeys(EMBEDDED, "digest"), "weights", "embedded")
-    assert 2 <= len(trials(without, inputs)) <= 12, "a first look takes minutes"
+    assert 2 <= len(trials(without, lambda config: inputs)) <= 16, "a first look takes minutes"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_questions_stand_on_the_notes_own_settings(path: Path) -> None:
     for variant in expand(load_sweep(path, data_root=Path("/images"))).variants:
         config = variant.config
-        assert config.backbone.model == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
-        assert (config.data.image_size, config.training.epochs, config.training.learning_rate) == (224, 40, 1e-4)
-        assert config.data.tasks[:3] == EMBEDDED
+        if path.stem != "backbone":
+            assert config.backbone.model == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
+            assert config.data.image_size == 224
+        assert (config.training.epochs, config.training.learning_rate) == (40, 1e-4)
+        assert config.data.tasks[:3] == EMBEDDED or (path.stem == "task_order" and set(config.data.tasks) == set(EMBEDDED))
 
 
 def test_the_demo_has_five_variants_and_two_seeds() -> None:
@@ -64,11 +67,34 @@ def test_the_baselines_are_v3_where_the_file_says_so() -> None:
         assert first.model_copy(update={"version": "v3"}) == v3
 
 
-def test_the_scaling_sweep_starts_at_v1() -> None:
-    found = expand(load_sweep(SWEEPS / "lora_scaling.yaml", data_root=Path("/i"))).variants
+def test_v2s_ablation_starts_at_v1_and_ends_at_v2() -> None:
+    found = expand(load_sweep(SWEEPS / "v2_ablation.yaml", data_root=Path("/i"))).variants
     v1 = next(v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants if v.config.version == "v1")
     assert [v.config.lora.effective_scaling for v in found] == [1 / 64, 1 / 64, 1 / 32, 1 / 32]
-    assert found[0].config.model_copy(update={"version": "v1"}) == v1
+    assert found[0].config == v1
+    v2 = next(v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants if v.config.version == "v2")
+    assert found[3].config.model_copy(update={"version": "v2"}) == v2
+
+
+def test_v3s_ablation_takes_back_each_of_its_five_changes_alone() -> None:
+    first, *others = (v.config for v in expand(load_sweep(SWEEPS / "v3_ablation.yaml", data_root=Path("/i"))).variants)
+    v3 = next(v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants if v.config.version == "v3")
+    assert first == v3
+    changed = [{path for path, value in flatten(other).items() if value != flatten(v3)[path]} for other in others]
+    assert changed == [
+        {"adapter.norm"},
+        {"adapter.film"},
+        {"adapter.gate", "adapter.gate_init"},
+        {"adapter.hidden"},
+        {"adapter.task0"},
+    ]
+
+
+def test_v4s_ablation_starts_at_v3_and_ends_at_v4() -> None:
+    found = [v.config for v in expand(load_sweep(SWEEPS / "v4_ablation.yaml", data_root=Path("/i"))).variants]
+    by_name = {v.config.version: v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants}
+    assert found[0].model_copy(update={"version": "v3"}) == by_name["v3"]
+    assert found[-1] == by_name["v4"]
 
 
 def test_fifteen_classes() -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from moleflow.config import Adapter, TrialConfig
-from moleflow.knobs import Layer, resolve, version_layer
+from moleflow.knobs import Layer, resolve, version_layer, version_names
 from moleflow.models.adapters import InputAdapter
 from moleflow.models.detector import Detector, position_code
 from moleflow.training import Randomness, train_task
 
 SHAPE = (4, 4, 12)
-VERSIONS = ["v1", "v2", "v3", "v5", "v7"]
+VERSIONS = version_names()
 
 
 def _config(version: str, **knobs: object) -> TrialConfig:

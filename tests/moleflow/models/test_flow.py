@@ -1,67 +1,137 @@
-"""The flow is a flow: invertible, with the log-determinant that autograd finds, and reproducible."""
+"""Every coupling and every version's flow is a flow: invertible, with the log-determinant that autograd finds, and reproducible."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-
 from moleflow.config import Flow as FlowConfig
 from moleflow.config import Lora
+from moleflow.knobs import resolve, version_layer, version_names
 from moleflow.models.flow import Flow, rotation
 
+SHAPE = (3, 4, 6)
+COUPLINGS = {
+    "soft": FlowConfig(blocks=3),
+    "hard": FlowConfig(blocks=3, permutation="hard"),
+    **{f"cpcf-{context}": FlowConfig(blocks=3, cpcf=True, context=context) for context in ("conv", "attention", "mean")},
+    "cpcf-kernel-5": FlowConfig(blocks=3, cpcf=True, context="mean", context_kernel=5),
+}
+LORAS = {"plain": Lora(rank=3), "spatial": Lora(rank=3, spatial=True, grid_size=2)}
+CASES = {f"{c}-{name}": (flow, lora) for c, flow in COUPLINGS.items() for name, lora in LORAS.items()}
+for version in version_names():
+    whole = resolve([version_layer(version, "test")])
+    CASES[version] = (whole.flow.model_copy(update={"blocks": 3}), whole.lora.model_copy(update={"rank": 3, "grid_size": 2}))
 
-def _flow(permutation: str, dtype: torch.dtype, seed: int = 0) -> Flow:
+
+def _flow(flow: FlowConfig, lora: Lora, dtype: torch.dtype, seed: int = 0) -> Flow:
+    """A flow whose expert does something, as a trained one would."""
     generator = torch.Generator().manual_seed(seed)
-    flow = Flow(10, FlowConfig(blocks=4, permutation=permutation), generator, dtype)
-    flow.add_expert(0, Lora(rank=3), generator)
-    flow.to(dtype).select(0)
-    for layer in flow.layers():  # A new expert changes nothing; a trained one does.
+    made = Flow(SHAPE[2], flow, generator, dtype)
+    made.add_expert(0, lora, generator)
+    made.to(dtype).select(0)
+    for layer in made.layers():
         torch.nn.init.normal_(layer.experts["0"].b, generator=generator)
-    return flow.requires_grad_(False)
+    return made.requires_grad_(False)
 
 
-@pytest.mark.parametrize("permutation", ["soft", "hard"])
+def _images(count: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
+    return 3 * torch.randn(count, *SHAPE, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def _map_log_det(flow: Flow, image: torch.Tensor) -> torch.Tensor:
+    """log|det| of the autograd Jacobian of the whole map of one image (H, W, D)."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: flow(x[None])[0][0], image)
+    return torch.linalg.slogdet(jacobian.reshape(image.numel(), image.numel())).logabsdet
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
-def test_inverse_gives_the_input_back(permutation: str, dtype: torch.dtype, tolerance: float) -> None:
-    flow = _flow(permutation, dtype)
-    x = 3 * torch.randn(64, 10, generator=torch.Generator().manual_seed(1)).to(dtype)
+def test_inverse_gives_the_input_back(case: str, dtype: torch.dtype, tolerance: float) -> None:
+    flow = _flow(*CASES[case], dtype)
+    x = _images(4, dtype)
     z, _ = flow(x)
     assert (flow.inverse(z) - x).abs().max() < tolerance
 
 
-@pytest.mark.parametrize("permutation", ["soft", "hard"])
-def test_log_det_is_that_of_the_autograd_jacobian(permutation: str) -> None:
-    flow = _flow(permutation, torch.float64)
-    x = 3 * torch.randn(6, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    _, log_det = flow(x)
-    for patch, value in zip(x, log_det, strict=True):
-        jacobian = torch.autograd.functional.jacobian(lambda p: flow(p[None])[0][0], patch)
-        torch.testing.assert_close(value, torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-5, atol=1e-9)
+@pytest.mark.parametrize("case", CASES)
+def test_log_det_is_that_of_the_whole_map(case: str) -> None:
+    flow = _flow(*CASES[case], torch.float64)
+    images = _images(2, torch.float64)
+    _, log_det = flow(images)
+    for image, patches in zip(images, log_det, strict=True):
+        torch.testing.assert_close(patches.sum(), _map_log_det(flow, image), rtol=1e-5, atol=1e-9)
 
 
-def test_one_patch_does_not_see_another() -> None:
-    flow = _flow("soft", torch.float64)
-    x = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("case", [case for case, (flow, _) in CASES.items() if not flow.cpcf])
+def test_log_det_of_a_patch_is_its_own_where_patches_are_independent(case: str) -> None:
+    flow = _flow(*CASES[case], torch.float64)
+    image = _images(1, torch.float64)
+    _, log_det = flow(image)
+    for row in range(SHAPE[0]):
+        for column in range(SHAPE[1]):
+
+            def alone(patch: torch.Tensor, row: int = row, column: int = column) -> torch.Tensor:
+                changed = image[0].clone()
+                changed[row, column] = patch
+                return flow(changed[None])[0][0, row, column]
+
+            jacobian = torch.autograd.functional.jacobian(alone, image[0, row, column])
+            torch.testing.assert_close(log_det[0, row, column], torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("context", ["conv", "attention", "mean"])
+def test_context_from_all_is_no_flow_and_fails_both_tests(context: str) -> None:
+    """The notes' literal form: log_det is not that of the map, and there is no inverse. It stays selectable, marked as such."""
+    flow = _flow(FlowConfig(blocks=3, cpcf=True, context=context, context_from="all"), LORAS["plain"], torch.float64)
+    image = _images(1, torch.float64)
+    z, log_det = flow(image)
+    assert abs(log_det.sum() - _map_log_det(flow, image[0])) > 1e-3 * abs(log_det.sum())
+    with pytest.raises(RuntimeError, match="no closed inverse"):
+        flow.inverse(z)
+
+
+@pytest.mark.parametrize("case", ["soft-plain", "soft-spatial", "v7"])
+def test_one_patch_does_not_see_another(case: str) -> None:
+    flow = _flow(*CASES[case], torch.float64)
+    x = _images(1, torch.float64)
     changed = x.clone()
-    changed[3] += 1
-    same = [0, 1, 2, 4]
-    assert torch.equal(flow(x)[0][same], flow(changed)[0][same])
-    assert torch.equal(flow(x)[1][same], flow(changed)[1][same])
+    changed[0, 1, 2] += 1
+    same = torch.ones(SHAPE[:2], dtype=torch.bool)
+    same[1, 2] = False
+    for before, after in zip(flow(x), flow(changed), strict=True):
+        assert torch.equal(before[0][same], after[0][same])
+        assert not torch.equal(before[0][~same], after[0][~same])
 
 
-def test_seed_alone_decides_and_global_generators_are_left_alone() -> None:
+@pytest.mark.parametrize("case", ["cpcf-conv-plain", "cpcf-attention-plain", "cpcf-mean-plain"])
+def test_cross_patch_coupling_sees_its_neighbours_and_only_them(case: str) -> None:
+    flow, lora = CASES[case]
+    one = _flow(flow.model_copy(update={"blocks": 1}), lora, torch.float64)
+    x = _images(1, torch.float64)
+    changed = x.clone()
+    changed[0, 0, 0] += 1
+    differs = (one(x)[0] != one(changed)[0]).any(dim=-1)[0]
+    expected = torch.zeros(SHAPE[:2], dtype=torch.bool)
+    expected[:2, :2] = True
+    assert torch.equal(differs, expected)
+
+
+@pytest.mark.parametrize("case", ["soft-plain", "cpcf-conv-spatial"])
+def test_seed_alone_decides_and_global_generators_are_left_alone(case: str) -> None:
     torch.manual_seed(5)
     np.random.seed(5)
     before_torch, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
-    one, two, other = (_flow("soft", torch.float32, seed).state_dict() for seed in (7, 7, 8))
+    one, two, other = (_flow(*CASES[case], torch.float32, seed).state_dict() for seed in (7, 7, 8))
     assert torch.equal(before_torch, torch.get_rng_state())
     assert np.array_equal(before_numpy, np.random.get_state()[1])
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not torch.equal(one["blocks.0.w_perm"], other["blocks.0.w_perm"])
+    rotations = [name for name in one if name.endswith("w_perm")]
+    assert len(rotations) == 3
+    assert all(not torch.equal(one[name], other[name]) for name in rotations)
 
 
-def test_rotation_is_one_and_uniform_in_sign() -> None:
+def test_rotation_is_one() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         q = rotation(7, generator)
@@ -69,12 +139,13 @@ def test_rotation_is_one_and_uniform_in_sign() -> None:
         assert torch.linalg.det(q) > 0
 
 
-def test_expert_is_used_only_when_selected_and_starts_as_nothing() -> None:
+@pytest.mark.parametrize("lora", LORAS)
+def test_expert_is_used_only_when_selected_and_starts_as_nothing(lora: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    flow = Flow(8, FlowConfig(blocks=2), generator)
-    x = torch.randn(4, 8, generator=generator)
+    flow = Flow(SHAPE[2], FlowConfig(blocks=2), generator)
+    x = _images(2, torch.float32)
     bare, _ = flow(x)
-    flow.add_expert(1, Lora(rank=2), generator)
+    flow.add_expert(1, LORAS[lora], generator)
     flow.select(1)
     assert torch.equal(flow(x)[0], bare)
     for layer in flow.layers():

@@ -1,0 +1,146 @@
+"""CPCF: a coupling block whose scale and shift see the patch's neighbourhood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from moleflow.config import Flow as FlowConfig
+
+Subnet = Callable[[int, int], nn.Module]
+
+
+class CrossPatchBlock(nn.Module):
+    """One block: x = [x1, x2] -> [x1, x2 * exp(s) + t], then a global affine map and a fixed rotation, as in AllInOneBlock.
+
+        s, t = subnet([x1, context]),   s = clamp * tanh(0.1 * s_raw),   t = 0.1 * t_raw
+
+    With `context_from: passive` the context is taken from x1 of the neighbourhood. x1 passes through unchanged, so the Jacobian of
+    the whole map is triangular, sum(s) is its log-determinant to the bit, and the inverse is closed. The density is then one of the
+    whole image; reading it as sum_i log p(x_i | N(i)) is the notes' reading of it.
+
+    With `context_from: all`, the notes' literal form, the context sees x2 too. The Jacobian is not triangular: `log_det` is still
+    sum(s), which leaves out every path from x2 through the context. It is an approximation, and the result is not a likelihood.
+
+    Args:
+        width: D.
+        subnet: makes the network from (D1 + context width) to 2 * D2 numbers a patch.
+        rotation: (D, D), fixed.
+    """
+
+    w_perm: Tensor
+
+    def __init__(self, width: int, config: FlowConfig, subnet: Subnet, rotation: Tensor, generator: torch.Generator) -> None:
+        super().__init__()
+        self.splits = [width - width // 2, width // 2]
+        self.clamp = config.clamp
+        self.context_from = config.context_from
+        seen = self.splits[0] if config.context_from == "passive" else width
+        self.context: nn.Module
+        if config.context == "mean":
+            self.context = MeanContext(config.context_kernel, config.context_gate)
+        elif config.context == "conv":
+            self.context = ConvContext(seen, config.context_kernel, generator)
+        else:
+            self.context = AttentionContext(seen, config.context_kernel, generator)
+        self.subnet = subnet(self.splits[0] + seen, 2 * self.splits[1])
+        # Softplus with beta 0.5 and the factor 0.1 are FrEIA's; this start value makes the scale 1.
+        self.global_scale = nn.Parameter(torch.full((width,), 2.0 * math.log(math.exp(5.0) - 1)))
+        self.global_offset = nn.Parameter(torch.zeros(width))
+        self.w_perm = nn.Parameter(rotation.clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, H, W, D) and log_det (B, H, W) in nats a patch, of x (B, H, W, D)."""
+        x1, x2 = x.split(self.splits, dim=-1)
+        s, t = self._coefficients(x1, x)
+        scale = self._scale()
+        y = torch.cat([x1, x2 * torch.exp(s) + t], dim=-1) * scale + self.global_offset
+        return nn.functional.linear(y, self.w_perm), s.sum(dim=-1) + torch.log(scale).sum()
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """x (B, H, W, D) of z (B, H, W, D).
+
+        Raises:
+            RuntimeError: `context_from: all` has no closed inverse.
+        """
+        if self.context_from == "all":
+            raise RuntimeError("context_from: all has no closed inverse; it is not a flow")
+        y = (nn.functional.linear(z, self.w_perm.T) - self.global_offset) / self._scale()
+        x1, y2 = y.split(self.splits, dim=-1)
+        s, t = self._coefficients(x1, x1)
+        return torch.cat([x1, (y2 - t) * torch.exp(-s)], dim=-1)
+
+    def _coefficients(self, x1: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        context = self.context(x1 if self.context_from == "passive" else x)
+        both = torch.cat([x1, context], dim=-1)
+        raw = 0.1 * self.subnet(both.reshape(-1, both.shape[-1])).reshape(*both.shape[:-1], -1)
+        s, t = raw.split(self.splits[1], dim=-1)
+        return self.clamp * torch.tanh(s), t
+
+    def _scale(self) -> Tensor:
+        return 0.1 * nn.functional.softplus(self.global_scale, beta=0.5)
+
+
+class MeanContext(nn.Module):
+    """v4.1: (1 - gate) * x + gate * mean over the kernel's window; nothing is learned.
+
+    The mean counts only patches that exist, so that the border is not dimmed.
+    """
+
+    def __init__(self, kernel: int, gate: float) -> None:
+        super().__init__()
+        self.kernel, self.gate = kernel, gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Context (B, H, W, C) of x (B, H, W, C)."""
+        mean = nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), self.kernel, stride=1, padding=self.kernel // 2, count_include_pad=False)
+        return (1 - self.gate) * x + self.gate * mean.permute(0, 2, 3, 1)
+
+
+class ConvContext(nn.Module):
+    """v4: a learned convolution over the window; it belongs to the base flow and is trained on task 0 alone."""
+
+    def __init__(self, width: int, kernel: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, width, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(width))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5), generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Context (B, H, W, C) of x (B, H, W, C)."""
+        out = nn.functional.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+        return out.permute(0, 2, 3, 1)
+
+
+class AttentionContext(nn.Module):
+    """v4 with attention: the patch queries the patches of its window (single head); trained on task 0 alone.
+
+    Places outside the image take no part in the softmax.
+    """
+
+    def __init__(self, width: int, kernel: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.query, self.key, self.value = (nn.Parameter(torch.empty(width, width)) for _ in range(3))
+        for weight in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(weight, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Context (B, H, W, C) of x (B, H, W, C)."""
+        batch, height, width, channels = x.shape
+        query = nn.functional.linear(x, self.query).reshape(batch, height * width, 1, channels)
+        key = self._windows(nn.functional.linear(x, self.key))
+        value = self._windows(nn.functional.linear(x, self.value))
+        logits = (query * key).sum(dim=-1) / math.sqrt(channels)
+        outside = self._windows(x.new_ones(1, height, width, 1))[..., 0] == 0
+        weights = torch.softmax(logits.masked_fill(outside, -math.inf), dim=-1)
+        return (weights[..., None] * value).sum(dim=-2).reshape(batch, height, width, channels)
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """The kernel's window around each patch: (B, H*W, kernel^2, C), zeros outside the image."""
+        batch, _, _, channels = x.shape
+        unfolded = nn.functional.unfold(x.permute(0, 3, 1, 2), self.kernel, padding=self.kernel // 2)
+        return unfolded.reshape(batch, channels, self.kernel**2, -1).permute(0, 3, 2, 1)

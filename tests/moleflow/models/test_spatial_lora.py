@@ -1,0 +1,77 @@
+"""SC-LoRA: interpolated factors, plain LoRA on a grid of one, and memory that does not grow with rank times width."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moleflow.config import Lora
+from moleflow.models.lora import LoraExpert
+from moleflow.models.spatial_lora import SpatialLoraExpert, node_weights
+
+
+def _filled(expert: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
+    for parameter in expert.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    return expert
+
+
+def _sampled(factors: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Factors (G, G, out, in) at every patch (H, W, out, in), by grid_sample with aligned corners."""
+    grid = factors.shape[0]
+    planes = factors.permute(2, 3, 0, 1).reshape(1, -1, grid, grid)
+    rows, columns = (torch.linspace(-1, 1, n, dtype=factors.dtype) if n > 1 else -torch.ones(1, dtype=factors.dtype) for n in (height, width))
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[None]
+    sampled = torch.nn.functional.grid_sample(planes, places, mode="bilinear", align_corners=True)
+    return sampled[0].reshape(*factors.shape[2:], height, width).permute(2, 3, 0, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    grid=st.integers(1, 6),
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
+    rank=st.integers(1, 3),
+    inputs=st.integers(1, 4),
+    outputs=st.integers(1, 4),
+    seed=st.integers(0, 9),
+)
+def test_update_is_that_of_grid_samples_factors(grid: int, height: int, width: int, rank: int, inputs: int, outputs: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    expert = _filled(SpatialLoraExpert(inputs, outputs, Lora(rank=rank, scaling=0.5, grid_size=grid), generator).double(), generator)
+    x = torch.randn(2, height, width, inputs, dtype=torch.float64, generator=generator)
+    a, b = _sampled(expert.a.detach(), height, width), _sampled(expert.b.detach(), height, width)
+    expected = 0.5 * torch.einsum("hwor,hwri,nhwi->nhwo", b, a, x) + expert.bias
+    torch.testing.assert_close(expert(x.reshape(-1, inputs), (height, width)).reshape(expected.shape), expected)
+
+
+def test_a_grid_of_one_is_plain_lora() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = _filled(LoraExpert(6, 5, Lora(rank=3), generator), generator)
+    spatial = SpatialLoraExpert(6, 5, Lora(rank=3, spatial=True, grid_size=1), generator)
+    spatial.load_state_dict({"a": plain.a[None, None], "b": plain.b[None, None], "bias": plain.bias})
+    x = torch.randn(2 * 12, 6, generator=generator)
+    torch.testing.assert_close(spatial(x, (3, 4)), plain(x, (3, 4)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "grid"), [(5, 1), (1, 4), (4, 4), (3, 8), (37, 8)])
+def test_node_weights_sum_to_one_and_ends_meet_ends(length: int, grid: int) -> None:
+    weights = node_weights(length, grid)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(length, dtype=torch.float64))
+    assert weights[0, 0] == 1
+    if length > 1:
+        assert weights[-1, -1] == 1
+    assert (weights > 0).sum(dim=1).max() <= 2
+
+
+def test_published_zero_start_is_dead() -> None:
+    """The notes start both factors at zero: each one's gradient is a product with the other, and so exactly 0."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2 * 9, 4, generator=generator)
+    for init, dead in (("zero", True), ("xavier", False)):
+        expert = SpatialLoraExpert(4, 4, Lora(rank=2, grid_size=2, init=init), generator)
+        expert(x, (3, 3)).square().sum().backward()
+        (expert(x, (3, 3)) - 1).square().sum().backward()
+        assert (not expert.a.grad.any() and not expert.b.grad.any()) == dead
+        assert expert.bias.grad.any()
