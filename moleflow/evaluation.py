@@ -80,7 +80,9 @@ class Evaluation:
         self._gaussians: list[TaskGaussian] = []
         self._known: dict[tuple[int, bytes], TaskScores] = {}
 
-    def add_task(self, training: torch.Tensor, samples: tuple[Sample, ...], has_masks: bool, load: Callable[[], torch.Tensor]) -> None:
+    def add_task(
+        self, training: torch.Tensor, samples: tuple[Sample, ...], has_masks: bool, load: Callable[[], torch.Tensor]
+    ) -> None:
         """Add the next task.
 
         Args:
@@ -88,7 +90,6 @@ class Evaluation:
             samples: its test images.
             has_masks: whether pixel metrics are defined.
             load: gives their features (M, H, W, D), in order.
-
         """
         self._gaussians.append(fit_gaussian(_pooled(training), self.config.router))
         self._tasks.append(_Task(samples, has_masks, load, _pooled(load()), {}))
@@ -98,7 +99,6 @@ class Evaluation:
 
         Raises:
             Diverged: a patch score is not finite; the message names the image and the expert.
-
         """
         entry = self._tasks[task]
         routes = route(entry.pooled, self._gaussians)
@@ -181,7 +181,9 @@ def image_scores(patch_maps: Floats, scoring: Scoring) -> npt.NDArray[np.float64
 
 def anomaly_maps(patch_maps: Floats, size: int, sigma: float) -> Floats:
     """Pixel maps (N, size, size) of patch scores (N, H, W): bilinear (corners aligned), then a Gaussian of `sigma` pixels."""
-    large = torch.nn.functional.interpolate(torch.from_numpy(patch_maps)[:, None], size=(size, size), mode="bilinear", align_corners=True)
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(patch_maps)[:, None], size=(size, size), mode="bilinear", align_corners=True
+    )
     maps: Floats = large[:, 0].numpy()
     return maps if sigma == 0 else np.stack([gaussian_filter(one, sigma) for one in maps])
 

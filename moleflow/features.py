@@ -66,7 +66,6 @@ class FeatureCache:
 
     Attributes:
         forwards: images that this instance has sent through a backbone.
-
     """
 
     def __init__(self, folder: Path, factory: Factory = frozen_backbone) -> None:
@@ -80,7 +79,6 @@ class FeatureCache:
 
         Raises:
             InvalidInput: the weights are not there.
-
         """
         return digest(
             {
@@ -106,7 +104,6 @@ class FeatureCache:
             InvalidInput: the backbone cannot be built, or gives numbers that cannot be stored.
             Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
             OSError: the cache cannot be written, for one because the disk is full.
-
         """
         if not samples:
             raise ValueError("samples: none given, so no shape is known")
@@ -132,7 +129,6 @@ class FeatureCache:
 
         Raises:
             InvalidInput: a process is filling the cache at this moment.
-
         """
         busy = [path for path in self._folder.glob("*/*.claim") if not is_stale(path)]
         if busy:

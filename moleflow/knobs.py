@@ -93,7 +93,6 @@ def knob(name: str, source: str) -> str:
 
     Raises:
         InvalidInput: no knob has that name, several do, or its part of the method does not exist yet.
-
     """
     bare = name.removeprefix("--").replace("-", "_")
     if bare in fields():
@@ -108,7 +107,9 @@ def knob(name: str, source: str) -> str:
     if several:
         raise InvalidInput(f"{source}: '{name}' could be any of {', '.join(several)}; write the whole path")
     everything = [*fields(), *short_names(), *NOTES_OPTIONS]
-    raise InvalidInput(f"{source}: unknown knob '{name}'.{did_you_mean(bare, everything)} `moleflow-sweep knobs` lists them all")
+    raise InvalidInput(
+        f"{source}: unknown knob '{name}'.{did_you_mean(bare, everything)} `moleflow-sweep knobs` lists them all"
+    )
 
 
 def flatten_layer(layer: Layer) -> dict[str, Any]:
@@ -116,7 +117,6 @@ def flatten_layer(layer: Layer) -> dict[str, Any]:
 
     Raises:
         InvalidInput: an unknown or ambiguous name, or one knob given under two names.
-
     """
     flat: dict[str, Any] = {}
 
@@ -125,7 +125,9 @@ def flatten_layer(layer: Layer) -> dict[str, Any]:
             name = f"{prefix}{key}"
             if name in _sections():
                 if not isinstance(value, Mapping):
-                    raise InvalidInput(f"{layer.source}: {name}: given {value!r}, but it is a group of knobs: {name}: {{knob: value}}")
+                    raise InvalidInput(
+                        f"{layer.source}: {name}: given {value!r}, but it is a group of knobs: {name}: {{knob: value}}"
+                    )
                 walk(value, f"{name}.")
                 continue
             path = knob(name, layer.source)
@@ -142,7 +144,6 @@ def resolve(layers: Sequence[Layer]) -> TrialConfig:
 
     Raises:
         InvalidInput: an unknown knob, a wrong type or value, or an impossible combination.
-
     """
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -166,7 +167,9 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     """The first problem in one line: path, what was given, what is allowed."""
     first = error.errors(include_url=False)[0]
     parts = [str(p) for p in first["loc"]]
-    path = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in fields()), ".".join(parts))
+    path = next(
+        (".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in fields()), ".".join(parts)
+    )
     source = f"{sources[path]}: " if path in sources else ""
     if path not in fields():
         return f"{source}{path}: {first['msg'].removeprefix('Value error, ')}"
@@ -189,7 +192,11 @@ def choices(path: str) -> list[str]:
     """The words that a knob takes, if it takes words."""
     schema = _schema(path)
     options = [schema, *schema.get("anyOf", [])]
-    return [str(v) for option in options for v in [*option.get("enum", []), *([option["const"]] if "const" in option else [])]]
+    return [
+        str(v)
+        for option in options
+        for v in [*option.get("enum", []), *([option["const"]] if "const" in option else [])]
+    ]
 
 
 def allowed(path: str) -> str:
@@ -200,11 +207,17 @@ def allowed(path: str) -> str:
             return " | ".join(str(v) for v in option["enum"])
         if "const" in option:
             return str(option["const"])
-        kind = {"number": "a number", "integer": "a whole number", "string": "a text", "boolean": "true | false", "null": "null"}.get(
-            option.get("type", ""), ""
-        )
+        kind = {
+            "number": "a number",
+            "integer": "a whole number",
+            "string": "a text",
+            "boolean": "true | false",
+            "null": "null",
+        }.get(option.get("type", ""), "")
         if option.get("type") == "array":
-            kind = "a list of " + {"integer": "whole numbers", "string": "names"}.get(option.get("items", {}).get("type"), "values")
+            kind = "a list of " + {"integer": "whole numbers", "string": "names"}.get(
+                option.get("items", {}).get("type"), "values"
+            )
             kind += f" (at least {option['minItems']})" if option.get("minItems") else ""
         signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
         limits = [f"{sign} {option[key]:g}" for key, sign in signs.items() if key in option]
@@ -224,10 +237,11 @@ def version_layer(name: str, source: str) -> Layer:
 
     Raises:
         InvalidInput: no such version, or one that does not exist yet.
-
     """
     if name not in version_names():
-        raise InvalidInput(f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}.{did_you_mean(name, version_names())}")
+        raise InvalidInput(
+            f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}.{did_you_mean(name, version_names())}"
+        )
     settings = {k: v for k, v in read_mapping(VERSIONS / f"{name}.yaml").items() if k != "about"}
     return Layer(f"version {name}", settings | {"version": name})
 
@@ -246,7 +260,6 @@ def base_layers(name: str, version: str, source: str, folder: Path | None = None
 
     Raises:
         InvalidInput: no such base, or bases that extend one another in a circle.
-
     """
     layers: list[Layer] = []
     seen: list[str] = []
@@ -286,5 +299,6 @@ def _base_path(name: str, source: str, folder: Path | None) -> Path:
     if name.endswith((".yaml", ".yml")):
         return (folder or Path()) / name
     raise InvalidInput(
-        f"{source}: unknown base '{name}'; allowed: {', '.join(base_names())}, or the path of a .yaml file.{did_you_mean(name, base_names())}"
+        f"{source}: unknown base '{name}'; allowed: {', '.join(base_names())}, or the path of a .yaml file."
+        f"{did_you_mean(name, base_names())}"
     )

@@ -21,7 +21,6 @@ def patch_nll(z: Tensor, log_det: Tensor, image_mean: bool = False) -> Tensor:
         z: latents (B, H, W, D).
         log_det: (B, H, W).
         image_mean: put the image's mean log-determinant on every patch, as the notes do. That loses localisation.
-
     """
     if image_mean:
         log_det = log_det.mean(dim=(1, 2), keepdim=True).expand_as(log_det)
@@ -64,7 +63,6 @@ def training_loss(z: Tensor, log_det: Tensor, loss: Loss) -> tuple[Tensor, Tenso
     Args:
         z: latents (B, H, W, D).
         log_det: (B, H, W).
-
     """
     nll = patch_nll(z, log_det, loss.log_det == "image_mean")
     plain = nll.mean()

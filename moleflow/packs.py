@@ -62,7 +62,6 @@ class PackFolder:
 
         Returns:
             The array and no names; or None where an image is not stored, with the names of packs found damaged.
-
         """
         index = self.index()
         if any(image not in index for image in images):
@@ -90,7 +89,6 @@ class PackFolder:
 
         Raises:
             OSError: the disk is full, or the folder cannot be written; nothing is left behind.
-
         """
         name = f"{bucket(images[0])}-{hashlib.sha256(' '.join(images).encode()).hexdigest()[:32]}"
         rows = np.ascontiguousarray(rows)

@@ -78,7 +78,6 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         Diverged: training or scoring left the finite numbers.
         InvalidInput: the images and the configuration do not fit together.
         OSError: a store cannot be written.
-
     """
     weights = weights_identity(config.backbone)
     detector: Detector | None = None
@@ -94,18 +93,24 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         training = place.features.get(config, place.environment, train, observer.on_features)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
-            detector = Detector(config, (training.shape[1], training.shape[2], training.shape[3]), randomness).to(place.environment.device)
+            detector = Detector(config, (training.shape[1], training.shape[2], training.shape[3]), randomness).to(
+                place.environment.device
+            )
             evaluations = {"test": Evaluation(config, detector)}
             if config.data.validation_fraction > 0:
                 evaluations["validation"] = Evaluation(config, detector)
         detector.add_task(task, randomness)
         stage_key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, place.environment)
 
-        def train_now(detector: Detector = detector, task: int = task, features: Any = training, r: Randomness = randomness) -> Any:
+        def train_now(
+            detector: Detector = detector, task: int = task, features: Any = training, r: Randomness = randomness
+        ) -> Any:
             detector.measure(task, features)
             return train_task(detector, features, task, config, r, partial(observer.on_epoch, task))
 
-        stage, reused = _obtain(place.stages, stage_key, train_now, detector, task, {"config": config.model_dump(), "task": data.name})
+        stage, reused = _obtain(
+            place.stages, stage_key, train_now, detector, task, {"config": config.model_dump(), "task": data.name}
+        )
         detector.load_task_state(task, stage.state)
         detector.requires_grad_(False).eval()
         digests.append(stage.state_digest)
@@ -160,13 +165,17 @@ def _obtain(
                 return stored, True
             start = time.perf_counter()
             epochs, optimizer = train()
-            state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in detector.task_state(task).items()}
+            state = {
+                name: tensor.detach().cpu().clone().contiguous() for name, tensor in detector.task_state(task).items()
+            }
             stage = Stage(state, tuple(epochs), time.perf_counter() - start, state_digest(state))
             store.save(key, stage, optimizer, facts)
             return stage, False
 
 
-def _loader(place: Workplace, config: TrialConfig, samples: tuple[Sample, ...], observer: Observer) -> Callable[[], Any]:
+def _loader(
+    place: Workplace, config: TrialConfig, samples: tuple[Sample, ...], observer: Observer
+) -> Callable[[], Any]:
     return lambda: place.features.get(config, place.environment, samples, observer.on_features)
 
 
@@ -174,11 +183,15 @@ def _warnings(config: TrialConfig, data: TaskData, train: tuple[Sample, ...], lo
     found = []
     if lost:
         names = ", ".join(sorted(lost)[:3])
-        found.append(f"{data.name}: {len(lost)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}")
+        found.append(
+            f"{data.name}: {len(lost)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}"
+        )
     if not data.has_masks:
         found.append(f"{data.name}: no masks, so no pixel metrics")
     if len(train) < config.training.batch_size:
-        found.append(f"{data.name}: {len(train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all")
+        found.append(
+            f"{data.name}: {len(train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all"
+        )
     return found
 
 

@@ -38,7 +38,9 @@ class StageId:
 ROOT = StageId("", "")
 
 
-def stage_id(parent: StageId, config: TrialConfig, task: int, data_digest: str, weights: str, environment: Environment) -> StageId:
+def stage_id(
+    parent: StageId, config: TrialConfig, task: int, data_digest: str, weights: str, environment: Environment
+) -> StageId:
     """The id of the stage that trains the task at position `task` after `parent`."""
     settings = {"task": task, "settings": reach(config, "training", task), "data": data_digest, "weights": weights}
     return StageId(
@@ -89,7 +91,11 @@ class StageStore:
         try:
             record = json.loads((place / "stage.json").read_text())
             files = {name: (place / name).read_bytes() for name in record["files"]}
-            if record.pop("digest") != digest(record) or record["files"] != _digests(files) or record["key"] != stage.key:
+            if (
+                record.pop("digest") != digest(record)
+                or record["files"] != _digests(files)
+                or record["key"] != stage.key
+            ):
                 return None
             epochs = tuple(Epoch(**epoch) for epoch in record["epochs"])
             return Stage(load(files["state.safetensors"]), epochs, record["seconds"], record["state_digest"])
@@ -104,7 +110,6 @@ class StageStore:
 
         Raises:
             OSError: the disk is full or not writable; nothing half-written stays.
-
         """
         place = self._place(stage)
         beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
@@ -122,7 +127,9 @@ class StageStore:
         record["digest"] = digest(record)
         try:
             beside.mkdir(parents=True)
-            for name, content in (files | {"stage.json": json.dumps(record, indent=1, allow_nan=False).encode()}).items():
+            for name, content in (
+                files | {"stage.json": json.dumps(record, indent=1, allow_nan=False).encode()}
+            ).items():
                 with (beside / name).open("wb") as file:
                     file.write(content)
                     file.flush()

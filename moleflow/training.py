@@ -36,7 +36,12 @@ class Randomness:
 
 
 def train_task(
-    detector: Detector, features: Tensor, task: int, config: TrialConfig, randomness: Randomness, on_epoch: Callable[[Epoch], None]
+    detector: Detector,
+    features: Tensor,
+    task: int,
+    config: TrialConfig,
+    randomness: Randomness,
+    on_epoch: Callable[[Epoch], None],
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Train what `task` trains, in place.
 
@@ -49,7 +54,6 @@ def train_task(
 
     Raises:
         Diverged: a loss became NaN, infinite or larger than 1e10; the message names the task and the epoch.
-
     """
     knobs = config.training
     features = features.to(detector.position.device)
@@ -80,7 +84,9 @@ def train_task(
             nlls.append(nll)
         means = [torch.stack(values).double().mean().item() for values in (losses, nlls, norms)]
         if not all(math.isfinite(value) for value in means) or abs(means[0]) > ABSURD_LOSS:
-            raise Diverged(f"task {task} ({config.data.tasks[task]}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}")
+            raise Diverged(
+                f"task {task} ({config.data.tasks[task]}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}"
+            )
         record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - start)
         epochs.append(record)
         on_epoch(record)

@@ -22,7 +22,6 @@ def weights_file(backbone: Backbone) -> Path | None:
 
     Raises:
         InvalidInput: no such file, or the package that carries it is not installed.
-
     """
     if backbone.weights in (PRETRAINED, RANDOM):
         return None
@@ -43,7 +42,6 @@ def weights_identity(backbone: Backbone) -> str:
 
     Raises:
         InvalidInput: as `weights_file`.
-
     """
     path = weights_file(backbone)
     if path is not None:

@@ -15,7 +15,6 @@ class Dataset:
     Attributes:
         name: "embedded", or the folder's own name; what headers, tables and Parquet show.
         generated: whether the images were drawn by `moleflow.data.embedded`.
-
     """
 
     name: str
@@ -28,7 +27,6 @@ def open_dataset(root: Path | None, cache: Path) -> Dataset:
 
     Args:
         cache: folder under which the embedded images are kept.
-
     """
     if root is not None:
         return Dataset(root.absolute().name, root, generated=False)

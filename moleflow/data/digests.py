@@ -29,7 +29,6 @@ class DigestCache:
 
     Args:
         path: the JSON file; None = remember within this process only.
-
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -42,7 +41,6 @@ class DigestCache:
 
         Raises:
             InvalidInput: it cannot be read, or is broken.
-
         """
         name = str(path.absolute())
         try:

@@ -40,7 +40,6 @@ def check_image(data: bytes, path: Path) -> tuple[int, int]:
 
     Raises:
         InvalidInput: broken, of another format, or with pixels that have no fixed range.
-
     """
     with _opened(data, path) as image:
         if image.mode not in _MODES:
@@ -66,7 +65,6 @@ def read_image(
     Raises:
         Damaged: the file has changed since.
         InvalidInput: it cannot be read or decoded.
-
     """
     data = read_bytes(path)
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:
@@ -83,7 +81,6 @@ def read_mask(path: Path, size: int) -> npt.NDArray[np.bool_]:
 
     Raises:
         InvalidInput: it cannot be read or decoded.
-
     """
     with _opened(read_bytes(path), path) as image:
         limit = 127 if image.format == "JPEG" else 0
@@ -99,7 +96,6 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         InvalidInput: it cannot be read.
-
     """
     try:
         return path.read_bytes()

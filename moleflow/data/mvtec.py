@@ -55,7 +55,6 @@ class Sample:
         mask: the mask file; None for normal images and for classes without masks.
         digest: SHA-256 of the image file.
         mask_digest: SHA-256 of the mask file.
-
     """
 
     name: str
@@ -74,7 +73,6 @@ class TaskData:
     Attributes:
         digest: over what the images and masks are; neither the root nor any file name enters it.
         has_masks: whether pixel metrics can be taken.
-
     """
 
     name: str
@@ -95,7 +93,6 @@ def scan(root: Path, tasks: Sequence[str], digests: DigestCache | None = None) -
     Raises:
         InvalidInput: not an MVTec AD folder, a class that is not there, an empty one, a broken image, a missing mask,
             or a mask of another size than its image.
-
     """
     known = digests or DigestCache()
     classes = class_names(root)
@@ -113,7 +110,6 @@ def class_names(root: Path) -> list[str]:
 
     Raises:
         InvalidInput: there is none, or no such folder.
-
     """
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
@@ -206,7 +202,6 @@ def load_image(sample: Sample, size: int, interpolation: Literal["bilinear", "bi
     Raises:
         Damaged: the file is not the one that was scanned.
         InvalidInput: it cannot be read.
-
     """
     return read_image(sample.path, size, interpolation, sample.digest)
 
@@ -230,7 +225,6 @@ def split(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[tuple[
 
     Raises:
         InvalidInput: no image would be left to train on.
-
     """
     held = max(1, round(fraction * len(samples))) if fraction > 0 else 0
     if held >= len(samples):

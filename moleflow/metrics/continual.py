@@ -48,7 +48,6 @@ def continual(r: Sequence[Sequence[float | None]] | npt.NDArray[np.floating[Any]
 
     Raises:
         ValueError: no rows, a row too short for its triangle, or an infinite entry.
-
     """
     tasks = len(r)
     if tasks == 0:

@@ -60,7 +60,6 @@ def ranking(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Ranking:
 
     Raises:
         ValueError: another shape or type, labels other than 0 and 1, or scores that are not finite.
-
     """
     values = finite_scores(scores, ndim=1)
     anomalous = np.asarray(labels)
@@ -81,7 +80,6 @@ def finite_scores(scores: npt.ArrayLike, ndim: int) -> Floats:
 
     Raises:
         ValueError: another number of dimensions, neither float32 nor float64, or a NaN or an infinity among them.
-
     """
     values: Floats = np.asarray(scores)
     if values.ndim != ndim:
@@ -101,7 +99,6 @@ def count(positives: Floats, negatives: Floats) -> Counts:
     Args:
         positives: (P,) scores, sorted ascending, finite.
         negatives: (N,) scores of the same type, sorted ascending, finite.
-
     """
     distinct = np.ones(positives.size, dtype=np.bool_)
     np.not_equal(positives[1:], positives[:-1], out=distinct[1:])

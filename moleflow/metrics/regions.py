@@ -47,7 +47,6 @@ def pixel_metrics(masks: npt.ArrayLike, maps: npt.ArrayLike) -> PixelMetrics:
 
     Raises:
         ValueError: another shape or type, or scores that are not finite.
-
     """
     pixels = _sorted_pixels(masks, maps)
     ranked = rank(pixels.counts)
@@ -76,7 +75,6 @@ def aupro(masks: npt.ArrayLike, maps: npt.ArrayLike, fpr_limit: float = FPR_LIMI
 
     Raises:
         ValueError: another shape or type, scores that are not finite, or a limit outside (0, 1].
-
     """
     if not 0.0 < fpr_limit <= 1.0:
         raise ValueError(f"fpr_limit is {fpr_limit}: give a number in (0, 1]")

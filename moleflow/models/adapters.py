@@ -18,7 +18,6 @@ class InputAdapter(nn.Module):
     Args:
         width: D, the length of a patch's feature vector.
         identity: share of the untouched input in the output, 0 to 1.
-
     """
 
     def __init__(self, width: int, config: Adapter, identity: float, generator: torch.Generator) -> None:

@@ -33,7 +33,9 @@ class CrossPatchBlock(nn.Module):
 
     w_perm: Tensor
 
-    def __init__(self, width: int, config: FlowConfig, subnet: Subnet, rotation: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, config: FlowConfig, subnet: Subnet, rotation: Tensor, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.splits = [width - width // 2, width // 2]
         self.clamp = config.clamp
@@ -96,7 +98,9 @@ class MeanContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Context (B, H, W, C) of x (B, H, W, C)."""
-        mean = nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), self.kernel, stride=1, padding=self.kernel // 2, count_include_pad=False)
+        mean = nn.functional.avg_pool2d(
+            x.permute(0, 3, 1, 2), self.kernel, stride=1, padding=self.kernel // 2, count_include_pad=False
+        )
         return (1 - self.gate) * x + self.gate * mean.permute(0, 2, 3, 1)
 
 

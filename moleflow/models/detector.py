@@ -51,7 +51,6 @@ class Detector(nn.Module):
     Args:
         shape: (H, W, D) of a feature map.
         draws: generators for the initial weights of the flow (names "flow" and "attention").
-
     """
 
     position: Tensor
@@ -61,10 +60,14 @@ class Detector(nn.Module):
         self.config = config
         self.width = shape[2]
         self.flow = Flow(self.width, config.flow, draws("flow"))
-        self.attention = PatchAttention(self.width, config.attention, draws("attention")) if config.attention.enabled else None
+        self.attention = (
+            PatchAttention(self.width, config.attention, draws("attention")) if config.attention.enabled else None
+        )
         self.adapters = nn.ModuleDict()
         self.statistics = nn.ModuleDict()
-        code = config.features.position_scale * position_code(*shape) if config.features.position else torch.zeros(shape)
+        code = (
+            config.features.position_scale * position_code(*shape) if config.features.position else torch.zeros(shape)
+        )
         self.register_buffer("position", code, persistent=False)
 
     def add_task(self, task: int, draws: Draws) -> None:
@@ -102,7 +105,7 @@ class Detector(nn.Module):
         return self.adapters[str(task)](x) if str(task) in self.adapters else x
 
     def forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Z (B, H, W, D) and log_det (B, H, W) in nats a patch, through the expert of `task`."""
+        """z (B, H, W, D) and log_det (B, H, W) in nats a patch, through the expert of `task`."""
         x = self.adapt(features, task)
         self.flow.select(task)
         z, log_det = self.flow(x)
@@ -122,7 +125,6 @@ class Detector(nn.Module):
 
         Raises:
             RuntimeError: names or shapes do not match this configuration.
-
         """
         own = self.task_state(task)
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
@@ -143,7 +145,11 @@ class Detector(nn.Module):
 
     def count_parameters(self, task: int) -> int:
         """Learned numbers that `task` added (on task 0 with the base flow, without the fixed permutations)."""
-        return sum(p.numel() for n, p in self.named_parameters() if owner_task(n) == task and not n.endswith(("w_perm", "w_perm_inv")))
+        return sum(
+            p.numel()
+            for n, p in self.named_parameters()
+            if owner_task(n) == task and not n.endswith(("w_perm", "w_perm_inv"))
+        )
 
 
 def owner_task(name: str) -> int:

@@ -15,7 +15,6 @@ from moleflow.config import Lora
 from moleflow.models.cross_patch import CrossPatchBlock
 from moleflow.models.lora import LoRALinear
 
-
 Subnet = Callable[[int, int], nn.Module]
 
 
@@ -26,10 +25,11 @@ class Flow(nn.Module):
         width: D, the length of a patch's feature vector; at least 4.
         generator: source of the initial weights and of the fixed permutations.
         dtype: float32, or float64 for checks; a rotation rounded to float32 is none in float64.
-
     """
 
-    def __init__(self, width: int, config: FlowConfig, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, width: int, config: FlowConfig, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.width = width
         self.blocks = nn.ModuleList(_block(width, config, generator, dtype) for _ in range(config.blocks))
@@ -89,7 +89,11 @@ class PatchBlock(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.block = AllInOneBlock(
-                [(width,)], subnet_constructor=subnet, affine_clamping=config.clamp, global_affine_type="SOFTPLUS", permute_soft=False
+                [(width,)],
+                subnet_constructor=subnet,
+                affine_clamping=config.clamp,
+                global_affine_type="SOFTPLUS",
+                permute_soft=False,
             )
         np.random.set_state(numpy_state)
         self.block.to(permutation.dtype)
@@ -112,7 +116,9 @@ class PatchBlock(nn.Module):
 def _block(width: int, config: FlowConfig, generator: torch.Generator, dtype: torch.dtype) -> nn.Module:
     def subnet(inputs: int, outputs: int) -> nn.Sequential:
         hidden = max(1, round(config.hidden_ratio * inputs))
-        return nn.Sequential(LoRALinear(inputs, hidden, generator), nn.ReLU(), LoRALinear(hidden, outputs, generator)).to(dtype)
+        return nn.Sequential(
+            LoRALinear(inputs, hidden, generator), nn.ReLU(), LoRALinear(hidden, outputs, generator)
+        ).to(dtype)
 
     if config.cpcf:
         return CrossPatchBlock(width, config, subnet, rotation(width, generator), generator).to(dtype)
@@ -122,7 +128,10 @@ def _block(width: int, config: FlowConfig, generator: torch.Generator, dtype: to
 
 
 def rotation(width: int, generator: torch.Generator) -> Tensor:
-    """A rotation (width, width) in float64, drawn uniformly (Haar) from SO(width): QR of a Gaussian matrix with signs fixed (Mezzadri 2007)."""
+    """A rotation (width, width) in float64, drawn uniformly (Haar) from SO(width).
+
+    QR of a Gaussian matrix with the signs fixed (Mezzadri 2007).
+    """
     q, r = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
     q = q * torch.sign(torch.diagonal(r))
     if torch.linalg.slogdet(q).sign < 0:

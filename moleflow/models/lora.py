@@ -15,7 +15,8 @@ from moleflow.models.spatial_lora import SpatialLoraExpert
 class LoraExpert(nn.Module):
     """One task's update of one linear layer: x -> scaling * B A x + bias (Hu et al. 2021; the bias is the notes' task bias).
 
-    A (rank, inputs) starts Xavier-uniform (at zero with `init: zero`, and then never moves), B (outputs, rank) and the bias (outputs) start at zero, so a new expert changes nothing.
+    A (rank, inputs) starts Xavier-uniform (at zero with `init: zero`, and then never moves), B (outputs, rank) and the
+    bias (outputs) start at zero, so a new expert changes nothing.
     """
 
     def __init__(self, inputs: int, outputs: int, lora: Lora, generator: torch.Generator) -> None:

@@ -42,7 +42,8 @@ class PatchAttention(nn.Module):
         weights = torch.softmax(query @ key.transpose(1, 2) / math.sqrt(query.shape[-1]), dim=-1)
         tokens = tokens + torch.sigmoid(self.gate) * self.output(self._drop(weights) @ value)
         tokens = tokens + self._drop(self.ffn_out(nn.functional.gelu(self.ffn_in(self.norm_ffn(tokens)))))
-        return tokens.reshape(x.shape)
+        whole: Tensor = tokens.reshape(x.shape)
+        return whole
 
     def _drop(self, x: Tensor) -> Tensor:
         if self.draws is None or self.dropout == 0:

@@ -20,6 +20,8 @@ class SpatialLoraExpert(nn.Module):
 
     Interpolation is linear, so A(p) x is the sum over nodes of weight * A_node x, taken node by node over the patches that the node
     reaches (at most four nodes a patch). No factor is ever formed per patch: memory stays O(B * H * W * (D + R)).
+    Measured at D = 768, 37x37 patches, R = 32, G = 8, forward and backward (benchmarks/spatial_lora_memory.py): 773 MiB for
+    16 images, twelve arrays of patches x D, where plain LoRA takes 260 MiB and a pair of factors per patch would take 4 GiB.
     """
 
     def __init__(self, inputs: int, outputs: int, lora: Lora, generator: torch.Generator) -> None:
@@ -80,7 +82,9 @@ def node_weights(length: int, grid: int) -> Tensor:
     """Linear interpolation weights (length, grid) of `grid` nodes at `length` positions, ends on ends; rows sum to 1."""
     if grid == 1:
         return torch.ones(length, 1, dtype=torch.float64)
-    place = torch.linspace(0, grid - 1, length, dtype=torch.float64) if length > 1 else torch.zeros(1, dtype=torch.float64)
+    place = (
+        torch.linspace(0, grid - 1, length, dtype=torch.float64) if length > 1 else torch.zeros(1, dtype=torch.float64)
+    )
     return (1 - (place[:, None] - torch.arange(grid, dtype=torch.float64)).abs()).clamp_min(0)
 
 

@@ -202,6 +202,7 @@ def _serve(pipe: Connection, setup: Setup) -> None:
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The rest takes no time, and nobody would catch a Stop in it.
             worker.flush()
+    os._exit(0)  # Everything is written; the interpreter would take a second to take torch apart.
 
 
 def available_cores() -> int:

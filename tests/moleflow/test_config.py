@@ -42,7 +42,9 @@ def reached(path: str, value: Any, **live: Any) -> set[str]:
         ("loss.focal_gamma", 2.0, {}, {"task 0", "task 1"}),
     ],
 )
-def test_a_setting_reaches_the_tasks_that_use_it(path: str, value: Any, live: dict[str, Any], positions: set[str]) -> None:
+def test_a_setting_reaches_the_tasks_that_use_it(
+    path: str, value: Any, live: dict[str, Any], positions: set[str]
+) -> None:
     assert reached(path, value, **live) == positions
 
 

@@ -60,7 +60,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
             marked[4 * n : 4 * n + 8, 8:16] = 255
             mask = folder / f"{n}.png"
             Image.fromarray(marked).save(mask)
-        found.append(Sample(f"{n}.png", folder / f"{n}.png", int(n >= 3), "dent" if n >= 3 else "good", mask, str(n), None))
+        found.append(
+            Sample(f"{n}.png", folder / f"{n}.png", int(n >= 3), "dent" if n >= 3 else "good", mask, str(n), None)
+        )
     return tuple(found)
 
 
@@ -187,13 +189,17 @@ def test_image_scores_are_maximum_quantile_or_mean_of_the_largest() -> None:
     flat = maps.reshape(5, 42).astype(np.float64)
     largest = -np.sort(-flat, axis=1)
     assert np.array_equal(image_scores(maps, Scoring(image_score="max")), largest[:, 0])
-    np.testing.assert_allclose(image_scores(maps, Scoring(image_score="top_k", top_k=3)), largest[:, :3].sum(axis=1) / 3)
+    np.testing.assert_allclose(
+        image_scores(maps, Scoring(image_score="top_k", top_k=3)), largest[:, :3].sum(axis=1) / 3
+    )
     assert np.array_equal(image_scores(maps, Scoring(image_score="top_k", top_k=1)), largest[:, 0])
     np.testing.assert_allclose(image_scores(maps, Scoring(image_score="top_k", top_k=100)), flat.mean(axis=1))
     # numpy's and the notes' quantile: linear between the two nearest of 42 numbers, at place 0.99 * 41 = 40.59.
     interpolated = largest[:, 1] + 0.59 * (largest[:, 0] - largest[:, 1])
     np.testing.assert_allclose(image_scores(maps, Scoring(image_score="quantile", quantile=0.99)), interpolated)
-    np.testing.assert_allclose(image_scores(maps, Scoring(image_score="quantile", quantile=0.5)), np.median(flat, axis=1))
+    np.testing.assert_allclose(
+        image_scores(maps, Scoring(image_score="quantile", quantile=0.5)), np.median(flat, axis=1)
+    )
     assert image_scores(maps, Scoring()).dtype == np.float64
 
 

@@ -39,7 +39,13 @@ def refused(settings: dict[str, Any]) -> str:
 
 
 def test_a_knob_has_several_names() -> None:
-    for name in ("loss.center_weight", "center_weight", "center_loss_weight", "--center_loss_weight", "--center-loss-weight"):
+    for name in (
+        "loss.center_weight",
+        "center_weight",
+        "center_loss_weight",
+        "--center_loss_weight",
+        "--center-loss-weight",
+    ):
         assert knob(name, "s") == "loss.center_weight"
 
 
@@ -76,7 +82,9 @@ def test_the_documentation_has_the_counterpart_of_every_option() -> None:
 
 
 def test_later_layers_win() -> None:
-    config = resolve([version_layer("v7", "s"), Layer("a", {"focal_gamma": 1, "rank": 4}), Layer("b", {"loss": {"focal_gamma": 3}})])
+    config = resolve(
+        [version_layer("v7", "s"), Layer("a", {"focal_gamma": 1, "rank": 4}), Layer("b", {"loss": {"focal_gamma": 3}})]
+    )
     assert (config.version, config.loss.focal_gamma, config.lora.rank) == ("v7", 3.0, 4)
     assert config.adapter.film is True
 
@@ -88,7 +96,10 @@ def test_later_layers_win() -> None:
         ({"loss": {"focal_gama": 2}}, ["'loss.focal_gama'", "Did you mean 'loss.focal_gamma'?"]),
         ({"loss": 2}, ["loss", "given 2", "a group of knobs"]),
         ({"focal_gamma": "two"}, ["here: loss.focal_gamma: given 'two', allowed: a number >= 0"]),
-        ({"focal_form": "jiont"}, ["loss.focal_form: given 'jiont', allowed: joint | per_dim | relative", "Did you mean 'joint'?"]),
+        (
+            {"focal_form": "jiont"},
+            ["loss.focal_form: given 'jiont', allowed: joint | per_dim | relative", "Did you mean 'joint'?"],
+        ),
         ({"layers": [1, "a"]}, ["backbone.layers: given 'a'", "a list of whole numbers (at least 1)"]),
         ({"tasks": []}, ["data.tasks: given ", "(at least 1)"]),
         ({"tasks": ["a", "a"]}, ["data", "every task may stand in the sequence once"]),
@@ -120,7 +131,14 @@ def test_a_version_sets_method_knobs_only_and_all_of_the_same(name: str) -> None
     flat = flatten_layer(version_layer(name, "s"))
     assert flat.pop("version") == name
     assert {path.partition(".")[0] for path in flat} == {"lora", "adapter", "attention", "flow", "loss"}
-    assert {"lora.scaling", "lora.task0", "adapter.task0", "adapter.norm", "loss.focal_gamma", "loss.center_weight"} <= set(flat)
+    assert {
+        "lora.scaling",
+        "lora.task0",
+        "adapter.task0",
+        "adapter.norm",
+        "loss.focal_gamma",
+        "loss.center_weight",
+    } <= set(flat)
     assert flatten(resolve([version_layer(name, "s")]))["version"] == name
 
 
@@ -133,7 +151,9 @@ def test_what_builds_on_what() -> None:
         return {path for path, value in method(new).items() if value != method(old)[path]}
 
     assert changed("v1", "v2") == {"lora.scaling", "lora.task0"}
-    assert changed("v2", "v3") == {f"adapter.{name}" for name in ("task0", "norm", "film", "gate", "gate_init", "hidden")}
+    assert changed("v2", "v3") == {
+        f"adapter.{name}" for name in ("task0", "norm", "film", "gate", "gate_init", "hidden")
+    }
     assert changed("v3", "v5") == {"loss.center_weight"}
     assert changed("v3", "v7") == {"loss.focal_gamma"}
 
@@ -148,7 +168,9 @@ def test_every_base_stands_under_every_version(base: str, version: str) -> None:
     if base == "published" and version.startswith("v4"):
         return  # It asks for the notes' literal forms of v4, in so many words.
     method = {path: value for path, value in flatten(config).items() if path.startswith(("lora.", "adapter."))}
-    assert method == {path: value for path, value in flatten(resolve([version_layer(version, "s")])).items() if path in method}
+    assert method == {
+        path: value for path, value in flatten(resolve([version_layer(version, "s")])).items() if path in method
+    }
 
 
 def test_published_differs_between_versions_and_vit_b16_does_not() -> None:

@@ -93,7 +93,9 @@ def test_harder_patches_weigh_more(form: str) -> None:
 def test_relative_form_knows_no_scale() -> None:
     nll = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0))
     loss = Loss(focal_gamma=2.0, focal_form="relative")
-    torch.testing.assert_close(focal_weight(nll, 6, loss), focal_weight(1000 * nll - 700, 6, loss), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        focal_weight(nll, 6, loss), focal_weight(1000 * nll - 700, 6, loss), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_detached_weight_passes_no_gradient() -> None:
@@ -109,7 +111,9 @@ def test_centre_loss_and_scale() -> None:
     plain = patch_nll(z, log_det).mean()
     expected = plain + 0.05 * z.square().sum(-1).mean()
     torch.testing.assert_close(training_loss(z, log_det, Loss(center_weight=0.05))[0], expected)
-    torch.testing.assert_close(training_loss(z, log_det, Loss(center_weight=0.05, nll_scale="per_dim"))[0], expected / 6)
+    torch.testing.assert_close(
+        training_loss(z, log_det, Loss(center_weight=0.05, nll_scale="per_dim"))[0], expected / 6
+    )
 
 
 def test_constant_of_the_density() -> None:

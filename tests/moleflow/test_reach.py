@@ -101,7 +101,10 @@ OFF: dict[str, dict[str, Any]] = {
     "features.position_scale": {"features.position": False},
     "lora.alpha": {"lora.scaling": 0.25},
     "adapter.task0_identity": {"adapter.task0": False},
-    **{f"adapter.{name}": {"adapter.enabled": False} for name in ("task0", "norm", "film", "gate", "gate_init", "hidden", "output_init")},
+    **{
+        f"adapter.{name}": {"adapter.enabled": False}
+        for name in ("task0", "norm", "film", "gate", "gate_init", "hidden", "output_init")
+    },
     "flow.permutation": {"flow.cpcf": True},
     **{f"flow.{name}": {"flow.cpcf": False} for name in ("context", "context_kernel", "context_from")},
     "flow.context_gate": {"flow.cpcf": True, "flow.context": "conv"},
@@ -115,7 +118,15 @@ OFF: dict[str, dict[str, Any]] = {
 }
 SWITCHES = {"raw": "sigmoid", "sigmoid": "raw", "adamp": "adamw", "adamw": "adamp"}
 TASKS = range(3)
-SMALL = {"flow.blocks": 2, "lora.rank": 2, "epochs": 2, "batch_size": 4, "warmup_epochs": 0, "optimizer": "adamw", "learning_rate": 1e-3}
+SMALL = {
+    "flow.blocks": 2,
+    "lora.rank": 2,
+    "epochs": 2,
+    "batch_size": 4,
+    "warmup_epochs": 0,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+}
 
 
 def config(version: str, **knobs: Any) -> TrialConfig:

@@ -37,7 +37,13 @@ from moleflow.stages import Epoch, StageStore
 CLASSES = {"bolt": (180, 60, 40), "nut": (40, 150, 60), "seal": (50, 70, 190), "rivet": (180, 60, 40)}
 SMALL: dict[str, Any] = {
     "data": {"tasks": ["bolt", "nut", "seal"], "image_size": 64, "mask_size": 32},
-    "backbone": {"model": "efficientnet_lite0", "weights": "random", "layers": [1, 2], "aggregate": "concat", "grid": 4},
+    "backbone": {
+        "model": "efficientnet_lite0",
+        "weights": "random",
+        "layers": [1, 2],
+        "aggregate": "concat",
+        "grid": 4,
+    },
     "features": {"standardise": "per_task"},
     "flow.blocks": 2,
     "lora.rank": 2,
@@ -111,7 +117,9 @@ class Run:
 
     def epoch_figures(self) -> list[dict[str, Any]]:
         dropped = {"seconds", "reused"}
-        return [{k: v for k, v in curve.items() if k not in dropped} for report in self.reports for curve in report.curves]
+        return [
+            {k: v for k, v in curve.items() if k not in dropped} for report in self.reports for curve in report.curves
+        ]
 
 
 def run(settings: TrialConfig, root: Path, features: Path, stages: Path, observer: Run | None = None) -> Run:
@@ -143,7 +151,9 @@ def start(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Run a trial, in a store of stages of its own unless one is given."""
 
     def begin(settings: TrialConfig, stages: Path | None = None, observer: Run | None = None) -> Run:
-        return run(settings, ground / "images", ground / "features", stages or tmp_path_factory.mktemp("stages"), observer)
+        return run(
+            settings, ground / "images", ground / "features", stages or tmp_path_factory.mktemp("stages"), observer
+        )
 
     return begin
 
@@ -214,7 +224,9 @@ def test_where_images_go_astray_the_oracle_stands_beside(start: Start) -> None:
 
 
 def test_masks_that_vanish_or_are_missing_are_told_and_keep_their_labels(whole: Run) -> None:
-    masks, labelled = (dict(zip(("bolt", "nut", "seal"), whole.r(name)[2], strict=True)) for name in ("n_masks", "n_anomalous"))
+    masks, labelled = (
+        dict(zip(("bolt", "nut", "seal"), whole.r(name)[2], strict=True)) for name in ("n_masks", "n_anomalous")
+    )
     assert masks == {"bolt": 4, "nut": 3, "seal": 0}
     assert labelled == {"bolt": 4, "nut": 4, "seal": 4}
     pixel = [name for name in METRIC_NAMES if not name.startswith("image")]
@@ -227,7 +239,9 @@ def test_masks_that_vanish_or_are_missing_are_told_and_keep_their_labels(whole: 
     assert any("random" in flag for flag in whole.outcome.flags)
 
 
-def test_validation_images_are_held_out_of_training_and_have_rows_of_their_own(start: Start, ground: Path, tmp_path: Path) -> None:
+def test_validation_images_are_held_out_of_training_and_have_rows_of_their_own(
+    start: Start, ground: Path, tmp_path: Path
+) -> None:
     found = start(config(validation_fraction=0.25), tmp_path)
     rows = found.rows("validation")
     assert [(row["after_task"], row["task"]) for row in rows] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
@@ -259,13 +273,19 @@ def test_parameters_are_counted_by_task_and_the_scaling_is_the_effective_one(who
     base, *later = whole.outcome.parameters_per_task
     assert base > later[0] == later[1] > 0
     assert whole.outcome.lora_scaling == 0.5
-    assert all(curve["task_name"] == name for report, name in zip(whole.reports, CLASSES, strict=False) for curve in report.curves)
+    assert all(
+        curve["task_name"] == name
+        for report, name in zip(whole.reports, CLASSES, strict=False)
+        for curve in report.curves
+    )
 
 
 # ---- resuming ------------------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_sequence_resumes_to_the_digits_of_an_uninterrupted_one(start: Start, whole: Run, tmp_path: Path) -> None:
+def test_a_stopped_sequence_resumes_to_the_digits_of_an_uninterrupted_one(
+    start: Start, whole: Run, tmp_path: Path
+) -> None:
     stopped = start(config(), tmp_path, Run(stop_after=0))
     assert stopped.outcome.stopped
     assert {row["task"] for row in stopped.outcome.scores} == {0}
@@ -280,7 +300,11 @@ def test_a_stopped_sequence_resumes_to_the_digits_of_an_uninterrupted_one(start:
     assert again.digits() == whole.digits()
     cost = [report.seconds_reused for report in again.reports]
     assert all(seconds > 0 for seconds in cost)
-    assert [row["seconds_reused"] for report in again.reports for row in report.metrics] == [cost[0], *[cost[1]] * 2, *[cost[2]] * 3]
+    assert [row["seconds_reused"] for report in again.reports for row in report.metrics] == [
+        cost[0],
+        *[cost[1]] * 2,
+        *[cost[2]] * 3,
+    ]
     assert [report.seconds_reused for report in whole.reports] == [0.0, 0.0, 0.0]
 
 
@@ -314,7 +338,11 @@ def test_a_damaged_stage_is_trained_again_to_the_same_digits(
     start: Start, whole: Run, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     start(config(), tmp_path)
-    (path,) = [path.parent / "state.safetensors" for path in tmp_path.rglob("stage.json") if '"task": "nut"' in path.read_text()]
+    (path,) = [
+        path.parent / "state.safetensors"
+        for path in tmp_path.rglob("stage.json")
+        if '"task": "nut"' in path.read_text()
+    ]
     sound = path.read_bytes()
     path.write_bytes(damage(sound))
     again = start(config(), tmp_path)
@@ -405,7 +433,12 @@ def in_another_process(order: dict[str, Any]) -> None:
 def begin(folder: Path, ground: Path, hash_seed: str, **order: Any) -> subprocess.Popen[bytes]:
     """Start this file as a program in a working directory of its own."""
     folder.mkdir()
-    asked = {"images": str(ground / "images"), "features": str(ground / "features"), "die": "", "out": str(folder / "out.json")} | order
+    asked = {
+        "images": str(ground / "images"),
+        "features": str(ground / "features"),
+        "die": "",
+        "out": str(folder / "out.json"),
+    } | order
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     return subprocess.Popen([sys.executable, __file__, json.dumps(asked)], cwd=folder, env=environment)
 
@@ -424,7 +457,9 @@ def test_a_killed_sequence_resumes_to_the_digits_of_an_uninterrupted_one(
     assert resumed.digits() == whole.digits()
 
 
-def test_two_processes_find_the_same_digits_and_train_a_shared_stage_once(start: Start, ground: Path, tmp_path: Path) -> None:
+def test_two_processes_find_the_same_digits_and_train_a_shared_stage_once(
+    start: Start, ground: Path, tmp_path: Path
+) -> None:
     """Other hash seeds, other working directories; first each on its own, then at the same time on one store."""
     settings = config(epochs=8)
     expected = start(settings)
@@ -442,7 +477,9 @@ def test_two_processes_find_the_same_digits_and_train_a_shared_stage_once(start:
         for name, hash_seed, ready, other in (("a", "1", *meeting), ("b", "2", *meeting[::-1]))
     ]
     assert [process.wait() for process in processes] == [0, 0]
-    (alone_a, shared_a), (alone_b, shared_b) = [json.loads((tmp_path / name / "out.json").read_text()) for name in ("a", "b")]
+    (alone_a, shared_a), (alone_b, shared_b) = [
+        json.loads((tmp_path / name / "out.json").read_text()) for name in ("a", "b")
+    ]
     assert alone_a["digits"] == alone_b["digits"] == shared_a["digits"] == shared_b["digits"] == repr(expected.digits())
     assert alone_a["epochs"] == alone_b["epochs"] == 3 * 8
     assert shared_a["epochs"] + shared_b["epochs"] == 3 * 8

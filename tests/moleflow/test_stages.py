@@ -31,7 +31,9 @@ def config(version: str = "v3", **knobs: Any) -> TrialConfig:
     return resolve([version_layer(version, "test"), Layer("test", knobs)])
 
 
-def key(settings: TrialConfig, tasks: int = 1, environment: Environment = HERE, data: str = "d", weights: str = "w") -> StageId:
+def key(
+    settings: TrialConfig, tasks: int = 1, environment: Environment = HERE, data: str = "d", weights: str = "w"
+) -> StageId:
     """The id after `tasks` tasks with the same images each."""
     stage = ROOT
     for task in range(tasks):
@@ -133,8 +135,14 @@ def test_trials_that_share_a_prefix_share_its_keys_and_no_more() -> None:
     half, whole = config("v1"), config("v1", **{"lora.scaling": 0.5})
     assert key(half, 1) == key(whole, 1)
     assert key(half, 2).key != key(whole, 2).key
-    assert key(half, 3) == key(config("v1", **{"scoring.top_k": 1, "router.shrinkage": "none", "data.mask_size": 64}), 3)
-    assert key(config("v3"), 3) == key(config("v7", **{"loss.focal_gamma": 0.0}), 3) == key(config("v5", **{"loss.center_weight": 0.0}), 3)
+    assert key(half, 3) == key(
+        config("v1", **{"scoring.top_k": 1, "router.shrinkage": "none", "data.mask_size": 64}), 3
+    )
+    assert (
+        key(config("v3"), 3)
+        == key(config("v7", **{"loss.focal_gamma": 0.0}), 3)
+        == key(config("v5", **{"loss.center_weight": 0.0}), 3)
+    )
 
 
 # ---- the store -----------------------------------------------------------------------------------------------------
@@ -145,7 +153,11 @@ def test_a_stage_comes_back_as_it_was(tmp_path: Path) -> None:
     found, expected = store.load(FIRST), stage()
     assert found is not None
     assert same(found.state, expected.state)
-    assert (found.epochs, found.seconds, found.state_digest) == (expected.epochs, expected.seconds, expected.state_digest)
+    assert (found.epochs, found.seconds, found.state_digest) == (
+        expected.epochs,
+        expected.seconds,
+        expected.state_digest,
+    )
     assert state_digest(found.state) == found.state_digest
     assert store.load(SECOND) is None
     names = {path.name for path in place(tmp_path).iterdir()}
@@ -179,7 +191,9 @@ def _edit(old: str, new: str) -> Callable[[Path], object]:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit in the state": lambda folder: _flip(folder / "state.safetensors"),
     "a flipped bit in the optimizer": lambda folder: _flip(folder / "optimizer.safetensors"),
-    "a truncated state": lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:50]),
+    "a truncated state": lambda folder: (folder / "state.safetensors").write_bytes(
+        (folder / "state.safetensors").read_bytes()[:50]
+    ),
     "an empty state": lambda folder: (folder / "state.safetensors").write_bytes(b""),
     "no state": lambda folder: (folder / "state.safetensors").unlink(),
     "no record": lambda folder: (folder / "stage.json").unlink(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -37,14 +38,14 @@ def test_cosine_runs_from_the_peak_to_its_final_share() -> None:
     rates = [learning_rate(knobs, 0, step, 5) for step in range(50)]
     assert rates[0] == 1.0
     assert rates[-1] == pytest.approx(0.01)
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
 
 
 def test_later_tasks_warm_up() -> None:
     knobs = Training(epochs=10, learning_rate=1.0, warmup_epochs=2)
     rates = [learning_rate(knobs, 1, step, 5) for step in range(50)]
     assert rates[0] == pytest.approx(1 / 11)
-    assert all(later > earlier for earlier, later in zip(rates[:10], rates[1:11], strict=True))
+    assert all(later > earlier for earlier, later in itertools.pairwise(rates[:11]))
     assert rates[10] == 1.0
     assert learning_rate(Training(epochs=1, warmup_epochs=5), 1, 0, 3) > 0
 
@@ -60,7 +61,9 @@ def test_same_seed_same_digits_another_seed_others(optimizer: str) -> None:
     second, _, _ = _run(_config(optimizer=optimizer), _features())
     assert all(torch.equal(first[name], second[name]) for name in first)
     other, _, _ = _run(_config(optimizer=optimizer, seed=1), _features())
-    assert not torch.equal(first["flow.blocks.0.block.subnet.0.base.weight"], other["flow.blocks.0.block.subnet.0.base.weight"])
+    assert not torch.equal(
+        first["flow.blocks.0.block.subnet.0.base.weight"], other["flow.blocks.0.block.subnet.0.base.weight"]
+    )
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert epochs[-1].loss < epochs[0].loss
 

@@ -244,7 +244,7 @@ AXES: dict[str, list[Any]] = {
     "lora.scaling": ["alpha/rank", 1, 0.03],
     "train_images": [None, 8],
     "layers": [[1], [1, 2]],
-    "hidden": ["D//4", 64],
+    "adapter.hidden": ["D//4", 64],
     "image_score": ["max", "top_k"],
 }
 

@@ -40,7 +40,6 @@ def ensure_embedded(cache: Path) -> Path:
 
     Raises:
         OSError: the folder cannot be written.
-
     """
     target = cache / f"embedded-{EMBEDDED_VERSION}"
     if complete(target):
@@ -58,7 +57,6 @@ def content_digest(folder: Path) -> str:
 
     Raises:
         OSError: a file is not a readable image.
-
     """
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*.png"), key=lambda path: path.relative_to(folder).as_posix()):

@@ -32,7 +32,9 @@ def render_image(name: str, split: str, kind: str, index: int, with_defect: bool
     key = (EMBEDDED_VERSION, name, split, kind, index)
     image = PAINTERS[name](Draws(*key, "scene"), kind if with_defect else "good", Draws(*key, "defect"))
     camera = Draws(*key, "camera")
-    light = camera.between(0.9, 1.1) * (1 + 0.07 * value_noise(camera, 200) + camera.between(-0.08, 0.08) * (X - 128) / 128)
+    light = camera.between(0.9, 1.1) * (
+        1 + 0.07 * value_noise(camera, 200) + camera.between(-0.08, 0.08) * (X - 128) / 128
+    )
     exposed = image * light[..., None] + camera.between(2.0, 4.0) * camera.grain(SIZE, SIZE, 3)
     pixels: Pixels = np.floor(np.clip(exposed, 0, 255) + 0.5).astype(np.uint8)
     return pixels

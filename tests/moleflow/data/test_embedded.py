@@ -171,7 +171,12 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_a_memory_bank_finds_it_neither_trivial_nor_hopeless(images: Path, benchmark: ModuleType, tmp_path: Path) -> None:
+def test_a_memory_bank_finds_it_neither_trivial_nor_hopeless(
+    images: Path, benchmark: ModuleType, tmp_path: Path
+) -> None:
     features = FeatureCache(tmp_path)
-    auroc = {task.name: benchmark.image_auroc(*benchmark.class_scores(task, features)) for task in scan(images, EMBEDDED_CLASSES)}
+    auroc = {
+        task.name: benchmark.image_auroc(*benchmark.class_scores(task, features))
+        for task in scan(images, EMBEDDED_CLASSES)
+    }
     assert all(0.75 < value < 0.97 for value in auroc.values()), auroc

@@ -19,7 +19,16 @@ VERSIONS = version_names()
 
 def _config(version: str, **knobs: object) -> TrialConfig:
     # Without weight decay: it moves even a parameter whose gradient is exactly zero.
-    small = {"flow.blocks": 2, "lora.rank": 2, "epochs": 2, "batch_size": 4, "learning_rate": 0.01, "warmup_epochs": 0, "weight_decay": 0.0, "focal_form": "relative"}
+    small = {
+        "flow.blocks": 2,
+        "lora.rank": 2,
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "warmup_epochs": 0,
+        "weight_decay": 0.0,
+        "focal_form": "relative",
+    }
     return resolve([version_layer(version, "test"), Layer("test", small | knobs)])
 
 
@@ -27,7 +36,9 @@ def _features(seed: int) -> torch.Tensor:
     return torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(seed)) * 2 + 1
 
 
-def _trained(config: TrialConfig, tasks: int) -> tuple[Detector, list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]]:
+def _trained(
+    config: TrialConfig, tasks: int
+) -> tuple[Detector, list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]]:
     """A detector after `tasks` tasks, with the whole state before and after each."""
     detector = Detector(config, SHAPE, Randomness(0, "", 0))
     before, after = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from moleflow.config import Flow as FlowConfig
 from moleflow.config import Lora
 from moleflow.knobs import resolve, version_layer, version_names
@@ -14,14 +15,19 @@ SHAPE = (3, 4, 6)
 COUPLINGS = {
     "soft": FlowConfig(blocks=3),
     "hard": FlowConfig(blocks=3, permutation="hard"),
-    **{f"cpcf-{context}": FlowConfig(blocks=3, cpcf=True, context=context) for context in ("conv", "attention", "mean")},
+    **{
+        f"cpcf-{context}": FlowConfig(blocks=3, cpcf=True, context=context) for context in ("conv", "attention", "mean")
+    },
     "cpcf-kernel-5": FlowConfig(blocks=3, cpcf=True, context="mean", context_kernel=5),
 }
 LORAS = {"plain": Lora(rank=3), "spatial": Lora(rank=3, spatial=True, grid_size=2)}
 CASES = {f"{c}-{name}": (flow, lora) for c, flow in COUPLINGS.items() for name, lora in LORAS.items()}
 for version in version_names():
     whole = resolve([version_layer(version, "test")])
-    CASES[version] = (whole.flow.model_copy(update={"blocks": 3}), whole.lora.model_copy(update={"rank": 3, "grid_size": 2}))
+    CASES[version] = (
+        whole.flow.model_copy(update={"blocks": 3}),
+        whole.lora.model_copy(update={"rank": 3, "grid_size": 2}),
+    )
 
 
 def _flow(flow: FlowConfig, lora: Lora, dtype: torch.dtype, seed: int = 0) -> Flow:
@@ -77,7 +83,9 @@ def test_log_det_of_a_patch_is_its_own_where_patches_are_independent(case: str) 
                 return flow(changed[None])[0][0, row, column]
 
             jacobian = torch.autograd.functional.jacobian(alone, image[0, row, column])
-            torch.testing.assert_close(log_det[0, row, column], torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-5, atol=1e-9)
+            torch.testing.assert_close(
+                log_det[0, row, column], torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-5, atol=1e-9
+            )
 
 
 @pytest.mark.parametrize("context", ["conv", "attention", "mean"])

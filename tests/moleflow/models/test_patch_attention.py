@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+
 from moleflow.config import Attention
 from moleflow.models.patch_attention import PatchAttention
 
 
 def _module(**knobs: object) -> tuple[PatchAttention, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return PatchAttention(8, Attention(enabled=True, hidden=6, **knobs), generator), torch.randn(2, 3, 3, 8, generator=generator)
+    return PatchAttention(8, Attention(enabled=True, hidden=6, **knobs), generator), torch.randn(
+        2, 3, 3, 8, generator=generator
+    )
 
 
 def test_gate_starts_half_open_and_not_as_the_identity() -> None:
@@ -22,7 +25,9 @@ def test_it_is_scaled_dot_product_attention_over_all_patches_of_the_image() -> N
     module, x = _module()
     torch.nn.init.zeros_(module.ffn_out.weight)
     tokens = module.norm(x.reshape(2, 9, 8))
-    attended = torch.nn.functional.scaled_dot_product_attention(module.query(tokens), module.key(tokens), module.value(tokens))
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        module.query(tokens), module.key(tokens), module.value(tokens)
+    )
     torch.testing.assert_close(module(x), x + 0.5 * module.output(attended).reshape(x.shape))
     changed = x.clone()
     changed[0, 0, 0, 0] += 1  # One channel: the layer norm undoes a shift of all.

@@ -16,7 +16,10 @@ def _cloud(centre: float, count: int, width: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shrinkage", ["none", "ledoit_wolf", 0.3])
 def test_separate_clouds_are_told_apart(shrinkage: str | float) -> None:
-    gaussians = [fit_gaussian(_cloud(centre, 100, 6, seed), Router(shrinkage=shrinkage)) for seed, centre in enumerate((0.0, 5.0, -5.0))]
+    gaussians = [
+        fit_gaussian(_cloud(centre, 100, 6, seed), Router(shrinkage=shrinkage))
+        for seed, centre in enumerate((0.0, 5.0, -5.0))
+    ]
     pooled = np.concatenate([_cloud(centre, 20, 6, 10 + seed) for seed, centre in enumerate((0.0, 5.0, -5.0))])
     assert np.array_equal(route(pooled, gaussians), np.repeat([0, 1, 2], 20))
 
@@ -26,7 +29,9 @@ def test_distance_is_scipys_mahalanobis() -> None:
     gaussian = fit_gaussian(cloud, Router(shrinkage="none"))
     inverse = np.linalg.inv(np.cov(cloud.T) + 1e-5 * np.eye(4))
     point = np.array([[0.3, -1.0, 2.0, 0.0]])
-    assert gaussian.distance(point)[0] == pytest.approx(mahalanobis(point[0], cloud.mean(axis=0), inverse) ** 2, rel=1e-9)
+    assert gaussian.distance(point)[0] == pytest.approx(
+        mahalanobis(point[0], cloud.mean(axis=0), inverse) ** 2, rel=1e-9
+    )
 
 
 def test_few_images_need_shrinkage() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moleflow.config import Lora
 from moleflow.models.lora import LoraExpert
 from moleflow.models.spatial_lora import SpatialLoraExpert, node_weights
@@ -21,7 +22,10 @@ def _sampled(factors: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Factors (G, G, out, in) at every patch (H, W, out, in), by grid_sample with aligned corners."""
     grid = factors.shape[0]
     planes = factors.permute(2, 3, 0, 1).reshape(1, -1, grid, grid)
-    rows, columns = (torch.linspace(-1, 1, n, dtype=factors.dtype) if n > 1 else -torch.ones(1, dtype=factors.dtype) for n in (height, width))
+    rows, columns = (
+        torch.linspace(-1, 1, n, dtype=factors.dtype) if n > 1 else -torch.ones(1, dtype=factors.dtype)
+        for n in (height, width)
+    )
     places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[None]
     sampled = torch.nn.functional.grid_sample(planes, places, mode="bilinear", align_corners=True)
     return sampled[0].reshape(*factors.shape[2:], height, width).permute(2, 3, 0, 1)
@@ -37,9 +41,13 @@ def _sampled(factors: torch.Tensor, height: int, width: int) -> torch.Tensor:
     outputs=st.integers(1, 4),
     seed=st.integers(0, 9),
 )
-def test_update_is_that_of_grid_samples_factors(grid: int, height: int, width: int, rank: int, inputs: int, outputs: int, seed: int) -> None:
+def test_update_is_that_of_grid_samples_factors(
+    grid: int, height: int, width: int, rank: int, inputs: int, outputs: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
-    expert = _filled(SpatialLoraExpert(inputs, outputs, Lora(rank=rank, scaling=0.5, grid_size=grid), generator).double(), generator)
+    expert = _filled(
+        SpatialLoraExpert(inputs, outputs, Lora(rank=rank, scaling=0.5, grid_size=grid), generator).double(), generator
+    )
     x = torch.randn(2, height, width, inputs, dtype=torch.float64, generator=generator)
     a, b = _sampled(expert.a.detach(), height, width), _sampled(expert.b.detach(), height, width)
     expected = 0.5 * torch.einsum("hwor,hwri,nhwi->nhwo", b, a, x) + expert.bias

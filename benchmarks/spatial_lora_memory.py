@@ -1,0 +1,60 @@
+"""Peak memory of one SC-LoRA layer, forward and backward, beside plain LoRA: D = 768, 37x37 patches, rank 32, grid 8.
+
+    python benchmarks/spatial_lora_memory.py
+
+Prints the growth of the process's peak resident memory, each layer in a fresh process, for 1 and 16 images.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import torch
+
+from moleflow.config import Lora
+from moleflow.models.lora import LoraExpert
+from moleflow.models.spatial_lora import SpatialLoraExpert
+
+WIDTH, SIDE, RANK, GRID = 768, 37, 32, 8
+
+
+def growth(kind: str, images: int) -> float:
+    """MiB by which one forward and backward pass raises the peak."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    lora = Lora(rank=RANK, grid_size=GRID)
+    expert = (SpatialLoraExpert if kind == "spatial" else LoraExpert)(WIDTH, WIDTH, lora, generator)
+    x = torch.randn(images * SIDE * SIDE, WIDTH, generator=generator, requires_grad=True)
+    small = torch.randn(SIDE * SIDE, WIDTH, generator=generator)[: 2 * 4]
+    expert(small, (2, 2)).sum().backward()  # The libraries' own memory is not counted.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    expert(x, (SIDE, SIDE)).square().sum().backward()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(f"{growth(sys.argv[1], int(sys.argv[2])):.0f}")
+    else:
+        print(
+            f"D = {WIDTH}, {SIDE}x{SIDE} patches, rank {RANK}, grid {GRID}x{GRID}; one array of patches x D in float32:"
+        )
+        for images in (1, 16):
+            own = images * SIDE * SIDE * WIDTH * 4 / 2**20
+            peaks = {
+                kind: float(
+                    subprocess.run(
+                        [sys.executable, __file__, kind, str(images)], capture_output=True, text=True, check=True
+                    ).stdout
+                )
+                for kind in ("plain", "spatial")
+            }
+            print(
+                f"{images:>3} images: {own:.0f} MiB an array; plain {peaks['plain']:.0f} MiB, spatial {peaks['spatial']:.0f} MiB"
+            )
+        factor = RANK * 2
+        print(
+            f"a pair of factors per patch would take {factor} arrays: {factor * 16 * SIDE * SIDE * WIDTH * 4 / 2**30:.1f} GiB for 16 images"
+        )
