@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("moleflow", "orchestrator") for path in (ROOT / package).rglob("*.py"))
 TIMM = {"moleflow/timm_import.py", "moleflow/backbone.py", "moleflow/training.py"}
 # A model may stand on another only where it is made of it.
-MODELS = {"detector": {"adapters", "flow", "lora"}, "flow": {"lora"}}
+MODELS = {
+    "detector": {"adapters", "flow", "patch_attention"},
+    "flow": {"cross_patch", "lora"},
+    "lora": {"spatial_lora"},
+}
 HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optuna", "pyarrow", "polars", "duckdb"}
 
 

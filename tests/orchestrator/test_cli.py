@@ -194,12 +194,14 @@ def test_help_loads_nothing_heavy(words):
     assert "Usage: moleflow-sweep" in done.stdout
 
 
-def test_two_drivers_on_one_sweep_run_nothing_twice(place, features, edit, start, digits, small_run):
-    first = start("sweep.yaml", "--backend", "inline")
-    second = start("sweep.yaml", "--backend", "inline")
-    ended = [first.end(), second.end()]
-    assert [(one.code, one.err) for one in ended] == [(0, ""), (0, "")]
+def test_two_drivers_on_one_sweep_run_nothing_twice(place, features, edit, start, command, wait_until):
+    edit(seeds=4, base={"extends": "base.yaml", "epochs": 10})
+    there = start("sweep.yaml", "--backend", "inline")
+    wait_until(lambda: list((place / "results/small/attempts").glob("*.json")))
+    here, other = command("sweep.yaml", "--backend", "inline"), there.end()
+    assert [(one.code, one.err) for one in (here, other)] == [(0, ""), (0, "")]
     rows = ResultStore(place / "results/small").read("attempts").to_pylist()
-    assert sorted((row["attempt"], row["status"]) for row in rows) == [(1, "finished")] * 4
-    assert len(list((place / "results/small/attempts").glob("*.json"))) == 4
-    assert digits(place / "results/small") == digits(small_run / "results/small")
+    assert sorted((row["attempt"], row["status"]) for row in rows) == [(1, "finished")] * 8
+    assert len({row["pid"] for row in rows}) == 2
+    assert len(list((place / "results/small/attempts").glob("*.json"))) == 8
+    assert "by another run" in here.out + other.out
