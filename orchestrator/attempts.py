@@ -85,7 +85,14 @@ class AttemptFolder:
                 return live[0]
             number = earlier[-1].attempt + 1 if earlier else 1
             path = self.folder / f"{trial_id}-{number}.json"
-            content = {"trial_id": trial_id, "attempt": number, "state": RUNNING, "started_at": time.time(), **owner(), **facts}
+            content = {
+                "trial_id": trial_id,
+                "attempt": number,
+                "state": RUNNING,
+                "started_at": time.time(),
+                **owner(),
+                **facts,
+            }
             if create(path, content):
                 return Attempt(Record(trial_id, number, path, content))
 
@@ -99,15 +106,14 @@ class AttemptFolder:
         found = (_read(path) for path in self.folder.glob("*.json"))
         return sorted((record for record in found if record), key=lambda record: (record.trial_id, record.attempt))
 
-    def bury(self, record: Record, error: str, ended_at: float) -> None:
-        """Write down that an attempt's process is gone.
+    def close(self, record: Record, state: str, ended_at: float, **facts: object) -> None:
+        """Write down the end of an attempt whose process is gone.
 
         Raises:
             OSError: the folder cannot be written.
 
         """
-        facts = {"state": FAILED, "ended_at": ended_at, "error": error, "error_kind": WORKER_DIED}
-        write_json(record.path, {**record.content, **facts})
+        write_json(record.path, {**record.content, "state": state, "ended_at": ended_at, **facts})
 
 
 def _read(path: Path) -> Record | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -35,10 +36,14 @@ app = typer.Typer(
       moleflow-sweep plan FILE               what would run, and what is done
 
       moleflow-sweep report results/NAME     the tables again, from the Parquet
+
+      moleflow-sweep verify REPORT           whether a report is what the Parquet beside it gives
     """,
 )
 cache_app = typer.Typer(
-    no_args_is_help=False, invoke_without_command=True, help="Show what the cache of features and stages holds, or clear it."
+    no_args_is_help=False,
+    invoke_without_command=True,
+    help="Show what the cache of features and stages holds, or clear it.",
 )
 app.add_typer(cache_app, name="cache")
 
@@ -46,23 +51,41 @@ File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_defaul
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="Folder of classes in the MVTec AD layout. Default: the sweep file's, else MOLEFLOW_DATA, else embedded images."
+        "--data",
+        help="Folder of classes in the MVTec AD layout. Default: the sweep file's, else MOLEFLOW_DATA, else embedded images.",
     ),
 ]
 Base = Annotated[
-    str | None, typer.Option("--base", help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work.")
+    str | None,
+    typer.Option(
+        "--base", help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work."
+    ),
 ]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="knob=value for every trial, such as --set epochs=5; may be given often.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="knob=value for every trial, such as --set epochs=5; may be given often."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder. Default: results/<sweep name>.")]
-CacheDir = Annotated[Path | None, typer.Option("--cache", help="Cache folder. Default: MOLEFLOW_CACHE, else ~/.cache/moleflow-sweep.")]
-BackendName = Annotated[str, typer.Option("--backend", help="inline (this process) | local (worker processes on this machine).")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Worker processes of the local backend. Default: one a GPU, else one a core.")
+CacheDir = Annotated[
+    Path | None, typer.Option("--cache", help="Cache folder. Default: MOLEFLOW_CACHE, else ~/.cache/moleflow-sweep.")
 ]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads a trial; a part of the numeric environment.")]
+BackendName = Annotated[
+    str, typer.Option("--backend", help="inline (this process) | local (worker processes on this machine).")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Worker processes of the local backend. Default: one a GPU, else one a core."
+    ),
+]
+Threads = Annotated[
+    int, typer.Option("--threads", min=1, help="CPU threads a trial; a part of the numeric environment.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto | cpu | cuda")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on with more than 10,000 trials.")]
-RerunStale = Annotated[bool, typer.Option("--rerun-stale", help="Run finished trials again whose results other code made.")]
+RerunStale = Annotated[
+    bool, typer.Option("--rerun-stale", help="Run finished trials again whose results other code made.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
 
 
@@ -118,7 +141,9 @@ def plan(
     """List a sweep's trials: ids, what differs between them, what is done and what would run."""
     from orchestrator import launch, listing
 
-    prepared = launch.prepare(_sweep(file, data, base, sets), _options(out=out, cache=cache, yes=yes, rerun_stale=rerun_stale))
+    prepared = launch.prepare(
+        _sweep(file, data, base, sets), _options(out=out, cache=cache, yes=yes, rerun_stale=rerun_stale)
+    )
     about = prepared.sweep, prepared.plan, prepared.inputs.dataset
     if as_json:
         print(json.dumps(listing.as_json(*about, str(prepared.folder)), indent=1, ensure_ascii=False))
@@ -144,24 +169,73 @@ def trial(
     from orchestrator.spec import make_sweep
 
     document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
-    sweep = make_sweep(document, "the command line", Path(), sets=sets or (), base=base, data_root=data, environment=os.environ)
+    sweep = make_sweep(
+        document, "the command line", Path(), sets=sets or (), base=base, data_root=data, environment=os.environ
+    )
     options = _options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
     raise typer.Exit(launch.run(launch.prepare(sweep, options), options, _console()))
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A results folder, such as results/v7_gamma.", show_default=False)],
-    everything: Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")] = False,
+    folder: Annotated[
+        Path | None, typer.Argument(help="A results folder, such as results/v7_gamma.", show_default=False)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")
+    ] = False,
     form: Annotated[str, typer.Option("--format", help="markdown | csv | latex")] = "markdown",
+    with_published: Annotated[
+        bool, typer.Option("--with-published", help="Put the published rows beside the measured ones.")
+    ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="The published rows alone; needs no folder and writes nothing.")
+    ] = False,
 ) -> None:
     """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there."""
     from orchestrator import launch
 
     _allowed("--format", form, ("markdown", "csv", "latex"))
-    made, paths = launch.report(folder, everything)
+    if published and (folder or everything or with_published):
+        raise InvalidInput(
+            "--published: stands alone; for published rows beside those of a folder use report FOLDER --with-published"
+        )
+    if not published and folder is None:
+        raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
+    made, paths = (
+        (launch.published_report(), {}) if folder is None else launch.report(folder, everything, with_published)
+    )
     print({"markdown": made.markdown, "csv": made.csv, "latex": made.latex}[form]())
-    print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
+    if paths:
+        print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
+
+
+@app.command()
+def claims(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Results folders; a contrast may span them.", show_default=False)
+    ],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every stored trial, not only those of the latest plans.")
+    ] = False,
+) -> None:
+    """Print the ledger of the update notes' claims: measured, interval, and held, refuted or undecided by stated rules."""
+    from orchestrator.reports.claims import stated_claims
+    from orchestrator.reports.ledger import ledger_markdown, read_ledger
+
+    print(ledger_markdown(read_ledger(folders, everything), stated_claims().rules))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md in its folder.", show_default=False)],
+) -> None:
+    """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not."""
+    from orchestrator import launch
+
+    verdict = launch.verify(file)
+    print("\n".join(verdict.lines()))
+    raise typer.Exit(0 if verdict.equal else FAILED)
 
 
 @app.command()
@@ -191,7 +265,9 @@ def knobs() -> None:
 def cache_show(
     context: typer.Context,
     cache: CacheDir = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Delete features and stages; results are not touched.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete features and stages; results are not touched.")
+    ] = False,
 ) -> None:
     """Show what the cache holds, or clear it."""
     from orchestrator import launch
@@ -234,8 +310,14 @@ def _console() -> Any:
 
 def main() -> None:
     """The entry point: a sweep file as the first word means `run`; a user's mistake is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A terminal that has no "±" shows "?" and the run goes on.
+            stream.reconfigure(errors="replace")
     words = sys.argv[1:]
-    commands = [*(command.name or command.callback.__name__ for command in app.registered_commands if command.callback), "cache"]
+    commands = [
+        *(command.name or command.callback.__name__ for command in app.registered_commands if command.callback),
+        "cache",
+    ]
     if words and not words[0].startswith("-") and words[0] not in commands:
         near = get_close_matches(words[0], commands, n=1, cutoff=0.6)
         if "." not in words[0] and not Path(words[0]).exists():

@@ -39,8 +39,12 @@ def check_owner(folder: Path, name: str) -> None:
     if (folder / FILE).exists():
         owner = read(folder).name
         if owner != name:
-            raise InvalidInput(f"{folder}: holds the sweep '{owner}', not '{name}'; give another folder with --out, or rename the sweep")
-    elif any(folder.iterdir()):
+            raise InvalidInput(
+                f"{folder}: holds the sweep '{owner}', not '{name}'; give another folder with --out, or rename the sweep"
+            )
+    elif any(
+        not path.name.startswith(".") for path in folder.iterdir()
+    ):  # A start that was cut off leaves hidden files.
         raise InvalidInput(f"{folder}: is not empty and holds no sweep; give another folder with --out")
 
 
@@ -69,8 +73,14 @@ def read(folder: Path) -> SweepFolder:
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return SweepFolder(content["name"], content["title"], content["baseline"], tuple(content["trials"]), content["dataset"])
+        return SweepFolder(
+            content["name"], content["title"], content["baseline"], tuple(content["trials"]), content["dataset"]
+        )
     except FileNotFoundError:
-        raise InvalidInput(f"{folder}: holds no sweep ({FILE} is missing); give the folder that a run printed as 'results'") from None
+        raise InvalidInput(
+            f"{folder}: holds no sweep ({FILE} is missing); give the folder that a run printed as 'results'"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path}: cannot be read ({error}); start the sweep's command again to write it anew") from None
+        raise InvalidInput(
+            f"{path}: cannot be read ({error}); put it back as it was, or give another folder with --out"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import sys
@@ -22,7 +23,11 @@ from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.live import LiveView
 from orchestrator.planning import Plan, make_plan
+from orchestrator.reports import published, published_tables
+from orchestrator.reports import verify as verification
+from orchestrator.reports.lock import Recipe
 from orchestrator.reports.tables import Report, build, write_report
+from orchestrator.reports.verify import Verdict
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
 from orchestrator.search import PlannedTrials
@@ -106,12 +111,13 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         _claim_folder(prepared)
         store.create()
         recovered = store.recover()
-        dead = [record for record in records.all() if record.state == DIED]
-        burial.bury(records, store, dead, burial.UNSEEN)
+        dead = burial.bury(records, store, [record for record in records.all() if record.state == DIED], burial.UNSEEN)
     if not options.quiet:
         console.print("\n".join(listing.header(sweep, prepared.plan, prepared.inputs.dataset)))
     for damage in recovered.set_aside:
-        console.print(f"damaged:  {damage.path}: {damage.reason}; moved to {prepared.folder / 'damaged'}, its trials run again")
+        console.print(
+            f"damaged:  {damage.path}: {damage.reason}; moved to {prepared.folder / 'damaged'}, its trials run again"
+        )
     for record in dead:
         label = prepared.labels.get(record.trial_id, record.trial_id)
         console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
@@ -145,8 +151,11 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     trials, labels = distinct(prepared.trials), prepared.labels
     if not options.quiet:
         console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)))
-    console.print(f"dry run:  {len(trials)} distinct computations of {len(labels)} trials, one training step a task each")
-    source = TrialSource(PlannedTrials([cut_short(trial) for trial in trials]), prepared.sweep.resources, retries=0)
+    console.print(
+        f"dry run:  {len(trials)} distinct computations of {len(labels)} trials, one training step a task each"
+    )
+    rehearsals = PlannedTrials([cut_short(trial) for trial in trials])
+    source = TrialSource(rehearsals, prepared.sweep.resources, retries=0, most_identical=math.inf)
     interrupted = False
     with LiveView(console, labels, len(trials), source.tally, options.quiet) as view:
         try:
@@ -164,23 +173,66 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     return 0 if len(tally.finished) == len(trials) else FAILED
 
 
-def report(place: Path, show_all: bool = False) -> tuple[Report, dict[str, Path]]:
+def report(place: Path, show_all: bool = False, with_published: bool = False) -> tuple[Report, dict[str, Path]]:
     """Make the report of a results folder anew from its Parquet.
 
     Args:
         place: the results folder.
         show_all: every trial that is stored, not only those of the latest plan.
+        with_published: put the published rows beside the measured ones.
 
     Raises:
-        InvalidInput: the folder holds no sweep.
+        InvalidInput: the folder holds no sweep, or the published rows are damaged.
         OSError: the report cannot be written.
 
     """
     sweep = folder.read(place)
-    store = ResultStore(place)
-    selection = None if show_all else set(sweep.trial_ids)
-    made = build(store, selection, sweep.baseline, sweep.title, current_code=code_digest(), covers={"version": method_knobs()})
+    options = ["--all"] * show_all + ["--with-published"] * with_published
+    recipe = Recipe(
+        title=sweep.title,
+        selection=None if show_all else sweep.trial_ids,
+        baseline=sweep.baseline,
+        split="test",
+        command=" ".join(["moleflow-sweep report FOLDER", *options]),
+        code=code_digest(),
+        published=published.load().digest if with_published else None,
+    )
+    made = _made_by(ResultStore(place), recipe)
     return made, write_report(made, place)
+
+
+def published_report() -> Report:
+    """The report over the published rows alone.
+
+    Raises:
+        InvalidInput: they are missing or damaged.
+
+    """
+    return published_tables.published_report(published.load())
+
+
+def verify(path: Path) -> Verdict:
+    """Make a report again from the Parquet beside it, and compare.
+
+    Raises:
+        InvalidInput: no report, one without a lock, or no results beside it.
+
+    """
+    return verification.verify(path, _made_by, code_digest())
+
+
+def _made_by(store: ResultStore, recipe: Recipe) -> Report:
+    return build(
+        store,
+        None if recipe.selection is None else set(recipe.selection),
+        recipe.baseline,
+        recipe.title,
+        current_code=recipe.code,
+        covers={"version": method_knobs()},
+        split=recipe.split,
+        published=published.load() if recipe.published else None,
+        command=recipe.command,
+    )
 
 
 def default_cache() -> Path:
@@ -207,7 +259,9 @@ def _writable(place: Path, option: str) -> Iterator[None]:
     except OSError as error:
         where, reason = error.filename or place, error.strerror or str(error)
         if disk.is_full(error):
-            raise OSError(error.errno, f"{reason}; free some, or give another folder with {option}", str(where)) from None
+            raise OSError(
+                error.errno, f"{reason}; free some, or give another folder with {option}", str(where)
+            ) from None
         raise InvalidInput(f"{where}: cannot be written ({reason}); give another folder with {option}") from None
 
 

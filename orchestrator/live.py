@@ -74,7 +74,9 @@ class LiveView:
         if event.kind == "started" and self._start is None:
             self._start = self._clock()  # What it takes to start workers says nothing about the trials.
         elif event.kind == "features":
-            self._line(event.trial_id, label, facts["done"], facts["total"], f"features {facts['done']}/{facts['total']}")
+            self._line(
+                event.trial_id, label, facts["done"], facts["total"], f"features {facts['done']}/{facts['total']}"
+            )
         elif event.kind == "epoch":
             done, total = facts["task"] * facts["epochs"] + facts["epoch"], facts["tasks"] * facts["epochs"]
             self._share[event.trial_id] = done / total
@@ -120,7 +122,9 @@ class LiveView:
             found = [f"image AUROC {auroc:.4f}"] if auroc is not None else []
             took = [f"{seconds:.1f} s"] if seconds is not None and event.kind == "finished" else []
             by = ["by another run"] if event.kind == "elsewhere" else []
-            self._say("interrupted" if event.kind == "interrupted" else "finished", label, "  ".join([*found, *took, *by]))
+            self._say(
+                "interrupted" if event.kind == "interrupted" else "finished", label, "  ".join([*found, *took, *by])
+            )
 
     def _say(self, word: str, label: str, what: str, style: str = "") -> None:
         self._said = self._clock()

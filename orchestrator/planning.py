@@ -93,6 +93,8 @@ def spread(trials: Sequence[Trial]) -> Spread:
     return Spread(
         compared={path: tuple(found) for path, found in compared.items()},
         following={path: found for path, found in differing.items() if path not in compared},
-        shared={path: next(iter(found)) for path, found in values.items() if path not in differing and path not in compared},
+        shared={
+            path: next(iter(found)) for path, found in values.items() if path not in differing and path not in compared
+        },
         seeds=tuple(dict.fromkeys(trial.config.seed for trial in trials)),
     )

@@ -8,7 +8,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "timm", "FrEIA", "numpy", "scipy", "scikit-learn", "pyarrow", "pillow", "safetensors", "pydantic")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "FrEIA",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pyarrow",
+    "pillow",
+    "safetensors",
+    "pydantic",
+)
 
 
 @cache

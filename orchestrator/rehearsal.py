@@ -28,7 +28,10 @@ def cut_short(trial: Trial) -> Trial:
     batch = training.batch_size
     scored = max(2, batch)
     data = data.model_copy(
-        update={"train_images": min(max(2, batch), data.train_images or batch), "test_images": min(scored, data.test_images or scored)}
+        update={
+            "train_images": min(max(2, batch), data.train_images or batch),
+            "test_images": min(scored, data.test_images or scored),
+        }
     )
     short = trial.config.model_copy(update={"data": data, "training": training.model_copy(update={"epochs": 1})})
     return replace(trial, config=short)

@@ -15,6 +15,7 @@ from orchestrator.work import Pause, WorkItem
 
 IDENTICAL_FAILURES = 10
 HELD_AGAIN_S = 2.0
+INTERRUPTIONS = 3
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Tally:
         finished: trials that this run finished.
         elsewhere: trials that another driver finished meanwhile.
         failed: trials whose last attempt failed, with its end.
-        interrupted: trials that somebody else stopped; they are not tried again here.
+        interrupted: trials that somebody stopped from outside again and again; they are left to the next run.
         over: trials that this run has done with.
         stopped_by: why it hands out no more.
 
@@ -46,16 +47,26 @@ class TrialSource:
         search: where the trials come from.
         resources: what each of them needs.
         retries: further attempts that a failed trial gets.
+        most_identical: after so many identical failures in a row it hands out no more.
         clock: seconds, from anywhere.
 
     """
 
-    def __init__(self, search: Search, resources: Resources, retries: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        search: Search,
+        resources: Resources,
+        retries: int,
+        most_identical: float = IDENTICAL_FAILURES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.tally = Tally()
         self._search, self._resources, self._retries, self._clock = search, resources, retries, clock
+        self._most_identical = most_identical
         self._running: dict[str, Trial] = {}
         self._again: list[tuple[float, Trial]] = []
         self._failures: dict[str, int] = {}
+        self._interruptions: dict[str, int] = {}
         self._same: tuple[str, int] = ("", 0)
         self._at_once = False
 
@@ -84,6 +95,9 @@ class TrialSource:
             self._again.append((self._clock() + HELD_AGAIN_S, trial))
         elif event.kind == "failed":
             self._failed(trial, event)
+        elif event.kind == "interrupted" and self._interruptions.get(trial.id, 0) < INTERRUPTIONS:
+            self._interruptions[trial.id] = self._interruptions.get(trial.id, 0) + 1
+            self._again.append((self._clock(), trial))
         elif event.kind != "fatal":
             self._same = ("", 0)
             self.tally.failed.pop(trial.id, None)
@@ -103,9 +117,10 @@ class TrialSource:
             self._over(trial, event)
         shape = failure_shape(event)
         self._same = (shape, self._same[1] + 1 if shape == self._same[0] else 1)
-        if self._same[1] >= IDENTICAL_FAILURES:
+        if self._same[1] >= self._most_identical:
+            error = event.facts.get("error")
             self.tally.stopped_by = (
-                f"{IDENTICAL_FAILURES} attempts in a row failed the same way ({event.facts.get('error')}); the other trials would too"
+                f"{self._same[1]} attempts in a row failed the same way ({error}); the other trials would too"
             )
 
     def _over(self, trial: Trial, event: Event) -> None:

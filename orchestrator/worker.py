@@ -79,7 +79,13 @@ class Worker:
             self.writer.flush()
         except OSError as error:
             for attempt, _, event in waiting:
-                self.events(Event("fatal", event.trial_id, {"error": disk.explain(self.setup.folder, error), "attempt": attempt.number}))
+                self.events(
+                    Event(
+                        "fatal",
+                        event.trial_id,
+                        {"error": disk.explain(self.setup.folder, error), "attempt": attempt.number},
+                    )
+                )
             return
         for attempt, state, event in waiting:
             _end_quietly(attempt, state, event.facts)
@@ -151,7 +157,9 @@ class _Run:
         tasks = worker.tasks(trial.config)
         for data in tasks:
             if trial.inputs.data[data.name] != data.digest:
-                raise InvalidInput(f"{data.name}: the images changed after the sweep was planned; start the command again")
+                raise InvalidInput(
+                    f"{data.name}: the images changed after the sweep was planned; start the command again"
+                )
         place = Workplace(tasks, worker.features, worker.stages, worker.environment)
         return run_sequence(trial.config, place, self)
 
@@ -187,7 +195,9 @@ class _Run:
         return True
 
     def _tell(self, kind: Any, **facts: object) -> None:
-        self.worker.events(Event(kind, self.trial.id, {"attempt": self.attempt.number, "worker": self.worker.setup.worker, **facts}))
+        self.worker.events(
+            Event(kind, self.trial.id, {"attempt": self.attempt.number, "worker": self.worker.setup.worker, **facts})
+        )
 
     def _fail(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
@@ -214,7 +224,11 @@ class _Run:
             "error_kind": error_kind,
             "traceback": traceback,
         }
-        facts: dict[str, Any] = {"attempt": self.attempt.number, "worker": self.worker.setup.worker, "seconds": row["seconds_spent"]}
+        facts: dict[str, Any] = {
+            "attempt": self.attempt.number,
+            "worker": self.worker.setup.worker,
+            "seconds": row["seconds_spent"],
+        }
         if outcome is None:
             rows = AttemptRows(row)
             facts |= {"error": error, "error_kind": error_kind, "traceback": traceback}
@@ -228,7 +242,11 @@ class _Run:
                 "scores_digest": outcome.scores_digest,
             }
             rows = AttemptRows(row, self.metrics, outcome.scores, self.curves)
-            last = [r["image_auroc"] for r in self.metrics if r["split"] == "test" and r["after_task"] == self.metrics[-1]["after_task"]]
+            last = [
+                r["image_auroc"]
+                for r in self.metrics
+                if r["split"] == "test" and r["after_task"] == self.metrics[-1]["after_task"]
+            ]
             facts["image_auroc"] = sum(last) / len(last) if last and None not in last else None
         self.worker.keep(self.attempt, state, rows, Event(kind, self.trial.id, facts))
 

@@ -71,9 +71,22 @@ def test_models_stand_side_by_side(path):
 @pytest.mark.parametrize(
     ("group", "apart"),
     [
-        ("moleflow/models", ("moleflow.data", "moleflow.metrics", "moleflow.losses", "moleflow.training", "moleflow.sequence")),
+        (
+            "moleflow/models",
+            ("moleflow.data", "moleflow.metrics", "moleflow.losses", "moleflow.training", "moleflow.sequence"),
+        ),
         ("moleflow/metrics", ("moleflow",)),
-        ("moleflow/data", ("moleflow.models", "moleflow.metrics", "moleflow.losses", "moleflow.training", "moleflow.sequence", "torch")),
+        (
+            "moleflow/data",
+            (
+                "moleflow.models",
+                "moleflow.metrics",
+                "moleflow.losses",
+                "moleflow.training",
+                "moleflow.sequence",
+                "torch",
+            ),
+        ),
         ("orchestrator/results", ("orchestrator.reports", "orchestrator.backends", "orchestrator.worker", "torch")),
         ("orchestrator/reports", ("orchestrator.backends", "orchestrator.worker", "orchestrator.spec", "torch")),
     ],
@@ -82,13 +95,23 @@ def test_groups_keep_to_themselves(group, apart):
     for path in (ROOT / group).rglob("*.py"):
         own = f"{group.replace('/', '.')}."
         for found in imported(path):
-            assert found.startswith(own) or not any(found == a or found.startswith(f"{a}.") for a in apart), (name(path), found)
+            assert found.startswith(own) or not any(found == a or found.startswith(f"{a}.") for a in apart), (
+                name(path),
+                found,
+            )
 
 
 @pytest.mark.parametrize("module", ["config", "losses", "knobs", "documents", "errors"])
 def test_the_ground_knows_nothing_of_what_stands_on_it(module):
     path = ROOT / f"moleflow/{module}.py"
-    above = ("moleflow.data", "moleflow.models", "moleflow.metrics", "moleflow.training", "moleflow.sequence", "moleflow.features")
+    above = (
+        "moleflow.data",
+        "moleflow.models",
+        "moleflow.metrics",
+        "moleflow.training",
+        "moleflow.sequence",
+        "moleflow.features",
+    )
     assert not any(uses(path, one) for one in above)
 
 

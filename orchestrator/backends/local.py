@@ -115,7 +115,9 @@ class _LocalEngine:
         gpu = self._slots[number]
         if gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = gpu
-        process = self._context.Process(target=_serve, args=(there, setup), name=f"moleflow worker {number}", daemon=True)
+        process = self._context.Process(
+            target=_serve, args=(there, setup), name=f"moleflow worker {number}", daemon=True
+        )
         # Ctrl-C reaches the whole process group; the driver alone acts on it, from the worker's first instruction on.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -149,7 +151,10 @@ class _LocalEngine:
         code = seat.process.exitcode or 0
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         error = f"the worker process died {how}" + ("; the machine may be out of memory" if code == -9 else "")
-        return [Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None}) for trial_id in seat.open]
+        return [
+            Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None})
+            for trial_id in seat.open
+        ]
 
 
 class _environment(contextlib.ContextDecorator):
@@ -200,7 +205,9 @@ def _serve(pipe: Connection, setup: Setup) -> None:
                     worker.run(trial)
                 pipe.send(None)
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The rest takes no time, and nobody would catch a Stop in it.
+            signal.signal(
+                signal.SIGTERM, signal.SIG_IGN
+            )  # The rest takes no time, and nobody would catch a Stop in it.
             worker.flush()
     os._exit(0)  # Everything is written; the interpreter would take a second to take torch apart.
 
@@ -217,7 +224,11 @@ def visible_gpus() -> list[str]:
         return [gpu for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True
+            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return []

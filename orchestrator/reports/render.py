@@ -80,6 +80,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "→": r"$\to$",
     ABSENT: "--",
     **{sign: f"\\{sign}" for sign in "&%$#_"},
 }

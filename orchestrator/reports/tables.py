@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.reports.against import Against, against, against_table
+from orchestrator.reports.beside import beside, chosen_runs
 from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise, summary_text
 from orchestrator.reports.differences import Comparison, compare
+from orchestrator.reports.lock import Lock, Recipe, make_lock
 from orchestrator.reports.notes import header_lines, main_notes, same_columns, unfinished
+from orchestrator.reports.published import Published, run_records
 from orchestrator.reports.render import (
     ABSENT,
     Cell,
@@ -48,16 +52,25 @@ _CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "m
 
 @dataclass(frozen=True)
 class Report:
-    """A finished report. It holds no time and no path, so that equal results make equal bytes."""
+    """A finished report. It holds no time and no path, so that equal results make equal bytes.
+
+    `lock` says what it was made of; a report over nothing that is stored has none.
+    """
 
     title: str
     header: tuple[str, ...]
     tables: tuple[Table, ...]
     missing: tuple[str, ...]
     records: tuple[Record, ...]
+    lock: Lock | None = None
 
     def markdown(self) -> str:
-        """The report as GitHub-flavoured Markdown."""
+        """The report as GitHub-flavoured Markdown, with its lock at the end."""
+        body = self.body()
+        return body if self.lock is None else body + self.lock.comment(body)
+
+    def body(self) -> str:
+        """The Markdown without the lock."""
         parts = ["\n".join([f"# {self.title}", "", *markdown_list(self.header), ""])]
         parts += [markdown_table(table) for table in self.tables]
         if self.missing:
@@ -85,6 +98,8 @@ def build(
     current_code: str | None = None,
     covers: Mapping[str, Sequence[str]] | None = None,
     split: str = "test",
+    published: Published | None = None,
+    command: str = "",
 ) -> Report:
     """The report over the finished trials of a store.
 
@@ -94,24 +109,36 @@ def build(
         current_code: code digest of today; trials made by other code are shown as stale.
         covers: {factor: settings that it sets by itself}, such as {"version": the method knobs}; they are no confounds.
         split: test or validation.
+        published: published rows to put beside the measured ones.
+        command: what makes this report, for its lock.
 
     Raises:
         InvalidInput: there is no store in the folder.
 
     """
     trials = finished_trials(store, selection, split)
+    wanted = None if selection is None else tuple(sorted(selection))
+    digest = None if published is None else published.digest
+    lock = make_lock(Recipe(title, wanted, baseline, split, command, current_code, digest), trials)
     comparison = compare(group(trials), baseline, covers or {})
     missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
     header = header_lines(comparison, split)
     if not trials:
-        return Report(title, header, (), missing, ())
+        return Report(title, header, (), missing, (), lock)
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
     names = _column_names(comparison, current_code)
     detection = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
     notes = main_notes(comparison, baseline, classes, detection, current_code)
-    tables = _main(comparison, classes, names, notes, _changes_title(comparison, baseline))
+    name = _baseline_name(comparison, baseline)
+    tables = _main(comparison, classes, names, notes, f"Change against {name}")
     tables.append(_further(comparison, names))
-    return Report(title, header, tuple(tables), missing, _records(comparison, classes, current_code))
+    statistics = against(comparison, store, split)
+    tables += against_table(statistics, comparison, names, name)
+    records = _records(comparison, classes, current_code, statistics)
+    if published is not None:
+        tables.append(beside(comparison, classes, names, MAIN, published, WIDEST))
+        records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))
+    return Report(title, header, tuple(tables), missing, records, lock)
 
 
 def write_report(report: Report, folder: Path) -> dict[str, Path]:
@@ -148,10 +175,9 @@ def _column_names(comparison: Comparison, current_code: str | None) -> tuple[str
     return tuple(names)
 
 
-def _changes_title(comparison: Comparison, baseline: Mapping[str, object] | None) -> str:
-    against = {comparison.variants[of].label for of in comparison.baselines if of is not None}
-    name = against.pop() if len(against) == 1 else ", ".join(f"{key}={text(v)}" for key, v in (baseline or {}).items())
-    return f"Change against {name}"
+def _baseline_name(comparison: Comparison, baseline: Mapping[str, object] | None) -> str:
+    labels = {comparison.variants[of].label for of in comparison.baselines if of is not None}
+    return labels.pop() if len(labels) == 1 else ", ".join(f"{key}={text(v)}" for key, v in (baseline or {}).items())
 
 
 def _summaries(comparison: Comparison, class_name: str, metric: str) -> list[Summary]:
@@ -221,7 +247,9 @@ def _each(values: Iterable[T | None], show: Callable[[T], str]) -> str:
     return ", ".join(dict.fromkeys(ABSENT if value is None else show(value) for value in values))
 
 
-def _records(comparison: Comparison, classes: Sequence[str], current_code: str | None) -> tuple[Record, ...]:
+def _records(
+    comparison: Comparison, classes: Sequence[str], current_code: str | None, statistics: Against
+) -> tuple[Record, ...]:
     records: list[list[Record]] = [[] for _ in comparison.variants]
     own = [
         (" + ".join(sorted({t.dataset for t in variant.trials})), variant.label, _marks(comparison, k, current_code))
@@ -234,4 +262,7 @@ def _records(comparison: Comparison, classes: Sequence[str], current_code: str |
                 dataset, label, marks = own[k]
                 relative = None if of is None else change(summaries[of], s)
                 records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, relative, " ".join(marks)))
+    for k, (dataset, label, marks) in enumerate(own):
+        for name, value, n in statistics.numbers(k):
+            records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))
     return tuple(record for of_variant in records for record in of_variant)

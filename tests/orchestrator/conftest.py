@@ -24,7 +24,13 @@ from orchestrator.results.store import ResultStore
 
 BASE = {
     "data": {"tasks": ["bolt", "cloth"], "image_size": 32, "mask_size": 32},
-    "backbone": {"model": "efficientnet_lite0", "weights": "random", "layers": [1, 2], "aggregate": "concat", "grid": 4},
+    "backbone": {
+        "model": "efficientnet_lite0",
+        "weights": "random",
+        "layers": [1, 2],
+        "aggregate": "concat",
+        "grid": 4,
+    },
     "flow": {"blocks": 2},
     "lora": {"rank": 2},
     "training": {"epochs": 2, "batch_size": 4, "optimizer": "adamw"},
@@ -204,7 +210,9 @@ def start(place: Path) -> Iterator[Callable[..., Started]]:
     started: list[Started] = []
 
     def begin(*words: object, prefix: tuple[str, ...] = ()) -> Started:
-        environment = {k: v for k, v in os.environ.items() if k != "MOLEFLOW_DATA"} | {"MOLEFLOW_CACHE": str(place / "cache")}
+        environment = {k: v for k, v in os.environ.items() if k != "MOLEFLOW_DATA"} | {
+            "MOLEFLOW_CACHE": str(place / "cache")
+        }
         process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "orchestrator.cli", *map(str, words)],
             cwd=place,
@@ -234,7 +242,7 @@ def wait_until() -> Callable[[Callable[[], Any]], Any]:
             found = true()
             if found:
                 return found
-            time.sleep(0.01)
+            time.sleep(0.02)
         raise AssertionError(f"it did not come true within {WAIT_S:.0f} s")
 
     return wait
@@ -257,7 +265,11 @@ def _digits(folder: Path) -> dict[str, list[dict[str, Any]]]:
     store = ResultStore(folder)
     found = {}
     for table, apart in DIGITS.items():
-        rows = [{k: v for k, v in row.items() if k not in apart} for row in store.read(table).to_pylist() if row["status"] == "finished"]
+        rows = [
+            {k: v for k, v in row.items() if k not in apart}
+            for row in store.read(table).to_pylist()
+            if row["status"] == "finished"
+        ]
         found[table] = sorted(rows, key=lambda row: repr(sorted(row.items(), key=lambda item: item[0])))
     columns = ["trial_id", "status", "state_digest", "scores_digest"]
     ends = [row for row in store.read("attempts", columns).to_pylist() if row["status"] == "finished"]

@@ -148,9 +148,9 @@ def test_other_files_are_no_records(records):
     assert records.all() == []
 
 
-def test_a_buried_attempt_says_how_and_when(records):
+def test_an_attempt_that_others_close_says_how_and_when(records):
     path = owned(records, host="elsewhere", pid=1, age=3600)
-    records.bury(records.of_trial(TRIAL)[0], "lightning", ended_at=5.0)
+    records.close(records.of_trial(TRIAL)[0], FAILED, ended_at=5.0, error="lightning")
     content = json.loads(path.read_text())
-    assert (content["state"], content["error"], content["error_kind"], content["ended_at"]) == (FAILED, "lightning", "WorkerDied", 5.0)
+    assert (content["state"], content["error"], content["ended_at"]) == (FAILED, "lightning", 5.0)
     assert content["host"] == "elsewhere"

@@ -44,7 +44,9 @@ def test_a_misspelled_key_of_the_file(refused, edit):
     assert "unknown key 'sedes'" in refused("sweep.yaml")
 
 
-@pytest.mark.parametrize("changes", [{"grid": {"focal_gamma": ["two"]}}, {"base": {"extends": "base.yaml", "focal_gamma": "two"}}])
+@pytest.mark.parametrize(
+    "changes", [{"grid": {"focal_gamma": ["two"]}}, {"base": {"extends": "base.yaml", "focal_gamma": "two"}}]
+)
 def test_a_word_in_the_place_of_a_number(refused, edit, changes):
     edit(**changes, report=None)
     said = refused("sweep.yaml")
@@ -66,7 +68,9 @@ def test_two_axes_over_one_knob(refused, edit):
 
 
 def test_set_of_an_axis(refused):
-    assert "loss.focal_gamma is an axis of this sweep; edit the axis in sweep.yaml" in refused("sweep.yaml", "--set", "focal_gamma=1")
+    assert "loss.focal_gamma is an axis of this sweep; edit the axis in sweep.yaml" in refused(
+        "sweep.yaml", "--set", "focal_gamma=1"
+    )
 
 
 def test_a_missing_sweep_file(refused):
@@ -126,7 +130,11 @@ def test_a_tag_in_the_yaml(refused, place):
 
 def test_ten_million_trials(refused, edit):
     axis = list(range(1, 101))
-    edit(grid={"lora.rank": axis, "flow.blocks": axis[:10], "training.epochs": axis, "data.validation_seed": axis}, seeds=1, report=None)
+    edit(
+        grid={"lora.rank": axis, "flow.blocks": axis[:10], "training.epochs": axis, "data.validation_seed": axis},
+        seeds=1,
+        report=None,
+    )
     said = refused("sweep.yaml")
     assert "up to 10,000,000 trials" in said
     assert "go on with --yes" in said
@@ -145,7 +153,9 @@ def test_the_folder_of_another_sweep(finished, command, edit):
 def test_a_folder_with_something_else_in_it(refused, place):
     (place / "thesis").mkdir()
     (place / "thesis" / "chapter1.tex").write_text("Once upon a time")
-    assert "thesis: is not empty and holds no sweep; give another folder with --out" in refused("sweep.yaml", "--out", "thesis")
+    assert "thesis: is not empty and holds no sweep; give another folder with --out" in refused(
+        "sweep.yaml", "--out", "thesis"
+    )
 
 
 def test_a_file_in_the_place_of_the_folder(refused):
@@ -173,7 +183,9 @@ def test_an_unknown_choice(refused, option, given, said):
 
 def test_cuda_without_a_gpu(refused, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "--device: given 'cuda', but no GPU is visible here; allowed: auto | cpu" in refused("sweep.yaml", "--device", "cuda")
+    assert "--device: given 'cuda', but no GPU is visible here; allowed: auto | cpu" in refused(
+        "sweep.yaml", "--device", "cuda"
+    )
 
 
 def test_a_misspelled_command(refused):

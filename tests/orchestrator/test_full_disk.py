@@ -20,7 +20,7 @@ cp -r "$disk" "$disk.left"
 exit $code
 """
 FILL = 'cat /dev/zero >"$disk/filler" 2>/dev/null'
-FILL_AFTER_FIRST_PART = f'(until ls "$disk"/small/parts/attempts/2* >/dev/null 2>&1; do sleep 0.01; done; {FILL}) &'
+FILL_AFTER_FIRST_PART = f'(until set -- "$disk"/small/parts/attempts/2*; [ -e "$1" ]; do sleep 0.02; done; {FILL}) &'
 
 
 @functools.cache
@@ -29,7 +29,9 @@ def namespace() -> tuple[str, ...]:
     for command in (("unshare", "-m"), ("unshare", "-rm")):
         if subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode == 0:
             return command
-    raise AssertionError("these tests mount a small file system: run them as root, or where user namespaces are allowed")
+    raise AssertionError(
+        "these tests mount a small file system: run them as root, or where user namespaces are allowed"
+    )
 
 
 def small_disk(folder: Path, kib: int, before: str = ":") -> tuple[str, ...]:
@@ -77,7 +79,9 @@ def test_a_cache_on_a_disk_that_is_too_small(place, features, edit, start):
 
 @pytest.mark.parametrize(("option", "said"), [("--out", "--out"), ("--cache", "--cache or MOLEFLOW_CACHE")])
 def test_a_disk_that_is_full_from_the_start(place, start, option, said):
-    ended = start("sweep.yaml", "--backend", "inline", option, "disk/here", prefix=small_disk(place / "disk", 16, FILL)).end()
+    ended = start(
+        "sweep.yaml", "--backend", "inline", option, "disk/here", prefix=small_disk(place / "disk", 16, FILL)
+    ).end()
     assert ended.code == 1
     assert ended.out == ""
     assert ended.err == f"error: disk/here: No space left on device; free some, or give another folder with {said}\n"

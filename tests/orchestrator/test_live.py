@@ -118,7 +118,13 @@ def test_quiet_is_quiet(tally, clock):
 
 def test_a_terminal_has_bars_and_the_lines_stay(tally, clock):
     console = Console(
-        file=io.StringIO(), width=100, force_terminal=True, color_system=None, markup=False, emoji=False, legacy_windows=False
+        file=io.StringIO(),
+        width=100,
+        force_terminal=True,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
     )
     with LiveView(console, LABELS, 2, tally, clock=clock) as view:
         view.show(Event("started", "a"))
@@ -128,6 +134,15 @@ def test_a_terminal_has_bars_and_the_lines_stay(tally, clock):
         view._progress.refresh()
         shown = console.file.getvalue()
         view.show(finished(tally, "a"))
-    for part in ("trials", "0/2", "gamma=0 seed=0", "1/8", "bolt epoch 1/4 loss 1.25", "gamma=[b] :x: seed=0", "features 3/9", "ETA"):
+    for part in (
+        "trials",
+        "0/2",
+        "gamma=0 seed=0",
+        "1/8",
+        "bolt epoch 1/4 loss 1.25",
+        "gamma=[b] :x: seed=0",
+        "features 3/9",
+        "ETA",
+    ):
         assert part in shown
     assert "finished  1/2  gamma=0 seed=0  image AUROC 0.9000  12.0 s" in console.file.getvalue()

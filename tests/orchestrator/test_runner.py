@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 
 def source_of(count: int, clock: Clock, retries: int = 1) -> TrialSource:
-    return TrialSource(PlannedTrials(trials(count)), Resources(gpus=1), retries, clock)
+    return TrialSource(PlannedTrials(trials(count)), Resources(gpus=1), retries, clock=clock)
 
 
 def ids(answer):
@@ -88,10 +88,11 @@ def test_a_trial_that_another_driver_is_at_is_asked_for_later(clock):
     assert ids(source.next()) == "000000000000"
 
 
-def test_an_interrupted_trial_is_left_to_the_next_run(clock):
-    source = source_of(1, clock)
-    source.next()
-    source.events(Event("interrupted", "000000000000"))
+def test_an_interruption_costs_no_retry_but_not_for_ever(clock):
+    source = source_of(1, clock, retries=0)
+    for _ in range(4):
+        assert ids(source.next()) == "000000000000"
+        source.events(Event("interrupted", "000000000000"))
     assert source.next() is Pause.DONE
     assert source.tally.interrupted == ["000000000000"]
     assert source.tally.failed == {}
@@ -102,7 +103,11 @@ def test_ten_identical_tracebacks_in_a_row_stop_it(clock):
     failed = 0
     while not isinstance(answer := source.next(), Pause):
         failed += 1
-        source.events(failure(ids(answer), f"OSError: no file at 0x{failed:x}", f"line 7, batch {failed}: no file at 0x{failed:x}"))
+        source.events(
+            failure(
+                ids(answer), f"OSError: no file at 0x{failed:x}", f"line 7, batch {failed}: no file at 0x{failed:x}"
+            )
+        )
     assert answer is Pause.DONE
     assert failed == IDENTICAL_FAILURES == 10
     assert "10 attempts in a row failed the same way (OSError: no file at 0xa)" in source.tally.stopped_by

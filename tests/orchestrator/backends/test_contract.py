@@ -26,7 +26,11 @@ BACKENDS: dict[str, Callable[[Setup], Backend]] = {
     "inline": InlineBackend,
     "local": lambda setup: LocalBackend(setup, workers=2),
 }
-VARIANTS = [{"focal_gamma": 0}, {"focal_gamma": 2}, {"learning_rate": 1e30, "optimizer": "adamw", "gradient_clip": None}]
+VARIANTS = [
+    {"focal_gamma": 0},
+    {"focal_gamma": 2},
+    {"learning_rate": 1e30, "optimizer": "adamw", "gradient_clip": None},
+]
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def run_on(tmp_path_factory: pytest.TempPathFactory, images: Path, furnish: Callable[..., Path]) -> Callable[[str], Ran]:
+def run_on(
+    tmp_path_factory: pytest.TempPathFactory, images: Path, furnish: Callable[..., Path]
+) -> Callable[[str], Ran]:
     known: dict[str, Ran] = {}
 
     def run(name: str) -> Ran:
@@ -90,7 +96,10 @@ def test_a_failing_trial_is_retried_and_keeps_its_tracebacks(ran: Ran) -> None:
     rows = ResultStore(ran.folder).read("attempts").to_pylist()
     for trial_id in ran.diverging:
         assert [(record.attempt, record.state) for record in records.of_trial(trial_id)] == [(1, FAILED), (2, FAILED)]
-        for kept in [*(record.content for record in records.of_trial(trial_id)), *(r for r in rows if r["trial_id"] == trial_id)]:
+        for kept in [
+            *(record.content for record in records.of_trial(trial_id)),
+            *(r for r in rows if r["trial_id"] == trial_id),
+        ]:
             assert kept["error_kind"] == "Diverged"
             assert kept["error"].startswith("Diverged: task 0 (bolt): the loss became nan in epoch 1 of 2")
             assert kept["traceback"].startswith("Traceback")

@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from orchestrator.results.schema import DETECTION
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
@@ -38,9 +40,15 @@ def generated_trial(
     drop: float = 0.0,
     settings: Mapping[str, object] | None = None,
     split: str = "test",
+    images: Sequence[tuple[Sequence[int], Sequence[float]]] | None = None,
     **attempt: Any,
 ) -> AttemptRows:
-    """One attempt whose metrics are given per class; `drop` is how much better each task once was."""
+    """One attempt whose metrics are given per class; `drop` is how much better each task once was.
+
+    `images` are labels and scores of each class's images; image AUROC is then scikit-learn's of these.
+    """
+    if images is not None:
+        image = [float(roc_auc_score(labels, scores)) for labels, scores in images]
     config = json.loads(canonical(CONFIG)) | {"seed": seed}
     for path, value in {**factors, **(settings or {})}.items():
         *groups, last = path.split(".")
@@ -105,7 +113,45 @@ def generated_trial(
                     **values,
                 }
             )
-    return AttemptRows(row, metrics)
+    scores = [
+        {
+            "split": split,
+            "task": j,
+            "task_name": classes[j],
+            "image": f"{classes[j]}/test/{k:03d}.png",
+            "image_digest": f"{classes[j]} {k}",
+            "defect": "crack" if label else "good",
+            "label": label,
+            "score": score,
+            "oracle_score": score,
+            "routed_task": j,
+        }
+        for j, (labels, of_class) in enumerate(images or ())
+        for k, (label, score) in enumerate(zip(labels, of_class, strict=True))
+    ]
+    return AttemptRows(row, metrics, scores)
+
+
+def drawn_images(
+    strengths: Sequence[float], seed: int = 0, n: int = 30, images_seed: int = 7
+) -> list[tuple[list[int], list[float]]]:
+    """Labels and scores of `n` images of each class: half have a defect, which `strengths` times their kind lifts.
+
+    `images_seed` draws how hard each image is, which all trials share, and `seed` the noise of one training.
+    """
+    shared, own = np.random.default_rng(images_seed), np.random.default_rng([1, seed])
+    found = []
+    for strength in strengths:
+        labels = np.arange(n) % 2
+        hardness, noise = shared.normal(size=n), own.normal(scale=0.3, size=n)
+        scores = np.round(strength * labels + hardness + noise, 1)  # rounded, so that some tie
+        found.append((labels.tolist(), scores.tolist()))
+    return found
+
+
+@pytest.fixture
+def make_images() -> Callable[..., list[tuple[list[int], list[float]]]]:
+    return drawn_images
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ def test_latex_is_booktabs_with_everything_escaped(stored, add):
     ):
         assert word in latex
     assert "\\caption{50\\% \\{x\\}: Per class, after the final task (dataset: embedded (generated images)" in latex
-    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 2
+    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 3
     body = "\n".join(line for line in latex.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[_#%]", body)
     for tabular in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", latex, flags=re.S):

@@ -1,0 +1,195 @@
+"""Intervals of differences in image AUROC: the paired bootstrap over test images, and over seeds where there are enough.
+
+Within each class the good and the defective images are drawn with replacement, each kind by itself, so that every
+resample has an AUROC. One draw serves both variants and every seed: an image that is hard for one is hard for the
+other, and that common part cancels. With five seeds or more in common, the seeds are drawn too.
+
+AUROC is linear in how often each pair of a defective and a good image is drawn: with counts w (defective) and v (good),
+
+    AUROC = sum_ij w_i v_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j v_j)
+
+so the AUROC of every resample, ties included, is two matrix products, and exact: all sums are of whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.results.schema import FINISHED
+from orchestrator.results.store import ResultStore
+
+RESAMPLES = 1000
+LEVEL = 0.95
+SEEDS_DRAWN_FROM = 5
+"""With fewer seeds in common than this, seeds are not drawn: so few values say little of how seeds spread."""
+
+Reals = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassScores:
+    """The test images of one class as one trial scored them, in order of their names; n of each."""
+
+    images: tuple[str, ...]
+    anomalous: npt.NDArray[np.bool_]
+    scores: Reals
+
+    def matches(self, other: ClassScores) -> bool:
+        """Whether these are scores of the same images with the same labels."""
+        return self.images == other.images and bool(np.array_equal(self.anomalous, other.anomalous))
+
+    def auroc(self) -> float | None:
+        """The image AUROC of the class; None where it is undefined."""
+        from moleflow.metrics.ranking import ranking
+
+        return ranking(self.anomalous, self.scores).auroc
+
+
+TrialScores = Mapping[str, ClassScores]
+"""The scores of one trial by class name."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The bounds of a 95 % interval, and whether seeds were drawn for it as well as images."""
+
+    low: float
+    high: float
+    over_seeds: bool
+
+
+def read_scores(store: ResultStore, trial_ids: Iterable[str], split: str) -> dict[str, dict[str, ClassScores]]:
+    """The image scores (routed expert, after the final task) of finished trials, by trial id and class name.
+
+    Raises:
+        InvalidInput: there is no store in the folder.
+
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = ["trial_id", "task_name", "image", "label", "score", "split", "status"]
+    rows = store.read("scores", columns)
+    of_split = pc.and_(pc.equal(rows["split"], split), pc.equal(rows["status"], FINISHED))
+    chosen = pc.is_in(rows["trial_id"], value_set=pa.array(sorted(trial_ids), pa.string()))
+    rows = rows.filter(pc.and_(of_split, chosen))
+    # The order of rows depends on which worker wrote them first, and a resample must not.
+    rows = rows.sort_by([(name, "ascending") for name in ("trial_id", "task_name", "image")])
+    owners = list(zip(rows["trial_id"].to_pylist(), rows["task_name"].to_pylist(), strict=True))
+    images, labels, scores = rows["image"].to_pylist(), rows["label"].to_numpy() == 1, rows["score"].to_numpy()
+    starts = [k for k, owner in enumerate(owners) if k == 0 or owner != owners[k - 1]]
+    found: dict[str, dict[str, ClassScores]] = {}
+    for start, end in pairwise([*starts, len(owners)]):
+        trial_id, class_name = owners[start]
+        of_class = ClassScores(tuple(images[start:end]), labels[start:end], scores[start:end])
+        found.setdefault(trial_id, {})[class_name] = of_class
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Two variants, b against a: the scores of each seed in common as a pair (a, b), and the classes to average over."""
+
+    seeds: tuple[int, ...]
+    pairs: tuple[tuple[TrialScores, TrialScores], ...]
+    classes: tuple[str, ...]
+
+    @property
+    def draws_seeds(self) -> bool:
+        """Whether there are enough seeds in common to draw them."""
+        return len(self.seeds) >= SEEDS_DRAWN_FROM
+
+    def shares_draws(self, other: Contrast) -> bool:
+        """Whether one set of resamples serves both: the same images, and the same number of drawn seeds."""
+        drawn = [len(c.seeds) if c.draws_seeds else 0 for c in (self, other)]
+        mine, theirs = self.pairs[0][0], other.pairs[0][0]
+        same = self.classes == other.classes and all(mine[name].matches(theirs[name]) for name in self.classes)
+        return same and drawn[0] == drawn[1]
+
+
+def intervals(contrasts: Sequence[Contrast], seed: int, resamples: int = RESAMPLES) -> list[Interval | None]:
+    """The 95 % percentile bootstrap interval of mean AUROC of b minus that of a, for each of `contrasts`.
+
+    All trials of a contrast must have scored the same images of `classes`, with both labels in each class. Contrasts
+    over the same images share their resamples. None where no class has two images of a kind: nothing can be drawn.
+    Every set of resamples starts from `seed` anew, so that an interval does not depend on what stands beside it.
+    """
+    found: list[Interval | None] = [None] * len(contrasts)
+    left = list(range(len(contrasts)))
+    while left:
+        first = contrasts[left[0]]
+        together = [k for k in left if first.shares_draws(contrasts[k])]
+        left = [k for k in left if k not in together]
+        drawn = _shared([contrasts[k] for k in together], np.random.default_rng(seed), resamples)
+        for k, interval in zip(together, drawn, strict=True):
+            found[k] = interval
+    return found
+
+
+def _shared(contrasts: Sequence[Contrast], generator: np.random.Generator, resamples: int) -> list[Interval | None]:
+    """Intervals of contrasts that share their resamples."""
+    from scipy.stats import bootstrap
+
+    first = contrasts[0]
+    sizes: list[int] = []
+    for name in first.classes:
+        anomalous = first.pairs[0][0][name].anomalous
+        sizes += [int(anomalous.sum()), int((~anomalous).sum())]
+    if first.draws_seeds:
+        sizes.append(len(first.seeds))
+    drawn = [k for k, size in enumerate(sizes) if size > 1]  # scipy draws from two observations or more
+    if not drawn:
+        return [None] * len(contrasts)
+    gains = [_gains(contrast) for contrast in contrasts]
+
+    def differences(*indices: Reals, axis: int = -1) -> Reals:
+        """Mean difference in AUROC: (contrasts, resamples) from indices (resamples, size) for each that is drawn."""
+        n = indices[0].shape[0]
+        counts = [np.ones((n, size), np.int64) for size in sizes]
+        for k, index in zip(drawn, indices, strict=True):
+            counts[k] = _counted(index.astype(np.int64), sizes[k])
+        return np.stack([_weighted(gain, contrast, counts) for gain, contrast in zip(gains, contrasts, strict=True)])
+
+    data = tuple(np.arange(sizes[k], dtype=np.float64) for k in drawn)
+    options = {"n_resamples": resamples, "confidence_level": LEVEL, "method": "percentile", "rng": generator}
+    bounds = bootstrap(data, differences, vectorized=True, paired=False, axis=-1, **options).confidence_interval
+    both = zip(np.atleast_1d(bounds.low), np.atleast_1d(bounds.high), strict=True)
+    return [Interval(float(low), float(high), first.draws_seeds) for low, high in both]
+
+
+def _gains(contrast: Contrast) -> list[Reals]:
+    """For each class sign(s_i - s_j) of b minus that of a, defective i, good j: (S, P, N), S seeds, or their sum (1, P, N)."""
+    gains = []
+    for name in contrast.classes:
+        of_seeds = np.stack([_signs(b[name]) - _signs(a[name]) for a, b in contrast.pairs])
+        gains.append(of_seeds if contrast.draws_seeds else of_seeds.sum(axis=0, keepdims=True))
+    return gains
+
+
+def _signs(scores: ClassScores) -> Reals:
+    defective, good = scores.scores[scores.anomalous], scores.scores[~scores.anomalous]
+    return np.sign(defective[:, None] - good[None, :])
+
+
+def _counted(index: Counts, size: int) -> Counts:
+    """How often each of `size` things was drawn: (resamples, drawn) to (resamples, size)."""
+    n = index.shape[0]
+    flat = (index + size * np.arange(n)[:, None]).ravel()
+    return np.bincount(flat, minlength=n * size).reshape(n, size)
+
+
+def _weighted(gains: Sequence[Reals], contrast: Contrast, counts: Sequence[Counts]) -> Reals:
+    """The mean difference in AUROC of each resample: (resamples,)."""
+    total = np.zeros(counts[0].shape[0])
+    for k, gain in enumerate(gains):
+        defective, good = counts[2 * k].astype(np.float64), counts[2 * k + 1].astype(np.float64)
+        of_seeds = np.stack([((defective @ of_seed) * good).sum(axis=1) for of_seed in gain], axis=1)
+        summed = (of_seeds * counts[-1]).sum(axis=1) if contrast.draws_seeds else of_seeds[:, 0]
+        total += summed / (2 * gain.shape[1] * gain.shape[2] * len(contrast.seeds))
+    return total / len(gains)

@@ -1,0 +1,226 @@
+"""Verification of a report: made again from the Parquet beside it, and every cell that differs named with its reason."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moleflow.errors import InvalidInput
+from orchestrator.reports.lock import Lock, Locked, Recipe, read_lock
+from orchestrator.reports.tables import Report
+from orchestrator.results.store import ResultStore
+
+_SHOWN = 20
+"""Differences that are named one by one; the rest are counted."""
+_WIDEST = 300
+"""Characters of a line that differs that are shown."""
+_MARKS = re.compile(r"( \(n=\d+\)| \(stale\)| †)+$")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a report is what the Parquet beside it gives; where it is not, the places and the reasons."""
+
+    name: str
+    trials: int
+    differences: tuple[str, ...]
+    reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every byte is the same."""
+        return not self.differences
+
+    def lines(self) -> list[str]:
+        """The verdict in words."""
+        remarks = [f"note: {remark}" for remark in self.remarks]
+        if self.equal:
+            trials = f"{self.trials} finished trial{'' if self.trials == 1 else 's'}"
+            return [f"{self.name}: equal, byte for byte, to what the Parquet beside it gives ({trials})", *remarks]
+        more = len(self.differences) - _SHOWN
+        return [
+            f"{self.name}: differs from what the Parquet beside it gives",
+            *(f"  {difference}" for difference in self.differences[:_SHOWN]),
+            *([f"  and {more} more"] if more > 0 else []),
+            *(f"why: {reason}" for reason in self.reasons),
+            *remarks,
+        ]
+
+
+def verify(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: str) -> Verdict:
+    """Make a report again from the store in its folder, and compare.
+
+    Args:
+        path: the report, in Markdown.
+        remake: makes a report by the recipe of a lock.
+        code: digest of today's `moleflow`.
+
+    Raises:
+        InvalidInput: no report, one without a whole lock, or no store beside it.
+
+    """
+    written, read = _read(path)
+    store = ResultStore(path.parent)
+    report = remake(store, read.lock.recipe)
+    if report.lock is None:
+        raise AssertionError("a report over a store carries a lock")
+    now = report.lock
+    body = report.body()
+    # Other report code may take more from the same rows: then their digests say nothing, and the text alone decides.
+    same_code = read.lock.report_code == now.report_code
+    recipe = replace(read.lock.recipe, published=now.recipe.published)
+    lock = Lock(recipe, now.trials if same_code else read.lock.trials, read.lock.report_code)
+    expected = body + lock.comment(body)
+    remarks = _remarks(read, now, code)
+    if written == expected:
+        return Verdict(path.name, len(now.trials), (), (), remarks)
+    differences = _differences(read.body, body) or _line_differences(written, expected, "line")
+    reasons = (*_reasons(read, now, same_code, store), *_published_reason(read.lock.recipe, now.recipe))
+    unexplained = "the lock itself was changed after the report was made"
+    return Verdict(path.name, len(now.trials), tuple(differences), reasons or (unexplained,), remarks)
+
+
+def _read(path: Path) -> tuple[str, Locked]:
+    try:
+        written = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: no such file; give a report, such as results/NAME/report.md") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read as text ({error}); give a report, such as report.md") from None
+    return written, read_lock(written, str(path))
+
+
+def _reasons(read: Locked, now: Lock, same_code: bool, store: ResultStore) -> list[str]:
+    reasons = ["the text was changed after the report was made: it is not the one that its lock names"] * read.edited
+    then = read.lock.trials
+    reasons += [
+        f"trial {trial} is in the report, but not finished in the Parquet" for trial in sorted(then.keys() - now.trials)
+    ]
+    reasons += [f"trial {trial} has finished since the report was made" for trial in sorted(now.trials.keys() - then)]
+    if same_code:
+        changed = sorted(t for t in then.keys() & now.trials.keys() if then[t] != now.trials[t])
+        reasons += [f"the rows of trial {trial} are others than those of the report" for trial in changed]
+        if changed:
+            reasons += _other_code(store, changed, read.lock.recipe.code)
+    else:
+        reasons.append(
+            f"other code made the report ({read.lock.report_code[:12]}) than makes reports today ({now.report_code[:12]})"
+        )
+    for damage in store.damaged:
+        where = damage.path.relative_to(store.folder).as_posix()
+        reasons.append(f"damaged part: {where}: {damage.reason}; its trials count as not finished")
+    return reasons
+
+
+def _other_code(store: ResultStore, trials: Sequence[str], code: str | None) -> list[str]:
+    made = {trial: finished.code_digest for trial, finished in store.finished().items() if trial in trials}
+    others = sorted({digest[:12] for digest in made.values() if digest != code})
+    return [
+        f"other code ({', '.join(others)}) than that of the report ({(code or 'none')[:12]}) made these rows"
+    ] * bool(others)
+
+
+def _published_reason(then: Recipe, now: Recipe) -> list[str]:
+    if then.published == now.published:
+        return []
+    return ["the published rows are others than those that stood in the report"]
+
+
+def _remarks(read: Locked, now: Lock, code: str) -> tuple[str, ...]:
+    remarks = []
+    if read.lock.recipe.code not in (None, code):
+        then = str(read.lock.recipe.code)[:12]
+        remarks.append(f"the report calls stale what differs from code {then}; today's is {code[:12]}")
+    if read.lock.report_code != now.report_code and not read.edited:
+        remarks.append("the code that makes reports has changed since, so the digests of rows cannot be compared")
+    return tuple(remarks)
+
+
+_Sections = dict[str, tuple[list[list[str]], list[str]]]
+
+
+def _differences(written: str, made: str) -> list[str]:
+    """Every cell, and every line outside tables, in which two reports differ."""
+    theirs, ours = _sections(written), _sections(made)
+    found = [f"section '{title}': only in the report" for title in theirs if title not in ours]
+    found += [f"section '{title}': missing in the report" for title in ours if title not in theirs]
+    for title in theirs:
+        if title in ours:
+            found += _cell_differences(title, theirs[title][0], ours[title][0])
+            found += _line_differences(
+                "\n".join(theirs[title][1]), "\n".join(ours[title][1]), f"section '{title}', line"
+            )
+    return found
+
+
+def _sections(markdown: str) -> _Sections:
+    """Title -> (the rows of its table, its other lines)."""
+    found: _Sections = {}
+    title = ""
+    for line in markdown.splitlines():
+        if re.match("#{1,2} ", line):
+            title = line.lstrip("# ")
+            while title in found:
+                title += " (again)"
+        rows, others = found.setdefault(title, ([], []))
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        else:
+            others.append(line)
+    return found
+
+
+def _cell_differences(title: str, theirs: Sequence[Sequence[str]], ours: Sequence[Sequence[str]]) -> list[str]:
+    if not theirs or not ours:
+        return [f"table '{title}': {'missing in' if ours else 'only in'} the report"] * bool(theirs or ours)
+    head, own_head = theirs[0], ours[0]
+    same = _same_columns(head, own_head)
+    found = [f"table '{title}': column '{name}' only in the report" for k, name in enumerate(head) if k not in same]
+    missing = [name for k, name in enumerate(own_head) if k not in same.values()]
+    found += [f"table '{title}': column '{name}' missing in the report" for name in missing]
+    renamed = [(head[k], own_head[of]) for k, of in same.items() if head[k] != own_head[of]]
+    found += [f"table '{title}': column '{has}' of the report is '{gives}' by the Parquet" for has, gives in renamed]
+    rows, own_rows = _by_name(theirs), _by_name(ours)
+    found += [f"table '{title}': row '{name}' only in the report" for name in rows if name not in own_rows]
+    found += [f"table '{title}': row '{name}' missing in the report" for name in own_rows if name not in rows]
+    for name, row in rows.items():
+        for k, of in same.items():
+            has, gives = (
+                cells[at] if at < len(cells) else "" for cells, at in ((row, k), (own_rows.get(name, row), of))
+            )
+            if name in own_rows and has != gives:
+                place = f"table '{title}', row '{name}', column '{head[k]}'"
+                found.append(f"{place}: the report has {has or 'nothing'}, the Parquet gives {gives or 'nothing'}")
+    return found
+
+
+def _same_columns(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
+    """Which columns are the same, by name, or else by what is left of it without the marks of n, stale and confounded."""
+    same = {k: ours.index(name) for k, name in enumerate(theirs) if name in ours}
+    bare = [_MARKS.sub("", name) for name in ours]
+    for k, name in enumerate(theirs):
+        left = [of for of, other in enumerate(bare) if other == _MARKS.sub("", name) and of not in same.values()]
+        if k not in same and len(left) == 1:
+            same[k] = left[0]
+    return same
+
+
+def _by_name(rows: Sequence[Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    return {row[0]: row for row in rows[2:] if row}
+
+
+def _line_differences(written: str, made: str, place: str) -> list[str]:
+    found = []
+    theirs, ours = written.splitlines(keepends=True), made.splitlines(keepends=True)
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():
+        if kind != "equal":
+            has, gives = ("".join(lines).rstrip("\r\n") for lines in (theirs[a:b], ours[c:d]))
+            if has == gives:  # Only line ends differ.
+                has, gives = repr("".join(theirs[a:b])), repr("".join(ours[c:d]))
+            has, gives = (f"{of[:_WIDEST]} ..." if len(of) > _WIDEST else of or "nothing" for of in (has, gives))
+            found.append(f"{place} {a + 1}: the report has {has}, the Parquet gives {gives}")
+    return found

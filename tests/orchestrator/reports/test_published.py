@@ -1,0 +1,398 @@
+"""The published rows: the notes' own tables digit for digit, their confounds, and published beside measured columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from decimal import Decimal
+
+import pytest
+import yaml
+
+from moleflow.errors import InvalidInput
+from moleflow.knobs import fields
+from orchestrator.reports import published as rows_of_notes
+from orchestrator.reports.beside import TITLE
+from orchestrator.reports.cells import change_text
+from orchestrator.reports.published import FOLDER, NOT_RECORDED, confounds, load, relative_change, value
+from orchestrator.reports.published_tables import as_the_notes_print, changes_table, published_report, results_table
+from orchestrator.reports.tables import build
+from orchestrator.reports.variants import MEAN
+
+# Typed from the update notes, sections v1 and v2.
+V1 = """
+| Class | Routing Acc | Image AUC | Pixel AUC |
+|-------|-------------|-----------|-----------|
+| leather | 100% | **1.0000** | **0.9481** |
+| grid | 100% | 0.8204 | 0.9259 |
+| transistor | 100% | 0.6654 | 0.7144 |
+| **Mean** | 100% | 0.8286 | 0.8628 |
+"""
+V2 = """
+| Class | Routing Acc | Image AUC | Pixel AUC |
+|-------|-------------|-----------|-----------|
+| leather | 100% | 0.9997 | 0.8900 |
+| grid | 100% | **0.9850** | **0.9841** |
+| transistor | 100% | **0.8075** | **0.8973** |
+| **Mean** | 100% | **0.9307** | **0.9238** |
+"""
+V1_TO_V2 = """
+| Metric | v1 | v2 | Change |
+|--------|-----|-----|--------|
+| leather Image | 1.0000 | 0.9997 | -0.03% |
+| leather Pixel | 0.9481 | 0.8900 | **-6.1%** |
+| grid Image | 0.8204 | 0.9850 | **+20.0%** |
+| grid Pixel | 0.9259 | 0.9841 | +6.3% |
+| transistor Image | 0.6654 | 0.8075 | **+21.4%** |
+| transistor Pixel | 0.7144 | 0.8973 | **+25.6%** |
+| **Mean Image** | 0.8286 | 0.9307 | **+12.3%** |
+| **Mean Pixel** | 0.8628 | 0.9238 | **+7.1%** |
+"""
+# The cells of the notes that do not follow from the notes' own digits: (row, as printed, as recomputed).
+NOT_ARITHMETIC = [("grid Image", "**+20.0%**", "**+20.1% ‡**")]
+
+
+@pytest.fixture(scope="module")
+def published():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def three(published):
+    return published.files[0]
+
+
+def lines(table):
+    return table.strip().splitlines()
+
+
+def test_the_tables_of_v1_and_v2_are_the_notes_digit_for_digit(three):
+    v1, v2 = three.run("v1"), three.run("v2")
+    assert as_the_notes_print(results_table(three, v1, v2)) == lines(V1)
+    assert as_the_notes_print(results_table(three, v2, v1)) == lines(V2)
+
+
+def test_the_table_of_changes_is_the_notes_but_for_the_cell_that_is_no_arithmetic(three):
+    (claim,) = three.changes
+    table = changes_table(three, claim)
+    regenerated, printed = as_the_notes_print(table), lines(V1_TO_V2)
+    differing = [k for k, (mine, theirs) in enumerate(zip(regenerated, printed, strict=True)) if mine != theirs]
+    cells = [
+        (
+            printed[k].split(" | ")[0].strip("|* "),
+            printed[k].split(" | ")[-1].strip("| "),
+            regenerated[k].split(" | ")[-1].strip("| "),
+        )
+        for k in differing
+    ]
+    assert cells == NOT_ARITHMETIC
+    assert all(regenerated[k].split(" | ")[:3] == printed[k].split(" | ")[:3] for k in differing)
+    assert "‡ grid Image: the notes print +20.0%, but their own digits, 0.8204 and 0.9850, give +20.1%." in table.notes
+    assert sum("‡" in note for note in table.notes) == len(NOT_ARITHMETIC)
+
+
+def test_the_printed_changes_are_kept_word_for_word(three):
+    (claim,) = three.changes
+    names = {"Image": "image_auroc", "Pixel": "pixel_auroc"}
+    for line in lines(V1_TO_V2)[2:]:
+        row, before, after, printed = [cell.strip() for cell in line.strip("|").split("|")]
+        class_name, kind = row.strip("*").split()
+        assert claim.printed[class_name][names[kind]] == printed.strip("*")
+        assert (f"{class_name} {kind}" in claim.plain) == ("*" not in printed)
+        assert [three.run(name).figure(class_name, names[kind]) for name in ("v1", "v2")] == [before, after]
+
+
+def test_why_the_grid_cell_cannot_be_reproduced():
+    """Neither rounding nor truncation of what the digits give is +20.0%, and lost digits reach it at one corner only."""
+    a, b, half = Decimal("0.8204"), Decimal("0.9850"), Decimal("0.00005")
+    percent = 100 * (b - a) / a
+    assert round(percent, 2) == Decimal("20.06")
+    others = {"grid Pixel": ("0.9259", "0.9841", "6.2"), "transistor Image": ("0.6654", "0.8075", "21.3")}
+    for row, (before, after, truncated) in others.items():  # The notes print 6.3 and 21.4: they do not truncate.
+        assert str(100 * (value(after) - value(before)) / value(before)).startswith(truncated), row
+    lowest = 100 * ((b - half) / (a + half) - 1)
+    assert Decimal("20.0499") < lowest < Decimal("20.05")
+    assert 100 * ((b - half / 10 * 9) / (a + half / 10 * 9) - 1) > Decimal("20.05")
+
+
+# Every figure of the rows that the notes print in no table, one line a run: classes, mean image, mean pixel.
+FURTHER_ROWS = {
+    "v3": ("1.000 0.995 0.857", "0.9504", "0.9313"),
+    "v3@224": ("1.000 0.710 0.640", "0.7835", "0.8779"),
+    "v4": ("1.000 0.534 0.660", "0.7313", "0.8141"),
+    "v4.1": ("1.000 0.530 0.664", "0.7316", "0.8506"),
+    "v5.0": ("1.000 0.710 0.640", "0.7835", "0.8779"),
+    "v5.1": ("1.000 0.715 0.641", "0.7853", "0.8799"),
+    "v6.1": ("1.000 0.644 0.689", "0.7778", "0.8645"),
+    "v7": ("1.000 0.706 0.718", "0.8078", "0.8591"),
+}
+
+
+def test_every_other_published_row_is_there(published, three):
+    assert [run.name for run in three.runs] == ["v1", "v2", *FURTHER_ROWS]
+    for name, (classes, image, pixel) in FURTHER_ROWS.items():
+        run = three.run(name)
+        assert " ".join(run.figure(c, "image_auroc") for c in three.tasks) == classes
+        assert (run.figure(MEAN, "image_auroc"), run.figure(MEAN, "pixel_auroc")) == (image, pixel)
+        assert run.figure("grid", "pixel_auroc") is None
+    fifteen = published.files[1]
+    assert [(r.means.image_auroc, r.means.pixel_auroc) for r in fifteen.runs] == [
+        ("0.8006", "0.8038"),
+        ("98.03% ± 0.19%", "97.81% ± 0.03%"),
+    ]
+    assert value("98.03% ± 0.19%") == Decimal("0.9803")
+
+
+def test_every_printed_mean_follows_from_its_classes_within_their_rounding(three):
+    checked = 0
+    for run in three.runs:
+        for metric in ("image_auroc", "pixel_auroc"):
+            figures = [run.figure(c, metric) for c in three.tasks]
+            if None not in figures:
+                digits = [len(figure.split(".")[1]) for figure in figures]
+                slack = sum(Decimal(5).scaleb(-n - 1) for n in digits) / 3 + Decimal("0.00005")
+                assert abs(sum(map(value, figures)) / 3 - value(run.figure(MEAN, metric))) <= slack, run.name
+                checked += 1
+    assert checked == 12
+
+
+def test_settings_are_knobs_and_everything_has_a_source(published):
+    for rows in published.files:
+        for run in rows.runs:
+            assert set(run.settings) - {"patch_grid"} <= set(fields())
+            assert run.source.endswith(".")
+
+
+def test_v1_to_v2_is_marked_as_confounded_by_backbone_and_grid(three):
+    found = {c.path: (c.before, c.after) for c in confounds(three.run("v1"), three.run("v2"), three.run("v2").compares)}
+    assert found == {
+        "backbone.model": (NOT_RECORDED, "vit_base_patch14_dinov2.lvd142m"),
+        "data.image_size": (NOT_RECORDED, "518"),
+        "patch_grid": ("14x14 (inferred)", "37x37"),
+    }
+    markdown = published_report(load()).markdown()
+    (note,) = [
+        line for line in markdown.split("## ")[1].splitlines() if line.startswith("- † v1 -\\> v2 is confounded")
+    ]
+    assert "Compared: `lora.scaling`, `lora.task0`." in note
+    assert "`backbone.model`: not recorded in `v1`" in note
+    assert "`patch_grid`: 14x14 (inferred) in `v1`, 37x37 in `v2`" in note
+    assert re.search(r"^\| v2 † \|", markdown, re.M)
+    assert "| v1 -\\> v2 † | +12.3% | +7.1% | `lora.scaling`, `lora.task0` |" in markdown
+
+
+def test_a_setting_that_nobody_recorded_is_a_confound_even_on_both_sides(three):
+    v2 = three.run("v2")
+    unknown = v2.model_copy(update={"settings": v2.settings | {"training.epochs": NOT_RECORDED}})
+    assert [c.path for c in confounds(unknown, unknown, ())] == ["training.epochs"]
+    assert confounds(v2, v2, ()) == ()
+
+
+def test_v5_0_alone_had_no_effect(three):
+    markdown = published_report(load()).markdown()
+    assert "v3@224 -\\> v5.0: no effect: `v5.0` equals `v3@224` in every published digit" in markdown
+    assert "| v3@224 -\\> v5.0 (no effect) | 0.0% | 0.0% |" in markdown
+    assert markdown.count("no effect:") == 1
+    one = three.run("v5.0")
+    other = one.model_copy(update={"means": one.means.model_copy(update={"pixel_auroc": "0.8780"})})
+    assert not rows_of_notes.without_effect(three.run("v3@224"), other)
+
+
+def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them(three):
+    report = published_report(load())
+    markdown, first = report.markdown(), report.tables[0]
+    assert "Mean Image AUROC" in first.header
+    assert "Mean Pixel AUROC" in first.header
+    assert not any(cell.bold for _, cells in first.rows for cell in cells)
+    assert "lock" not in markdown
+    records = list(csv.DictReader(io.StringIO(report.csv())))
+    one = next(r for r in records if (r["variant"], r["class"], r["metric"]) == ("published v2", "grid", "image_auroc"))
+    assert (one["mean"], one["sd"], one["n"], one["marks"]) == ("0.9850", "", "1", "published †")
+    assert "$\\ddagger$" in report.latex()
+    assert not re.search(r"[†‡→]", report.latex())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        ("1.0000", "0.9997", "-0.03%"),
+        (None, "0.9", "\u2013"),
+        ("50%", "0.600", "+20.0%"),
+        ("0.000", "0.5000", "\u2013"),
+    ],
+)
+def test_changes_are_taken_from_printed_figures(before, after, shown):
+    assert change_text(relative_change(before, after)) == shown
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """The published rows with a change to their content, in a folder of their own."""
+    source = next(path for path in FOLDER.glob("*.yaml") if path.name.startswith("leather"))
+
+    def damage(change):
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+        change(content)
+        (tmp_path / "rows.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+        return tmp_path
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda c: c["runs"][1]["means"].update(image_auroc=0.93),
+            "runs.1.means.image_auroc: Input should be a valid string",
+        ),
+        (
+            lambda c: c["runs"][1]["means"].update(image_auroc="93"),
+            "runs.1.means.image_auroc: String should match pattern",
+        ),
+        (
+            lambda c: c["runs"][1]["means"].update(image_aucro="0.9300"),
+            "runs.1.means.image_aucro: Extra inputs are not",
+        ),
+        (lambda c: c["runs"][1].update(against="v0"), "run v2: against 'v0'"),
+        (lambda c: c["runs"][1].update(compares=["lora.scalling"]), "run v2: no run has a setting lora.scalling"),
+        (lambda c: c["runs"][1].update(name="v1"), "every name may be given once"),
+        (lambda c: c["runs"][1]["classes"].update(bottle={}), "run v2: its classes are not among the tasks"),
+        (lambda c: c["changes"][0].update(after="v9"), "changes v1 to v9: an unknown run or class"),
+        (lambda c: c["runs"].clear(), "runs: Tuple should have at least 1 item"),
+        (lambda c: c.pop("dataset"), "dataset: Field required"),
+    ],
+)
+def test_damaged_rows_are_refused_in_one_line(damaged, change, said):
+    with pytest.raises(InvalidInput) as refused:
+        load(damaged(change))
+    assert said in str(refused.value)
+    assert "rows.yaml" in str(refused.value)
+
+
+def test_a_folder_without_published_rows_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="no published rows"):
+        load(tmp_path)
+
+
+def test_the_digest_is_that_of_the_content(damaged, published, tmp_path):
+    same = load(damaged(lambda c: None))
+    assert same.files == published.files[:1]
+    other = load(damaged(lambda c: c["runs"][0]["means"].update(image_auroc="0.8287")))
+    assert other.digest != same.digest
+
+
+SEQUENCE = ("leather", "grid", "transistor")
+OURS = {"training.epochs": 40, "data.tasks": list(SEQUENCE), "data.image_size": 224}
+
+
+def cells(report, title=TITLE):
+    (table,) = [table for table in report.tables if table.title == title]
+    return table, {name: [cell.text for cell in row] for name, row in table.rows}
+
+
+def test_published_columns_stand_beside_measured_ones_and_apart(stored, add, published):
+    for version in ("v1", "v2"):
+        add(
+            {"version": version},
+            version=version,
+            classes=SEQUENCE,
+            image=(1, 0.9, 0.9),
+            pixel=(1, 1, 1),
+            routing=(1, 1, 1),
+        )
+    report = build(stored(), None, {"version": "v1"}, "t", published=published)
+    table, rows = cells(report)
+    assert table.header == ("Metric", "version=v1", "version=v2", "published v1 †", "published v2 †")
+    assert rows["grid Image AUROC"] == ["0.9000", "0.9000", "0.8204", "0.9850"]
+    assert rows["Mean Pixel AUROC"] == ["1.0000", "1.0000", "0.8628", "0.9238"]
+    assert not any(cell.bold for _, row in table.rows for cell in row)
+    main = report.tables[0]
+    assert not any("published" in name for name in main.header)
+    records = list(csv.DictReader(io.StringIO(report.csv())))
+    assert {r["marks"] for r in records if r["variant"].startswith("published")} == {"published", "published †"}
+    assert {r["dataset"] for r in records} == {"embedded", "MVTec AD"}
+
+
+def test_what_differs_between_measured_and_published_is_listed(stored, add, published):
+    for gamma in (0.0, 2.0):
+        add(
+            {"loss.focal_gamma": gamma},
+            classes=SEQUENCE,
+            image=(1, 1, 1),
+            pixel=(1, 1, 1),
+            routing=(1, 1, 1),
+            settings=OURS,
+        )
+    notes = cells(build(stored(), None, None, "t", published=published))[0].notes
+    listed = {m[1]: note for note in notes if (m := re.match(r"† Also different: `([^`]+)`", note))}
+    assert (
+        "measured efficientnet_lite0; vit_base_patch16_224.augreg2_in21k_ft_in1k in every" in listed["backbone.model"]
+    )
+    # Some measured column of version v7 has each of these.
+    assert not {"loss.focal_gamma", "training.epochs", "patch_grid", "data.image_size", "data.tasks"} & listed.keys()
+    assert "measured (not stored); true in every published column" in listed["features.position"]
+    assert any(note.startswith("† Data: measured on embedded; published on MVTec AD") for note in notes)
+    assert not any("‡" in note for note in notes)
+
+
+def test_means_over_other_classes_are_marked(stored, add, published):
+    add({"loss.focal_gamma": 2.0}, settings={"backbone.grid": 16})
+    table, rows = cells(build(stored(), None, None, "t", published=published))
+    assert rows["Mean Image AUROC"][-1] == "0.8078 ‡"
+    assert rows["grid Image AUROC"][-1] == "0.706"
+    assert rows["transistor Image AUROC"] == ["\u2013", "0.718"]
+    assert "leather Routing Acc" in rows
+    assert "transistor Pixel AUROC" not in rows  # published nowhere and measured nowhere
+    assert "‡ A mean over other classes: published leather, grid, transistor; measured leather, grid." in table.notes
+    assert any("`patch_grid`: measured 16x16; 14x14 in every published column" in note for note in table.notes)
+
+
+def test_the_report_says_when_published_columns_differ_among_themselves(stored, add, published):
+    for version in ("v1", "v2", "v3", "v5"):
+        add({"version": version}, version=version)
+    table, _ = cells(build(stored(), None, None, "t", published=published))
+    assert table.header[0] == "Column"  # 4 measured and 6 published ones: columns become rows
+    assert [name for name, _ in table.rows][-6:] == [
+        f"published {n} †" for n in ("v1", "v2", "v3", "v3@224", "v5.0", "v5.1")
+    ]
+    assert any("Among the published columns: † v1 -> v2 is confounded." in note for note in table.notes)
+    assert any("v5.0: no effect" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "grid"),
+    [
+        ({"backbone.grid": 14, "backbone.model": "vit_base_patch16_224"}, "14x14"),
+        ({"backbone.grid": None, "backbone.model": "vit_base_patch14_dinov2", "data.image_size": 518}, "37x37"),
+        (
+            {"backbone.grid": None, "backbone.model": "efficientnet_lite0", "data.image_size": 224},
+            "of the coarsest layer",
+        ),
+    ],
+)
+def test_the_patch_grid_of_measured_columns(settings, grid):
+    assert rows_of_notes.patch_grid(settings) == grid
+
+
+def test_the_command_shows_the_published_rows_without_a_folder(place, command):
+    ended = command("report", "--published")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == published_report(load()).markdown() + "\n"
+    assert command("report", "--published", "--format", "csv").out.startswith("dataset,variant,class,metric")
+    assert not (place / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "report: give a results folder"),
+        (["results/small", "--published"], "--published: stands alone"),
+        (["--published", "--with-published"], "--published: stands alone"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_mean(command, words, said):
+    ended = command("report", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err

@@ -1,0 +1,95 @@
+"""A worker: whatever happens in an attempt becomes its record, its row and an event."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from threadpoolctl import threadpool_info
+
+from orchestrator import launch
+from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
+from orchestrator.folder import check_owner
+from orchestrator.results.store import ResultStore
+from orchestrator.spec import load_sweep
+from orchestrator.worker import Worker
+
+
+@pytest.fixture
+def prepared(place, features, edit):
+    sweep = load_sweep(edit(grid=None, seeds=1, report=None))
+    return launch.prepare(sweep, launch.Options(out=place / "results/small", cache=place / "cache"))
+
+
+@pytest.fixture
+def work(prepared):
+    """A worker of that sweep, and the events it tells."""
+    told = []
+    return Worker(replace(launch.setup(prepared, launch.Options()), backend="inline", worker="w"), told.append), told
+
+
+def ended(worker, told, trial):
+    worker.run(trial)
+    worker.flush()
+    return told[-1]
+
+
+def test_threads_are_those_of_the_numeric_environment_in_numpy_too(work):
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    assert pools
+    assert {pool["num_threads"] for pool in pools} == {1}
+
+
+def test_a_trial_that_somebody_finished_meanwhile_is_not_run_again(prepared, work):
+    (trial,) = prepared.trials
+    assert ended(*work, trial).kind == "finished"
+    assert ended(*work, trial).kind == "elsewhere"
+    assert [(r.attempt, r.state) for r in AttemptFolder(prepared.folder / "attempts").all()] == [(1, FINISHED)]
+    assert ResultStore(prepared.folder).read("attempts").num_rows == 1
+
+
+def test_a_trial_that_somebody_is_at_is_left_to_them(prepared, work):
+    (trial,) = prepared.trials
+    theirs = AttemptFolder(prepared.folder / "attempts").begin(trial.id)
+    assert ended(*work, trial).kind == "held"
+    theirs.withdraw()
+    assert ended(*work, trial).kind == "finished"
+
+
+def test_a_finished_record_without_its_part_counts_for_nothing(prepared, work):
+    (trial,) = prepared.trials
+    AttemptFolder(prepared.folder / "attempts").begin(trial.id).end(FINISHED)
+    assert ended(*work, trial).kind == "finished"
+    assert ResultStore(prepared.folder).finished()[trial.id].attempt == 2
+
+
+def test_images_that_change_after_the_plan_fail_the_attempt(place, images, features, edit):
+    (place / "images").unlink()
+    shutil.copytree(images, place / "images")
+    sweep = load_sweep(edit(grid=None, seeds=1, report=None))
+    prepared = launch.prepare(sweep, launch.Options(out=place / "results/small", cache=place / "cache"))
+    first, second = sorted((place / "images/cloth/train/good").glob("*.png"))[:2]
+    shutil.copy(first, second)
+    told = []
+    end = ended(Worker(launch.setup(prepared, launch.Options()), told.append), told, prepared.trials[0])
+    assert (end.kind, end.facts["error_kind"]) == ("failed", "InvalidInput")
+    assert "cloth: the images changed after the sweep was planned" in end.facts["error"]
+    assert AttemptFolder(prepared.folder / "attempts").all()[0].state == FAILED
+    row = ResultStore(prepared.folder).read("attempts").to_pylist()[0]
+    assert (row["status"], "Traceback" in row["traceback"]) == ("failed", True)
+
+
+def test_the_record_carries_what_the_row_of_a_dead_attempt_needs(prepared, work):
+    worker, told = work
+    (trial,) = prepared.trials
+    ended(worker, told, trial)
+    row = ResultStore(prepared.folder).read("attempts").to_pylist()[0]
+    kept = AttemptFolder(prepared.folder / "attempts").all()[0].content["row"]
+    changed_later = {"seconds_reused", "flags"}
+    assert {k: v for k, v in kept.items() if k not in changed_later} == {k: row[k] for k in kept.keys() - changed_later}
+
+
+def test_a_start_that_was_cut_off_leaves_no_folder_of_another_sweep(tmp_path):
+    (tmp_path / ".sweep.json.77.tmp").write_text("{")
+    check_owner(tmp_path, "small")
