@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

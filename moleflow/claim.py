@@ -137,13 +137,21 @@ def owner() -> dict[str, str | int | None]:
 
 
 def create(path: Path, record: Mapping[str, Any]) -> bool:
-    """Write `record` as JSON to a file that must not exist yet; False when it does. Of several that try, one succeeds."""
+    """Write `record` as JSON to a file that must not exist yet; False when it does. Of several that try, one succeeds.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as file:
-        json.dump(record, file)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(record, file)
+    except OSError:
+        path.unlink(missing_ok=True)  # A full disk; an empty file would look like a claim for a minute.
+        raise
     return True
 
 

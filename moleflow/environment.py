@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from moleflow.errors import InvalidInput
 
@@ -34,7 +35,8 @@ class Environment:
 def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: int = 1) -> Environment:
     """Set this process up for reproducible numbers and say what it is.
 
-    Side effects: torch's thread count, deterministic algorithms on, TF32 off.
+    Side effects: the thread counts of torch and of numpy's linear algebra (the last bits of an inverse depend on both),
+    deterministic algorithms on, TF32 off.
 
     Raises:
         InvalidInput: `cuda` was asked for and is not there.
@@ -44,15 +46,15 @@ def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: i
             "device: given 'cuda', but torch finds no GPU here; allowed: auto | cpu, or install a CUDA build of torch"
         )
     torch.set_num_threads(threads)
+    threadpool_limits(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     kind: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if kind == "cuda":
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # Without it cuBLAS may add in another order every time.
+        # Without it cuBLAS may add in another order every time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return Environment(kind, torch.__version__, "float32", threads)
 
 

@@ -178,9 +178,14 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     return f"{source}{path}: given {given!r}, allowed: {allowed(path)}.{hint}"
 
 
+@cache
+def _json_schema() -> Mapping[str, Any]:
+    return TrialConfig.model_json_schema()
+
+
 def _schema(path: str) -> Mapping[str, Any]:
     section, _, name = path.rpartition(".")
-    schema = TrialConfig.model_json_schema()
+    schema = _json_schema()
     properties: Mapping[str, Any] = schema["properties"]
     if section:
         properties = schema["$defs"][properties[section]["$ref"].split("/")[-1]]["properties"]

@@ -332,7 +332,7 @@ def _backend(setup: Setup, sweep: Sweep, options: Options) -> Backend:
         return InlineBackend(setup)
     from orchestrator.backends.local import LocalBackend
 
-    return LocalBackend(setup, options.workers, sweep.resources.trials_per_gpu)
+    return LocalBackend(setup, options.workers, sweep.resources)
 
 
 def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:

@@ -27,7 +27,7 @@ class _Keys(BaseModel):
 class Resources(_Keys):
     """What one trial needs, in the units of the names."""
 
-    gpus: float = Field(default=0, ge=0, description="a number >= 0: GPUs for one trial; 0 = the CPU")
+    gpus: float = Field(default=0, ge=0, description="a number >= 0: GPUs a scheduler gives one trial; here --device decides")
     cpus: int = Field(default=1, ge=1, description="a whole number >= 1: CPU cores for one trial")
     mem_gb: float = Field(default=4, gt=0, description="a number > 0: memory for one trial in GB")
     time_min: int = Field(default=240, ge=1, description="a whole number >= 1: minutes that one trial may take")

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
 from moleflow.config import TrialConfig, canonical_json, digest
 from moleflow.data.mvtec import DigestCache, TaskData, scan
 from moleflow.environment import Environment, device_facts, open_environment
@@ -42,7 +40,6 @@ class Worker:
         self.setup = setup
         self.events = events
         self.environment: Environment = open_environment(setup.device, setup.threads)
-        threadpool_limits(setup.threads)  # numpy's linear algebra: its last bits depend on the number of threads too
         self.features = FeatureCache(setup.cache / "features")
         self.stages = StageStore(setup.cache / "stages")
         self.attempts = AttemptFolder(setup.folder / "attempts")

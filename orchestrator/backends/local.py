@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from orchestrator import disk
 from orchestrator.attempts import WORKER_DIED
 from orchestrator.events import ENDS, Event, Events
+from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
 from orchestrator.work import Setup, Source, WorkItem, run_loop
 
@@ -27,16 +29,18 @@ class LocalBackend:
     """N worker processes on this machine.
 
     Args:
-        workers: how many at once; None = one per GPU slot where there are GPUs, else one per `threads` cores.
-        trials_per_gpu: workers that share a GPU.
+        workers: how many at once; None = as many as the GPUs hold where there are any, else as the cores and the memory do.
+        resources: what one trial needs; `gpus` is for schedulers, here the device option decides.
 
     """
 
-    def __init__(self, setup: Setup, workers: int | None = None, trials_per_gpu: int = 1) -> None:
+    def __init__(self, setup: Setup, workers: int | None = None, resources: Resources | None = None) -> None:
+        needs = resources or Resources()
         self._setup = replace(setup, backend="local")
         gpus = [] if setup.device == "cpu" else visible_gpus()
-        slots = [gpu for gpu in gpus for _ in range(trials_per_gpu)]
-        count = workers or len(slots) or max(1, available_cores() // setup.threads)
+        slots = [gpu for gpu in gpus for _ in range(needs.trials_per_gpu)]
+        fitting = min(available_cores() // max(setup.threads, needs.cpus), memory_gb() // needs.mem_gb)
+        count = workers or len(slots) or max(1, int(fitting))
         self._slots = [slots[n % len(slots)] if slots else None for n in range(count)]
 
     @property
@@ -210,6 +214,14 @@ def _serve(pipe: Connection, setup: Setup) -> None:
             )  # The rest takes no time, and nobody would catch a Stop in it.
             worker.flush()
     os._exit(0)  # Everything is written; the interpreter would take a second to take torch apart.
+
+
+def memory_gb() -> float:
+    """Memory of this machine in GB; as much as anyone asks for where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError, AttributeError):
+        return math.inf
 
 
 def available_cores() -> int:
