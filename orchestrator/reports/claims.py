@@ -101,8 +101,9 @@ def judge(claim: Claim, rules: Rules, measured: Paired) -> tuple[Verdict, str]:
     if measured.resampled == IMAGES and verdict != "undecided":
         if measured.seed_low is None or measured.seed_high is None:
             return "undecided", "too few seeds for an interval over seeds"
+        over = f"{measured.seed_low:+.4f} to {measured.seed_high:+.4f}"
+        reason += f", and so says the one over the seeds ({over})"
         if _lies(claim, rules, measured.seed_low, measured.seed_high, measured.baseline)[0] != verdict:
-            over = f"{measured.seed_low:+.4f} to {measured.seed_high:+.4f}"
             return "undecided", f"test images alone say {verdict}, the interval over the seeds ({over}) does not"
     return verdict, reason
 

@@ -22,6 +22,8 @@ from orchestrator.results.store import ResultStore
 _SPLIT = "test"
 _SHOWN = 8
 """Confounds that are named; the rest are counted."""
+_NAMED = 4
+"""Classes that are named; of more, only the number is."""
 _HEADER = (
     "Claim",
     "In the notes",
@@ -111,15 +113,15 @@ def _pairs(claim: Claim, variants: Sequence[Variant]) -> list[tuple[Variant, Var
     chosen: dict[str, tuple[int, int]] = {}
     nearest: tuple[int, int, int] | None = None
     for values in (claim.before, claim.instead):
-        if values is None or chosen:
-            continue
-        for a in (k for k in range(len(variants)) if _fits(settings[k], values)):
+        found: dict[str, tuple[int, int]] = {}
+        for a in (k for k in range(len(variants)) if values is not None and _fits(settings[k], values)):
             for b in after:
                 apart = len(_apart(settings[a], settings[b], claim.knobs))
                 nearest = min(nearest or (apart, a, b), (apart, a, b))
                 if apart == 0:
                     key = json.dumps(_rest(settings[b], claim.knobs), sort_keys=True)
-                    chosen[key] = max(chosen.get(key, (a, b)), (a, b), key=lambda pair: _fitness(pair, variants))
+                    found[key] = max(found.get(key, (a, b)), (a, b), key=lambda pair: _fitness(pair, variants))
+        chosen = found | chosen  # `instead` serves only the footings that have no `before`
     if not chosen and nearest is not None:
         chosen[""] = nearest[1:]
     return [(variants[a], variants[b]) for a, b in chosen.values()]
@@ -164,16 +166,18 @@ def _confounds(claim: Claim, before: Variant, after: Variant) -> list[str]:
 
 
 def _footings(variants: Sequence[Variant], knobs: frozenset[str]) -> list[str]:
-    """What each was measured on: data set, backbone, epochs, and whatever else tells these footings apart."""
+    """What each was measured on: data set, classes, backbone, epochs, and whatever else tells these footings apart."""
     settings = [_settings(v) for v in variants]
     paths = sorted({path for of in settings for path in of} - knobs)
     varying = [path for path in paths if len({of.get(path) for of in settings}) > 1]
-    usual = ("backbone.model", "training.epochs")
+    usual = ("data.tasks", "data_digests", "backbone.model", "training.epochs")
     found = []
     for variant, of in zip(variants, settings, strict=True):
-        words = [" + ".join(sorted({t.dataset for t in variant.trials})), of["backbone.model"]]
+        classes = variant.trials[0].classes
+        which = ", ".join(classes) if len(classes) <= _NAMED else f"{len(classes)} classes"
+        words = [f"{' + '.join(sorted({t.dataset for t in variant.trials}))} ({which})", of["backbone.model"]]
         words.append(f"{of['training.epochs']} epochs")
-        words += [f"{path}={of.get(path)}" for path in varying if path not in usual and path != "data_digests"]
+        words += [f"{path}={of.get(path)}" for path in varying if path not in usual]
         found.append(", ".join(words))
     return found
 

@@ -129,7 +129,7 @@ def test_a_contrast_over_three_seeds_is_measured_and_judged(contrast, stored, ga
     assert row.verdict == verdict
     assert row.measured.difference == pytest.approx(gain)
     assert row.measured.resampled == SEEDS
-    assert row.footing == "mvtec, efficientnet_lite0, 5 epochs"
+    assert row.footing == "mvtec (leather, grid), efficientnet_lite0, 5 epochs"
     assert (row.before, row.after) == ("focal_gamma=0", "focal_gamma=2")
 
 
@@ -247,6 +247,10 @@ def test_another_start_serves_where_the_first_is_not_there(add, stored):
         add({"version": "v1", "lora.task0": False, "lora.scaling": "alpha/(2*rank)"}, seed, pixel=(0.9, 0.7), **REAL)
         add({"version": "v2", "lora.task0": True, "lora.scaling": "alpha/rank"}, seed, pixel=(0.8, 0.7), **REAL)
     assert rows_of(stored(), "v2-task0-pixel")[0].verdict == "held"
+    for seed in range(3):
+        add({"version": "v1", "lora.task0": False, "lora.scaling": "alpha/rank"}, seed, pixel=(0.75, 0.7), **REAL)
+    rows = rows_of(stored(), "v2-task0-pixel")
+    assert [(row.verdict, row.measured.baseline) for row in rows] == [("refuted", 0.75)]
 
 
 def test_each_footing_has_its_own_row(contrast, stored):
@@ -254,8 +258,8 @@ def test_each_footing_has_its_own_row(contrast, stored):
     contrast(-0.05, settings={"backbone.model": "vit_base", "backbone.grid": 7})
     found = {row.footing: row.verdict for row in rows_of(stored(), "v7-gamma2-pixel")}
     assert found == {
-        "mvtec, efficientnet_lite0, 5 epochs, backbone.grid=14": "held",
-        "mvtec, vit_base, 5 epochs, backbone.grid=7": "refuted",
+        "mvtec (leather, grid), efficientnet_lite0, 5 epochs, backbone.grid=14": "held",
+        "mvtec (leather, grid), vit_base, 5 epochs, backbone.grid=7": "refuted",
     }
 
 

@@ -133,8 +133,10 @@ def test_an_interval_does_not_depend_on_what_stands_beside_it():
     rng = np.random.default_rng(5)
     sizes = {"a": (13, 6), "b": (9, 4)}
     few, more, other = contrast(rng, sizes, 2), contrast(rng, sizes, 2), contrast(rng, {"a": (7, 3)}, 5)
-    alone = [intervals([of], seed=0, resamples=50)[0] for of in (few, more, other)]
-    assert intervals([other, more, few], seed=0, resamples=50) == alone[::-1]
+    five = Contrast((0, 1, 2, 3, 4), few.pairs * 2 + few.pairs[:1], few.classes)  # the same images, and seeds to draw
+    alone = [intervals([of], seed=0, resamples=50)[0] for of in (few, more, other, five)]
+    assert intervals([five, other, more, few], seed=0, resamples=50) == alone[::-1]
+    assert alone[3].over_seeds and not alone[0].over_seeds
 
 
 def test_one_image_of_each_kind_gives_no_interval():
@@ -329,8 +331,10 @@ def test_the_report_says_so_where_seeds_are_few_or_differ(stored, add, make_imag
         add({GAMMA: 0.0}, seed, images=make_images((1.0, 0.5), seed))
     for seed in (1, 2, 5):
         add({GAMMA: 2.0}, seed, images=make_images((1.0, 0.5), seed + 10))
+    for seed in (1, 2):
+        add({GAMMA: 3.0}, seed, images=make_images((1.0, 0.5), seed + 20))
     _, section = statistics_table(build(stored(), None, {GAMMA: 0.0}, "t"))
-    assert "only those in common count: `focal_gamma=2` on seeds 1, 2." in section
+    assert "only those in common count: `focal_gamma=2` on seeds 1, 2; `focal_gamma=3` on seeds 1, 2." in section
     assert "Seeds are not drawn (fewer than 5 in common)" in section
 
 
