@@ -109,7 +109,10 @@ class Draws:
         # Draws have to be repeatable, not secret.
         streams = {path: random.Random(f"{self.seed} {path}") for path in self.distributions}  # noqa: S311
         for _ in range(self.count):
-            yield {path: checked(path, distribution.draw(streams[path]), "random") for path, distribution in self.distributions.items()}
+            yield {
+                path: checked(path, distribution.draw(streams[path]), "random")
+                for path, distribution in self.distributions.items()
+            }
 
     def values(self, path: str) -> list[Any] | None:
         """The values that the knob at `path` can take here, or None where they are a range."""
@@ -150,7 +153,8 @@ def grid(settings: Mapping[str, Any], source: str) -> list[Part]:
 
     """
     return [
-        Rows((path,), tuple({path: value} for value in _axis(path, values, source))) for path, values in _flat(settings, source).items()
+        Rows((path,), tuple({path: value} for value in _axis(path, values, source)))
+        for path, values in _flat(settings, source).items()
     ]
 
 

@@ -47,7 +47,9 @@ def sweep_schema() -> Schema:
     properties["list"]["items"] = _ref("values")
     properties["exclude"]["items"] = _ref("condition")
     named = {name: _ref("condition") for name in _names()}
-    properties["when"] = _described({"type": "object", "properties": named, "additionalProperties": False}, properties["when"])
+    properties["when"] = _described(
+        {"type": "object", "properties": named, "additionalProperties": False}, properties["when"]
+    )
     places = (("Random", "knobs", "draws"), ("Report", "baseline", "values"), ("WithoutData", "base", "base"))
     for model, key, place in places:
         definitions[model]["properties"][key] = _described(_ref(place), definitions[model]["properties"][key])

@@ -111,7 +111,9 @@ def load_sweep(
         InvalidInput: no such file, not YAML, or a mistake in it.
 
     """
-    return make_sweep(read_mapping(path), str(path), path.parent, sets=sets, base=base, data_root=data_root, environment=environment)
+    return make_sweep(
+        read_mapping(path), str(path), path.parent, sets=sets, base=base, data_root=data_root, environment=environment
+    )
 
 
 def make_sweep(
@@ -152,7 +154,10 @@ def make_sweep(
     versions = dict.fromkeys([] if version is None else [version])
     if "version" in owners:
         versions |= dict.fromkeys(owners["version"].values("version") or ())
-    when = {_axis(name, owners, f"{source}: when"): axes.condition(given, f"{source}: when.{name}") for name, given in keys.when.items()}
+    when = {
+        _axis(name, owners, f"{source}: when"): axes.condition(given, f"{source}: when.{name}")
+        for name, given in keys.when.items()
+    }
     return Sweep(
         name=chosen.name,
         question=keys.question.strip(),

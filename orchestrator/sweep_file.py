@@ -27,7 +27,9 @@ class _Keys(BaseModel):
 class Resources(_Keys):
     """What one trial needs, in the units of the names."""
 
-    gpus: float = Field(default=0, ge=0, description="a number >= 0: GPUs a scheduler gives one trial; here --device decides")
+    gpus: float = Field(
+        default=0, ge=0, description="a number >= 0: GPUs a scheduler gives one trial; here --device decides"
+    )
     cpus: int = Field(default=1, ge=1, description="a whole number >= 1: CPU cores for one trial")
     mem_gb: float = Field(default=4, gt=0, description="a number > 0: memory for one trial in GB")
     time_min: int = Field(default=240, ge=1, description="a whole number >= 1: minutes that one trial may take")
@@ -72,8 +74,12 @@ class SweepFile(_Keys):
     zip: Settings = Field(default={}, description="{knob: [values]} of equal lengths: the n-th values together")
     list: Entries = Field(default=[], min_length=1, description="[{knob: value, ...}, ...]: variants written out")
     random: Random | None = Field(default=None, description="{count, seed, knobs}: seeded draws")
-    when: Settings = Field(default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds")
-    exclude: Entries = Field(default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out")
+    when: Settings = Field(
+        default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds"
+    )
+    exclude: Entries = Field(
+        default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out"
+    )
     seeds: Seeds = Field(default=[0], description=_SEEDS)
     report: Report = Field(default=Report(), description="{baseline: {knob: value}}")
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")

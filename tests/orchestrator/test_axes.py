@@ -16,8 +16,18 @@ KNOBS: dict[str, Any] = {
     "focal_form": {"choice": ["joint", "relative"]},
 }
 
-FIRST = {"loss.focal_gamma": 1.78408, "training.learning_rate": 5.17831e-05, "lora.rank": 4, "loss.focal_form": "relative"}
-SECOND = {"loss.focal_gamma": 2.72508, "training.learning_rate": 0.000110446, "lora.rank": 5, "loss.focal_form": "relative"}
+FIRST = {
+    "loss.focal_gamma": 1.78408,
+    "training.learning_rate": 5.17831e-05,
+    "lora.rank": 4,
+    "loss.focal_form": "relative",
+}
+SECOND = {
+    "loss.focal_gamma": 2.72508,
+    "training.learning_rate": 0.000110446,
+    "lora.rank": 5,
+    "loss.focal_form": "relative",
+}
 
 
 def draw(count: int, seed: int, knobs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,9 @@ INPUTS = Inputs({task: f"digest of {task}" for task in ("leather", "grid", "tran
 
 
 def make(document: dict[str, Any], **options: Any) -> Sweep:
-    return make_sweep({"name": "s", "version": "v3", **document}, "s.yaml", Path(), data_root=Path("/images"), **options)
+    return make_sweep(
+        {"name": "s", "version": "v3", **document}, "s.yaml", Path(), data_root=Path("/images"), **options
+    )
 
 
 def factors(document: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
@@ -67,7 +69,9 @@ def test_the_parts_multiply() -> None:
 
 
 def test_the_version_is_an_axis_like_any_other() -> None:
-    by_version = {v.factors["version"]: v.config for v in variants(make({"grid": {"version": ["v1", "v3", "v7"], "rank": [7]}}))}
+    by_version = {
+        v.factors["version"]: v.config for v in variants(make({"grid": {"version": ["v1", "v3", "v7"], "rank": [7]}}))
+    }
     assert by_version["v1"].adapter.film is False
     assert by_version["v3"].adapter.film is True
     assert by_version["v7"].loss.focal_gamma == 2.0
@@ -81,7 +85,9 @@ def test_factors_win_over_the_base_and_set_over_the_rest() -> None:
 
 
 def test_factors_have_the_values_of_the_configuration() -> None:
-    for variant in variants(make({"grid": {"focal_gamma": [0, 2], "tasks": [["wood", 7]], "lora.scaling": [1, "alpha/rank"]}})):
+    for variant in variants(
+        make({"grid": {"focal_gamma": [0, 2], "tasks": [["wood", 7]], "lora.scaling": [1, "alpha/rank"]}})
+    ):
         flat = flatten(variant.config)
         assert {path: repr(flat[path]) for path in variant.factors} == {p: repr(v) for p, v in variant.factors.items()}
 
@@ -109,7 +115,9 @@ def test_when_follows_axes_that_were_left_out_themselves() -> None:
     # The order in the file must not matter: form depends on gamma, gamma on the version.
     grid = {"focal_form": ["joint", "relative"], "focal_gamma": [1, 2], "version": ["v3", "v7"]}
     when = {"focal_form": {"focal_gamma": "> 0"}, "focal_gamma": {"version": "v7"}}
-    expected = {"v3"} | {f"v7 focal_form={form} focal_gamma={gamma}" for form in ("joint", "relative") for gamma in (1, 2)}
+    expected = {"v3"} | {
+        f"v7 focal_form={form} focal_gamma={gamma}" for form in ("joint", "relative") for gamma in (1, 2)
+    }
     for order in (list(when), list(reversed(when))):
         found = labels({"grid": grid, "when": {axis: when[axis] for axis in order}})
         assert set(found) == expected
@@ -117,7 +125,10 @@ def test_when_follows_axes_that_were_left_out_themselves() -> None:
 
 
 def test_exclude_drops_what_matches_all() -> None:
-    document = {"grid": {"rank": [1, 2, 3], "alpha": [1, 2]}, "exclude": [{"rank": [1, 2], "alpha": 2}, {"rank": "> 2"}]}
+    document = {
+        "grid": {"rank": [1, 2, 3], "alpha": [1, 2]},
+        "exclude": [{"rank": [1, 2], "alpha": 2}, {"rank": "> 2"}],
+    }
     found = expand(make(document))
     assert [label(v.factors) for v in found.variants] == ["rank=1 alpha=1", "rank=2 alpha=1"]
     assert found.excluded == 4
@@ -134,7 +145,9 @@ def test_exclude_sees_an_axis_that_was_left_out_at_its_ground_value() -> None:
 
 def test_equal_configurations_are_one_variant() -> None:
     # v3's own gamma is 0, and 32 its own rank.
-    found = expand(make({"list": [{"version": "v3"}, {"focal_gamma": 0}, {"rank": 32, "version": "v3"}, {"focal_gamma": 1}]}))
+    found = expand(
+        make({"list": [{"version": "v3"}, {"focal_gamma": 0}, {"rank": 32, "version": "v3"}, {"focal_gamma": 1}]})
+    )
     assert [label(v.factors) for v in found.variants] == ["v3", "focal_gamma=1"]
     assert found.collapsed == 2
 
@@ -184,7 +197,11 @@ def test_trials_are_variants_times_seeds() -> None:
 
 
 def test_extending_a_sweep_keeps_its_ids() -> None:
-    document = {"grid": {"focal_gamma": [0, 1]}, "random": {"count": 2, "knobs": {"lr": {"uniform": [1e-4, 1e-3]}}}, "seeds": 2}
+    document = {
+        "grid": {"focal_gamma": [0, 1]},
+        "random": {"count": 2, "knobs": {"lr": {"uniform": [1e-4, 1e-3]}}},
+        "seeds": 2,
+    }
     before = {trial.id for trial in trials(make(document), INPUTS)}
     more = document | {"grid": {"focal_gamma": [0, 1, 2]}, "random": {**document["random"], "count": 4}, "seeds": 3}  # type: ignore[dict-item]
     after = {trial.id for trial in trials(make(more), INPUTS)}
@@ -211,8 +228,17 @@ def test_too_many_trials_are_counted_without_expanding_them(monkeypatch: pytest.
 
 
 def test_variants_come_one_by_one() -> None:
-    sweep = make({"grid": {name: list(range(1, 11)) for name in ("rank", "alpha", "blocks", "epochs", "top_k", "batch_size", "clamp")}})
-    assert label(next(iter(variants(sweep))).factors).startswith("rank=1 alpha=1"), "ten million of them would take minutes"
+    sweep = make(
+        {
+            "grid": {
+                name: list(range(1, 11))
+                for name in ("rank", "alpha", "blocks", "epochs", "top_k", "batch_size", "clamp")
+            }
+        }
+    )
+    assert label(next(iter(variants(sweep))).factors).startswith("rank=1 alpha=1"), (
+        "ten million of them would take minutes"
+    )
 
 
 def test_yes_goes_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,13 @@ def make(document: dict[str, Any], **options: Any) -> Sweep:
         ({"base": "vit_b16"}, {"base": "efficientnet"}, "s-efficientnet-embedded", "efficientnet", 5),
         ({"base": "vit_b16"}, {"base": "efficientnet", "data_root": REAL}, "s-efficientnet", "efficientnet", 5),
         ({"base": "vit_b16", "without_data": {"seeds": [7]}}, {}, "s-demo", "demo", 1),
-        ({"base": "vit_b16", "without_data": {"base": "efficientnet", "seeds": 3}}, {}, "s-efficientnet", "efficientnet", 3),
+        (
+            {"base": "vit_b16", "without_data": {"base": "efficientnet", "seeds": 3}},
+            {},
+            "s-efficientnet",
+            "efficientnet",
+            3,
+        ),
         ({"base": "demo"}, {}, "s", "demo", 5),
         ({"base": "demo"}, {"data_root": REAL}, "s-data", "demo", 5),
         ({"base": "demo", "without_data": {"seeds": 1}}, {}, "s", "demo", 1),
@@ -33,7 +39,9 @@ def make(document: dict[str, Any], **options: Any) -> Sweep:
         ({}, {}, "s-demo", "demo", 2),
     ],
 )
-def test_what_runs_on_which_images(document: dict[str, Any], options: dict[str, Any], name: str, base: str, seeds: int) -> None:
+def test_what_runs_on_which_images(
+    document: dict[str, Any], options: dict[str, Any], name: str, base: str, seeds: int
+) -> None:
     sweep = make(document, **options)
     assert (sweep.name, sweep.base, len(sweep.seeds)) == (name, base, seeds)
 

@@ -46,7 +46,11 @@ def faults(value: Any, schema: Any, place: str = "") -> list[str]:
         elif key == "const":
             found += [] if value == rule else [f"{place}: not {rule}"]
         elif key == "items":
-            found += [f for n, item in enumerate(value) for f in faults(item, rule, f"{place}[{n}]")] if isinstance(value, list) else []
+            found += (
+                [f for n, item in enumerate(value) for f in faults(item, rule, f"{place}[{n}]")]
+                if isinstance(value, list)
+                else []
+            )
         elif key == "required":
             found += [f"{place}: lacks {name}" for name in rule if name not in value]
         elif key in ("minItems", "maxItems", "minProperties"):
@@ -55,7 +59,12 @@ def faults(value: Any, schema: Any, place: str = "") -> list[str]:
         elif key == "pattern":
             found += [] if not isinstance(value, str) or re.search(rule, value) else [f"{place}: does not match {rule}"]
         elif key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
-            fits = {"minimum": operator.ge, "exclusiveMinimum": operator.gt, "maximum": operator.le, "exclusiveMaximum": operator.lt}
+            fits = {
+                "minimum": operator.ge,
+                "exclusiveMinimum": operator.gt,
+                "maximum": operator.le,
+                "exclusiveMaximum": operator.lt,
+            }
             found += [] if not isinstance(value, int | float) or fits[key](value, rule) else [f"{place}: {key}"]
         else:
             raise AssertionError(f"{place}: a keyword that this validator does not know: {key}")
@@ -119,7 +128,9 @@ def test_every_name_of_every_knob_completes_with_its_meaning() -> None:
         assert definition["description"] == fields()[path].description
     assert target("value/version")["enum"] == version_names()
     assert SCHEMA["$defs"]["base"]["anyOf"][0]["enum"] == base_names()
-    assert set(offered["loss"]["properties"]) == {path.partition(".")[2] for path in fields() if path.startswith("loss.")}
+    assert set(offered["loss"]["properties"]) == {
+        path.partition(".")[2] for path in fields() if path.startswith("loss.")
+    }
 
 
 def test_it_is_json_and_every_reference_leads_somewhere() -> None:

@@ -154,7 +154,11 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_set_wins_over_everything() -> None:
-    sweep = make({"base": {"epochs": 3, "focal_gamma": 1}}, sets=["epochs=9", "loss={focal_gamma: 0.5}", "tasks=[a, 7]"], data_root=REAL)
+    sweep = make(
+        {"base": {"epochs": 3, "focal_gamma": 1}},
+        sets=["epochs=9", "loss={focal_gamma: 0.5}", "tasks=[a, 7]"],
+        data_root=REAL,
+    )
     settings = sweep.settings("v7")
     assert (settings["training.epochs"], settings["loss.focal_gamma"], settings["data.tasks"]) == (9, 0.5, ("a", "7"))
 

@@ -44,7 +44,9 @@ def test_the_questions_stand_on_the_notes_own_settings(path: Path) -> None:
             assert config.backbone.model == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
             assert config.data.image_size == 224
         assert (config.training.epochs, config.training.learning_rate) == (40, 1e-4)
-        assert config.data.tasks[:3] == EMBEDDED or (path.stem == "task_order" and set(config.data.tasks) == set(EMBEDDED))
+        assert config.data.tasks[:3] == EMBEDDED or (
+            path.stem == "task_order" and set(config.data.tasks) == set(EMBEDDED)
+        )
 
 
 def test_the_demo_has_five_variants_and_two_seeds() -> None:
@@ -61,7 +63,11 @@ def test_the_demo_has_five_variants_and_two_seeds() -> None:
 
 def test_the_baselines_are_v3_where_the_file_says_so() -> None:
     # Gamma 0 and centre weight 0 are v3: nothing but the version's name differs.
-    v3 = next(v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants if v.config.version == "v3")
+    v3 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v3"
+    )
     for name in ("v7_gamma", "center_weight"):
         first = expand(load_sweep(SWEEPS / f"{name}.yaml", data_root=Path("/i"))).variants[0].config
         assert first.model_copy(update={"version": "v3"}) == v3
@@ -69,16 +75,28 @@ def test_the_baselines_are_v3_where_the_file_says_so() -> None:
 
 def test_v2s_ablation_starts_at_v1_and_ends_at_v2() -> None:
     found = expand(load_sweep(SWEEPS / "v2_ablation.yaml", data_root=Path("/i"))).variants
-    v1 = next(v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants if v.config.version == "v1")
+    v1 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v1"
+    )
     assert [v.config.lora.effective_scaling for v in found] == [1 / 64, 1 / 64, 1 / 32, 1 / 32]
     assert found[0].config == v1
-    v2 = next(v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants if v.config.version == "v2")
+    v2 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v2"
+    )
     assert found[3].config.model_copy(update={"version": "v2"}) == v2
 
 
 def test_v3s_ablation_takes_back_each_of_its_five_changes_alone() -> None:
     first, *others = (v.config for v in expand(load_sweep(SWEEPS / "v3_ablation.yaml", data_root=Path("/i"))).variants)
-    v3 = next(v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants if v.config.version == "v3")
+    v3 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v3"
+    )
     assert first == v3
     changed = [{path for path, value in flatten(other).items() if value != flatten(v3)[path]} for other in others]
     assert changed == [
@@ -92,7 +110,9 @@ def test_v3s_ablation_takes_back_each_of_its_five_changes_alone() -> None:
 
 def test_v4s_ablation_starts_at_v3_and_ends_at_v4() -> None:
     found = [v.config for v in expand(load_sweep(SWEEPS / "v4_ablation.yaml", data_root=Path("/i"))).variants]
-    by_name = {v.config.version: v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants}
+    by_name = {
+        v.config.version: v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+    }
     assert found[0].model_copy(update={"version": "v3"}) == by_name["v3"]
     assert found[-1] == by_name["v4"]
 

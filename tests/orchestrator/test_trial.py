@@ -38,7 +38,12 @@ def test_an_id_has_twelve_hex_digits() -> None:
     assert set(own_id(config())) <= set("0123456789abcdef")
 
 
-OTHER_VALUES: dict[str, Any] = {"data.tasks": ["leather", "grid"], "backbone.layers": [2, 3], "adapter.hidden": 64, "lora.scaling": 0.5}
+OTHER_VALUES: dict[str, Any] = {
+    "data.tasks": ["leather", "grid"],
+    "backbone.layers": [2, 3],
+    "adapter.hidden": 64,
+    "lora.scaling": 0.5,
+}
 
 
 def _other(path: str) -> Any:
@@ -129,7 +134,9 @@ def test_the_ids_of_a_sweep_are_the_ids() -> None:
 
 
 def test_trials_can_be_sent_to_another_process() -> None:
-    sweep = make_sweep({"name": "s", "version": "v7", "grid": {"rank": [2]}}, "s.yaml", Path(), data_root=Path("/images"))
+    sweep = make_sweep(
+        {"name": "s", "version": "v7", "grid": {"rank": [2]}}, "s.yaml", Path(), data_root=Path("/images")
+    )
     [trial] = trials(sweep, INPUTS)
     assert pickle.loads(pickle.dumps(trial)) == trial
 
@@ -148,7 +155,16 @@ def test_labels() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(2.0, "2"), (0.05, "0.05"), (1e-5, "1e-05"), (True, "true"), (None, "null"), (("a", "b"), "a,b"), (3, "3"), ("joint", "joint")],
+    [
+        (2.0, "2"),
+        (0.05, "0.05"),
+        (1e-5, "1e-05"),
+        (True, "true"),
+        (None, "null"),
+        (("a", "b"), "a,b"),
+        (3, "3"),
+        ("joint", "joint"),
+    ],
 )
 def test_values_are_spelled_as_one_types_them(value: object, text: str) -> None:
     assert spell(value) == text
