@@ -186,6 +186,10 @@ def _warnings(config: TrialConfig, data: TaskData, train: tuple[Sample, ...], lo
         found.append(
             f"{data.name}: {len(lost)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}"
         )
+    labels = {sample.label for sample in data.test}
+    if len(labels) < 2:
+        missing = "defective" if 0 in labels else "normal"
+        found.append(f"{data.name}: no {missing} test images, so no AUROC")
     if not data.has_masks:
         found.append(f"{data.name}: no masks, so no pixel metrics")
     if len(train) < config.training.batch_size:

@@ -153,7 +153,7 @@ def plan(
 
 @app.command()
 def trial(
-    version: Annotated[str, typer.Option("--version", help="v1 | v2 | v3 | v5 | v7")],
+    version: Annotated[str, typer.Option("--version", help="v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7")],
     sets: Sets = None,
     base: Base = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
@@ -166,12 +166,12 @@ def trial(
 ) -> None:
     """Run a single task sequence, with any knob set: moleflow-sweep trial --version v7 --set focal_gamma=2."""
     from orchestrator import launch
-    from orchestrator.spec import make_sweep
+    from orchestrator.spec import make_sweep, parse_sets
 
     document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
-    sweep = make_sweep(
-        document, "the command line", Path(), sets=sets or (), base=base, data_root=data, environment=os.environ
-    )
+    if sets:
+        document["list"] = [parse_sets(sets)]  # As factors they are named in the tables.
+    sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
     options = _options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
     raise typer.Exit(launch.run(launch.prepare(sweep, options), options, _console()))
 
@@ -205,7 +205,7 @@ def report(
     made, paths = (
         (launch.published_report(), {}) if folder is None else launch.report(folder, everything, with_published)
     )
-    print({"markdown": made.markdown, "csv": made.csv, "latex": made.latex}[form]())
+    print({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if paths:
         print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
 
@@ -228,12 +228,12 @@ def claims(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md in its folder.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md, or its folder.", show_default=False)],
 ) -> None:
     """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not."""
     from orchestrator import launch
 
-    verdict = launch.verify(file)
+    verdict = launch.verify(file / "report.md" if file.is_dir() else file)
     print("\n".join(verdict.lines()))
     raise typer.Exit(0 if verdict.equal else FAILED)
 

@@ -360,5 +360,5 @@ def _report_after(prepared: Prepared, store: ResultStore, code: int, console: Co
         console.print(f"no report: {disk.explain(prepared.folder, error)}")
         return
     if code != INTERRUPTED:
-        terminal.show(made.markdown(), console)
+        terminal.show(made.body(), console)
     console.print(f"results: {prepared.folder / 'parts'} (Parquet)\nreport:  {paths['md']}")

@@ -209,6 +209,15 @@ def _all_name_version(owners: Mapping[str, Part]) -> bool:
     return part is not None and (isinstance(part, Draws) or all("version" in row for row in part))
 
 
+def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    """`key=value` of `--set` as {dotted path: value}.
+
+    Raises:
+        InvalidInput: not of that form, an unknown knob, a wrong value, or a knob given twice.
+    """
+    return _overrides(sets, {}, "the command line")
+
+
 def _overrides(sets: Sequence[str], owners: Mapping[str, Part], source: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for given in sets:
