@@ -159,7 +159,7 @@ def _notes(of: Against, comparison: Comparison) -> tuple[str, ...]:
         tests = f"{len(tested)} test{'s' * (len(tested) != 1)}"
         notes.append(f"p (Holm): corrected for the {tests} of this table; none of them can fall below {least:.4f}.")
     else:
-        notes.append("No test: that takes two seeds in common or more.")
+        notes.append("No test: that takes two seeds in common or more, and scores that differ.")
     notes.append(
         f"{EFFECT_NAME}: Cohen's effect size of paired data, the mean of the differences over their standard deviation "
         "between seeds. Seed noise: two standard deviations of our own seeds, pooled over both columns."

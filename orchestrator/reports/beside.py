@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.reports.cells import summarise, summary_text
 from orchestrator.reports.differences import Comparison
+from orchestrator.reports.notes import mean_notes
 from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, patch_grid, step_notes
 from orchestrator.reports.render import ABSENT, Cell, Table
-from orchestrator.reports.variants import MEAN, Variant, text
+from orchestrator.reports.variants import MEAN, Variant, mean_name, text
 
 TITLE = "Measured beside published"
 
@@ -47,9 +48,13 @@ def beside(
             measured = [Cell(summary_text(s, len(v.seeds), metric == "routing_accuracy")) for s, v in pairs]
             printed = [Cell(_figure(rows, run, class_name, metric, classes)) for rows, run in chosen]
             if any(cell.text != ABSENT for cell in (*measured, *printed)):
-                body.append((f"{class_name} {name}", (*measured, *printed)))
+                row = f"{class_name} {name}"
+                row = mean_name(comparison.variants, metric, row) if class_name == MEAN else row
+                body.append((row, (*measured, *printed)))
     header = ("Metric", *names, *(f"{run.label} †" for _, run in chosen))
-    table = Table(TITLE, header, tuple(body), tuple(_notes(comparison, classes, chosen)))
+    table = Table(
+        TITLE, header, tuple(body), (*_notes(comparison, classes, chosen), *mean_notes(comparison.variants, metrics))
+    )
     return table.turned("Column") if wide else table
 
 

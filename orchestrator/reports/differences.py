@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from orchestrator.reports.render import ABSENT
 from orchestrator.reports.variants import MEAN, FinishedTrial, Variant, plain, short_names, text, varying
 
+LORA_SCALING = "effective LoRA scaling"
+"""The number that multiplies B A x: with scaling = alpha/rank it changes with the rank, and is no setting of its own."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -53,14 +56,14 @@ def compare(
     """Find out what differs.
 
     Args:
-        variants: the columns.
+        variants: the columns, in the order in which they shall stand; baselines move before what is measured against them.
         baseline: {knob: value}, dotted or short; every column is measured against the one that it becomes with these
             values in place of its own, or else against the only one that has them.
         covers: {factor: settings that it sets}; a name also stands for everything below it.
 
     """
+    variants, baselines = _baselines_first(variants, _baselines(variants, baseline or {}))
     compared = tuple(varying([v.factors for v in variants]))
-    baselines = _baselines(variants, baseline or {})
     bundled: dict[str, list[str]] = {}
     confounds = []
     for path in sorted({path for v in variants for path in v.settings}):
@@ -71,6 +74,11 @@ def compare(
                 bundled.setdefault(owners[0], []).append(path)
             else:
                 confounds.append(Difference(path, values, _affected(values, baselines)))
+    scalings = tuple(_lora_scaling(v) for v in variants)
+    meant = [*compared, *(name for key in compared for name in covers.get(key, ()))]
+    own = ("lora.scaling", "lora.alpha")
+    if "lora.rank" in compared and len(set(scalings)) > 1 and not any(_below(p, name) for p in own for name in meant):
+        confounds.append(Difference(LORA_SCALING, scalings, _affected(scalings, baselines)))
     names = {name for v in variants for trial in v.trials for name in trial.environment}
     for name in sorted(names, key=lambda name: (name.startswith("package "), name)):
         held = [sorted({_environment(trial, name) for trial in v.trials}) for v in variants]
@@ -83,8 +91,28 @@ def compare(
     )
 
 
+def _baselines_first(
+    variants: Sequence[Variant], baselines: Sequence[int | None]
+) -> tuple[tuple[Variant, ...], tuple[int | None, ...]]:
+    """Each baseline before the columns that are measured against it, and last those without one; else as given."""
+
+    def place(k: int) -> tuple[int, bool, int]:
+        of = baselines[k]
+        return (len(variants) if of is None else of, of != k, k)
+
+    order = sorted(range(len(variants)), key=place)
+    now = {old: new for new, old in enumerate(order)}
+    moved = [baselines[k] for k in order]
+    return tuple(variants[k] for k in order), tuple(None if of is None else now[of] for of in moved)
+
+
 def _below(path: str, name: str) -> bool:
     return path == name or path.startswith(f"{name}.")
+
+
+def _lora_scaling(variant: Variant) -> str:
+    values = [trial.lora_scaling for trial in variant.trials]
+    return " + ".join(dict.fromkeys(ABSENT if value is None else f"{value:.6g}" for value in values))
 
 
 def _environment(trial: FinishedTrial, name: str) -> str:

@@ -226,9 +226,10 @@ def _first(words: Iterable[str]) -> list[str]:
 
 
 def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules) -> str:
-    """The ledger as a Markdown document."""
+    """The ledger as a Markdown document, what was measured first."""
+    ordered = sorted(rows, key=lambda row: row.measured is None)
     table = Table(
-        "Claims of the update notes", _HEADER, tuple((row.claim.id, _cells(row)) for row in rows), _notes(rules)
+        "Claims of the update notes", _HEADER, tuple((row.claim.id, _cells(row)) for row in ordered), _notes(rules)
     )
     counts = Counter(row.verdict for row in rows)
     summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)

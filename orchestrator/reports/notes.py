@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.reports.differences import Comparison, Difference, no_effects, saturated
-from orchestrator.reports.variants import Variant, text
+from orchestrator.reports.differences import LORA_SCALING, Comparison, Difference, no_effects, saturated
+from orchestrator.reports.shared import shared_lines
+from orchestrator.reports.variants import Variant, lacking, mean_name, text
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
@@ -26,7 +27,7 @@ def _plural(n: int, word: str) -> str:
 
 
 def header_lines(comparison: Comparison, split: str) -> tuple[str, ...]:
-    """What the reader must know first: data set, versions, seeds, code, flags, cost. The data set comes first."""
+    """What the reader must know first: data set, versions, seeds, settings, code, flags, cost. The data set comes first."""
     trials = [trial for v in comparison.variants for trial in v.trials]
     if not trials:
         return ("no finished trial yet",)
@@ -37,6 +38,7 @@ def header_lines(comparison: Comparison, split: str) -> tuple[str, ...]:
         lines.append(f"images: {split}, not test")
     lines.append(f"versions: {', '.join(sorted({t.version for t in trials}))}")
     lines.append(f"seeds: {_seeds(comparison)}")
+    lines += shared_lines(comparison.variants, split)
     codes = dict.fromkeys(f"{t.code_digest[:12]} ({t.git})" for t in sorted(trials, key=lambda t: t.code_digest))
     lines.append(f"code: {', '.join(codes)}")
     flags: dict[str, list[str]] = {}
@@ -75,12 +77,21 @@ def main_notes(
     notes += _baseline(comparison, baseline)
     notes += no_effects(variants)
     notes += saturated(variants, classes, metrics)
-    for metric, name in metrics.items():
-        undefined = [c for c in classes if any(not v.values(c, metric) for v in variants)]
-        if undefined:
-            notes.append(f"{name} is undefined (null) for {_code(undefined)}, and so is its mean.")
+    notes += mean_notes(variants, metrics)
     notes += _stale(variants, current_code) if current_code is not None else []
     return tuple(notes)
+
+
+def mean_notes(variants: Sequence[Variant], metrics: Mapping[str, str]) -> list[str]:
+    """Which of `metrics` ({metric: its name}) some class lacks, and which classes their means are over."""
+    found: dict[str, list[str]] = {}
+    for metric, name in metrics.items():
+        without, known = lacking(variants, metric)
+        if without:
+            shown = mean_name(variants, metric, name) != name
+            mean = f"so the mean is over {_code(known)}" if shown else "and so is the mean"
+            found.setdefault(f"{'‡ ' * shown}Undefined (null) for {_code(without)}, {mean}", []).append(name)
+    return [f"{words}: {', '.join(names)}." for words, names in found.items()]
 
 
 def _stale(variants: Sequence[Variant], current_code: str) -> list[str]:
@@ -118,7 +129,13 @@ def _differences(comparison: Comparison) -> list[str]:
     lines = [f"What differs between the columns: {_compared(comparison)}"]
     for factor, paths in comparison.bundled.items():
         lines.append(f"`{factor}` sets by itself, and so differs with it: {_code(paths)}.")
-    lines += [f"† Not compared, yet different: {_values(d, comparison.variants)}." for d in comparison.confounds]
+    for d in comparison.confounds:
+        values = ", ".join(dict.fromkeys(d.values))
+        lines.append(
+            f"† The effective LoRA scaling differs too: {values}."
+            if d.name == LORA_SCALING
+            else f"† Not compared, yet different: {_values(d, comparison.variants)}."
+        )
     if not comparison.confounds:
         lines.append("Nothing else differs: settings, data, code, packages, device, dtype and threads are the same.")
     return lines
@@ -144,7 +161,7 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
     pairs = list(enumerate(comparison.baselines))
     without = [comparison.variants[k].label for k, of in pairs if of is None]
     if len(without) == len(pairs):
-        return [f"No change is given: no finished trial fits the baseline `{name}`, or several columns do."]
+        return [f"No change is given: baseline not finished yet, since no finished trial fits `{name}`."]
     lines = ["Change is (b-a)/a of the means."]
     against = {of for of in comparison.baselines if of is not None}
     if len(against) > 1:
@@ -152,7 +169,8 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
         each = [f"`{labels[k]}` against `{labels[of]}`" for k, of in pairs if of is not None and of != k]
         lines.append(f"Baselines: {'; '.join(each)}.")
     if without:
-        lines.append(f"Without a baseline of its own: {_code(without)}.")
+        # Some column fits; had it been the only one, it would be the baseline of all.
+        lines.append(f"No change is given for {_code(without)}: several columns fit `{name}`.")
     return lines
 
 

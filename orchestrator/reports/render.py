@@ -34,11 +34,22 @@ class Table:
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = frozenset()
 
+    def numeric(self) -> list[bool]:
+        """For each column after the first, whether what stands in it are numbers, which belong to the right."""
+        columns = zip(*(cells for _, cells in self.rows), strict=True) if self.rows else [()] * (len(self.header) - 1)
+        return [all(_is_number(cell.text) for cell in column) for column in columns]
+
     def turned(self, corner: str) -> Table:
         """The same table with rows as columns; `corner` names the new first column."""
         columns = zip(*(cells for _, cells in self.rows), strict=True)
         rows = tuple((name, cells) for name, cells in zip(self.header[1:], columns, strict=True))
         return Table(self.title, (corner, *(name for name, _ in self.rows)), rows, self.notes)
+
+
+def _is_number(words: str) -> bool:
+    """Whether a cell is numbers with nothing but signs and small words between them, or nothing at all."""
+    digits = re.sub(r"(?<=\d)e[-+]?(?=\d)|\b(from|to|floor|n)\b", "", words)
+    return not re.search(r"[^\W\d_]", digits)
 
 
 def markdown_table(table: Table) -> str:
@@ -49,7 +60,8 @@ def markdown_table(table: Table) -> str:
 
     rows = [[_markdown(name), *(_bold(cell) for cell in cells)] for name, cells in table.rows]
     lines = [f"## {_markdown(table.title)}", "", line(map(_markdown, table.header))]
-    lines += [f"|---|{'---:|' * (len(table.header) - 1)}", *(line(row) for row in rows)]
+    rules = "".join("---:|" if right else "---|" for right in table.numeric())
+    lines += [f"|---|{rules}", *(line(row) for row in rows)]
     return "\n".join([*lines, "", *markdown_list(table.notes)]).rstrip() + "\n"
 
 
@@ -111,7 +123,7 @@ def latex_table(table: Table, caption: str) -> str:
             "\\begin{table}",
             "  \\centering",
             f"  \\caption{{{latex_text(caption)}}}",
-            f"  \\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            f"  \\begin{{tabular}}{{l{''.join('r' if right else 'l' for right in table.numeric())}}}",
             "    \\toprule",
             line([latex_text(name) for name in table.header]),
             "    \\midrule",

@@ -44,7 +44,8 @@ class Paired:
         difference: mean over the seeds of b - a.
         low, high: 95 % interval of the difference, or None.
         resampled: what the interval is over (`IMAGES`, `IMAGES_AND_SEEDS` or `SEEDS`), or why there is none.
-        p: two-sided exact Wilcoxon signed-rank test over the seeds; None for one seed.
+        p: two-sided exact Wilcoxon signed-rank test over the seeds; None for one seed, and for equal digests, where
+            there is nothing to test.
         floor: the smallest p that so many seeds can give.
         p_holm: p corrected by Holm's method for the family of comparisons.
         effect: Cohen's d_z; None for one seed, or where all differences are equal.
@@ -108,6 +109,8 @@ def paired(
     drawn = intervals(list(contrasts.values()), BOOTSTRAP_SEED, resamples)
     for k, interval in zip(contrasts, drawn, strict=True):
         found[k] = _with_interval(found[k], interval)
+    # What is the same bit by bit is no test, and must not make the others' correction stricter.
+    found = [replace(r, p=None, floor=None) if _equal(r, *pair) else r for r, pair in zip(found, pairs, strict=True)]
     corrected = iter(holm([result.p for result in found if result.p is not None]))
     found = [result if result.p is None else replace(result, p_holm=next(corrected)) for result in found]
     return [replace(r, verdict=_verdict(r, *pair, metric)) for r, pair in zip(found, pairs, strict=True)]
@@ -251,13 +254,23 @@ BEYOND = "beyond seed noise"
 UNDECIDED = "undecided"
 
 
-def _verdict(result: Paired, a: Variant, b: Variant, metric: str) -> str:
+def _trials(result: Paired, a: Variant, b: Variant) -> list[tuple[FinishedTrial, FinishedTrial]]:
     of_a, of_b = ({trial.seed: trial for trial in v.trials} for v in (a, b))
-    pairs = [(of_a[seed], of_b[seed]) for seed in result.seeds]
-    if pairs and all(x.scores_digest is not None and x.scores_digest == y.scores_digest for x, y in pairs):
+    return [(of_a[seed], of_b[seed]) for seed in result.seeds]
+
+
+def _equal(result: Paired, a: Variant, b: Variant) -> bool:
+    """Whether the scores of all seeds in common are the same, bit by bit."""
+    trials = _trials(result, a, b)
+    return bool(trials) and all(x.scores_digest is not None and x.scores_digest == y.scores_digest for x, y in trials)
+
+
+def _verdict(result: Paired, a: Variant, b: Variant, metric: str) -> str:
+    if _equal(result, a, b):
         return NO_EFFECT
     if result.difference is None:
         return ""
+    pairs = _trials(result, a, b)
     if all(t.values.get((name, metric)) == 1 for pair in pairs for t in pair for name in t.classes):
         return SATURATED
     if result.low is None or result.high is None or result.noise is None:

@@ -13,7 +13,7 @@ from orchestrator.reports.beside import beside, chosen_runs
 from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise, summary_text
 from orchestrator.reports.differences import Comparison, compare
 from orchestrator.reports.lock import Lock, Recipe, make_lock
-from orchestrator.reports.notes import header_lines, main_notes, same_columns, unfinished
+from orchestrator.reports.notes import header_lines, main_notes, mean_notes, same_columns, unfinished
 from orchestrator.reports.published import Published, run_records
 from orchestrator.reports.render import (
     ABSENT,
@@ -25,7 +25,17 @@ from orchestrator.reports.render import (
     markdown_list,
     markdown_table,
 )
-from orchestrator.reports.variants import CONTINUAL, MEAN, METRICS, Variant, finished_trials, group, text
+from orchestrator.reports.variants import (
+    CONTINUAL,
+    MEAN,
+    METRICS,
+    Variant,
+    comparable_means,
+    finished_trials,
+    group,
+    mean_name,
+    text,
+)
 from orchestrator.results.store import ResultStore
 
 WIDEST = 8
@@ -45,8 +55,15 @@ FURTHER = {
         for measure in ("acc", "fm", "bwt")
     },
 }
+CONTINUAL_NOTE = (
+    "ACC: mean over the tasks after the final task. FM (forgetting): best value before the final task minus the final "
+    "value; above 0, something was forgotten. BWT (backward transfer): final value minus the value right after the task "
+    "was learned; below 0, something was forgotten. FM and BWT are means over all tasks but the last. Where a class lacks "
+    "the metric, none of the three is given."
+)
 T = TypeVar("T")
 Record = tuple[object, ...]
+_CHANGE = "Change against "
 _CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks")
 
 
@@ -116,10 +133,13 @@ def build(
         InvalidInput: there is no store in the folder.
 
     """
+    # In one order, whatever the caller's: the lock holds it sorted, and a report is made again from its lock.
+    baseline = None if baseline is None else dict(sorted(baseline.items()))
     trials = finished_trials(store, selection, split)
     wanted = None if selection is None else tuple(sorted(selection))
     digest = None if published is None else published.digest
     lock = make_lock(Recipe(title, wanted, baseline, split, command, current_code, digest), trials)
+    trials = comparable_means(trials)
     comparison = compare(group(trials), baseline, covers or {})
     missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
     header = header_lines(comparison, split)
@@ -130,7 +150,7 @@ def build(
     detection = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
     notes = main_notes(comparison, baseline, classes, detection, current_code)
     name = _baseline_name(comparison, baseline)
-    tables = _main(comparison, classes, names, notes, f"Change against {name}")
+    tables = _main(comparison, classes, names, notes, _CHANGE + name)
     tables.append(_further(comparison, names))
     statistics = against(comparison, store, split)
     tables += against_table(statistics, comparison, names, name)
@@ -201,9 +221,15 @@ def _main(
     for class_name in (MEAN,) if wide else (*classes, MEAN):
         for metric, name in MAIN.items():
             summaries = _summaries(comparison, class_name, metric)
-            rows.append((f"{class_name} {name}", metric_cells(summaries, seeds, metric == "routing_accuracy")))
-            changes.append((f"{class_name} {name}", _change_cells(comparison, summaries)))
+            row = f"{class_name} {name}"
+            row = mean_name(variants, metric, row) if class_name == MEAN else row
+            rows.append((row, metric_cells(summaries, seeds, metric == "routing_accuracy")))
+            changes.append((row, _change_cells(comparison, summaries)))
     rules = frozenset({len(rows) - len(MAIN)} if len(rows) > len(MAIN) else ())
+    if any(cell.bold for _, cells in rows for cell in cells):
+        where = f" (see `Against {changes_title.removeprefix(_CHANGE)}`)" if measured else ""
+        legend = f"bold: best mean in its {'column' if wide else 'row'}; it says nothing of significance{where}."
+        notes = (legend, *notes)
     title = "After the final task" if wide else "Per class, after the final task"
     if wide:
         rows += [(f"{name}, change", cells) for name, cells in changes[1:] if measured]
@@ -217,7 +243,8 @@ def _main(
         return [main]
     kept = tuple((name, tuple(cells[k] for k in measured)) for name, cells in changes)
     header = ("Metric", *(names[k] for k in measured))
-    return [main, Table(changes_title, header, kept, same_columns(comparison), rules)]
+    under = (*same_columns(comparison), *mean_notes(variants, MAIN))
+    return [main, Table(changes_title, header, kept, under, rules)]
 
 
 def _further(comparison: Comparison, names: Sequence[str]) -> Table:
@@ -225,7 +252,8 @@ def _further(comparison: Comparison, names: Sequence[str]) -> Table:
     rows = []
     for metric, name in FURTHER.items():
         pairs = zip(_summaries(comparison, MEAN, metric), comparison.variants, strict=True)
-        rows.append((name, tuple(Cell(summary_text(s, len(v.seeds))) for s, v in pairs)))
+        cells = tuple(Cell(summary_text(s, len(v.seeds))) for s, v in pairs)
+        rows.append((mean_name(comparison.variants, metric, name), cells))
     costs: dict[str, Callable[[Variant], str]] = {
         "LoRA scaling": lambda v: _each((t.lora_scaling for t in v.trials), lambda x: f"{x:.6g}"),
         "Parameters": lambda v: _each((t.parameters_total for t in v.trials), lambda x: f"{x:,}"),
@@ -238,7 +266,9 @@ def _further(comparison: Comparison, names: Sequence[str]) -> Table:
     first_cost = len(rows)
     rows += [(name, tuple(Cell(show(v)) for v in comparison.variants)) for name, show in costs.items()]
     title = "Means over the classes after the final task, and cost"
-    table = Table(title, ("", *names), tuple(rows), same_columns(comparison), frozenset({first_cost}))
+    of_classes = {metric: name for metric, name in FURTHER.items() if metric in METRICS}
+    notes = (*same_columns(comparison), *mean_notes(comparison.variants, of_classes), CONTINUAL_NOTE)
+    table = Table(title, ("", *names), tuple(rows), notes, frozenset({first_cost}))
     return table.turned("Variant") if len(names) > WIDEST else table
 
 
@@ -261,7 +291,9 @@ def _records(
             for k, (s, of) in enumerate(zip(summaries, comparison.baselines, strict=True)):
                 dataset, label, marks = own[k]
                 relative = None if of is None else change(summaries[of], s)
-                records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, relative, " ".join(marks)))
+                partial = class_name == MEAN and s.n and mean_name(comparison.variants, metric, "")
+                marked = " ".join([*marks, *["‡"] * bool(partial)])
+                records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, relative, marked))
     for k, (dataset, label, marks) in enumerate(own):
         for name, value, n in statistics.numbers(k):
             records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -26,8 +26,9 @@ _ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cu
 class FinishedTrial:
     """One finished trial: its settings, where it ran, and its metrics after the final task.
 
-    `values` maps (class name, metric) to a number or None. The class name `MEAN` holds means over the classes, each
-    None where one class has None, and ACC, FM and BWT of image and pixel AUROC.
+    `values` maps (class name, metric) to a number or None. The class name `MEAN` holds means over the classes that have
+    the metric, and ACC, FM and BWT of image and pixel AUROC, None where one class lacks it. `images` are, for each of
+    `classes`, how many images the metrics were taken on, and how many of them are defective.
     """
 
     trial_id: str
@@ -38,6 +39,7 @@ class FinishedTrial:
     settings: Mapping[str, object]
     environment: Mapping[str, str]
     classes: tuple[str, ...]
+    images: tuple[tuple[int, int], ...]
     values: Mapping[tuple[str, str], float | None]
     flags: tuple[str, ...]
     code_digest: str
@@ -100,7 +102,7 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     """The finished trials of `selection` (all when None), by trial id."""
     # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
     attempts = [row for row in store.read("attempts").to_pylist() if row["status"] == FINISHED]
-    wanted = ["trial_id", "attempt", "split", "after_task", "task", "task_name", *METRICS]
+    wanted = ["trial_id", "attempt", "split", "after_task", "task", "task_name", "n_images", "n_anomalous", *METRICS]
     metrics: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in store.read("metrics", wanted).to_pylist():
         if row["split"] == split:
@@ -123,6 +125,7 @@ def _trial(row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Fini
         settings=settings,
         environment=environment | packages,
         classes=tuple(r["task_name"] for r in final),
+        images=tuple((r["n_images"], r["n_anomalous"]) for r in final),
         values=_values(final) | _continual(metrics),
         flags=tuple(json.loads(row["flags"])),
         git=f"git {row['git_commit'][:12]}{dirty}" if row["git_commit"] else "no git commit",
@@ -150,8 +153,8 @@ def _values(final: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float |
     for metric in METRICS:
         of_classes = [row[metric] for row in final]
         values |= {(row["task_name"], metric): value for row, value in zip(final, of_classes, strict=True)}
-        # A mean over fewer classes would look like the mean over all.
-        values[MEAN, metric] = None if None in of_classes else fmean(of_classes)
+        known = [value for value in of_classes if value is not None]
+        values[MEAN, metric] = fmean(known) if known else None
     return values
 
 
@@ -165,8 +168,41 @@ def _continual(metrics: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], fl
         for row in metrics:
             r[row["after_task"]][row["task"]] = row[metric]
         of = continual(r)
-        values |= {(MEAN, f"acc_{metric}"): of.acc, (MEAN, f"fm_{metric}"): of.fm, (MEAN, f"bwt_{metric}"): of.bwt}
+        # FM and BWT do not need the last task. Without ACC they are left out: the three are read together.
+        fm, bwt = (None, None) if of.acc is None else (of.fm, of.bwt)
+        values |= {(MEAN, f"acc_{metric}"): of.acc, (MEAN, f"fm_{metric}"): fm, (MEAN, f"bwt_{metric}"): bwt}
     return values
+
+
+def comparable_means(trials: Sequence[FinishedTrial]) -> list[FinishedTrial]:
+    """The trials without the means over classes of which one has the metric in some trials and lacks it in others.
+
+    Such means would be over other classes from trial to trial, and look alike.
+    """
+    found = [dict(trial.values) for trial in trials]
+    for metric in METRICS:
+        has, lacks = (
+            {c for t in trials for c in t.classes if (t.values[c, metric] is None) is undefined}
+            for undefined in (False, True)
+        )
+        for trial, values in zip(trials, found, strict=True):
+            if has & lacks & set(trial.classes):
+                values[MEAN, metric] = None
+    return [replace(trial, values=values) for trial, values in zip(trials, found, strict=True)]
+
+
+def lacking(variants: Sequence[Variant], metric: str) -> tuple[list[str], list[str]]:
+    """The classes without the metric in some trial, and the other classes."""
+    trials = [trial for v in variants for trial in v.trials]
+    without = {c for t in trials for c in t.classes if t.values[c, metric] is None}
+    names = list(dict.fromkeys(c for t in trials for c in t.classes))
+    return [c for c in names if c in without], [c for c in names if c not in without]
+
+
+def mean_name(variants: Sequence[Variant], metric: str, name: str) -> str:
+    """The name of a row of means, marked ‡ where they are over some of the classes only."""
+    partial = metric in METRICS and bool(lacking(variants, metric)[0])
+    return f"{name} ‡" if partial and any(v.values(MEAN, metric) for v in variants) else name
 
 
 def group(trials: Sequence[FinishedTrial]) -> list[Variant]:
@@ -213,7 +249,8 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _labels(factors: Sequence[Mapping[str, object]], versions: Sequence[str]) -> list[str]:
-    differing = varying(factors)
+    # One column, or columns that differ in no factor, are named by all their factors.
+    differing = varying(factors) or sorted({key for of in factors for key in of})
     names = short_names(differing)
     labels = [", ".join(f"{names[key]}={text(of[key])}" for key in differing) for of in factors]
     labels = [label or version for label, version in zip(labels, versions, strict=True)]

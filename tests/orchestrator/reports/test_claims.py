@@ -294,6 +294,8 @@ def test_the_markdown_has_a_row_a_claim_and_the_rules(contrast, stored):
     words = ledger_markdown(rows, RULES)
     lines = [line for line in words.splitlines() if line.startswith("| v")]
     assert len(lines) == len(CLAIMS)
+    measured = [row.claim.id for row in rows if row.measured is not None]
+    assert {line.split()[1] for line in lines[: len(measured)]} == set(measured) != set(CLAIMS)
     # Image AUROC is the same to the last digit in both, which refutes that it rose.
     assert f"- {len(CLAIMS)} rows: 1 held, 1 refuted, {len(CLAIMS) - 2} undecided" in words
     held = next(line for line in lines if line.startswith("| v7-gamma2-pixel "))

@@ -65,8 +65,8 @@ def test_equal_factors_under_another_configuration_are_columns_of_their_own(stor
     add({GAMMA: 2.0}, seed=0)
     add({GAMMA: 2.0}, seed=1, settings={"training.epochs": 40})
     text = markdown(stored())
-    assert "`training.epochs`: 40 in `v7 #1`; 5 in `v7 #2`" in text
-    assert "`v7 #1` n = 1 (1); `v7 #2` n = 1 (0); none in common" in text
+    assert "`training.epochs`: 40 in `focal_gamma=2 #1`; 5 in `focal_gamma=2 #2`" in text
+    assert "`focal_gamma=2 #1` n = 1 (1); `focal_gamma=2 #2` n = 1 (0); none in common" in text
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,53 @@ def test_the_header_says_data_versions_seeds_code_flags_and_cost(stored, add):
     add({GAMMA: 2.0}, flags='["weights: random","the adapter is dead"]', git_commit="abcdef0123456789", git_dirty=True)
     lines = markdown(stored()).splitlines()
     assert lines[:3] == ["# t", "", "- dataset: embedded (generated images), digest d1d1d1d1d1d1"]
-    assert lines[3:9] == [
+    assert lines[3:12] == [
         "- versions: v7",
         "- seeds: 0 (n = 1 in every column)",
+        "- settings shared by all columns: backbone efficientnet_lite0, patch grid 14 x 14, 5 epochs",
+        "- tasks in order, with test images (defective ones among them): leather 80 (40), grid 80 (40)",
+        "- made on: Model A, torch 2.13.0",
         "- code: c0dec0dec0de (git abcdef012345, uncommitted changes)",
         "- flag: weights: random",
         "- flag: the adapter is dead (in `focal_gamma=2`)",
         "- cost: 0.02 compute-hours spent, 0.01 reused from earlier work",
     ]
+
+
+def test_the_header_names_only_settings_that_all_columns_share(stored, add):
+    shared = {"backbone.weights": f"sha256:{'ab' * 32}", "backbone.layers": [2, 3], "training.learning_rate": 0.001}
+    add({GAMMA: 0.0}, settings=shared | {"training.epochs": 5})
+    add({GAMMA: 2.0}, settings=shared | {"training.epochs": 9}, device_model="Model B")
+    lines = markdown(stored()).splitlines()
+    words = "backbone efficientnet_lite0, weights sha256:abababab, layers 2, 3, patch grid 14 x 14, learning rate 0.001"
+    assert f"- settings shared by all columns: {words}" in lines
+    assert "- made on: torch 2.13.0" in lines
+
+
+def test_tasks_of_another_order_are_not_called_shared(stored, add):
+    add({GAMMA: 0.0})
+    add({GAMMA: 2.0}, classes=("grid", "leather"))
+    assert "tasks in order" not in markdown(stored())
+
+
+def test_the_scaling_that_a_rank_brings_with_it_is_a_confound(stored, add):
+    for rank in (4, 16):
+        add({"lora.rank": rank}, lora_scaling=1 / rank)
+    text = markdown(stored(), baseline={"lora.rank": 4})
+    assert "† The effective LoRA scaling differs too: 0.25, 0.0625." in text
+    assert header_of(text) == "| Metric | rank=4 | rank=16 † | Change |"
+    assert "† Also differing, as listed there: `effective LoRA scaling`." in text
+    assert "Nothing else differs" not in text
+
+
+@pytest.mark.parametrize("name", ["lora.scaling", "lora.alpha", "version", None])
+def test_a_scaling_that_is_compared_or_covered_or_equal_is_no_confound(stored, add, name):
+    for rank in (4, 16):
+        factors = {"lora.rank": rank} | ({} if name is None else {name: f"of {rank}"})
+        add(factors, lora_scaling=1.0 if name is None else 1 / rank)
+    text = markdown(stored(), covers={"version": ["lora"]})
+    assert "effective LoRA scaling" not in text
+    assert "Nothing else differs" in text
 
 
 def test_what_is_missing_is_counted_and_named_never_dropped(stored, add):

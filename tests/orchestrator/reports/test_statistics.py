@@ -285,6 +285,10 @@ def test_verdicts(add, both, make_images):
     (a, same, alike, better, top, also), scores = both()
     results = paired([(a, same), (a, alike), (a, better), (top, also)], scores)
     assert [result.verdict for result in results] == [NO_EFFECT, NOT_MEASURED, BEYOND, SATURATED]
+    # Equal digests are no test, and do not count in the correction of the others.
+    assert (results[0].p, results[0].floor, results[0].p_holm) == (None, None, None)
+    tested = results[1:]
+    assert [result.p_holm for result in tested] == pytest.approx(holm([result.p for result in tested]))
     assert results[1].noise > 0
     assert (results[1].low, results[1].high) == (0.0, 0.0)
 

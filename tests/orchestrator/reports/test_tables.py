@@ -9,6 +9,7 @@ import re
 import pytest
 
 from orchestrator.reports.cells import change_text
+from orchestrator.reports.render import Cell, Table, latex_table, markdown_table
 from orchestrator.reports.tables import build, write_report
 
 GAMMA = "loss.focal_gamma"
@@ -112,8 +113,16 @@ def test_without_its_baseline_a_report_says_so(stored, add):
     add({GAMMA: 1.0})
     add({GAMMA: 2.0})
     markdown = build(stored(), None, {GAMMA: 0.0}, "t").markdown()
-    assert "No change is given: no finished trial fits the baseline `loss.focal_gamma=0`" in markdown
+    words = "No change is given: baseline not finished yet, since no finished trial fits `loss.focal_gamma=0`."
+    assert words in markdown
     assert "## Change" not in markdown
+
+
+def test_with_several_baselines_to_choose_from_a_report_says_so(stored, add):
+    for rank, gamma in ((4, 0.0), (8, 0.0), (16, 2.0)):
+        add({"lora.rank": rank, GAMMA: gamma})
+    markdown = build(stored(), None, {GAMMA: 0.0}, "t").markdown()
+    assert "No change is given for `rank=16, focal_gamma=2`: several columns fit `loss.focal_gamma=0`." in markdown
 
 
 def test_many_variants_become_rows_and_classes_go_to_the_csv(stored, add):
@@ -132,6 +141,22 @@ def test_columns_stand_in_natural_order_and_are_named_by_what_varies(stored, add
     for version in ("v4.1", "v10", "v4", "v2"):
         add({"version": version, "lora.rank": 32, GAMMA: 2.0}, version=version)
     assert values(build(stored(), None, None, "t"))["Metric"] == [f"version={v}" for v in ("v2", "v4", "v4.1", "v10")]
+
+
+@pytest.mark.parametrize(("factors", "label"), [({GAMMA: 0.0, "lora.rank": 4}, "rank=4, focal_gamma=0"), ({}, "v7")])
+def test_a_single_column_is_named_by_its_factors_and_by_its_version_only_without_any(stored, add, factors, label):
+    add(factors)
+    assert values(build(stored(), None, None, "t"))["Metric"] == [label]
+
+
+def test_the_baseline_stands_first_and_the_others_in_natural_order(stored, add):
+    for gamma in (10.0, 0.0, 9.0, 2.0):
+        add({GAMMA: gamma}, image=(0.9, 0.5 + gamma / 100))
+    report = build(stored(), None, {GAMMA: 9.0}, "t")
+    assert values(report)["Metric"] == [f"focal_gamma={gamma}" for gamma in (9, 0, 2, 10)]
+    changes = values(report, "Change against focal_gamma=9")
+    assert changes["Metric"] == [f"focal_gamma={gamma}" for gamma in (0, 2, 10)]
+    assert changes["grid Image AUROC"] == ["-15.3%", "-11.9%", "+1.7%"]
 
 
 def test_short_names_that_are_ambiguous_stay_whole(stored, add):
@@ -165,15 +190,57 @@ def test_the_second_table_holds_the_other_means_and_the_cost(stored, add):
     assert table["Compute-hours reused"] == ["0.01"] * 2
 
 
-def test_undefined_metrics_are_dashes_and_leave_their_mean_undefined(stored, add):
+MEANS = "Means over the classes after the final task, and cost"
+
+
+@pytest.mark.parametrize("pixel", [(0.9, None), (None, 0.9)])
+def test_undefined_metrics_are_dashes_and_their_mean_names_the_classes_that_it_is_over(stored, add, pixel):
     for gamma in (0.0, 2.0):
-        add({GAMMA: gamma}, pixel=(0.9, None))
+        add({GAMMA: gamma}, pixel=pixel)
     report = build(stored(), None, {GAMMA: 0.0}, "t")
     table = values(report)
-    assert table["leather Pixel AUROC"] == ["0.9000", "0.9000", "0.0%"]
-    assert table["grid Pixel AUROC"] == table["Mean Pixel AUROC"] == ["\u2013"] * 3
-    assert "Pixel AUROC is undefined (null) for `grid`, and so is its mean" in report.markdown()
+    known, lacks = ("leather", "grid") if pixel[0] else ("grid", "leather")
+    assert table[f"{known} Pixel AUROC"] == table["Mean Pixel AUROC ‡"] == ["0.9000", "0.9000", "0.0%"]
+    assert table[f"{lacks} Pixel AUROC"] == ["\u2013"] * 3
+    assert f"‡ Undefined (null) for `{lacks}`, so the mean is over `{known}`: Pixel AUROC." in report.markdown()
+    means = values(report, MEANS)
+    assert {name for name in means if name.endswith("‡")} == set()  # the generated AP, F1 and AUPRO have no gaps
+    assert all(means[f"{measure} (Pixel AUROC)"] == ["\u2013"] * 2 for measure in ("ACC", "FM", "BWT"))
+    assert "\u2013" not in means["FM (Image AUROC)"]
+    assert "ACC: mean over the tasks" in report.markdown()
+    rows = csv.DictReader(io.StringIO(report.csv()))
+    marked = {(row["class"], row["metric"]) for row in rows if "‡" in row["marks"]}
+    assert marked == {("Mean", "pixel_auroc")}
     assert "nan" not in report.markdown().lower() + report.csv().lower() + report.latex().lower()
+
+
+def test_a_class_that_has_the_metric_in_one_column_only_leaves_the_mean_undefined(stored, add):
+    add({GAMMA: 0.0}, pixel=(0.9, None))
+    add({GAMMA: 2.0}, pixel=(0.9, 0.8))
+    report = build(stored(), None, None, "t")
+    table = values(report)
+    assert table["grid Pixel AUROC"] == ["\u2013", "0.8000"]
+    assert table["Mean Pixel AUROC"] == ["\u2013"] * 2
+    assert "Undefined (null) for `grid`, and so is the mean: Pixel AUROC." in report.markdown()
+
+
+def test_bold_has_a_legend_where_there_is_any(stored, add):
+    add({GAMMA: 0.0}, image=(0.9, 0.5))
+    assert "bold:" not in build(stored(), None, None, "t").markdown()
+    add({GAMMA: 2.0}, image=(0.9, 0.6))
+    legend = "- bold: best mean in its row; it says nothing of significance"
+    assert f"{legend}.\n" in build(stored(), None, None, "t").markdown()
+    assert f"{legend} (see `Against focal_gamma=0`).\n" in build(stored(), None, {GAMMA: 0.0}, "t").markdown()
+
+
+def test_numbers_stand_to_the_right_and_words_to_the_left():
+    rows = (
+        ("a", tuple(map(Cell, ("0.9 ± 0.1 (n=2)", "+0.1 to +0.2", "0.06 (floor 0.06)", "1e-05", "beyond seed noise")))),
+        ("b", tuple(map(Cell, ("\u2013", "1 / 2", "+4.0%", "98.5% ‡", "\u2013")))),
+    )
+    table = Table("t", ("", "x", "y", "p", "s", "Verdict"), rows)
+    assert "\n|---|---:|---:|---:|---:|---|\n" in markdown_table(table)
+    assert "{lrrrrl}" in latex_table(table, "t")
 
 
 def test_csv_is_long_and_names_the_data_set(stored, add):

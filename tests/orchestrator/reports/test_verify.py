@@ -85,6 +85,16 @@ def test_an_untouched_report_is_equal(write, named):
     )
 
 
+def test_a_report_whose_baseline_of_two_knobs_has_not_finished_is_equal(ids, tmp_path):
+    baseline = {"lora.rank": 16, GAMMA: 0.0}  # not in the order of the alphabet, in which the lock holds it
+    report = build(ResultStore(tmp_path / "sweep"), {ids[2]}, baseline, "t", current_code=CODE)
+    path = write_report(report, tmp_path / "sweep")["md"]
+    assert "no finished trial fits `lora.rank=16, loss.focal_gamma=0`" in path.read_text(encoding="utf-8")
+    swapped = build(ResultStore(tmp_path / "sweep"), {ids[2]}, dict(reversed(baseline.items())), "t", current_code=CODE)
+    assert swapped.markdown() == report.markdown()
+    assert check(path).equal
+
+
 def test_the_lock_names_what_made_the_report_and_holds_no_time_and_no_path(write, ids, tmp_path):
     report = write(published=load(), command="moleflow-sweep report FOLDER --with-published")
     written = report.read_text(encoding="utf-8")

@@ -97,7 +97,8 @@ def test_readme_examples_run_on_a_store(store, write, make_attempt, monkeypatch,
     assert len(examples) == 4
     for example in examples:
         exec(compile(example, str(README), "exec"), {})
-        assert "0.5" in capsys.readouterr().out
+        assert "1.5" in (out := capsys.readouterr().out)
+    assert "0.5" not in out, "only rows after the final task"
 
 
 def test_importing_stays_light():
