@@ -29,7 +29,7 @@ from moleflow.packs import FloatArray, PackFolder, bucket
 from moleflow.weights import weights_identity
 
 PACK_IMAGES = 64
-_CODE = ("backbone.py", "data/images.py")
+_CODE = ("backbone.py", "data/images.py", "environment.py")
 _REPAIRS = 3
 _ENTRIES = ("*/*.json", "*/*.npy")  # The JSON goes first: an array without it is no entry.
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from moleflow.config import TrialConfig
+from moleflow.config import TrialConfig, flatten
 from moleflow.documents import read_mapping
 from moleflow.errors import InvalidInput, did_you_mean
 
@@ -255,6 +255,13 @@ def method_knobs() -> list[str]:
     """The knobs that version files set, and so what a version stands for."""
     flat = [flatten_layer(version_layer(name, "versions")) for name in version_names()]
     return sorted({path for settings in flat for path in settings} - {"version"})
+
+
+def version_settings() -> dict[str, dict[str, Any]]:
+    """What each version file sets, as {version: {dotted path: value}}."""
+    paths = method_knobs()
+    found = {name: flatten(resolve([version_layer(name, "versions")])) for name in version_names()}
+    return {name: {path: flat[path] for path in paths} for name, flat in found.items()}
 
 
 def base_layers(name: str, version: str, source: str, folder: Path | None = None) -> list[Layer]:

@@ -108,7 +108,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
             detector.measure(task, features)
             return train_task(detector, features, task, config, r, partial(observer.on_epoch, task))
 
-        stage, reused = _obtain(
+        stage, reused, waited = _obtain(
             place.stages, stage_key, train_now, detector, task, {"config": config.model_dump(), "task": data.name}
         )
         detector.load_task_state(task, stage.state)
@@ -121,7 +121,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         lost.append(set(vanished_masks(replace(data, test=test), config.data.mask_size)))
         flags += _warnings(config, data, train, lost[task])
         rows, scored = _evaluate(evaluations, place.tasks[: task + 1], lost, digest(digests))
-        total = time.perf_counter() - start
+        total = time.perf_counter() - start - waited
         report = TaskReport(
             task=task,
             metrics=rows,
@@ -149,20 +149,26 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
 
 def _obtain(
     store: StageStore, key: StageId, train: Callable[[], Any], detector: Detector, task: int, facts: dict[str, Any]
-) -> tuple[Stage, bool]:
-    """The stage `key`: from the store, or trained here under a claim; and whether it was there."""
+) -> tuple[Stage, bool, float]:
+    """The stage `key`, from the store or trained here under a claim; whether it was there; and seconds of waiting.
+
+    Waiting for another worker to train it is no compute.
+    """
+    waited = 0.0
     while True:
         stored = store.load(key)
         if stored is not None:
-            return stored, True
+            return stored, True, waited
         claim = store.claim(key)
         if claim is None:
+            since = time.perf_counter()
             wait_for(lambda: False, store.claim_path(key))
+            waited += time.perf_counter() - since
             continue
         with claim:
             stored = store.load(key)
             if stored is not None:
-                return stored, True
+                return stored, True, waited
             start = time.perf_counter()
             epochs, optimizer = train()
             state = {
@@ -170,7 +176,7 @@ def _obtain(
             }
             stage = Stage(state, tuple(epochs), time.perf_counter() - start, state_digest(state))
             store.save(key, stage, optimizer, facts)
-            return stage, False
+            return stage, False, waited
 
 
 def _loader(

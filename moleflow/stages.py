@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ def stage_id(
     parent: StageId, config: TrialConfig, task: int, data_digest: str, weights: str, environment: Environment
 ) -> StageId:
     """The id of the stage that trains the task at position `task` after `parent`."""
+    # The packages whose code makes features, the flow and its steps; torch's version is in the environment.
+    packages = {name: version(name) for name in ("timm", "FrEIA", "numpy", "pillow")}
+    around = {"code": code_digest(), "environment": environment.key(), "packages": packages}
     settings = {"task": task, "settings": reach(config, "training", task), "data": data_digest, "weights": weights}
     return StageId(
-        key=digest({"parent": parent.key, "code": code_digest(), "environment": environment.key()} | settings),
+        key=digest({"parent": parent.key} | around | settings),
         lineage=digest({"parent": parent.lineage, "task": task, "seed": config.seed, "data": data_digest}),
     )
 

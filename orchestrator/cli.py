@@ -75,7 +75,9 @@ BackendName = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Worker processes of the local backend. Default: one a GPU, else one a core."
+        "--workers",
+        min=1,
+        help="Worker processes of the local backend. Default: one a GPU, else as many as cores and memory hold.",
     ),
 ]
 Threads = Annotated[

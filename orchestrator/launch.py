@@ -15,10 +15,10 @@ from typing import Literal
 from rich.console import Console
 
 from moleflow.errors import InvalidInput
-from moleflow.knobs import method_knobs
+from moleflow.knobs import method_knobs, version_settings
 from moleflow.source import code_digest
 from orchestrator import burial, disk, expansion, folder, listing, provenance, terminal
-from orchestrator.attempts import DIED, WORKER_DIED, AttemptFolder
+from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder
 from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.live import LiveView
@@ -110,8 +110,10 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     with _writable(prepared.folder, "--out"):
         _claim_folder(prepared)
         store.create()
-        recovered = store.recover()
         dead = burial.bury(records, store, [record for record in records.all() if record.state == DIED], burial.UNSEEN)
+        # Where nobody else is at work, whatever lies around half-written is a dead writer's.
+        alone = not any(record.state == RUNNING for record in records.all())
+        recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
     if not options.quiet:
         console.print("\n".join(listing.header(sweep, prepared.plan, prepared.inputs.dataset)))
     for damage in recovered.set_aside:
@@ -229,6 +231,7 @@ def _made_by(store: ResultStore, recipe: Recipe) -> Report:
         recipe.title,
         current_code=recipe.code,
         covers={"version": method_knobs()},
+        bundles={"version": version_settings()},
         split=recipe.split,
         published=published.load() if recipe.published else None,
         command=recipe.command,
@@ -303,6 +306,7 @@ def _compaction(store: ResultStore) -> Events:
 def _claim_folder(prepared: Prepared) -> None:
     sweep = prepared.sweep
     title = f"{sweep.name}: {sweep.question}" if sweep.question else sweep.name
+    title += f" ({sweep.note})" if sweep.note else ""
     ids = tuple(trial.id for trial in prepared.trials)
     own = folder.SweepFolder(sweep.name, title, dict(sweep.baseline), ids, prepared.inputs.dataset.name)
     folder.write(prepared.folder, own, sweep.spec(), sys.argv)

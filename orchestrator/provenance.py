@@ -29,7 +29,7 @@ def git_state() -> tuple[str | None, bool | None]:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None, None
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    changed = _git("status", "--porcelain", "--", "moleflow", "orchestrator")
     return commit, None if changed is None else bool(changed)
 
 

@@ -111,7 +111,8 @@ class TrialSource:
     def _failed(self, trial: Trial, event: Event) -> None:
         self.tally.failed[trial.id] = event
         self._failures[trial.id] = self._failures.get(trial.id, 0) + 1
-        if self._failures[trial.id] <= self._retries:
+        # Images and settings that do not fit together will not fit the next time either.
+        if self._failures[trial.id] <= self._retries and event.facts.get("error_kind") != "InvalidInput":
             self._again.append((self._clock(), trial))
         else:
             self._over(trial, event)

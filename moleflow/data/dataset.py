@@ -29,7 +29,9 @@ def open_dataset(root: Path | None, cache: Path) -> Dataset:
         cache: folder under which the embedded images are kept.
     """
     if root is not None:
-        return Dataset(root.absolute().name, root, generated=False)
+        own = root.resolve().name
+        # The word stands for generated images in every table.
+        return Dataset(f"folder {own}" if own == EMBEDDED else own, root, generated=False)
     from moleflow.data.embedded import ensure_embedded  # Only drawing needs what it imports.
 
     return Dataset(EMBEDDED, ensure_embedded(cache), generated=True)

@@ -51,7 +51,10 @@ class Comparison:
 
 
 def compare(
-    variants: Sequence[Variant], baseline: Mapping[str, object] | None, covers: Mapping[str, Sequence[str]]
+    variants: Sequence[Variant],
+    baseline: Mapping[str, object] | None,
+    covers: Mapping[str, Sequence[str]],
+    bundles: Mapping[str, Mapping[str, Mapping[str, object]]] | None = None,
 ) -> Comparison:
     """Find out what differs.
 
@@ -60,6 +63,8 @@ def compare(
         baseline: {knob: value}, dotted or short; every column is measured against the one that it becomes with these
             values in place of its own, or else against the only one that has them.
         covers: {factor: settings that it sets}; a name also stands for everything below it.
+        bundles: {factor: {its value: {setting: value}}}: what each of its values brings, such as the version files'
+            knobs. A setting that stands at another value in any column was set by somebody else and is a confound.
 
     """
     variants, baselines = _baselines_first(variants, _baselines(variants, baseline or {}))
@@ -69,7 +74,7 @@ def compare(
     for path in sorted({path for v in variants for path in v.settings}):
         values = tuple(text(v.settings.get(path, ABSENT)) for v in variants)
         if len(set(values)) > 1 and not any(_below(path, key) for key in compared):
-            owners = [key for key in compared if any(_below(path, name) for name in covers.get(key, ()))]
+            owners = [key for key in compared if _sets(key, path, variants, covers, bundles or {})]
             if owners:
                 bundled.setdefault(owners[0], []).append(path)
             else:
@@ -88,6 +93,26 @@ def compare(
             confounds.append(Difference(name, values, _affected(values, baselines) | mixed))
     return Comparison(
         tuple(variants), compared, baselines, {key: tuple(paths) for key, paths in bundled.items()}, tuple(confounds)
+    )
+
+
+def _sets(
+    factor: str,
+    path: str,
+    variants: Sequence[Variant],
+    covers: Mapping[str, Sequence[str]],
+    bundles: Mapping[str, Mapping[str, Mapping[str, object]]],
+) -> bool:
+    """Whether a factor sets `path` by itself, in every column to the value that it brings."""
+    if not any(_below(path, name) for name in covers.get(factor, ())):
+        return False
+    brought = bundles.get(factor)
+    if brought is None:
+        return True
+    return all(
+        text(v.settings.get(path, ABSENT)) == text(brought.get(str(v.factors[factor]), {}).get(path, ABSENT))
+        for v in variants
+        if factor in v.factors
     )
 
 

@@ -114,6 +114,7 @@ def build(
     *,
     current_code: str | None = None,
     covers: Mapping[str, Sequence[str]] | None = None,
+    bundles: Mapping[str, Mapping[str, Mapping[str, object]]] | None = None,
     split: str = "test",
     published: Published | None = None,
     command: str = "",
@@ -125,6 +126,7 @@ def build(
         baseline: {knob: value} of the columns that changes are taken against.
         current_code: code digest of today; trials made by other code are shown as stale.
         covers: {factor: settings that it sets by itself}, such as {"version": the method knobs}; they are no confounds.
+        bundles: {factor: {its value: {setting: value}}}, what each of its values brings; one that stands elsewhere is a confound.
         split: test or validation.
         published: published rows to put beside the measured ones.
         command: what makes this report, for its lock.
@@ -140,7 +142,7 @@ def build(
     digest = None if published is None else published.digest
     lock = make_lock(Recipe(title, wanted, baseline, split, command, current_code, digest), trials)
     trials = comparable_means(trials)
-    comparison = compare(group(trials), baseline, covers or {})
+    comparison = compare(group(trials), baseline, covers or {}, bundles)
     missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
     header = header_lines(comparison, split)
     if not trials:

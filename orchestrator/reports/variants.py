@@ -113,7 +113,11 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
 
 
 def _trial(row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> FinishedTrial:
-    settings = flatten(json.loads(row["config"]))
+    config = json.loads(row["config"])
+    # Images are compared class by class: another order of the tasks is no other data set.
+    if isinstance(digests := config.get("data_digests"), list):
+        config["data_digests"] = dict(zip(config["data"]["tasks"], digests, strict=True))
+    settings = flatten(config)
     settings.pop("seed", None)
     packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
     environment = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}
