@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import moleflow
+import moleflow.stages
 from moleflow.config import TrialConfig
 from moleflow.environment import Environment
 from moleflow.knobs import Layer, resolve, version_layer
@@ -70,6 +71,17 @@ def test_another_environment_is_another_key_with_the_same_draws() -> None:
         assert elsewhere.lineage == key(config(), 2).lineage
     draws = [torch.rand(5, generator=Randomness(0, key(config()).lineage, 1)("expert")) for _ in range(2)]
     assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("package", ["timm", "FrEIA", "numpy", "pillow"])
+def test_another_version_of_a_package_is_another_key_with_the_same_draws(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, installed = key(config()), moleflow.stages.version
+    monkeypatch.setattr(moleflow.stages, "version", lambda name: "0" if name == package else installed(name))
+    after = key(config())
+    assert after.key != before.key
+    assert after.lineage == before.lineage
 
 
 def test_other_code_is_another_key_with_the_same_draws(tmp_path: Path) -> None:

@@ -88,6 +88,16 @@ def test_a_trial_that_another_driver_is_at_is_asked_for_later(clock):
     assert ids(source.next()) == "000000000000"
 
 
+def test_what_cannot_fit_together_is_not_tried_again(clock):
+    source = source_of(1, clock, retries=5)
+    trial_id = ids(source.next())
+    source.events(
+        Event("failed", trial_id, {"error": "InvalidInput: no", "error_kind": "InvalidInput", "traceback": ""})
+    )
+    assert source.next() is Pause.DONE
+    assert list(source.tally.failed) == [trial_id]
+
+
 def test_an_interruption_costs_no_retry_but_not_for_ever(clock):
     source = source_of(1, clock, retries=0)
     for _ in range(4):

@@ -217,6 +217,26 @@ def test_the_scaling_that_a_rank_brings_with_it_is_a_confound(stored, add):
     assert "Nothing else differs" not in text
 
 
+def test_what_somebody_else_set_is_a_confound_though_a_version_sets_it_too(stored, add):
+    for version, gamma, rank in (("v3", 0.0, 32), ("v7", 2.0, 8)):
+        add({"version": version}, settings={GAMMA: gamma, "lora.rank": rank})
+    named = {"covers": {"version": [GAMMA, "lora.rank"]}}
+    brought = {"v3": {GAMMA: 0.0, "lora.rank": 32}, "v7": {GAMMA: 2.0, "lora.rank": 32}}
+    text = markdown(stored(), **named, bundles={"version": brought})
+    assert "sets by itself, and so differs with it: `loss.focal_gamma`." in text
+    assert "yet different: `lora.rank`: 32 in `version=v3`; 8 in `version=v7`" in text
+    brought["v7"]["lora.rank"] = 8
+    assert "yet different" not in markdown(stored(), **named, bundles={"version": brought})
+
+
+def test_another_order_of_the_same_classes_is_no_other_data_set(stored, add):
+    for tasks, digests in ((["leather", "grid"], ["a", "b"]), (["grid", "leather"], ["b", "a"])):
+        add({"data.tasks": tasks}, settings={"data_digests": digests})
+    assert "Nothing else differs" in markdown(stored())
+    add({"data.tasks": ["grid", "bottle"]}, settings={"data_digests": ["c", "d"]})
+    assert "`data_digests.grid`: b in" in markdown(stored())
+
+
 @pytest.mark.parametrize("name", ["lora.scaling", "lora.alpha", "version", None])
 def test_a_scaling_that_is_compared_or_covered_or_equal_is_no_confound(stored, add, name):
     for rank in (4, 16):
