@@ -128,7 +128,7 @@ def class_names(root: Path) -> list[str]:
 
 
 def _refuse_class(root: Path, task: str, classes: Sequence[str]) -> None:
-    own = f"; to learn these, set data.tasks: [{', '.join(classes[:3])}]" if not did_you_mean(task, classes) else ""
+    own = f" To learn these, set data.tasks: [{', '.join(classes[:3])}]" if not did_you_mean(task, classes) else ""
     there = f"classes there: {', '.join(classes)}.{did_you_mean(task, classes)}{own}"
     if task in (folder.name for folder in _folders(root)):
         raise InvalidInput(f"data.tasks: {root / task} has no train/{GOOD}, so it is no class; {there}")
