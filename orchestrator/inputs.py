@@ -9,7 +9,7 @@ from pathlib import Path
 from moleflow.config import Backbone, TrialConfig
 from moleflow.data.dataset import Dataset, open_dataset
 from moleflow.data.digests import DigestCache
-from moleflow.data.mvtec import scan
+from moleflow.data.mvtec import scan, split
 from moleflow.weights import weights_identity
 from orchestrator.trial import Inputs
 
@@ -33,10 +33,16 @@ def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig])
     dataset = open_dataset(data_root, cache)
     tasks: dict[str, None] = {}
     backbones: dict[tuple[str, str], Backbone] = {}
+    splits: dict[tuple[str, float, int], None] = {}
     for config in configs:
+        asked = config.data
+        splits |= dict.fromkeys((task, asked.validation_fraction, asked.validation_seed) for task in asked.tasks)
         tasks |= dict.fromkeys(config.data.tasks)
         backbones[config.backbone.model, config.backbone.weights] = config.backbone
-    digests = {data.name: data.digest for data in scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"))}
+    found = {data.name: data for data in scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"))}
+    for task, fraction, seed in splits:
+        split(found[task].train, fraction, seed)  # Says so if it leaves too few images.
+    digests = {name: data.digest for name, data in found.items()}
     weights = {key: weights_identity(backbone) for key, backbone in backbones.items()}
     label = f"{dataset.name} (generated images)" if dataset.generated else dataset.name
 

@@ -175,11 +175,14 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     return 0 if len(tally.finished) == len(trials) else FAILED
 
 
-def report(place: Path, show_all: bool = False, with_published: bool = False) -> tuple[Report, dict[str, Path]]:
+def report(
+    place: Path, show_all: bool = False, with_published: bool = False, sweep: folder.SweepFolder | None = None
+) -> tuple[Report, dict[str, Path]]:
     """Make the report of a results folder anew from its Parquet.
 
     Args:
         place: the results folder.
+        sweep: what was planned; None = the folder's latest plan.
         show_all: every trial that is stored, not only those of the latest plan.
         with_published: put the published rows beside the measured ones.
 
@@ -188,7 +191,7 @@ def report(place: Path, show_all: bool = False, with_published: bool = False) ->
         OSError: the report cannot be written.
 
     """
-    sweep = folder.read(place)
+    sweep = sweep or folder.read(place)
     options = ["--all"] * show_all + ["--with-published"] * with_published
     recipe = Recipe(
         title=sweep.title,
@@ -304,12 +307,15 @@ def _compaction(store: ResultStore) -> Events:
 
 
 def _claim_folder(prepared: Prepared) -> None:
+    folder.write(prepared.folder, _planned(prepared), prepared.sweep.spec(), sys.argv)
+
+
+def _planned(prepared: Prepared) -> folder.SweepFolder:
     sweep = prepared.sweep
     title = f"{sweep.name}: {sweep.question}" if sweep.question else sweep.name
     title += f" ({sweep.note})" if sweep.note else ""
     ids = tuple(trial.id for trial in prepared.trials)
-    own = folder.SweepFolder(sweep.name, title, dict(sweep.baseline), ids, prepared.inputs.dataset.name)
-    folder.write(prepared.folder, own, sweep.spec(), sys.argv)
+    return folder.SweepFolder(sweep.name, title, dict(sweep.baseline), ids, prepared.inputs.dataset.name)
 
 
 def setup(prepared: Prepared, options: Options) -> Setup:
@@ -359,7 +365,9 @@ def _report_after(prepared: Prepared, store: ResultStore, code: int, console: Co
     """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason."""
     try:
         store.compact()
-        made, paths = report(prepared.folder)
+        made, paths = report(
+            prepared.folder, sweep=_planned(prepared)
+        )  # Another driver may have written its own plan meanwhile.
     except OSError as error:
         console.print(f"no report: {disk.explain(prepared.folder, error)}")
         return
