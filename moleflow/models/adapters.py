@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from moleflow.config import Adapter
+from moleflow.linear import drawn_linear
 
 
 class InputAdapter(nn.Module):
@@ -37,8 +36,8 @@ class InputAdapter(nn.Module):
             self.norm_weight = self.norm_bias = None
         hidden = {"D//4": max(1, width // 4), "max(D//2,128)": max(width // 2, 128)}
         size = hidden[config.hidden] if isinstance(config.hidden, str) else config.hidden
-        self.inner = _linear(width, size, generator)
-        self.outer = _linear(size, width, generator)
+        self.inner = drawn_linear(width, size, generator)
+        self.outer = drawn_linear(size, width, generator)
         with torch.no_grad():
             # "random" is small, so that a live residual starts near the identity as the published one does.
             self.outer.weight.mul_(0.0 if config.output_init == "zero" else 0.1)
@@ -62,11 +61,3 @@ class InputAdapter(nn.Module):
         if self.identity == 0.0:
             return y
         return self.identity * x + (1.0 - self.identity) * y
-
-
-def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
-    bound = 1 / math.sqrt(inputs)
-    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-    return layer

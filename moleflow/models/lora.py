@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from moleflow.config import Lora
+from moleflow.linear import drawn_linear
 from moleflow.models.spatial_lora import SpatialLoraExpert
 
 
@@ -44,10 +44,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.base = nn.utils.skip_init(nn.Linear, inputs, outputs)
-        nn.init.kaiming_uniform_(self.base.weight, a=math.sqrt(5), generator=generator)
-        bound = 1 / math.sqrt(inputs)
-        nn.init.uniform_(self.base.bias, -bound, bound, generator=generator)
+        self.base = drawn_linear(inputs, outputs, generator)
         self.experts = nn.ModuleDict()
         self.active: str | None = None
         self.shape = (1, 1)
