@@ -13,7 +13,8 @@ Kind = Literal[
     "task",  # a task ended: task, tasks, task_name, image_auroc
     "finished",  # its part is renamed: seconds, image_auroc
     "failed",  # error, error_kind, traceback
-    "interrupted",  # stopped from outside; costs no retry
+    "interrupted",  # stopped from outside; costs no retry: epochs, finished in this attempt
+    "cancelled",  # somebody took the trial back; it waits for the next run of the command
     "held",  # another live process is at this trial
     "elsewhere",  # another driver has finished it
     "fatal",  # nothing can be written any more: error
@@ -30,4 +31,5 @@ class Event:
 
 
 Events = Callable[[Event], None]
-ENDS = frozenset({"finished", "failed", "interrupted", "held", "elsewhere", "fatal"})
+ENDS = frozenset({"finished", "failed", "interrupted", "cancelled", "held", "elsewhere", "fatal"})
+PROGRESS = frozenset({"features", "epoch"})

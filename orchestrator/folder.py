@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,19 @@ FILE = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """What sweep.json says: the latest plan of the sweep that owns the folder."""
+    """What sweep.json says: the latest plan of the sweep that owns the folder.
+
+    `labels` are readable names by trial id, `command` is what was typed after the program's name, and where.
+    """
 
     name: str
     title: str
     baseline: dict[str, Any]
     trial_ids: tuple[str, ...]
     dataset: str
+    labels: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    typed_in: str = "."
 
 
 def check_owner(folder: Path, name: str) -> None:
@@ -48,7 +54,7 @@ def check_owner(folder: Path, name: str) -> None:
         raise InvalidInput(f"{folder}: is not empty and holds no sweep; give another folder with --out")
 
 
-def write(folder: Path, sweep: SweepFolder, spec: dict[str, Any], command: list[str]) -> None:
+def write(folder: Path, sweep: SweepFolder, spec: dict[str, Any]) -> None:
     """Make `folder` this sweep's and store its latest plan."""
     content = {
         "name": sweep.name,
@@ -56,8 +62,10 @@ def write(folder: Path, sweep: SweepFolder, spec: dict[str, Any], command: list[
         "baseline": sweep.baseline,
         "dataset": sweep.dataset,
         "trials": list(sweep.trial_ids),
+        "labels": sweep.labels,
         "spec": spec,
-        "command": command,
+        "command": list(sweep.command),
+        "typed_in": sweep.typed_in,
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / FILE, content)
@@ -74,7 +82,14 @@ def read(folder: Path) -> SweepFolder:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return SweepFolder(
-            content["name"], content["title"], content["baseline"], tuple(content["trials"]), content["dataset"]
+            content["name"],
+            content["title"],
+            content["baseline"],
+            tuple(content["trials"]),
+            content["dataset"],
+            content.get("labels", {}),
+            tuple(content.get("command", ())),
+            content.get("typed_in", "."),
         )
     except FileNotFoundError:
         raise InvalidInput(

@@ -19,6 +19,7 @@ from moleflow.knobs import method_knobs, version_settings
 from moleflow.source import code_digest
 from orchestrator import burial, disk, expansion, folder, listing, provenance, terminal
 from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.cancellation import Cancellations
 from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.live import LiveView
@@ -106,10 +107,11 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
 
     """
     sweep, store, todo = prepared.sweep, ResultStore(prepared.folder), prepared.plan.of("to run")
-    records = AttemptFolder(prepared.folder / "attempts")
+    records, cancellations = AttemptFolder(prepared.folder / "attempts"), Cancellations(prepared.folder)
     with _writable(prepared.folder, "--out"):
         _claim_folder(prepared)
         store.create()
+        cancellations.clear()
         dead = burial.bury(records, store, [record for record in records.all() if record.state == DIED], burial.UNSEEN)
         # Where nobody else is at work, whatever lies around half-written is a dead writer's.
         alone = not any(record.state == RUNNING for record in records.all())
@@ -123,7 +125,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     for record in dead:
         label = prepared.labels.get(record.trial_id, record.trial_id)
         console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
-    source = TrialSource(PlannedTrials(todo), sweep.resources, sweep.retries)
+    source = TrialSource(PlannedTrials(todo), sweep.resources, sweep.retries, cancelled=cancellations.holds)
     interrupted = False
     if todo:
         view = LiveView(console, prepared.labels, len(todo), source.tally, options.quiet)
@@ -307,7 +309,7 @@ def _compaction(store: ResultStore) -> Events:
 
 
 def _claim_folder(prepared: Prepared) -> None:
-    folder.write(prepared.folder, _planned(prepared), prepared.sweep.spec(), sys.argv)
+    folder.write(prepared.folder, _planned(prepared), prepared.sweep.spec())
 
 
 def _planned(prepared: Prepared) -> folder.SweepFolder:
@@ -315,7 +317,16 @@ def _planned(prepared: Prepared) -> folder.SweepFolder:
     title = f"{sweep.name}: {sweep.question}" if sweep.question else sweep.name
     title += f" ({sweep.note})" if sweep.note else ""
     ids = tuple(trial.id for trial in prepared.trials)
-    return folder.SweepFolder(sweep.name, title, dict(sweep.baseline), ids, prepared.inputs.dataset.name)
+    return folder.SweepFolder(
+        sweep.name,
+        title,
+        dict(sweep.baseline),
+        ids,
+        prepared.inputs.dataset.name,
+        prepared.labels,
+        tuple(sys.argv[1:]),
+        str(Path.cwd()),
+    )
 
 
 def setup(prepared: Prepared, options: Options) -> Setup:
@@ -327,11 +338,12 @@ def setup(prepared: Prepared, options: Options) -> Setup:
         data_root=prepared.inputs.dataset.root.absolute(),
         dataset=prepared.inputs.dataset.name,
         backend=options.backend,
-        worker=options.backend,
+        worker=f"{options.backend}-{os.getpid()}",
         device=options.device,
         threads=options.threads,
         rerun_stale=options.rerun_stale,
         provenance=provenance.facts(),
+        time_min=prepared.sweep.resources.time_min,
     )
 
 
@@ -351,6 +363,8 @@ def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: b
         console.print(f"failed: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
     for trial_id in tally.interrupted:
         console.print(f"interrupted: {labels[trial_id]}  ({trial_id}): stopped from outside")
+    for trial_id in tally.cancelled:
+        console.print(f"cancelled: {labels[trial_id]}  ({trial_id})")
     if tally.stopped_by:
         console.print(f"stopped: {tally.stopped_by}")
     done = len(tally.finished) + len(tally.elsewhere)

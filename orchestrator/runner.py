@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from orchestrator.attempts import NO_PROGRESS, OUT_OF_MEMORY
 from orchestrator.events import ENDS, Event
 from orchestrator.search import Search
 from orchestrator.sweep_file import Resources
@@ -16,6 +17,7 @@ from orchestrator.work import Pause, WorkItem
 IDENTICAL_FAILURES = 10
 HELD_AGAIN_S = 2.0
 INTERRUPTIONS = 3
+HOPELESS = ("InvalidInput", NO_PROGRESS, OUT_OF_MEMORY)  # What happened will happen the next time too.
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Tally:
         elsewhere: trials that another driver finished meanwhile.
         failed: trials whose last attempt failed, with its end.
         interrupted: trials that somebody stopped from outside again and again; they are left to the next run.
+        cancelled: trials that somebody took back; they are left to the next run too.
         over: trials that this run has done with.
         stopped_by: why it hands out no more.
 
@@ -36,6 +39,7 @@ class Tally:
     elsewhere: list[str] = field(default_factory=list)
     failed: dict[str, Event] = field(default_factory=dict)
     interrupted: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
     over: set[str] = field(default_factory=set)
     stopped_by: str | None = None
 
@@ -48,6 +52,7 @@ class TrialSource:
         resources: what each of them needs.
         retries: further attempts that a failed trial gets.
         most_identical: after so many identical failures in a row it hands out no more.
+        cancelled: whether somebody took a trial back.
         clock: seconds, from anywhere.
 
     """
@@ -58,11 +63,12 @@ class TrialSource:
         resources: Resources,
         retries: int,
         most_identical: float = IDENTICAL_FAILURES,
+        cancelled: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = Tally()
         self._search, self._resources, self._retries, self._clock = search, resources, retries, clock
-        self._most_identical = most_identical
+        self._most_identical, self._cancelled = most_identical, cancelled
         self._running: dict[str, Trial] = {}
         self._again: list[tuple[float, Trial]] = []
         self._failures: dict[str, int] = {}
@@ -74,14 +80,14 @@ class TrialSource:
         """The next item to run."""
         if self.tally.stopped_by is not None:
             return Pause.WAIT if self._running and not self._at_once else Pause.DONE
-        for place, (due, trial) in enumerate(self._again):
-            if due <= self._clock():
-                del self._again[place]
-                return self._hand_out(trial)
-        answer = self._search.ask()
-        if isinstance(answer, Trial):
-            return self._hand_out(answer)
-        return Pause.WAIT if answer is Pause.WAIT or self._running or self._again else Pause.DONE
+        while True:
+            answer = self._wanted()
+            if not isinstance(answer, Trial):
+                return answer
+            self._running[answer.id] = answer
+            if not self._cancelled(answer.id):
+                return WorkItem((answer,), (), self._resources)
+            self.events(Event("cancelled", answer.id))
 
     def events(self, event: Event) -> None:
         """Take note of what happened to a trial."""
@@ -95,8 +101,7 @@ class TrialSource:
             self._again.append((self._clock() + HELD_AGAIN_S, trial))
         elif event.kind == "failed":
             self._failed(trial, event)
-        elif event.kind == "interrupted" and self._interruptions.get(trial.id, 0) < INTERRUPTIONS:
-            self._interruptions[trial.id] = self._interruptions.get(trial.id, 0) + 1
+        elif event.kind == "interrupted" and self._goes_on(trial.id, event):
             self._again.append((self._clock(), trial))
         elif event.kind != "fatal":
             self._same = ("", 0)
@@ -104,15 +109,24 @@ class TrialSource:
             getattr(self.tally, event.kind).append(trial.id)
             self._over(trial, event)
 
-    def _hand_out(self, trial: Trial) -> WorkItem:
-        self._running[trial.id] = trial
-        return WorkItem((trial,), (), self._resources)
+    def _wanted(self) -> Trial | Pause:
+        for place, (due, trial) in enumerate(self._again):
+            if due <= self._clock():
+                del self._again[place]
+                return trial
+        answer = self._search.ask()
+        return Pause.WAIT if answer is Pause.DONE and (self._running or self._again) else answer
+
+    def _goes_on(self, trial_id: str, event: Event) -> bool:
+        """Whether an interrupted trial gets anywhere: an epoch finished starts the count anew."""
+        before = 0 if event.facts.get("epochs") else self._interruptions.get(trial_id, 0)
+        self._interruptions[trial_id] = before + 1
+        return before < INTERRUPTIONS
 
     def _failed(self, trial: Trial, event: Event) -> None:
         self.tally.failed[trial.id] = event
         self._failures[trial.id] = self._failures.get(trial.id, 0) + 1
-        # Images and settings that do not fit together will not fit the next time either.
-        if self._failures[trial.id] <= self._retries and event.facts.get("error_kind") != "InvalidInput":
+        if self._failures[trial.id] <= self._retries and event.facts.get("error_kind") not in HOPELESS:
             self._again.append((self._clock(), trial))
         else:
             self._over(trial, event)

@@ -32,7 +32,10 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker needs beside its trials; it travels to other processes, so it holds plain values."""
+    """What a worker needs beside its trials; it travels to other processes, so it holds plain values.
+
+    `job` names the scheduler's job that the worker runs in, if any: attempts of an earlier start of the same job are known to be over.
+    """
 
     sweep: str
     folder: Path
@@ -45,6 +48,8 @@ class Setup:
     threads: int
     rerun_stale: bool
     provenance: Mapping[str, Any]
+    time_min: int = 0
+    job: str | None = None
 
 
 class Pause(Enum):

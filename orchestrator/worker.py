@@ -23,7 +23,9 @@ from moleflow.source import code_digest
 from moleflow.stages import Epoch, StageStore
 from orchestrator import attempts, disk
 from orchestrator.attempts import Attempt, AttemptFolder, Record
-from orchestrator.events import Event, Events
+from orchestrator.cancellation import Cancellations
+from orchestrator.event_log import EventLog, event_logs
+from orchestrator.events import PROGRESS, Event, Events
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
 from orchestrator.trial import Trial, identity
 from orchestrator.work import Setup
@@ -33,12 +35,18 @@ class Stop(BaseException):
     """This process was asked to stop; not an Exception, so that no handler of ordinary errors swallows it."""
 
 
+class Cancel(BaseException):
+    """Nobody wants the trial at hand any more; not an Exception either."""
+
+
 class Worker:
     """Runs trials and writes their results; tells `events` what happens."""
 
     def __init__(self, setup: Setup, events: Events) -> None:
         self.setup = setup
-        self.events = events
+        self.log = EventLog(event_logs(setup.folder) / f"{setup.worker}.jsonl")
+        self.cancellations = Cancellations(setup.folder)
+        self._tell = events
         self.environment: Environment = open_environment(setup.device, setup.threads)
         self.features = FeatureCache(setup.cache / "features")
         self.stages = StageStore(setup.cache / "stages")
@@ -48,11 +56,16 @@ class Worker:
         self._unflushed: list[tuple[Attempt, str, Event]] = []
         self._scanned: dict[tuple[str, ...], tuple[TaskData, ...]] = {}
 
+    def events(self, event: Event) -> None:
+        """Tell the driver, and whoever reads the log."""
+        self.log(event)
+        self._tell(event)
+
     def run(self, trial: Trial) -> None:
         """One attempt at one trial. Whatever goes wrong in it becomes its record, its row and an event; only `Stop` passes through."""
         row = first_row(self.setup, self.environment, trial)
         try:
-            begun = self.attempts.begin(trial.id, row=row)
+            begun = self.attempts.begin(trial.id, row=row, job=self.setup.job)
         except OSError as error:
             self.events(Event("fatal", trial.id, {"error": disk.explain(self.setup.folder, error)}))
             return
@@ -125,15 +138,18 @@ class _Run:
         self.metrics: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.reused = 0.0
+        self.epochs = 0
 
     def run(self) -> None:
         try:
             self._tell("started")
             outcome = self._sequence()
         except (Stop, KeyboardInterrupt):
-            self._keep("interrupted", attempts.INTERRUPTED, error="stopped from outside", error_kind="Stop")
+            self._interrupted()
             self.worker.flush()
             raise
+        except Cancel:
+            self._keep("cancelled", attempts.INTERRUPTED, error="cancelled", error_kind=attempts.CANCELLED)
         except OSError as error:
             if disk.takes_no_more(error):
                 message = disk.explain(self.worker.setup.cache, error)
@@ -164,6 +180,7 @@ class _Run:
         self._tell("features", done=done, total=total)
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
+        self.epochs += 1
         names = self.trial.config.data.tasks
         self._tell(
             "epoch",
@@ -195,6 +212,26 @@ class _Run:
         self.worker.events(
             Event(kind, self.trial.id, {"attempt": self.attempt.number, "worker": self.worker.setup.worker, **facts})
         )
+        if kind in PROGRESS and self.worker.cancellations.holds_now(self.trial.id):
+            raise Cancel
+
+    def _interrupted(self) -> None:
+        """Stopped from outside. Under a scheduler's time limit a trial that gets nowhere twice would be stopped for ever."""
+        error = "stopped from outside"
+        if self.worker.setup.job and not self.epochs and self._stood_still_before():
+            time_min = self.worker.setup.time_min
+            error += (
+                f" twice without finishing an epoch in between; give it more time: resources.time_min is {time_min}"
+            )
+            self._keep("failed", attempts.FAILED, error=error, error_kind=attempts.NO_PROGRESS)
+        else:
+            self._keep("interrupted", attempts.INTERRUPTED, error=error, error_kind="Stop")
+
+    def _stood_still_before(self) -> bool:
+        earlier = [r for r in self.worker.attempts.of_trial(self.trial.id) if r.attempt < self.attempt.number]
+        last = earlier[-1].content if earlier else {}
+        stopped = last.get("state") == attempts.INTERRUPTED and last.get("error_kind") == "Stop"
+        return stopped and not last.get("epochs")
 
     def _fail(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
@@ -225,6 +262,7 @@ class _Run:
             "attempt": self.attempt.number,
             "worker": self.worker.setup.worker,
             "seconds": row["seconds_spent"],
+            "epochs": self.epochs,
         }
         if outcome is None:
             rows = AttemptRows(row)
@@ -290,5 +328,6 @@ def stop_on_signal() -> None:
 
 def _end_quietly(attempt: Attempt, state: str, facts: Mapping[str, Any]) -> None:
     # The part is what counts; a record that cannot be written any more is seen as died and loses nothing.
+    told = ("error", "error_kind", "traceback", "seconds", "epochs")
     with contextlib.suppress(OSError):
-        attempt.end(state, **{k: v for k, v in facts.items() if k in ("error", "error_kind", "traceback", "seconds")})
+        attempt.end(state, **{name: facts[name] for name in told if name in facts})

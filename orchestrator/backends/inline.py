@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from orchestrator.events import Event, Events
 from orchestrator.work import Setup, Source, WorkItem, run_loop
@@ -13,7 +12,7 @@ class InlineBackend:
     """Runs every trial here. What a worker tells is passed on at once, not at the next poll."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = replace(setup, backend="inline", worker="inline")
+        self._setup = setup
 
     def run(self, source: Source, events: Events) -> None:
         """Pull and run until the source is done."""

@@ -36,7 +36,7 @@ class LocalBackend:
 
     def __init__(self, setup: Setup, workers: int | None = None, resources: Resources | None = None) -> None:
         needs = resources or Resources()
-        self._setup = replace(setup, backend="local")
+        self._setup = setup
         gpus = [] if setup.device == "cpu" else visible_gpus()
         slots = [gpu for gpu in gpus for _ in range(needs.trials_per_gpu)]
         fitting = min(available_cores() // max(setup.threads, needs.cpus), memory_gb() // needs.mem_gb)
@@ -114,7 +114,7 @@ class _LocalEngine:
 
     def _start(self, number: int) -> _Seat:
         here, there = self._context.Pipe()
-        setup = replace(self._setup, worker=f"local-{os.getpid()}-{number}")
+        setup = replace(self._setup, worker=f"{self._setup.worker}-{number}")
         variables = dict.fromkeys(THREAD_VARIABLES, str(setup.threads))
         gpu = self._slots[number]
         if gpu is not None:

@@ -65,7 +65,7 @@ def run_on(
                 source.events(event)
                 events.append(event)
 
-            BACKENDS[name](launch.setup(prepared, launch.Options())).run(source, tell)
+            BACKENDS[name](launch.setup(prepared, launch.Options(backend=name))).run(source, tell)
             diverging = frozenset(t.id for t in prepared.trials if t.config.training.learning_rate == 1e30)
             known[name] = Ran(folder / "results", tuple(prepared.trials), diverging, events, source.tally)
         return known[name]

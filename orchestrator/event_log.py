@@ -1,0 +1,96 @@
+"""What workers told, on disk: one file a worker, one JSON line an event.
+
+`status` and `logs` read these files, and so does a driver whose workers are on other machines. They are for people and progress; what
+counts is in the parts and the attempt records, so a line that could not be written is not missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.events import PROGRESS, Event
+
+EVERY_S = 1.0
+
+
+class EventLog:
+    """The log of one worker; takes events and appends them, those that say how far a trial is at most one a second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._said = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Append an event; a disk that takes no more loses the line and stops nothing."""
+        now = time.time()
+        facts = event.facts
+        ended = event.kind == "epoch" and facts["epoch"] == facts["epochs"]
+        if event.kind in PROGRESS and now - self._said < EVERY_S and not ended:
+            return
+        self._said = now
+        line = {"time": round(now, 3), "kind": event.kind, "trial_id": event.trial_id, **facts}
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event with the worker that told it and when, in seconds since 1970."""
+
+    worker: str
+    time: float
+    event: Event
+
+
+@dataclass
+class Follower:
+    """Reads what was appended to the logs of a folder since it looked last; a line that is not whole yet waits for the next look."""
+
+    folder: Path
+    _read: dict[str, int] = field(default_factory=dict)
+
+    def look(self, pattern: str = "*") -> list[Entry]:
+        """The new entries of the workers whose names fit `pattern`, oldest first."""
+        found: list[Entry] = []
+        for path in self.folder.glob(f"{pattern}.jsonl"):
+            found += self._new(path)
+        return sorted(found, key=lambda entry: entry.time)
+
+    def _new(self, path: Path) -> Iterator[Entry]:
+        start = self._read.get(path.name, 0)
+        try:
+            if path.stat().st_size <= start:
+                return
+            with path.open("rb") as file:
+                file.seek(start)
+                content = file.read()
+        except OSError:
+            return
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read[path.name] = start + len(whole)
+        for line in whole.splitlines():
+            entry = _entry(path.stem, line)
+            if entry is not None:
+                yield entry
+
+
+def event_logs(sweep_folder: Path) -> Path:
+    """Where the logs of a sweep's workers lie."""
+    return sweep_folder / "events"
+
+
+def _entry(worker: str, line: bytes) -> Entry | None:
+    try:
+        content: dict[str, Any] = json.loads(line)
+        kind, trial_id, at = content.pop("kind"), content.pop("trial_id"), float(content.pop("time"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # Cut off by a full disk or a machine that went down.
+    return Entry(worker, at, Event(kind, trial_id, content))
