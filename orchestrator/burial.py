@@ -1,4 +1,4 @@
-"""Attempts whose process is gone without a word: written down as failed, in their record and in the attempts table."""
+"""Attempts whose process is gone without a word: written down in their record and in the attempts table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.attempts import FAILED, WORKER_DIED, AttemptFolder, Record
+from orchestrator.attempts import FAILED, STOPPED, WORKER_DIED, AttemptFolder, Record
+from orchestrator.event_log import epochs_told
 from orchestrator.results.schema import ATTEMPTS
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
 
@@ -14,7 +15,14 @@ _KEY = ["trial_id", "attempt", "status"]
 UNSEEN = "its process is gone and left no word: it was killed, or the machine went down"
 
 
-def bury(attempts: AttemptFolder, store: ResultStore, dead: Sequence[Record], error: str) -> list[Record]:
+def bury(
+    attempts: AttemptFolder,
+    store: ResultStore,
+    dead: Sequence[Record],
+    error: str,
+    state: str = FAILED,
+    error_kind: str = WORKER_DIED,
+) -> list[Record]:
     """Write down how attempts died; one whose rows were stored before its process went has ended as they say.
 
     Args:
@@ -22,6 +30,8 @@ def bury(attempts: AttemptFolder, store: ResultStore, dead: Sequence[Record], er
         store: where their rows go.
         dead: the records of attempts that nobody runs any more.
         error: how they died, as far as is known.
+        state: failed, or interrupted where that was nobody's mistake.
+        error_kind: what kind of end it was, of those that failed.
 
     Returns:
         Those that died before their end was stored.
@@ -42,24 +52,26 @@ def bury(attempts: AttemptFolder, store: ResultStore, dead: Sequence[Record], er
             attempts.close(record, status, last_sign.timestamp())
             continue
         # The record first: buried twice, the attempt would have two rows.
-        attempts.close(record, FAILED, last_sign.timestamp(), error=error, error_kind=WORKER_DIED)
+        kind = error_kind if state == FAILED else STOPPED
+        epochs = epochs_told(store.folder, record.content.get("row", {}).get("worker", ""), record)
+        attempts.close(record, state, last_sign.timestamp(), error=error, error_kind=kind, epochs=epochs)
         if "row" in record.content:
-            writer.add(AttemptRows(_row(record, last_sign, error)))
+            writer.add(AttemptRows(_row(record, last_sign, state, error, kind)))
         found.append(record)
     writer.flush()
     return found
 
 
-def _row(record: Record, last_sign: datetime, error: str) -> dict[str, Any]:
+def _row(record: Record, last_sign: datetime, state: str, error: str, error_kind: str) -> dict[str, Any]:
     """The row that the worker wrote into the record when it began, with the end that it could not write."""
     started = datetime.fromtimestamp(record.content["started_at"], UTC)
     return {
         **record.content["row"],
         "attempt": record.attempt,
-        "status": FAILED,
+        "status": state,
         "started_at": started,
         "ended_at": last_sign,
         "seconds_spent": max(0.0, (last_sign - started).total_seconds()),
         "error": error,
-        "error_kind": WORKER_DIED,
+        "error_kind": error_kind,
     }

@@ -33,6 +33,8 @@ app = typer.Typer(
 
       moleflow-sweep FILE --dry-run          one training step each, nothing is kept
 
+      moleflow-sweep FILE --backend slurm    as job arrays on a cluster
+
       moleflow-sweep plan FILE               what would run, and what is done
 
       moleflow-sweep report results/NAME     the tables again, from the Parquet
@@ -70,7 +72,10 @@ CacheDir = Annotated[
     Path | None, typer.Option("--cache", help="Cache folder. Default: MOLEFLOW_CACHE, else ~/.cache/moleflow-sweep.")
 ]
 BackendName = Annotated[
-    str, typer.Option("--backend", help="inline (this process) | local (worker processes on this machine).")
+    str,
+    typer.Option(
+        "--backend", help="inline (this process) | local (worker processes on this machine) | slurm (job arrays)."
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -88,6 +93,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Go on with more than 10,000 tr
 RerunStale = Annotated[
     bool, typer.Option("--rerun-stale", help="Run finished trials again whose results other code made.")
 ]
+Profile = Annotated[
+    Path | None,
+    typer.Option("--profile", help="A site's partition, account, limits: slurm/profiles/example.yaml explains them."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
 
 
@@ -100,6 +109,11 @@ def run(
     out: Out = None,
     cache: CacheDir = None,
     backend: BackendName = "local",
+    profile: Profile = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit to SLURM and return.")] = False,
+    print_sbatch: Annotated[
+        bool, typer.Option("--print-sbatch", help="Show the SLURM scripts that would be submitted; nothing is written.")
+    ] = False,
     workers: Workers = None,
     threads: Threads = 1,
     device: Device = "auto",
@@ -117,6 +131,8 @@ def run(
         out=out,
         cache=cache,
         backend=backend,
+        profile=profile,
+        detach=detach,
         workers=workers,
         threads=threads,
         device=device,
@@ -124,8 +140,12 @@ def run(
         rerun_stale=rerun_stale,
         quiet=quiet,
     )
+    for name, given in (("--profile", profile), ("--detach", detach), ("--print-sbatch", print_sbatch)):
+        if given and backend != "slurm":
+            raise InvalidInput(f"{name}: is for SLURM; give --backend slurm too")
     prepared = launch.prepare(_sweep(file, data, base, sets), options)
-    raise typer.Exit((launch.dry_run if dry_run else launch.run)(prepared, options, _console()))
+    action = launch.dry_run if dry_run else launch.print_scripts if print_sbatch else launch.run
+    raise typer.Exit(action(prepared, options, _console()))
 
 
 @app.command()
@@ -195,7 +215,7 @@ def report(
     ] = False,
 ) -> None:
     """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there."""
-    from orchestrator import launch
+    from orchestrator import reporting
 
     _allowed("--format", form, ("markdown", "csv", "latex"))
     if published and (folder or everything or with_published):
@@ -205,7 +225,7 @@ def report(
     if not published and folder is None:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     made, paths = (
-        (launch.published_report(), {}) if folder is None else launch.report(folder, everything, with_published)
+        (reporting.published_report(), {}) if folder is None else reporting.report(folder, everything, with_published)
     )
     print({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if paths:
@@ -233,9 +253,9 @@ def verify(
     file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md, or its folder.", show_default=False)],
 ) -> None:
     """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not."""
-    from orchestrator import launch
+    from orchestrator import reporting
 
-    verdict = launch.verify(file / "report.md" if file.is_dir() else file)
+    verdict = reporting.verify(file / "report.md" if file.is_dir() else file)
     print("\n".join(verdict.lines()))
     raise typer.Exit(0 if verdict.equal else FAILED)
 
@@ -291,7 +311,7 @@ def _sweep(file: Path, data: Path | None, base: str | None, sets: list[str] | No
 def _options(**given: Any) -> Any:
     from orchestrator.launch import Options
 
-    _allowed("--backend", given.get("backend", "local"), ("inline", "local"))
+    _allowed("--backend", given.get("backend", "local"), ("inline", "local", "slurm"))
     _allowed("--device", given.get("device", "auto"), ("auto", "cpu", "cuda"))
     return Options(**given)
 
@@ -315,6 +335,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A terminal that has no "±" shows "?" and the run goes on.
             stream.reconfigure(errors="replace")
+    from orchestrator import control
+
+    control.register(app)
     words = sys.argv[1:]
     commands = [
         *(command.name or command.callback.__name__ for command in app.registered_commands if command.callback),

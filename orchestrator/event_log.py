@@ -14,26 +14,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.attempts import Record
 from orchestrator.events import PROGRESS, Event
 
 EVERY_S = 1.0
 
 
 class EventLog:
-    """The log of one worker; takes events and appends them, those that say how far a trial is at most one a second."""
+    """The log of one worker; takes events and appends them, those that say how far a trial is at most once a second."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._said = 0.0
+        self._said, self._kind = 0.0, ""
 
     def __call__(self, event: Event) -> None:
         """Append an event; a disk that takes no more loses the line and stops nothing."""
         now = time.time()
         facts = event.facts
         ended = event.kind == "epoch" and facts["epoch"] == facts["epochs"]
-        if event.kind in PROGRESS and now - self._said < EVERY_S and not ended:
+        if event.kind in PROGRESS and event.kind == self._kind and now - self._said < EVERY_S and not ended:
             return
-        self._said = now
+        self._said, self._kind = now, event.kind
         line = {"time": round(now, 3), "kind": event.kind, "trial_id": event.trial_id, **facts}
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,13 @@ class Follower:
 def event_logs(sweep_folder: Path) -> Path:
     """Where the logs of a sweep's workers lie."""
     return sweep_folder / "events"
+
+
+def epochs_told(sweep_folder: Path, worker: str, record: Record) -> int:
+    """How many epochs of an attempt its worker logged: none means that none was finished, as the first is always logged."""
+    told = Follower(event_logs(sweep_folder)).look(worker) if worker else []
+    ours = (entry.event for entry in told if entry.event.trial_id == record.trial_id)
+    return sum(event.kind == "epoch" and event.facts.get("attempt") == record.attempt for event in ours)
 
 
 def _entry(worker: str, line: bytes) -> Entry | None:

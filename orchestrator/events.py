@@ -15,6 +15,7 @@ Kind = Literal[
     "failed",  # error, error_kind, traceback
     "interrupted",  # stopped from outside; costs no retry: epochs, finished in this attempt
     "cancelled",  # somebody took the trial back; it waits for the next run of the command
+    "withdrawn",  # taken back from a queue before it began
     "held",  # another live process is at this trial
     "elsewhere",  # another driver has finished it
     "fatal",  # nothing can be written any more: error
@@ -31,5 +32,5 @@ class Event:
 
 
 Events = Callable[[Event], None]
-ENDS = frozenset({"finished", "failed", "interrupted", "cancelled", "held", "elsewhere", "fatal"})
+ENDS = frozenset({"finished", "failed", "interrupted", "cancelled", "withdrawn", "held", "elsewhere", "fatal"})
 PROGRESS = frozenset({"features", "epoch"})

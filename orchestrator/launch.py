@@ -10,31 +10,28 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
 from moleflow.errors import InvalidInput
-from moleflow.knobs import method_knobs, version_settings
 from moleflow.source import code_digest
-from orchestrator import burial, disk, expansion, folder, listing, provenance, terminal
+from orchestrator import burial, disk, expansion, folder, listing, provenance, reporting, terminal
 from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder
 from orchestrator.cancellation import Cancellations
 from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.live import LiveView
 from orchestrator.planning import Plan, make_plan
-from orchestrator.reports import published, published_tables
-from orchestrator.reports import verify as verification
-from orchestrator.reports.lock import Recipe
-from orchestrator.reports.tables import Report, build, write_report
-from orchestrator.reports.verify import Verdict
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
 from orchestrator.search import PlannedTrials
 from orchestrator.spec import Sweep
 from orchestrator.trial import Trial
 from orchestrator.work import Backend, Setup
+
+if TYPE_CHECKING:
+    from orchestrator.backends.slurm import SlurmBackend
 
 FAILED, INTERRUPTED = 1, 130
 COMPACT_FROM = 200
@@ -46,7 +43,9 @@ class Options:
 
     out: Path | None = None
     cache: Path | None = None
-    backend: Literal["inline", "local"] = "local"
+    backend: Literal["inline", "local", "slurm"] = "local"
+    profile: Path | None = None
+    detach: bool = False
     workers: int | None = None
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -126,6 +125,8 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         label = prepared.labels.get(record.trial_id, record.trial_id)
         console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
     source = TrialSource(PlannedTrials(todo), sweep.resources, sweep.retries, cancelled=cancellations.holds)
+    if options.detach:
+        return _submit_and_leave(prepared, options, source, console)
     interrupted = False
     if todo:
         view = LiveView(console, prepared.labels, len(todo), source.tally, options.quiet)
@@ -141,6 +142,34 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def _submit_and_leave(prepared: Prepared, options: Options, source: TrialSource, console: Console) -> int:
+    made = slurm(setup(prepared, options), options).submit(source)
+    for array in made:
+        trials = sum(len(ids) for ids in array.elements)
+        console.print(f"submitted: {trials} trials as SLURM job {array.job_id}, {len(array.elements)} elements")
+    left = len(prepared.plan.of("to run")) - sum(len(ids) for array in made for ids in array.elements)
+    if left:
+        console.print(f"not submitted: {left} trials that a job or another driver has already")
+    console.print(
+        f"to see them: moleflow-sweep status {prepared.folder}; the same command without --detach follows them"
+    )
+    return 0
+
+
+def print_scripts(prepared: Prepared, options: Options, console: Console) -> int:
+    """Show the sbatch scripts that a run would submit; nothing is written, and no job is looked for.
+
+    Raises:
+        InvalidInput: the profile is not valid.
+        MoleflowError: the site's largest array is not in the profile, and SLURM does not tell it.
+
+    """
+    source = TrialSource(PlannedTrials(prepared.plan.of("to run")), prepared.sweep.resources, prepared.sweep.retries)
+    for text in slurm(setup(prepared, options), options).scripts(source):
+        console.print(text)
+    return 0
 
 
 def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
@@ -175,72 +204,6 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     if interrupted:
         return INTERRUPTED
     return 0 if len(tally.finished) == len(trials) else FAILED
-
-
-def report(
-    place: Path, show_all: bool = False, with_published: bool = False, sweep: folder.SweepFolder | None = None
-) -> tuple[Report, dict[str, Path]]:
-    """Make the report of a results folder anew from its Parquet.
-
-    Args:
-        place: the results folder.
-        sweep: what was planned; None = the folder's latest plan.
-        show_all: every trial that is stored, not only those of the latest plan.
-        with_published: put the published rows beside the measured ones.
-
-    Raises:
-        InvalidInput: the folder holds no sweep, or the published rows are damaged.
-        OSError: the report cannot be written.
-
-    """
-    sweep = sweep or folder.read(place)
-    options = ["--all"] * show_all + ["--with-published"] * with_published
-    recipe = Recipe(
-        title=sweep.title,
-        selection=None if show_all else sweep.trial_ids,
-        baseline=sweep.baseline,
-        split="test",
-        command=" ".join(["moleflow-sweep report FOLDER", *options]),
-        code=code_digest(),
-        published=published.load().digest if with_published else None,
-    )
-    made = _made_by(ResultStore(place), recipe)
-    return made, write_report(made, place)
-
-
-def published_report() -> Report:
-    """The report over the published rows alone.
-
-    Raises:
-        InvalidInput: they are missing or damaged.
-
-    """
-    return published_tables.published_report(published.load())
-
-
-def verify(path: Path) -> Verdict:
-    """Make a report again from the Parquet beside it, and compare.
-
-    Raises:
-        InvalidInput: no report, one without a lock, or no results beside it.
-
-    """
-    return verification.verify(path, _made_by, code_digest())
-
-
-def _made_by(store: ResultStore, recipe: Recipe) -> Report:
-    return build(
-        store,
-        None if recipe.selection is None else set(recipe.selection),
-        recipe.baseline,
-        recipe.title,
-        current_code=recipe.code,
-        covers={"version": method_knobs()},
-        bundles={"version": version_settings()},
-        split=recipe.split,
-        published=published.load() if recipe.published else None,
-        command=recipe.command,
-    )
 
 
 def default_cache() -> Path:
@@ -352,9 +315,24 @@ def _backend(setup: Setup, sweep: Sweep, options: Options) -> Backend:
         from orchestrator.backends.inline import InlineBackend
 
         return InlineBackend(setup)
+    if options.backend == "slurm":
+        return slurm(setup, options)
     from orchestrator.backends.local import LocalBackend
 
     return LocalBackend(setup, options.workers, sweep.resources)
+
+
+def slurm(setup: Setup, options: Options) -> SlurmBackend:
+    """The cluster of `options.profile`, or one without anything special.
+
+    Raises:
+        InvalidInput: the profile is not valid.
+
+    """
+    from orchestrator.backends.slurm import SlurmBackend
+    from orchestrator.profile import SiteProfile, load_profile
+
+    return SlurmBackend(setup, load_profile(options.profile) if options.profile else SiteProfile())
 
 
 def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
@@ -379,7 +357,7 @@ def _report_after(prepared: Prepared, store: ResultStore, code: int, console: Co
     """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason."""
     try:
         store.compact()
-        made, paths = report(
+        made, paths = reporting.report(
             prepared.folder, sweep=_planned(prepared)
         )  # Another driver may have written its own plan meanwhile.
     except OSError as error:

@@ -53,6 +53,7 @@ class TrialSource:
         retries: further attempts that a failed trial gets.
         most_identical: after so many identical failures in a row it hands out no more.
         cancelled: whether somebody took a trial back.
+        waits_for_others: whether to ask again for a trial that another process is at, or to leave it to that.
         clock: seconds, from anywhere.
 
     """
@@ -64,11 +65,12 @@ class TrialSource:
         retries: int,
         most_identical: float = IDENTICAL_FAILURES,
         cancelled: Callable[[str], bool] = lambda _: False,
+        waits_for_others: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = Tally()
         self._search, self._resources, self._retries, self._clock = search, resources, retries, clock
-        self._most_identical, self._cancelled = most_identical, cancelled
+        self._most_identical, self._cancelled, self._waits = most_identical, cancelled, waits_for_others
         self._running: dict[str, Trial] = {}
         self._again: list[tuple[float, Trial]] = []
         self._failures: dict[str, int] = {}
@@ -79,7 +81,7 @@ class TrialSource:
     def next(self) -> WorkItem | Pause:
         """The next item to run."""
         if self.tally.stopped_by is not None:
-            return Pause.WAIT if self._running and not self._at_once else Pause.DONE
+            return Pause.STOP if self._running and not self._at_once else Pause.DONE
         while True:
             answer = self._wanted()
             if not isinstance(answer, Trial):
@@ -97,8 +99,10 @@ class TrialSource:
         if event.kind not in ENDS or event.trial_id not in self._running:
             return
         trial = self._running.pop(event.trial_id)
-        if event.kind == "held":
+        if event.kind == "held" and self._waits:
             self._again.append((self._clock() + HELD_AGAIN_S, trial))
+        elif event.kind in ("held", "withdrawn"):
+            self._over(trial, event)
         elif event.kind == "failed":
             self._failed(trial, event)
         elif event.kind == "interrupted" and self._goes_on(trial.id, event):

@@ -56,6 +56,7 @@ class Pause(Enum):
     """What a source answers when it has no item."""
 
     WAIT = "wait"
+    STOP = "stop"
     DONE = "done"
 
 
@@ -63,7 +64,7 @@ class Source(Protocol):
     """Where a backend pulls work from."""
 
     def next(self) -> WorkItem | Pause:
-        """The next item; WAIT when one may come later; DONE when none will."""
+        """The next item; WAIT when one may come later; STOP when what has not begun shall not; DONE when nothing is left to wait for."""
 
 
 class Backend(Protocol):
@@ -85,8 +86,11 @@ class Engine(Protocol):
     def poll(self, seconds: float) -> list[Event]:
         """What happened, waiting at most `seconds` for something to."""
 
+    def withdraw(self) -> list[Event]:
+        """Take back what was submitted and has not begun, and report it as withdrawn."""
+
     def close(self) -> None:
-        """Stop everything that still runs, in seconds."""
+        """Stop everything that still runs here, in seconds."""
 
 
 def run_loop(engine: Engine, source: Source, events: Events, poll_seconds: float = 0.25) -> None:
@@ -101,6 +105,8 @@ def run_loop(engine: Engine, source: Source, events: Events, poll_seconds: float
                 engine.submit(answer)
             if answer is Pause.DONE:
                 return
+            for event in engine.withdraw() if answer is Pause.STOP else ():
+                events(event)
             for event in engine.poll(poll_seconds):
                 events(event)
     finally:

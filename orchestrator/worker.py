@@ -225,12 +225,12 @@ class _Run:
             )
             self._keep("failed", attempts.FAILED, error=error, error_kind=attempts.NO_PROGRESS)
         else:
-            self._keep("interrupted", attempts.INTERRUPTED, error=error, error_kind="Stop")
+            self._keep("interrupted", attempts.INTERRUPTED, error=error, error_kind=attempts.STOPPED)
 
     def _stood_still_before(self) -> bool:
         earlier = [r for r in self.worker.attempts.of_trial(self.trial.id) if r.attempt < self.attempt.number]
         last = earlier[-1].content if earlier else {}
-        stopped = last.get("state") == attempts.INTERRUPTED and last.get("error_kind") == "Stop"
+        stopped = last.get("state") == attempts.INTERRUPTED and last.get("error_kind") == attempts.STOPPED
         return stopped and not last.get("epochs")
 
     def _fail(self, error: Exception) -> None:

@@ -43,5 +43,8 @@ class _InlineEngine:
             self._worker.flush()
         return []
 
+    def withdraw(self) -> list[Event]:
+        return []  # What is submitted runs.
+
     def close(self) -> None:
         self._worker.flush()

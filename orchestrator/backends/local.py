@@ -97,6 +97,9 @@ class _LocalEngine:
                 found += self._lost(seat)
         return found
 
+    def withdraw(self) -> list[Event]:
+        return []  # What is submitted runs.
+
     def close(self) -> None:
         for seat in self._seats.values():
             with contextlib.suppress(OSError):

@@ -1,0 +1,81 @@
+"""From a results folder to its report, and from a report back to whether it still follows from its Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moleflow.knobs import method_knobs, version_settings
+from moleflow.source import code_digest
+from orchestrator import folder
+from orchestrator.reports import published, published_tables
+from orchestrator.reports import verify as verification
+from orchestrator.reports.lock import Recipe
+from orchestrator.reports.tables import Report, build, write_report
+from orchestrator.reports.verify import Verdict
+from orchestrator.results.store import ResultStore
+
+
+def report(
+    place: Path, show_all: bool = False, with_published: bool = False, sweep: folder.SweepFolder | None = None
+) -> tuple[Report, dict[str, Path]]:
+    """Make the report of a results folder anew from its Parquet.
+
+    Args:
+        place: the results folder.
+        sweep: what was planned; None = the folder's latest plan.
+        show_all: every trial that is stored, not only those of the latest plan.
+        with_published: put the published rows beside the measured ones.
+
+    Raises:
+        InvalidInput: the folder holds no sweep, or the published rows are damaged.
+        OSError: the report cannot be written.
+
+    """
+    sweep = sweep or folder.read(place)
+    options = ["--all"] * show_all + ["--with-published"] * with_published
+    recipe = Recipe(
+        title=sweep.title,
+        selection=None if show_all else sweep.trial_ids,
+        baseline=sweep.baseline,
+        split="test",
+        command=" ".join(["moleflow-sweep report FOLDER", *options]),
+        code=code_digest(),
+        published=published.load().digest if with_published else None,
+    )
+    made = _made_by(ResultStore(place), recipe)
+    return made, write_report(made, place)
+
+
+def published_report() -> Report:
+    """The report over the published rows alone.
+
+    Raises:
+        InvalidInput: they are missing or damaged.
+
+    """
+    return published_tables.published_report(published.load())
+
+
+def verify(path: Path) -> Verdict:
+    """Make a report again from the Parquet beside it, and compare.
+
+    Raises:
+        InvalidInput: no report, one without a lock, or no results beside it.
+
+    """
+    return verification.verify(path, _made_by, code_digest())
+
+
+def _made_by(store: ResultStore, recipe: Recipe) -> Report:
+    return build(
+        store,
+        None if recipe.selection is None else set(recipe.selection),
+        recipe.baseline,
+        recipe.title,
+        current_code=recipe.code,
+        covers={"version": method_knobs()},
+        bundles={"version": version_settings()},
+        split=recipe.split,
+        published=published.load() if recipe.published else None,
+        command=recipe.command,
+    )

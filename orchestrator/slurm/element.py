@@ -1,0 +1,91 @@
+"""The worker inside a SLURM job: runs the trials of one array element, and survives being told to go.
+
+SLURM sends SIGUSR2 some time before the time limit and on preemption (where the site asks for that), SIGTERM when a job is cancelled,
+preempted or requeued by others. Either way the trial at hand is checkpointed and its attempt written down as interrupted. After SIGUSR2
+the job also puts itself back into the queue; after SIGTERM whoever sent it knows what shall become of the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from types import FrameType
+
+from moleflow.source import code_digest
+from orchestrator.attempts import FAILED, FINISHED, INTERRUPTED, RUNNING, AttemptFolder
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.backends.local import LocalBackend
+from orchestrator.burial import bury
+from orchestrator.cancellation import Cancellations
+from orchestrator.results.store import ResultStore
+from orchestrator.runner import TrialSource
+from orchestrator.search import PlannedTrials
+from orchestrator.sweep_file import Resources
+from orchestrator.trial import Trial
+from orchestrator.work import Backend, Setup
+from orchestrator.worker import Stop
+
+GONE = "its node failed, or its job was put back into the queue without a warning"
+
+
+def serve(setup: Setup, trials: Sequence[Trial], beside: int, needs: Resources, code: str) -> None:
+    """Run the trials of this element that it has not ended yet, `beside` at once. Called by submitit inside a job.
+
+    Raises:
+        RuntimeError: the code changed between submission and start.
+
+    """
+    if code_digest() != code:
+        raise RuntimeError("the project's code changed after the job was submitted; run the command again")
+    job = element_id()
+    setup = replace(setup, worker=f"slurm-{job}", job=job)
+    told = _Told()
+    told.listen()
+    try:
+        records = AttemptFolder(setup.folder / "attempts")
+        own = [record for record in records.all() if record.content.get("job") == job]
+        begun = [record for record in own if record.content["state"] == RUNNING]
+        bury(records, ResultStore(setup.folder), begun, GONE, INTERRUPTED)
+        over = {record.trial_id for record in own if record.content["state"] in (FINISHED, FAILED)}
+        source = TrialSource(
+            PlannedTrials([trial for trial in trials if trial.id not in over]),
+            needs,
+            retries=0,
+            cancelled=Cancellations(setup.folder).holds,
+            waits_for_others=False,
+        )
+        backend: Backend = LocalBackend(setup, beside, needs) if beside > 1 else InlineBackend(setup)
+        backend.run(source, source.events)
+    except Stop:
+        if told.requeue:
+            # Where scontrol is missing (in some containers) the job ends here, and a driver submits its trials again.
+            with contextlib.suppress(OSError):
+                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+
+
+def element_id() -> str:
+    """SLURM's name of the element that this process runs in."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+class _Told:
+    """Hears the first signal to go, whichever it is, and ends what runs with `Stop`; later ones are not heard."""
+
+    def __init__(self) -> None:
+        self.requeue = False
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGUSR2, self._hear)
+        signal.signal(signal.SIGTERM, self._hear)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.requeue = number == signal.SIGUSR2
+        raise Stop
