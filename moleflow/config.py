@@ -199,6 +199,10 @@ class Loss(Section):
     )
     focal_detach: bool = Field(False, description="no gradient through the focal weight")
     center_weight: float = Field(0.0, ge=0.0, description="factor of the centre loss ||z||^2")
+    center_on: Literal["latent", "features"] = Field(
+        "latent",
+        description="what the centre loss pulls to 0: z, or the frozen features, whence no gradient comes (the notes' first v5)",
+    )
 
 
 class Training(Section):
@@ -262,13 +266,18 @@ class TrialConfig(Section):
         if self.backbone.weights == "random":
             flags.append("the backbone's weights are random, as the configuration asks")
         if self.adapter.dead_residual:
-            flags.append(
+            dead = (
                 "the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient"
             )
+            # Decoupled decay shrinks a weight whatever its gradient, so equal digests would be no test of it.
+            decay = "; weight decay alone moves its weights, and with them the state digest"
+            flags.append(dead + (decay if self.training.weight_decay > 0 else ""))
         if self.lora.init == "zero":
             flags.append(
                 "lora.init zero, as the notes have it: A and B are both zero, so neither ever gets a gradient; only the task bias learns"
             )
+        if self.loss.center_weight > 0 and self.loss.center_on == "features":
+            flags.append("center_on features: dead, no gradient reaches the flow; trains as without the centre loss")
         if self.flow.cpcf and self.flow.context_from == "all":
             flags.append("context_from all: not a likelihood; log_det leaves out the paths through the context")
         if self.attention.enabled:
@@ -354,6 +363,8 @@ def _training_reach(config: TrialConfig, flat: dict[str, Any], task_index: int) 
         del keep["loss.focal_form"], keep["loss.focal_detach"]
         # The mean over patches of an image-mean log-determinant is the mean of the patches' own; only rounding differs,
         # so it stays in the key.
+    if config.loss.center_weight == 0.0:
+        del keep["loss.center_on"]
     if config.training.schedule == "constant":
         del keep["training.final_fraction"]
     if task_index == 0:

@@ -41,7 +41,11 @@ METRIC_NAMES = tuple(field.name for field in fields(ClassMetrics))
 
 @dataclass(frozen=True)
 class TaskScores:
-    """One class evaluated after some task: routes, image scores and metrics, routed and by the oracle."""
+    """One class evaluated after some task: routes, image scores and metrics, routed and by the oracle.
+
+    `normal_latent_norm` is the mean of ||z||^2 / D over the patches of its normal images through its own expert: 1 where z is
+    standard normal, whatever the width D; smaller is more compact. None without normal images.
+    """
 
     task: int
     routes: npt.NDArray[np.int64]
@@ -49,6 +53,7 @@ class TaskScores:
     oracle_scores: npt.NDArray[np.float64]
     metrics: ClassMetrics
     oracle_metrics: ClassMetrics
+    normal_latent_norm: float | None
     digest: str
 
     @property
@@ -64,6 +69,7 @@ class _Task:
     load: Callable[[], torch.Tensor]
     pooled: npt.NDArray[np.float64]
     patch_scores: dict[tuple[int, int], Floats]
+    latent_norms: dict[tuple[int, int], float]
 
 
 class Evaluation:
@@ -92,7 +98,7 @@ class Evaluation:
             load: gives their features (M, H, W, D), in order.
         """
         self._gaussians.append(fit_gaussian(_pooled(training), self.config.router))
-        self._tasks.append(_Task(samples, has_masks, load, _pooled(load()), {}))
+        self._tasks.append(_Task(samples, has_masks, load, _pooled(load()), {}, {}))
 
     def evaluate(self, task: int) -> TaskScores:
         """The class of `task` as it scores now, with the experts and Gaussians of all tasks added so far.
@@ -115,7 +121,9 @@ class Evaluation:
             oracle_scores, oracle_metrics = scores, metrics
         else:
             oracle_scores, oracle_metrics, _ = self._measure(oracle_maps, labels, masks)
-        found = TaskScores(task, routes, scores, oracle_scores, metrics, oracle_metrics, scores_digest)
+        normal = [entry.latent_norms[n, task] for n in np.flatnonzero(labels == 0).tolist()]
+        norm = float(np.mean(normal)) if normal else None
+        found = TaskScores(task, routes, scores, oracle_scores, metrics, oracle_metrics, norm, scores_digest)
         self._known[task, routes.tobytes()] = found
         return found
 
@@ -129,20 +137,22 @@ class Evaluation:
         if missing:
             features = entry.load()
             for n, expert in missing:
-                found = entry.patch_scores[n, expert] = self._patch_scores(features[n], expert)
+                found, entry.latent_norms[n, expert] = self._patch_scores(features[n], expert)
+                entry.patch_scores[n, expert] = found
                 if not np.isfinite(found).all():
                     raise Diverged(
                         f"{entry.samples[n].name}: a patch score is not finite: the flow left the finite numbers, expert of task {expert}"
                     )
 
     @torch.no_grad()
-    def _patch_scores(self, features: torch.Tensor, expert: int) -> Floats:
-        """-log p of each patch (H, W), in nats, of one image's features (H, W, D)."""
+    def _patch_scores(self, features: torch.Tensor, expert: int) -> tuple[Floats, float]:
+        """-log p of each patch (H, W), in nats, of one image's features (H, W, D), and the mean of ||z||^2 / D over its patches."""
         z, log_det = self.detector(features[None].to(self.detector.position.device), expert)
         if self.config.scoring.log_det == "image_mean":
             log_det = log_det.mean(dim=(1, 2), keepdim=True).expand_as(log_det)
-        scores = 0.5 * z.square().sum(dim=-1) - log_det + log_density_constant(z.shape[-1])
-        return np.asarray(scores[0].cpu().numpy(), dtype=np.float32)
+        squares = z.square().sum(dim=-1)
+        scores = 0.5 * squares - log_det + log_density_constant(z.shape[-1])
+        return np.asarray(scores[0].cpu().numpy(), dtype=np.float32), squares.double().mean().item() / z.shape[-1]
 
     def _measure(
         self, patch_maps: Floats, labels: npt.NDArray[np.int64], masks: npt.NDArray[np.bool_] | None

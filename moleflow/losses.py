@@ -53,20 +53,24 @@ def focal_weight(nll: Tensor, width: int, loss: Loss) -> Tensor:
     return weight.detach() if loss.focal_detach else weight
 
 
-def training_loss(z: Tensor, log_det: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+def training_loss(z: Tensor, log_det: Tensor, loss: Loss, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The scalar that is minimised, and the mean plain NLL in nats a patch beside it.
 
         mean((1-p)^gamma * nll) + center_weight * mean(||z||^2),     divided by D where nll_scale is per_dim
 
-    gamma 0 and centre weight 0 take no part at all, so they equal the plain NLL to the last bit.
+    gamma 0 and centre weight 0 take no part at all, so they equal the plain NLL to the last bit. With `center_on: features` the
+    centre loss is mean(||features||^2), as in the first v5 of the notes: a constant, which changes the loss and no gradient.
 
     Args:
         z: latents (B, H, W, D).
         log_det: (B, H, W).
+        features: what the detector was given (B, H, W, D), frozen; needed for `center_on: features` alone.
     """
     nll = patch_nll(z, log_det, loss.log_det == "image_mean")
     plain = nll.mean()
     total = plain if loss.focal_gamma == 0.0 else (focal_weight(nll, z.shape[-1], loss) * nll).mean()
     if loss.center_weight > 0.0:
-        total = total + loss.center_weight * z.square().sum(dim=-1).mean()
+        pulled = z if loss.center_on == "latent" else features
+        assert pulled is not None
+        total = total + loss.center_weight * pulled.square().sum(dim=-1).mean()
     return (total / z.shape[-1] if loss.nll_scale == "per_dim" else total), plain.detach()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
+from moleflow.checkpoints import Checkpoint, Progress
 from moleflow.claim import wait_for
 from moleflow.config import TrialConfig, digest
 from moleflow.data.mvtec import Sample, TaskData, limit, limit_test, split, vanished_masks
@@ -36,7 +37,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class TaskReport:
-    """One task boundary: R[i, j] rows for j <= i, the task's curves, and what it cost in seconds (spent here, and reused)."""
+    """One task boundary: R[i, j] rows for j <= i, the task's curves, and what it cost in seconds (spent here, and reused).
+
+    Epochs that an earlier attempt trained before it was cut off are reused seconds of a task that is trained here.
+    """
 
     task: int
     metrics: list[dict[str, Any]]
@@ -71,8 +75,8 @@ class Workplace:
 def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> Outcome:
     """Run one trial's whole sequence.
 
-    Stages that are already stored are loaded, the others trained and stored, so a sequence that was cut off resumes after its last
-    whole stage with the digits of an uninterrupted one.
+    Stages that are already stored are loaded, the others trained and stored, so a sequence that was cut off resumes after the last epoch
+    that was stored, with the digits of an uninterrupted one.
 
     Raises:
         Diverged: training or scoring left the finite numbers.
@@ -103,14 +107,19 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         stage_key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, place.environment)
 
         def train_now(
-            detector: Detector = detector, task: int = task, features: Any = training, r: Randomness = randomness
-        ) -> Any:
+            progress: Progress,
+            detector: Detector = detector,
+            task: int = task,
+            features: Any = training,
+            r: Randomness = randomness,
+        ) -> Checkpoint:
             detector.measure(task, features)
-            return train_task(detector, features, task, config, r, partial(observer.on_epoch, task))
+            on_epoch = partial(observer.on_epoch, task)
+            return train_task(detector, features, task, config, r, on_epoch, progress.start, progress.keep)
 
-        stage, reused, waited = _obtain(
-            place.stages, stage_key, train_now, detector, task, {"config": config.model_dump(), "task": data.name}
-        )
+        facts = {"config": config.model_dump(), "task": data.name}
+        obtained = _obtain(place.stages, stage_key, train_now, facts)
+        stage, reused = obtained.stage, obtained.reused
         detector.load_task_state(task, stage.state)
         detector.requires_grad_(False).eval()
         digests.append(stage.state_digest)
@@ -121,13 +130,13 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         lost.append(set(vanished_masks(replace(data, test=test), config.data.mask_size)))
         flags += _warnings(config, data, train, lost[task])
         rows, scored = _evaluate(evaluations, place.tasks[: task + 1], lost, digest(digests))
-        total = time.perf_counter() - start - waited
+        total = time.perf_counter() - start - obtained.seconds_waited
         report = TaskReport(
             task=task,
             metrics=rows,
             curves=[{"task": task, "task_name": data.name, "reused": reused} | asdict(epoch) for epoch in stage.epochs],
             seconds_spent=total,
-            seconds_reused=stage.seconds if reused else 0.0,
+            seconds_reused=obtained.seconds_reused,
         )
         for row in rows:
             row["seconds_spent"], row["seconds_reused"] = report.seconds_spent, report.seconds_reused
@@ -147,18 +156,25 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
     raise InvalidInput("data.tasks: given no task, but a sequence needs at least one")
 
 
-def _obtain(
-    store: StageStore, key: StageId, train: Callable[[], Any], detector: Detector, task: int, facts: dict[str, Any]
-) -> tuple[Stage, bool, float]:
-    """The stage `key`, from the store or trained here under a claim; whether it was there; and seconds of waiting.
+@dataclass(frozen=True)
+class _Obtained:
+    """A stage, whether all of it was stored, what its stored epochs had cost, and seconds of waiting for another worker: no compute."""
 
-    Waiting for another worker to train it is no compute.
-    """
+    stage: Stage
+    reused: bool
+    seconds_reused: float
+    seconds_waited: float
+
+
+def _obtain(
+    store: StageStore, key: StageId, train: Callable[[Progress], Checkpoint], facts: dict[str, Any]
+) -> _Obtained:
+    """The stage `key`, from the store or trained here under a claim."""
     waited = 0.0
     while True:
         stored = store.load(key)
         if stored is not None:
-            return stored, True, waited
+            return _Obtained(stored, True, stored.seconds, waited)
         claim = store.claim(key)
         if claim is None:
             since = time.perf_counter()
@@ -168,15 +184,15 @@ def _obtain(
         with claim:
             stored = store.load(key)
             if stored is not None:
-                return stored, True, waited
+                return _Obtained(stored, True, stored.seconds, waited)
             start = time.perf_counter()
-            epochs, optimizer = train()
-            state = {
-                name: tensor.detach().cpu().clone().contiguous() for name, tensor in detector.task_state(task).items()
-            }
-            stage = Stage(state, tuple(epochs), time.perf_counter() - start, state_digest(state))
-            store.save(key, stage, optimizer, facts)
-            return stage, False, waited
+            with Progress(store, key) as progress:
+                trained = train(progress)
+                earlier = sum(epoch.seconds for epoch in progress.start.epochs) if progress.start else 0.0
+                seconds = earlier + time.perf_counter() - start
+                stage = Stage(trained.state, trained.epochs, seconds, state_digest(trained.state))
+                store.save(key, stage, trained.optimizer, facts)
+            return _Obtained(stage, False, earlier, waited)
 
 
 def _loader(
@@ -228,6 +244,7 @@ def _evaluate(
                     "n_anomalous": sum(s.label for s in samples),
                     "n_masks": sum(s.mask is not None and s.name not in lost[j] for s in samples),
                     "routing_accuracy": found.routing_accuracy,
+                    "normal_latent_norm": found.normal_latent_norm,
                     "state_digest": states,
                     "scores_digest": found.digest,
                 }

@@ -8,6 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,8 @@ from moleflow.claim import Claim, try_claim
 from moleflow.config import TrialConfig, digest, reach
 from moleflow.environment import Environment
 from moleflow.source import code_digest
+
+CHECKPOINT_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,15 @@ class Stage:
 
 
 class StageStore:
-    """Stages under a folder, each in a directory of its own that is renamed into place once complete."""
+    """Stages under a folder, each in a directory of its own that is renamed into place once complete.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        checkpoint_every_s: seconds after which a stage in training writes what it reached (`moleflow.checkpoints`), at the end of an epoch.
+    """
+
+    def __init__(self, folder: Path, checkpoint_every_s: float = CHECKPOINT_EVERY_S) -> None:
         self.folder = folder
+        self.checkpoint_every_s = checkpoint_every_s
 
     def claim(self, stage: StageId) -> Claim | None:
         """The right to train `stage`, or None while another live worker has it."""
@@ -88,6 +96,10 @@ class StageStore:
     def claim_path(self, stage: StageId) -> Path:
         """Where the claim of a stage lies."""
         return self.folder / "claims" / stage.key
+
+    def checkpoint_path(self, stage: StageId) -> Path:
+        """Where the checkpoint of a stage in progress lies."""
+        return self.folder / stage.key[:2] / f"{stage.key}.checkpoint.safetensors"
 
     def load(self, stage: StageId) -> Stage | None:
         """The stored stage, or None if it is not there or any of its bytes are damaged."""
@@ -107,7 +119,7 @@ class StageStore:
             return None
 
     def save(self, stage: StageId, trained: Stage, optimizer: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Store a stage with its optimizer's state; a stage that is already whole is left as it is.
+        """Store a stage with its optimizer's state and remove its checkpoint; a stage that is already whole is left as it is.
 
         Args:
             facts: what a reader of stage.json may want to know (settings, data); nothing is read back from it.
@@ -134,10 +146,9 @@ class StageStore:
             for name, content in (
                 files | {"stage.json": json.dumps(record, indent=1, allow_nan=False).encode()}
             ).items():
-                with (beside / name).open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_synced(beside / name, content)
+            # Before the renaming: once the stage is whole, nobody would look for a checkpoint again.
+            self.checkpoint_path(stage).unlink(missing_ok=True)
             if place.exists() and self.load(stage) is None:
                 damaged = beside.with_name(f"{beside.name}.damaged")
                 place.rename(damaged)
@@ -151,12 +162,22 @@ class StageStore:
             shutil.rmtree(beside, ignore_errors=True)
 
     def usage(self) -> tuple[int, int]:
-        """(bytes, number of stages) on disk."""
+        """(bytes, number of whole stages) on disk; the bytes count the checkpoints of stages in progress too."""
         stages = [path.parent for path in self.folder.glob("??/[!.]*/stage.json")]
-        return sum(file.stat().st_size for place in stages for file in place.iterdir()), len(stages)
+        files = [file for place in stages for file in place.iterdir()]
+        return sum(map(_size, [*files, *self.folder.glob("??/[!.]*.checkpoint.safetensors")])), len(stages)
+
+    def sweep(self, stage: StageId) -> None:
+        """Remove what a writer of `stage` or of its checkpoint left when it died; only for the holder of the stage's claim."""
+        for left in self._place(stage).parent.glob(f".{stage.key}.*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    left.unlink()
 
     def clear(self) -> None:
-        """Remove every stage; running trials train theirs anew."""
+        """Remove every stage and checkpoint; running trials train theirs anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _place(self, stage: StageId) -> Path:
@@ -171,6 +192,25 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
         total.update(tensor.numpy().tobytes())
     return total.hexdigest()
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file through to the disk.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 once it is gone, as a checkpoint may be at any moment."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -7,10 +7,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from moleflow.checkpoints import Checkpoint
 from moleflow.config import Training, TrialConfig
 from moleflow.errors import Diverged
 from moleflow.losses import training_loss
@@ -42,15 +44,19 @@ def train_task(
     config: TrialConfig,
     randomness: Randomness,
     on_epoch: Callable[[Epoch], None],
-) -> tuple[list[Epoch], dict[str, Tensor]]:
+    start: Checkpoint | None = None,
+    keep: Callable[[Checkpoint], None] | None = None,
+) -> Checkpoint:
     """Train what `task` trains, in place.
 
     Args:
         features: (N, H, W, D) of the task's training images, on any device; moved to the detector's.
-        on_epoch: called after every epoch.
+        on_epoch: called after every epoch that is trained here.
+        start: where an earlier training of this task got to; it is gone on from there to the digits of an uninterrupted one.
+        keep: given what each epoch reached, before `on_epoch`.
 
     Returns:
-        The epochs, and the optimizer's state by parameter name.
+        What the last epoch reached.
 
     Raises:
         Diverged: a loss became NaN, infinite or larger than 1e10; the message names the task and the epoch.
@@ -62,10 +68,13 @@ def train_task(
     count = len(features)
     batch = min(knobs.batch_size, count)
     steps = count // batch if knobs.drop_last else math.ceil(count / batch)
-    epochs = []
+    if start is not None:
+        detector.load_task_state(task, start.state)
+        _load_optimizer_state(optimizer, parameters, start.optimizer)
+    reached = start or Checkpoint((), {}, {})
     detector.train()
-    for epoch in range(knobs.epochs):
-        start = time.perf_counter()
+    for epoch in range(len(reached.epochs), knobs.epochs):
+        begun = time.perf_counter()
         order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
         losses, nlls, norms = [], [], []
         detector.set_dropout(randomness(f"dropout {epoch}") if task == 0 else None)
@@ -73,8 +82,9 @@ def train_task(
             rate = learning_rate(knobs, task, epoch * steps + step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            z, log_det = detector(features[order[step * batch : (step + 1) * batch]], task)
-            loss, nll = training_loss(z, log_det, config.loss)
+            images = features[order[step * batch : (step + 1) * batch]]
+            z, log_det = detector(images, task)
+            loss, nll = training_loss(z, log_det, config.loss, images)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             limit = knobs.gradient_clip if knobs.gradient_clip is not None else math.inf
@@ -87,13 +97,19 @@ def train_task(
             raise Diverged(
                 f"task {task} ({config.data.tasks[task]}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}"
             )
-        record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - start)
-        epochs.append(record)
+        record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - begun)
+        reached = Checkpoint(
+            (*reached.epochs, record),
+            {name: _copy(tensor) for name, tensor in detector.task_state(task).items()},
+            _optimizer_state(optimizer, parameters),
+        )
+        if keep is not None:
+            keep(reached)
         on_epoch(record)
     detector.set_dropout(None)
     detector.requires_grad_(False)
     detector.eval()
-    return epochs, _optimizer_state(optimizer, parameters)
+    return reached
 
 
 def learning_rate(knobs: Training, task: int, step: int, steps_per_epoch: int) -> float:
@@ -125,7 +141,24 @@ def _optimizer(parameters: list[torch.nn.Parameter], knobs: Training) -> torch.o
 def _optimizer_state(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
     """The optimizer's numbers as `<parameter>/<entry>`; the step count is stored as a tensor too."""
     return {
-        f"{name}/{entry}": value.detach().cpu().clone() if isinstance(value, Tensor) else torch.tensor(value)
+        f"{name}/{entry}": _copy(value) if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in parameters.items()
         for entry, value in optimizer.state[parameter].items()
     }
+
+
+def _load_optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], stored: dict[str, Tensor]
+) -> None:
+    """Put back what `_optimizer_state` gave."""
+    positions = {name: position for position, name in enumerate(parameters)}
+    state: dict[int, dict[str, Any]] = {position: {} for position in positions.values()}
+    for path, value in stored.items():
+        name, _, entry = path.rpartition("/")
+        # AdamP counts its steps in a Python number, AdamW in a float tensor; powers of the two differ in their last digits.
+        state[positions[name]][entry] = value.clone() if value.is_floating_point() else value.item()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

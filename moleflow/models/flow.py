@@ -21,6 +21,11 @@ Subnet = Callable[[int, int], nn.Module]
 class Flow(nn.Module):
     """z, log_det = f(x): an invertible map of an image's features with a tractable Jacobian.
 
+    How exact the inverse is depends on the scale of x. A block stretches and squeezes by up to e^clamp, the more so the larger its
+    input; the next one mixes that, so rounding errors grow by up to e^(2 clamp) a block. Largest |f^-1(f(x)) - x| at D = 96, 8 blocks,
+    soft permutation, random weights, over couplings and experts: float32 4e-6 on standard normal x, 2e-5 on 3 x, 3e1 on 10 x (no
+    inverse any more; float64: 2e-14, 6e-14, 2e-8). So an inverse in float32 needs standardised features; scores use none.
+
     Args:
         width: D, the length of a patch's feature vector; at least 4.
         generator: source of the initial weights and of the fixed permutations.

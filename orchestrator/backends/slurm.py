@@ -133,6 +133,8 @@ class _SlurmEngine:
         time.sleep(max(seconds, LOOK_EVERY_S))
         found = [entry.event for entry in self._follower.look("slurm-*")]
         found = [event for event in found if event.trial_id in self._where or event.kind == "fatal"]
+        # An interrupted job may be on its way back into the queue, or cancelled: SLURM has the next word on it.
+        found = [event for event in found if event.kind != "interrupted"]
         if found:
             self._asking.hurry()
         if time.monotonic() >= self._asking.due:
@@ -179,11 +181,7 @@ class _SlurmEngine:
     def scripts(self) -> list[str]:
         """The scripts of the arrays that would be submitted."""
         return [
-            script(
-                executor(self._jobs.scripts, self._name("UID"), form, self._profile, self._setup.threads), len(array)
-            )
-            for form, _, arrays in self._arrays()
-            for array in arrays
+            script(self._executor("UID", form), len(array)) for form, _, arrays in self._arrays() for array in arrays
         ]
 
     @contextmanager

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.reports.bootstrap import RESAMPLES, read_scores
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.notes import same_columns
+from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, NOT_MEASURED, SEEDS, Paired, paired
 from orchestrator.reports.render import ABSENT, Cell, Table
-from orchestrator.reports.statistics import (
-    EFFECT_NAME,
-    IMAGES,
-    IMAGES_AND_SEEDS,
-    NOT_MEASURED,
-    SEEDS,
-    Paired,
-    paired,
-)
+from orchestrator.reports.statistics import EFFECT_NAME, SIGN_PATTERNS, percentile_coverage
+from orchestrator.reports.variants import MEAN
 from orchestrator.results.store import ResultStore
 
-METRIC, METRIC_NAME = "image_auroc", "Mean Image AUROC"
+COMPARED = {"image_auroc": "Mean Image AUROC", "pixel_auroc": "Mean Pixel AUROC"}
+"""The metrics that are compared, each in a table, and a family of tests, of its own."""
 
 RESAMPLED = {
     IMAGES: (
@@ -32,17 +27,21 @@ RESAMPLED = {
         f"{RESAMPLES:,} bootstrap resamples of the test images, drawn with replacement within each class, good and "
         "defective images apart, the same draw for both columns and every seed, and of the seeds in common"
     ),
-    SEEDS: "no image is resampled: t interval of the paired differences over the seeds in common",
+    SEEDS: (
+        "t interval of the paired differences over the seeds in common, and over seeds alone: no image is resampled, so it "
+        "says nothing of other test images"
+    ),
 }
 """What an interval is over, in words."""
 
 
 @dataclass(frozen=True)
 class Against:
-    """The comparisons by column, each with the column of its baseline."""
+    """The comparisons in one metric by column, each with the column of its baseline."""
 
-    baselines: dict[int, int]
-    found: dict[int, Paired]
+    metric: str
+    baselines: Mapping[int, int]
+    found: Mapping[int, Paired]
 
     def numbers(self, column: int) -> list[tuple[str, float | None, int]]:
         """The numbers behind one column's comparison as (name, value, n), for the CSV."""
@@ -53,16 +52,18 @@ class Against:
             "difference": of.difference,
             "difference_low": of.low,
             "difference_high": of.high,
+            "difference_t_low": of.seed_low,
+            "difference_t_high": of.seed_high,
             "p_wilcoxon": of.p,
             "p_holm": of.p_holm,
             EFFECT_NAME: of.effect,
             "seed_noise": of.noise,
         }
-        return [(f"{METRIC}_{name}", value, of.n) for name, value in values.items()]
+        return [(f"{self.metric}_{name}", value, of.n) for name, value in values.items()]
 
 
-def against(comparison: Comparison, store: ResultStore, split: str) -> Against:
-    """Compare every column that has a baseline beside itself with it, in mean image AUROC.
+def against(comparison: Comparison, store: ResultStore, split: str) -> list[Against]:
+    """Compare every column that has a baseline beside itself with it, in each metric of `COMPARED` that any column has.
 
     Raises:
         InvalidInput: there is no store in the folder.
@@ -70,51 +71,49 @@ def against(comparison: Comparison, store: ResultStore, split: str) -> Against:
     """
     baselines = {k: of for k, of in enumerate(comparison.baselines) if of is not None and of != k}
     if not baselines:
-        return Against({}, {})
+        return []
     variants = comparison.variants
     needed = sorted({*baselines, *baselines.values()})
     scores = read_scores(store, {trial.trial_id for k in needed for trial in variants[k].trials}, split)
-    results = paired([(variants[of], variants[k]) for k, of in baselines.items()], scores, metric=METRIC)
-    return Against(baselines, dict(zip(baselines, results, strict=True)))
+    pairs = [(variants[of], variants[k]) for k, of in baselines.items()]
+    return [
+        Against(metric, baselines, dict(zip(baselines, paired(pairs, scores, metric=metric), strict=True)))
+        for metric in COMPARED
+        if any(variant.values(MEAN, metric) for variant in variants)
+    ]
 
 
-def against_table(of: Against, comparison: Comparison, names: Sequence[str], name: str) -> list[Table]:
-    """The comparisons as a table, one row a variant; none without a baseline and a column beside it.
+def against_table(of: Against, comparison: Comparison, names: Sequence[str], name: str) -> Table:
+    """The comparisons as a table, one row a variant.
 
     Args:
         names: the columns' names.
         name: what the baseline is called.
 
     """
-    if not of.found:
-        return []
-    header = (
-        "Variant",
-        "n",
-        "Difference",
-        "95 % interval",
-        "p (Wilcoxon)",
-        "p (Holm)",
-        EFFECT_NAME,
-        "Seed noise",
-        "Verdict",
-    )
-    rows = tuple((names[k], _cells(result)) for k, result in of.found.items())
-    return [Table(f"Against {name}: {METRIC_NAME}", header, rows, _notes(of, comparison))]
+    rows = [(names[k], _cells(result)) for k, result in of.found.items()]
+    header = tuple(rows[0][1])
+    if not any(result.resampled in (IMAGES, IMAGES_AND_SEEDS) for result in of.found.values()):
+        header = tuple(head for head in header if head != _OVER_SEEDS)  # It would be the interval once more.
+    body = tuple((row, tuple(Cell(cells[head]) for head in header)) for row, cells in rows)
+    return Table(f"Against {name}: {COMPARED[of.metric]}", ("Variant", *header), body, _notes(of, comparison))
 
 
-def _cells(result: Paired) -> tuple[Cell, ...]:
-    texts = (
-        str(result.n),
-        signed(result.difference),
-        interval_text(result.low, result.high),
-        ABSENT if result.p is None else f"{result.p:.4f} (floor {result.floor:.4f})",
-        ABSENT if result.p_holm is None else f"{result.p_holm:.4f}",
-        ABSENT if result.effect is None else f"{result.effect:+.2f}",
-        ABSENT if result.noise is None else f"{result.noise:.4f}",
-        result.verdict or ABSENT,
-    )
-    return tuple(Cell(text) for text in texts)
+_OVER_SEEDS = "95 % t over seeds"
+
+
+def _cells(result: Paired) -> dict[str, str]:
+    return {
+        "n": str(result.n),
+        "Difference": signed(result.difference),
+        "95 % interval": interval_text(result.low, result.high),
+        _OVER_SEEDS: interval_text(result.seed_low, result.seed_high),
+        "p (Wilcoxon)": ABSENT if result.p is None else f"{result.p:.4f} (floor {result.floor:.4f})",
+        "p (Holm)": ABSENT if result.p_holm is None else f"{result.p_holm:.4f}",
+        EFFECT_NAME: ABSENT if result.effect is None else f"{result.effect:+.2f}",
+        "Seed noise": ABSENT if result.noise is None else f"{result.noise:.4f}",
+        "Verdict": result.verdict or ABSENT,
+    }
 
 
 def signed(value: float | None) -> str:
@@ -130,7 +129,7 @@ def interval_text(low: float | None, high: float | None) -> str:
 def _notes(of: Against, comparison: Comparison) -> tuple[str, ...]:
     labels = [variant.label for variant in comparison.variants]
     notes = [
-        f"Difference: {METRIC_NAME} of the variant minus its baseline's, seed by seed, and the mean over the seeds; "
+        f"Difference: {COMPARED[of.metric]} of the variant minus its baseline's, seed by seed, and the mean over the seeds; "
         "n counts the seeds that both have."
     ]
     uneven = [
@@ -147,6 +146,15 @@ def _notes(of: Against, comparison: Comparison) -> tuple[str, ...]:
         which = "" if len(reasons) == 1 else f" of {', '.join(f'`{label}`' for label in who)}"
         known = reason in RESAMPLED
         notes.append(f"95 % interval{which}: {RESAMPLED[reason]}." if known else f"No interval{which}: {reason}.")
+    drawn = sorted({result.n for result in of.found.values() if result.resampled == IMAGES_AND_SEEDS})
+    if drawn:
+        each = ", ".join(f"{percentile_coverage(n):.0%} with {n}" for n in drawn)
+        notes.append(
+            f"Of seed noise alone, an interval over so few drawn seeds covers less than 95 %: {each}. The t interval over the "
+            "seeds covers 95 % of it where it is normal."
+        )
+    if of.metric == "pixel_auroc":
+        notes.append("Scores of single pixels are not stored, so there is nothing else to draw from.")
     tested = [result for result in of.found.values() if result.p is not None]
     if tested:
         floors = {len(r.seeds): 2 / 2 ** len(r.seeds) for r in sorted(tested, key=lambda r: r.n)}
@@ -155,6 +163,11 @@ def _notes(of: Against, comparison: Comparison) -> tuple[str, ...]:
             "p: exact Wilcoxon signed-rank test over the seeds, two-sided. It cannot fall below 2/2^n, the floor "
             f"({each}; five seeds 0.0625); differences of exactly 0 are left out and raise it."
         )
+        if rough := [labels[k] for k, result in of.found.items() if result.p is not None and not result.exact]:
+            notes.append(
+                f"p of {', '.join(f'`{label}`' for label in rough)} is not exact: differences tie, and {SIGN_PATTERNS:,} random "
+                "sign patterns stand for all."
+            )
         least = min(1.0, len(tested) * min(result.floor for result in tested if result.floor is not None))
         tests = f"{len(tested)} test{'s' * (len(tested) != 1)}"
         notes.append(f"p (Holm): corrected for the {tests} of this table; none of them can fall below {least:.4f}.")

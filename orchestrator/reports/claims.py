@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from moleflow.config import digest
 from moleflow.documents import parse
 from moleflow.errors import InvalidInput
-from orchestrator.reports.statistics import IMAGES, Paired
+from orchestrator.reports.paired import SEEDS, Paired
 
 Verdict = Literal["held", "refuted", "undecided"]
 VERDICTS: tuple[Verdict, ...] = ("held", "refuted", "undecided")
@@ -28,9 +29,18 @@ class NoEvidence(_Stated):
     flags: dict[str, str] = {}
 
 
-class Rules(_Stated):
-    """When a claim is held or refuted; claims.yaml says it in words."""
+class Rule(_Stated):
+    """One rule in words, with when it came into claims.yaml, and when another took its place."""
 
+    since: AwareDatetime
+    until: AwareDatetime | None = None
+    rule: str
+
+
+class Rules(_Stated):
+    """When a claim is held or refuted: `stated` says it in words, and `judge` does it."""
+
+    stated: tuple[Rule, ...]
     negligible: float = Field(ge=0)
     least_seeds: int = Field(ge=2)
     no_evidence: NoEvidence = NoEvidence()
@@ -40,8 +50,8 @@ class Claim(_Stated):
     """One claim: its words, where the `notes` make it, the contrast of knobs that tests it, and what it expects.
 
     `before` and `after` are {dotted knob: value}; `instead` is another `before` that serves where the first is not
-    there. `size` is the relative change that the notes name, as shares; `only` are patterns of settings that the claim is
-    about.
+    there. `size` is the relative change that the notes name, as shares in the claimed direction; `named` is one that no verdict
+    hangs on. `only` are patterns of settings that the claim is about.
     """
 
     id: str
@@ -56,6 +66,7 @@ class Claim(_Stated):
     classes: Literal["mean", "first", "later"]
     direction: Literal["higher", "lower"]
     size: tuple[float, float] | None = None
+    named: tuple[float, float] | None = None
     only: dict[str, str] = {}
 
     @property
@@ -67,12 +78,23 @@ class Claim(_Stated):
         """The classes of a sequence, in task order, that the claim is about."""
         return tuple({"mean": classes, "first": classes[:1], "later": classes[1:]}[self.classes])
 
+    def size_text(self) -> str:
+        """The change that the notes name, with its sign: `+5 to +10 %`; empty where they name none."""
+        sign = 100 if self.direction == "higher" else -100
+        shares = list(dict.fromkeys(f"{sign * share:+.3g}" for share in self.size or self.named or ()))
+        return f"{' to '.join(shares)} %" if shares else ""
+
 
 class Stated(_Stated):
     """The content of claims.yaml."""
 
     rules: Rules
     claims: tuple[Claim, ...]
+
+
+def rules_digest(rules: Rules, claims: Sequence[Claim]) -> str:
+    """SHA-256 over what rules and claims say, not over their notation."""
+    return digest([rules.model_dump(mode="json"), [claim.model_dump(mode="json") for claim in claims]])
 
 
 def stated_claims() -> Stated:
@@ -97,30 +119,46 @@ def judge(claim: Claim, rules: Rules, measured: Paired) -> tuple[Verdict, str]:
         return "undecided", f"{measured.n} seed{'s' * (measured.n != 1)} in common, {rules.least_seeds} needed"
     if measured.low is None or measured.high is None:
         return "undecided", f"no interval: {measured.resampled}"
-    verdict, reason = _lies(claim, rules, measured.low, measured.high, measured.baseline)
-    if measured.resampled == IMAGES and verdict != "undecided":
+    intervals = [(measured.low, measured.high)]
+    verdict, reason = _lies(claim, rules, *intervals[0])
+    if measured.resampled != SEEDS and verdict != "undecided":
         if measured.seed_low is None or measured.seed_high is None:
             return "undecided", "too few seeds for an interval over seeds"
+        intervals.append((measured.seed_low, measured.seed_high))
         over = f"{measured.seed_low:+.4f} to {measured.seed_high:+.4f}"
-        reason += f", and so says the one over the seeds ({over})"
-        if _lies(claim, rules, measured.seed_low, measured.seed_high, measured.baseline)[0] != verdict:
-            return "undecided", f"test images alone say {verdict}, the interval over the seeds ({over}) does not"
-    return verdict, reason
+        if _lies(claim, rules, *intervals[1])[0] != verdict:
+            return "undecided", f"{measured.resampled} say {verdict}, the t interval over the seeds ({over}) does not"
+        reason += f", and so says the t interval over the seeds ({over})"
+    return _with_size(claim, measured.baseline, intervals, reason) if verdict == "held" else (verdict, reason)
 
 
-def _lies(claim: Claim, rules: Rules, low: float, high: float, baseline: float) -> tuple[Verdict, str]:
-    """Where one interval of the difference lies to what the claim expects."""
-    if -rules.negligible <= low and high <= rules.negligible:
-        return "refuted", f"the whole interval lies within {rules.negligible:g} of zero"
+def _lies(claim: Claim, rules: Rules, low: float, high: float) -> tuple[Verdict, str]:
+    """Where one interval of the difference lies to the direction that is claimed."""
+    negligible = rules.negligible if claim.metric.endswith("auroc") else 0.0
+    if -negligible <= low and high <= negligible:
+        return "refuted", f"the whole interval lies within {negligible:g} of zero"
     least, most = (low, high) if claim.direction == "higher" else (-high, -low)
     if most < 0:
         return "refuted", "the whole interval lies on the other side"
     if least <= 0:
         return "undecided", "the interval includes zero"
-    if claim.size is None:
-        return "held", "the whole interval lies on the claimed side"
-    smallest, largest = (share * baseline for share in claim.size)
-    if most < smallest or least > largest:
-        less = "less" if most < smallest else "more"
-        return "undecided", f"the claimed direction, but {less} than the size that the notes name"
-    return "held", "the whole interval lies on the claimed side and overlaps the size that the notes name"
+    return "held", "the whole interval lies on the claimed side"
+
+
+def _with_size(
+    claim: Claim, baseline: float, intervals: Sequence[tuple[float, float]], reason: str
+) -> tuple[Verdict, str]:
+    """The verdict on a claim whose direction is held, and why: a `size` has to be overlapped, `named` only to be spoken of."""
+    size = claim.size or claim.named
+    if size is None:
+        return "held", reason
+    sign = 1 if claim.direction == "higher" else -1
+    smallest, largest = sorted(sign * share * baseline for share in size)
+    overlaps = [low <= largest and smallest <= high for low, high in intervals]
+    if all(overlaps):
+        return "held", f"{reason}, and overlaps the size that the notes name ({claim.size_text()})"
+    verdict: Verdict = "undecided" if claim.size else "held"
+    shares = [" to ".join(f"{100 * bound / baseline:+.1f}" for bound in interval) for interval in intervals]
+    found = " %, over the seeds ".join(shares)
+    which = "undecided, since the intervals disagree" if any(overlaps) else "refuted"
+    return verdict, f"direction held, size {which}: claimed {claim.size_text()}, interval {found} %"

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.reports.render import ABSENT
-from orchestrator.reports.variants import MEAN, FinishedTrial, Variant, plain, short_names, text, varying
+from orchestrator.reports.variants import MEAN, FinishedTrial, Variant, patch_grid, plain, short_names, text, varying
 
 LORA_SCALING = "effective LoRA scaling"
 """The number that multiplies B A x: with scaling = alpha/rank it changes with the rank, and is no setting of its own."""
+PATCH_GRID = "patch grid"
+"""Patches per side: with backbone.grid null it follows from the backbone and the image size."""
+SEEDS = "seeds"
+"""The seeds that finished."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,7 @@ def compare(
                 bundled.setdefault(owners[0], []).append(path)
             else:
                 confounds.append(Difference(path, values, _affected(values, baselines)))
-    scalings = tuple(_lora_scaling(v) for v in variants)
-    meant = [*compared, *(name for key in compared for name in covers.get(key, ()))]
-    own = ("lora.scaling", "lora.alpha")
-    if "lora.rank" in compared and len(set(scalings)) > 1 and not any(_below(p, name) for p in own for name in meant):
-        confounds.append(Difference(LORA_SCALING, scalings, _affected(scalings, baselines)))
+    confounds += _derived(variants, compared, baselines)
     names = {name for v in variants for trial in v.trials for name in trial.environment}
     for name in sorted(names, key=lambda name: (name.startswith("package "), name)):
         held = [sorted({_environment(trial, name) for trial in v.trials}) for v in variants]
@@ -91,6 +91,9 @@ def compare(
         mixed = frozenset(k for k, of_column in enumerate(held) if len(of_column) > 1)
         if len(set(values)) > 1 or mixed:
             confounds.append(Difference(name, values, _affected(values, baselines) | mixed))
+    seeds = tuple(", ".join(map(str, v.seeds)) for v in variants)
+    if len(set(seeds)) > 1:
+        confounds.append(Difference(SEEDS, seeds, _affected(seeds, baselines)))
     return Comparison(
         tuple(variants), compared, baselines, {key: tuple(paths) for key, paths in bundled.items()}, tuple(confounds)
     )
@@ -133,6 +136,21 @@ def _baselines_first(
 
 def _below(path: str, name: str) -> bool:
     return path == name or path.startswith(f"{name}.")
+
+
+def _derived(variants: Sequence[Variant], compared: Sequence[str], baselines: Sequence[int | None]) -> list[Difference]:
+    """What follows from settings, and differs where the setting that names it does not."""
+    found = []
+    grids = tuple(patch_grid(v.settings) for v in variants)
+    named = [v.settings.get("backbone.grid") is not None for v in variants]
+    if len(set(grids)) > 1 and not all(named) and "backbone.grid" not in compared:
+        found.append(Difference(PATCH_GRID, grids, _affected(grids, baselines)))
+    scalings = tuple(_lora_scaling(v) for v in variants)
+    rules = [tuple(text(v.settings.get(path, ABSENT)) for path in ("lora.scaling", "lora.alpha")) for v in variants]
+    against = [rules.index(rules[k]) if of is None else of for k, of in enumerate(baselines)]
+    # Whoever sets another rule or alpha means another scaling; under the same ones the rank alone has moved it.
+    moved = frozenset(k for k, of in enumerate(against) if scalings[k] != scalings[of] and rules[k] == rules[of])
+    return [*found, Difference(LORA_SCALING, scalings, moved)] if moved else found
 
 
 def _lora_scaling(variant: Variant) -> str:

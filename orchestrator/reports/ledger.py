@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,17 +13,16 @@ from orchestrator import folder
 from orchestrator.reports.against import interval_text, signed
 from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialScores, read_scores
 from orchestrator.reports.cells import change_text, number
-from orchestrator.reports.claims import VERDICTS, Claim, Rules, Settings, Stated, Verdict, judge, stated_claims
+from orchestrator.reports.claims import VERDICTS, Claim, Rules, Stated, Verdict, judge, rules_digest, stated_claims
+from orchestrator.reports.contrasts import confounds, footings, pairs, settings_of
+from orchestrator.reports.paired import NO_EFFECT, Paired, paired
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
-from orchestrator.reports.statistics import NO_EFFECT, Paired, paired
-from orchestrator.reports.variants import METRICS, FinishedTrial, Variant, finished_trials, group, plain, text
+from orchestrator.reports.variants import METRICS, FinishedTrial, Variant, finished_trials, group
 from orchestrator.results.store import ResultStore
 
 _SPLIT = "test"
 _SHOWN = 8
 """Confounds that are named; the rest are counted."""
-_NAMED = 4
-"""Classes that are named; of more, only the number is."""
 _HEADER = (
     "Claim",
     "In the notes",
@@ -41,7 +40,8 @@ _HEADER = (
 class ClaimRow:
     """One claim on one footing: what was measured, and what follows.
 
-    `footing` says what it was measured on, empty where nothing was; `before` and `after` are the variants' labels.
+    `footing` says what it was measured on, empty where nothing was; `before` and `after` are the variants' labels. `begun` is
+    when the first of its trials started, `reused` whether any took trained tasks over from the store.
     """
 
     claim: Claim
@@ -51,6 +51,8 @@ class ClaimRow:
     before: str = ""
     after: str = ""
     measured: Paired | None = None
+    begun: datetime | None = None
+    reused: bool = False
 
 
 def ledger(sources: Sequence[tuple[ResultStore, set[str] | None]], stated: Stated | None = None) -> list[ClaimRow]:
@@ -72,19 +74,25 @@ def ledger(sources: Sequence[tuple[ResultStore, set[str] | None]], stated: State
             if trial.trial_id not in trials:
                 trials[trial.trial_id], homes[trial.trial_id] = trial, store
     variants = group(list(trials.values()))
-    pairs = {claim.id: _pairs(claim, variants) for claim in stated.claims}
-    needed = {t.trial_id for of_claim in pairs.values() for pair in of_claim for v in pair for t in v.trials}
+    tested = {claim.id: pairs(claim, variants) for claim in stated.claims}
+    needed = {t.trial_id for of_claim in tested.values() for pair in of_claim for v in pair for t in v.trials}
     scores: dict[str, TrialScores] = {}
+    begun: dict[str, datetime] = {}
     for store, _ in sources:
+        for (
+            trial_id,
+            of,
+        ) in store.finished().items():  # A trial may stand in several: the first start tells what was known.
+            begun[trial_id] = min(of.started_at, begun.get(trial_id, of.started_at))
         scores |= read_scores(store, {trial_id for trial_id in needed if homes[trial_id] is store}, _SPLIT)
     rows = []
     for claim in stated.claims:
-        if not pairs[claim.id]:
+        found = tested[claim.id]
+        if not found:
             missing = [*_unmeasured(claim), f"needs {claim.sweep}"]
             rows.append(ClaimRow(claim, "undecided", "; ".join(missing)))
-        footings = _footings([after for _, after in pairs[claim.id]], claim.knobs)
-        for (before, after), footing in zip(pairs[claim.id], footings, strict=True):
-            rows.append(_row(claim, stated.rules, before, after, footing, scores))
+        for pair, footing in zip(found, footings([after for _, after in found], claim.knobs), strict=True):
+            rows.append(_row(claim, stated.rules, pair, footing, scores, begun))
     return rows
 
 
@@ -106,89 +114,23 @@ def read_ledger(places: Sequence[Path], everything: bool = False) -> list[ClaimR
     return ledger(sources)
 
 
-def _pairs(claim: Claim, variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
-    """The pairs that test the claim, one a footing; where settings differ beside it in all, the nearest pair."""
-    settings = [_settings(v) for v in variants]
-    after = [k for k in range(len(variants)) if _fits(settings[k], claim.after)]
-    chosen: dict[str, tuple[int, int]] = {}
-    nearest: tuple[int, int, int] | None = None
-    for values in (claim.before, claim.instead):
-        found: dict[str, tuple[int, int]] = {}
-        for a in (k for k in range(len(variants)) if values is not None and _fits(settings[k], values)):
-            for b in after:
-                apart = len(_apart(settings[a], settings[b], claim.knobs))
-                nearest = min(nearest or (apart, a, b), (apart, a, b))
-                if apart == 0:
-                    key = json.dumps(_rest(settings[b], claim.knobs), sort_keys=True)
-                    found[key] = max(found.get(key, (a, b)), (a, b), key=lambda pair: _fitness(pair, variants))
-        chosen = found | chosen  # `instead` serves only the footings that have no `before`
-    if not chosen and nearest is not None:
-        chosen[""] = nearest[1:]
-    return [(variants[a], variants[b]) for a, b in chosen.values()]
-
-
-def _fitness(pair: tuple[int, int], variants: Sequence[Variant]) -> tuple[int, bool, int, int]:
-    """Of pairs on one footing the one with the most seeds in common, then of one version, then the first."""
-    a, b = (variants[k] for k in pair)
-    same = a.trials[0].version == b.trials[0].version
-    return len(set(a.seeds) & set(b.seeds)), same, -pair[0], -pair[1]
-
-
-def _settings(variant: Variant) -> dict[str, str]:
-    """The configuration as {dotted path: text}; a knob that did not exist yet when it ran had today's default."""
-    from moleflow.knobs import fields
-
-    defaults = {path: field.get_default(call_default_factory=True) for path, field in fields().items()}
-    defaults.pop("seed", None)
-    return {path: text(plain(value)) for path, value in (defaults | dict(variant.settings)).items()}
-
-
-def _fits(settings: Mapping[str, str], values: Settings) -> bool:
-    return all(settings.get(path) == text(value) for path, value in values.items())
-
-
-def _rest(settings: Mapping[str, str], knobs: frozenset[str]) -> dict[str, str]:
-    return {path: value for path, value in settings.items() if path not in knobs}
-
-
-def _apart(a: Mapping[str, str], b: Mapping[str, str], knobs: frozenset[str]) -> list[str]:
-    """The settings beside `knobs` that are not equal."""
-    return sorted(path for path in (a.keys() | b.keys()) - knobs if a.get(path) != b.get(path))
-
-
-def _confounds(claim: Claim, before: Variant, after: Variant) -> list[str]:
-    """What differs beside the contrast: settings, and the environment of the trials that are paired by seed."""
-    found = _apart(_settings(before), _settings(after), claim.knobs)
-    of_a, of_b = ({trial.seed: trial.environment for trial in v.trials} for v in (before, after))
-    pairs = [(of_a[seed], of_b[seed]) for seed in of_a.keys() & of_b.keys()]
-    names = {name for pair in pairs for environment in pair for name in environment}
-    return [*found, *sorted(name for name in names if any(x.get(name) != y.get(name) for x, y in pairs))]
-
-
-def _footings(variants: Sequence[Variant], knobs: frozenset[str]) -> list[str]:
-    """What each was measured on: data set, classes, backbone, epochs, and whatever else tells these footings apart."""
-    settings = [_settings(v) for v in variants]
-    paths = sorted({path for of in settings for path in of} - knobs)
-    varying = [path for path in paths if len({of.get(path) for of in settings}) > 1]
-    usual = ("data.tasks", "data_digests", "backbone.model", "training.epochs")
-    found = []
-    for variant, of in zip(variants, settings, strict=True):
-        classes = variant.trials[0].classes
-        which = ", ".join(classes) if len(classes) <= _NAMED else f"{len(classes)} classes"
-        words = [f"{' + '.join(sorted({t.dataset for t in variant.trials}))} ({which})", of["backbone.model"]]
-        words.append(f"{of['training.epochs']} epochs")
-        words += [f"{path}={of.get(path)}" for path in varying if path not in usual]
-        found.append(", ".join(words))
-    return found
-
-
 def _row(
-    claim: Claim, rules: Rules, before: Variant, after: Variant, footing: str, scores: Mapping[str, TrialScores]
+    claim: Claim,
+    rules: Rules,
+    pair: tuple[Variant, Variant],
+    footing: str,
+    scores: Mapping[str, TrialScores],
+    begun: Mapping[str, datetime],
 ) -> ClaimRow:
+    before, after = pair
     names = claim.of(after.trials[0].classes)
-    measured = paired([(before, after)], scores, [names], claim.metric)[0]
+    measured = paired([pair], scores, [names], claim.metric)[0]
     verdict, reason = _refusal(claim, rules, before, after, measured) or judge(claim, rules, measured)
-    return ClaimRow(claim, verdict, reason, footing, before.label, after.label, measured)
+    known = () if measured.difference is None else measured.seeds
+    trials = [trial for v in pair for trial in v.trials if trial.seed in known]
+    first = min((begun[trial.trial_id] for trial in trials), default=None)
+    reused = any(trial.seconds_reused > 0 for trial in trials)
+    return ClaimRow(claim, verdict, reason, footing, before.label, after.label, measured, first, reused)
 
 
 def _refusal(
@@ -196,14 +138,14 @@ def _refusal(
 ) -> tuple[Verdict, str] | None:
     """Why this contrast cannot settle the claim, whatever its numbers; None when it can."""
     reasons = _unmeasured(claim)
-    settings = _settings(after)
+    settings = settings_of(after)
     for path, pattern in claim.only.items():
         if not fnmatchcase(settings.get(path, ""), pattern):
             reasons.append(f"a claim about {path} {pattern} only")
-    confounds = _confounds(claim, before, after)
-    if confounds:
-        more = f" and {len(confounds) - _SHOWN} more" if len(confounds) > _SHOWN else ""
-        reasons.append(f"confounded by {', '.join(confounds[:_SHOWN])}{more}")
+    differing = confounds(claim, before, after)
+    if differing:
+        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        reasons.append(f"confounded by {', '.join(differing[:_SHOWN])}{more}")
     trials = [trial for v in (before, after) for trial in v.trials]
     reasons += _first(word for t in trials for name, word in rules.no_evidence.datasets.items() if t.dataset == name)
     flags = [flag for trial in trials for flag in trial.flags]
@@ -229,7 +171,10 @@ def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules) -> str:
     """The ledger as a Markdown document, what was measured first."""
     ordered = sorted(rows, key=lambda row: row.measured is None)
     table = Table(
-        "Claims of the update notes", _HEADER, tuple((row.claim.id, _cells(row)) for row in ordered), _notes(rules)
+        "Claims of the update notes",
+        _HEADER,
+        tuple((row.claim.id, _cells(row)) for row in ordered),
+        tuple(_notes(rows, rules)),
     )
     counts = Counter(row.verdict for row in rows)
     summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
@@ -240,7 +185,9 @@ def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules) -> str:
 
 def _cells(row: ClaimRow) -> tuple[Cell, ...]:
     of, claim = row.measured or Paired(()), row.claim
-    size = "" if claim.size is None else f", by {change_text(claim.size[0])} to {change_text(claim.size[1])}"
+    size = (
+        f", by {claim.size_text()}" if claim.size else f" (the notes name {claim.size_text()})" if claim.named else ""
+    )
     measure = claim.metric.replace("_", " ").replace("auroc", "AUROC")
     change = None if of.difference is None or not of.baseline else of.difference / of.baseline
     texts = (
@@ -261,14 +208,41 @@ def _cells(row: ClaimRow) -> tuple[Cell, ...]:
 _CLASSES = {"mean": "mean of all classes", "first": "first class", "later": "mean of the classes after the first"}
 
 
-def _notes(rules: Rules) -> tuple[str, ...]:
-    return (
-        "held: the whole interval lies on the claimed side of zero, and overlaps the size where the notes name one. refuted: it "
-        f"lies on the other side, or within {rules.negligible:g} of zero. undecided: anything else, also with fewer than "
-        f"{rules.least_seeds} seeds in common, a confound, or nothing to measure with. Claims and rules: claims.yaml, written "
-        "before the runs.",
+def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
+    claims = {row.claim.id: row.claim for row in rows}
+    digest = rules_digest(rules, list(claims.values()))[:12]
+    notes = [
+        f"Claims and rules: claims.yaml, digest {digest} over what they say; `negligible` {rules.negligible:g}, `least_seeds` "
+        f"{rules.least_seeds}."
+    ]
+    periods: dict[tuple[datetime, datetime | None], list[str]] = {}
+    for stated in rules.stated:
+        periods.setdefault((stated.since, stated.until), []).append(stated.rule)
+    measured = [row for row in rows if row.begun is not None]
+    for (since, until), words in periods.items():
+        early = _named([row for row in measured if row.begun is not None and row.begun < since], rows)
+        began = f"Measured rows begun before: {early or 'none'}." if until is None else "No longer applied."
+        notes.append(
+            f"Rules since {_date(since)}{f' until {_date(until)}' if until else ''}: {'; '.join(words)}. {began}"
+        )
+    if reused := _named([row for row in measured if row.reused], rows):
+        notes.append(
+            f"With trained tasks taken over from the store, which may be older than the rows' own start: {reused}."
+        )
+    return [
+        *notes,
         f"95 % intervals of image AUROC: {RESAMPLES:,} paired bootstrap resamples of test images within classes, and of seeds "
-        f"from {SEEDS_DRAWN_FROM} in common on. With fewer, the t interval over the seeds has to give the same verdict. "
-        "Intervals of pixel AUROC: t over the seeds, since scores of pixels are not stored.",
+        f"from {SEEDS_DRAWN_FROM} in common on. Those of every other metric: t over the seeds, since what it is made of is not "
+        "stored image by image.",
         "Change is (b-a)/a. The rules look at intervals, one claim at a time: among many claims some intervals miss by chance.",
-    )
+    ]
+
+
+def _named(chosen: Sequence[ClaimRow], rows: Sequence[ClaimRow]) -> str:
+    """The claims of the `chosen` rows, with the footing where a claim has several."""
+    several = {id for id, n in Counter(row.claim.id for row in rows).items() if n > 1}
+    return "; ".join(f"`{row.claim.id}`" + (f" ({row.footing})" if row.claim.id in several else "") for row in chosen)
+
+
+def _date(when: datetime) -> str:
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "code": (str, type(None)),
     "published": (str, type(None)),
     "report_code": (str,),
+    "made_with": (dict,),
     "rows": (str,),
     "trials": (dict,),
     "text": (str,),
@@ -53,11 +55,14 @@ class Lock:
 
     `trials` maps the id of each finished trial to the digest of its rows, `rows` is the digest of these in order,
     `report_code` that of the code that makes reports, and `text` (only once written) that of the report above the lock.
+    `made_with` names what else a cell may hang on: the packages that compute intervals and tests, by their versions, and
+    what the values of a factor bring, by a digest.
     """
 
     recipe: Recipe
     trials: Mapping[str, str]
     report_code: str
+    made_with: Mapping[str, str]
 
     @property
     def rows(self) -> str:
@@ -68,6 +73,7 @@ class Lock:
         """The lock as the comment that ends a report whose text above it is `body`: one key a line."""
         content = asdict(self.recipe) | {
             "report_code": self.report_code,
+            "made_with": dict(self.made_with),
             "rows": self.rows,
             "trials": dict(self.trials),
             "text": _sha256(body.encode()),
@@ -77,10 +83,17 @@ class Lock:
         return _OPENS + "{\n" + ",\n".join(lines).replace(">", "\\u003e") + "\n}" + _CLOSES
 
 
-def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial]) -> Lock:
-    """The lock of a report over `trials`."""
+def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial], brings: object = None) -> Lock:
+    """The lock of a report over `trials`.
+
+    Args:
+        brings: what the values of factors set by themselves, as JSON.
+
+    """
     digests = {trial.trial_id: _row_digest(trial) for trial in sorted(trials, key=lambda trial: trial.trial_id)}
-    return Lock(recipe, digests, report_code())
+    made_with = {name: version(name) for name in ("numpy", "scipy")}
+    made_with["what versions bring"] = _sha256(_canonical(plain(brings)).encode())[:16]
+    return Lock(recipe, digests, report_code(), made_with)
 
 
 def _row_digest(trial: FinishedTrial) -> str:
@@ -133,6 +146,8 @@ def read_lock(report: str, name: str) -> Locked:
         content: Any = json.loads(written)
     except ValueError as error:
         raise InvalidInput(f"{name}: its lock is damaged ({error}); {remedy}") from None
+    if isinstance(content, dict):
+        content.setdefault("made_with", {})  # Older locks have none.
     wrong = [key for key, kinds in _KINDS.items() if not isinstance(content, dict) or not _fits(content, key, kinds)]
     if wrong or content.keys() != _KINDS.keys():
         raise InvalidInput(
@@ -140,14 +155,14 @@ def read_lock(report: str, name: str) -> Locked:
         )
     selection = None if content["selection"] is None else tuple(map(str, content["selection"]))
     named = {field.name: content[field.name] for field in fields(Recipe)} | {"selection": selection}
-    lock = Lock(Recipe(**named), content["trials"], content["report_code"])
+    lock = Lock(Recipe(**named), content["trials"], content["report_code"], content["made_with"])
     return Locked(body, lock, content["rows"], content["text"])
 
 
 def _fits(content: Mapping[str, object], key: str, kinds: tuple[type, ...]) -> bool:
     value = content.get(key)
-    of = value.values() if key == "trials" and isinstance(value, dict) else ()
-    return key in content and isinstance(value, kinds) and all(isinstance(digest, str) for digest in of)
+    of = value.values() if key in ("trials", "made_with") and isinstance(value, dict) else ()
+    return key in content and isinstance(value, kinds) and all(isinstance(words, str) for words in of)
 
 
 def _canonical(value: object) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.reports.differences import LORA_SCALING, Comparison, Difference, no_effects, saturated
+from orchestrator.reports.differences import LORA_SCALING, SEEDS, Comparison, Difference, no_effects, saturated
 from orchestrator.reports.shared import shared_lines
 from orchestrator.reports.variants import Variant, lacking, mean_name, text
 from orchestrator.results.schema import FINISHED
@@ -27,7 +27,7 @@ def _plural(n: int, word: str) -> str:
 
 
 def header_lines(comparison: Comparison, split: str) -> tuple[str, ...]:
-    """What the reader must know first: data set, versions, seeds, settings, code, flags, cost. The data set comes first."""
+    """What the reader must know first: data set, versions, seeds, settings, code, cost. The data set comes first."""
     trials = [trial for v in comparison.variants for trial in v.trials]
     if not trials:
         return ("no finished trial yet",)
@@ -41,13 +41,6 @@ def header_lines(comparison: Comparison, split: str) -> tuple[str, ...]:
     lines += shared_lines(comparison.variants, split)
     codes = dict.fromkeys(f"{t.code_digest[:12]} ({t.git})" for t in sorted(trials, key=lambda t: t.code_digest))
     lines.append(f"code: {', '.join(codes)}")
-    flags: dict[str, list[str]] = {}
-    for variant in comparison.variants:
-        for flag in dict.fromkeys(flag for t in variant.trials for flag in t.flags):
-            flags.setdefault(flag, []).append(variant.label)
-    everywhere = len(comparison.variants)
-    for flag, labels in flags.items():
-        lines.append(f"flag: {flag}" + ("" if len(labels) == everywhere else f" (in {_code(labels)})"))
     spent, reused = (sum(getattr(t, name) for t in trials) / 3600 for name in ("seconds_spent", "seconds_reused"))
     lines.append(f"cost: {spent:.3g} compute-hours spent, {reused:.3g} reused from earlier work")
     return tuple(lines)
@@ -73,13 +66,54 @@ def main_notes(
 ) -> tuple[str, ...]:
     """Everything that stands under the main table."""
     variants = comparison.variants
-    notes = [*_differences(comparison), f"Seeds: {_seeds(comparison)}; {_spread(variants)}"]
+    notes = [*_differences(comparison), _seed_note(comparison), *_densities(variants), *_flags(variants)]
     notes += _baseline(comparison, baseline)
     notes += no_effects(variants)
     notes += saturated(variants, classes, metrics)
     notes += mean_notes(variants, metrics)
     notes += _stale(variants, current_code) if current_code is not None else []
     return tuple(notes)
+
+
+def _seed_note(comparison: Comparison) -> str:
+    words = f"Seeds: {_seeds(comparison)}; {_spread(comparison.variants)}"
+    if comparison.equal_seeds:
+        return words
+    return f"† {words} A paired test uses only the seeds that a column shares with its baseline."
+
+
+def _densities(variants: Sequence[Variant]) -> list[str]:
+    """Of what the likelihood is a density, where that is not the features themselves."""
+    lines = []
+    maps = {
+        "adapter": "the input adapters cannot be inverted, and their",
+        "attention": "patch attention cannot be inverted, and its",
+    }
+    for name, words in maps.items():
+        of = [v.label for v in variants if v.settings.get(f"{name}.enabled") is True]
+        if of:
+            where = _where(of, len(variants))
+            lines.append(f"The density is of adapted features{where}: {words} log-determinant is no part of it.")
+    # In v1 and v2 the first task has no adapter.
+    later = [
+        v.label for v in variants if v.settings.get("adapter.enabled") and v.settings.get("adapter.task0") is False
+    ]
+    if later:
+        lines[0] = f"{lines[0][:-1]}; the first task has no adapter{_where(later, len(variants))}."
+    return lines
+
+
+def _flags(variants: Sequence[Variant]) -> list[str]:
+    flags: dict[str, list[str]] = {}
+    for variant in variants:
+        for flag in dict.fromkeys(flag for t in variant.trials for flag in t.flags):
+            flags.setdefault(flag, []).append(variant.label)
+    return [f"flag: {flag}{_where(labels, len(variants))}" for flag, labels in flags.items()]
+
+
+def _where(labels: Sequence[str], columns: int) -> str:
+    """Which columns a sentence is about; nothing where it is about all."""
+    return "" if len(labels) == columns else f" (in {_code(labels)})"
 
 
 def mean_notes(variants: Sequence[Variant], metrics: Mapping[str, str]) -> list[str]:
@@ -109,6 +143,7 @@ def same_columns(comparison: Comparison) -> tuple[str, ...]:
     """What stands under a further table of the same columns."""
     counts = [str(len(variant.seeds)) for variant in comparison.variants]
     n = f"{counts[0]} in every column" if len(set(counts)) == 1 else ", ".join(counts)
+    n += "" if comparison.equal_seeds else ", not the same seeds"
     lines = [f"Columns as in the first table: {_compared(comparison)} Seeds: n = {n}."]
     if comparison.confounds:
         lines.append(f"† Also differing, as listed there: {_code([d.name for d in comparison.confounds])}.")
@@ -129,14 +164,11 @@ def _differences(comparison: Comparison) -> list[str]:
     lines = [f"What differs between the columns: {_compared(comparison)}"]
     for factor, paths in comparison.bundled.items():
         lines.append(f"`{factor}` sets by itself, and so differs with it: {_code(paths)}.")
-    for d in comparison.confounds:
-        values = ", ".join(dict.fromkeys(d.values))
-        lines.append(
-            f"† The effective LoRA scaling differs too: {values}."
-            if d.name == LORA_SCALING
-            else f"† Not compared, yet different: {_values(d, comparison.variants)}."
-        )
-    if not comparison.confounds:
+    others = [d for d in comparison.confounds if d.name != SEEDS]  # Seeds have a note of their own.
+    for d in others:
+        why = " (the rule is the same, and the rank moves its number)" if d.name == LORA_SCALING else ""
+        lines.append(f"† Not compared, yet different{why}: {_values(d, comparison.variants)}.")
+    if not others:
         lines.append("Nothing else differs: settings, data, code, packages, device, dtype and threads are the same.")
     return lines
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -258,12 +257,3 @@ def confounds(before: PublishedRun, after: PublishedRun, compared: Sequence[str]
 def without_effect(before: PublishedRun, after: PublishedRun) -> bool:
     """Whether two runs agree in every published digit."""
     return bool(after.figures()) and before.figures() == after.figures()
-
-
-def patch_grid(settings: Mapping[str, object]) -> str:
-    """The patches of a measured column, as `14x14`, or what is known of them."""
-    grid, patch = settings.get("backbone.grid"), re.search(r"patch(\d+)", str(settings.get("backbone.model")))
-    size = settings.get("data.image_size")
-    if grid is None and patch and isinstance(size, int):
-        grid = size // int(patch[1])
-    return "of the coarsest layer" if grid is None else f"{grid}x{grid}"

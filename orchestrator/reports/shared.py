@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from orchestrator.reports.variants import Variant, text
+from orchestrator.reports.variants import Variant, patch_grid, text
 
 _WORDS = {
     "backbone.model": "backbone {}",
     "backbone.weights": "weights {}",
     "backbone.layers": "layers {}",
     "data.image_size": "image size {}",
-    "backbone.grid": "patch grid {0} x {0}",
+    "patch_grid": "patch grid {}",
     "training.epochs": "{} epochs",
     "training.batch_size": "batch size {}",
     "training.learning_rate": "learning rate {}",
@@ -23,8 +23,9 @@ _WORDS = {
 def shared_lines(variants: Sequence[Variant], split: str) -> list[str]:
     """One line each for the settings, the tasks with their images, and the machine, as far as all columns share them."""
     words = []
+    held = [{**v.settings, "patch_grid": patch_grid(v.settings)} for v in variants]
     for path, word in _WORDS.items():
-        values = {_short(v.settings[path]) if path in v.settings else "" for v in variants}
+        values = {_short(of[path]) if path in of else "" for of in held}
         if len(values) == 1 and (value := values.pop()):
             words.append(word.format(value))
     lines = [f"settings{' shared by all columns' * (len(variants) > 1)}: {', '.join(words)}"] if words else []

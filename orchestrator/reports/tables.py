@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from orchestrator.reports.against import Against, against, against_table
 from orchestrator.reports.beside import beside, chosen_runs
-from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise, summary_text
+from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise
 from orchestrator.reports.differences import Comparison, compare
+from orchestrator.reports.further import FURTHER, further_table
 from orchestrator.reports.lock import Lock, Recipe, make_lock
 from orchestrator.reports.notes import header_lines, main_notes, mean_notes, same_columns, unfinished
 from orchestrator.reports.published import Published, run_records
 from orchestrator.reports.render import (
-    ABSENT,
     Cell,
     Table,
     csv_text,
@@ -26,10 +25,8 @@ from orchestrator.reports.render import (
     markdown_table,
 )
 from orchestrator.reports.variants import (
-    CONTINUAL,
     MEAN,
     METRICS,
-    Variant,
     comparable_means,
     finished_trials,
     group,
@@ -42,26 +39,6 @@ WIDEST = 8
 """With more variants than this, variants become rows, and values of single classes are left to the CSV."""
 
 MAIN = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC"}
-FURTHER = {
-    "image_ap": "Image AP",
-    "image_f1_max": "Image F1-max",
-    "pixel_ap": "Pixel AP",
-    "pixel_f1_max": "Pixel F1-max",
-    "aupro": "AUPRO",
-    "oracle_image_auroc": "Image AUROC, oracle task",
-    **{
-        f"{measure}_{metric}": f"{measure.upper()} ({MAIN[metric]})"
-        for metric in CONTINUAL
-        for measure in ("acc", "fm", "bwt")
-    },
-}
-CONTINUAL_NOTE = (
-    "ACC: mean over the tasks after the final task. FM (forgetting): best value before the final task minus the final "
-    "value; above 0, something was forgotten. BWT (backward transfer): final value minus the value right after the task "
-    "was learned; below 0, something was forgotten. FM and BWT are means over all tasks but the last. Where a class lacks "
-    "the metric, none of the three is given."
-)
-T = TypeVar("T")
 Record = tuple[object, ...]
 _CHANGE = "Change against "
 _CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks")
@@ -140,7 +117,8 @@ def build(
     trials = finished_trials(store, selection, split)
     wanted = None if selection is None else tuple(sorted(selection))
     digest = None if published is None else published.digest
-    lock = make_lock(Recipe(title, wanted, baseline, split, command, current_code, digest), trials)
+    recipe = Recipe(title, wanted, baseline, split, command, current_code, digest)
+    lock = make_lock(recipe, trials, [covers, bundles])
     trials = comparable_means(trials)
     comparison = compare(group(trials), baseline, covers or {}, bundles)
     missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
@@ -153,9 +131,9 @@ def build(
     notes = main_notes(comparison, baseline, classes, detection, current_code)
     name = _baseline_name(comparison, baseline)
     tables = _main(comparison, classes, names, notes, _CHANGE + name)
-    tables.append(_further(comparison, names))
+    tables.append(further_table(comparison, names, WIDEST))
     statistics = against(comparison, store, split)
-    tables += against_table(statistics, comparison, names, name)
+    tables += [against_table(of, comparison, names, name) for of in statistics]
     records = _records(comparison, classes, current_code, statistics)
     if published is not None:
         tables.append(beside(comparison, classes, names, MAIN, published, WIDEST))
@@ -249,38 +227,8 @@ def _main(
     return [main, Table(changes_title, header, kept, under, rules)]
 
 
-def _further(comparison: Comparison, names: Sequence[str]) -> Table:
-    """The other means, and what each column cost."""
-    rows = []
-    for metric, name in FURTHER.items():
-        pairs = zip(_summaries(comparison, MEAN, metric), comparison.variants, strict=True)
-        cells = tuple(Cell(summary_text(s, len(v.seeds))) for s, v in pairs)
-        rows.append((mean_name(comparison.variants, metric, name), cells))
-    costs: dict[str, Callable[[Variant], str]] = {
-        "LoRA scaling": lambda v: _each((t.lora_scaling for t in v.trials), lambda x: f"{x:.6g}"),
-        "Parameters": lambda v: _each((t.parameters_total for t in v.trials), lambda x: f"{x:,}"),
-        "Parameters per task": lambda v: _each(
-            (t.parameters_per_task for t in v.trials), lambda x: " / ".join(f"{n:,}" for n in x)
-        ),
-        "Compute-hours spent": lambda v: f"{sum(t.seconds_spent for t in v.trials) / 3600:.3g}",
-        "Compute-hours reused": lambda v: f"{sum(t.seconds_reused for t in v.trials) / 3600:.3g}",
-    }
-    first_cost = len(rows)
-    rows += [(name, tuple(Cell(show(v)) for v in comparison.variants)) for name, show in costs.items()]
-    title = "Means over the classes after the final task, and cost"
-    of_classes = {metric: name for metric, name in FURTHER.items() if metric in METRICS}
-    notes = (*same_columns(comparison), *mean_notes(comparison.variants, of_classes), CONTINUAL_NOTE)
-    table = Table(title, ("", *names), tuple(rows), notes, frozenset({first_cost}))
-    return table.turned("Variant") if len(names) > WIDEST else table
-
-
-def _each(values: Iterable[T | None], show: Callable[[T], str]) -> str:
-    """The value that the seeds of a column share, or all of theirs."""
-    return ", ".join(dict.fromkeys(ABSENT if value is None else show(value) for value in values))
-
-
 def _records(
-    comparison: Comparison, classes: Sequence[str], current_code: str | None, statistics: Against
+    comparison: Comparison, classes: Sequence[str], current_code: str | None, statistics: Sequence[Against]
 ) -> tuple[Record, ...]:
     records: list[list[Record]] = [[] for _ in comparison.variants]
     own = [
@@ -297,6 +245,6 @@ def _records(
                 marked = " ".join([*marks, *["‡"] * bool(partial)])
                 records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, relative, marked))
     for k, (dataset, label, marks) in enumerate(own):
-        for name, value, n in statistics.numbers(k):
+        for name, value, n in (number for of in statistics for number in of.numbers(k)):
             records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))
     return tuple(record for of_variant in records for record in of_variant)

@@ -13,7 +13,7 @@ from orchestrator.reports.render import ABSENT
 from orchestrator.results.schema import DETECTION, FINISHED
 from orchestrator.results.store import ResultStore
 
-METRICS = ("routing_accuracy", *DETECTION, *(f"oracle_{name}" for name in DETECTION))
+METRICS = ("routing_accuracy", *DETECTION, *(f"oracle_{name}" for name in DETECTION), "normal_latent_norm")
 CONTINUAL = ("image_auroc", "pixel_auroc")
 MEAN = "Mean"
 """The name of the row over all classes, beside class names."""
@@ -96,6 +96,15 @@ def plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return value
+
+
+def patch_grid(settings: Mapping[str, object]) -> str:
+    """The patches of a measured column, as `14x14`, or what is known of them."""
+    grid, patch = settings.get("backbone.grid"), re.search(r"patch(\d+)", str(settings.get("backbone.model")))
+    size = settings.get("data.image_size")
+    if grid is None and patch and isinstance(size, int):
+        grid = size // int(patch[1])
+    return "of the coarsest layer" if grid is None else f"{grid}x{grid}"
 
 
 def finished_trials(store: ResultStore, selection: set[str] | None, split: str) -> list[FinishedTrial]:

@@ -73,15 +73,17 @@ def verify(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: st
     # Other report code may take more from the same rows: then their digests say nothing, and the text alone decides.
     same_code = read.lock.report_code == now.report_code
     recipe = replace(read.lock.recipe, published=now.recipe.published)
-    lock = Lock(recipe, now.trials if same_code else read.lock.trials, read.lock.report_code)
+    trials = now.trials if same_code else read.lock.trials
+    lock = Lock(recipe, trials, read.lock.report_code, read.lock.made_with)
     expected = body + lock.comment(body)
     remarks = _remarks(read, now, code)
     if written == expected:
         return Verdict(path.name, len(now.trials), (), (), remarks)
     differences = _differences(read.body, body) or _line_differences(written, expected, "line")
-    reasons = (*_reasons(read, now, same_code, store), *_published_reason(read.lock.recipe, now.recipe))
+    reasons = [*_reasons(read, now, same_code, store), *_published_reason(read.lock.recipe, now.recipe)]
+    reasons += _made_otherwise(read.lock, now, code)
     unexplained = "the lock itself was changed after the report was made"
-    return Verdict(path.name, len(now.trials), tuple(differences), reasons or (unexplained,), remarks)
+    return Verdict(path.name, len(now.trials), tuple(differences), tuple(reasons or [unexplained]), remarks)
 
 
 def _read(path: Path) -> tuple[str, Locked]:
@@ -128,6 +130,17 @@ def _published_reason(then: Recipe, now: Recipe) -> list[str]:
     if then.published == now.published:
         return []
     return ["the published rows are others than those that stood in the report"]
+
+
+def _made_otherwise(then: Lock, now: Lock, code: str) -> list[str]:
+    """What else than rows and report code may have moved a cell: the detector's code, what versions bring, packages."""
+    reasons = []
+    if then.recipe.code not in (None, code):
+        reasons.append(f"the detector's code was {str(then.recipe.code)[:12]}, and is {code[:12]} today")
+    for name, held in then.made_with.items():
+        if held != (today := now.made_with.get(name, "not known")):
+            reasons.append(f"{name}: {held} when the report was made, {today} today")
+    return reasons
 
 
 def _remarks(read: Locked, now: Lock, code: str) -> tuple[str, ...]:

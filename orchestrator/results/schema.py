@@ -82,6 +82,12 @@ _METRICS = (
     _real("routing_accuracy", "share of the images that the router sent to task j's expert", nullable=True),
     *(_real(name, _MEANINGS[name], True) for name in DETECTION),
     *(_real(f"oracle_{name}", f"{name} with the true task's expert, not the routed one", True) for name in DETECTION),
+    _real(
+        "normal_latent_norm",
+        "squared length of the latent z over its width D, mean over the patches of task j's normal images, with the true task's "
+        "expert: 1 where z is standard normal, whatever the width; null without normal images, or in rows older than the column",
+        True,
+    ),
     _text("state_digest", "digest of the trained state after task i; equal digests mean equal training"),
     _text("scores_digest", "digest of the scores behind this row"),
     _real("seconds_spent", "seconds this attempt spent on the stage of task i (repeated in each row of that i)"),

@@ -85,7 +85,7 @@ def executor(
         "constraint": profile.constraint,
         "gres": profile.gres.format(gpus=form.gpus) if profile.gres and form.gpus else None,
         "setup": [*(f"export {variable}={threads}" for variable in variables), *profile.setup],
-        "signal_delay_s": profile.signal_s,
+        "signal_delay_s": min(profile.signal_s, 60 * form.time_min // 3),
         "array_parallelism": profile.parallelism or 1_000_000,
         "stderr_to_stdout": True,
         "dependency": f"afterany:{after}" if after else None,
@@ -101,5 +101,7 @@ def script(made: SlurmExecutor, elements: int) -> str:
     """The text of the sbatch script, as it would be submitted."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    count = {"map_count": elements} if elements > 1 else {}
-    return str(_make_sbatch_string(command=made._submitit_command_str, folder=made.folder, **made.parameters, **count))
+    parameters: dict[str, Any] = dict(made.parameters)
+    if elements > 1:
+        parameters["map_count"] = elements
+    return str(_make_sbatch_string(command=made._submitit_command_str, folder=made.folder, **parameters))

@@ -52,7 +52,7 @@ class Endings:
         last = next((record for record in reversed(attempts) if record.content.get("job") == element.id), None)
         if last is not None and last.content["state"] == RUNNING:
             last = self._bury(last, element, state)
-        if last is not None:
+        if last is not None and not (last.state == INTERRUPTED and state.word == queue.CANCELLED):
             return _as_written(last)
         return _as_slurm_says(trial_id, element, state, self.jobs.output(element.submission.uid))
 

@@ -103,13 +103,44 @@ def test_task_names_may_be_numbers() -> None:
     assert config(tasks=["leather", 7]).data.tasks == ("leather", "7")
 
 
-def test_flags_say_what_a_reader_has_to_know() -> None:
-    assert config("v3").flags() == []
-    assert "dead as published" in " ".join(config("v1").flags())
-    assert config("v1", output_init="random").flags() == []
-    assert "joint" in " ".join(config("v7").flags())
-    assert config("v7", focal_form="relative").flags() == []
-    assert "random" in " ".join(config("v3", weights="random").flags())
+@pytest.mark.parametrize(
+    ("version", "knobs", "parts"),
+    [
+        ("v3", {"weights": "random"}, ["the backbone's weights are random"]),
+        (
+            "v1",
+            {},
+            ["adapter's residual MLP is dead as published", "weight decay alone moves its weights", "the state digest"],
+        ),
+        ("v3", {"lora.init": "zero"}, ["lora.init zero", "neither ever gets a gradient", "only the task bias learns"]),
+        ("v4", {"context_from": "all"}, ["context_from all", "not a likelihood"]),
+        ("v6", {}, ["patch attention is not invertible"]),
+        ("v5", {"center_on": "features"}, ["center_on features", "dead", "no gradient reaches the flow"]),
+        ("v7", {}, ["focal_form joint", "NLL <= 0 get weight 0"]),
+    ],
+)
+def test_each_flag_is_raised_alone(version: str, knobs: dict[str, Any], parts: list[str]) -> None:
+    (flag,) = config(version, **knobs).flags()
+    for part in parts:
+        assert part in flag
+
+
+def test_a_flag_is_raised_only_where_its_setting_reaches_anything() -> None:
+    assert "weight decay" not in " ".join(config("v1", weight_decay=0.0).flags())
+    for version, knobs in (
+        ("v3", {}),
+        ("v4", {}),
+        ("v5", {}),
+        ("v1", {"output_init": "random"}),
+        ("v7", {"focal_form": "relative"}),
+        ("v3", {"context_from": "all"}),
+        ("v3", {"center_on": "features"}),
+        ("v3", {"attention.hidden": 64}),
+        ("v3", {"focal_form": "joint"}),
+        ("v5", {"center_on": "features", "center_weight": 0.0}),
+        ("v1", {"adapter.enabled": False}),
+    ):
+        assert config(version, **knobs).flags() == []
 
 
 def test_flatten_names_every_knob() -> None:

@@ -152,6 +152,36 @@ def test_a_score_does_not_depend_on_the_other_images(samples: tuple[Sample, ...]
     assert np.array_equal(evaluation.evaluate(0).scores, everyone[2:4])
 
 
+def test_latent_norm_is_that_of_normal_images_through_their_own_expert(samples: tuple[Sample, ...]) -> None:
+    images = shown()
+    images[1] += 5  # a normal image that goes astray
+    settings = config()
+    passes = []
+    detector = trained_like(settings)
+    detector.register_forward_hook(lambda *_: passes.append(1))
+    evaluation = Evaluation(settings, detector)
+    for task in range(2):
+        evaluation.add_task(features(task, 12, "train"), samples, False, lambda: images)
+    found = evaluation.evaluate(0)
+    assert found.routes.tolist() == [0, 1, 0, 0, 0, 1]
+    with torch.no_grad():
+        z, _ = detector(images[:3], 0)
+        astray, _ = detector(images[1:2], 1)
+    assert found.normal_latent_norm == pytest.approx(z.square().mean().item(), rel=1e-6)
+    assert abs(z[1].square().mean() - astray.square().mean()) > 0.01
+    assert len(passes) == 8 + 2, "one an image and expert, and the two above"
+    alone = evaluated(config(**{"scoring.log_det": "image_mean", "image_score": "top_k"}), samples, tasks=1)
+    with torch.no_grad():
+        z, _ = detector(shown()[:3], 0)
+    assert alone.evaluate(0).normal_latent_norm == pytest.approx(z.square().mean().item(), rel=1e-6)
+
+
+def test_without_normal_images_there_is_no_latent_norm(samples: tuple[Sample, ...]) -> None:
+    evaluation = Evaluation(config(), trained_like(config()))
+    evaluation.add_task(features(0, 12, "train"), samples[3:], False, lambda: shown()[3:])
+    assert evaluation.evaluate(0).normal_latent_norm is None
+
+
 def test_the_digest_tells_scores_and_maps_apart(samples: tuple[Sample, ...]) -> None:
     start = evaluated(config(), samples).evaluate(0)
     assert evaluated(config(), samples).evaluate(0).digest == start.digest

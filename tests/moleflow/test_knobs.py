@@ -1,10 +1,16 @@
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from moleflow.config import flatten
+from moleflow.config import digest, flatten
+from moleflow.documents import parse
 from moleflow.errors import InvalidInput
 from moleflow.knobs import (
     NO_KNOB,
@@ -209,6 +215,45 @@ def test_bases_extend_one_another(tmp_path: Path) -> None:
 def test_mistakes_in_a_base(tmp_path: Path, text: str, part: str) -> None:
     with pytest.raises(InvalidInput, match=part):
         base_layers(write(tmp_path, "own.yaml", text), "v7", "s", tmp_path)
+
+
+def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
+    """What a JSON schema of a knob allows."""
+    if "anyOf" in schema:
+        return st.one_of([values(option) for option in schema["anyOf"]])
+    if "enum" in schema or "const" in schema:
+        return st.sampled_from(schema.get("enum", [schema.get("const")]))
+    if schema["type"] == "array":
+        return st.lists(values(schema["items"]), min_size=schema["minItems"], max_size=4, unique=True)
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    ends = {"exclude_min": "exclusiveMinimum" in schema, "exclude_max": "exclusiveMaximum" in schema}
+    return {
+        "boolean": st.booleans(),
+        "null": st.none(),
+        "string": st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1),
+        "integer": st.integers(low, high),
+        "number": st.floats(low, high, allow_nan=False, allow_infinity=False, **ends),
+    }[schema["type"]]
+
+
+ANY_SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={path: values(TypeAdapter(field.rebuild_annotation()).json_schema()) for path, field in fields().items()},
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(version=st.sampled_from(version_names()), chosen=ANY_SETTINGS)
+def test_what_was_resolved_resolves_to_itself(version: str, chosen: dict[str, Any]) -> None:
+    config = resolve([version_layer(version, "s"), Layer("s", chosen)])
+    dumped = config.model_dump(mode="json")
+    read = parse(json.dumps(dumped), "s")
+    for again in (dumped, config.model_dump(), flatten(config), read):
+        assert resolve([version_layer("v1", "s"), Layer("again", again)]) == config
+    assert digest(read) == digest(dumped)
+    for path, value in chosen.items():
+        assert flatten(dumped)[path] == value
 
 
 @pytest.mark.parametrize("path", list(fields()))

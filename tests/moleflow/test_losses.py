@@ -116,5 +116,19 @@ def test_centre_loss_and_scale() -> None:
     )
 
 
+@pytest.mark.parametrize("scale", ["sum", "per_dim"])
+def test_centre_loss_on_the_features_changes_the_loss_and_no_gradient(scale: str) -> None:
+    features = 3 * torch.ones(3, 4, 5, 6)
+    found = []
+    for loss in (Loss(nll_scale=scale), Loss(nll_scale=scale, center_weight=0.05, center_on="features")):
+        z, log_det = _latents()
+        value, plain = training_loss(z, log_det, loss, features)
+        value.backward()
+        found.append((value.detach(), plain, z.grad, log_det.grad))
+    (without, *same), (with_it, *also) = found
+    torch.testing.assert_close(with_it - without, torch.tensor(0.05 * 9 * (6 if scale == "sum" else 1)))
+    assert all(torch.equal(one, other) for one, other in zip(same, also, strict=True))
+
+
 def test_constant_of_the_density() -> None:
     assert log_density_constant(2) == pytest.approx(math.log(2 * math.pi))

@@ -76,6 +76,7 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "loss.focal_form": ("relative", "training", {"loss.focal_gamma": 1.0}),
     "loss.focal_detach": (True, "training", {"loss.focal_gamma": 1.0}),
     "loss.center_weight": (0.07, "training", {}),
+    "loss.center_on": ("features", "training", {"loss.center_weight": 0.05}),
     "training.epochs": (3, "training", {}),
     "training.batch_size": (3, "training", {}),
     "training.learning_rate": (2e-3, "training", {}),
@@ -112,6 +113,7 @@ OFF: dict[str, dict[str, Any]] = {
     **{f"attention.{name}": {"attention.enabled": False} for name in ("hidden", "dropout")},
     "loss.focal_form": {"loss.focal_gamma": 0.0},
     "loss.focal_detach": {"loss.focal_gamma": 0.0},
+    "loss.center_on": {"loss.center_weight": 0.0},
     "training.final_fraction": {"training.schedule": "constant"},
     "scoring.quantile": {"scoring.image_score": "max"},
     "scoring.top_k": {"scoring.image_score": "quantile"},
@@ -251,3 +253,13 @@ def test_what_reaches_training_alone_changes_a_trained_number(version: str) -> N
         if expected == "training" and knob not in choice:
             start = config(version, **(SMALL | needs))
             assert trained(start) != trained(flipped(start, knob)), knob
+
+
+def test_a_centre_loss_on_the_features_trains_to_the_bits_of_none() -> None:
+    """The notes' first v5. It stays in the key, so that it is trained and its digests show that nothing came of it."""
+    v3, on_features = config("v3", **SMALL), config("v5", **SMALL, center_on="features")
+    assert phases(v3, on_features) == "training"
+    assert trained(on_features) == trained(v3)
+    assert trained(config("v5", **SMALL)) != trained(v3)
+    focal = {"focal_gamma": 2.0, "focal_form": "relative"}
+    assert trained(config("v5", **SMALL, **focal, center_on="features")) == trained(config("v3", **SMALL, **focal))

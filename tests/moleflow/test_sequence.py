@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,16 +23,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from torch.overrides import TorchFunctionMode
 
 from moleflow.config import TrialConfig
 from moleflow.data.mvtec import scan
 from moleflow.environment import open_environment
+from moleflow.errors import Diverged
 from moleflow.evaluation import METRIC_NAMES
 from moleflow.features import FeatureCache
 from moleflow.knobs import Layer, resolve, version_layer
 from moleflow.metrics.continual import continual
 from moleflow.sequence import Outcome, TaskReport, Workplace, run_sequence
-from moleflow.stages import Epoch, StageStore
+from moleflow.stages import CHECKPOINT_EVERY_S, Epoch, StageStore
 
 # bolt and nut have masks, one of nut's too small to survive; seal has none; rivet looks just like bolt.
 CLASSES = {"bolt": (180, 60, 40), "nut": (40, 150, 60), "seal": (50, 70, 190), "rivet": (180, 60, 40)}
@@ -122,12 +125,19 @@ class Run:
         ]
 
 
-def run(settings: TrialConfig, root: Path, features: Path, stages: Path, observer: Run | None = None) -> Run:
+def run(
+    settings: TrialConfig,
+    root: Path,
+    features: Path,
+    stages: Path,
+    observer: Run | None = None,
+    every: float = CHECKPOINT_EVERY_S,
+) -> Run:
     """One trial from the images under `root`."""
     place = Workplace(
         tasks=scan(root, settings.data.tasks),
         features=FeatureCache(features),
-        stages=StageStore(stages),
+        stages=StageStore(stages, every),
         environment=open_environment("cpu"),
     )
     told = observer or Run()
@@ -150,10 +160,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Run a trial, in a store of stages of its own unless one is given."""
 
-    def begin(settings: TrialConfig, stages: Path | None = None, observer: Run | None = None) -> Run:
-        return run(
-            settings, ground / "images", ground / "features", stages or tmp_path_factory.mktemp("stages"), observer
-        )
+    def begin(settings: TrialConfig, stages: Path | None = None, observer: Run | None = None, **more: Any) -> Run:
+        stages = stages or tmp_path_factory.mktemp("stages")
+        return run(settings, ground / "images", ground / "features", stages, observer, **more)
 
     return begin
 
@@ -351,6 +360,95 @@ def test_a_damaged_stage_is_trained_again_to_the_same_digits(
     assert path.read_bytes() == sound
 
 
+class Stopped(BaseException):
+    """What a signal's handler raises."""
+
+
+class Signal(TorchFunctionMode):
+    """Raises `Stopped` at call number `at` of a torch function, as a signal may come between any two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.at = 0, -1
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        if self.calls == self.at:
+            raise Stopped
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass
+class Stopping(Run):
+    """Asks for `signal` in the middle of the third epoch of `task`."""
+
+    signal: Signal = field(default_factory=Signal)
+    task: int = 0
+    before: int = 0
+
+    def on_epoch(self, task: int, epoch: Epoch) -> None:
+        if (task, epoch.epoch) == (self.task, 2):
+            self.signal.at = self.signal.calls + (self.signal.calls - self.before) // 2
+        self.before = self.signal.calls
+        Run.on_epoch(self, task, epoch)
+
+
+def left_of(stages: Path) -> set[str]:
+    """The names of everything in a store but its whole stages."""
+    files = {path for path in stages.rglob("*") if path.is_file()}
+    whole = {path.with_name(name) for path in files if path.name == "stage.json" for name in STAGE}
+    return {path.name for path in files - whole}
+
+
+STAGE = ("stage.json", "state.safetensors", "optimizer.safetensors")
+CUT_OFF = [
+    ("v3", "adamp", 0),
+    ("v3", "adamw", 2),
+    ("v4", "adamp", 1),
+    ("v4", "adamw", 0),
+    ("v6", "adamp", 0),
+    ("v6", "adamw", 1),
+]
+
+
+@pytest.mark.parametrize(("version", "optimizer", "task"), CUT_OFF)
+def test_a_sequence_stopped_in_the_middle_of_an_epoch_goes_on_there_to_the_same_digits(
+    start: Start, tmp_path: Path, version: str, optimizer: str, task: int
+) -> None:
+    settings = config(version, epochs=4, optimizer=optimizer)
+    undisturbed = start(settings)
+    stopped = Stopping(task=task)
+    with torch.enable_grad(), pytest.raises(Stopped), stopped.signal:  # It may come while a `no_grad` ends.
+        start(settings, tmp_path / "sound", stopped)
+    assert stopped.epochs[-1] == (task, 2)
+    (path,) = (tmp_path / "sound").rglob("*.checkpoint.safetensors")
+    assert left_of(tmp_path / "sound") == {path.name}
+    later = [(number, epoch) for number in range(task + 1, 3) for epoch in (1, 2, 3, 4)]
+    for name, damage in DAMAGE.items():
+        copy = Path(shutil.copytree(tmp_path / "sound", tmp_path / name))
+        (copy / path.relative_to(tmp_path / "sound")).write_bytes(damage(path.read_bytes()))
+        anew = start(settings, copy)
+        assert anew.epochs == [(task, epoch) for epoch in (1, 2, 3, 4)] + later
+        assert anew.digits() == undisturbed.digits()
+        assert left_of(copy) == set()
+    resumed = start(settings, tmp_path / "sound")
+    assert resumed.epochs == [(task, 3), (task, 4), *later]
+    assert resumed.reused == [True] * task + [False] * (3 - task)
+    assert resumed.digits() == undisturbed.digits()
+    assert left_of(tmp_path / "sound") == set()
+    # What the first attempt had spent on the first two epochs is not forgotten.
+    seconds = [curve["seconds"] for curve in resumed.reports[task].curves]
+    assert resumed.reports[task].seconds_reused == sum(seconds[:2])
+    again = start(settings, tmp_path / "sound")
+    assert again.reports[task].seconds_reused >= sum(seconds)
+
+
+def test_a_sequence_that_diverges_leaves_no_checkpoint(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(Diverged):
+        start(config(learning_rate=1e30, gradient_clip=None, epochs=3), tmp_path, every=0.0)
+    assert left_of(tmp_path) == set()
+
+
 # ---- sharing, and settings without effect --------------------------------------------------------------------------
 
 
@@ -407,12 +505,12 @@ class Victim(Run):
 
     def on_task(self, report: TaskReport) -> bool:
         if self.where == f"task {report.task}":
-            os._exit(9)
+            os.kill(os.getpid(), signal.SIGKILL)
         return Run.on_task(self, report)
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
         if self.where == f"epoch {epoch.epoch} of task {task}":
-            os._exit(9)
+            os.kill(os.getpid(), signal.SIGKILL)
         Run.on_epoch(self, task, epoch)
 
 
@@ -425,7 +523,8 @@ def in_another_process(order: dict[str, Any]) -> None:
             while not Path(order["other"]).exists():
                 time.sleep(0.001)
         settings = TrialConfig.model_validate_json(order["config"])
-        done = run(settings, Path(order["images"]), Path(order["features"]), Path(stages), Victim(where=order["die"]))
+        victim = Victim(where=order["die"])
+        done = run(settings, Path(order["images"]), Path(order["features"]), Path(stages), victim, order["every"])
         found.append({"digits": repr(done.digits()), "epochs": len(done.epochs), "reused": done.reused})
     Path(order["out"]).write_text(json.dumps(found))
 
@@ -437,6 +536,7 @@ def begin(folder: Path, ground: Path, hash_seed: str, **order: Any) -> subproces
         "images": str(ground / "images"),
         "features": str(ground / "features"),
         "die": "",
+        "every": CHECKPOINT_EVERY_S,
         "out": str(folder / "out.json"),
     } | order
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
@@ -449,12 +549,30 @@ def test_a_killed_sequence_resumes_to_the_digits_of_an_uninterrupted_one(
 ) -> None:
     stages = tmp_path / "stages"
     killed = begin(tmp_path / "there", ground, "5", config=config().model_dump_json(), stages=[str(stages)], die=where)
-    assert killed.wait() == 9
+    assert killed.wait() == -signal.SIGKILL
     claims = list((stages / "claims").iterdir())
     assert len(claims) == (1 if where.startswith("epoch") else 0)  # of a dead process: taken over
     resumed = start(config(), stages)
     assert resumed.reused == [True, False, False]
     assert resumed.digits() == whole.digits()
+
+
+@pytest.mark.parametrize(
+    ("where", "missing"),
+    [("epoch 1 of task 1", [(1, 2), (2, 1), (2, 2)]), ("epoch 2 of task 0", [(1, 1), (1, 2), (2, 1), (2, 2)])],
+)
+def test_a_killed_sequence_that_had_written_a_checkpoint_trains_only_the_missing_epochs(
+    start: Start, whole: Run, ground: Path, tmp_path: Path, where: str, missing: list[tuple[int, int]]
+) -> None:
+    stages, asked = tmp_path / "stages", config().model_dump_json()
+    killed = begin(tmp_path / "there", ground, "5", config=asked, stages=[str(stages)], die=where, every=0.0)
+    assert killed.wait() == -signal.SIGKILL
+    (path,) = stages.rglob("*.checkpoint.safetensors")
+    path.with_name(f".{path.name}.half").write_bytes(path.read_bytes()[:1000])  # as if it had died in the next writing
+    resumed = start(config(), stages)
+    assert resumed.epochs == missing
+    assert resumed.digits() == whole.digits()
+    assert left_of(stages) == set()
 
 
 def test_two_processes_find_the_same_digits_and_train_a_shared_stage_once(

@@ -1,32 +1,51 @@
-"""The learning-rate schedule, reproducible randomness, and training that diverges."""
+"""The learning-rate schedule, reproducible randomness, training that is cut off and goes on, and training that diverges."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from moleflow.checkpoints import Checkpoint
 from moleflow.config import Training, TrialConfig
 from moleflow.errors import Diverged
-from moleflow.knobs import Layer, resolve
+from moleflow.knobs import Layer, resolve, version_layer
 from moleflow.models.detector import Detector
+from moleflow.stages import Epoch, state_digest
 from moleflow.training import Randomness, learning_rate, train_task
 
 SHAPE = (3, 3, 8)
 
 
-def _config(**knobs: object) -> TrialConfig:
-    return resolve([Layer("test", {"flow.blocks": 2, "lora.rank": 2, "epochs": 3, "batch_size": 4} | knobs)])
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As trials compute; more would only wait for each other on tensors this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def _run(config: TrialConfig, features: torch.Tensor) -> tuple[dict[str, torch.Tensor], list, dict[str, torch.Tensor]]:
+def _config(version: str = "v3", **knobs: object) -> TrialConfig:
+    small = {"flow.blocks": 2, "lora.rank": 2, "epochs": 3, "batch_size": 4}
+    return resolve([version_layer(version, "test"), Layer("test", small | knobs)])
+
+
+def _run(
+    config: TrialConfig, features: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], list[Epoch], dict[str, torch.Tensor]]:
     randomness = Randomness(config.seed, "", 0)
     detector = Detector(config, SHAPE, randomness)
     detector.add_task(0, randomness)
-    epochs, optimizer = train_task(detector, features, 0, config, randomness, lambda epoch: None)
-    return detector.task_state(0), epochs, optimizer
+    reached = train_task(detector, features, 0, config, randomness, lambda epoch: None)
+    return detector.task_state(0), list(reached.epochs), reached.optimizer
 
 
 def _features(count: int = 10) -> torch.Tensor:
@@ -79,6 +98,98 @@ def test_drop_last_leaves_out_the_incomplete_batch() -> None:
 def test_fewer_images_than_a_batch_make_one_batch() -> None:
     _, epochs, _ = _run(_config(batch_size=64), _features(5))
     assert len(epochs) == 3
+
+
+class Stopped(BaseException):
+    """What a signal's handler raises."""
+
+
+class Signal(TorchFunctionMode):
+    """Raises `Stopped` at call number `at` of a torch function, as a signal may come between any two of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.calls, self.at = 0, at
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        if self.calls == self.at:
+            raise Stopped
+        return func(*args, **(kwargs or {}))
+
+
+def _prepared(config: TrialConfig, task: int, base: dict[str, torch.Tensor] | None) -> Detector:
+    """A detector as it is before `task` is trained; `base` is the state of task 0."""
+    for number in range(task + 1):
+        randomness = Randomness(config.seed, "", number)
+        if number == 0:
+            detector = Detector(config, SHAPE, randomness)
+        detector.add_task(number, randomness)
+        detector.measure(number, _features())
+        if number < task:
+            detector.load_task_state(number, base or {})
+    return detector
+
+
+def _same(first: Checkpoint, second: Checkpoint) -> bool:
+    figures = [[replace(epoch, seconds=0.0) for epoch in one.epochs] for one in (first, second)]
+    digests = [(state_digest(one.state), state_digest(one.optimizer)) for one in (first, second)]
+    return figures[0] == figures[1] and digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("optimizer", ["adamp", "adamw"])
+@pytest.mark.parametrize(("version", "task"), [("v3", 0), ("v3", 1), ("v4", 0), ("v4", 1), ("v6", 0), ("v6", 1)])
+def test_training_that_is_cut_off_anywhere_goes_on_to_the_same_digits(version: str, optimizer: str, task: int) -> None:
+    config = _config(version, optimizer=optimizer, **{"features.standardise": "per_task"})
+    base = train_task(_prepared(config, 0, None), _features(), 0, config, Randomness(0, "", 0), lambda epoch: None)
+    randomness = Randomness(0, "", task)
+    detector = _prepared(config, task, base.state)
+    with Signal() as signal:
+        expected = train_task(detector, _features(), task, config, randomness, lambda epoch: None)
+    assert state_digest(detector.task_state(task)) == state_digest(expected.state)
+    where, begun = set(), set()
+    for part in range(1, 12):
+        kept: list[Checkpoint | None] = [None]
+        cut_off = _prepared(config, task, base.state)
+        # It may come while a `no_grad` ends, and this process goes on.
+        with torch.enable_grad(), pytest.raises(Stopped) as stopped, Signal(signal.calls * part // 12):
+            train_task(cut_off, _features(), task, config, randomness, lambda epoch: None, keep=kept.append)
+        where |= {frame.name for frame in traceback.extract_tb(stopped.value.__traceback__)}
+        told: list[Epoch] = []
+        detector = _prepared(config, task, base.state)
+        found = train_task(detector, _features(), task, config, randomness, told.append, kept[-1])
+        assert [epoch.epoch for epoch in told] == [1, 2, 3][len(kept) - 1 :]
+        assert _same(found, expected)
+        assert state_digest(detector.task_state(task)) == state_digest(expected.state)
+        begun.add(told[0].epoch)
+    assert begun == {1, 2, 3}
+    assert "step" in where
+
+
+def test_what_an_epoch_reached_is_not_touched_by_later_ones() -> None:
+    config, randomness = _config(), Randomness(0, "", 0)
+    kept: list[Checkpoint] = []
+    digests: list[str] = []
+
+    def keep(reached: Checkpoint) -> None:
+        kept.append(reached)
+        digests.append(state_digest(reached.state) + state_digest(reached.optimizer))
+
+    train_task(_prepared(config, 0, None), _features(), 0, config, randomness, lambda epoch: None, keep=keep)
+    train_task(_prepared(config, 0, None), _features(), 0, config, randomness, lambda epoch: None, kept[0], keep)
+    assert [state_digest(one.state) + state_digest(one.optimizer) for one in kept] == digests
+    assert digests[3:] == digests[1:3]
+    assert len(set(digests)) == 3
+
+
+def test_training_that_was_whole_already_trains_nothing() -> None:
+    config, randomness = _config(), Randomness(0, "", 0)
+    whole = train_task(_prepared(config, 0, None), _features(), 0, config, randomness, lambda epoch: None)
+    detector, kept, told = _prepared(config, 0, None), [], []
+    again = train_task(detector, _features(), 0, config, randomness, told.append, whole, kept.append)
+    assert again is whole
+    assert (kept, told) == ([], [])
+    assert state_digest(detector.task_state(0)) == state_digest(whole.state)
 
 
 @pytest.mark.parametrize("learning_rate", [1e30])

@@ -128,7 +128,7 @@ def test_running_trials_may_end_before_such_a_stop(clock):
     running = ids(source.next())
     for _ in range(10):
         source.events(failure(ids(source.next())))
-    assert source.next() is Pause.WAIT
+    assert source.next() is Pause.STOP
     source.events(Event("finished", running))
     assert source.next() is Pause.DONE
     assert source.tally.finished == [running]

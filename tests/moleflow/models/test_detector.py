@@ -9,12 +9,23 @@ import torch
 
 from moleflow.config import Adapter, TrialConfig
 from moleflow.knobs import Layer, resolve, version_layer, version_names
+from moleflow.losses import patch_nll, training_loss
 from moleflow.models.adapters import InputAdapter
 from moleflow.models.detector import Detector, position_code
+from moleflow.stages import state_digest
 from moleflow.training import Randomness, train_task
 
 SHAPE = (4, 4, 12)
 VERSIONS = version_names()
+# Each version, and the other forms of what it learns with.
+FORMS: dict[str, tuple[str, dict[str, object]]] = {
+    **{version: (version, {}) for version in VERSIONS},
+    "v1 with a live adapter": ("v1", {"output_init": "random"}),
+    "v4 with attention": ("v4", {"context": "attention"}),
+    "v4 as the notes have it": ("v4", {"context_from": "all", "lora.init": "zero"}),
+    "v7 per_dim": ("v7", {"focal_form": "per_dim"}),
+    "v7 relative": ("v7", {"focal_form": "relative", "focal_detach": True}),
+}
 
 
 def _config(version: str, **knobs: object) -> TrialConfig:
@@ -27,7 +38,6 @@ def _config(version: str, **knobs: object) -> TrialConfig:
         "learning_rate": 0.01,
         "warmup_epochs": 0,
         "weight_decay": 0.0,
-        "focal_form": "relative",
     }
     return resolve([version_layer(version, "test"), Layer("test", small | knobs)])
 
@@ -52,22 +62,47 @@ def _trained(
     return detector, before, after
 
 
-def _expected(version: str, task: int, name: str) -> bool:
+def _expected(form: str, task: int, name: str) -> bool:
     """METHOD's table of what trains: the base on task 0 alone, then each task's own parts."""
-    own = re.search(r"(experts|adapters)\.(\d+)\.", name)
+    own = re.search(r"(experts|adapters)\.(\d+)\.(\w+)", name)
     if own is None:
         return task == 0 and not name.endswith(("w_perm", "w_perm_inv"))
-    dead = version in ("v1", "v2") and own.group(1) == "adapters"  # zero output behind a raw zero gate
-    return int(own.group(2)) == task and not dead
+    kind, of, part = own.groups()
+    dead = {
+        "v1": kind == "adapters",  # zero output behind a raw zero gate
+        "v2": kind == "adapters",
+        "v4 as the notes have it": part in ("a", "b"),  # both factors zero
+    }
+    return int(of) == task and not dead.get(form, False)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_exactly_the_named_parameters_change(version: str) -> None:
-    _, before, after = _trained(_config(version), 3)
+@pytest.mark.parametrize("form", FORMS)
+def test_exactly_the_named_parameters_change(form: str) -> None:
+    version, knobs = FORMS[form]
+    _, before, after = _trained(_config(version, **knobs), 3)
     for task in range(3):
         for name in before[task]:
             changed = not torch.equal(before[task][name], after[task][name])
-            assert changed == _expected(version, task, name), f"task {task}: {name}"
+            assert changed == _expected(form, task, name), f"task {task}: {name}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("task", range(3))
+def test_exactly_the_named_parameters_get_a_gradient(form: str, task: int) -> None:
+    version, knobs = FORMS[form]
+    config = _config(version, **knobs)
+    # After some steps: before the first one, a live factor behind a zero one has no gradient yet.
+    detector, _, _ = _trained(config, task + 1)
+    detector.zero_grad(set_to_none=True)
+    detector.trainable(task)
+    z, log_det = detector(_features(task), task)
+    assert version != "v7" or (patch_nll(z, log_det) > 0).any(), "in the joint form only such patches have a gradient"
+    training_loss(z, log_det, config.loss, _features(task))[0].backward()
+    for name, parameter in detector.named_parameters():
+        if _expected(form, task, name):
+            assert parameter.grad is not None and parameter.grad.any(), name
+        else:
+            assert parameter.grad is None or not parameter.grad.any(), name
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -95,6 +130,49 @@ def test_dead_adapter_comes_alive_with_a_random_output_layer() -> None:
     _, before, after = _trained(_config("v1", output_init="random"), 2)
     changed = {name for name in after[1] if not torch.equal(before[1][name], after[1][name])}
     assert {"adapters.1.gate", "adapters.1.inner.weight", "adapters.1.outer.weight"} <= changed
+
+
+def test_weight_decay_moves_the_weights_of_a_dead_adapter_and_nothing_that_it_does() -> None:
+    """So equal state digests are no test of a dead form; its flag says so."""
+    config = _config("v1", weight_decay=0.01)
+    detector, before, after = _trained(config, 2)
+    dead = {name: before[1][name] for name in before[1] if name.startswith("adapters.1.")}
+    assert state_digest(dead) != state_digest({name: after[1][name] for name in dead})
+    for name, tensor in dead.items():
+        if name.startswith("adapters.1.inner."):
+            shrunk = after[1][name] / tensor
+            assert 0.9 < shrunk.min() <= shrunk.max() < 1
+            torch.testing.assert_close(shrunk, shrunk.mean().expand_as(shrunk))
+        else:
+            assert not tensor.any()
+            assert not after[1][name].any()
+    with torch.no_grad():
+        norm_alone = torch.nn.functional.instance_norm(_features(1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        torch.testing.assert_close(detector.adapters["1"](_features(1)), norm_alone)
+    assert "weight decay alone moves its weights" in " ".join(config.flags())
+
+
+def test_weight_decay_leaves_the_zero_factors_of_a_dead_expert_where_they_are() -> None:
+    _, _, after = _trained(_config("v3", weight_decay=0.01, **{"lora.init": "zero"}), 2)
+    factors = [tensor for name, tensor in after[1].items() if re.search(r"experts\.\d\.[ab]$", name)]
+    assert len(factors) == 2 * 2 * 2 * 2  # blocks, layers, tasks, factors
+    assert not any(factor.any() for factor in factors)
+
+
+def test_dropout_of_the_attention_is_off_once_it_is_frozen() -> None:
+    """Task 0 learns otherwise with another dropout; task 1, from the same task 0, does not."""
+    some, more = (_config("v6", dropout=share) for share in (0.1, 0.9))
+    first, _, _ = _trained(some, 1)
+    assert state_digest(_trained(more, 1)[0].task_state(0)) != state_digest(first.task_state(0))
+    learned = []
+    for config in (some, more):
+        detector = Detector(config, SHAPE, Randomness(0, "", 0))
+        for task in range(2):
+            detector.add_task(task, Randomness(0, "x" * task, task))
+        detector.load_task_state(0, first.task_state(0))
+        train_task(detector, _features(1), 1, config, Randomness(0, "x", 1), lambda epoch: None)
+        learned.append(state_digest(detector.task_state(1)))
+    assert learned[0] == learned[1]
 
 
 def test_task_state_round_trips_into_a_fresh_detector() -> None:

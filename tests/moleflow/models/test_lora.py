@@ -40,6 +40,18 @@ def test_initial_values_are_the_published_ones() -> None:
     assert not expert.bias.any()
 
 
+def test_zero_start_is_dead_but_for_the_bias() -> None:
+    """Each factor's gradient is a product with the other one, and so exactly 0."""
+    generator = torch.Generator().manual_seed(0)
+    expert = LoraExpert(5, 3, Lora(rank=2, init="zero"), generator)
+    assert not expert.a.any()
+    assert not expert.b.any()
+    (expert(torch.randn(7, 5, generator=generator), (1, 7)) - 1).square().sum().backward()
+    assert not expert.a.grad.any()
+    assert not expert.b.grad.any()
+    assert expert.bias.grad.all()
+
+
 def test_bias_is_a_knob() -> None:
     layer = LoRALinear(4, 4, torch.Generator()).add_expert(0, Lora(rank=1, task_bias=False), torch.Generator())
     assert [name for name, _ in layer.experts.named_parameters()] == ["0.a", "0.b"]

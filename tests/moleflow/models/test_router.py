@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial.distance import mahalanobis
 
 from moleflow.config import Router
@@ -44,3 +46,44 @@ def test_few_images_need_shrinkage() -> None:
         shares[shrinkage] = float(np.mean(route(new, gaussians) == 0))
     assert shares["none"] < 0.1
     assert shares["ledoit_wolf"] > 0.95
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(2, 12), min_size=1, max_size=4),
+    width=st.integers(1, 6),
+    shrinkage=st.sampled_from(["ledoit_wolf", 0.2, 1.0]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_routes_are_those_of_brute_force_in_any_order_of_tasks(
+    counts: list[int], width: int, shrinkage: str | float, seed: int, data: st.DataObject
+) -> None:
+    clouds = [_cloud(0.7 * task, count, width, seed + task) for task, count in enumerate(counts)]
+    gaussians = [fit_gaussian(cloud, Router(shrinkage=shrinkage)) for cloud in clouds]
+    pooled = _cloud(0.5, 10, width, seed + 50)
+    expected = []
+    for point in pooled:
+        distances = [
+            mahalanobis(point, cloud.mean(axis=0), g.precision) for cloud, g in zip(clouds, gaussians, strict=True)
+        ]
+        expected.append(distances.index(min(distances)))
+    assert route(pooled, gaussians).tolist() == expected
+    order = data.draw(st.permutations(range(len(counts))))
+    turned = route(pooled, [gaussians[task] for task in order])
+    assert [order[place] for place in turned] == expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(2, 12), width=st.integers(1, 6), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_shrinkage_mixes_the_covariance_with_its_mean_variance(count: int, width: int, share: float, seed: int) -> None:
+    cloud = _cloud(1.0, count, width, seed)
+    sample = np.atleast_2d(np.cov(cloud.T))
+    mixed = (1 - share) * sample + share * np.trace(sample) / width * np.eye(width) + 1e-5 * np.eye(width)
+    precision = fit_gaussian(cloud, Router(shrinkage=share)).precision
+    np.testing.assert_allclose(precision @ mixed, np.eye(width), atol=1e-6)
+
+
+def test_ties_go_to_the_earlier_task() -> None:
+    gaussian = fit_gaussian(_cloud(0.0, 20, 3, 0), Router())
+    assert route(_cloud(0.0, 5, 3, 1), [gaussian] * 3).tolist() == [0] * 5

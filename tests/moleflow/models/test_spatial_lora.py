@@ -73,6 +73,15 @@ def test_node_weights_sum_to_one_and_ends_meet_ends(length: int, grid: int) -> N
     assert (weights > 0).sum(dim=1).max() <= 2
 
 
+def test_initial_values_are_those_of_plain_lora_at_every_node() -> None:
+    expert = SpatialLoraExpert(50, 30, Lora(rank=8, grid_size=2), torch.Generator().manual_seed(0))
+    bound = (6 / (50 + 8)) ** 0.5
+    assert expert.a.abs().amax(dim=(2, 3)).max() <= bound
+    assert expert.a.std(dim=(2, 3)).flatten().tolist() == pytest.approx([bound / 3**0.5] * 4, rel=0.1)
+    assert not expert.b.any()
+    assert not expert.bias.any()
+
+
 def test_published_zero_start_is_dead() -> None:
     """The notes start both factors at zero: each one's gradient is a product with the other, and so exactly 0."""
     generator = torch.Generator().manual_seed(0)

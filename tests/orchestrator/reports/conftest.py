@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from orchestrator.reports.published import Published, PublishedRows, load
+from orchestrator.reports.tables import build, write_report
 from orchestrator.results.schema import DETECTION
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
 
@@ -23,6 +25,7 @@ CONFIG = {
     "training": {"epochs": 5},
     "digests": {"data": "d1"},
 }
+CODE = "c0de" * 16
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -79,7 +82,7 @@ def generated_trial(
         "torch": "2.13.0",
         "dtype": "float32",
         "threads": 1,
-        "code_digest": "c0de" * 16,
+        "code_digest": CODE,
         "packages": '{"timm":"1.0.31"}',
         "config": canonical(config),
         "lora_scaling": 0.03125,
@@ -185,3 +188,61 @@ def stored(writer: PartWriter, tmp_path: Path) -> Callable[[], ResultStore]:
         return ResultStore(tmp_path / "sweep")
 
     return stored
+
+
+@pytest.fixture
+def ids(add: Callable[..., str], stored: Callable[[], ResultStore]) -> list[str]:
+    """Four stored trials; their ids."""
+    found = [
+        add({"loss.focal_gamma": gamma}, seed, image=(0.9, 0.5 + gamma / 10 + seed / 50))
+        for gamma in (0.0, 2.0)
+        for seed in (0, 1)
+    ]
+    stored()
+    return found
+
+
+@pytest.fixture
+def write(ids: list[str], tmp_path: Path) -> Callable[..., Path]:
+    """Write the report of the stored trials into their folder; where it is."""
+
+    def write(selection: object = "plan", **named: Any) -> Path:
+        chosen = set(ids) if selection == "plan" else selection
+        named = {"current_code": CODE, "command": "moleflow-sweep report FOLDER"} | named
+        report = build(
+            ResultStore(tmp_path / "sweep"), chosen, {"loss.focal_gamma": 0.0}, "Does gamma --> help?", **named
+        )
+        return write_report(report, tmp_path / "sweep")["md"]
+
+    return write
+
+
+@pytest.fixture
+def contrast(add: Callable[..., str]) -> Callable[..., None]:
+    """Add v3 and v7's gammas on several seeds: b's pixel AUROC is a's plus `gain`, spread a little."""
+
+    def contrast(
+        gain: float,
+        seeds: int = 3,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        **both: Any,
+    ) -> None:
+        attempt = {"dataset": "mvtec"} | both
+        for seed in range(seeds):
+            pixel = (0.80 + seed / 100, 0.70)
+            add({"loss.focal_gamma": 0.0}, seed, pixel=pixel, **(attempt | dict(before or {})))
+            moved = tuple(value + gain + (seed - 1) / 2000 for value in pixel)
+            add({"loss.focal_gamma": 2.0}, seed, pixel=moved, **(attempt | dict(after or {})))
+
+    return contrast
+
+
+@pytest.fixture(scope="module")
+def published() -> Published:
+    return load()
+
+
+@pytest.fixture(scope="module")
+def three(published: Published) -> PublishedRows:
+    return published.files[0]

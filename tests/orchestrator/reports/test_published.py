@@ -1,9 +1,7 @@
-"""The published rows: the notes' own tables digit for digit, their confounds, and published beside measured columns."""
+"""The published rows: the notes' own tables digit for digit, and their confounds."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from decimal import Decimal
 
@@ -13,11 +11,9 @@ import yaml
 from moleflow.errors import InvalidInput
 from moleflow.knobs import fields
 from orchestrator.reports import published as rows_of_notes
-from orchestrator.reports.beside import TITLE
 from orchestrator.reports.cells import change_text
 from orchestrator.reports.published import FOLDER, NOT_RECORDED, confounds, load, relative_change, value
 from orchestrator.reports.published_tables import as_the_notes_print, changes_table, published_report, results_table
-from orchestrator.reports.tables import build
 from orchestrator.reports.variants import MEAN
 
 # Typed from the update notes, sections v1 and v2.
@@ -51,16 +47,6 @@ V1_TO_V2 = """
 """
 # The cells of the notes that do not follow from the notes' own digits: (row, as printed, as recomputed).
 NOT_ARITHMETIC = [("grid Image", "**+20.0%**", "**+20.1% ‡**")]
-
-
-@pytest.fixture(scope="module")
-def published():
-    return load()
-
-
-@pytest.fixture(scope="module")
-def three(published):
-    return published.files[0]
 
 
 def lines(table):
@@ -199,20 +185,6 @@ def test_v5_0_alone_had_no_effect(three):
     assert not rows_of_notes.without_effect(three.run("v3@224"), other)
 
 
-def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them(three):
-    report = published_report(load())
-    markdown, first = report.markdown(), report.tables[0]
-    assert "Mean Image AUROC" in first.header
-    assert "Mean Pixel AUROC" in first.header
-    assert not any(cell.bold for _, cells in first.rows for cell in cells)
-    assert "lock" not in markdown
-    records = list(csv.DictReader(io.StringIO(report.csv())))
-    one = next(r for r in records if (r["variant"], r["class"], r["metric"]) == ("published v2", "grid", "image_auroc"))
-    assert (one["mean"], one["sd"], one["n"], one["marks"]) == ("0.9850", "", "1", "published †")
-    assert "$\\ddagger$" in report.latex()
-    assert not re.search(r"[†‡→]", report.latex())
-
-
 @pytest.mark.parametrize(
     ("before", "after", "shown"),
     [
@@ -281,118 +253,3 @@ def test_the_digest_is_that_of_the_content(damaged, published, tmp_path):
     assert same.files == published.files[:1]
     other = load(damaged(lambda c: c["runs"][0]["means"].update(image_auroc="0.8287")))
     assert other.digest != same.digest
-
-
-SEQUENCE = ("leather", "grid", "transistor")
-OURS = {"training.epochs": 40, "data.tasks": list(SEQUENCE), "data.image_size": 224}
-
-
-def cells(report, title=TITLE):
-    (table,) = [table for table in report.tables if table.title == title]
-    return table, {name: [cell.text for cell in row] for name, row in table.rows}
-
-
-def test_published_columns_stand_beside_measured_ones_and_apart(stored, add, published):
-    for version in ("v1", "v2"):
-        add(
-            {"version": version},
-            version=version,
-            classes=SEQUENCE,
-            image=(1, 0.9, 0.9),
-            pixel=(1, 1, 1),
-            routing=(1, 1, 1),
-        )
-    report = build(stored(), None, {"version": "v1"}, "t", published=published)
-    table, rows = cells(report)
-    assert table.header == ("Metric", "version=v1", "version=v2", "published v1 †", "published v2 †")
-    assert rows["grid Image AUROC"] == ["0.9000", "0.9000", "0.8204", "0.9850"]
-    assert rows["Mean Pixel AUROC"] == ["1.0000", "1.0000", "0.8628", "0.9238"]
-    assert not any(cell.bold for _, row in table.rows for cell in row)
-    main = report.tables[0]
-    assert not any("published" in name for name in main.header)
-    records = list(csv.DictReader(io.StringIO(report.csv())))
-    assert {r["marks"] for r in records if r["variant"].startswith("published")} == {"published", "published †"}
-    assert {r["dataset"] for r in records} == {"embedded", "MVTec AD"}
-
-
-def test_what_differs_between_measured_and_published_is_listed(stored, add, published):
-    for gamma in (0.0, 2.0):
-        add(
-            {"loss.focal_gamma": gamma},
-            classes=SEQUENCE,
-            image=(1, 1, 1),
-            pixel=(1, 1, 1),
-            routing=(1, 1, 1),
-            settings=OURS,
-        )
-    notes = cells(build(stored(), None, None, "t", published=published))[0].notes
-    listed = {m[1]: note for note in notes if (m := re.match(r"† Also different: `([^`]+)`", note))}
-    assert (
-        "measured efficientnet_lite0; vit_base_patch16_224.augreg2_in21k_ft_in1k in every" in listed["backbone.model"]
-    )
-    # Some measured column of version v7 has each of these.
-    assert not {"loss.focal_gamma", "training.epochs", "patch_grid", "data.image_size", "data.tasks"} & listed.keys()
-    assert "measured (not stored); true in every published column" in listed["features.position"]
-    assert any(note.startswith("† Data: measured on embedded; published on MVTec AD") for note in notes)
-    assert not any("‡" in note for note in notes)
-
-
-def test_means_over_other_classes_are_marked(stored, add, published):
-    add({"loss.focal_gamma": 2.0}, settings={"backbone.grid": 16})
-    table, rows = cells(build(stored(), None, None, "t", published=published))
-    assert rows["Mean Image AUROC"][-1] == "0.8078 ‡"
-    assert rows["grid Image AUROC"][-1] == "0.706"
-    assert rows["transistor Image AUROC"] == ["\u2013", "0.718"]
-    assert "leather Routing Acc" in rows
-    assert "transistor Pixel AUROC" not in rows  # published nowhere and measured nowhere
-    assert "‡ A mean over other classes: published leather, grid, transistor; measured leather, grid." in table.notes
-    assert any("`patch_grid`: measured 16x16; 14x14 in every published column" in note for note in table.notes)
-
-
-def test_the_report_says_when_published_columns_differ_among_themselves(stored, add, published):
-    for version in ("v1", "v2", "v3", "v5"):
-        add({"version": version}, version=version)
-    table, _ = cells(build(stored(), None, None, "t", published=published))
-    assert table.header[0] == "Column"  # 4 measured and 6 published ones: columns become rows
-    assert [name for name, _ in table.rows][-6:] == [
-        f"published {n} †" for n in ("v1", "v2", "v3", "v3@224", "v5.0", "v5.1")
-    ]
-    assert any("Among the published columns: † v1 -> v2 is confounded." in note for note in table.notes)
-    assert any("v5.0: no effect" in note for note in table.notes)
-
-
-@pytest.mark.parametrize(
-    ("settings", "grid"),
-    [
-        ({"backbone.grid": 14, "backbone.model": "vit_base_patch16_224"}, "14x14"),
-        ({"backbone.grid": None, "backbone.model": "vit_base_patch14_dinov2", "data.image_size": 518}, "37x37"),
-        (
-            {"backbone.grid": None, "backbone.model": "efficientnet_lite0", "data.image_size": 224},
-            "of the coarsest layer",
-        ),
-    ],
-)
-def test_the_patch_grid_of_measured_columns(settings, grid):
-    assert rows_of_notes.patch_grid(settings) == grid
-
-
-def test_the_command_shows_the_published_rows_without_a_folder(place, command):
-    ended = command("report", "--published")
-    assert (ended.code, ended.err) == (0, "")
-    assert ended.out == published_report(load()).markdown() + "\n"
-    assert command("report", "--published", "--format", "csv").out.startswith("dataset,variant,class,metric")
-    assert not (place / "results").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "report: give a results folder"),
-        (["results/small", "--published"], "--published: stands alone"),
-        (["--published", "--with-published"], "--published: stands alone"),
-    ],
-)
-def test_the_command_refuses_what_it_cannot_mean(command, words, said):
-    ended = command("report", *words)
-    assert (ended.code, ended.out) == (2, "")
-    assert said in ended.err

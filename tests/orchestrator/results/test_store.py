@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections import Counter
+from pathlib import Path
 
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -177,3 +180,19 @@ def test_a_part_without_a_newer_nullable_column_is_read_with_nulls(store, make_a
     parts.write_part(store.parts, parts.make_part("other", other))
     with pytest.raises(InvalidInput, match=r"other-.*\.parquet: has no column epoch"):
         store.read("curves")
+
+
+def test_real_parts_from_before_a_column_are_read_beside_newer_ones(store, write, make_attempt):
+    measured = Path(__file__).parents[3] / "results" / "measured" / "held-out" / "parts"
+    shutil.copytree(measured, store.parts, dirs_exist_ok=True)
+    older = pyarrow.dataset.dataset(measured / "metrics").to_table()
+    assert older.num_rows > 0
+    assert "normal_latent_norm" not in older.schema.names
+    write(make_attempt())
+    store.compact()
+    for table in (store.read("metrics"), pq.read_table(store.folder / "tables" / "metrics.parquet")):
+        assert store.damaged == ()
+        assert table.schema == schema("metrics")
+        assert Counter(table["image_auroc"].to_pylist()) == Counter([*older["image_auroc"].to_pylist(), 0.5, 1.5, 2.5])
+        norms = dict(zip(table["trial_id"].to_pylist(), table["normal_latent_norm"].to_pylist(), strict=True))
+        assert norms == dict.fromkeys(older["trial_id"].to_pylist()) | {"000000000001": 2.5}

@@ -1,0 +1,252 @@
+"""What stands around the tables: header, flags, densities, no effects, saturation, stale, missing and damaged results."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+
+from moleflow.config import TrialConfig
+from orchestrator.reports.render import latex_text
+from orchestrator.reports.tables import build
+
+GAMMA = "loss.focal_gamma"
+CODE = "c0de" * 16
+
+
+def markdown(store, **named):
+    arguments = {"selection": None, "baseline": None, "title": "t"} | named
+    return build(store, **arguments).markdown()
+
+
+def header_of(text):
+    return next(line for line in text.splitlines() if line.startswith("| Metric"))
+
+
+def test_equal_state_digests_mean_no_effect(stored, add):
+    for seed in (0, 1):
+        add({GAMMA: 0.0}, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}")
+        add({GAMMA: 1.0}, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}")
+        add({GAMMA: 2.0}, seed)
+    text = markdown(stored())
+    sentence = "no effect: the setting did not reach training (equal state and scores digests for seeds 0, 1)."
+    assert f"- `focal_gamma=0` and `focal_gamma=1`: {sentence}" in text
+    assert text.count("no effect") == 1
+
+
+def test_one_seed_that_differs_is_an_effect(stored, add):
+    for seed in (0, 1):
+        add({GAMMA: 0.0}, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}")
+        add({GAMMA: 2.0}, seed, state_digest="s0", scores_digest="x0")
+    assert "no effect" not in markdown(stored())
+
+
+def test_three_columns_without_effect_are_one_sentence(stored, add):
+    for gamma in (0.0, 1.0, 2.0):
+        add({GAMMA: gamma}, state_digest="s", scores_digest="x")
+    assert "`focal_gamma=0` and `focal_gamma=1` and `focal_gamma=2`: no effect" in markdown(stored())
+
+
+def test_a_setting_of_the_scoring_alone_is_not_called_without_effect(stored, add):
+    add({"scoring.top_k": 1}, state_digest="s", scores_digest="x")
+    add({"scoring.top_k": 3}, state_digest="s", scores_digest="y")
+    text = markdown(stored())
+    assert (
+        "no effect on training: the setting did not reach it (equal state digests for seed 0); scores differ." in text
+    )
+
+
+def test_equal_scores_of_different_training_mean_no_effect_on_the_scores(stored, add):
+    add({GAMMA: 0.0}, state_digest="s", scores_digest="x")
+    add({GAMMA: 2.0}, state_digest="t", scores_digest="x")
+    assert "`focal_gamma=0` and `focal_gamma=2`: no effect on the scores (equal scores digests" in markdown(stored())
+
+
+def test_missing_digests_prove_nothing(stored, add):
+    add({GAMMA: 0.0}, state_digest=None, scores_digest=None)
+    add({GAMMA: 2.0}, state_digest=None, scores_digest=None)
+    assert "no effect" not in markdown(stored())
+
+
+def test_equal_metrics_are_no_evidence_when_saturated(stored, add):
+    for gamma in (0.0, 2.0):
+        for seed in (0, 1):
+            add({GAMMA: gamma}, seed, image=(1.0, 1.0 - seed / 100))
+    text = markdown(stored())
+    assert "Saturated at 1 in every column, and so evidence of nothing: leather Image AUROC." in text
+    assert "no effect" not in text
+
+
+def test_the_header_says_data_versions_seeds_code_and_cost(stored, add):
+    for gamma in (0.0, 2.0):
+        add({GAMMA: gamma}, git_commit="abcdef0123456789", git_dirty=True)
+    lines = markdown(stored()).splitlines()
+    assert lines[:3] == ["# t", "", "- dataset: embedded (generated images), digest d1d1d1d1d1d1"]
+    assert lines[3:10] == [
+        "- versions: v7",
+        "- seeds: 0 (n = 1 in every column)",
+        "- settings shared by all columns: backbone efficientnet_lite0, patch grid 14x14, 5 epochs",
+        "- tasks in order, with test images (defective ones among them): leather 80 (40), grid 80 (40)",
+        "- made on: Model A, torch 2.13.0",
+        "- code: c0dec0dec0de (git abcdef012345, uncommitted changes)",
+        "- cost: 0.02 compute-hours spent, 0.01 reused from earlier work",
+    ]
+
+
+def test_the_header_names_only_settings_that_all_columns_share(stored, add):
+    shared = {"backbone.weights": f"sha256:{'ab' * 32}", "backbone.layers": [2, 3], "training.learning_rate": 0.001}
+    add({GAMMA: 0.0}, settings=shared | {"training.epochs": 5})
+    add({GAMMA: 2.0}, settings=shared | {"training.epochs": 9}, device_model="Model B")
+    lines = markdown(stored()).splitlines()
+    words = "backbone efficientnet_lite0, weights sha256:abababab, layers 2, 3, patch grid 14x14, learning rate 0.001"
+    assert f"- settings shared by all columns: {words}" in lines
+    assert "- made on: torch 2.13.0" in lines
+
+
+def test_the_patch_grid_of_a_transformer_is_named_though_no_setting_holds_it(stored, add):
+    add(
+        {GAMMA: 0.0}, settings={"backbone.model": "vit_base_patch16_224", "backbone.grid": None, "data.image_size": 224}
+    )
+    text = markdown(stored())
+    assert "- settings: backbone vit_base_patch16_224, image size 224, patch grid 14x14, 5 epochs" in text.splitlines()
+    assert "null x null" not in text
+
+
+FLAGGED = {
+    "the backbone's weights are random": {"backbone.weights": "random"},
+    "the adapter's residual MLP is dead": {
+        "adapter.gate_init": 0.0,
+        "adapter.gate": "raw",
+        "adapter.output_init": "zero",
+    },
+    "lora.init zero": {"lora.init": "zero"},
+    "center_on features": {"loss.center_weight": 0.1, "loss.center_on": "features"},
+    "context_from all: not a likelihood": {"flow.cpcf": True, "flow.context_from": "all"},
+    "patch attention is not invertible": {"attention.enabled": True},
+    "focal_form joint": {"loss.focal_gamma": 2.0, "loss.focal_form": "joint"},
+}
+
+
+def test_every_flag_of_a_configuration_has_its_test():
+    assert inspect.getsource(TrialConfig.flags).count("flags.append(") == len(FLAGGED)
+
+
+@pytest.mark.parametrize("start", FLAGGED)
+def test_a_table_whose_column_has_a_flag_shows_it(stored, add, start):
+    config, quiet = {}, {"backbone": {"weights": "a file"}, "adapter": {"output_init": "random"}}
+    for path, value in FLAGGED[start].items():
+        section, name = path.split(".")
+        config.setdefault(section, {})[name] = value
+    given = quiet | {section: quiet.get(section, {}) | of for section, of in config.items()}
+    flags = TrialConfig.model_validate(given).flags()
+    assert [flag.startswith(start) for flag in flags] == [True]
+    assert TrialConfig.model_validate(quiet).flags() == []
+    add({"version": "v3"})
+    add({"version": "v9"}, settings=FLAGGED[start], flags=json.dumps(flags))
+    report = build(stored(), None, None, "t")
+    assert f"flag: {flags[0]} (in `version=v9`)" in report.tables[0].notes
+    assert f"flag: {latex_text(flags[0])}" in report.latex().partition("\\end{table}")[0]
+
+
+def test_a_flag_of_every_column_names_none(stored, add):
+    for gamma in (0.0, 2.0):
+        add({GAMMA: gamma}, flags='["weights: random"]')
+    assert "- flag: weights: random\n" in markdown(stored())
+
+
+ADAPTER = {"adapter.enabled": True, "adapter.task0": True}
+DENSITY = "The density is of adapted features"
+
+
+def test_the_table_says_that_the_density_is_of_adapted_features(stored, add):
+    add({"version": "v3"}, settings=ADAPTER)
+    text = markdown(stored())
+    why = "the input adapters cannot be inverted, and their log-determinant is no part of it."
+    assert f"- {DENSITY}: {why}\n" in text
+    add({"version": "v6"}, settings=ADAPTER | {"attention.enabled": True})
+    attention = "patch attention cannot be inverted, and its log-determinant is no part of it."
+    text = markdown(stored())
+    assert f"- {DENSITY}: {why}\n" in text
+    assert f"- {DENSITY} (in `version=v6`): {attention}\n" in text
+    add({"version": "v1"}, settings=ADAPTER | {"adapter.task0": False})
+    assert f"- {DENSITY}: {why[:-1]}; the first task has no adapter (in `version=v1`).\n" in markdown(stored())
+    add({"version": "v0"}, settings={"adapter.enabled": False})
+    assert f"- {DENSITY} (in `version=v1`, `version=v3`, `version=v6`): {why[:-1]};" in markdown(stored())
+
+
+def test_without_adapter_and_attention_nothing_is_said_of_the_density(stored, add):
+    add({"version": "v3"}, settings={"adapter.enabled": False, "attention.enabled": False})
+    assert DENSITY not in markdown(stored())
+
+
+def test_tasks_of_another_order_are_not_called_shared(stored, add):
+    add({GAMMA: 0.0})
+    add({GAMMA: 2.0}, classes=("grid", "leather"))
+    assert "tasks in order" not in markdown(stored())
+
+
+def test_what_is_missing_is_counted_and_named_never_dropped(stored, add):
+    done = {add({GAMMA: 0.0}, seed) for seed in (0, 1)}
+    failed = add({GAMMA: 2.0}, 0, status="failed", error_kind="Diverged", error="task grid, epoch 3\nmore")
+    pruned = add({GAMMA: 2.0}, 1, status="pruned")
+    never = "0123456789ab"
+    text = markdown(stored(), selection=done | {failed, pruned, never})
+    assert "- 3 of 5 trials not in the tables: 1 failed, 1 not run, 1 pruned." in text
+    assert f"- `{failed}` failed: loss.focal_gamma=2, seed 0: Diverged: task grid, epoch 3\n" in text
+    assert f"- `{pruned}` pruned: loss.focal_gamma=2, seed 1" in text
+    assert f"- `{never}` not run" in text
+    latex = build(stored(), done | {failed}, None, "t").latex()
+    assert "1 of 3 trials not in the tables: 1 failed." in latex
+    assert "Not in the tables" not in markdown(stored(), selection=done)
+
+
+def test_a_trial_that_failed_and_then_finished_is_in_the_table(stored, add):
+    add({GAMMA: 2.0}, status="failed", attempt=1)
+    add({GAMMA: 2.0}, attempt=2)
+    text = markdown(stored())
+    assert "n = 1 in every column" in text
+    assert "Not in the tables" not in text
+
+
+def test_only_the_selection_is_in_the_tables(stored, add):
+    chosen = {add({GAMMA: 0.0}), add({GAMMA: 1.0})}
+    add({GAMMA: 2.0})
+    assert "focal_gamma=2" not in markdown(stored(), selection=chosen)
+
+
+def test_results_of_other_code_are_shown_as_stale(stored, add):
+    add({GAMMA: 0.0})
+    add({GAMMA: 2.0}, seed=0, code_digest="old" * 20)
+    assert "stale" not in markdown(stored())
+    text = markdown(stored(), current_code=CODE)
+    assert header_of(text) == "| Metric | focal_gamma=0 | focal_gamma=2 † (stale) |"
+    assert "stale: `focal_gamma=2`: 1 of 1 trial made by other code (oldoldoldold) than today's (c0dec0dec0de)." in text
+
+
+def test_damaged_files_are_named(stored, add):
+    good = add({GAMMA: 0.0})
+    stored()
+    bad = add({GAMMA: 2.0})
+    path = max((stored().parts / "metrics").glob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:100])
+    text = markdown(stored(), selection={good, bad})
+    assert f"damaged: `parts/metrics/{path.name}`: its bytes are not those that were written" in text
+    assert f"- `{bad}` not run" in text
+
+
+def test_a_report_of_nothing_says_so(stored, add):
+    failed = add({GAMMA: 2.0}, status="failed", error_kind="Diverged", error="x")
+    report = build(stored(), {failed}, {GAMMA: 0.0}, "t")
+    assert "no finished trial yet" in report.markdown()
+    assert "1 of 1 trial not in the tables: 1 failed" in report.markdown()
+    assert "1 of 1 trial not in the tables: 1 failed" in report.latex()
+    assert report.csv().count("\n") == 1
+
+
+def test_validation_rows_stay_out_unless_asked_for(stored, add):
+    add({GAMMA: 0.0}, image=(0.9, 0.8))
+    trial = add({GAMMA: 2.0}, split="validation")
+    text = markdown(stored())
+    assert f"`{trial}` finished without test rows: loss.focal_gamma=2, seed 0" in text
+    assert "images: validation, not test" in markdown(stored(), split="validation")

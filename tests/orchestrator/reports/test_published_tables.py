@@ -1,0 +1,48 @@
+"""The report over the published rows, and the command that prints it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+
+from orchestrator.reports.published import load
+from orchestrator.reports.published_tables import published_report
+
+
+def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them(three):
+    report = published_report(load())
+    markdown, first = report.markdown(), report.tables[0]
+    assert "Mean Image AUROC" in first.header
+    assert "Mean Pixel AUROC" in first.header
+    assert not any(cell.bold for _, cells in first.rows for cell in cells)
+    assert "lock" not in markdown
+    records = list(csv.DictReader(io.StringIO(report.csv())))
+    one = next(r for r in records if (r["variant"], r["class"], r["metric"]) == ("published v2", "grid", "image_auroc"))
+    assert (one["mean"], one["sd"], one["n"], one["marks"]) == ("0.9850", "", "1", "published †")
+    assert "$\\ddagger$" in report.latex()
+    assert not re.search(r"[†‡→]", report.latex())
+
+
+def test_the_command_shows_the_published_rows_without_a_folder(place, command):
+    ended = command("report", "--published")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == published_report(load()).markdown() + "\n"
+    assert command("report", "--published", "--format", "csv").out.startswith("dataset,variant,class,metric")
+    assert not (place / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "report: give a results folder"),
+        (["results/small", "--published"], "--published: stands alone"),
+        (["--published", "--with-published"], "--published: stands alone"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_mean(command, words, said):
+    ended = command("report", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
