@@ -1,7 +1,8 @@
 """One piece of work, one worker: an exclusive claim that outlives no dead process.
 
 A claim is a small file made with O_EXCL, which local and network filesystems honour alike. Its owner touches it every few seconds;
-a claim that nobody has touched for `stale_after` seconds, or whose process on this host is gone, may be taken over. Claims save
+a claim that nobody has touched for `stale_after` seconds, or whose process on this host is gone, may be taken over. Where a scheduler
+names the job at hand (MOLEFLOW_JOB), so may one that an earlier start of the same job on another host left behind. Claims save
 work, they do not guard correctness: whatever is made under one is written beside and renamed, so a second maker does no harm.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
+JOB_VARIABLE = "MOLEFLOW_JOB"
 
 
 class Claim:
@@ -106,9 +108,12 @@ def is_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
         holder = json.loads(text)
     except ValueError:
         holder = None
-    if isinstance(holder, dict) and holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
+    if not isinstance(holder, dict):
+        return age > stale_after
+    if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
         return not process_alive(holder["pid"], holder.get("started"))
-    return age > stale_after
+    job = os.environ.get(JOB_VARIABLE)
+    return age > stale_after or (job is not None and holder.get("job") == job)
 
 
 def process_alive(pid: int, started: object = None) -> bool:
@@ -133,7 +138,8 @@ def process_started(pid: int) -> str | None:
 
 def owner() -> dict[str, str | int | None]:
     """Who this process is, as claims and attempt records write it."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": process_started(os.getpid())}
+    who: dict[str, str | int | None] = {"host": socket.gethostname(), "pid": os.getpid()}
+    return who | {"started": process_started(os.getpid()), "job": os.environ.get(JOB_VARIABLE)}
 
 
 def create(path: Path, record: Mapping[str, Any]) -> bool:

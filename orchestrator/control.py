@@ -209,10 +209,12 @@ def named(sweep: SweepFolder, place: Path, given: str) -> str:
 
 
 def _jobs(place: Path) -> Jobs:
-    """The scheduler's jobs of a sweep."""
+    """The scheduler's jobs of a sweep; none where it never met one."""
+    from orchestrator.slurm.jobs import job_folder
+    from orchestrator.slurm.standing import SlurmJobs
     from orchestrator.trial_state import NoJobs
 
-    return NoJobs()
+    return SlurmJobs(place) if job_folder(place).all() else NoJobs()
 
 
 def _followed(look: Callable[[bool], list[str]], status: Callable[[], SweepStatus]) -> Iterator[list[str]]:

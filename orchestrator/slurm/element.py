@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 
+from moleflow.claim import JOB_VARIABLE
 from moleflow.source import code_digest
 from orchestrator.attempts import FAILED, FINISHED, INTERRUPTED, RUNNING, AttemptFolder
 from orchestrator.backends.inline import InlineBackend
@@ -43,6 +44,7 @@ def serve(setup: Setup, trials: Sequence[Trial], beside: int, needs: Resources, 
         raise RuntimeError("the project's code changed after the job was submitted; run the command again")
     job = element_id()
     setup = replace(setup, worker=f"slurm-{job}", job=job)
+    os.environ[JOB_VARIABLE] = job
     told = _Told()
     told.listen()
     try:

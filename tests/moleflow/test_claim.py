@@ -113,6 +113,20 @@ def taken_after(path: Path, seconds: float) -> Claim:
     return claim
 
 
+def test_an_earlier_start_of_the_same_job_on_another_host_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.claim", host="another", pid=1, job="7_0")
+    assert not is_stale(path)
+    monkeypatch.setenv("MOLEFLOW_JOB", "7_1")
+    assert not is_stale(path)
+    monkeypatch.setenv("MOLEFLOW_JOB", "7_0")
+    assert is_stale(path)
+    with taken(path):
+        assert is_of(path, {"job": "7_0", "host": socket.gethostname()})
+        assert not is_stale(path)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"host": 3}', '{"pid": "x"}'])
 def test_an_unreadable_claim_is_judged_by_its_age(tmp_path: Path, content: str) -> None:
     """Empty is also what a reader sees between the creation of a claim and its first line."""

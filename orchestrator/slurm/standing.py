@@ -1,0 +1,63 @@
+"""How the trials of a sweep stand in SLURM's queue, for `status` and `cancel`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from orchestrator.slurm.jobs import Element, elements, job_folder
+from orchestrator.slurm.queue import Queue, State, Unreachable
+from orchestrator.trial_state import JobState
+
+ASK_EVERY_S = 2.0
+
+
+class SlurmJobs:
+    """The jobs on record in a results folder; SLURM is asked once for all of them, every two seconds at most."""
+
+    def __init__(self, sweep_folder: Path) -> None:
+        self._record = job_folder(sweep_folder)
+        self._queue = Queue()
+        self._asked: float | None = None
+        self._elements: dict[str, Element] = {}
+        self._states: Mapping[str, State] = {}
+        self._silence: str | None = None
+
+    def state_of(self, trial_id: str) -> JobState | None:
+        """What SLURM says of the newest job that has a trial; None once that job is over, or when there is none."""
+        self._look()
+        element = self._elements.get(trial_id)
+        if element is None:
+            return None
+        if self._silence is not None:
+            return JobState("unknown", element.id, f"job {element.id}: {self._silence}")
+        state = self._states[element.id]
+        return None if state.phase == "over" else JobState(state.phase, element.id, state.reason or None)
+
+    def cancel(self, trial_ids: Collection[str]) -> int:
+        """Withdraw the waiting jobs that hold none but these trials; of how many trials."""
+        self._look()
+        taken = [
+            element
+            for element in {element.id: element for element in self._elements.values()}.values()
+            if self._silence is None
+            and self._states[element.id].phase == "queued"
+            and all(self._elements[name] != element or name in trial_ids for name in element.trial_ids)
+        ]
+        try:
+            self._queue.cancel([element.id for element in taken], waiting_only=True)
+        except Unreachable:
+            return 0
+        return sum(name in trial_ids for element in taken for name in element.trial_ids)
+
+    def _look(self) -> None:
+        if self._asked is not None and time.monotonic() - self._asked < ASK_EVERY_S:
+            return
+        self._asked = time.monotonic()
+        self._elements = {name: element for element in elements(self._record.all()) for name in element.trial_ids}
+        self._silence = None
+        try:
+            self._states = self._queue.states({element.id for element in self._elements.values()})
+        except Unreachable as error:
+            self._silence = str(error)

@@ -1,0 +1,254 @@
+"""Real sweeps on the development cluster: what happens to jobs, nodes and drivers changes no digit of the results."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.attempts import CANCELLED, FAILED, FINISHED, INTERRUPTED, NO_PROGRESS, AttemptFolder, Record
+from orchestrator.slurm.jobs import job_folder
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("jobs")]
+
+SLURM = ("sweep.yaml", "--backend", "slurm", "--quiet")
+LONG = {"grid": None, "seeds": 1, "report": None, "resources": {"time_min": 3}}
+
+
+def records(folder: Path) -> list[Record]:
+    return AttemptFolder(folder / "attempts").all()
+
+
+def ends(folder: Path) -> list[tuple[str, str | None]]:
+    return [(record.state, record.content.get("error_kind")) for record in records(folder)]
+
+
+@pytest.fixture
+def jobs(cluster) -> Iterator[Callable[[], list[str]]]:
+    """This user's elements in the queue, as `7_0 RUNNING`; none is left behind, nor a dead node."""
+    yield lambda: cluster.ask("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
+    cluster.ask("scancel", f"--user={getpass.getuser()}")
+    assert cluster.script("up").returncode == 0
+
+
+@pytest.fixture
+def results(place: Path) -> Path:
+    return place / "results/small"
+
+
+@pytest.fixture
+def longer(edit: Callable[..., Path], place: Path, features: None) -> Callable[..., None]:
+    """One trial that trains for a while: many epochs of the small base."""
+
+    def write(epochs: int = 150, **changes: Any) -> None:
+        edit(**(LONG | changes))
+        base = yaml.safe_load((place / "base.yaml").read_text())
+        base["training"] |= {"epochs": epochs, "batch_size": 2}
+        base["flow"]["blocks"] = 4
+        (place / "base.yaml").write_text(yaml.safe_dump(base))
+
+    return write
+
+
+@pytest.fixture
+def undisturbed(command: Callable[..., Any], digits: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """The digits of the sweep in `place`, run inline with a cache of its own."""
+
+    def run(place: Path) -> Any:
+        assert command("sweep.yaml", "--backend", "inline", "--quiet", "--out", "alone", "--cache", "cache2").code == 0
+        return digits(place / "alone")
+
+    return run
+
+
+@pytest.fixture
+def begun(results: Path, wait_until: Callable[[Callable[[], Any]], Any]) -> Callable[[], str]:
+    """Wait until a worker has trained some epochs, and name its job."""
+
+    def wait() -> str:
+        def some_epochs() -> str | None:
+            for path in (results / "events").glob("slurm-*.jsonl"):
+                if path.read_text().count('"epoch"') >= 3:
+                    return path.stem.removeprefix("slurm-")
+            return None
+
+        return str(wait_until(some_epochs))
+
+    return wait
+
+
+def test_tables_equal_those_of_inline_with_arrays_split_and_trials_packed(
+    place, edit, command, results, digits, undisturbed
+) -> None:
+    edit(seeds=5)
+    (place / "site.yaml").write_text("max_array_size: 2\ntrials_per_job: 3\nparallelism: 2\n")
+    assert command(*SLURM, "--profile", "site.yaml").code == 0
+    arrays = job_folder(results).all()
+    assert [[len(element) for element in array.elements] for array in arrays] == [[3, 3], [3, 1]]
+    assert digits(results) == undisturbed(place)
+    assert len(list((results / "events").glob("slurm-*"))) == 4
+    assert ends(results) == [(FINISHED, None)] * 10
+
+
+def test_trials_beside_each_other_in_one_job(place, command, results, features, digits, undisturbed) -> None:
+    (place / "site.yaml").write_text("trials_per_gpu: 2\n")
+    assert command(*SLURM, "--profile", "site.yaml").code == 0
+    assert [len(array.elements) for array in job_folder(results).all()] == [2]
+    assert len({record.content["pid"] for record in records(results)}) == 4
+    assert digits(results) == undisturbed(place)
+
+
+def test_a_failing_trial_is_retried_and_named(place, edit, command, results, features) -> None:
+    bad = {"learning_rate": 1e30, "optimizer": "adamw", "gradient_clip": None}
+    edit(grid=None, seeds=1, report=None, list=[{"focal_gamma": 0}, bad])
+    ended = command(*SLURM)
+    assert ended.code == 1
+    assert "Diverged" in ended.out
+    assert sorted(ends(results)) == [(FAILED, "Diverged"), (FAILED, "Diverged"), (FINISHED, None)]
+
+
+def test_a_driver_may_die_and_another_takes_up_where_things_stand(
+    place, longer, start, command, results, begun, jobs, digits, undisturbed
+) -> None:
+    longer()
+    driver = start(*SLURM)
+    begun()
+    driver.signal(signal.SIGKILL)
+    assert len(jobs()) == 1
+    assert command(*SLURM).code == 0
+    assert len(job_folder(results).all()) == 1
+    assert ends(results) == [(FINISHED, None)]
+    assert digits(results) == undisturbed(place)
+
+
+def test_detached_jobs_finish_alone_and_are_not_submitted_again(
+    place, edit, command, results, jobs, wait_until
+) -> None:
+    edit(grid=None, seeds=2, report=None)
+    assert "submitted: 2 trials" in command(*SLURM, "--detach").out
+    assert "not submitted: 2 trials" in command(*SLURM, "--detach").out
+    wait_until(lambda: not jobs())
+    assert ends(results) == [(FINISHED, None)] * 2
+    assert command(*SLURM).code == 0
+    assert len(job_folder(results).all()) == 1
+
+
+def test_the_scripts_are_shown_and_nothing_is_written(place, command) -> None:
+    (place / "site.yaml").write_text("account: lab\nsetup: [module load cuda]\nextra: {nice: 100}\nmax_array_size: 3\n")
+    before = sorted(place.rglob("results*"))
+    shown = command(*SLURM, "--profile", "site.yaml", "--print-sbatch").out
+    for line in ("--account=lab", "--array=0-2", "--nice=100", "--requeue", "--time=240", "module load cuda"):
+        assert line in shown
+    assert shown.count("#!/bin/bash") == 2
+    assert sorted(place.rglob("results*")) == before
+
+
+@pytest.mark.parametrize("sent", ["USR2", "TERM and a requeue"])
+def test_a_warned_job_goes_back_into_the_queue_and_on_from_its_epoch(
+    sent, place, longer, start, results, begun, cluster, digits, undisturbed
+) -> None:
+    longer()
+    driver = start(*SLURM)
+    job = begun()
+    if sent == "USR2":
+        cluster.ask("scancel", "--signal=USR2", job)
+    else:
+        cluster.ask("scontrol", "requeue", job)
+    assert driver.end(150).code == 0
+    assert ends(results) == [(INTERRUPTED, "Stop"), (FINISHED, None)]
+    lines = [json.loads(line) for line in (results / f"events/slurm-{job}.jsonl").read_text().splitlines()]
+    again = [line["epoch"] for line in lines if line["kind"] == "epoch" and line["attempt"] == 2 and line["task"] == 0]
+    assert not again or again[0] > 1  # Task 0 was over, or went on where it was.
+    assert digits(results) == undisturbed(place)
+
+
+def test_a_node_that_dies_costs_no_retry(place, longer, start, results, begun, cluster, digits, undisturbed) -> None:
+    longer(retries=0)
+    driver = start(*SLURM)
+    job = begun()
+    node = cluster.ask("squeue", "--noheader", f"--job={job}", "--format=%N").strip()
+    cluster.script("kill-node", node.removeprefix("n"))
+    cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    assert driver.end(150).code == 0
+    cluster.script("start-node", node.removeprefix("n"))
+    assert ends(results) == [(INTERRUPTED, "Stop"), (FINISHED, None)]
+    assert digits(results) == undisturbed(place)
+
+
+def test_a_killed_worker_costs_an_attempt_and_is_retried(place, longer, start, results, begun) -> None:
+    longer()
+    driver = start(*SLURM)
+    begun()
+    (record,) = records(results)
+    os.kill(record.content["pid"], signal.SIGKILL)
+    assert driver.end(150).code == 0
+    assert ends(results) == [(FAILED, "WorkerDied"), (FINISHED, None)]
+
+
+def test_what_is_cancelled_outside_waits_for_the_next_run(
+    place, longer, start, command, results, begun, cluster, jobs, digits, undisturbed
+) -> None:
+    longer()
+    driver = start(*SLURM)
+    cluster.ask("scancel", begun())
+    assert driver.end(150).code == 1
+    assert jobs() == []
+    assert command(*SLURM).code == 0
+    assert digits(results) == undisturbed(place)
+
+
+def test_a_trial_that_gets_nowhere_twice_names_the_time_limit(place, longer, start, results, wait_until) -> None:
+    longer()
+    base = yaml.safe_load((place / "base.yaml").read_text())
+    base["flow"]["blocks"], base["training"]["batch_size"], base["training"]["epochs"] = 48, 1, 2
+    (place / "base.yaml").write_text(yaml.safe_dump(base))
+    driver = start(*SLURM)
+    for attempt in (1, 2):
+
+        def training(attempt: int = attempt) -> Any:
+            found = [r for r in records(results) if r.attempt == attempt and r.state == "running"]
+            return found and any('"features"' in p.read_text() for p in (results / "events").glob("*"))
+
+        wait_until(training)
+        os.kill(records(results)[-1].content["pid"], signal.SIGUSR2)
+        wait_until(lambda attempt=attempt: len([r for r in records(results) if r.state != "running"]) >= attempt)
+    ended = driver.end(150)
+    assert ended.code == 1
+    assert ends(results) == [(INTERRUPTED, "Stop"), (FAILED, NO_PROGRESS)]
+    assert "resources.time_min is 3" in ended.out
+
+
+def test_status_cancel_and_logs_say_what_they_say_everywhere(
+    place, longer, command, results, begun, jobs, wait_until
+) -> None:
+    longer(epochs=400, seeds=3)
+    (place / "site.yaml").write_text("parallelism: 1\n")
+    command(*SLURM, "--profile", "site.yaml", "--detach")
+    job = begun()
+    shown = json.loads(command("status", results, "--json").out)
+    assert {state: count for state, count in shown["counts"].items() if count} == {"running": 1, "queued": 2}
+    (running,) = [trial for trial in shown["trials"] if trial["state"] == "running"]
+    assert running["job"] == job
+    assert "epoch" in command("logs", results, running["trial_id"]).out
+    ended = command("cancel", results)
+    assert ended.code == 0
+    assert "withdrawn from the queue: 2" in ended.out
+    wait_until(lambda: not jobs())
+    assert ends(results) == [(INTERRUPTED, CANCELLED)]
+    assert json.loads(command("status", results, "--json").out)["counts"]["cancelled"] == 3
+
+
+def test_a_refused_job_is_one_line_and_leaves_nothing(place, command, results) -> None:
+    (place / "site.yaml").write_text("partition: nowhere\n")
+    ended = command(*SLURM, "--profile", "site.yaml")
+    assert ended.code == 1
+    assert "nowhere" in ended.err or "invalid partition" in ended.err
+    assert "Traceback" not in ended.err
+    assert not [path for path in (results / "slurm").rglob("*") if path.is_file()]
