@@ -1,16 +1,20 @@
-# make demo    a first sweep on embedded images: minutes, no data, no GPU
-# make test    the tests
-# make check   lint, format and types
+# make demo         a first sweep on embedded images: minutes, no data, no GPU
+# make test         the tests that any machine can run
+# make test-slurm   those that need SLURM: as root, after slurm/cluster.sh up
+# make check        lint, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install
+.PHONY: demo test test-slurm check install
 demo: install
 	$(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+
+test-slurm: install
+	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m slurm
 
 check: install
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 
 SLURM sends SIGUSR2 some time before the time limit and on preemption (where the site asks for that), SIGTERM when a job is cancelled,
 preempted or requeued by others. Either way the trial at hand is checkpointed and its attempt written down as interrupted. After SIGUSR2
-the job also puts itself back into the queue; after SIGTERM whoever sent it knows what shall become of the job.
+the job also puts itself back into the queue. After SIGTERM it waits to be killed: whoever sent the signal knows what shall become of the
+job, and one that ended by itself in the meantime would be complete to SLURM, and not requeued.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
@@ -30,6 +32,7 @@ from orchestrator.trial import Trial
 from orchestrator.work import Backend, Setup
 from orchestrator.worker import Stop
 
+KILLED_WITHIN_S = 600.0
 GONE = "its node failed, or its job was put back into the queue without a warning"
 
 
@@ -63,10 +66,11 @@ def serve(setup: Setup, trials: Sequence[Trial], beside: int, needs: Resources, 
         backend: Backend = LocalBackend(setup, beside, needs) if beside > 1 else InlineBackend(setup)
         backend.run(source, source.events)
     except Stop:
-        if told.requeue:
-            # Where scontrol is missing (in some containers) the job ends here, and a driver submits its trials again.
-            with contextlib.suppress(OSError):
-                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        if not told.requeue:
+            time.sleep(KILLED_WITHIN_S)
+        # Where scontrol is missing (in some containers) the job ends here, and a driver submits its trials again.
+        with contextlib.suppress(OSError):
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 
 
 def element_id() -> str:

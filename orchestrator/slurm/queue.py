@@ -51,7 +51,8 @@ class Queue:
     def states(self, element_ids: Collection[str]) -> Mapping[str, State]:
         """The state of each element.
 
-        The controller is asked once for all; it forgets ended jobs after some minutes, and accounting is asked once for those.
+        The controller is asked once for all. Accounting is asked once for those that it has forgotten, as it does some minutes after
+        their end, and for those that failed: only their steps tell that the memory was not enough.
 
         Raises:
             Unreachable: SLURM is not there or does not answer.
@@ -61,11 +62,11 @@ class Queue:
             return {}
         known = _squeue()
         found = {element_id: known[element_id] for element_id in element_ids if element_id in known}
-        missing = [element_id for element_id in element_ids if element_id not in found]
-        if missing and self.accounting is not False:
+        open_ones = [name for name in element_ids if name not in found or found[name].word == "FAILED"]
+        if open_ones and self.accounting is not False:
             try:
-                told = _sacct({element_id.partition("_")[0] for element_id in missing})
-                found |= {element_id: told[element_id] for element_id in missing if element_id in told}
+                told = _sacct({element_id.partition("_")[0] for element_id in open_ones})
+                found |= {element_id: told[element_id] for element_id in open_ones if element_id in told}
             except Unreachable:
                 if self.accounting:
                     raise
@@ -121,13 +122,15 @@ def _squeue() -> dict[str, State]:
 
 
 def _sacct(jobs: Collection[str]) -> dict[str, State]:
-    asked = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State"]
-    found = {}
-    for line in _ask([*asked, f"--jobs={','.join(sorted(jobs))}"]).splitlines():
-        job, words = line.split("|", 1)
+    answer = _ask(["sacct", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(sorted(jobs))}"])
+    found: dict[str, State] = {}
+    for line in answer.splitlines():
+        name, words = line.split("|", 1)
+        job, _, step = name.partition(".")
         state = State(words.split()[0].rstrip("+"), words)  # "CANCELLED by 0"
         for element_id in _spread(job):
-            found[element_id] = state
+            if not step or state.word == OUT_OF_MEMORY:  # A job comes before its steps.
+                found[element_id] = state
     return found
 
 
