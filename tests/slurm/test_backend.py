@@ -182,6 +182,30 @@ def test_a_node_that_dies_costs_no_retry(place, longer, start, results, begun, c
     assert digits(results) == undisturbed(place)
 
 
+def test_a_preempted_job_costs_no_retry(
+    place, longer, start, results, begun, cluster, tmp_path, digits, undisturbed
+) -> None:
+    longer(retries=0)
+    (place / "site.yaml").write_text("partition: low\n")
+    driver = start(*SLURM, "--profile", "site.yaml")
+    node = cluster.ask("squeue", "--noheader", f"--job={begun()}", "--format=%N").strip()
+    cluster.submit(tmp_path, "sleep 1", "--partition=high", "--exclusive", f"--nodelist={node}")
+    assert driver.end(150).code == 0
+    assert ends(results) == [(INTERRUPTED, "Stop"), (FINISHED, None)]
+    assert digits(results) == undisturbed(place)
+
+
+def test_too_little_memory_is_a_failure_that_names_it(place, edit, command, results, cluster, features) -> None:
+    edit(grid=None, seeds=1, report=None, resources={"mem_gb": 0.1})
+    ended = command(*SLURM)
+    if "task/cgroup" in cluster.ask("scontrol", "show", "config"):
+        assert ended.code == 1
+        assert "ran out of memory; raise resources.mem_gb (the job had 0.1 GB)" in ended.out
+        assert job_folder(results).all()[1:] == []  # The same memory would be too little again.
+    else:  # Nothing limits the memory of jobs on this machine, so nothing can run out of it.
+        assert ended.code == 0
+
+
 def test_a_killed_worker_costs_an_attempt_and_is_retried(place, longer, start, results, begun) -> None:
     longer()
     driver = start(*SLURM)
