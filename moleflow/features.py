@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from moleflow.config import TrialConfig, digest, reach
 from moleflow.data.mvtec import Sample, load_image
 from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
-from moleflow.packs import FloatArray, PackFolder, bucket
+from moleflow.packs import FloatArray, NodeCopies, PackFolder, bucket
 from moleflow.weights import weights_identity
 
 PACK_IMAGES = 64
@@ -44,6 +44,7 @@ class Extractor(Protocol):
 
 Factory = Callable[[TrialConfig, Environment], Extractor]
 Report = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,18 @@ def frozen_backbone(config: TrialConfig, environment: Environment) -> Extractor:
 class FeatureCache:
     """Features by content.
 
+    Args:
+        copies: where this node keeps copies to read from, if it does; new features go to `folder` all the same.
+
     Attributes:
         forwards: images that this instance has sent through a backbone.
     """
 
-    def __init__(self, folder: Path, factory: Factory = frozen_backbone) -> None:
+    def __init__(self, folder: Path, factory: Factory = frozen_backbone, copies: NodeCopies | None = None) -> None:
         self.forwards = 0
         self._folder = folder
         self._factory = factory
+        self._copies = copies
         self._extractor: tuple[str, Extractor] | None = None
 
     def key(self, config: TrialConfig, environment: Environment) -> str:
@@ -107,17 +112,36 @@ class FeatureCache:
         """
         if not samples:
             raise ValueError("samples: none given, so no shape is known")
-        key = self.key(config, environment)
-        packs = PackFolder(self._folder / key)
-        packs.folder.mkdir(parents=True, exist_ok=True)
-        for _ in range(_REPAIRS):
-            self._fill(packs, key, config, environment, samples, report or _silent)
-            features, damaged = packs.read([sample.digest for sample in samples])
-            if features is not None:
-                return torch.from_numpy(features)
-            for name in damaged:
-                _discard(packs, name)
-        raise Damaged(f"{packs.folder}: what was written could not be read back {_REPAIRS} times; check the disk")
+        names = [sample.digest for sample in samples]
+        return torch.from_numpy(self._whole(config, environment, samples, report, lambda packs: packs.read(names)))
+
+    def ensure(
+        self, config: TrialConfig, environment: Environment, samples: Sequence[Sample], report: Report | None = None
+    ) -> None:
+        """Compute what is missing of `samples` and compare everything stored of them with its checksums; nothing is kept in memory.
+
+        Args:
+            report: told (images there, images wanted) as the work goes on.
+
+        Raises:
+            InvalidInput, Damaged, OSError: as `get`.
+        """
+        names = [sample.digest for sample in samples]
+
+        def check(packs: PackFolder) -> tuple[bool | None, set[str]]:
+            good, damaged = packs.check(names)
+            return good or None, damaged
+
+        self._whole(config, environment, samples, report, check)
+
+    def missing(self, config: TrialConfig, environment: Environment, samples: Sequence[Sample]) -> int:
+        """How many of the images are not stored; what is stored is not read.
+
+        Raises:
+            InvalidInput: the weights are not there.
+        """
+        stored = PackFolder(self._folder / self.key(config, environment)).index()
+        return len({sample.digest for sample in samples} - stored.keys())
 
     def size(self) -> CacheSize:
         """What the whole cache holds, over all feature keys."""
@@ -139,6 +163,27 @@ class FeatureCache:
         for folder in self._folder.glob("*/"):
             with suppress(OSError):  # A run has put something there meanwhile.
                 folder.rmdir()
+
+    def _whole(
+        self,
+        config: TrialConfig,
+        environment: Environment,
+        samples: Sequence[Sample],
+        report: Report | None,
+        take: Callable[[PackFolder], tuple[T | None, set[str]]],
+    ) -> T:
+        """What `take` gives once every sample is stored and sound; with None it names the packs that are to be made anew."""
+        key = self.key(config, environment)
+        packs = PackFolder(self._folder / key, self._copies)
+        packs.folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(_REPAIRS):
+            self._fill(packs, key, config, environment, samples, report or _silent)
+            taken, damaged = take(packs)
+            if taken is not None:
+                return taken
+            for name in damaged:
+                _discard(packs, name)
+        raise Damaged(f"{packs.folder}: what was written could not be read back {_REPAIRS} times; check the disk")
 
     def _fill(
         self,

@@ -4,13 +4,17 @@
     <bucket>-<digest>.json    image digests, shape, dtype and one CRC-32 a row
 
 The JSON is written last: an array without it is not an entry. A bucket is the first hex digit of an image's digest.
+
+Where a node has a disk of its own, arrays are copied there once and read from there; see `NodeCopies`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import shutil
 import uuid
 import zlib
 from collections.abc import Sequence
@@ -21,6 +25,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from moleflow.claim import try_claim, wait_for
+
+_LOG = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32 | np.float16]
 
@@ -40,11 +48,83 @@ class Pack:
     crc32: tuple[int, ...]
 
 
-class PackFolder:
-    """The packs in one folder. Its files appear by renaming only and never change afterwards."""
+class NodeCopies:
+    """Copies of arrays on the disk of the node that reads them, `<folder>/<feature key>/<pack>.npy`; descriptions are not copied.
+
+    Workers of a node share them, and each array is copied once. Whatever goes wrong here, the array itself is read instead.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._takes_more = True
+
+    def read(self, source: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
+        """Copy (position in `out`, row) pairs of the array `source` from this node's copy of it, which is made if need be.
+
+        A copy is compared with its checksums when it is made, and every row again when it is read; a damaged one is made anew, once.
+
+        Returns:
+            False where there is no good copy: `source` itself is to be read.
+        """
+        here = self.folder / source.parent.name / source.name
+        try:
+            for _ in range(2):
+                if not here.exists() and not (self._takes_more and self._fetch(source, here, pack)):
+                    return False
+                if _read(here, pack, rows, out):
+                    return True
+                here.unlink(missing_ok=True)
+        except OSError as error:
+            if self._takes_more:
+                _LOG.warning("%s: %s; what is not there yet is read from the shared cache", self.folder, error)
+            self._takes_more = False  # The next copy would fail as well, after as much writing.
+        return False
+
+    def _fetch(self, source: Path, here: Path, pack: Pack) -> bool:
+        waiting = here.with_suffix(".claim")
+        claim = try_claim(waiting)
+        if claim is None:
+            wait_for(here.exists, waiting)
+            return here.exists()
+        with claim:
+            if here.exists():
+                return True
+            for left in here.parent.glob(f".{here.name}.*.tmp"):  # A worker died in the middle of it.
+                left.unlink(missing_ok=True)
+            beside = here.with_name(f".{here.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                shutil.copyfile(source, beside)
+                if not _is_sound(beside, pack):
+                    return False  # As the array itself is, most likely; reading it tells.
+                os.replace(beside, here)
+            except FileNotFoundError:
+                return False  # Another worker found the array damaged and took it away.
+            finally:
+                beside.unlink(missing_ok=True)
+            return True
+
+
+def node_copies(place: str | None) -> NodeCopies | None:
+    """Copies in the folder `place`, whose $VARIABLES are those of this process; None where no place is given or a variable is not set."""
+    if place is None:
+        return None
+    folder = Path(os.path.expandvars(place)).expanduser()
+    if "$" in str(folder) or not folder.is_absolute():
+        _LOG.warning("%s: is no folder on this node; features are read from the shared cache", folder)
+        return None
+    return NodeCopies(folder)
+
+
+class PackFolder:
+    """The packs in one folder. Its files appear by renaming only and never change afterwards.
+
+    Args:
+        copies: where this node keeps copies to read from, if it does.
+    """
+
+    def __init__(self, folder: Path, copies: NodeCopies | None = None) -> None:
+        self.folder = folder
+        self._copies = copies
         self._packs: dict[str, Pack] = {}
 
     def claim(self, name: str) -> Path:
@@ -75,14 +155,17 @@ class PackFolder:
         damaged = {name for name, rows in places.items() if not self._copy(name, rows, out)}
         return (None if damaged else out), damaged
 
+    def check(self, images: Sequence[str]) -> tuple[bool, set[str]]:
+        """Whether all of `images` are stored and sound, and the names of packs found damaged; copies are not looked at."""
+        index = self.index()
+        names = {index[image][0] for image in images if image in index}
+        damaged = {name for name in names if not self.sound(name)}
+        return not damaged and all(image in index for image in images), damaged
+
     def sound(self, name: str) -> bool:
         """Whether every row of a pack matches its checksum."""
         pack = self._describe(name)
-        if pack is None:
-            return False
-        self._packs[name] = pack
-        out = np.empty(pack.shape, dtype=np.float32)
-        return self._copy(name, [(row, row) for row in range(len(pack.images))], out)
+        return pack is not None and _is_sound(self.folder / f"{name}.npy", pack)
 
     def write(self, images: Sequence[str], rows: FloatArray) -> None:
         """Store a pack; all of `images` are of one bucket.
@@ -124,18 +207,10 @@ class PackFolder:
 
     def _copy(self, name: str, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
         """Copy (position in `out`, row of the pack) pairs; False at the first damage."""
-        pack = self._packs[name]
-        try:
-            stored = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError):
-            return False
-        if (stored.shape, str(stored.dtype), stored.shape[1:]) != (pack.shape, pack.dtype, out.shape[1:]):
-            return False
-        for position, row in rows:
-            out[position] = stored[row]
-            if _crc32(stored[row]) != pack.crc32[row]:
-                return False
-        return True
+        pack, path = self._packs[name], self.folder / f"{name}.npy"
+        if self._copies and self._copies.read(path, pack, rows, out):
+            return True
+        return _read(path, pack, rows, out)
 
     def _place(self, name: str, *content: bytes | memoryview) -> None:
         """Write a file beside its place, to the disk, then rename it."""
@@ -153,3 +228,30 @@ class PackFolder:
 
 def _crc32(row: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(row).view(np.uint8).data)
+
+
+def _open(path: Path, pack: Pack) -> npt.NDArray[Any] | None:
+    """The array in a file, memory-mapped; None if it is not the one that was described."""
+    try:
+        stored: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return stored if (stored.shape, str(stored.dtype)) == (pack.shape, pack.dtype) else None
+
+
+def _read(path: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
+    """Copy (position in `out`, row of the file) pairs; False at the first damage."""
+    stored = _open(path, pack)
+    if stored is None or stored.shape[1:] != out.shape[1:]:
+        return False
+    for position, row in rows:
+        out[position] = stored[row]
+        if _crc32(stored[row]) != pack.crc32[row]:
+            return False
+    return True
+
+
+def _is_sound(path: Path, pack: Pack) -> bool:
+    """Whether every row in a file matches its checksum."""
+    stored = _open(path, pack)
+    return stored is not None and all(_crc32(row) == known for row, known in zip(stored, pack.crc32, strict=True))

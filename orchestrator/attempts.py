@@ -102,6 +102,10 @@ class AttemptFolder:
         found = (_read(path) for path in self.folder.glob(f"{trial_id}-*.json"))
         return sorted((record for record in found if record), key=lambda record: record.attempt)
 
+    def again(self, record: Record) -> Record:
+        """A record as it stands now."""
+        return _read(record.path) or record
+
     def all(self) -> list[Record]:
         """Every attempt of every trial."""
         found = (_read(path) for path in self.folder.glob("*.json"))

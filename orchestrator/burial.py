@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.attempts import FAILED, STOPPED, WORKER_DIED, AttemptFolder, Record
+from moleflow.claim import try_claim
+from orchestrator.attempts import FAILED, RUNNING, STOPPED, WORKER_DIED, AttemptFolder, Record
 from orchestrator.event_log import epochs_told
 from orchestrator.results.schema import ATTEMPTS
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
@@ -42,10 +44,21 @@ def bury(
     """
     if not dead:
         return []
+    while (claim := try_claim(attempts.folder / "burying")) is None:
+        time.sleep(0.2)
+    with claim:  # Two drivers that bury the same attempt would give it two rows.
+        return _bury(attempts, store, [attempts.again(record) for record in dead], error, state, error_kind)
+
+
+def _bury(
+    attempts: AttemptFolder, store: ResultStore, dead: Sequence[Record], error: str, state: str, error_kind: str
+) -> list[Record]:
     stored = {(row["trial_id"], row["attempt"]): row["status"] for row in store.read(ATTEMPTS, _KEY).to_pylist()}
     writer = PartWriter(store, "driver")
     found = []
     for record in dead:
+        if record.content.get("state", RUNNING) != RUNNING:
+            continue
         last_sign = datetime.fromtimestamp(record.path.stat().st_mtime, UTC)  # its last heartbeat
         status = stored.get((record.trial_id, record.attempt))
         if status is not None:

@@ -35,7 +35,11 @@ app = typer.Typer(
 
       moleflow-sweep FILE --backend slurm    as job arrays on a cluster
 
+      moleflow-sweep FILE --backend ray      on Ray, here or on a running cluster (--address auto)
+
       moleflow-sweep plan FILE               what would run, and what is done
+
+      moleflow-sweep prefetch FILE           weights and features first, for machines without a network
 
       moleflow-sweep report results/NAME     the tables again, from the Parquet
 
@@ -74,7 +78,8 @@ CacheDir = Annotated[
 BackendName = Annotated[
     str,
     typer.Option(
-        "--backend", help="inline (this process) | local (worker processes on this machine) | slurm (job arrays)."
+        "--backend",
+        help="inline (this process) | local (worker processes on this machine) | slurm (job arrays) | ray (Ray Tune).",
     ),
 ]
 Workers = Annotated[
@@ -82,7 +87,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="Worker processes of the local backend. Default: one a GPU, else as many as cores and memory hold.",
+        help="Trials at once, local and ray. Default: one a GPU, else as many as cores and memory hold.",
     ),
 ]
 Threads = Annotated[
@@ -117,6 +122,12 @@ def run(
     workers: Workers = None,
     threads: Threads = 1,
     device: Device = "auto",
+    address: Annotated[
+        str | None, typer.Option("--address", help="A running Ray cluster: auto | HOST:PORT. Default: start Ray here.")
+    ] = None,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard/--no-dashboard", help="Whether a Ray that is started here has a dashboard.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="One training step a task for each distinct computation; nothing is kept.")
     ] = False,
@@ -133,6 +144,8 @@ def run(
         backend=backend,
         profile=profile,
         detach=detach,
+        address=address,
+        dashboard=dashboard,
         workers=workers,
         threads=threads,
         device=device,
@@ -143,6 +156,9 @@ def run(
     for name, given in (("--profile", profile), ("--detach", detach), ("--print-sbatch", print_sbatch)):
         if given and backend != "slurm":
             raise InvalidInput(f"{name}: is for SLURM; give --backend slurm too")
+    for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
+        if wanted and backend != "ray":
+            raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
     prepared = launch.prepare(_sweep(file, data, base, sets), options)
     action = launch.dry_run if dry_run else launch.print_scripts if print_sbatch else launch.run
     raise typer.Exit(action(prepared, options, _console()))
@@ -171,6 +187,31 @@ def plan(
         print(json.dumps(listing.as_json(*about, str(prepared.folder)), indent=1, ensure_ascii=False))
         return
     print("\n".join([*listing.header(*about), *listing.lines(prepared.plan)]))
+
+
+@app.command()
+def prefetch(
+    file: File,
+    data: Data = None,
+    base: Base = None,
+    sets: Sets = None,
+    cache: CacheDir = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="local (this process) | slurm (one job, which the command waits for).")
+    ] = "local",
+    profile: Profile = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    yes: Yes = False,
+) -> None:
+    """Fetch the weights and compute the features of all trials of a sweep, so that none of them needs a network or a backbone."""
+    from orchestrator import prefetch as made
+
+    _allowed("--backend", backend, ("local", "slurm"))
+    if profile and backend != "slurm":
+        raise InvalidInput("--profile: is for SLURM; give --backend slurm too")
+    options = _options(cache=cache, backend=backend, profile=profile, threads=threads, device=device, yes=yes)
+    raise typer.Exit(made.run(_sweep(file, data, base, sets), options, _console()))
 
 
 @app.command()
@@ -311,7 +352,7 @@ def _sweep(file: Path, data: Path | None, base: str | None, sets: list[str] | No
 def _options(**given: Any) -> Any:
     from orchestrator.launch import Options
 
-    _allowed("--backend", given.get("backend", "local"), ("inline", "local", "slurm"))
+    _allowed("--backend", given.get("backend", "local"), ("inline", "local", "slurm", "ray"))
     _allowed("--device", given.get("device", "auto"), ("auto", "cpu", "cuda"))
     return Options(**given)
 

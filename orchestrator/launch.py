@@ -17,7 +17,7 @@ from rich.console import Console
 from moleflow.errors import InvalidInput
 from moleflow.source import code_digest
 from orchestrator import burial, disk, expansion, folder, listing, provenance, reporting, terminal
-from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Record
 from orchestrator.cancellation import Cancellations
 from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
@@ -43,7 +43,9 @@ class Options:
 
     out: Path | None = None
     cache: Path | None = None
-    backend: Literal["inline", "local", "slurm"] = "local"
+    backend: Literal["inline", "local", "slurm", "ray"] = "local"
+    address: str | None = None
+    dashboard: bool = True
     profile: Path | None = None
     detach: bool = False
     workers: int | None = None
@@ -85,7 +87,7 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
     """
     place = options.out or Path("results") / sweep.name
     folder.check_owner(place, sweep.name)
-    if options.device == "cuda":
+    if options.device == "cuda" and options.backend in ("inline", "local"):
         _check_gpu()
     expanded = expansion.expand(sweep, yes=options.yes)
     cache = options.cache or default_cache()
@@ -111,7 +113,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         _claim_folder(prepared)
         store.create()
         cancellations.clear()
-        dead = burial.bury(records, store, [record for record in records.all() if record.state == DIED], burial.UNSEEN)
+        dead = burial.bury(records, store, _dead(records, options), burial.UNSEEN)
         # Where nobody else is at work, whatever lies around half-written is a dead writer's.
         alone = not any(record.state == RUNNING for record in records.all())
         recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
@@ -236,6 +238,12 @@ def _writable(place: Path, option: str) -> Iterator[None]:
         raise InvalidInput(f"{where}: cannot be written ({reason}); give another folder with {option}") from None
 
 
+def _dead(records: AttemptFolder, options: Options) -> list[Record]:
+    """The attempts that nobody is at; of those in a SLURM job the backend first asks SLURM."""
+    ours = options.backend == "slurm"
+    return [r for r in records.all() if r.state == DIED and not (ours and r.content.get("job"))]
+
+
 def _each_of(listeners: Sequence[Events]) -> Events:
     def tell(event: Event) -> None:
         for listener in listeners:
@@ -317,9 +325,22 @@ def _backend(setup: Setup, sweep: Sweep, options: Options) -> Backend:
         return InlineBackend(setup)
     if options.backend == "slurm":
         return slurm(setup, options)
+    if options.backend == "ray":
+        return _ray(setup, sweep, options)
     from orchestrator.backends.local import LocalBackend
 
     return LocalBackend(setup, options.workers, sweep.resources)
+
+
+def _ray(setup: Setup, sweep: Sweep, options: Options) -> Backend:
+    try:
+        from orchestrator.backends.ray import RayBackend
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"--backend ray: {error.name} is not installed; install the extra: pip install 'moleflow-sweep[ray]'"
+        ) from None
+    say = (lambda _: None) if options.quiet else print
+    return RayBackend(setup, sweep.resources, options.workers, options.address, options.dashboard, say)
 
 
 def slurm(setup: Setup, options: Options) -> SlurmBackend:

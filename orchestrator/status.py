@@ -124,7 +124,9 @@ class StatusReader:
 
         trials = tuple(status(trial_id) for trial_id in wanted)
         starts = [end.started_at.timestamp() for end in finished.values()]
-        starts += [float(found[0].content["started_at"]) for found in records.values() if found[0].content]
+        starts += [
+            float(found[0].content["started_at"]) for found in records.values() if "started_at" in found[0].content
+        ]
         going = any(trial.state in GOING for trial in trials)
         return SweepStatus(
             sweep.name,

@@ -137,7 +137,7 @@ def _table(trials: Iterable[TrialStatus]) -> Table:
 
 
 def _cells(trial: TrialStatus) -> dict[str, str]:
-    where = [trial.host, trial.worker, f"job {trial.job}" if trial.job else None]
+    where = [trial.host, trial.worker, f"job {trial.job.partition('@')[0]}" if trial.job else None]
     return {
         "trial": trial.trial_id,
         "label": trial.label,

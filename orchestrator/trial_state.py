@@ -35,6 +35,11 @@ class JobState:
     job: str
     reason: str | None = None
 
+    @property
+    def number(self) -> str:
+        """The scheduler's own name of the job, without what tells it from one of the same name on another cluster."""
+        return self.job.partition("@")[0]
+
 
 class Jobs(Protocol):
     """The jobs of a scheduler. It is asked about every unfinished trial at each look, so it queries for all of them at once."""
@@ -131,5 +136,5 @@ def _under_scheduler(latest: Latest | None, job: JobState) -> tuple[State, str |
     if job.state != "running":
         return job.state, job.reason
     if latest is not None and latest.state == attempts.DIED and latest.job == job.job:
-        return "unknown", f"job {job.job} runs, but there is {latest.silence}"
-    return "queued", f"job {job.job} runs and has not begun this trial yet"
+        return "unknown", f"job {job.number} runs, but there is {latest.silence}"
+    return "queued", f"job {job.number} runs and has not begun this trial yet"

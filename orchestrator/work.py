@@ -35,6 +35,7 @@ class Setup:
     """What a worker needs beside its trials; it travels to other processes, so it holds plain values.
 
     `job` names the scheduler's job that the worker runs in, if any: attempts of an earlier start of the same job are known to be over.
+    `node_cache` is a folder on the worker's own disk, with $VARIABLES of the worker, from which features are read once they were copied.
     """
 
     sweep: str
@@ -50,6 +51,7 @@ class Setup:
     provenance: Mapping[str, Any]
     time_min: int = 0
     job: str | None = None
+    node_cache: str | None = None
 
 
 class Pause(Enum):

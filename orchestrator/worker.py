@@ -18,6 +18,7 @@ from moleflow.data.mvtec import DigestCache, TaskData, scan
 from moleflow.environment import Environment, device_facts, open_environment
 from moleflow.errors import InvalidInput
 from moleflow.features import FeatureCache
+from moleflow.packs import node_copies
 from moleflow.sequence import Outcome, TaskReport, Workplace, run_sequence
 from moleflow.source import code_digest
 from moleflow.stages import Epoch, StageStore
@@ -48,7 +49,7 @@ class Worker:
         self.cancellations = Cancellations(setup.folder)
         self._tell = events
         self.environment: Environment = open_environment(setup.device, setup.threads)
-        self.features = FeatureCache(setup.cache / "features")
+        self.features = FeatureCache(setup.cache / "features", copies=node_copies(setup.node_cache))
         self.stages = StageStore(setup.cache / "stages")
         self.attempts = AttemptFolder(setup.folder / "attempts")
         self.store = ResultStore(setup.folder)

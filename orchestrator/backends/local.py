@@ -31,12 +31,19 @@ class LocalBackend:
     Args:
         workers: how many at once; None = as many as the GPUs hold where there are any, else as the cores and the memory do.
         resources: what one trial needs; `gpus` is for schedulers, here the device option decides.
+        stop_seconds: how long workers that are told to stop may take.
 
     """
 
-    def __init__(self, setup: Setup, workers: int | None = None, resources: Resources | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        workers: int | None = None,
+        resources: Resources | None = None,
+        stop_seconds: float = STOP_SECONDS,
+    ) -> None:
         needs = resources or Resources()
-        self._setup = setup
+        self._setup, self._stop_seconds = setup, stop_seconds
         gpus = [] if setup.device == "cpu" else visible_gpus()
         slots = [gpu for gpu in gpus for _ in range(needs.trials_per_gpu)]
         fitting = min(available_cores() // max(setup.threads, needs.cpus), memory_gb() // needs.mem_gb)
@@ -50,7 +57,7 @@ class LocalBackend:
 
     def run(self, source: Source, events: Events) -> None:
         """Pull and run until the source is done."""
-        run_loop(_LocalEngine(self._setup, self._slots), source, events)
+        run_loop(_LocalEngine(self._setup, self._slots, self._stop_seconds), source, events)
 
 
 @dataclass
@@ -66,8 +73,8 @@ class _Seat:
 
 
 class _LocalEngine:
-    def __init__(self, setup: Setup, slots: list[str | None]) -> None:
-        self._setup, self._slots = setup, slots
+    def __init__(self, setup: Setup, slots: list[str | None], stop_seconds: float) -> None:
+        self._setup, self._slots, self._stop_seconds = setup, slots, stop_seconds
         self._context = multiprocessing.get_context("spawn")
         self._seats: dict[int, _Seat] = {}
 
@@ -106,7 +113,7 @@ class _LocalEngine:
                 seat.pipe.send(None)
             if seat.open:
                 seat.process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + self._stop_seconds
         for seat in self._seats.values():
             seat.process.join(max(0.1, deadline - time.monotonic()))
             if seat.process.is_alive():
@@ -125,13 +132,15 @@ class _LocalEngine:
         process = self._context.Process(
             target=_serve, args=(there, setup), name=f"moleflow worker {number}", daemon=True
         )
-        # Ctrl-C reaches the whole process group; the driver alone acts on it, from the worker's first instruction on.
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C reaches the whole process group, and so may SLURM's warning; the driver alone acts on them, from the worker's first
+        # instruction on.
+        before = {heard: signal.signal(heard, signal.SIG_IGN) for heard in (signal.SIGINT, signal.SIGUSR2)}
         try:
             with _environment(variables):
                 process.start()
         finally:
-            signal.signal(signal.SIGINT, interrupt)
+            for heard, handler in before.items():
+                signal.signal(heard, handler)
         there.close()
         self._seats[number] = _Seat(number, gpu, process, here, busy=False, open={})
         return self._seats[number]

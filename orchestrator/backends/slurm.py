@@ -6,32 +6,27 @@ The truth about a trial is what its worker wrote: its part and its attempt recor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from moleflow.claim import try_claim
 from moleflow.errors import MoleflowError
 from moleflow.source import code_digest
-from orchestrator import disk
-from orchestrator.attempts import FAILED, FINISHED, RUNNING, AttemptFolder, Record
+from orchestrator.attempts import CANCELLED, DIED, FAILED, FINISHED, RUNNING, AttemptFolder, Record
+from orchestrator.burial import UNSEEN, bury
 from orchestrator.event_log import Follower, event_logs
 from orchestrator.events import ENDS, Event, Events
 from orchestrator.profile import SiteProfile
 from orchestrator.results.store import ResultStore
-from orchestrator.slurm.batch import Shape, executor, packed, script, shape
-from orchestrator.slurm.endings import Endings
+from orchestrator.slurm.endings import Endings, in_job
 from orchestrator.slurm.jobs import Element, Submission, elements, job_folder
-from orchestrator.slurm.queue import Queue, State, Unreachable, find_job, largest_array
-from orchestrator.sweep_file import Resources
+from orchestrator.slurm.queue import UNHEARD, Queue, State, Unreachable
+from orchestrator.slurm.submitter import Refused, Submitter
 from orchestrator.work import Setup, Source, WorkItem, run_loop
-
-if TYPE_CHECKING:
-    from submitit import SlurmExecutor
 
 LOOK_EVERY_S = 1.0
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 2.0, 15.0
+AGAIN_S = 60.0
 
 
 class SlurmBackend:
@@ -71,11 +66,19 @@ class SlurmBackend:
             raise MoleflowError(str(error)) from None
 
     def scripts(self, source: Source) -> list[str]:
-        """The sbatch scripts that `submit` would hand over; nothing is written."""
-        engine = _SlurmEngine(self._setup, self._profile)
+        """The sbatch scripts that `submit` would hand over; nothing is written.
+
+        Raises:
+            MoleflowError: SLURM is not there.
+
+        """
+        items = []
         while isinstance(item := source.next(), WorkItem):
-            engine.submit(item)
-        return engine.scripts()
+            items.append(item)
+        try:
+            return Submitter(self._setup, self._profile, job_folder(self._setup.folder)).scripts(items)
+        except Unreachable as error:
+            raise MoleflowError(str(error)) from None
 
 
 @dataclass
@@ -106,12 +109,13 @@ class _Asking:
 
 class _SlurmEngine:
     def __init__(self, setup: Setup, profile: SiteProfile) -> None:
-        self._setup, self._profile = setup, profile
-        self._jobs = job_folder(setup.folder)
+        setup = replace(setup, node_cache=profile.node_cache)
+        jobs = job_folder(setup.folder)
+        self._jobs, self._submitter = jobs, Submitter(setup, profile, jobs)
         self._queue = Queue(profile.accounting)
         self._records = AttemptFolder(setup.folder / "attempts")
         self._store = ResultStore(setup.folder)
-        self._endings = Endings(self._records, self._store, self._jobs)
+        self._endings = Endings(self._records, self._store, jobs, code_digest() if setup.rerun_stale else None)
         self._follower = Follower(event_logs(setup.folder))
         self._follower.look("slurm-*")  # What was told before is in the records.
         self._waiting: dict[str, WorkItem] = {}
@@ -119,6 +123,7 @@ class _SlurmEngine:
         self._open: dict[str, _Open] = {}
         self._where: dict[str, str] = {}
         self._asking = _Asking(time.monotonic)
+        self._flush_due: float | None = None
 
     def free(self) -> int:
         return 1  # SLURM takes everything; arrays are made at the next poll.
@@ -128,8 +133,7 @@ class _SlurmEngine:
             self._waiting[trial.id] = replace(item, trials=(trial,))
 
     def poll(self, seconds: float) -> list[Event]:
-        with suppress(Unreachable):  # The controller may be down for a while; what waits goes on waiting.
-            self.flush()
+        self._flush_when_due()
         time.sleep(max(seconds, LOOK_EVERY_S))
         found = [entry.event for entry in self._follower.look("slurm-*")]
         found = [event for event in found if event.trial_id in self._where or event.kind == "fatal"]
@@ -146,10 +150,10 @@ class _SlurmEngine:
 
     def withdraw(self) -> list[Event]:
         taken = [*self._waiting, *self._held]
-        queued = {name: place for name, place in self._open.items() if place.state and place.state.phase == "queued"}
+        queued = [place for place in self._open.values() if place.state and place.state.phase == "queued"]
         with suppress(Unreachable):
-            self._queue.cancel(queued, waiting_only=True)
-            taken += [trial_id for place in queued.values() for trial_id in place.trial_ids]
+            self._queue.cancel([place.element for place in queued], waiting_only=True)
+            taken += [trial_id for place in queued for trial_id in place.trial_ids]
         for trial_id in taken:
             self._forget(trial_id)
         return [Event("withdrawn", trial_id) for trial_id in taken]
@@ -158,112 +162,76 @@ class _SlurmEngine:
         """Jobs go on without a driver."""
 
     def flush(self) -> list[Submission]:
-        """Submit what waits, in arrays as large as the site allows: one driver at a time, and no trial that has a job.
+        """Submit what waits and has no job yet.
 
         Raises:
             Unreachable: SLURM does not answer.
-            MoleflowError: it refuses the jobs.
+            Refused: it takes no job.
 
         """
         if not self._waiting:
             return []
-        made: list[Submission] = []
-        with self._alone():
+        with self._submitter.alone():
             self._take_up()
-            for form, needs, arrays in self._arrays():
-                before = None
-                for array in arrays:
-                    before = self._submit(form, needs, array, before if self._profile.parallelism else None)
-                    made.append(before)
+            made = self._submitter.submit(list(self._waiting.values()), self._taken)
         self._asking.hurry()
         return made
 
-    def scripts(self) -> list[str]:
-        """The scripts of the arrays that would be submitted."""
-        return [
-            script(self._executor("UID", form), len(array)) for form, _, arrays in self._arrays() for array in arrays
-        ]
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        while (claim := try_claim(self._jobs.folder / "submitting")) is None:
-            time.sleep(LOOK_EVERY_S)
-        with claim:
-            yield
-
-    def _take_up(self) -> None:
-        """Follow the jobs that are there already, whoever submitted them, and set aside what somebody else is at."""
-        latest = {record.trial_id: record for record in self._records.all()}
-        for element, state in self._known().items():
-            for trial_id in element.trial_ids:
-                last = latest.get(trial_id)
-                ours = last is not None and last.content.get("job") == element.id
-                if state.phase == "over":
-                    if ours and last is not None and last.content["state"] == RUNNING:
-                        self._endings.of(trial_id, element, state)
-                elif trial_id in self._waiting and not (ours and last is not None and last.state in (FINISHED, FAILED)):
-                    del self._waiting[trial_id]
-                    self._follow(element, trial_id, state)
-        for trial_id in [name for name in self._waiting if _elsewhere(latest.get(name))]:
-            self._held[trial_id] = self._waiting.pop(trial_id)
-
-    def _known(self) -> dict[Element, State]:
-        """The elements on record that may still matter, with SLURM's word on each."""
-        finished = self._store.finished()
-        for submission in self._jobs.all():
-            if submission.job_id is None:  # Its driver died between announcing it and hearing SLURM's answer.
-                number = find_job(self._name(submission.uid))
-                if number is None:
-                    self._jobs.withdraw(submission)
-                else:
-                    self._jobs.confirm(submission, number)
-        found = {
-            element.id: element
-            for element in elements(self._jobs.all())
-            if any(trial_id not in finished for trial_id in element.trial_ids)
-        }
-        return {found[element_id]: state for element_id, state in self._queue.states(found).items()}
-
-    def _arrays(self) -> list[tuple[Shape, Resources, list[list[list[WorkItem]]]]]:
-        """What waits, by what it needs: arrays of elements of items."""
-        by_needs: dict[str, list[WorkItem]] = {}
-        for item in self._waiting.values():
-            by_needs.setdefault(item.resources.model_dump_json(), []).append(item)
-        if not by_needs:
-            return []
-        most = self._profile.max_array_size or largest_array()
-        found = []
-        for items in by_needs.values():
-            form = shape(items[0].resources, self._profile)
-            found.append((form, items[0].resources, packed(packed(items, form.trials), most)))
-        return found
-
-    def _submit(
-        self, form: Shape, needs: Resources, array: list[list[WorkItem]], after: Submission | None
-    ) -> Submission:
-        """Hand one array over; where only so many may run at once, arrays come one after another."""
-        from orchestrator.slurm.element import serve
-
-        trials = [[trial for item in element for trial in item.trials] for element in array]
-        ids = [[trial.id for trial in element] for element in trials]
-        announced = self._jobs.announce(ids, form.time_min, form.mem_gb)
-        submitter = self._executor(announced.uid, form, after.job_id if after else None)
-        count = len(trials)
+    def _flush_when_due(self) -> None:
+        """Submit; once SLURM has answered, what it does not take now is tried again later."""
+        if self._flush_due is not None and time.monotonic() < self._flush_due:
+            return
         try:
-            jobs = submitter.map_array(
-                serve, [self._setup] * count, trials, [form.beside] * count, [needs] * count, [code_digest()] * count
-            )
-        except Exception as error:  # submitit has kinds of its own, and those of whatever it calls.
-            self._jobs.withdraw(announced)
-            if isinstance(error, OSError) and disk.takes_no_more(error):
+            self.flush()
+            self._flush_due = 0.0
+        except Unreachable as error:
+            if self._flush_due is None:
+                raise MoleflowError(str(error)) from None
+            self._flush_due = time.monotonic() + ASK_AT_LEAST_EVERY_S
+        except Refused:
+            if not self._open:
                 raise
-            raise MoleflowError(f"SLURM took no job: {' '.join(str(error).split())}") from error
-        submission = self._jobs.confirm(announced, jobs[0].job_id.partition("_")[0])
+            self._flush_due = time.monotonic() + AGAIN_S
+
+    def _taken(self, submission: Submission) -> None:
         for element in elements([submission]):
             for trial_id in element.trial_ids:
                 del self._waiting[trial_id]
                 self._follow(element, trial_id)
-        return submission
+
+    def _take_up(self) -> None:
+        """Follow the jobs that are there already, whoever submitted them, and set aside what somebody else is at."""
+        attempts: dict[str, list[Record]] = {}
+        for record in self._records.all():
+            attempts.setdefault(record.trial_id, []).append(record)
+        self._submitter.recover(self._queue)
+        known = self._known()
+        for element, state in known.items():
+            for trial_id in element.trial_ids:
+                last = in_job(attempts.get(trial_id, []), element)
+                alive = last is not None and last.state == RUNNING
+                if state.phase == "over" and not (alive and state.word == UNHEARD):
+                    if last is not None and last.content.get("state") == RUNNING:
+                        self._endings.of(trial_id, element, state)
+                elif trial_id in self._waiting and not _ended(last):
+                    del self._waiting[trial_id]
+                    self._follow(element, trial_id, state)
+        jobs = {element.job for element in known}
+        for last in [attempts[trial_id][-1] for trial_id in self._waiting if trial_id in attempts]:
+            if last.state == DIED and last.content.get("job") not in jobs:
+                bury(self._records, self._store, [last], UNSEEN)
+            elif last.state == RUNNING and not last.content.get("job"):  # A worker outside SLURM.
+                self._held[last.trial_id] = self._waiting.pop(last.trial_id)
+
+    def _known(self) -> dict[Element, State]:
+        """The elements on record that may still matter, with SLURM's word on each."""
+        finished = self._store.finished()
+        found = {
+            element.id: element
+            for element in elements(self._jobs.all())
+            if any(trial_id not in finished or trial_id in self._waiting for trial_id in element.trial_ids)
+        }
+        return {found[element_id]: state for element_id, state in self._queue.states(list(found.values())).items()}
 
     def _ask(self) -> list[Event]:
         """Ask SLURM about every element that is open; one that is over twice in a row has ended.
@@ -272,7 +240,7 @@ class _SlurmEngine:
         """
         found = [Event("held", trial_id) for trial_id in self._held if not self._somebody_is_at(trial_id)]
         try:
-            states = self._queue.states(self._open)
+            states = self._queue.states([place.element for place in self._open.values()])
         except Unreachable:
             self._asking.asked(changed=False)
             return found
@@ -281,14 +249,15 @@ class _SlurmEngine:
             state = states[element_id]
             changed = changed or state != place.state
             if state.phase == "over" and place.state == state:
-                found += [self._endings.of(trial_id, place.element, state) for trial_id in sorted(place.trial_ids)]
+                ends = [self._endings.of(trial_id, place.element, state) for trial_id in sorted(place.trial_ids)]
+                found += [event for event in ends if event is not None]
             place.state = state
         self._asking.asked(changed)
         return found
 
     def _somebody_is_at(self, trial_id: str) -> bool:
         attempts = self._records.of_trial(trial_id)
-        return bool(attempts) and _elsewhere(attempts[-1])
+        return bool(attempts) and attempts[-1].state == RUNNING
 
     def _follow(self, element: Element, trial_id: str, state: State | None = None) -> None:
         self._open.setdefault(element.id, _Open(element, set(), state)).trial_ids.add(trial_id)
@@ -303,13 +272,9 @@ class _SlurmEngine:
             if not self._open[element_id].trial_ids:
                 del self._open[element_id]
 
-    def _executor(self, uid: str, form: Shape, after: str | None = None) -> SlurmExecutor:
-        return executor(self._jobs.output(uid), self._name(uid), form, self._profile, self._setup.threads, after)
 
-    def _name(self, uid: str) -> str:
-        return f"moleflow-{self._setup.sweep}-{uid}"
-
-
-def _elsewhere(record: Record | None) -> bool:
-    """Whether a process outside SLURM is at the trial: a worker on this or another machine."""
-    return record is not None and record.state == RUNNING and not record.content.get("job")
+def _ended(last: Record | None) -> bool:
+    """Whether a trial has ended for good in the element of this attempt, which will not run it again."""
+    if last is None:
+        return False
+    return last.state in (FINISHED, FAILED) or last.content.get("error_kind") == CANCELLED

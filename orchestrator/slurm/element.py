@@ -27,26 +27,28 @@ from orchestrator.cancellation import Cancellations
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
+from orchestrator.slurm.jobs import named
 from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
 from orchestrator.work import Backend, Setup
 from orchestrator.worker import Stop
 
 KILLED_WITHIN_S = 600.0
+CHILDREN_STOP_S = 20.0  # of the 30 seconds that SLURM gives a job by default
 GONE = "its node failed, or its job was put back into the queue without a warning"
 
 
-def serve(setup: Setup, trials: Sequence[Trial], beside: int, needs: Resources, code: str) -> None:
+def serve(setup: Setup, uid: str, trials: Sequence[Trial], beside: int, needs: Resources, code: str) -> None:
     """Run the trials of this element that it has not ended yet, `beside` at once. Called by submitit inside a job.
 
     Raises:
-        RuntimeError: the code changed between submission and start.
+        RuntimeError: the code changed between submission and start, or no worker can start.
 
     """
     if code_digest() != code:
         raise RuntimeError("the project's code changed after the job was submitted; run the command again")
-    job = element_id()
-    setup = replace(setup, worker=f"slurm-{job}", job=job)
+    job = named(element_id(), uid)
+    setup = replace(setup, worker=f"slurm-{element_id()}", job=job)
     os.environ[JOB_VARIABLE] = job
     told = _Told()
     told.listen()
@@ -63,14 +65,17 @@ def serve(setup: Setup, trials: Sequence[Trial], beside: int, needs: Resources, 
             cancelled=Cancellations(setup.folder).holds,
             waits_for_others=False,
         )
-        backend: Backend = LocalBackend(setup, beside, needs) if beside > 1 else InlineBackend(setup)
+        inline = beside == 1
+        backend: Backend = InlineBackend(setup) if inline else LocalBackend(setup, beside, needs, CHILDREN_STOP_S)
         backend.run(source, source.events)
+        if source.tally.stopped_by is not None:
+            raise RuntimeError(source.tally.stopped_by)
     except Stop:
         if not told.requeue:
             time.sleep(KILLED_WITHIN_S)
         # Where scontrol is missing (in some containers) the job ends here, and a driver submits its trials again.
         with contextlib.suppress(OSError):
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+            subprocess.run(["scontrol", "requeue", element_id()], check=False)
 
 
 def element_id() -> str:

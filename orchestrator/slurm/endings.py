@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from orchestrator.attempts import (
     Record,
 )
 from orchestrator.burial import bury
+from orchestrator.cancellation import Cancellations
 from orchestrator.events import Event
 from orchestrator.results.store import ResultStore
 from orchestrator.slurm import queue
@@ -32,42 +34,55 @@ class Endings:
         records: the attempts of the sweep.
         store: its results.
         jobs: the arrays on record, for messages that say where a job's output is.
+        code: the only code whose results count; None = any.
 
     """
 
     records: AttemptFolder
     store: ResultStore
     jobs: JobFolder
+    code: str | None = None
 
-    def of(self, trial_id: str, element: Element, state: State) -> Event:
-        """How a trial ended in an element that is over.
+    def of(self, trial_id: str, element: Element, state: State) -> Event | None:
+        """How a trial ended in an element that is over; None if a live worker is at it although SLURM does not know of it.
 
         Raises:
             OSError: the disk is full; an attempt that is not buried yet is found again the next time.
 
         """
-        attempts = self.records.of_trial(trial_id)
-        if any(record.state == FINISHED for record in attempts):
-            return Event("finished", trial_id, {"seconds": attempts[-1].content.get("seconds")})
-        last = next((record for record in reversed(attempts) if record.content.get("job") == element.id), None)
-        if last is not None and last.content["state"] == RUNNING:
+        last = in_job(self.records.of_trial(trial_id), element)
+        if last is not None and last.content.get("state") == RUNNING:
+            if state.word == queue.UNHEARD and last.state == RUNNING:
+                return None
             last = self._bury(last, element, state)
-        if last is not None and not (last.state == INTERRUPTED and state.word == queue.CANCELLED):
+        if last is None or last.state == FINISHED:
+            known = self.store.finished().get(trial_id)
+            if known is not None and self.code in (None, known.code_digest):
+                return Event("finished", trial_id, {"seconds": last.content.get("seconds") if last else None})
+            if last is not None:
+                return Event("interrupted", trial_id, {"error": "no whole part holds its results"})
+        elif not (last.state == INTERRUPTED and state.word == queue.CANCELLED):
             return _as_written(last)
+        if Cancellations(self.store.folder).holds(trial_id):
+            return Event("cancelled", trial_id)
         return _as_slurm_says(trial_id, element, state, self.jobs.output(element.submission.uid))
 
     def _bury(self, record: Record, element: Element, state: State) -> Record:
         said = _as_slurm_says(record.trial_id, element, state, self.jobs.output(element.submission.uid))
+        if state.word == "COMPLETED":  # A job ends so when whoever runs in it is killed and its script goes on.
+            said = _died(record.trial_id, element, state, self.jobs.output(element.submission.uid))
         end = FAILED if said.kind == "failed" else INTERRUPTED
-        kind = str(said.facts["error_kind"])
-        bury(self.records, self.store, [record], str(said.facts["error"]), end, kind)
-        return next(r for r in self.records.of_trial(record.trial_id) if r.attempt == record.attempt)
+        bury(self.records, self.store, [record], str(said.facts["error"]), end, str(said.facts["error_kind"]))
+        return self.records.again(record)
+
+
+def in_job(attempts: Sequence[Record], element: Element) -> Record | None:
+    """The last of a trial's attempts in this element."""
+    return next((record for record in reversed(attempts) if record.content.get("job") == element.job), None)
 
 
 def _as_written(record: Record) -> Event:
     facts = {name: record.content.get(name) for name in ("error", "error_kind", "traceback", "seconds", "epochs")}
-    if record.state == FINISHED:
-        return Event("finished", record.trial_id, facts)
     if record.state == FAILED:
         return Event("failed", record.trial_id, facts)
     return Event("cancelled" if facts["error_kind"] == CANCELLED else "interrupted", record.trial_id, facts)
@@ -84,6 +99,14 @@ def _as_slurm_says(trial_id: str, element: Element, state: State, output: Path) 
         mem = f"{element.submission.mem_gb:g}"
         why = f"{job} ran out of memory; raise resources.mem_gb (the job had {mem} GB)"
         return Event("failed", trial_id, {"error": why, "error_kind": OUT_OF_MEMORY})
+    if state.word == "COMPLETED":
+        why = f"{job} ended without running it"
+        return Event("interrupted", trial_id, {"error": why, "error_kind": "Stop"})
+    return _died(trial_id, element, state, output)
+
+
+def _died(trial_id: str, element: Element, state: State, output: Path) -> Event:
+    job = f"SLURM job {element.id}"
     if state.word == queue.UNHEARD:
         why = f"SLURM no longer knows {job}, and its worker left no word; its output is in {output}"
     else:

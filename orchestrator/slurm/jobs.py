@@ -18,7 +18,8 @@ class Submission:
     """One job array.
 
     Attributes:
-        uid: names the record and, in SLURM, the job.
+        uid: names the record.
+        sweep: the sweep's name.
         elements: the trials of each element, by id.
         time_min, mem_gb: what an element was given, for messages that say what to raise.
         job_id: SLURM's number; None until SLURM has answered.
@@ -27,11 +28,17 @@ class Submission:
     """
 
     uid: str
+    sweep: str
     elements: tuple[tuple[str, ...], ...]
     time_min: int
     mem_gb: float
     job_id: str | None = None
     submitted_at: float = field(default_factory=time.time)
+
+    @property
+    def name(self) -> str:
+        """The name of the job in SLURM."""
+        return f"moleflow-{self.sweep}-{self.uid}"
 
     def element_ids(self) -> list[str]:
         """SLURM's names of the elements: `7_0`, `7_1`, or `7` where there is one alone."""
@@ -48,6 +55,11 @@ class Element:
     trial_ids: tuple[str, ...]
     submission: Submission
 
+    @property
+    def job(self) -> str:
+        """What attempt records call it."""
+        return named(self.id, self.submission.uid)
+
 
 @dataclass(frozen=True)
 class JobFolder:
@@ -59,7 +71,7 @@ class JobFolder:
         """Where submitit keeps the script and the output of an array."""
         return self.folder / uid
 
-    def announce(self, elements: Sequence[Sequence[str]], time_min: int, mem_gb: float) -> Submission:
+    def announce(self, sweep: str, elements: Sequence[Sequence[str]], time_min: int, mem_gb: float) -> Submission:
         """Record an array that is about to be submitted.
 
         Raises:
@@ -67,7 +79,7 @@ class JobFolder:
 
         """
         uid = uuid.uuid4().hex[:12]
-        return self._write(Submission(uid, tuple(tuple(ids) for ids in elements), time_min, mem_gb))
+        return self._write(Submission(uid, sweep, tuple(tuple(ids) for ids in elements), time_min, mem_gb))
 
     def confirm(self, submission: Submission, job_id: str) -> Submission:
         """Record the number that SLURM gave.
@@ -77,6 +89,11 @@ class JobFolder:
 
         """
         return self._write(replace(submission, job_id=job_id))
+
+    def is_whole(self, submission: Submission) -> bool:
+        """Whether submitit has put everything where the elements of an array look for it."""
+        output = self.output(submission.uid)
+        return all((output / f"{element_id}_submitted.pkl").exists() for element_id in submission.element_ids())
 
     def withdraw(self, submission: Submission) -> None:
         """Take an announced array back, with what was prepared for it: SLURM refused it."""
@@ -101,6 +118,11 @@ class JobFolder:
 
     def _path(self, uid: str) -> Path:
         return self.folder / f"{uid}.json"
+
+
+def named(element_id: str, uid: str) -> str:
+    """An element as attempt records name it: SLURM's number alone comes again when a cluster is set up anew."""
+    return f"{element_id}@{uid}"
 
 
 def elements(submissions: Sequence[Submission]) -> Iterator[Element]:

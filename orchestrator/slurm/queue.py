@@ -9,7 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.slurm.jobs import Element
+
 ASK_SECONDS = 60.0
+NAMELESS = "allocation"  # What accounting calls a short job whose name it has not got.
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "SUSPENDED", "STOPPED"})
 _QUEUED = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -48,42 +51,52 @@ class Queue:
 
     accounting: bool | None = None
 
-    def states(self, element_ids: Collection[str]) -> Mapping[str, State]:
-        """The state of each element.
+    def states(self, elements: Collection[Element]) -> Mapping[str, State]:
+        """The state of each element, by its id.
 
         The controller is asked once for all. Accounting is asked once for those that it has forgotten, as it does some minutes after
-        their end, and for those that failed: only their steps tell that the memory was not enough.
+        their end, and for those that failed: only their steps tell that the memory was not enough. A job of the same number that
+        bears another name is none of ours.
 
         Raises:
             Unreachable: SLURM is not there or does not answer.
 
         """
-        if not element_ids:
+        if not elements:
             return {}
-        known = _squeue()
-        found = {element_id: known[element_id] for element_id in element_ids if element_id in known}
-        open_ones = [name for name in element_ids if name not in found or found[name].word == "FAILED"]
+        found = _own(elements, _squeue())
+        open_ones = [e for e in elements if e.id not in found or found[e.id].word == "FAILED"]
         if open_ones and self.accounting is not False:
             try:
-                told = _sacct({element_id.partition("_")[0] for element_id in open_ones})
-                found |= {element_id: told[element_id] for element_id in open_ones if element_id in told}
-            except Unreachable:
-                if self.accounting:
+                found |= _own(open_ones, _sacct({element.submission.job_id or "" for element in open_ones}))
+            except Unreachable as error:
+                if self.accounting or not any(word in str(error) for word in ("disabled", "not installed")):
                     raise
                 self.accounting = False
-        return found | {element_id: State(UNHEARD) for element_id in element_ids if element_id not in found}
+        return found | {element.id: State(UNHEARD) for element in elements if element.id not in found}
 
-    def cancel(self, element_ids: Collection[str], waiting_only: bool = False) -> None:
+    def cancel(self, elements: Collection[Element], waiting_only: bool = False) -> None:
         """Withdraw elements, running ones too unless `waiting_only`.
 
         Raises:
             Unreachable: SLURM does not answer.
 
         """
-        names = sorted(element_ids)
-        for start in range(0, len(names), 500):
-            only = ["--state=PENDING"] * waiting_only
-            _ask(["scancel", "--quiet", *only, *names[start : start + 500]])
+        by_array: dict[str, list[str]] = {}
+        for element in elements:
+            by_array.setdefault(element.submission.name, []).append(element.id)
+        for name, ids in by_array.items():
+            for start in range(0, len(ids), 500):
+                only = ["--state=PENDING"] * waiting_only
+                _ask(["scancel", "--quiet", f"--name={name}", *only, *sorted(ids)[start : start + 500]])
+
+
+def _own(elements: Collection[Element], told: Mapping[str, tuple[str, State]]) -> dict[str, State]:
+    found = {}
+    for element in elements:
+        if element.id in told and told[element.id][0] in (element.submission.name, NAMELESS):
+            found[element.id] = told[element.id][1]
+    return found
 
 
 def find_job(name: str) -> str | None:
@@ -111,26 +124,30 @@ def largest_array() -> int:
     return max(1, int(found.group(1)) - 1) if found else 1000
 
 
-def _squeue() -> dict[str, State]:
-    form = "--format=%F|%K|%T|%r"
+def _squeue() -> dict[str, tuple[str, State]]:
+    form = "--format=%F|%K|%T|%j|%r"
     lines = _ask(["squeue", "--user", getpass.getuser(), "--noheader", "--array", "--states=all", form]).splitlines()
     found = {}
     for line in lines:
-        job, index, word, reason = line.split("|", 3)
-        found[f"{job}_{index}" if index.isdigit() else job] = State(word, "" if reason == "None" else reason)
+        job, index, word, name, reason = line.split("|", 4)
+        state = State(word, "" if reason == "None" else reason)
+        found[f"{job}_{index}" if index.isdigit() else job] = (name, state)
     return found
 
 
-def _sacct(jobs: Collection[str]) -> dict[str, State]:
-    answer = _ask(["sacct", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(sorted(jobs))}"])
-    found: dict[str, State] = {}
+def _sacct(jobs: Collection[str]) -> dict[str, tuple[str, State]]:
+    form = "--format=JobID,State,JobName"
+    answer = _ask(["sacct", "--noheader", "--parsable2", form, f"--jobs={','.join(sorted(jobs))}"])
+    found: dict[str, tuple[str, State]] = {}
     for line in answer.splitlines():
-        name, words = line.split("|", 1)
-        job, _, step = name.partition(".")
+        number, words, name = line.split("|", 2)
+        job, _, step = number.partition(".")
         state = State(words.split()[0].rstrip("+"), words)  # "CANCELLED by 0"
         for element_id in _spread(job):
-            if not step or state.word == OUT_OF_MEMORY:  # A job comes before its steps.
-                found[element_id] = state
+            if not step:  # A job comes before its steps.
+                found[element_id] = (name, state)
+            elif state.word == OUT_OF_MEMORY and element_id in found:
+                found[element_id] = (found[element_id][0], state)
     return found
 
 

@@ -23,6 +23,7 @@ class SlurmJobs:
         self._elements: dict[str, Element] = {}
         self._states: Mapping[str, State] = {}
         self._silence: str | None = None
+        self._over: set[str] = set()
 
     def state_of(self, trial_id: str) -> JobState | None:
         """What SLURM says of the newest job that has a trial; None once that job is over, or when there is none."""
@@ -31,9 +32,11 @@ class SlurmJobs:
         if element is None:
             return None
         if self._silence is not None:
-            return JobState("unknown", element.id, f"job {element.id}: {self._silence}")
-        state = self._states[element.id]
-        return None if state.phase == "over" else JobState(state.phase, element.id, state.reason or None)
+            return JobState("unknown", element.job, f"job {element.id}: {self._silence}")
+        state = self._states.get(element.id)
+        return (
+            None if state is None or state.phase == "over" else JobState(state.phase, element.job, state.reason or None)
+        )
 
     def cancel(self, trial_ids: Collection[str]) -> int:
         """Withdraw the waiting jobs that hold none but these trials; of how many trials."""
@@ -42,11 +45,12 @@ class SlurmJobs:
             element
             for element in {element.id: element for element in self._elements.values()}.values()
             if self._silence is None
+            and element.id in self._states
             and self._states[element.id].phase == "queued"
             and all(self._elements[name] != element or name in trial_ids for name in element.trial_ids)
         ]
         try:
-            self._queue.cancel([element.id for element in taken], waiting_only=True)
+            self._queue.cancel(taken, waiting_only=True)
         except Unreachable:
             return 0
         return sum(name in trial_ids for element in taken for name in element.trial_ids)
@@ -58,6 +62,12 @@ class SlurmJobs:
         self._elements = {name: element for element in elements(self._record.all()) for name in element.trial_ids}
         self._silence = None
         try:
-            self._states = self._queue.states({element.id for element in self._elements.values()})
+            open_ones = {e.id: e for e in self._elements.values() if e.job not in self._over}
+            before, self._states = self._states, self._queue.states(list(open_ones.values()))
+            # One that is over at two looks in a row does not come back.
+            twice = {
+                name for name, state in self._states.items() if state.phase == "over" and before.get(name) == state
+            }
+            self._over |= {open_ones[name].job for name in twice}
         except Unreachable as error:
             self._silence = str(error)

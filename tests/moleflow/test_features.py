@@ -20,6 +20,7 @@ from moleflow.data.mvtec import Sample, load_image, scan
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.features import FeatureCache
+from moleflow.packs import NodeCopies
 
 KNOBS: dict[str, dict[str, object]] = {
     "data": {"image_size": 32},
@@ -187,6 +188,65 @@ def test_an_image_that_changed_since_the_scan(tmp_path: Path, environment: Envir
     images[0].path.write_bytes(images[1].path.read_bytes())
     with pytest.raises(Damaged, match="changed since"):
         FeatureCache(tmp_path / "cache").get(CONFIG, environment, images)
+
+
+# --- ahead of time, and on a node's own disk ----------------------------------------------------------------------------
+
+
+def test_what_was_ensured_is_there_for_whoever_comes(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    cache = FeatureCache(tmp_path)
+    assert cache.missing(CONFIG, environment, samples) == 20
+    cache.get(CONFIG, environment, samples[:8])
+    assert cache.missing(CONFIG, environment, samples + samples) == 12
+    cache.ensure(CONFIG, environment, samples)
+    assert (cache.missing(CONFIG, environment, samples), cache.forwards) == (0, 20)
+    later = FeatureCache(tmp_path, refuse)
+    later.ensure(CONFIG, environment, samples)
+    assert torch.equal(later.get(CONFIG, environment, samples), direct(CONFIG, environment, samples))
+
+
+def test_ensuring_finds_damage_that_is_not_missing(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    FeatureCache(tmp_path).ensure(CONFIG, environment, samples)
+    path = sorted(tmp_path.glob("*/*.npy"))[1]
+    lost = len(json.loads(path.with_suffix(".json").read_text())["images"])
+    path.write_bytes(path.read_bytes()[:-1])
+    cache = FeatureCache(tmp_path)
+    assert cache.missing(CONFIG, environment, samples) == 0
+    cache.ensure(CONFIG, environment, samples)
+    assert cache.forwards == lost
+    FeatureCache(tmp_path, refuse).get(CONFIG, environment, samples)
+
+
+def test_a_node_with_copies_reads_the_same_and_writes_to_the_shared_cache(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    shared, node = tmp_path / "shared", tmp_path / "node"
+    expected = FeatureCache(shared).get(CONFIG, environment, samples[:15])
+    cache = FeatureCache(shared, copies=NodeCopies(node))
+    assert torch.equal(cache.get(CONFIG, environment, samples[:15]), expected)
+    assert cache.forwards == 0
+    cache.get(CONFIG, environment, samples)
+    assert cache.forwards == 5
+    FeatureCache(shared, refuse).get(CONFIG, environment, samples)
+    arrays = sorted(path.relative_to(shared) for path in shared.glob("*/*.npy"))
+    assert sorted(path.relative_to(node) for path in node.glob("*/*")) == arrays
+
+
+def test_damage_in_the_shared_cache_is_repaired_through_copies(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    shared = tmp_path / "shared"
+    expected = FeatureCache(shared).get(CONFIG, environment, samples)
+    path = sorted(shared.glob("*/*.npy"))[0]
+    lost = len(json.loads(path.with_suffix(".json").read_text())["images"])
+    path.write_bytes(path.read_bytes()[:-1])
+    cache = FeatureCache(shared, copies=NodeCopies(tmp_path / "node"))
+    assert torch.equal(cache.get(CONFIG, environment, samples), expected)
+    assert cache.forwards == lost
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

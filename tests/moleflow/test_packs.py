@@ -3,14 +3,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import resource
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from moleflow.packs import PackFolder, bucket
+from moleflow.packs import NodeCopies, PackFolder, bucket, node_copies
 
 
 def names(count: int, of: str = "a") -> list[str]:
@@ -52,6 +56,17 @@ def test_what_is_not_stored_is_not_read(tmp_path: Path) -> None:
     packs = PackFolder(tmp_path)
     packs.write(names(1), rows(1))
     assert packs.read(names(2)) == (None, set())
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 20,000 bytes: the nearest thing to a full disk that needs no root."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def flip(path: Path) -> None:
@@ -103,12 +118,129 @@ def test_an_array_without_description_is_no_entry_and_is_swept(tmp_path: Path) -
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     packs = PackFolder(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # The nearest thing to a full disk that needs no root.
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            packs.write(names(40), np.zeros((40, 16, 16, 8), dtype=np.float32))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(), pytest.raises(OSError, match="File too large") as caught:
+        packs.write(names(40), np.zeros((40, 16, 16, 8), dtype=np.float32))
     assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
+
+
+# --- copies on a node's own disk --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A feature key's folder in a shared cache, with two packs."""
+    folder = tmp_path / "shared" / "key"
+    folder.mkdir(parents=True)
+    PackFolder(folder).write(names(3), rows(3))
+    PackFolder(folder).write(names(4, "b"), rows(4))
+    return folder
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Path:
+    """Where the copies of that folder lie."""
+    return tmp_path / "node" / "key"
+
+
+def read_near(shared: Path, near: Path, of: str = "a") -> npt.NDArray[np.float32] | None:
+    """The first three images of a bucket, read by a worker of its own."""
+    return PackFolder(shared, NodeCopies(near.parent)).read(names(3, of))[0]
+
+
+def test_an_array_is_copied_once_and_read_from_the_copy(shared: Path, near: Path) -> None:
+    assert np.array_equal(read_near(shared, near), rows(3))  # type: ignore[arg-type]
+    (array,) = shared.glob("a-*.npy")
+    assert [path.name for path in near.iterdir()] == [array.name]  # What was not asked for is not copied.
+    array.write_bytes(b"")
+    assert np.array_equal(read_near(shared, near), rows(3))  # type: ignore[arg-type]
+    assert PackFolder(shared, NodeCopies(near.parent)).check(names(3)) == (False, {array.stem})
+
+
+@pytest.mark.parametrize("harm", [flip, cut, lambda path: path.write_bytes(b"")])
+def test_a_damaged_copy_is_not_used_but_made_anew(shared: Path, near: Path, harm: Callable[[Path], None]) -> None:
+    read_near(shared, near)
+    (copy,) = near.iterdir()
+    whole = copy.read_bytes()
+    harm(copy)
+    assert np.array_equal(read_near(shared, near), rows(3))  # type: ignore[arg-type]
+    assert [path.read_bytes() for path in near.iterdir()] == [whole]
+
+
+@pytest.mark.parametrize("harm", [flip, cut, Path.unlink])
+def test_a_damaged_array_is_not_copied(shared: Path, near: Path, harm: Callable[[Path], None]) -> None:
+    (array,) = shared.glob("a-*.npy")
+    packs = PackFolder(shared, NodeCopies(near.parent))
+    packs.index()
+    harm(array)
+    found, damaged = packs.read(names(3))
+    assert found is None
+    assert damaged == ({array.stem} if array.exists() else set())
+    assert not near.exists() or list(near.iterdir()) == []
+
+
+def test_a_full_node_disk_is_passed_by_and_what_is_there_is_used(
+    shared: Path, near: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = np.random.default_rng(0).standard_normal((40, 16, 16, 8)).astype(np.float32)
+    for of in ("c", "d"):
+        PackFolder(shared).write(names(40, of), large)
+    copies = NodeCopies(near.parent)
+    packs = PackFolder(shared, copies)
+    packs.read(names(3))
+    with full_disk():
+        for of in ("c", "d"):
+            found, _ = packs.read(names(40, of))
+            assert np.array_equal(found, large)  # type: ignore[arg-type]
+    assert [path.name[0] for path in near.iterdir()] == ["a"]
+    (line,) = caplog.messages
+    assert "File too large" in line
+    next(shared.glob("a-*.npy")).write_bytes(b"")
+    assert packs.read(names(3))[0] is not None
+
+
+def test_a_node_folder_that_cannot_be_made_is_passed_by(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    packs = PackFolder(shared, NodeCopies(tmp_path / "file" / "node"))
+    for of in ("a", "b"):
+        assert packs.read(names(3, of))[0] is not None
+    assert len(caplog.messages) == 1
+
+
+def test_workers_of_a_node_copy_an_array_once(shared: Path, near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+
+    def copy(source: Path, target: Path) -> None:
+        copied.append(source)
+        shutil.copyfile(source, target)
+
+    monkeypatch.setattr("moleflow.packs.shutil", SimpleNamespace(copyfile=copy))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: read_near(shared, near), range(8)))
+    assert all(np.array_equal(one, rows(3)) for one in found)  # type: ignore[arg-type]
+    assert len(copied) == 1
+    assert len(list(near.iterdir())) == 1
+
+
+def test_what_a_dead_worker_left_is_no_copy_and_is_removed(shared: Path, near: Path) -> None:
+    (array,) = shared.glob("a-*.npy")
+    near.mkdir(parents=True)
+    (near / f".{array.name}.0.tmp").write_bytes(array.read_bytes()[:100])
+    assert np.array_equal(read_near(shared, near), rows(3))  # type: ignore[arg-type]
+    assert [path.name for path in near.iterdir()] == [array.name]
+
+
+def test_the_folder_of_copies_is_spelled_with_the_nodes_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NODE_DISK", str(tmp_path))
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    made = node_copies("$NODE_DISK/features")
+    assert made is not None and made.folder == tmp_path / "features"
+    assert node_copies(None) is None
+    assert caplog.messages == []
+    assert node_copies("${NOT_THERE}/features") is None
+    assert node_copies("features") is None
+    assert len(caplog.messages) == 2

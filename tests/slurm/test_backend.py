@@ -169,6 +169,42 @@ def test_a_warned_job_goes_back_into_the_queue_and_on_from_its_epoch(
     assert digits(results) == undisturbed(place)
 
 
+def test_one_element_of_an_array_goes_back_alone(place, longer, start, results, cluster, wait_until) -> None:
+    longer(epochs=60, seeds=3)
+    driver = start(*SLURM)
+    (array,) = wait_until(lambda: [one for one in job_folder(results).all() if one.job_id])
+    last = f"{array.job_id}_2"  # Its own number is the array's: what is asked of that number is asked of all.
+    log = results / f"events/slurm-{last}.jsonl"
+    wait_until(lambda: log.exists() and '"epoch"' in log.read_text())
+    cluster.ask("scancel", "--signal=USR2", last)
+    assert driver.end(150).code == 0
+    assert sorted(ends(results)) == [(FINISHED, None)] * 3 + [(INTERRUPTED, "Stop")]
+
+
+def test_what_is_cancelled_in_a_pack_is_no_failure(place, longer, start, command, results, begun) -> None:
+    longer(seeds=4)
+    (place / "site.yaml").write_text("trials_per_job: 4\n")
+    driver = start(*SLURM, "--profile", "site.yaml")
+    begun()
+    assert command("cancel", results).code == 0
+    ended = driver.end(150)
+    assert ended.code == 1
+    assert "failed" not in ended.out
+    assert (INTERRUPTED, CANCELLED) in ends(results)
+    assert FAILED not in {state for state, _ in ends(results)}
+
+
+def test_without_slurm_it_is_one_line(place, command, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (place / "site.yaml").write_text("max_array_size: 9\n")
+    for words in (SLURM, (*SLURM, "--print-sbatch"), (*SLURM, "--detach", "--profile", "site.yaml")):
+        ended = command(*words)
+        assert ended.code == 1
+        assert "SLURM login node" in ended.err or "slurm cluster" in ended.err
+        assert "Traceback" not in ended.err
+    assert not list((place / "results").rglob("slurm/*.json"))
+
+
 def test_a_node_that_dies_costs_no_retry(place, longer, start, results, begun, cluster, digits, undisturbed) -> None:
     longer(retries=0)
     driver = start(*SLURM)
@@ -259,7 +295,7 @@ def test_status_cancel_and_logs_say_what_they_say_everywhere(
     shown = json.loads(command("status", results, "--json").out)
     assert {state: count for state, count in shown["counts"].items() if count} == {"running": 1, "queued": 2}
     (running,) = [trial for trial in shown["trials"] if trial["state"] == "running"]
-    assert running["job"] == job
+    assert running["job"].startswith(f"{job}@")
     assert "epoch" in command("logs", results, running["trial_id"]).out
     ended = command("cancel", results)
     assert ended.code == 0

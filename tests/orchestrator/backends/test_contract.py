@@ -14,6 +14,7 @@ from orchestrator import launch
 from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.backends.local import LocalBackend
+from orchestrator.backends.ray import RayBackend
 from orchestrator.events import ENDS, Event
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
@@ -25,6 +26,7 @@ from orchestrator.work import Backend, Setup
 BACKENDS: dict[str, Callable[[Setup], Backend]] = {
     "inline": InlineBackend,
     "local": lambda setup: LocalBackend(setup, workers=2),
+    "ray": lambda setup: RayBackend(setup, dashboard=False),
 }
 VARIANTS = [
     {"focal_gamma": 0},
@@ -140,3 +142,9 @@ def test_every_digit_is_that_of_inline(name: str, run_on: Callable[[str], Ran], 
     assert here["metrics"]
     assert here["scores"]
     assert here == there
+
+
+def test_local_has_as_many_processes_as_workers(run_on: Callable[[str], Ran]) -> None:
+    ran = run_on("local")
+    assert len(ran.trials) > 2
+    assert len({record.content["pid"] for record in AttemptFolder(ran.folder / "attempts").all()}) <= 2

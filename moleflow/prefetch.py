@@ -1,0 +1,102 @@
+"""The features that trials need, known and made before any of them starts, so that none has to fetch weights or load a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from moleflow.config import TrialConfig, canonical_json, reach
+from moleflow.data.mvtec import Sample, TaskData, limit, limit_test, split
+from moleflow.environment import Environment
+from moleflow.features import FeatureCache, frozen_backbone
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """One feature setting, and every image that trials need with it.
+
+    Attributes:
+        config: any configuration with that setting.
+        samples: each image once.
+    """
+
+    config: TrialConfig
+    samples: tuple[Sample, ...]
+
+
+def distinct(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """One configuration for each feature setting and choice of images: seeds count only where they draw images."""
+    found: dict[str, TrialConfig] = {}
+    for config in configs:
+        drawn = None if config.data.train_images is None else config.seed
+        settings = reach(config, "features") | {"weights": config.backbone.weights, "drawn": drawn}
+        found.setdefault(canonical_json(settings | {"data": config.data.model_dump()}), config)
+    return list(found.values())
+
+
+def feature_sets(
+    configs: Iterable[TrialConfig], tasks: Mapping[str, TaskData], cache: FeatureCache, environment: Environment
+) -> list[FeatureSet]:
+    """The feature settings of `configs` in the order in which they occur: configurations of one feature key are one setting.
+
+    Args:
+        tasks: by name, all that the configurations name.
+
+    Raises:
+        InvalidInput: the weights are not there, or a split leaves nothing to train on.
+    """
+    first: dict[str, TrialConfig] = {}
+    images: dict[str, dict[str, Sample]] = {}
+    for config in configs:
+        key = cache.key(config, environment)
+        first.setdefault(key, config)
+        wanted = images.setdefault(key, {})
+        for name in config.data.tasks:
+            wanted.update((sample.digest, sample) for sample in images_of(config, tasks[name]))
+    return [FeatureSet(config, tuple(images[key].values())) for key, config in first.items()]
+
+
+def images_of(config: TrialConfig, data: TaskData) -> tuple[Sample, ...]:
+    """The images of a task that a trial looks at: for training, validation and test, as `moleflow.sequence` takes them.
+
+    Raises:
+        InvalidInput: the split leaves nothing to train on.
+    """
+    train, validation = split(data.train, config.data.validation_fraction, config.data.validation_seed)
+    train = limit(train, config.data.train_images, config.seed)
+    return train + validation + limit_test(data.test, config.data.test_images, 0)
+
+
+def check_backbones(sets: Sequence[FeatureSet], environment: Environment) -> None:
+    """Build each set's backbone once and drop it: its weights are here then, and its mistakes are known before hours of work.
+
+    Raises:
+        InvalidInput: unknown model or layer, weights that cannot be had or do not fit.
+    """
+    for wanted in sets:
+        frozen_backbone(wanted.config, environment)
+
+
+def fill(
+    sets: Sequence[FeatureSet],
+    cache: FeatureCache,
+    environment: Environment,
+    report: Callable[[int, int, int], None],
+) -> None:
+    """Compute what is missing and check what is stored.
+
+    Args:
+        report: told (set, images there, images wanted) as the work goes on; sets count from 0.
+
+    Raises:
+        InvalidInput: as `check_backbones`, or features that cannot be stored.
+        Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
+        OSError: the cache cannot be written.
+    """
+    check_backbones([one for one in sets if cache.missing(one.config, environment, one.samples)], environment)
+    for number, wanted in enumerate(sets):
+
+        def tell(done: int, total: int, number: int = number) -> None:
+            report(number, done, total)
+
+        cache.ensure(wanted.config, environment, wanted.samples, tell)

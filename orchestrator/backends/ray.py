@@ -1,0 +1,107 @@
+"""Ray, on this machine or a cluster: Tune places trials and shows them; they come from the source that all backends pull from."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune import CheckpointConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
+
+from moleflow.source import code_digest
+from orchestrator.events import Events
+from orchestrator.ray_tune.account import Account, Over, Report, SourceSearcher
+from orchestrator.ray_tune.actor import LEAVE_WITHIN_S, MakeWorker, TrialActor, make_worker, stop_mark
+from orchestrator.ray_tune.cluster import Cluster, connected
+from orchestrator.sweep_file import Resources
+from orchestrator.work import Setup, Source
+
+
+class RayBackend:
+    """Trials on Ray.
+
+    Args:
+        setup: what workers need; on a cluster its folders and the project must be seen by every node under the same paths.
+        resources: what one trial needs.
+        workers: how many items at once at most; None = as many as the cluster holds.
+        address: a running cluster's, or `auto`; None = Ray is started here and ended with the run.
+        dashboard: whether a Ray that is started here has one.
+        say: where the dashboard's address goes.
+        make: what runs trials in a process of Ray.
+
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        resources: Resources | None = None,
+        workers: int | None = None,
+        address: str | None = None,
+        dashboard: bool = True,
+        say: Callable[[str], None] = print,
+        make: MakeWorker = make_worker,
+    ) -> None:
+        self._setup, self._resources, self._most = setup, resources or Resources(), workers or math.inf
+        self._address, self._dashboard, self._say, self._make = address, dashboard, say, make
+
+    def run(self, source: Source, events: Events) -> None:
+        """Pull and run until the source is done.
+
+        Raises:
+            InvalidInput: the cluster cannot be joined, or no node of it can hold a trial.
+
+        """
+        with connected(self._address, self._resources, self._setup, self._dashboard, self._say) as cluster:
+            account = Account(self._setup, source, events, self._most)
+            try:
+                self._tuner(cluster, account).fit()
+            except Over:
+                pass
+            finally:
+                self._leave(account)
+
+    def _tuner(self, cluster: Cluster, account: Account) -> Tuner:
+        bundle = cluster.request(self._resources, self._setup)
+        given = tune.with_parameters(TrialActor, setup=self._setup, make=self._make, code=code_digest())
+        return Tuner(
+            tune.with_resources(given, PlacementGroupFactory([bundle])),
+            tune_config=TuneConfig(
+                search_alg=SourceSearcher(account),
+                num_samples=-1,  # Until the source is done.
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=RunConfig(
+                name=re.sub(r"\W", "_", self._setup.sweep),
+                storage_path=str(cluster.storage),
+                callbacks=[Report(account)],
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+
+    def _leave(self, account: Account) -> None:
+        """Where trials still run, have them written down as interrupted, in seconds."""
+        mark = stop_mark(self._setup)
+        if not account.open:
+            return
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        deadline = time.monotonic() + LEAVE_WITHIN_S
+        while account.open and time.monotonic() < deadline:
+            account.look()
+            time.sleep(0.1)
+        mark.unlink(missing_ok=True)
+
+
+def _name(trial: Any) -> str:
+    """What Tune and the dashboard call a trial: version, factors, seed."""
+    names = []
+    for placed in trial.config["placed"].trials:
+        known = "version" in placed.factors
+        names.append(placed.label if known else f"{placed.config.version} {placed.label}")
+    return " + ".join(names)

@@ -1,0 +1,200 @@
+"""The process that runs trials on Ray: a Tune trainable that is started once and reset for every further trial."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import ray
+from ray.tune import Trainable
+
+from moleflow.source import code_digest
+from orchestrator import disk
+from orchestrator.backends.local import THREAD_VARIABLES
+from orchestrator.events import Event, Events
+from orchestrator.trial import Trial
+from orchestrator.work import Setup
+
+LOOK_EVERY_S = 0.5
+LEAVE_WITHIN_S = 5.0
+
+
+class RunsTrials(Protocol):
+    """What the actor needs of a worker."""
+
+    def run(self, trial: Trial) -> None:
+        """One attempt at one trial."""
+
+    def seconds_until_due(self) -> float | None:
+        """When `flush` wants to be called next; None when there is nothing to write."""
+
+    def flush(self) -> None:
+        """Write what is held back."""
+
+
+MakeWorker = Callable[[Setup, Events], RunsTrials]
+
+
+def make_worker(setup: Setup, events: Events) -> RunsTrials:
+    """The project's worker; torch is imported here and no earlier."""
+    from orchestrator.worker import Worker
+
+    return Worker(setup, events)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The trials of one work item on their way through Tune, which copies and prints configurations as often as it likes."""
+
+    trials: tuple[Trial, ...]
+
+    def __deepcopy__(self, _: object) -> Placed:
+        return self
+
+    def __repr__(self) -> str:
+        return ",".join(trial.id for trial in self.trials)
+
+
+def stop_mark(setup: Setup) -> Path:
+    """The file that tells all actors of a driver to leave; it is looked for where every worker writes its results."""
+    return setup.folder / "ray" / f"{setup.worker}.stop"
+
+
+class TrialActor(Trainable):
+    """One training iteration of Tune is one task of the sequence; the last one says `done`."""
+
+    def setup(self, config: dict[str, Any], **given: Any) -> None:
+        """Start the thread that runs trials. Called once a process, with the first trial's configuration."""
+        setup: Setup = given["setup"]
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(setup.threads)))
+        name = f"{setup.worker}-{str(ray.get_runtime_context().get_actor_id())[:8]}"
+        self._mark = stop_mark(setup)
+        self._runs = _RunsInThread(replace(setup, worker=name), given["make"], given["code"])
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial's configuration; the process and what it has loaded stay."""
+        self._take(new_config)
+        return True
+
+    def _take(self, config: Mapping[str, Any]) -> None:
+        self._placed: Placed | None = config["placed"]
+        self._show()
+
+    def step(self) -> dict[str, Any]:
+        """Run on until a task or the whole item is over; what Tune, its schedulers and its dashboard get to see."""
+        if self._placed is not None:
+            self._runs.start(self._placed.trials)
+            self._placed = None
+        while True:
+            try:
+                note = self._runs.notes.get(timeout=LOOK_EVERY_S)
+                break
+            except queue.Empty:
+                if self._mark.exists():
+                    self._runs.interrupt()
+                    return {"done": True}
+        if note is None:
+            print(f"{self.trial_name}: over", flush=True)
+            return {"done": True}
+        if note.kind == "fatal":
+            return {"done": True, "fatal": note.facts["error"]}
+        told = {key: note.facts[key] for key in ("task", "tasks", "task_name", "image_auroc")}
+        self._show(f" [{told['task'] + 1}/{told['tasks']} {told['task_name']} {_short(told['image_auroc'])}]")
+        return told
+
+    def cleanup(self) -> None:
+        """Let the thread write what it still holds back."""
+        self._runs.end()
+
+    def _show(self, progress: str = "") -> None:
+        """Name this process's next calls after the trial and how far it is: the dashboard lists calls by these names."""
+        shown = f"{self.trial_name}{progress}"
+        if progress:
+            print(shown, flush=True)  # The process's own log, which the dashboard shows too.
+        with contextlib.suppress(AttributeError):  # Not a public call of Ray; without it, calls carry the class's name.
+            cast(Any, ray._private.worker.global_worker).core_worker.set_actor_repr_name(shown)
+
+
+class _RunsInThread:
+    """Runs trials in one thread, where the worker lives; the actor's own thread talks to Tune.
+
+    Attributes:
+        notes: what Tune shall know: tasks that ended, what is fatal, and None when all trials given to `start` are over.
+
+    """
+
+    def __init__(self, setup: Setup, make: MakeWorker, code: str) -> None:
+        self.notes: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._setup, self._make, self._code = setup, make, code
+        self._given: queue.SimpleQueue[Sequence[Trial] | None] = queue.SimpleQueue()
+        self._busy = False
+        self._thread = threading.Thread(target=self._serve, name="trials", daemon=True)
+        self._thread.start()
+
+    def start(self, trials: Sequence[Trial]) -> None:
+        """Run these trials, one after another."""
+        self._given.put(trials)
+
+    def interrupt(self) -> None:
+        """Stop the trial at hand as a signal would: its attempt is written down as interrupted, at its last whole epoch."""
+        from orchestrator.worker import Stop
+
+        if self._thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Stop))
+        self._thread.join(LEAVE_WITHIN_S)
+
+    def end(self) -> None:
+        """End the thread, once it has written everything."""
+        self._given.put(None)
+        self._thread.join(LEAVE_WITHIN_S)
+
+    def _serve(self) -> None:
+        try:
+            if code_digest() != self._code:
+                raise RuntimeError("the project's code there is not the driver's")
+            worker = self._make(self._setup, self._tell)
+        except Exception as error:
+            why = disk.explain(self._setup.folder, error) if isinstance(error, OSError) else str(error)
+            where = cast(Any, ray.util).get_node_ip_address()
+            self._busy = True
+            self._tell(Event("fatal", "", {"error": f"no worker can start on {where}: {why}"}))
+            return
+        from orchestrator.worker import Stop
+
+        with contextlib.suppress(Stop):
+            try:
+                while (trials := self._next(worker)) is not None:
+                    self._busy = True
+                    for trial in trials:
+                        worker.run(trial)
+                    self._busy = False
+                    self.notes.put(None)
+            finally:
+                worker.flush()
+
+    def _next(self, worker: RunsTrials) -> Sequence[Trial] | None:
+        while True:
+            try:
+                return self._given.get(timeout=worker.seconds_until_due())
+            except queue.Empty:
+                worker.flush()
+
+    def _tell(self, event: Event) -> None:
+        if event.kind == "fatal" and not self._busy:
+            os._exit(
+                1
+            )  # Between two trials nobody listens; the driver sees the process die, and another one meets the same.
+        if event.kind in ("task", "fatal"):
+            self.notes.put(event)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,300 @@
+"""A sweep under a seeded schedule of harm: its drivers, what is done to it, and what has to be true of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.attempts import RUNNING, AttemptFolder, Record
+from orchestrator.results.store import ResultStore
+
+SEED = int(os.environ.get("MOLEFLOW_CHAOS_SEED", "1"))
+TRIALS = int(os.environ.get("MOLEFLOW_CHAOS_TRIALS", "40")) // 2 * 2
+LIMIT_S = 600.0  # for one test, on a loaded machine too; two idle cores need a quarter of it
+MOST_RERUNS = 8
+LOOK_EVERY_S = 0.2
+EPOCHS = 20
+CLAIMS = ("submitting", "burying")
+
+
+def commands_of(place: Path) -> dict[int, str]:
+    """The living processes that were started for the sweep in `place`, wherever they are: their cache is there."""
+    mark = f"MOLEFLOW_CACHE={place / 'cache'}".encode()
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # It is gone, or somebody else's.
+    return {pid: command for pid, command in found.items() if command}  # A zombie has none.
+
+
+def temporary_files(*folders: Path) -> list[Path]:
+    """What only somebody at work may leave lying: hidden and temporary files, claims, checkpoints."""
+
+    def is_temporary(path: Path, folder: Path) -> bool:
+        if path.is_symlink():  # submitit leaves a hidden link to each script that it submitted.
+            return False
+        inside = path.relative_to(folder)
+        hidden = any(name.startswith(".") for name in inside.parts) and inside.as_posix() != "parts/.tmp"
+        claim = path.is_file() and (path.suffix == ".claim" or path.name in CLAIMS or "claims" in inside.parts)
+        return hidden or claim or path.suffix == ".tmp" or path.name.endswith(".checkpoint.safetensors")
+
+    return [path for folder in folders for path in folder.rglob("*") if is_temporary(path, folder)]
+
+
+@dataclass
+class Siege:
+    """A sweep, whoever drives it, and what is done to it.
+
+    Attributes:
+        place: the folder from which its command is given.
+        results: the results folder, as it is seen from here.
+        words: the command, after the program's name.
+        prefix: the words before the program's.
+        random: draws when what is done to whom.
+        harms: how often what was done.
+
+    """
+
+    place: Path
+    results: Path
+    words: tuple[str, ...]
+    prefix: tuple[str, ...]
+    random: random.Random
+    harms: Counter[str] = field(default_factory=Counter)
+    drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _seen: ResultStore | None = None  # It looks at each part once.
+    _end: float = field(default_factory=lambda: time.monotonic() + LIMIT_S)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Give the command once more."""
+        environment = {k: v for k, v in os.environ.items() if k != "MOLEFLOW_DATA"}
+        with self._output(len(self.drivers)).open("wb") as output:
+            driver = subprocess.Popen(
+                [*self.prefix, sys.executable, "-m", "orchestrator.cli", *self.words],
+                cwd=self.place,
+                env=environment | {"MOLEFLOW_CACHE": str(self.place / "cache")},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.drivers.append(driver)
+        return driver
+
+    def driving(self) -> list[subprocess.Popen[bytes]]:
+        """The drivers that are alive."""
+        return [driver for driver in self.drivers if driver.poll() is None]
+
+    def records(self) -> list[Record]:
+        """Every attempt."""
+        return AttemptFolder(self.results / "attempts").all()
+
+    def finished(self) -> int:
+        """How many trials are."""
+        if not (self.results / "parts").is_dir():
+            return 0
+        self._seen = self._seen or ResultStore(self.results)
+        return len(self._seen.finished())
+
+    def at_work(self) -> list[Record]:
+        """The attempts whose process is there and at it."""
+        ours = commands_of(self.place)
+        return [r for r in self.records() if r.content.get("state") == RUNNING and r.content.get("pid") in ours]
+
+    def one_at_work(self) -> Record:
+        """One of them, this very moment."""
+        found: list[Record] = self.until(self.at_work, "a trial that is being worked on", driven=True)
+        return self.random.choice(found)
+
+    def signal_worker(self, number: int) -> None:
+        """Signal a process that is at a trial."""
+
+        while True:
+            with suppress(ProcessLookupError):  # It may leave at this very moment.
+                return os.kill(self.one_at_work().content["pid"], number)
+
+    def kill_driver(self) -> None:
+        """Kill one of the drivers, without its workers."""
+        self.random.choice(self.until(self.driving, "a driver", driven=True)).kill()
+
+    def kill_everything(self) -> None:
+        """Kill whoever is at the sweep, drivers and workers, in the middle of a trial."""
+        self.one_at_work()
+        self._kill()
+        self.until(lambda: not commands_of(self.place), "what was killed to be gone")
+
+    def part(self) -> Path:
+        """A file of a part with results."""
+
+        found = (self.results / "parts").glob  # A driver's parts hold the dead alone.
+        parts = self.until(lambda: {*found("*/2*.parquet")} - {*found("*/*-driver-*")}, "a part", driven=True)
+        return Path(self.random.choice(sorted(parts)))
+
+    def checkpoints(self) -> list[Path]:
+        """Stages in progress that are kept."""
+        return sorted((self.place / "cache/stages").glob("??/[!.]*.checkpoint.safetensors"))
+
+    def until(self, true: Callable[[], Any], what: str, driven: bool = False) -> Any:
+        """What a function gives, as soon as that is true; if `driven`, some driver is alive meanwhile."""
+        while not (found := true()):
+            if driven and not self.driving():
+                assert self.finished() < TRIALS, (
+                    f"all was done before all harm was; trials are too short; {self.state()}"
+                )
+                self.start()
+            assert time.monotonic() < self._end, f"waited in vain for {what}, {LIMIT_S:.0f} s in all; {self.state()}"
+            time.sleep(LOOK_EVERY_S)
+        return found
+
+    def cut(self, path: Path) -> None:
+        """Cut a file short, anywhere."""
+        os.truncate(path, self.random.randrange(path.stat().st_size))
+
+    def flip(self, path: Path) -> None:
+        """Turn one bit of a file around."""
+        with path.open("r+b") as file:
+            place = self.random.randrange(path.stat().st_size)
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 1 << self.random.randrange(8)]))
+
+    def run(self, harms: Mapping[str, tuple[int, Callable[[], object]]]) -> None:
+        """Start two drivers at once, do each harm so many times, in a drawn order and spread over half of the sweep; then end it."""
+        order = [name for name, (count, _) in harms.items() for _ in range(count)]
+        self.random.shuffle(order)
+        due = sorted(self.random.randrange(1, TRIALS // 2) for _ in order)
+        self.start()
+        self.start()
+        self.harms["two drivers at once"] += 1
+        for name, count in zip(order, due, strict=True):
+            self.until(lambda count=count: self.finished() >= count, f"{count} finished trials", driven=True)
+            harms[name][1]()
+            self.harms[name] += 1
+        self.end()
+
+    def end(self) -> None:
+        """Let the drivers end, then give the command again until all is done; that takes more than once, but not often."""
+        self.until(lambda: not self.driving(), "the drivers to end")
+        for _ in range(MOST_RERUNS):
+            last = self.start()
+            self.until(lambda: not self.driving(), "the command that was given again to end")
+            if last.returncode == 0:
+                break
+        else:
+            raise AssertionError(f"given {MOST_RERUNS} times again, the command never ended well; {self.state()}")
+        self.until(lambda: not commands_of(self.place), "every process to be gone")
+
+    def said(self) -> list[str]:
+        """What each driver said."""
+        return [self._output(n).read_text(errors="replace") for n in range(len(self.drivers))]
+
+    def state(self) -> str:
+        """Where things stand, for a message."""
+        attempts = Counter(record.state for record in self.records())
+        left = "\n".join(commands_of(self.place).values())
+        counts = f"seed {SEED}, harms {dict(self.harms)}, exit codes {[d.poll() for d in self.drivers]}, attempts {dict(attempts)}"
+        return f"{counts}\nprocesses:\n{left}\nlast words of the last driver:\n{''.join(self.said()[-1:])[-2000:]}"
+
+    def stop(self) -> None:
+        """Leave nothing running, after a test that failed too."""
+        self._kill()
+        for driver in self.drivers:
+            driver.wait()
+
+    def _kill(self) -> None:
+        for pid in commands_of(self.place):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _output(self, number: int) -> Path:
+        return self.place / f"driver-{number:02}.txt"
+
+
+def write_sweep(place: Path, images: Path, furnish: Callable[..., Path]) -> None:
+    """The small sweep with many seeds, and epochs enough that a trial can be caught in the middle."""
+    furnish(place, images, grid={"focal_gamma": [0, 2]}, seeds=TRIALS // 2)
+    base = yaml.safe_load((place / "base.yaml").read_text())
+    base["training"]["epochs"] = EPOCHS
+    (place / "base.yaml").write_text(yaml.safe_dump(base))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, furnish: Callable[..., Path]) -> Path:
+    """The folder of the sweep's results where nothing was done to it: run inline, by a process of its own."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    write_sweep(place, images, furnish)
+    alone = Siege(place, place / "results/small", ("sweep.yaml", "--backend", "inline", "--quiet"), (), random.Random())
+    try:
+        driver = alone.start()
+        alone.until(lambda: not alone.driving(), "the undisturbed run")
+        assert driver.returncode == 0, alone.state()
+    finally:
+        alone.stop()
+    return alone.results
+
+
+@pytest.fixture
+def siege(tmp_path: Path, images: Path, furnish: Callable[..., Path]) -> Iterator[Callable[..., Siege]]:
+    """Make the sweep ready: `siege(words, results, prefix)`."""
+    made: list[Siege] = []
+
+    def make(words: tuple[str, ...], results: Path | None = None, prefix: tuple[str, ...] = ()) -> Siege:
+        where = results or tmp_path / "results/small"
+        made.append(Siege(tmp_path, where, ("sweep.yaml", "--quiet", *words), prefix, random.Random(SEED)))
+        return made[0]
+
+    write_sweep(tmp_path, images, furnish)
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+def nothing_is_lost(
+    undisturbed: Path, digits: Callable[[Path], Any], capfd: pytest.CaptureFixture[str]
+) -> Callable[[Siege], None]:
+    """Print the counts, and see that every trial is there once, with the digits of the undisturbed run, and nothing else."""
+
+    def check(siege: Siege) -> None:
+        wanted = ResultStore(undisturbed).finished()
+        rows = ResultStore(siege.results).read("attempts", ["trial_id", "attempt", "status"]).to_pylist()
+        trials = Counter(row["trial_id"] for row in rows if row["status"] == "finished")
+        attempts = Counter((row["trial_id"], row["attempt"]) for row in rows)
+        lost = wanted.keys() - trials.keys()
+        doubled = [name for name, times in (trials + attempts).items() if times > 1]
+        left = temporary_files(siege.results, siege.place / "cache")
+        ends = Counter(record.content.get("state") for record in siege.records())
+        with capfd.disabled():
+            done = ", ".join(f"{n} x {name}" for name, n in sorted(siege.harms.items()))
+            print(f"\nseed {SEED} (MOLEFLOW_CHAOS_SEED): {siege.harms.total()} harms: {done}")
+            print(
+                f"driver starts {len(siege.drivers)}, attempts {ends.total()} {dict(ends)}, trials {len(trials)}, "
+                f"lost {len(lost)}, doubled {len(doubled)}, temporary files left {len(left)}"
+            )
+        assert len(wanted) == TRIALS
+        assert trials.keys() == wanted.keys()
+        assert doubled == []
+        assert ResultStore(siege.results).damaged == ()
+        assert digits(siege.results) == digits(undisturbed)
+        assert ends[RUNNING] == 0
+        assert left == []
+        assert [said for said in siege.said() if "Traceback" in said] == []
+
+    return check
