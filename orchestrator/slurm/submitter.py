@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from moleflow.claim import try_claim
 from moleflow.errors import MoleflowError
@@ -18,7 +19,11 @@ from orchestrator.slurm.queue import Queue, find_job, largest_array
 from orchestrator.sweep_file import Resources
 from orchestrator.work import Setup, WorkItem
 
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
 WAIT_S = 1.0
+UNNAMED = Submission("UID", "", (), 0, 0.0)
 
 
 class Refused(MoleflowError):
@@ -77,15 +82,8 @@ class Submitter:
             Unreachable: see `arrays`.
 
         """
-        name = Submission("UID", self.setup.sweep, (), 0, 0.0).name
-        found = []
-        for array in self.arrays(items):
-            try:
-                made = executor(self.jobs.output("UID"), name, array.form, self.profile, self.setup.threads)
-            except RuntimeError as error:
-                raise MoleflowError(str(error)) from None
-            found.append(script(made, len(array.elements)))
-        return found
+        arrays = self.arrays(items)
+        return [script(self._executor(UNNAMED, array.form), len(array.elements)) for array in arrays]
 
     def submit(self, items: Iterable[WorkItem], taken: Callable[[Submission], None]) -> list[Submission]:
         """Hand the arrays over; where only so many elements may run at once, one array comes after the other.
@@ -139,14 +137,12 @@ class Submitter:
 
         trials = [[trial for item in element for trial in item.trials] for element in array.elements]
         ids = [[trial.id for trial in element] for element in trials]
+        self._executor(UNNAMED, array.form, after)  # Refuses where there is no SLURM, before anything is written.
         announced = self.jobs.announce(self.setup.sweep, ids, array.form.time_min, array.form.mem_gb)
         fixed = (self.setup, announced.uid), (array.form.beside, array.needs, code_digest())
         repeated = [[[value] * len(trials) for value in values] for values in fixed]
         try:
-            made = executor(
-                self.jobs.output(announced.uid), announced.name, array.form, self.profile, self.setup.threads, after
-            )
-            jobs = made.map_array(serve, *repeated[0], trials, *repeated[1])
+            jobs = self._executor(announced, array.form, after).map_array(serve, *repeated[0], trials, *repeated[1])
         except Exception as error:  # submitit has kinds of its own, and those of whatever it calls.
             self._take_back(announced)
             if isinstance(error, OSError) and disk.takes_no_more(error):
@@ -154,6 +150,13 @@ class Submitter:
             hint = "; fewer, larger jobs may be allowed: trials_per_job" if "limit" in str(error).lower() else ""
             raise Refused(f"SLURM took no job: {' '.join(str(error).split())}{hint}") from error
         return self.jobs.confirm(announced, jobs[0].job_id.partition("_")[0])
+
+    def _executor(self, submission: Submission, form: Shape, after: str | None = None) -> SlurmExecutor:
+        name = replace(submission, sweep=self.setup.sweep).name
+        try:
+            return executor(self.jobs.output(submission.uid), name, form, self.profile, self.setup.threads, after)
+        except RuntimeError as error:
+            raise Refused(str(error)) from None
 
     def _take_back(self, announced: Submission) -> None:
         """Forget an array that SLURM refused, or withdraw it if SLURM took it and only its answer was lost."""
