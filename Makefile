@@ -11,10 +11,10 @@ demo: install
 	$(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not chaos"
 
 test-slurm: install
-	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m slurm
+	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m "slurm or chaos"
 
 check: install
 	$(BIN)/ruff check .
