@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -88,6 +88,19 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
     finally:
         grave.unlink(missing_ok=True)
     return Claim(path) if create(path, record) else None
+
+
+@contextlib.contextmanager
+def hold(path: Path, poll: float = 0.2) -> Iterator[None]:
+    """Do what stands inside while nobody else does, waiting for as long as a live process holds the claim at `path`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    while (claim := try_claim(path)) is None:
+        time.sleep(poll)
+    with claim:
+        yield
 
 
 def _content(path: Path) -> str | None:

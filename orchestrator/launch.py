@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from moleflow.errors import InvalidInput
+from moleflow.claim import hold
+from moleflow.errors import Damaged, InvalidInput
 from moleflow.source import code_digest
 from orchestrator import burial, disk, expansion, folder, listing, provenance, reporting, terminal
 from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Record
@@ -111,12 +112,13 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     records, cancellations = AttemptFolder(prepared.folder / "attempts"), Cancellations(prepared.folder)
     with _writable(prepared.folder, "--out"):
         _claim_folder(prepared)
-        store.create()
-        cancellations.clear()
-        dead = burial.bury(records, store, _dead(records, options), burial.UNSEEN)
-        # Where nobody else is at work, whatever lies around half-written is a dead writer's.
-        alone = not any(record.state == RUNNING for record in records.all())
-        recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
+        with hold(prepared.folder / ".starting"):  # Two drivers would take each other's files for a dead writer's.
+            store.create()
+            cancellations.clear()
+            dead = burial.bury(records, store, _dead(records, options), burial.UNSEEN)
+            # Where nobody else is at work, whatever lies around half-written is a dead writer's.
+            alone = not any(record.state == RUNNING for record in records.all())
+            recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
     if not options.quiet:
         console.print("\n".join(listing.header(sweep, prepared.plan, prepared.inputs.dataset)))
     for damage in recovered.set_aside:
@@ -140,7 +142,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
                 interrupted = True
     code = _summary(source.tally, prepared.labels, len(todo), interrupted, console)
     try:
-        _report_after(prepared, store, code, console)
+        _report_after(prepared, code, console)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -273,7 +275,7 @@ def _compaction(store: ResultStore) -> Events:
         finished += event.kind == "finished"
         if finished >= due:
             due *= 2
-            with contextlib.suppress(OSError):  # The tables are copies; the parts are what counts.
+            with contextlib.suppress(OSError, Damaged):  # The tables are copies; the parts are what counts.
                 store.compact()
 
     return listen
@@ -374,10 +376,10 @@ def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: b
     return INTERRUPTED if interrupted else FAILED
 
 
-def _report_after(prepared: Prepared, store: ResultStore, code: int, console: Console) -> None:
+def _report_after(prepared: Prepared, code: int, console: Console) -> None:
     """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason."""
     try:
-        store.compact()
+        ResultStore(prepared.folder).compact()  # Looks at every part anew: one may have been damaged since the start.
         made, paths = reporting.report(
             prepared.folder, sweep=_planned(prepared)
         )  # Another driver may have written its own plan meanwhile.

@@ -115,12 +115,14 @@ class TrialActor(Trainable):
         self._runs.end()
 
     def _show(self, progress: str = "") -> None:
-        """Name this process's next calls after the trial and how far it is: the dashboard lists calls by these names."""
+        """Have this process call itself under the trial's name: the dashboard lists calls by name, and Tune's all have the same."""
         shown = f"{self.trial_name}{progress}"
         if progress:
             print(shown, flush=True)  # The process's own log, which the dashboard shows too.
-        with contextlib.suppress(AttributeError):  # Not a public call of Ray; without it, calls carry the class's name.
-            cast(Any, ray._private.worker.global_worker).core_worker.set_actor_repr_name(shown)
+        ray.get_runtime_context().current_actor.shown.options(name=shown).remote()
+
+    def shown(self) -> None:
+        """Nothing to do: what counts is the name of the call."""
 
 
 class _RunsInThread:

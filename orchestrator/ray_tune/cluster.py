@@ -31,6 +31,7 @@ DRIVER_VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Results are in the parts and progress in the event logs.
     "RAY_AIR_NEW_OUTPUT": "0",  # The new one prints tables even when told to be silent.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "4",  # Handed over ahead: with one, a process waits for its next trial.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # A driver resumes from the results folder.
 }
 

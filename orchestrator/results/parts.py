@@ -136,10 +136,13 @@ def open_part_file(path: Path) -> pq.ParquetFile:
     """The Parquet file of a part that was checked before.
 
     Raises:
-        DamagedPart: it is missing now.
+        DamagedPart: it is missing now, or has changed.
 
     """
-    return pq.ParquetFile(pa.BufferReader(_bytes(path)))
+    try:
+        return pq.ParquetFile(pa.BufferReader(_bytes(path)))
+    except pa.ArrowException as error:
+        raise DamagedPart(path, _CHANGED) from error
 
 
 def _bytes(path: Path) -> bytes:

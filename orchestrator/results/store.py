@@ -236,7 +236,10 @@ def _piece(path: Path, wanted: pa.Schema, left_out: Sequence[_Entry]) -> pa.Tabl
         if field.name in missing and not field.nullable:
             hint = "another version of moleflow-sweep wrote it; use that one, or a new folder"
             raise InvalidInput(f"{path}: has no column {field.name}: {hint}")
-    piece = file.read(columns=sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
+    try:
+        piece = file.read(columns=sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
+    except (OSError, pa.ArrowException) as error:  # Its bytes are in memory: no disk is at fault.
+        raise DamagedPart(path, f"it changed after it was checked ({error})") from error
     for entry in left_out:
         same = pc.and_(pc.equal(piece["trial_id"], entry.trial_id), pc.equal(piece["attempt"], entry.attempt))
         piece = piece.filter(pc.invert(same))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_jobs(siege, jobs, nothing_is_lost):
 
     def running() -> tuple[str, str] | None:
         """A job whose worker is at a trial, and its node."""
-        job = str(sweep.one_at_work().content["job"])
+        job = sweep.one_at_work().content["job"].partition("@")[0]  # After the @ stands its array's own name.
         node = jobs.node_of(job)
         return (job, node) if node else None
 
@@ -106,13 +107,14 @@ def test_jobs(siege, jobs, nothing_is_lost):
 
     def requeue_and_damage(damage: Callable[[Path], None]) -> None:
         """A job told to go keeps a checkpoint, and comes back after some seconds."""
-        checkpoints: list[Path] = []
-        while not checkpoints:
+        damaged = 0
+        while not damaged:
             if jobs.does("scontrol", "requeue", one_running()[0]):
-                time.sleep(2)
-                checkpoints = sweep.checkpoints()
-        for path in checkpoints:
-            damage(path)
+                time.sleep(1)
+                for path in sweep.checkpoints():
+                    with suppress(FileNotFoundError):  # Its job may be back already and done with it.
+                        damage(path)
+                        damaged += 1
 
     sweep.run(
         {
