@@ -1,20 +1,24 @@
 # make demo         a first sweep on embedded images: minutes, no data, no GPU
 # make test         the tests that any machine can run
 # make test-slurm   those that need SLURM: as root, after slurm/cluster.sh up
+# make test-ray     those that start Ray clusters
 # make check        lint, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slurm check install
+.PHONY: demo test test-slurm test-ray check install
 demo: install
 	$(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not chaos"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not chaos and not ray"
 
 test-slurm: install
 	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m "slurm or chaos"
+
+test-ray: install
+	$(BIN)/python -m pytest -m ray
 
 check: install
 	$(BIN)/ruff check .

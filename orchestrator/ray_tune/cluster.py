@@ -119,7 +119,11 @@ def _clear_after_the_dead(place: Path) -> None:
     for folder in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # Another user's.
             if is_stale(folder / "owner"):
-                shutil.rmtree(folder, ignore_errors=True)
+                for content in {*folder.iterdir()} - {folder / "owner"}:
+                    shutil.rmtree(content, ignore_errors=True)
+                # Processes of Ray that still end may write again: what they leave then is the next run's to remove.
+                if {*folder.iterdir()} == {folder / "owner"}:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(folder: Path, needs: Resources, setup: Setup, dashboard: bool) -> str | None:

@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written(refused, option, said):
 @pytest.mark.parametrize(
     ("option", "given", "said"),
     [
-        ("--backend", "locl", "given 'locl', allowed: inline | local | slurm. Did you mean 'local'?"),
+        ("--backend", "locl", "given 'locl', allowed: inline | local | slurm | ray. Did you mean 'local'?"),
         ("--device", "gpu", "given 'gpu', allowed: auto | cpu | cuda"),
     ],
 )

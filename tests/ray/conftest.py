@@ -1,0 +1,88 @@
+"""A sweep on Ray inside this process, and the processes that a Ray leaves behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import launch
+from orchestrator.backends.ray import RayBackend
+from orchestrator.events import Event
+from orchestrator.runner import Tally, TrialSource
+from orchestrator.search import PlannedTrials
+from orchestrator.spec import load_sweep
+
+
+@pytest.fixture
+def on_ray(place: Path) -> Callable[..., Tally]:
+    """Run what the folder's sweep.yaml names on Ray, telling `listen` every event; what became of the trials."""
+
+    def run(listen: Callable[[Event], None] = lambda _: None, **options: Any) -> Tally:
+        sweep = load_sweep(place / "sweep.yaml")
+        chosen = launch.Options(out=place / "results/small", cache=place / "cache", backend="ray")
+        prepared = launch.prepare(sweep, chosen)
+        source = TrialSource(PlannedTrials(prepared.trials), sweep.resources, sweep.retries)
+
+        def tell(event: Event) -> None:
+            source.events(event)
+            listen(event)
+
+        options = {"dashboard": False} | options
+        RayBackend(launch.setup(prepared, chosen), sweep.resources, **options).run(source, tell)
+        return source.tally
+
+    return run
+
+
+@dataclass(frozen=True)
+class Long:
+    """A folder in which four longer trials have run to their end, undisturbed; `changes` make the same sweep elsewhere."""
+
+    folder: Path
+    changes: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def long_run(tmp_path_factory: pytest.TempPathFactory, images: Path, furnish: Callable[..., Path]) -> Long:
+    """Four trials that take long enough to be killed in their midst, run inline."""
+    changes = {"grid": {"focal_gamma": [0, 2], "epochs": [40]}}
+    folder = tmp_path_factory.mktemp("long_run")
+    sweep = load_sweep(furnish(folder, images, **changes))
+    prepared = launch.prepare(sweep, launch.Options(out=folder / "results/small", cache=folder / "cache"))
+    source = TrialSource(PlannedTrials(prepared.trials), sweep.resources, sweep.retries)
+    from orchestrator.backends.inline import InlineBackend
+
+    InlineBackend(launch.setup(prepared, launch.Options(backend="inline"))).run(source, source.events)
+    assert len(source.tally.finished) == 4
+    return Long(folder, changes)
+
+
+@pytest.fixture
+def long_sweep(place: Path, edit: Callable[..., Path], long_run: Long) -> Path:
+    """The same sweep, not run yet, with its features computed."""
+    edit(**long_run.changes)
+    shutil.copytree(long_run.folder / "cache" / "features", place / "cache" / "features")
+    return place
+
+
+@pytest.fixture
+def ray_processes() -> Callable[[], set[int]]:
+    """The processes of every Ray that the ray backend started, by its temporary folder, and all that work for a Ray, by their title."""
+
+    def find() -> set[int]:
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes()
+                if b"moleflow-ray-" in words or words.startswith(b"ray::"):
+                    found.add(int(path.parent.name))
+            except OSError:
+                continue
+        return found
+
+    return find

@@ -1,0 +1,95 @@
+"""What Ray adds to what every backend owes: workers, nodes and drivers that die, and a stop in seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from orchestrator.attempts import DIED, FAILED, FINISHED, INTERRUPTED, RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.event_log import Follower, event_logs
+from orchestrator.results.store import ResultStore
+
+RESULTS = Path("results/small")
+pytestmark = pytest.mark.ray
+ON_RAY = ("sweep.yaml", "--backend", "ray", "--no-dashboard")
+
+
+def records(place):
+    return AttemptFolder(place / RESULTS / "attempts")
+
+
+def under_way(place, kind="epoch"):
+    """The records of trials that run at this moment and have told an event of this kind."""
+    told = {entry.event.trial_id for entry in Follower(event_logs(place / RESULTS)).look() if entry.event.kind == kind}
+    return [record for record in records(place).all() if record.state == RUNNING and record.trial_id in told]
+
+
+def test_a_worker_that_dies_costs_one_attempt(long_sweep, long_run, on_ray, digits):
+    killed = []
+
+    def listen(event):
+        if event.kind == "epoch" and not killed:
+            killed.append(event.trial_id)
+            os.kill(records(long_sweep).of_trial(event.trial_id)[-1].content["pid"], signal.SIGKILL)
+
+    tally = on_ray(listen)
+    assert len(tally.finished) == 4
+    assert not tally.failed
+    ends = [(record.trial_id, record.attempt, record.state) for record in records(long_sweep).all()]
+    assert [end for end in ends if end[2] != FINISHED] == [(killed[0], 1, FAILED)]
+    assert (killed[0], 2, FINISHED) in ends
+    assert len(ends) == 5
+    failed = [row for row in ResultStore(long_sweep / RESULTS).read("attempts").to_pylist() if row["status"] == FAILED]
+    assert [(row["trial_id"], row["error_kind"]) for row in failed] == [(killed[0], WORKER_DIED)]
+    assert "the Ray worker that ran it died" in failed[0]["error"]
+    assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
+
+
+def test_ctrl_c_ends_in_seconds_and_the_same_command_goes_on(
+    long_sweep, long_run, start, wait_until, digits, ray_processes
+):
+    before = ray_processes()
+    running = start(*ON_RAY)
+    wait_until(lambda: under_way(long_sweep))
+    assert ray_processes() > before
+    running.signal(signal.SIGINT)
+    ended = running.end(timeout=30)
+    assert ended.code == 130, ended.err
+    assert "Traceback" not in ended.err
+    wait_until(lambda: ray_processes() <= before)
+    assert {record.state for record in records(long_sweep).all()} <= {INTERRUPTED, FINISHED}
+    assert [record for record in records(long_sweep).all() if record.state == INTERRUPTED]
+
+    again = start(*ON_RAY).end(timeout=120)
+    assert again.code == 0, again.err
+    assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
+    assert not list((long_sweep / RESULTS / "ray").glob("*.stop"))
+
+
+def test_a_driver_that_dies_is_resumed_by_the_same_command_with_an_extended_file(long_sweep, edit, start, wait_until):
+    edit(grid={"focal_gamma": [0], "epochs": [300]})  # Workers outlive their driver for a second or two.
+    running = start(*ON_RAY)
+    wait_until(lambda: under_way(long_sweep))
+    os.kill(running.process.pid, signal.SIGKILL)
+    assert running.end().code == -signal.SIGKILL
+    wait_until(lambda: not [record for record in records(long_sweep).all() if record.state == RUNNING])
+    died = {record.trial_id for record in records(long_sweep).all() if record.state == DIED}
+    assert died
+
+    edit(grid={"focal_gamma": [0, 2], "epochs": [300]})
+    again = start(*ON_RAY).end(timeout=120)
+    assert again.code == 0, again.err
+    assert "left no word" in again.out
+    assert len(ResultStore(long_sweep / RESULTS).finished()) == 4
+    ends = {(record.trial_id, record.attempt): record.state for record in records(long_sweep).all()}
+    assert all(ends[trial_id, 1] == FAILED and ends[trial_id, 2] == FINISHED for trial_id in died)
+
+
+def test_an_address_where_no_cluster_answers_is_one_line(place, command):
+    refused = command("sweep.yaml", "--backend", "ray", "--address", "127.0.0.1:1")
+    assert refused.code == 2
+    assert "--address: given '127.0.0.1:1', but no Ray cluster can be joined there" in refused.err
+    assert command("sweep.yaml", "--address", "auto").code == 2

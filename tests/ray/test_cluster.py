@@ -1,0 +1,65 @@
+"""Several nodes for real, as far as one machine can: each has its own raylet and workers, and dies on its own."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
+    ensure_token_if_auth_enabled,
+)
+from ray.cluster_utils import Cluster
+
+from orchestrator.attempts import FAILED, FINISHED, WORKER_DIED, AttemptFolder
+from orchestrator.results.store import ResultStore
+
+pytestmark = pytest.mark.ray
+SMALL = {"object_store_memory": 80_000_000, "memory": 4_000_000_000, "include_dashboard": False}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head that runs no trials and two nodes that run one each."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    enable_token_auth_by_default()  # What `ray.init` does on its own where it starts a Ray.
+    ensure_token_if_auth_enabled()
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    made = Cluster(initialize_head=True, head_node_args={**SMALL, "num_cpus": 0, "_system_config": quick})
+    nodes = [made.add_node(**SMALL, num_cpus=1) for _ in range(2)]
+    yield made, nodes
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_a_node_that_dies_costs_the_attempt_that_ran_there(cluster, long_sweep, long_run, on_ray, digits):
+    made, nodes = cluster
+    workers, lost = {}, []
+
+    def listen(event):
+        if event.kind != "epoch":
+            return
+        workers.setdefault(event.facts["worker"], event.trial_id)
+        if len(workers) == 2 and not lost and event.facts["epoch"] < 30:  # Both nodes are at work.
+            lost.append(nodes[0])
+            made.remove_node(nodes[0], allow_graceful=False)
+
+    tally = on_ray(listen, address=made.address)
+    assert lost
+    assert len(tally.finished) == 4
+    assert not tally.failed
+    rows = ResultStore(long_sweep / "results/small").read("attempts").to_pylist()
+    failed = [row for row in rows if row["status"] == FAILED]
+    assert [row["error_kind"] for row in failed] == [WORKER_DIED]
+    ends = {(r.trial_id, r.attempt): r.state for r in AttemptFolder(long_sweep / "results/small/attempts").all()}
+    assert sorted(ends.values()) == [FAILED, *[FINISHED] * 4]
+    assert digits(long_sweep / "results/small") == digits(long_run.folder / "results/small")
+
+
+def test_what_no_node_can_hold_is_refused_before_anything_runs(cluster, place, edit, command):
+    made, _ = cluster
+    edit(resources={"cpus": 3})
+    refused = command("sweep.yaml", "--backend", "ray", "--address", made.address)
+    assert refused.code == 2
+    assert "a trial asks for 3 CPUs, 4.0 GB, and no node of this Ray cluster has as much" in refused.err
+    assert "the most of each on one node: 1 CPUs" in refused.err
