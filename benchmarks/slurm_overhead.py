@@ -58,6 +58,8 @@ def ours(setup: Setup, trials: list[Trial], parallelism: int, together: int) -> 
     source = TrialSource(PlannedTrials(trials), NEEDS, retries=0)
     profile = SiteProfile(gres=None, parallelism=parallelism, trials_per_job=together)
     SlurmBackend(setup, profile).run(source, source.events)
+    for event in source.tally.failed.values():
+        raise SystemExit(f"a trial failed: {event.facts['error']}")
 
 
 def timed(name: str, place: Path, trials: int, run: Callable[[Setup, list[Trial]], None]) -> None:
