@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moleflow.config import TrialConfig, canonical_json, reach
-from moleflow.data.mvtec import Sample, TaskData, limit, limit_test, split
+from moleflow.data.mvtec import Sample, TaskData, choose
 from moleflow.environment import Environment
 from moleflow.features import FeatureCache, frozen_backbone
 
@@ -57,14 +57,13 @@ def feature_sets(
 
 
 def images_of(config: TrialConfig, data: TaskData) -> tuple[Sample, ...]:
-    """The images of a task that a trial looks at: for training, validation and test, as `moleflow.sequence` takes them.
+    """The images of a task that a trial looks at: for training, validation and test.
 
     Raises:
         InvalidInput: the split leaves nothing to train on.
     """
-    train, validation = split(data.train, config.data.validation_fraction, config.data.validation_seed)
-    train = limit(train, config.data.train_images, config.seed)
-    return train + validation + limit_test(data.test, config.data.test_images, 0)
+    chosen = choose(data, config.data, config.seed)
+    return chosen.train + chosen.validation + chosen.test
 
 
 def check_backbones(sets: Sequence[FeatureSet], environment: Environment) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from moleflow.checkpoints import Checkpoint, Progress
 from moleflow.claim import wait_for
 from moleflow.config import TrialConfig, digest
-from moleflow.data.mvtec import Sample, TaskData, limit, limit_test, split, vanished_masks
+from moleflow.data.mvtec import Sample, TaskData, choose, vanished_masks
 from moleflow.environment import Environment
 from moleflow.errors import InvalidInput
 from moleflow.evaluation import METRIC_NAMES, Evaluation, TaskScores
@@ -91,9 +91,8 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
     flags = config.flags()
     for task, data in enumerate(place.tasks):
         start = time.perf_counter()
-        train, validation = split(data.train, config.data.validation_fraction, config.data.validation_seed)
-        train = limit(train, config.data.train_images, config.seed)
-        test = limit_test(data.test, config.data.test_images, 0)
+        chosen = choose(data, config.data, config.seed)
+        train, validation, test = chosen.train, chosen.validation, chosen.test
         training = place.features.get(config, place.environment, train, observer.on_features)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from moleflow.claim import try_claim
+from moleflow.claim import hold
 from orchestrator.attempts import FAILED, RUNNING, STOPPED, WORKER_DIED, AttemptFolder, Record
 from orchestrator.event_log import epochs_told
 from orchestrator.results.schema import ATTEMPTS
@@ -44,9 +43,7 @@ def bury(
     """
     if not dead:
         return []
-    while (claim := try_claim(attempts.folder / "burying")) is None:
-        time.sleep(0.2)
-    with claim:  # Two drivers that bury the same attempt would give it two rows.
+    with hold(attempts.folder / "burying"):  # Two drivers that bury the same attempt would give it two rows.
         return _bury(attempts, store, [attempts.again(record) for record in dead], error, state, error_kind)
 
 

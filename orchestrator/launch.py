@@ -353,9 +353,9 @@ def slurm(setup: Setup, options: Options) -> SlurmBackend:
 
     """
     from orchestrator.backends.slurm import SlurmBackend
-    from orchestrator.profile import SiteProfile, load_profile
+    from orchestrator.profile import load_profile
 
-    return SlurmBackend(setup, load_profile(options.profile) if options.profile else SiteProfile())
+    return SlurmBackend(setup, load_profile(options.profile))
 
 
 def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:

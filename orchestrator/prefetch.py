@@ -66,10 +66,10 @@ def run(sweep: Sweep, options: launch.Options, console: Console) -> int:
     try:
         with _View(console) as view:
             if on_slurm:
-                from orchestrator.profile import SiteProfile, load_profile
+                from orchestrator.profile import load_profile
                 from orchestrator.slurm.prefetch import in_a_job
 
-                profile = load_profile(options.profile) if options.profile else SiteProfile()
+                profile = load_profile(options.profile)
                 made = in_a_job(setup, configs, sweep.resources, profile, console, view.show)
             else:
                 _warn_of_gpus(setup, sweep.resources, console)

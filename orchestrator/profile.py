@@ -119,13 +119,15 @@ class SiteProfile(BaseModel):
     )
 
 
-def load_profile(path: Path) -> SiteProfile:
-    """The profile in a YAML file.
+def load_profile(path: Path | None) -> SiteProfile:
+    """The profile in a YAML file; without one, that of a site without anything special.
 
     Raises:
         InvalidInput: no such file, not YAML, or an unknown or ill-typed key: what was given, what is allowed.
 
     """
+    if path is None:
+        return SiteProfile()
     try:
         return SiteProfile.model_validate(read_mapping(path))
     except ValidationError as error:

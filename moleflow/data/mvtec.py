@@ -21,15 +21,17 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from moleflow.config import digest
+from moleflow.config import Data, digest
 from moleflow.data.digests import DigestCache
 from moleflow.data.images import SUFFIXES, read_image, read_mask
 from moleflow.errors import InvalidInput, did_you_mean
 
 __all__ = [
+    "Chosen",
     "DigestCache",
     "Sample",
     "TaskData",
+    "choose",
     "class_names",
     "limit",
     "limit_test",
@@ -250,6 +252,25 @@ def limit_test(samples: Sequence[Sample], count: int | None, seed: int) -> tuple
     bad = [s for s in samples if s.label == 1]
     defective = min(len(bad), max(math.ceil(count / 2), count - len(good)))
     return limit(good, count - defective, seed) + limit(bad, defective, seed)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The images of a task that one trial looks at."""
+
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def choose(task: TaskData, settings: Data, seed: int) -> Chosen:
+    """What a trial of this seed takes of a task's images.
+
+    Raises:
+        InvalidInput: the split leaves nothing to train on.
+    """
+    train, validation = split(task.train, settings.validation_fraction, settings.validation_seed)
+    return Chosen(limit(train, settings.train_images, seed), validation, limit_test(task.test, settings.test_images, 0))
 
 
 def _drawn(samples: Sequence[Sample], count: int, seed: int) -> set[int]:

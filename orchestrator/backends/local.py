@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -19,10 +19,10 @@ from orchestrator.attempts import WORKER_DIED
 from orchestrator.events import ENDS, Event, Events
 from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
+from orchestrator.variables import thread_variables, variables_set
 from orchestrator.work import Setup, Source, WorkItem, run_loop
 
 STOP_SECONDS = 5.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class LocalBackend:
@@ -125,7 +125,7 @@ class _LocalEngine:
     def _start(self, number: int) -> _Seat:
         here, there = self._context.Pipe()
         setup = replace(self._setup, worker=f"{self._setup.worker}-{number}")
-        variables = dict.fromkeys(THREAD_VARIABLES, str(setup.threads))
+        variables = thread_variables(setup.threads)
         gpu = self._slots[number]
         if gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = gpu
@@ -136,7 +136,7 @@ class _LocalEngine:
         # instruction on.
         before = {heard: signal.signal(heard, signal.SIG_IGN) for heard in (signal.SIGINT, signal.SIGUSR2)}
         try:
-            with _environment(variables):
+            with variables_set(variables):
                 process.start()
         finally:
             for heard, handler in before.items():
@@ -171,24 +171,6 @@ class _LocalEngine:
             Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None})
             for trial_id in seat.open
         ]
-
-
-class _environment(contextlib.ContextDecorator):
-    """Set variables for the processes started inside, and put back what was there."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._variables}
-        os.environ.update(self._variables)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _serve(pipe: Connection, setup: Setup) -> None:

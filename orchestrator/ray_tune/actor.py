@@ -17,9 +17,9 @@ from ray.tune import Trainable
 
 from moleflow.source import code_digest
 from orchestrator import disk
-from orchestrator.backends.local import THREAD_VARIABLES
 from orchestrator.events import Event, Events
 from orchestrator.trial import Trial
+from orchestrator.variables import thread_variables
 from orchestrator.work import Setup
 
 LOOK_EVERY_S = 0.5
@@ -73,7 +73,7 @@ class TrialActor(Trainable):
     def setup(self, config: dict[str, Any], **given: Any) -> None:
         """Start the thread that runs trials. Called once a process, with the first trial's configuration."""
         setup: Setup = given["setup"]
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(setup.threads)))
+        os.environ.update(thread_variables(setup.threads))
         name = f"{setup.worker}-{str(ray.get_runtime_context().get_actor_id())[:8]}"
         self._mark = stop_mark(setup)
         self._runs = _RunsInThread(replace(setup, worker=name), given["make"], given["code"])

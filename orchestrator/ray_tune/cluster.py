@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import socket
 import tempfile
@@ -19,6 +18,7 @@ from moleflow.claim import is_stale, try_claim
 from moleflow.errors import InvalidInput
 from orchestrator.backends.local import available_cores, memory_gb, visible_gpus
 from orchestrator.sweep_file import Resources
+from orchestrator.variables import variables_set
 from orchestrator.work import Setup
 
 OBJECT_STORE_BYTES = 150_000_000
@@ -102,7 +102,7 @@ def connected(
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=short))
     claim = try_claim(folder / "owner")
     try:
-        with _environment(DRIVER_VARIABLES):
+        with variables_set(DRIVER_VARIABLES):
             shown_at = _join(address) if address else _start(folder, needs, setup, dashboard)
             if shown_at:
                 say(f"dashboard: http://{shown_at}")
@@ -154,20 +154,6 @@ def _join(address: str) -> str | None:
             f"--address: given '{address}', but no Ray cluster can be joined there ({why}); allowed: auto | HOST:PORT "
             "of a cluster that `ray start --head` began"
         ) from None
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _spelled(amounts: Mapping[str, float]) -> str:

@@ -123,13 +123,13 @@ def check_part(parts: Path, name: str, columns: Sequence[str]) -> pa.Table:
     content = _bytes(path)
     if not name.endswith(f"-{_own_digest(content)}"):
         raise DamagedPart(path, _CHANGED)
-    file = pq.ParquetFile(pa.BufferReader(content))
+    file = _parquet(content)
     digests = json.loads(file.schema_arrow.metadata[_RECEIPT])
     for table in TABLES:
         sibling = part_file(parts, table, name)
         if table != ATTEMPTS and hashlib.sha256(_bytes(sibling)).hexdigest() != digests[table]:
             raise DamagedPart(sibling, _CHANGED)
-    return file.read(columns=list(columns))
+    return read_columns(file, columns)
 
 
 def open_part_file(path: Path) -> pq.ParquetFile:
@@ -140,9 +140,21 @@ def open_part_file(path: Path) -> pq.ParquetFile:
 
     """
     try:
-        return pq.ParquetFile(pa.BufferReader(_bytes(path)))
+        return _parquet(_bytes(path))
     except pa.ArrowException as error:
         raise DamagedPart(path, _CHANGED) from error
+
+
+def read_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+    """Some columns of an open part file, read in this thread: parts are small."""
+    return file.read(columns=list(columns), use_threads=False)
+
+
+def _parquet(content: bytes) -> pq.ParquetFile:
+    # Arrow's own memory, not Python's: one of its threads that gives Python's back while the interpreter ends aborts the process.
+    sink = pa.BufferOutputStream()
+    sink.write(content)
+    return pq.ParquetFile(pa.BufferReader(sink.getvalue()), pre_buffer=False)
 
 
 def _bytes(path: Path) -> bytes:

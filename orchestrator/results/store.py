@@ -27,6 +27,7 @@ from orchestrator.results.parts import (
     open_part_file,
     part_file,
     put,
+    read_columns,
     serialise,
     temporary_folder,
     write_part,
@@ -237,7 +238,7 @@ def _piece(path: Path, wanted: pa.Schema, left_out: Sequence[_Entry]) -> pa.Tabl
             hint = "another version of moleflow-sweep wrote it; use that one, or a new folder"
             raise InvalidInput(f"{path}: has no column {field.name}: {hint}")
     try:
-        piece = file.read(columns=sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
+        piece = read_columns(file, sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
     except (OSError, pa.ArrowException) as error:  # Its bytes are in memory: no disk is at fault.
         raise DamagedPart(path, f"it changed after it was checked ({error})") from error
     for entry in left_out:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.profile import SiteProfile
 from orchestrator.sweep_file import Resources
+from orchestrator.variables import thread_variables
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -73,7 +74,6 @@ def executor(
     from submitit import SlurmExecutor
 
     made = SlurmExecutor(folder, python=" ".join(part for part in (profile.container, profile.python) if part) or None)
-    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     options: dict[str, Any] = {
         "job_name": name,
         "time": form.time_min,
@@ -84,7 +84,7 @@ def executor(
         "qos": profile.qos,
         "constraint": profile.constraint,
         "gres": profile.gres.format(gpus=form.gpus) if profile.gres and form.gpus else None,
-        "setup": [*(f"export {variable}={threads}" for variable in variables), *profile.setup],
+        "setup": [*(f"export {name}={value}" for name, value in thread_variables(threads).items()), *profile.setup],
         "signal_delay_s": min(profile.signal_s, 60 * form.time_min // 3),
         "array_parallelism": profile.parallelism or 1_000_000,
         "stderr_to_stdout": True,

@@ -13,6 +13,7 @@ from orchestrator.attempts import (
     INTERRUPTED,
     OUT_OF_MEMORY,
     RUNNING,
+    STOPPED,
     WORKER_DIED,
     AttemptFolder,
     Record,
@@ -94,14 +95,14 @@ def _as_slurm_says(trial_id: str, element: Element, state: State, output: Path) 
         return Event("cancelled", trial_id, {"error": f"{job} was cancelled", "error_kind": CANCELLED})
     if state.word in queue.INTERRUPTING:
         why = f"{job} was stopped ({state.word})"
-        return Event("interrupted", trial_id, {"error": why, "error_kind": "Stop"})
+        return Event("interrupted", trial_id, {"error": why, "error_kind": STOPPED})
     if state.word == queue.OUT_OF_MEMORY:
         mem = f"{element.submission.mem_gb:g}"
         why = f"{job} ran out of memory; raise resources.mem_gb (the job had {mem} GB)"
         return Event("failed", trial_id, {"error": why, "error_kind": OUT_OF_MEMORY})
     if state.word == "COMPLETED":
         why = f"{job} ended without running it"
-        return Event("interrupted", trial_id, {"error": why, "error_kind": "Stop"})
+        return Event("interrupted", trial_id, {"error": why, "error_kind": STOPPED})
     return _died(trial_id, element, state, output)
 
 

@@ -71,15 +71,14 @@ class JobFolder:
         """Where submitit keeps the script and the output of an array."""
         return self.folder / uid
 
-    def announce(self, sweep: str, elements: Sequence[Sequence[str]], time_min: int, mem_gb: float) -> Submission:
+    def announce(self, submission: Submission) -> Submission:
         """Record an array that is about to be submitted.
 
         Raises:
             OSError: the folder cannot be written.
 
         """
-        uid = uuid.uuid4().hex[:12]
-        return self._write(Submission(uid, sweep, tuple(tuple(ids) for ids in elements), time_min, mem_gb))
+        return self._write(submission)
 
     def confirm(self, submission: Submission, job_id: str) -> Submission:
         """Record the number that SLURM gave.
@@ -118,6 +117,11 @@ class JobFolder:
 
     def _path(self, uid: str) -> Path:
         return self.folder / f"{uid}.json"
+
+
+def new_submission(sweep: str, elements: Sequence[Sequence[str]], time_min: int, mem_gb: float) -> Submission:
+    """An array of elements of trial ids, under a name that no other has; nothing is on record yet."""
+    return Submission(uuid.uuid4().hex[:12], sweep, tuple(tuple(ids) for ids in elements), time_min, mem_gb)
 
 
 def named(element_id: str, uid: str) -> str:

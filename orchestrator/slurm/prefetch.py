@@ -27,13 +27,13 @@ from moleflow.environment import open_environment
 from moleflow.errors import InvalidInput, MoleflowError
 from moleflow.prefetch import check_backbones
 from moleflow.source import code_digest
-from orchestrator import disk
 from orchestrator.attempts import write_json
 from orchestrator.prefetch import Made, Reached, Show, features_of, make, sets_of
 from orchestrator.profile import SiteProfile
 from orchestrator.slurm.batch import Shape, executor
 from orchestrator.slurm.jobs import Element, Submission
 from orchestrator.slurm.queue import Queue, State, Unreachable, find_job
+from orchestrator.slurm.submitter import refusals
 from orchestrator.sweep_file import Resources
 from orchestrator.work import Setup
 
@@ -86,14 +86,9 @@ def in_a_job(
 
 def _submit(place: Path, setup: Setup, configs: Sequence[TrialConfig], needs: Resources, profile: SiteProfile) -> str:
     form = Shape(1, 1, needs.time_min, needs.cpus, needs.mem_gb, math.ceil(needs.gpus))
-    try:
+    with refusals(lambda: shutil.rmtree(place, ignore_errors=True)):
         submitter = executor(place, _name(place), form, profile, setup.threads)
         return str(submitter.submit(serve, place, setup, configs, code_digest()).job_id)
-    except Exception as error:  # submitit has kinds of its own, and those of whatever it calls.
-        shutil.rmtree(place, ignore_errors=True)
-        if isinstance(error, OSError) and disk.takes_no_more(error):
-            raise
-        raise MoleflowError(f"SLURM took no job: {' '.join(str(error).split())}") from error
 
 
 def _follow(place: Path, job: str, queue: Queue, needs: Resources, show: Show) -> dict[str, Any]:

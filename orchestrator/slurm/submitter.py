@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moleflow.claim import try_claim
+from moleflow.claim import hold
 from moleflow.errors import MoleflowError
 from moleflow.source import code_digest
 from orchestrator import disk
 from orchestrator.profile import SiteProfile
 from orchestrator.slurm.batch import Shape, executor, packed, script, shape
-from orchestrator.slurm.jobs import JobFolder, Submission, elements
+from orchestrator.slurm.jobs import JobFolder, Submission, elements, new_submission
 from orchestrator.slurm.queue import Queue, find_job, largest_array
 from orchestrator.sweep_file import Resources
 from orchestrator.work import Setup, WorkItem
@@ -23,11 +22,29 @@ if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
 WAIT_S = 1.0
-UNNAMED = Submission("UID", "", (), 0, 0.0)
 
 
 class Refused(MoleflowError):
     """SLURM took no job."""
+
+
+@contextmanager
+def refusals(take_back: Callable[[], None], hint: str = "") -> Iterator[None]:
+    """Turn whatever submitit raises into `Refused`, after `take_back`; a full disk stays one.
+
+    Args:
+        take_back: undoes what was prepared.
+        hint: what may help where SLURM names a limit.
+
+    """
+    try:
+        yield
+    except Exception as error:  # submitit has kinds of its own, and those of whatever it calls.
+        take_back()
+        if isinstance(error, OSError) and disk.takes_no_more(error):
+            raise
+        more = hint if "limit" in str(error).lower() else ""
+        raise Refused(f"SLURM took no job: {' '.join(str(error).split())}{more}") from error
 
 
 @dataclass(frozen=True)
@@ -82,8 +99,9 @@ class Submitter:
             Unreachable: see `arrays`.
 
         """
+        unnamed = Submission("UID", self.setup.sweep, (), 0, 0.0)
         arrays = self.arrays(items)
-        return [script(self._executor(UNNAMED, array.form), len(array.elements)) for array in arrays]
+        return [script(self._executor(unnamed, array.form), len(array.elements)) for array in arrays]
 
     def submit(self, items: Iterable[WorkItem], taken: Callable[[Submission], None]) -> list[Submission]:
         """Hand the arrays over; where only so many elements may run at once, one array comes after the other.
@@ -105,13 +123,9 @@ class Submitter:
             taken(made[-1])
         return made
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """While no other driver submits."""
-        while (claim := try_claim(self.jobs.folder / "submitting")) is None:
-            time.sleep(WAIT_S)
-        with claim:
-            yield
+        return hold(self.jobs.folder / "submitting", WAIT_S)
 
     def recover(self, queue: Queue) -> None:
         """Settle what drivers left that died between announcing an array and hearing SLURM's answer.
@@ -137,24 +151,19 @@ class Submitter:
 
         trials = [[trial for item in element for trial in item.trials] for element in array.elements]
         ids = [[trial.id for trial in element] for element in trials]
-        self._executor(UNNAMED, array.form, after)  # Refuses where there is no SLURM, before anything is written.
-        announced = self.jobs.announce(self.setup.sweep, ids, array.form.time_min, array.form.mem_gb)
+        new = new_submission(self.setup.sweep, ids, array.form.time_min, array.form.mem_gb)
+        made = self._executor(new, array.form, after)  # Refuses where there is no SLURM, before anything is written.
+        announced = self.jobs.announce(new)
         fixed = (self.setup, announced.uid), (array.form.beside, array.needs, code_digest())
         repeated = [[[value] * len(trials) for value in values] for values in fixed]
-        try:
-            jobs = self._executor(announced, array.form, after).map_array(serve, *repeated[0], trials, *repeated[1])
-        except Exception as error:  # submitit has kinds of its own, and those of whatever it calls.
-            self._take_back(announced)
-            if isinstance(error, OSError) and disk.takes_no_more(error):
-                raise
-            hint = "; fewer, larger jobs may be allowed: trials_per_job" if "limit" in str(error).lower() else ""
-            raise Refused(f"SLURM took no job: {' '.join(str(error).split())}{hint}") from error
+        with refusals(lambda: self._take_back(announced), "; fewer, larger jobs may be allowed: trials_per_job"):
+            jobs = made.map_array(serve, *repeated[0], trials, *repeated[1])
         return self.jobs.confirm(announced, jobs[0].job_id.partition("_")[0])
 
     def _executor(self, submission: Submission, form: Shape, after: str | None = None) -> SlurmExecutor:
-        name = replace(submission, sweep=self.setup.sweep).name
+        output, threads = self.jobs.output(submission.uid), self.setup.threads
         try:
-            return executor(self.jobs.output(submission.uid), name, form, self.profile, self.setup.threads, after)
+            return executor(output, submission.name, form, self.profile, threads, after)
         except RuntimeError as error:
             raise Refused(str(error)) from None
 
@@ -165,5 +174,5 @@ class Submitter:
             if number is not None:
                 Queue().cancel(list(elements([self.jobs.confirm(announced, number)])))
         except Exception:
-            return
+            return  # It stays on record as announced, and the next start settles it.
         self.jobs.withdraw(announced)

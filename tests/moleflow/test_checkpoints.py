@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -225,25 +224,19 @@ def test_usage_counts_its_bytes_and_clear_removes_it(tmp_path: Path) -> None:
 # ---- a disk that takes no more -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def no_file_larger_than(count: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("every", [0.0, 60.0])
-def test_a_full_disk_stops_neither_training_nor_the_exception(tmp_path: Path, every: float) -> None:
+def test_a_full_disk_stops_neither_training_nor_the_exception(
+    tmp_path: Path, every: float, no_file_larger_than: Callable[[int], AbstractContextManager[None]]
+) -> None:
     store = StageStore(tmp_path, checkpoint_every_s=every)
     with pytest.raises(KeyboardInterrupt), no_file_larger_than(100):
         train(store, 1, 2, error=KeyboardInterrupt)
     assert files(tmp_path) == []
 
 
-def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
+    tmp_path: Path, no_file_larger_than: Callable[[int], AbstractContextManager[None]]
+) -> None:
     store = StageStore(tmp_path, checkpoint_every_s=0)
     with Progress(store, HERE) as progress:
         progress.keep(checkpoint(1))

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,19 +236,11 @@ def test_a_stage_moved_under_another_key_is_not_taken_for_it(tmp_path: Path) -> 
     assert store.load(SECOND) is None
 
 
-@contextmanager
-def _no_file_larger_than(count: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_write_that_fails_keeps_its_error_number_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_write_that_fails_keeps_its_error_number_and_leaves_nothing_half_written(
+    tmp_path: Path, no_file_larger_than: Callable[[int], AbstractContextManager[None]]
+) -> None:
     saved(tmp_path, SECOND)
-    with _no_file_larger_than(60), pytest.raises(OSError, match="File too large") as caught:
+    with no_file_larger_than(60), pytest.raises(OSError, match="File too large") as caught:
         saved(tmp_path)
     assert caught.value.errno is not None
     assert list((tmp_path / FIRST.key[:2]).iterdir()) == []

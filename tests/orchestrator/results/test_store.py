@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
@@ -31,6 +32,15 @@ def test_what_is_written_is_read_with_the_explicit_schema(store, write, make_att
     assert store.read("metrics", ["task", "image_auroc"]).to_pylist() == [
         {"task": k, "image_auroc": 0.5 + k} for k in range(3)
     ]
+
+
+def test_a_part_is_read_from_memory_that_no_thread_gives_back_to_python(store, write, make_attempt):
+    write(make_attempt(rows=2000))
+    (path,) = [file for file in (store.parts / "metrics").iterdir() if "empty" not in file.name]
+    before = pa.total_allocated_bytes()
+    file = parts.open_part_file(path)
+    assert pa.total_allocated_bytes() - before >= path.stat().st_size
+    assert file.metadata.num_rows == 2000
 
 
 def test_a_new_store_is_empty_for_every_reader(store):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.slurm.jobs import elements, job_folder
+from orchestrator.slurm.jobs import elements, job_folder, new_submission
 
 TRIALS = [["0123456789ab", "0123456789ac"], ["0123456789ad"]]
 
 
 def test_an_announced_array_is_on_record_and_has_elements_once_slurm_has_taken_it(tmp_path: Path) -> None:
     jobs = job_folder(tmp_path)
-    announced = jobs.announce("small", TRIALS, time_min=20, mem_gb=4)
+    announced = jobs.announce(new_submission("small", TRIALS, time_min=20, mem_gb=4))
     assert jobs.all() == [announced]
     assert list(elements(jobs.all())) == []
     jobs.confirm(announced, "7")
@@ -26,13 +26,13 @@ def test_an_announced_array_is_on_record_and_has_elements_once_slurm_has_taken_i
 
 def test_one_element_alone_is_no_array_to_slurm(tmp_path: Path) -> None:
     jobs = job_folder(tmp_path)
-    jobs.confirm(jobs.announce("small", TRIALS[:1], 1, 1), "9")
+    jobs.confirm(jobs.announce(new_submission("small", TRIALS[:1], 1, 1)), "9")
     assert [element.id for element in elements(jobs.all())] == ["9"]
 
 
 def test_arrays_come_in_the_order_of_submission_and_a_withdrawn_one_is_gone(tmp_path: Path) -> None:
     jobs = job_folder(tmp_path)
-    made = [jobs.announce("small", TRIALS, n, 1) for n in (1, 2, 3)]
+    made = [jobs.announce(new_submission("small", TRIALS, n, 1)) for n in (1, 2, 3)]
     jobs.withdraw(made[1])
     assert [submission.time_min for submission in jobs.all()] == [1, 3]
 
