@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -47,7 +48,18 @@ class Data(Section):
     validation_fraction: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of the normal training images held out for validation"
     )
-    validation_seed: int = Field(0, ge=0, description="seed of that split")
+    validation_seed: int = Field(0, ge=0, description="seed of that split, and of the validation anomalies")
+    validation_anomalies: Literal["none", "synthetic", "real"] = Field(
+        "none",
+        description="beside the held-out normal images: nothing, one generated defect for each, or a share of the defective test images, "
+        "which the test then lacks",
+    )
+    validation_real_share: float = Field(
+        0.3, gt=0.0, lt=1.0, description="for validation_anomalies: real, the share of a class's defective test images"
+    )
+    evaluate: Literal["all", "validation", "test"] = Field(
+        "all", description="splits that are scored; validation: no test image is opened once the data folder is scanned"
+    )
     train_images: int | None = Field(
         None, ge=2, description="use at most this many training images a task (seeded draw); null = all"
     )
@@ -60,6 +72,21 @@ class Data(Section):
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError("tasks: every task may stand in the sequence once")
         return self
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Self:
+        given = {"evaluate": self.evaluate, "validation_anomalies": self.validation_anomalies}
+        for name, value in given.items():
+            if self.validation_fraction == 0.0 and value in ("validation", "synthetic", "real"):
+                without = "data.validation_fraction 0, which holds no image out"
+                raise ValueError(f"{name}: given {value} with {without}; set a share above 0, such as 0.2")
+        return self
+
+
+ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"data": {"evaluate": "all", "validation_anomalies": "none", "validation_real_share": 0.3}}
+)
+"""Knobs that came after the first results, by group, with the value that trials had before: at that value, they are no part of an id."""
 
 
 class Backbone(Section):
@@ -265,6 +292,10 @@ class TrialConfig(Section):
         flags = []
         if self.backbone.weights == "random":
             flags.append("the backbone's weights are random, as the configuration asks")
+        if self.data.validation_anomalies == "synthetic" and self.data.evaluate != "test":
+            flags.append(
+                "validation anomalies are synthetic: defects generated on held-out normal images, none is real"
+            )
         if self.adapter.dead_residual:
             dead = (
                 "the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient"
@@ -324,15 +355,25 @@ def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, A
     if phase == "features":
         return _features_reach(config, flat)
     if phase == "scoring":
-        keep = {
-            k: v
-            for k, v in flat.items()
-            if k.startswith(("scoring.", "router.")) or k in ("data.mask_size", "data.test_images")
-        }
+        keep = {k: v for k, v in flat.items() if k.startswith(("scoring.", "router.")) or k == "data.mask_size"}
+        keep |= _scored_images(config.data)
         for name in _UNUSED_BY_SCORE[config.scoring.image_score]:
             del keep[f"scoring.{name}"]
         return keep
     return _training_reach(config, flat, task_index)
+
+
+def _scored_images(data: Data) -> dict[str, Any]:
+    """The settings that say which images are scored; how many normal ones are held out is said by what trains."""
+    keep: dict[str, Any] = {"data.evaluate": data.evaluate if data.validation_fraction > 0 else "test"}
+    if data.evaluate != "validation":
+        keep["data.test_images"] = data.test_images
+    # Real anomalies are missing from the test even where validation is not scored.
+    if data.validation_anomalies == "real" or (data.validation_anomalies == "synthetic" and data.evaluate != "test"):
+        keep |= {f"data.{name}": getattr(data, name) for name in ("validation_anomalies", "validation_seed")}
+    if data.validation_anomalies == "real":
+        keep["data.validation_real_share"] = data.validation_real_share
+    return keep
 
 
 def _features_reach(config: TrialConfig, flat: dict[str, Any]) -> dict[str, Any]:

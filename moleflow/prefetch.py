@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from moleflow.config import TrialConfig, canonical_json, reach
-from moleflow.data.mvtec import Sample, TaskData, choose
+from moleflow.data.choice import choose
+from moleflow.data.mvtec import Sample, TaskData
 from moleflow.environment import Environment
 from moleflow.features import FeatureCache, frozen_backbone
 
@@ -35,15 +37,22 @@ def distinct(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
 
 
 def feature_sets(
-    configs: Iterable[TrialConfig], tasks: Mapping[str, TaskData], cache: FeatureCache, environment: Environment
+    configs: Iterable[TrialConfig],
+    tasks: Mapping[str, TaskData],
+    cache: FeatureCache,
+    environment: Environment,
+    synthetic: Path,
 ) -> list[FeatureSet]:
     """The feature settings of `configs` in the order in which they occur: configurations of one feature key are one setting.
 
     Args:
         tasks: by name, all that the configurations name.
+        synthetic: folder in which generated defects are kept; those that trials need are drawn here.
 
     Raises:
-        InvalidInput: the weights are not there, or a split leaves nothing to train on.
+        InvalidInput: the weights are not there, or a split leaves nothing to train or test on.
+        Damaged: an image that defects are drawn on changed since it was scanned.
+        OSError: the folder cannot be written.
     """
     first: dict[str, TrialConfig] = {}
     images: dict[str, dict[str, Sample]] = {}
@@ -52,17 +61,17 @@ def feature_sets(
         first.setdefault(key, config)
         wanted = images.setdefault(key, {})
         for name in config.data.tasks:
-            wanted.update((sample.digest, sample) for sample in images_of(config, tasks[name]))
+            wanted.update((sample.digest, sample) for sample in images_of(config, tasks[name], synthetic))
     return [FeatureSet(config, tuple(images[key].values())) for key, config in first.items()]
 
 
-def images_of(config: TrialConfig, data: TaskData) -> tuple[Sample, ...]:
-    """The images of a task that a trial looks at: for training, validation and test.
+def images_of(config: TrialConfig, data: TaskData, synthetic: Path) -> tuple[Sample, ...]:
+    """The images of a task that a trial looks at: for training, and in the splits that it scores.
 
     Raises:
-        InvalidInput: the split leaves nothing to train on.
+        InvalidInput, Damaged, OSError: as `choose`.
     """
-    chosen = choose(data, config.data, config.seed)
+    chosen = choose(data, config.data, config.seed, synthetic)
     return chosen.train + chosen.validation + chosen.test
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from moleflow.checkpoints import Checkpoint, Progress
 from moleflow.claim import wait_for
 from moleflow.config import TrialConfig, digest
-from moleflow.data.mvtec import Sample, TaskData, choose, vanished_masks
+from moleflow.data.choice import Chosen, choose
+from moleflow.data.mvtec import Sample, TaskData, vanished_masks
 from moleflow.environment import Environment
 from moleflow.errors import InvalidInput
 from moleflow.evaluation import METRIC_NAMES, Evaluation, TaskScores
@@ -51,7 +53,10 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A sequence that ended: per-image scores after its last task, digests, and facts about the model."""
+    """A sequence that ended: per-image scores after its last task, digests, and facts about the model.
+
+    `scores_digest` is over the test scores, or over those of validation where the test is not scored.
+    """
 
     scores: list[dict[str, Any]]
     stopped: bool
@@ -64,12 +69,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a sequence finds images, features and stages, and computes."""
+    """Where a sequence finds images, features and stages, and computes; generated defects are kept in the folder `synthetic`."""
 
     tasks: tuple[TaskData, ...]
     features: FeatureCache
     stages: StageStore
     environment: Environment
+    synthetic: Path
 
 
 def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> Outcome:
@@ -87,21 +93,20 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
     detector: Detector | None = None
     parent = ROOT
     digests: list[str] = []
-    lost: list[set[str]] = []
+    lost: dict[str, list[set[str]]] = {}
     flags = config.flags()
     for task, data in enumerate(place.tasks):
         start = time.perf_counter()
-        chosen = choose(data, config.data, config.seed)
-        train, validation, test = chosen.train, chosen.validation, chosen.test
+        chosen = choose(data, config.data, config.seed, place.synthetic)
+        train, splits = chosen.train, chosen.scored
         training = place.features.get(config, place.environment, train, observer.on_features)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
             detector = Detector(config, (training.shape[1], training.shape[2], training.shape[3]), randomness).to(
                 place.environment.device
             )
-            evaluations = {"test": Evaluation(config, detector)}
-            if config.data.validation_fraction > 0:
-                evaluations["validation"] = Evaluation(config, detector)
+            evaluations = {name: Evaluation(config, detector) for name in splits}
+            lost = {name: [] for name in splits}
         detector.add_task(task, randomness)
         stage_key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, place.environment)
 
@@ -123,11 +128,11 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         detector.requires_grad_(False).eval()
         digests.append(stage.state_digest)
         for name, evaluation in evaluations.items():
-            samples = test if name == "test" else validation
-            masks = name == "test" and data.has_masks
+            samples = splits[name]
+            masks = _has_masks(config, data, name)
             evaluation.add_task(training, samples, masks, _loader(place, config, samples, observer))
-        lost.append(set(vanished_masks(replace(data, test=test), config.data.mask_size)))
-        flags += _warnings(config, data, train, lost[task])
+            lost[name].append(set(vanished_masks(samples, config.data.mask_size)))
+        flags += _warnings(config, data, chosen, splits, set().union(*(of[task] for of in lost.values())))
         rows, scored = _evaluate(evaluations, place.tasks[: task + 1], lost, digest(digests))
         total = time.perf_counter() - start - obtained.seconds_waited
         report = TaskReport(
@@ -147,7 +152,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
                 scores=_score_rows(evaluations, place.tasks, scored),
                 stopped=not last,
                 state_digest=digest(digests),
-                scores_digest=digest([scored["test"][j].digest for j in range(task + 1)]),
+                scores_digest=digest([scored[next(iter(scored))][j].digest for j in range(task + 1)]),
                 parameters_per_task=[detector.count_parameters(t) for t in range(task + 1)],
                 lora_scaling=config.lora.effective_scaling,
                 flags=flags,
@@ -200,28 +205,43 @@ def _loader(
     return lambda: place.features.get(config, place.environment, samples, observer.on_features)
 
 
-def _warnings(config: TrialConfig, data: TaskData, train: tuple[Sample, ...], lost: set[str]) -> list[str]:
+def _has_masks(config: TrialConfig, data: TaskData, split: str) -> bool:
+    """Whether pixel metrics can be taken of a split: generated defects have masks, whatever the class has."""
+    of_validation = {"none": False, "synthetic": True, "real": data.has_masks}
+    return data.has_masks if split == "test" else of_validation[config.data.validation_anomalies]
+
+
+def _warnings(
+    config: TrialConfig, data: TaskData, chosen: Chosen, splits: dict[str, tuple[Sample, ...]], lost: set[str]
+) -> list[str]:
     found = []
+    anomalies = config.data.validation_anomalies
+    if chosen.withheld:
+        defective = sum(sample.label for sample in data.test)
+        found.append(
+            f"{data.name}: {chosen.withheld} of {defective} defective test images serve validation and are excluded from the test"
+        )
     if lost:
         names = ", ".join(sorted(lost)[:3])
         found.append(
             f"{data.name}: {len(lost)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}"
         )
-    labels = {sample.label for sample in data.test}
-    if len(labels) < 2:
-        missing = "defective" if 0 in labels else "normal"
-        found.append(f"{data.name}: no {missing} test images, so no AUROC")
-    if not data.has_masks:
+    for name, samples in splits.items():
+        labels = {sample.label for sample in samples}
+        if len(labels) < 2 and (name == "test" or anomalies != "none"):
+            missing = "defective" if 0 in labels else "normal"
+            found.append(f"{data.name}: no {missing} {name} images, so no AUROC")
+    if not data.has_masks and ("test" in splits or anomalies == "real"):
         found.append(f"{data.name}: no masks, so no pixel metrics")
-    if len(train) < config.training.batch_size:
+    if len(chosen.train) < config.training.batch_size:
         found.append(
-            f"{data.name}: {len(train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all"
+            f"{data.name}: {len(chosen.train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all"
         )
     return found
 
 
 def _evaluate(
-    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], lost: list[set[str]], states: str
+    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], lost: dict[str, list[set[str]]], states: str
 ) -> tuple[list[dict[str, Any]], dict[str, dict[int, TaskScores]]]:
     """The R[i, j] rows after the last of `tasks`, and the scores behind them by split and task."""
     after = len(tasks) - 1
@@ -241,7 +261,7 @@ def _evaluate(
                     "task_name": data.name,
                     "n_images": len(samples),
                     "n_anomalous": sum(s.label for s in samples),
-                    "n_masks": sum(s.mask is not None and s.name not in lost[j] for s in samples),
+                    "n_masks": sum(s.mask is not None and s.name not in lost[name][j] for s in samples),
                     "routing_accuracy": found.routing_accuracy,
                     "normal_latent_norm": found.normal_latent_norm,
                     "state_digest": states,

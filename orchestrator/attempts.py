@@ -17,6 +17,7 @@ from typing import Any
 from moleflow.claim import Claim, create, is_stale, owner
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED, DIED = "running", "finished", "failed", "interrupted", "pruned", "died"
+ENDED = (FINISHED, FAILED, PRUNED)  # for good, as far as whoever ran it is concerned
 WORKER_DIED, CANCELLED, STOPPED = "WorkerDied", "Cancelled", "Stop"
 NO_PROGRESS, OUT_OF_MEMORY = "NoProgress", "OutOfMemory"
 _NAME = re.compile(r"^([0-9a-f]{12})-(\d+)\.json$")

@@ -140,8 +140,7 @@ def cancel(
 
       moleflow-sweep cancel results/NAME 3f2a 90bc       two trials
     """
-    from orchestrator import folder
-    from orchestrator.cancellation import Cancellations
+    from orchestrator import folder, marks
     from orchestrator.status import StatusReader
 
     sweep, jobs = folder.read(place), _jobs(place)
@@ -151,7 +150,7 @@ def cancel(
     if not open_ids:
         print(f"nothing to cancel: {found.counts['finished']} of {len(found.trials)} trials have finished")
         return
-    Cancellations(place).add(open_ids if chosen else None)
+    marks.cancelled(place).add(open_ids if chosen else None)
     withdrawn = jobs.cancel([trial.trial_id for trial in found.trials if trial.state == "queued"])
     print(f"cancelled: {len(open_ids)} of {len(sweep.trial_ids)} trials")
     for state, count in found.counts.items():

@@ -10,8 +10,9 @@ Kind = Literal[
     "started",  # an attempt began: attempt
     "features",  # backbone forwards: done, total
     "epoch",  # task, tasks, task_name, epoch, epochs, loss
-    "task",  # a task ended: task, tasks, task_name, image_auroc
-    "finished",  # its part is renamed: seconds, image_auroc
+    "task",  # a task ended: task, tasks, task_name, image_auroc, validation: {metric: value} of its validation split, or None
+    "finished",  # its part is renamed: seconds, image_auroc, validation: {metric: mean over classes}, or None
+    "pruned",  # stopped early for good: seconds
     "failed",  # error, error_kind, traceback
     "interrupted",  # stopped from outside; costs no retry: epochs, finished in this attempt
     "cancelled",  # somebody took the trial back; it waits for the next run of the command
@@ -32,5 +33,7 @@ class Event:
 
 
 Events = Callable[[Event], None]
-ENDS = frozenset({"finished", "failed", "interrupted", "cancelled", "withdrawn", "held", "elsewhere", "fatal"})
+ENDS = frozenset(
+    {"finished", "pruned", "failed", "interrupted", "cancelled", "withdrawn", "held", "elsewhere", "fatal"}
+)
 PROGRESS = frozenset({"features", "epoch"})

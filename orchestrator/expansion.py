@@ -136,7 +136,7 @@ def trials(sweep: Sweep, inputs: Inputs | Callable[[TrialConfig], Inputs], *, ye
 
 def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
     """What becomes of each combination: a variant, "excluded", or "collapsed"."""
-    resolver = _Resolver(sweep)
+    resolver = Resolver(sweep)
     seen: set[tuple[int | str, ...]] = set()
     for rows in itertools.product(*sweep.parts):
         factors = {path: value for row in rows for path, value in row.items()}
@@ -174,7 +174,7 @@ class _Ground:
 
 
 @dataclass(frozen=True)
-class _Resolver:
+class Resolver:
     """Configurations of one sweep's variants.
 
     Equal to `moleflow.knobs.resolve` of the layers and the factors, but a group of knobs is checked once for all

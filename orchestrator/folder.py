@@ -18,7 +18,8 @@ FILE = "sweep.json"
 class SweepFolder:
     """What sweep.json says: the latest plan of the sweep that owns the folder.
 
-    `labels` are readable names by trial id, `command` is what was typed after the program's name, and where.
+    `labels` are readable names by trial id, `command` is what was typed after the program's name, and where. Of a search only
+    the trials `tabled` are compared in tables.
     """
 
     name: str
@@ -29,6 +30,12 @@ class SweepFolder:
     labels: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     typed_in: str = "."
+    tabled: tuple[str, ...] | None = None
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The trials that tables compare: all, or those that a search has chosen."""
+        return self.trial_ids if self.tabled is None else self.tabled
 
 
 def check_owner(folder: Path, name: str) -> None:
@@ -66,6 +73,7 @@ def write(folder: Path, sweep: SweepFolder, spec: dict[str, Any]) -> None:
         "spec": spec,
         "command": list(sweep.command),
         "typed_in": sweep.typed_in,
+        **({} if sweep.tabled is None else {"tabled": list(sweep.tabled)}),
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / FILE, content)
@@ -90,6 +98,7 @@ def read(folder: Path) -> SweepFolder:
             content.get("labels", {}),
             tuple(content.get("command", ())),
             content.get("typed_in", "."),
+            None if content.get("tabled") is None else tuple(content["tabled"]),
         )
     except FileNotFoundError:
         raise InvalidInput(

@@ -105,11 +105,11 @@ def lay(keys: SweepFile, source: str, folder: Path, base_option: str | None, dat
     elif not embedded and data_root is None:
         name += "-embedded"
 
-    full = _seeds(keys.seeds, f"{source}: seeds")
+    full = seeds_of(keys.seeds, f"{source}: seeds")
     seeds = full
     if embedded and data_root is None:
         if keys.without_data.seeds is not None:
-            seeds = _seeds(keys.without_data.seeds, f"{source}: without_data.seeds")
+            seeds = seeds_of(keys.without_data.seeds, f"{source}: without_data.seeds")
         elif replaced:
             seeds = full[:2]
     return Ground(name, base, seeds, data_root, _note(own, base, replaced, data_root, len(full), len(seeds)))
@@ -125,7 +125,13 @@ def _own_base(keys: SweepFile, source: str, folder: Path) -> Base:
     return Base(parent, own, f"{source}: base", folder)
 
 
-def _seeds(given: int | list[int], source: str) -> tuple[int, ...]:
+def seeds_of(given: int | list[int], source: str) -> tuple[int, ...]:
+    """The seeds that are meant by a list, or by how many.
+
+    Raises:
+        InvalidInput: one is given twice.
+
+    """
     seeds = tuple(range(given)) if isinstance(given, int) else tuple(given)
     if len(set(seeds)) < len(seeds):
         twice = next(seed for seed in seeds if seeds.count(seed) > 1)

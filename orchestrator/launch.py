@@ -17,16 +17,15 @@ from rich.console import Console
 from moleflow.claim import hold
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.source import code_digest
-from orchestrator import burial, disk, expansion, folder, listing, provenance, reporting, terminal
+from orchestrator import burial, disk, expansion, folder, listing, marks, provenance, reporting, terminal
 from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Record
-from orchestrator.cancellation import Cancellations
 from orchestrator.events import Event, Events
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.live import LiveView
 from orchestrator.planning import Plan, make_plan
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
-from orchestrator.search import PlannedTrials
+from orchestrator.search import PlannedTrials, Search
 from orchestrator.spec import Sweep
 from orchestrator.trial import Trial
 from orchestrator.work import Backend, Setup
@@ -52,6 +51,7 @@ class Options:
     workers: int | None = None
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    storage: str | None = None
     yes: bool = False
     rerun_stale: bool = False
     quiet: bool = False
@@ -59,13 +59,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked sweep with its images, its folder and its plan; nothing has been written there yet."""
+    """A checked sweep with its images, its folder and its plan; nothing has been written there yet.
+
+    `sample` stands for all trials that there may be: the plan's own, or some of a search's space. `tabled` are the
+    ids of those that tables compare, where that is not all.
+    """
 
     sweep: Sweep
     inputs: SweepInputs
     folder: Path
     cache: Path
     plan: Plan
+    sample: Sequence[Trial]
+    tabled: tuple[str, ...] | None = None
 
     @property
     def trials(self) -> list[Trial]:
@@ -94,10 +100,17 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
     cache = options.cache or default_cache()
     with _writable(cache, "--cache or MOLEFLOW_CACHE"):
         inputs = look_up(sweep.data_root, cache, (variant.config for variant in expanded.variants))
-    trials = expansion.trials(sweep, inputs.of, yes=options.yes)
-    stored = ResultStore(place).finished() if (place / "parts").is_dir() else {}
-    plan = make_plan(trials, stored, code_digest(), options.rerun_stale)
-    return Prepared(sweep, inputs, place, cache, plan)
+    trials = sample = expansion.trials(sweep, inputs.of, yes=options.yes)
+    if sweep.search is not None:
+        from orchestrator.study.found import found_trials
+
+        trials = found_trials(sweep, inputs.of, place, options.storage)
+    finished, pruned = {}, frozenset[str]()
+    if (place / "parts").is_dir():
+        store = ResultStore(place)
+        finished, pruned = store.finished(), store.pruned() if sweep.stops_early else pruned
+    plan = make_plan(trials, finished, code_digest(), options.rerun_stale, pruned)
+    return Prepared(sweep, inputs, place, cache, plan, sample)
 
 
 def run(prepared: Prepared, options: Options, console: Console) -> int:
@@ -108,19 +121,45 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         OSError: the disk is full before the first trial.
 
     """
-    sweep, store, todo = prepared.sweep, ResultStore(prepared.folder), prepared.plan.of("to run")
-    records, cancellations = AttemptFolder(prepared.folder / "attempts"), Cancellations(prepared.folder)
+    if prepared.sweep.search is not None:
+        from orchestrator.study.run import run as search
+
+        return search(prepared, options, console)
+    todo = prepared.plan.of("to run")
+    open_folder(prepared, options, console)
+    if options.detach:
+        return _submit_and_leave(prepared, options, source(prepared, PlannedTrials(todo)), console)
+    work = source(prepared, PlannedTrials(todo))
+    interrupted = drive(prepared, options, work, prepared.labels, len(todo), console)
+    code = summary(work.tally, prepared.labels, len(todo), interrupted, console)
+    try:
+        report_after(prepared, code, console)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
+    """Make the folder the sweep's, clean up after the dead, and say what was found.
+
+    Raises:
+        InvalidInput: it cannot be written.
+        OSError: the disk is full.
+
+    """
+    store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
     with _writable(prepared.folder, "--out"):
-        _claim_folder(prepared)
+        claim_folder(prepared)
         with hold(prepared.folder / ".starting"):  # Two drivers would take each other's files for a dead writer's.
             store.create()
-            cancellations.clear()
+            marks.cancelled(prepared.folder).clear()
+            marks.pruned(prepared.folder).clear()
             dead = burial.bury(records, store, _dead(records, options), burial.UNSEEN)
             # Where nobody else is at work, whatever lies around half-written is a dead writer's.
             alone = not any(record.state == RUNNING for record in records.all())
             recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
     if not options.quiet:
-        console.print("\n".join(listing.header(sweep, prepared.plan, prepared.inputs.dataset)))
+        console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)))
     for damage in recovered.set_aside:
         console.print(
             f"damaged:  {damage.path}: {damage.reason}; moved to {prepared.folder / 'damaged'}, its trials run again"
@@ -128,24 +167,40 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     for record in dead:
         label = prepared.labels.get(record.trial_id, record.trial_id)
         console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
-    source = TrialSource(PlannedTrials(todo), sweep.resources, sweep.retries, cancelled=cancellations.holds)
-    if options.detach:
-        return _submit_and_leave(prepared, options, source, console)
-    interrupted = False
-    if todo:
-        view = LiveView(console, prepared.labels, len(todo), source.tally, options.quiet)
-        heard = (_burials(records, store), source.events, view.show, _compaction(store))
-        with view:
-            try:
-                _backend(setup(prepared, options), sweep, options).run(source, _each_of(heard))
-            except KeyboardInterrupt:
-                interrupted = True
-    code = _summary(source.tally, prepared.labels, len(todo), interrupted, console)
-    try:
-        _report_after(prepared, code, console)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return code
+
+
+def source(prepared: Prepared, search: Search) -> TrialSource:
+    """What a backend pulls from: the trials of a search, with the sweep's retries and whatever marks lie in its folder."""
+    pruned = marks.pruned(prepared.folder)
+    return TrialSource(
+        search,
+        prepared.sweep.resources,
+        prepared.sweep.retries,
+        cancelled=marks.cancelled(prepared.folder).holds,
+        prune=lambda trial_id: pruned.add([trial_id]),
+    )
+
+
+def drive(
+    prepared: Prepared, options: Options, work: TrialSource, labels: Mapping[str, str], total: int, console: Console
+) -> bool:
+    """Run what a source has on the backend of the options, and show it; whether somebody interrupted it.
+
+    Raises:
+        InvalidInput: the backend cannot do what it is asked for.
+
+    """
+    if not total:
+        return False
+    store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
+    view = LiveView(console, labels, total, work.tally, options.quiet)
+    heard = (_burials(records, store), work.events, view.show, _compaction(store))
+    with view:
+        try:
+            _backend(setup(prepared, options), prepared.sweep, options).run(work, _each_of(heard))
+        except KeyboardInterrupt:
+            return True
+    return False
 
 
 def _submit_and_leave(prepared: Prepared, options: Options, source: TrialSource, console: Console) -> int:
@@ -185,7 +240,8 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     """
     from orchestrator.rehearsal import cut_short, distinct, rehearse
 
-    trials, labels = distinct(prepared.trials), prepared.labels
+    trials = distinct(prepared.sample)
+    labels = {trial.id: trial.label for trial in prepared.sample}
     if not options.quiet:
         console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)))
     console.print(
@@ -281,7 +337,8 @@ def _compaction(store: ResultStore) -> Events:
     return listen
 
 
-def _claim_folder(prepared: Prepared) -> None:
+def claim_folder(prepared: Prepared) -> None:
+    """Write the latest plan into the folder."""
     folder.write(prepared.folder, _planned(prepared), prepared.sweep.spec())
 
 
@@ -299,6 +356,7 @@ def _planned(prepared: Prepared) -> folder.SweepFolder:
         prepared.labels,
         tuple(sys.argv[1:]),
         str(Path.cwd()),
+        prepared.tabled,
     )
 
 
@@ -358,7 +416,7 @@ def slurm(setup: Setup, options: Options) -> SlurmBackend:
     return SlurmBackend(setup, load_profile(options.profile))
 
 
-def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
+def summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
     """Say what did not go well and how to go on; the exit code."""
     for trial_id, event in tally.failed.items():
         console.print(f"failed: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
@@ -368,7 +426,9 @@ def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: b
         console.print(f"cancelled: {labels[trial_id]}  ({trial_id})")
     if tally.stopped_by:
         console.print(f"stopped: {tally.stopped_by}")
-    done = len(tally.finished) + len(tally.elsewhere)
+    if tally.pruned:
+        console.print(f"stopped early: {len(tally.pruned)} trials")
+    done = len(tally.finished) + len(tally.elsewhere) + len(tally.pruned)
     if done == total:
         return 0
     again = shlex.join(["moleflow-sweep", *sys.argv[1:]])
@@ -376,7 +436,7 @@ def _summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: b
     return INTERRUPTED if interrupted else FAILED
 
 
-def _report_after(prepared: Prepared, code: int, console: Console) -> None:
+def report_after(prepared: Prepared, code: int, console: Console) -> None:
     """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason."""
     try:
         ResultStore(prepared.folder).compact()  # Looks at every part anew: one may have been damaged since the start.

@@ -25,6 +25,8 @@ def header(sweep: Sweep, plan: Plan, dataset: Dataset) -> list[str]:
     if sweep.note:
         lines.append(f"note:     {sweep.note}")
     counts = [f"{len(plan.of('done'))} done", f"{len(plan.of('to run'))} to run"]
+    if plan.of("pruned"):
+        counts.append(f"{len(plan.of('pruned'))} stopped early")
     if plan.of("stale"):
         counts.append(f"{len(plan.of('stale'))} stale (made by other code; --rerun-stale runs them again)")
     return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]

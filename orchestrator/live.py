@@ -117,8 +117,8 @@ class LiveView:
         elif event.kind == "failed":
             again = "" if event.trial_id in self._tally.over else "; it will be tried again"
             self._say("failed", label, f"{facts.get('error')}{again}", style="red")
-        elif event.kind == "cancelled":
-            self._say("cancelled", label, "")
+        elif event.kind in ("cancelled", "pruned"):
+            self._say(event.kind, label, "")
         elif event.kind in ("finished", "elsewhere", "interrupted"):
             auroc, seconds = facts.get("image_auroc"), facts.get("seconds")
             found = [f"image AUROC {auroc:.4f}"] if auroc is not None else []

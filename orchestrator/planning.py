@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from moleflow.config import flatten
 from orchestrator.trial import Trial
 
-State = Literal["done", "stale", "to run"]
+State = Literal["done", "pruned", "stale", "to run"]
 
 
 class Stored(Protocol):
@@ -39,16 +39,23 @@ class Plan:
         return tuple(planned.trial for planned in self.trials if planned.state == state)
 
 
-def make_plan(trials: Sequence[Trial], finished: Mapping[str, Stored], code: str, rerun_stale: bool = False) -> Plan:
+def make_plan(
+    trials: Sequence[Trial],
+    finished: Mapping[str, Stored],
+    code: str,
+    rerun_stale: bool = False,
+    pruned: Collection[str] = (),
+) -> Plan:
     """What to run.
 
-    A finished trial is never run again, unless other code made its result (it is stale) and the user asks for that.
+    A finished trial is never run again, unless other code made its result (it is stale) and the user asks for that; nor is one that
+    was `pruned`, stopped early for good.
     """
 
     def state(trial: Trial) -> State:
         known = finished.get(trial.id)
         if known is None:
-            return "to run"
+            return "pruned" if trial.id in pruned else "to run"
         if known.code_digest == code:
             return "done"
         return "to run" if rerun_stale else "stale"

@@ -110,7 +110,7 @@ def sets_of(
     """
     names = list(dict.fromkeys(name for config in configs for name in config.data.tasks))
     found = scan(setup.data_root, names, DigestCache(setup.cache / "digests.json"))
-    return feature_sets(configs, {data.name: data for data in found}, cache, environment)
+    return feature_sets(configs, {data.name: data for data in found}, cache, environment, setup.cache / "synthetic")
 
 
 def _warn_of_gpus(setup: Setup, needs: Resources, console: Console) -> None:

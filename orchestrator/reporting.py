@@ -35,7 +35,7 @@ def report(
     options = ["--all"] * show_all + ["--with-published"] * with_published
     recipe = Recipe(
         title=sweep.title,
-        selection=None if show_all else sweep.trial_ids,
+        selection=None if show_all else sweep.compared,
         baseline=sweep.baseline,
         split="test",
         command=" ".join(["moleflow-sweep report FOLDER", *options]),

@@ -30,6 +30,7 @@ class Tally:
         failed: trials whose last attempt failed, with its end.
         interrupted: trials that somebody stopped from outside again and again; they are left to the next run.
         cancelled: trials that somebody took back; they are left to the next run too.
+        pruned: trials that were stopped early, for good.
         over: trials that this run has done with.
         stopped_by: why it hands out no more.
 
@@ -40,6 +41,7 @@ class Tally:
     failed: dict[str, Event] = field(default_factory=dict)
     interrupted: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    pruned: list[str] = field(default_factory=list)
     over: set[str] = field(default_factory=set)
     stopped_by: str | None = None
 
@@ -53,6 +55,7 @@ class TrialSource:
         retries: further attempts that a failed trial gets.
         most_identical: after so many identical failures in a row it hands out no more.
         cancelled: whether somebody took a trial back.
+        prune: stops a running trial early, wherever it runs.
         waits_for_others: whether to ask again for a trial that another process is at, or to leave it to that.
         clock: seconds, from anywhere.
 
@@ -65,12 +68,14 @@ class TrialSource:
         retries: int,
         most_identical: float = IDENTICAL_FAILURES,
         cancelled: Callable[[str], bool] = lambda _: False,
+        prune: Callable[[str], None] = lambda _: None,
         waits_for_others: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = Tally()
         self._search, self._resources, self._retries, self._clock = search, resources, retries, clock
-        self._most_identical, self._cancelled, self._waits = most_identical, cancelled, waits_for_others
+        self._most_identical, self._cancelled, self._prune = most_identical, cancelled, prune
+        self._waits = waits_for_others
         self._running: dict[str, Trial] = {}
         self._again: list[tuple[float, Trial]] = []
         self._failures: dict[str, int] = {}
@@ -96,6 +101,10 @@ class TrialSource:
         if event.kind == "fatal":
             self.tally.stopped_by = str(event.facts["error"])
             self._at_once = True
+        running = self._running.get(event.trial_id)
+        if event.kind == "task" and running is not None:
+            for trial_id in self._search.heard(running, event):
+                self._prune(trial_id)
         if event.kind not in ENDS or event.trial_id not in self._running:
             return
         trial = self._running.pop(event.trial_id)

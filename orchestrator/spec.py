@@ -14,10 +14,12 @@ from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.knobs import Layer, flatten_layer, knob, version_layer
 from orchestrator import axes, ground, sweep_file
 from orchestrator.axes import Condition, Draws, Part, checked
-from orchestrator.sweep_file import Resources, SweepFile
+from orchestrator.sweep_file import COSTS, SELECTION, EarlyStopping, Resources, Search, SweepFile
 from orchestrator.trial import spell
 
 DATA_VARIABLE = "MOLEFLOW_DATA"
+SELECTED_ON = {"data.validation_fraction": 0.2, "data.validation_anomalies": "synthetic"}
+SAMPLE = 16
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Sweep:
         baseline: knobs of the variant that changes are relative to; empty = none.
         data_root: folder of the images; None = the embedded, generated ones.
         note: what a reader of any of its tables has to know first; may be empty.
+        search: how Optuna looks for the best, where it does; `parts` are then a sample of its space.
+        final_seeds: seeds with which what a search chose is tested.
+        early_stopping: how Ray Tune stops bad trials, where it does.
 
     """
 
@@ -54,6 +59,14 @@ class Sweep:
     retries: int
     data_root: Path | None
     note: str
+    search: Search | None = None
+    final_seeds: tuple[int, ...] = ()
+    early_stopping: EarlyStopping | None = None
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether trials may be stopped early, for good."""
+        return self.early_stopping is not None or (self.search is not None and self.search.pruner != "none")
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -79,6 +92,10 @@ class Sweep:
             "seeds": list(self.seeds),
             "resources": self.resources.model_dump(),
             "retries": self.retries,
+        } | {
+            key: asked.model_dump()
+            for key, asked in (("search", self.search), ("early_stopping", self.early_stopping))
+            if asked is not None
         }
 
     def digest(self) -> str:
@@ -150,6 +167,7 @@ def make_sweep(
         raise InvalidInput(f"{source}: version: is missing; give a version's name, or make it an axis")
     root = _data_root(keys, folder, data_root, environment or {})
     chosen = ground.lay(keys, source, folder, base, root)
+    under = _of_search(keys, source)
 
     versions = dict.fromkeys([] if version is None else [version])
     if "version" in owners:
@@ -164,7 +182,9 @@ def make_sweep(
         source=source,
         base=chosen.base.label,
         version=version,
-        layers={v: (version_layer(v, source), *chosen.base.layers(v), Layer("--set", overrides)) for v in versions},
+        layers={
+            v: (version_layer(v, source), *under, *chosen.base.layers(v), Layer("--set", overrides)) for v in versions
+        },
         parts=tuple(parts),
         when=_ordered(when, f"{source}: when"),
         exclude=tuple(_exclusion(entry, owners, f"{source}: exclude") for entry in keys.exclude),
@@ -174,7 +194,42 @@ def make_sweep(
         retries=keys.retries,
         data_root=root,
         note=chosen.note,
+        search=keys.search,
+        final_seeds=_final_seeds(keys, chosen.seeds, source),
+        early_stopping=keys.early_stopping,
     )
+
+
+def _of_search(keys: SweepFile, source: str) -> list[Layer]:
+    """What lies under a search's base: images to select on, none of them a test image."""
+    if keys.search is None:
+        return []
+    asked = keys.search
+    if keys.version is None:
+        raise InvalidInput(
+            f"{source}: version: is missing; a search starts from one, also where version is in its space"
+        )
+    for key, names in (("objectives", asked.objectives), ("constraints", asked.constraints)):
+        unknown = [name for name in names if name not in (*SELECTION, *COSTS)]
+        if unknown:
+            allowed = ", ".join((*SELECTION, *COSTS))
+            hint = did_you_mean(unknown[0], (*SELECTION, *COSTS))
+            raise InvalidInput(f"{source}: search.{key}: unknown metric '{unknown[0]}'; allowed: {allowed}.{hint}")
+    if asked.pruner != "none" and (len(asked.objectives) > 1 or not set(asked.objectives) <= set(SELECTION)):
+        raise InvalidInput(
+            f"{source}: search.pruner: '{asked.pruner}' needs one objective, a metric of the images; "
+            f"given: {', '.join(asked.objectives)}"
+        )
+    if keys.early_stopping is not None:
+        raise InvalidInput(f"{source}: early_stopping: a search stops trials by search.pruner; keep one of them")
+    return [Layer(f"{source}: search", dict(SELECTED_ON))]
+
+
+def _final_seeds(keys: SweepFile, seeds: tuple[int, ...], source: str) -> tuple[int, ...]:
+    """Where fewer seeds than the file's take their place, they do for the finalists too."""
+    if keys.search is None or keys.search.final_seeds is None or seeds != ground.seeds_of(keys.seeds, source):
+        return seeds
+    return ground.seeds_of(keys.search.final_seeds, f"{source}: search.final_seeds")
 
 
 def _data_root(keys: SweepFile, folder: Path, given: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -194,6 +249,12 @@ def _parts(keys: SweepFile, source: str) -> list[Part]:
     if keys.random is not None:
         drawn = keys.random
         found["random"] = axes.drawn(drawn.count, drawn.seed, drawn.knobs, f"{source}: random.knobs")
+    if keys.search is not None:
+        given = [key for key, parts in found.items() if parts]
+        if given:
+            raise InvalidInput(f"{source}: search: takes the place of axes, but there is {given[0]}; keep one of them")
+        asked = keys.search
+        found["search"] = axes.drawn(SAMPLE, asked.seed, asked.space, f"{source}: search.space")
     owner: dict[str, str] = {}
     for key, parts in found.items():
         for path in (path for part in parts for path in part.knobs):

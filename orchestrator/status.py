@@ -20,9 +20,9 @@ from typing import Any
 from orchestrator import attempts, folder
 from orchestrator.attempts import Record
 from orchestrator.burial import UNSEEN
-from orchestrator.cancellation import ALL, Cancellations
 from orchestrator.event_log import event_logs
 from orchestrator.events import PROGRESS, Event
+from orchestrator.marks import ALL, cancelled
 from orchestrator.results.parts import Damage
 from orchestrator.results.store import Finished, ResultStore
 from orchestrator.trial_state import GOING, STATES, Jobs, Latest, NoJobs, State, judge
@@ -114,7 +114,7 @@ class StatusReader:
         seen = {trial_id: _latest(found) for trial_id, found in records.items()}
         if any(latest.state in (attempts.FINISHED, attempts.DIED) for latest in seen.values()):
             finished = self._finished()  # They may have ended meanwhile: a part is stored before its record is closed.
-        marks = _names(Cancellations(self.place).folder)
+        marks = _names(cancelled(self.place).folder)
 
         def status(trial_id: str) -> TrialStatus:
             label = sweep.labels.get(trial_id, trial_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,6 +44,56 @@ class Random(_Keys):
     knobs: Settings = Field(description="{knob: {choice: [values]} or {uniform | loguniform | integer: [a, b]}}")
 
 
+Sampler = Literal["random", "tpe", "gp", "cmaes", "nsga2", "qmc"]
+Pruner = Literal["none", "median", "asha", "hyperband", "wilcoxon"]
+SELECTION = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+COSTS = ("seconds", "parameters")
+
+
+class Search(_Keys):
+    """A search by Optuna in place of axes."""
+
+    space: Settings = Field(
+        min_length=1, description="{knob: {choice: [values]} or {uniform | loguniform | integer: [a, b]}}"
+    )
+    trials: int = Field(ge=1, description="a whole number >= 1: how many configurations to try, each with every seed")
+    hours: float | None = Field(default=None, gt=0, description="a number > 0: after so many hours no new one begins")
+    sampler: Sampler = Field(default="tpe", description=" | ".join(get_args(Sampler)))
+    pruner: Pruner = Field(default="none", description=" | ".join(get_args(Pruner)) + ": what stops bad ones early")
+    seed: int = Field(default=0, ge=0, description="a whole number >= 0: seed of the sampler")
+    objectives: dict[str, Literal["maximize", "minimize"]] = Field(
+        default={"image_auroc": "maximize"},
+        min_length=1,
+        description=f"{{metric: maximize | minimize}} of {', '.join((*SELECTION, *COSTS))}; metrics are those of the validation split",
+    )
+    constraints: dict[str, float] = Field(
+        default={}, description=f"{{metric: bound}}: at most so many {' or '.join(COSTS)}, at least so much of a metric"
+    )
+    parallel: int | None = Field(
+        default=None,
+        ge=1,
+        description="a whole number >= 1: trials in flight at most; left out = what the backend runs",
+    )
+    start_from: list[str] = Field(
+        default=[], description="[folder, ...]: results whose configurations are tried first, where the space has them"
+    )
+    published: bool = Field(default=False, description="true: the notes' own variants are tried first too")
+    finalists: int = Field(default=1, ge=0, description="a whole number >= 0: how many of the best are then tested")
+    final_seeds: Seeds | None = Field(
+        default=None, description=f"{_SEEDS}: seeds of those tests; left out = the sweep's"
+    )
+
+
+class EarlyStopping(_Keys):
+    """Ray Tune stops bad trials early."""
+
+    rule: Literal["asha", "median"] = Field(description="asha | median: which of Tune's schedulers decides")
+    grace_tasks: int = Field(default=1, ge=1, description="a whole number >= 1: tasks that every trial gets")
+    metric: str = Field(
+        default="image_auroc", pattern="^(" + "|".join(SELECTION) + ")$", description=" | ".join(SELECTION)
+    )
+
+
 class Report(_Keys):
     """How tables are made."""
 
@@ -74,6 +124,12 @@ class SweepFile(_Keys):
     zip: Settings = Field(default={}, description="{knob: [values]} of equal lengths: the n-th values together")
     list: Entries = Field(default=[], min_length=1, description="[{knob: value, ...}, ...]: variants written out")
     random: Random | None = Field(default=None, description="{count, seed, knobs}: seeded draws")
+    search: Search | None = Field(
+        default=None, description=f"{{{', '.join(Search.model_fields)}}}: Optuna looks for the best"
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description=f"{{{', '.join(EarlyStopping.model_fields)}}}: Ray Tune stops bad trials"
+    )
     when: Settings = Field(
         default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds"
     )

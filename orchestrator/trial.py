@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moleflow.config import Data, TrialConfig, canonical_json, digest
+from moleflow.config import ADDED, Data, TrialConfig, canonical_json, digest
 from moleflow.errors import InvalidInput
 from moleflow.knobs import short_names
 
@@ -49,13 +49,15 @@ def identity(config: TrialConfig, inputs: Inputs) -> dict[str, Any]:
     """What a trial's id is taken of: the whole resolved configuration, with contents in the place of paths.
 
     Returns:
-        The configuration's settings, `backbone.weights` being the weights' digest, and `data_digests` in task order.
+        The configuration's settings, `backbone.weights` being the weights' digest, and `data_digests` in task order. A knob
+        that was added after the first results (`moleflow.config.ADDED`) is left out at the value that they had.
 
     Raises:
         InvalidInput: a task whose digest is not among the inputs.
 
     """
     settings = config.model_dump()
+    settings |= {group: _as_before(group, settings[group]) for group in ADDED}
     settings["backbone"]["weights"] = inputs.weights
     settings["data_digests"] = _data_digests(config.data.tasks, inputs)
     return settings
@@ -64,6 +66,12 @@ def identity(config: TrialConfig, inputs: Inputs) -> dict[str, Any]:
 def trial_id(identity: Mapping[str, Any]) -> str:
     """The first 12 hex digits of the SHA-256 of the identity's canonical JSON."""
     return digest(identity)[:12]
+
+
+def _as_before(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's settings without the knobs that were added and left as they were; so earlier results keep their ids."""
+    added = ADDED.get(group, {})
+    return {name: value for name, value in settings.items() if name not in added or value != added[name]}
 
 
 def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
@@ -113,7 +121,7 @@ class Identities:
 def _spell_group(key: str, group: BaseModel, inputs: Inputs) -> str:
     if isinstance(group, Data) and key == "data_digests":
         return canonical_json(_data_digests(group.tasks, inputs))
-    settings = group.model_dump()
+    settings = _as_before(key, group.model_dump())
     if key == "backbone":
         settings["weights"] = inputs.weights
     return canonical_json(settings)

@@ -128,7 +128,7 @@ def _over_in(job: JobState, latest: Latest | None) -> bool:
     """Whether the trial has ended in this very job, which has others to run; the job will not run it again."""
     if latest is None or latest.job != job.job:
         return False
-    return latest.state in (attempts.FAILED, attempts.FINISHED) or latest.error_kind == attempts.CANCELLED
+    return latest.state in attempts.ENDED or latest.error_kind == attempts.CANCELLED
 
 
 def _under_scheduler(latest: Latest | None, job: JobState) -> tuple[State, str | None]:

@@ -22,11 +22,11 @@ from moleflow.packs import node_copies
 from moleflow.sequence import Outcome, TaskReport, Workplace, run_sequence
 from moleflow.source import code_digest
 from moleflow.stages import Epoch, StageStore
-from orchestrator import attempts, disk
+from orchestrator import attempts, disk, marks
 from orchestrator.attempts import Attempt, AttemptFolder, Record
-from orchestrator.cancellation import Cancellations
 from orchestrator.event_log import EventLog, event_logs
 from orchestrator.events import PROGRESS, Event, Events
+from orchestrator.results.schema import DETECTION
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
 from orchestrator.trial import Trial, identity
 from orchestrator.work import Setup
@@ -40,13 +40,17 @@ class Cancel(BaseException):
     """Nobody wants the trial at hand any more; not an Exception either."""
 
 
+class Prune(BaseException):
+    """Whoever looks at the trial at hand has seen enough of it; not an Exception either."""
+
+
 class Worker:
     """Runs trials and writes their results; tells `events` what happens."""
 
     def __init__(self, setup: Setup, events: Events) -> None:
         self.setup = setup
         self.log = EventLog(event_logs(setup.folder) / f"{setup.worker}.jsonl")
-        self.cancellations = Cancellations(setup.folder)
+        self.cancelled, self.pruned = marks.cancelled(setup.folder), marks.pruned(setup.folder)
         self._tell = events
         self.environment: Environment = open_environment(setup.device, setup.threads)
         self.features = FeatureCache(setup.cache / "features", copies=node_copies(setup.node_cache))
@@ -151,6 +155,8 @@ class _Run:
             raise
         except Cancel:
             self._keep("cancelled", attempts.INTERRUPTED, error="cancelled", error_kind=attempts.CANCELLED)
+        except Prune:
+            self._keep("pruned", attempts.PRUNED)
         except OSError as error:
             if disk.takes_no_more(error):
                 message = disk.explain(self.worker.setup.cache, error)
@@ -162,7 +168,10 @@ class _Run:
             self._fail(error)
         else:
             try:
-                self._keep("finished", attempts.PRUNED if outcome.stopped else attempts.FINISHED, outcome=outcome)
+                if outcome.stopped:
+                    self._keep("pruned", attempts.PRUNED, outcome=outcome)
+                else:
+                    self._keep("finished", attempts.FINISHED, outcome=outcome)
             except ValueError as error:
                 self._fail(error)
 
@@ -174,7 +183,7 @@ class _Run:
                 raise InvalidInput(
                     f"{data.name}: the images changed after the sweep was planned; start the command again"
                 )
-        place = Workplace(tasks, worker.features, worker.stages, worker.environment)
+        place = Workplace(tasks, worker.features, worker.stages, worker.environment, worker.setup.cache / "synthetic")
         return run_sequence(trial.config, place, self)
 
     def on_features(self, done: int, total: int) -> None:
@@ -198,23 +207,34 @@ class _Run:
         self.curves += report.curves
         self.reused += report.seconds_reused
         names = self.trial.config.data.tasks
-        own = next(row for row in report.metrics if row["task"] == report.task and row["split"] == "test")
+        own = {row["split"]: row for row in report.metrics if row["task"] == report.task}
         self._tell(
             "task",
             task=report.task,
             tasks=len(names),
             task_name=names[report.task],
-            image_auroc=own["image_auroc"],
+            image_auroc=own.get("test", own.get("validation", {})).get("image_auroc"),
+            validation=_detection(own["validation"]) if "validation" in own else None,
             reused=report.seconds_reused > 0,
         )
-        return True
+        return not self.worker.pruned.holds(self.trial.id)
+
+    def _means(self, split: str) -> dict[str, float] | None:
+        """Detection metrics of a split, mean over the classes seen so far; None where the trial does not score it."""
+        rows = [r for r in self.metrics if r["split"] == split and r["after_task"] == self.metrics[-1]["after_task"]]
+        found = [_detection(row) for row in rows]
+        return (
+            {m: sum(f[m] for f in found) / len(found) for m in found[0] if all(m in f for f in found)} if rows else None
+        )
 
     def _tell(self, kind: Any, **facts: object) -> None:
         self.worker.events(
             Event(kind, self.trial.id, {"attempt": self.attempt.number, "worker": self.worker.setup.worker, **facts})
         )
-        if kind in PROGRESS and self.worker.cancellations.holds_now(self.trial.id):
+        if kind in PROGRESS and self.worker.cancelled.holds_now(self.trial.id):
             raise Cancel
+        if kind in PROGRESS and self.worker.pruned.holds_now(self.trial.id):
+            raise Prune
 
     def _interrupted(self) -> None:
         """Stopped from outside. Under a scheduler's time limit a trial that gets nowhere twice would be stopped for ever."""
@@ -266,7 +286,7 @@ class _Run:
             "epochs": self.epochs,
         }
         if outcome is None:
-            rows = AttemptRows(row)
+            rows = AttemptRows(row, self.metrics, [], self.curves) if state == attempts.PRUNED else AttemptRows(row)
             facts |= {"error": error, "error_kind": error_kind, "traceback": traceback}
         else:
             row |= {
@@ -278,13 +298,17 @@ class _Run:
                 "scores_digest": outcome.scores_digest,
             }
             rows = AttemptRows(row, self.metrics, outcome.scores, self.curves)
-            last = [
-                r["image_auroc"]
-                for r in self.metrics
-                if r["split"] == "test" and r["after_task"] == self.metrics[-1]["after_task"]
-            ]
-            facts["image_auroc"] = sum(last) / len(last) if last and None not in last else None
+            of_split = {split: self._means(split) for split in ("test", "validation")}
+            facts["image_auroc"] = (of_split["test"] or of_split["validation"] or {}).get("image_auroc")
+            facts["validation"] = of_split["validation"]
+            facts["parameters"] = row["parameters_total"]
+            facts["cost"] = row["seconds_spent"] + row["seconds_reused"]
         self.worker.keep(self.attempt, state, rows, Event(kind, self.trial.id, facts))
+
+
+def _detection(row: Mapping[str, Any]) -> dict[str, float]:
+    """The detection metrics of a row, those that are defined."""
+    return {metric: row[metric] for metric in DETECTION if row[metric] is not None}
 
 
 def first_row(setup: Setup, environment: Environment, trial: Trial) -> dict[str, Any]:

@@ -248,6 +248,24 @@ def wait_until() -> Callable[[Callable[[], Any]], Any]:
     return wait
 
 
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium with a profile of its own: a Selenium driver."""
+    driver = pytest.importorskip("selenium.webdriver", reason="no Selenium: pip install selenium")
+    program, service = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not service:
+        pytest.skip("no Chromium: apt-get install chromium chromium-driver")
+    options = driver.ChromeOptions()
+    options.binary_location = program
+    quiet = ("disable-background-networking", "disable-component-update", "disable-sync", "disable-quic", "no-first-run")
+    alone = f"user-data-dir={tmp_path / 'browser'}"
+    for word in ("headless", "no-sandbox", "disable-gpu", "window-size=1400,1400", alone, *quiet):
+        options.add_argument(f"--{word}")
+    opened = driver.Chrome(options=options, service=driver.ChromeService(service))
+    yield opened
+    opened.quit()
+
+
 DIGITS = {
     "metrics": ("seconds_spent", "seconds_reused", "attempt"),
     "scores": ("attempt",),

@@ -21,17 +21,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from moleflow.config import Data, digest
+from moleflow.config import digest
 from moleflow.data.digests import DigestCache
 from moleflow.data.images import SUFFIXES, read_image, read_mask
 from moleflow.errors import InvalidInput, did_you_mean
 
 __all__ = [
-    "Chosen",
     "DigestCache",
     "Sample",
     "TaskData",
-    "choose",
     "class_names",
     "limit",
     "limit_test",
@@ -214,9 +212,9 @@ def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
     return np.zeros((size, size), dtype=np.bool_) if sample.mask is None else read_mask(sample.mask, size)
 
 
-def vanished_masks(task: TaskData, size: int) -> list[str]:
-    """Names of the defective test images whose mask has no pixel left at `size`; they keep their label."""
-    return [s.name for s in task.test if s.mask is not None and not load_mask(s, size).any()]
+def vanished_masks(samples: Sequence[Sample], size: int) -> list[str]:
+    """Names of the defective images whose mask has no pixel left at `size`; they keep their label."""
+    return [s.name for s in samples if s.mask is not None and not load_mask(s, size).any()]
 
 
 def split(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
@@ -252,25 +250,6 @@ def limit_test(samples: Sequence[Sample], count: int | None, seed: int) -> tuple
     bad = [s for s in samples if s.label == 1]
     defective = min(len(bad), max(math.ceil(count / 2), count - len(good)))
     return limit(good, count - defective, seed) + limit(bad, defective, seed)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The images of a task that one trial looks at."""
-
-    train: tuple[Sample, ...]
-    validation: tuple[Sample, ...]
-    test: tuple[Sample, ...]
-
-
-def choose(task: TaskData, settings: Data, seed: int) -> Chosen:
-    """What a trial of this seed takes of a task's images.
-
-    Raises:
-        InvalidInput: the split leaves nothing to train on.
-    """
-    train, validation = split(task.train, settings.validation_fraction, settings.validation_seed)
-    return Chosen(limit(train, settings.train_images, seed), validation, limit_test(task.test, settings.test_images, 0))
 
 
 def _drawn(samples: Sequence[Sample], count: int, seed: int) -> set[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from moleflow.errors import MoleflowError
 from moleflow.source import code_digest
-from orchestrator.attempts import CANCELLED, DIED, FAILED, FINISHED, RUNNING, AttemptFolder, Record
+from orchestrator.attempts import CANCELLED, DIED, ENDED, RUNNING, AttemptFolder, Record
 from orchestrator.burial import UNSEEN, bury
 from orchestrator.event_log import Follower, event_logs
 from orchestrator.events import ENDS, Event, Events
@@ -277,4 +277,4 @@ def _ended(last: Record | None) -> bool:
     """Whether a trial has ended for good in the element of this attempt, which will not run it again."""
     if last is None:
         return False
-    return last.state in (FINISHED, FAILED) or last.content.get("error_kind") == CANCELLED
+    return last.state in ENDED or last.content.get("error_kind") == CANCELLED

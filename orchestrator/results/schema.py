@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 ATTEMPTS = "attempts"
 TABLES = ("metrics", "scores", "curves", ATTEMPTS)
 STATUSES = ("finished", "pruned", "failed", "interrupted")
-FINISHED = "finished"
+FINISHED, PRUNED = "finished", "pruned"
 
 DETECTION = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
 """The metrics of one class that exist for routed and for oracle-routed scores alike."""

@@ -32,7 +32,7 @@ from orchestrator.results.parts import (
     temporary_folder,
     write_part,
 )
-from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, TABLES, schema, to_table
+from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, PRUNED, TABLES, schema, to_table
 
 PART_INTERVAL_S = 1.0
 GRACE_S = 60.0
@@ -143,6 +143,12 @@ class ResultStore:
         """
         self._look()
         return {trial: Finished(e.attempt, e.code_digest, e.started_at) for trial, e in self._counted().items()}
+
+    def pruned(self) -> frozenset[str]:
+        """The trials that were stopped early for good and never finished."""
+        self._look()
+        stopped = {e.trial_id for entries in self._seen.values() for e in entries if e.status == PRUNED}
+        return frozenset(stopped - self._counted().keys())
 
     @property
     def damaged(self) -> tuple[Damage, ...]:

@@ -19,11 +19,11 @@ from types import FrameType
 
 from moleflow.claim import JOB_VARIABLE
 from moleflow.source import code_digest
-from orchestrator.attempts import FAILED, FINISHED, INTERRUPTED, RUNNING, AttemptFolder
+from orchestrator import marks
+from orchestrator.attempts import ENDED, INTERRUPTED, RUNNING, AttemptFolder
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.backends.local import LocalBackend
 from orchestrator.burial import bury
-from orchestrator.cancellation import Cancellations
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
@@ -57,12 +57,12 @@ def serve(setup: Setup, uid: str, trials: Sequence[Trial], beside: int, needs: R
         own = [record for record in records.all() if record.content.get("job") == job]
         begun = [record for record in own if record.content["state"] == RUNNING]
         bury(records, ResultStore(setup.folder), begun, GONE, INTERRUPTED)
-        over = {record.trial_id for record in own if record.content["state"] in (FINISHED, FAILED)}
+        over = {record.trial_id for record in own if record.content["state"] in ENDED}
         source = TrialSource(
             PlannedTrials([trial for trial in trials if trial.id not in over]),
             needs,
             retries=0,
-            cancelled=Cancellations(setup.folder).holds,
+            cancelled=marks.cancelled(setup.folder).holds,
             waits_for_others=False,
         )
         inline = beside == 1

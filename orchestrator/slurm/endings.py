@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import marks
 from orchestrator.attempts import (
     CANCELLED,
     FAILED,
     FINISHED,
     INTERRUPTED,
     OUT_OF_MEMORY,
+    PRUNED,
     RUNNING,
     STOPPED,
     WORKER_DIED,
@@ -19,7 +21,6 @@ from orchestrator.attempts import (
     Record,
 )
 from orchestrator.burial import bury
-from orchestrator.cancellation import Cancellations
 from orchestrator.events import Event
 from orchestrator.results.store import ResultStore
 from orchestrator.slurm import queue
@@ -64,7 +65,7 @@ class Endings:
                 return Event("interrupted", trial_id, {"error": "no whole part holds its results"})
         elif not (last.state == INTERRUPTED and state.word == queue.CANCELLED):
             return _as_written(last)
-        if Cancellations(self.store.folder).holds(trial_id):
+        if marks.cancelled(self.store.folder).holds(trial_id):
             return Event("cancelled", trial_id)
         return _as_slurm_says(trial_id, element, state, self.jobs.output(element.submission.uid))
 
@@ -84,8 +85,8 @@ def in_job(attempts: Sequence[Record], element: Element) -> Record | None:
 
 def _as_written(record: Record) -> Event:
     facts = {name: record.content.get(name) for name in ("error", "error_kind", "traceback", "seconds", "epochs")}
-    if record.state == FAILED:
-        return Event("failed", record.trial_id, facts)
+    if record.state in (FAILED, PRUNED):
+        return Event("failed" if record.state == FAILED else "pruned", record.trial_id, facts)
     return Event("cancelled" if facts["error_kind"] == CANCELLED else "interrupted", record.trial_id, facts)
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moleflow.config import Phase, TrialConfig, canonical_json, digest, flatten, reach
+from moleflow.config import ADDED, Phase, TrialConfig, canonical_json, digest, flatten, reach
+from moleflow.errors import InvalidInput
 from moleflow.knobs import Layer, fields, resolve, version_layer
 
 
@@ -83,6 +84,9 @@ def test_v1_and_v2_share_nothing_of_task_0() -> None:
         {"data": {"tasks": ["7", 7]}},
         {"data": {"tasks": [True]}},
         {"data": {"tasks": "leather"}},
+        {"data": {"evaluate": "validation"}},
+        {"data": {"validation_anomalies": "real"}},
+        {"data": {"validation_fraction": 0.2, "validation_real_share": 1.0}},
         {"backbone": {"layers": []}},
         {"backbone": {"neighbourhood": 2}},
         {"lora": {"scaling": "alpha"}},
@@ -92,6 +96,25 @@ def test_v1_and_v2_share_nothing_of_task_0() -> None:
 def test_wrong_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrialConfig.model_validate(bad)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [("evaluate", "validation"), ("validation_anomalies", "synthetic"), ("validation_anomalies", "real")],
+)
+def test_what_needs_held_out_images_says_so(knob: str, value: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        config(**{knob: value})
+    said = f"given {value} with data.validation_fraction 0, which holds no image out; set a share above 0, such as 0.2"
+    assert str(caught.value) == f"data: {knob}: {said}"
+    assert getattr(config(**{knob: value, "validation_fraction": 0.2}).data, knob) == value
+
+
+def test_added_knobs_are_knobs_with_the_default_that_trials_had_before() -> None:
+    defaults = flatten(TrialConfig())
+    assert {
+        f"{group}.{name}": value for group, knobs in ADDED.items() for name, value in knobs.items()
+    }.items() <= defaults.items()
 
 
 def test_a_configuration_does_not_change() -> None:
@@ -114,6 +137,11 @@ def test_task_names_may_be_numbers() -> None:
         ),
         ("v3", {"lora.init": "zero"}, ["lora.init zero", "neither ever gets a gradient", "only the task bias learns"]),
         ("v4", {"context_from": "all"}, ["context_from all", "not a likelihood"]),
+        (
+            "v3",
+            {"validation_fraction": 0.2, "validation_anomalies": "synthetic"},
+            ["validation anomalies are synthetic", "generated", "none is real"],
+        ),
         ("v6", {}, ["patch attention is not invertible"]),
         ("v5", {"center_on": "features"}, ["center_on features", "dead", "no gradient reaches the flow"]),
         ("v7", {}, ["focal_form joint", "NLL <= 0 get weight 0"]),
@@ -134,6 +162,7 @@ def test_a_flag_is_raised_only_where_its_setting_reaches_anything() -> None:
         ("v1", {"output_init": "random"}),
         ("v7", {"focal_form": "relative"}),
         ("v3", {"context_from": "all"}),
+        ("v3", {"validation_fraction": 0.2, "validation_anomalies": "synthetic", "evaluate": "test"}),
         ("v3", {"center_on": "features"}),
         ("v3", {"attention.hidden": 64}),
         ("v3", {"focal_form": "joint"}),

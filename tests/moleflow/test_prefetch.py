@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from moleflow.config import TrialConfig
+from moleflow.data.choice import choose
 from moleflow.data.mvtec import TaskData, scan
 from moleflow.environment import Environment, open_environment
 from moleflow.features import FeatureCache
-from moleflow.prefetch import distinct, feature_sets
+from moleflow.prefetch import distinct, feature_sets, fill
 
 KNOBS: dict[str, dict[str, object]] = {
     "data": {"tasks": ["bolt", "cloth"], "image_size": 32},
@@ -43,7 +44,10 @@ def tasks(images: Path) -> dict[str, TaskData]:
 
 def counts(configs: list[TrialConfig], tasks: dict[str, TaskData], environment: Environment, folder: Path) -> list[int]:
     """Images of each feature set."""
-    return [len(one.samples) for one in feature_sets(configs, tasks, FeatureCache(folder), environment)]
+    return [
+        len(one.samples)
+        for one in feature_sets(configs, tasks, FeatureCache(folder), environment, folder / "synthetic")
+    ]
 
 
 def test_trials_that_share_a_setting_share_a_set(
@@ -71,6 +75,41 @@ def test_images_are_limited_as_each_trial_limits_them(
     assert 6 < both <= 10  # Each seed draws its own.
 
 
+def test_images_are_those_of_the_splits_that_are_scored(
+    tasks: dict[str, TaskData], environment: Environment, tmp_path: Path
+) -> None:
+    held: dict[str, object] = {"tasks": ["bolt"], "validation_fraction": 0.25}
+    train, normal, test = 9, 3, 8
+
+    def count(**more: object) -> list[int]:
+        return counts([config(data=held | more)], tasks, environment, tmp_path)
+
+    assert count() == [train + normal + test]
+    assert count(evaluate="validation") == [train + normal]
+    assert count(evaluate="test") == [train + test]
+    assert count(evaluate="validation", validation_anomalies="synthetic") == [train + normal + 3]
+    assert count(evaluate="test", validation_anomalies="synthetic") == [train + test]
+    assert count(evaluate="validation", validation_anomalies="real") == [train + normal + 1]
+    assert count(evaluate="test", validation_anomalies="real") == [train + test - 1]
+    assert count(validation_anomalies="real") == [train + normal + test]
+
+
+def test_features_of_generated_defects_are_made_and_found(
+    tasks: dict[str, TaskData], environment: Environment, tmp_path: Path
+) -> None:
+    cache = FeatureCache(tmp_path / "features")
+    settings = config(data={"tasks": ["bolt"], "validation_fraction": 0.25, "validation_anomalies": "synthetic"})
+    (one,) = feature_sets([settings], tasks, cache, environment, tmp_path / "synthetic")
+    fill([one], cache, environment, lambda number, done, total: None)
+    drawn = choose(tasks["bolt"], settings.data, 5, tmp_path / "synthetic").validation[3:]
+    assert [sample.defect for sample in drawn].count("good") == 0
+    assert cache.missing(settings, environment, drawn) == 0
+    normal = choose(tasks["bolt"], settings.data, 5, tmp_path / "synthetic").validation[:3]
+    with_defect, without = (cache.get(settings, environment, samples) for samples in (drawn, normal))
+    assert all(not torch.equal(a, b) for a, b in zip(with_defect, without, strict=True))
+    assert cache.forwards == len(one.samples) == 23
+
+
 def test_one_configuration_stands_for_all_that_need_the_same() -> None:
     assert distinct(config(seed, loss={"focal_gamma": 1.0}) for seed in range(3)) == [
         config(0, loss={"focal_gamma": 1.0})
@@ -83,7 +122,7 @@ def test_environments_have_sets_of_their_own(
     tasks: dict[str, TaskData], environment: Environment, tmp_path: Path
 ) -> None:
     cache = FeatureCache(tmp_path)
-    (one,) = feature_sets([config()], tasks, cache, environment)
+    (one,) = feature_sets([config()], tasks, cache, environment, tmp_path / "synthetic")
     cache.ensure(one.config, environment, one.samples)
     assert cache.missing(one.config, environment, one.samples) == 0
     assert cache.missing(one.config, replace(environment, device_kind="cuda"), one.samples) == 40

@@ -24,8 +24,15 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "data.image_size": (96, "features training", {}),
     "data.mask_size": (96, "scoring", {}),
     "data.interpolation": ("bicubic", "features training", {}),
-    "data.validation_fraction": (0.5, "training", {}),
+    "data.validation_fraction": (0.5, "scoring training", {}),
     "data.validation_seed": (3, "training", {"data.validation_fraction": 0.25}),
+    "data.validation_anomalies": ("synthetic", "scoring", {"data.validation_fraction": 0.25}),
+    "data.validation_real_share": (
+        0.5,
+        "scoring",
+        {"data.validation_fraction": 0.25, "data.validation_anomalies": "real"},
+    ),
+    "data.evaluate": ("test", "scoring", {"data.validation_fraction": 0.25}),
     "data.train_images": (5, "training", {}),
     "data.test_images": (5, "scoring", {}),
     "backbone.model": ("resnet18", "features training", {}),
@@ -97,6 +104,10 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 OFF: dict[str, dict[str, Any]] = {
     "data.validation_seed": {"data.validation_fraction": 0.0},
+    "data.validation_anomalies": {"data.validation_fraction": 0.25, "data.evaluate": "test"},
+    "data.validation_real_share": {"data.validation_fraction": 0.25, "data.validation_anomalies": "synthetic"},
+    "data.evaluate": {"data.validation_fraction": 0.0},
+    "data.test_images": {"data.evaluate": "validation", "data.validation_fraction": 0.25},
     "backbone.weights_seed": {"backbone.weights": "pretrained"},
     "backbone.projection_seed": {"backbone.projection": None},
     "features.position_scale": {"features.position": False},
@@ -171,6 +182,19 @@ def test_a_knob_reaches_its_phases_and_no_other(knob: str, version: str) -> None
 def test_a_knob_that_another_one_switches_off_reaches_nothing(knob: str) -> None:
     start = config("v3", **(KNOBS[knob][2] | OFF[knob]))
     assert phases(start, flipped(start, knob)) == NOTHING
+
+
+@pytest.mark.parametrize("anomalies", ["synthetic", "real"])
+def test_validation_anomalies_are_drawn_by_the_seed_of_the_split(anomalies: str) -> None:
+    start = config("v3", validation_fraction=0.25, validation_anomalies=anomalies)
+    assert phases(start, flipped(start, "data.validation_seed")) == "scoring training"
+
+
+def test_real_anomalies_are_taken_from_the_test_even_where_validation_is_not_scored() -> None:
+    start = config("v3", validation_fraction=0.25, evaluate="test")
+    assert (
+        phases(start, config("v3", validation_fraction=0.25, evaluate="test", validation_anomalies="real")) == "scoring"
+    )
 
 
 def test_a_value_that_changes_no_number_is_no_setting_of_its_own() -> None:

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from moleflow.config import TrialConfig
 from moleflow.data.mvtec import scan
 from moleflow.environment import open_environment
-from moleflow.errors import Diverged
+from moleflow.errors import Damaged, Diverged
 from moleflow.evaluation import METRIC_NAMES
 from moleflow.features import FeatureCache
 from moleflow.knobs import Layer, resolve, version_layer
@@ -139,6 +139,7 @@ def run(
         features=FeatureCache(features),
         stages=StageStore(stages, every),
         environment=open_environment("cpu"),
+        synthetic=features.parent / "synthetic",
     )
     told = observer or Run()
     told.outcome = run_sequence(settings, place, told)
@@ -276,6 +277,110 @@ def test_test_images_do_not_reach_training(whole: Run, ground: Path, tmp_path: P
     found = run(config(), images, ground / "features", tmp_path / "stages")
     assert found.outcome.state_digest == whole.outcome.state_digest
     assert found.outcome.scores_digest != whole.outcome.scores_digest
+
+
+HELD: dict[str, Any] = {"validation_fraction": 0.25, "validation_anomalies": "synthetic"}
+REAL = HELD | {"validation_anomalies": "real", "validation_real_share": 0.5}
+PIXEL = [name for name in METRIC_NAMES if not name.startswith("image")]
+
+
+def test_generated_anomalies_give_validation_metrics_with_masks_and_are_told(start: Start) -> None:
+    found = start(config(**HELD))
+    rows = found.rows("validation")
+    assert {(row["n_images"], row["n_anomalous"], row["n_masks"]) for row in rows} == {(6, 3, 3)}
+    assert {
+        row["task_name"] for row in rows if row["pixel_auroc"] is None
+    } == set()  # seal, too, whose test has no masks
+    for row in rows[-3:]:
+        held = [entry for entry in found.outcome.scores if entry["split"] == "validation"]
+        labels, scores = (by_task(held, row["task"], value) for value in ("label", "score"))
+        assert row["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+        kinds = sorted(kind for kind in by_task(held, row["task"], "defect") if kind != "good")
+        assert kinds == ["blend", "cut-paste", "cut-paste"]
+    assert (
+        "validation anomalies are synthetic: defects generated on held-out normal images, none is real"
+        in found.outcome.flags
+    )
+    plain = start(config(validation_fraction=0.25))
+    assert found.rows() == plain.rows()
+    assert found.outcome.scores_digest == plain.outcome.scores_digest
+    assert not any("synthetic" in flag for flag in plain.outcome.flags)
+
+
+def test_real_anomalies_are_missing_from_the_test_and_that_is_told(start: Start) -> None:
+    found = start(config(**REAL))
+    assert {(row["n_images"], row["n_anomalous"]) for row in found.rows()} == {(6, 2)}
+    assert {(row["n_images"], row["n_anomalous"]) for row in found.rows("validation")} == {(5, 2)}
+    digests = {
+        split: {entry["image_digest"] for entry in found.outcome.scores if entry["split"] == split}
+        for split in ("test", "validation")
+    }
+    assert digests["test"].isdisjoint(digests["validation"])
+    for name in ("bolt", "nut", "seal"):
+        assert (
+            f"{name}: 2 of 4 defective test images serve validation and are excluded from the test"
+            in found.outcome.flags
+        )
+    for row in found.rows("validation"):
+        assert all((row[name] is None) == (row["task_name"] == "seal") for name in PIXEL)
+    finalist = start(config(**REAL, evaluate="test"))
+    assert finalist.rows() == found.rows()
+    assert any("excluded from the test" in flag for flag in finalist.outcome.flags)
+
+
+def spoil_tests(images: Path) -> None:
+    """Make every test image and mask unreadable."""
+    for part in ("test", "ground_truth"):
+        for path in images.glob(f"*/{part}/*/*.png"):
+            path.write_bytes(b"garbage")
+
+
+def test_a_search_trial_opens_no_test_image_and_a_finalist_trains_nothing(ground: Path, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(ground / "images", tmp_path / "images"))
+    search, finalist = (config(**HELD, evaluate=which) for which in ("validation", "all"))
+    place = Workplace(
+        tasks=scan(images, search.data.tasks),
+        features=FeatureCache(tmp_path / "features"),
+        stages=StageStore(tmp_path / "stages"),
+        environment=open_environment("cpu"),
+        synthetic=tmp_path / "synthetic",
+    )
+    spoil_tests(images)
+    searched = Run()
+    searched.outcome = run_sequence(search, place, searched)
+    assert place.features.forwards == 3 * (9 + 3 + 3)
+    assert searched.rows() == []
+    assert {entry["split"] for entry in searched.outcome.scores} == {"validation"}
+    assert all(row["image_auroc"] is not None for row in searched.rows("validation"))
+    assert not any("vanish" in flag or "masks" in flag for flag in searched.outcome.flags)
+    with pytest.raises(Damaged):  # The spoiling counts: this one does look at them.
+        run_sequence(finalist, place, Run())
+
+    shutil.rmtree(images)
+    shutil.copytree(ground / "images", images)
+    found = Run()
+    found.outcome = run_sequence(finalist, place, found)
+    assert found.epochs == []
+    assert found.reused == [True, True, True]
+    assert found.outcome.state_digest == searched.outcome.state_digest
+    assert found.rows("validation") == searched.rows("validation")
+    assert len(found.rows()) == len(searched.rows("validation")) == 6
+    assert found.outcome.scores_digest != searched.outcome.scores_digest
+    once = Run()
+    once.outcome = run_sequence(config(**HELD, evaluate="test"), place, once)
+    assert (once.rows(), once.rows("validation"), once.epochs) == (found.rows(), [], [])
+    assert once.outcome.scores_digest == found.outcome.scores_digest
+
+
+def test_the_three_knobs_reach_no_stage_and_no_feature(start: Start, tmp_path: Path) -> None:
+    first = start(config(**HELD, evaluate="validation"), tmp_path)
+    for knobs in (
+        {"validation_anomalies": "none"},
+        {"validation_anomalies": "real", "validation_real_share": 0.5, "evaluate": "validation"},
+    ):
+        other = start(config(**HELD | knobs), tmp_path)
+        assert other.reused == [True, True, True]
+        assert other.outcome.state_digest == first.outcome.state_digest
 
 
 def test_parameters_are_counted_by_task_and_the_scaling_is_the_effective_one(whole: Run) -> None:

@@ -14,7 +14,7 @@ import pytest
 from moleflow.errors import InvalidInput
 from orchestrator.attempts import AttemptFolder
 from orchestrator.burial import UNSEEN
-from orchestrator.cancellation import Cancellations
+from orchestrator.marks import cancelled
 from orchestrator.status import StatusReader
 from orchestrator.trial_state import NO_PART, JobState
 
@@ -87,7 +87,7 @@ def test_a_sweep_that_is_running_in_another_process(place, features, edit, start
     before = status.elapsed_s
     assert look(place)[0].elapsed_s > before
 
-    Cancellations(place / "results/small").add([long.trial_id])
+    cancelled(place / "results/small").add([long.trial_id])
     running.end()
     assert look(place)[1][long.label].state == "cancelled"
 

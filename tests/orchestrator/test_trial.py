@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleflow.config import TrialConfig, flatten
+from moleflow.config import ADDED, TrialConfig, flatten
 from moleflow.errors import InvalidInput
-from moleflow.knobs import Layer, fields, resolve
+from moleflow.knobs import Layer, fields, resolve, version_layer
 from orchestrator.expansion import trials, variants
 from orchestrator.spec import make_sweep
 from orchestrator.trial import Identities, Inputs, identity, label, short, spell, trial_id
@@ -28,9 +28,33 @@ def own_id(config: TrialConfig, inputs: Inputs = INPUTS) -> str:
 
 
 def test_an_id_is_pinned() -> None:
-    # Every stored result is found by its id. If this fails because a knob was added, that is meant: results of other
-    # configurations are other results. It must never fail for another reason.
+    # Every stored result is found by its id. A knob that is added stands in `moleflow.config.ADDED`, so that this does not fail.
     assert own_id(config()) == "8c92b9a3839c"
+
+
+@pytest.mark.parametrize(
+    ("version", "knobs", "recorded"),
+    [
+        ("v3", {}, "2bdb873ecdbb"),
+        ("v7", {}, "6e4c8e8fee11"),
+        ("v3", {"validation_fraction": 0.2, "validation_seed": 3, "seed": 2}, "922817f908c3"),
+    ],
+)
+def test_an_added_knob_changes_no_recorded_id_at_its_default(
+    version: str, knobs: dict[str, Any], recorded: str
+) -> None:
+    layers = [version_layer(version, "test"), Layer("test", knobs)]
+    said = {f"{group}.{name}": value for group, added in ADDED.items() for name, value in added.items()}
+    for found in (resolve(layers), resolve([*layers, Layer("said", said)])):
+        assert own_id(found) == Identities().of(found, INPUTS) == recorded
+
+
+def test_an_added_knob_changes_the_id_at_any_other_value() -> None:
+    for knobs in ({}, {"evaluate": "validation"}, {"validation_anomalies": "real"}, {"validation_real_share": 0.4}):
+        found = config(validation_fraction=0.2, **knobs)
+        assert Identities().of(found, INPUTS) == own_id(found)
+        assert identity(found, INPUTS)["data"].keys() & ADDED["data"].keys() == knobs.keys()
+    assert own_id(config(validation_fraction=0.2, evaluate="test")) != own_id(config(validation_fraction=0.2))
 
 
 def test_an_id_has_twelve_hex_digits() -> None:
@@ -43,6 +67,8 @@ OTHER_VALUES: dict[str, Any] = {
     "backbone.layers": [2, 3],
     "adapter.hidden": 64,
     "lora.scaling": 0.5,
+    "data.evaluate": "test",
+    "data.validation_anomalies": "real",
 }
 
 
@@ -66,7 +92,8 @@ def _other(path: str) -> Any:
 
 @pytest.mark.parametrize("path", [p for p in fields() if p not in ("backbone.weights", "router.kind")])
 def test_every_knob_is_a_part_of_the_id(path: str) -> None:
-    assert own_id(config(**{path: _other(path)})) != own_id(config())
+    held_out = {"validation_fraction": 0.2} if path == "data.validation_anomalies" else {}
+    assert own_id(config(**held_out, **{path: _other(path)})) != own_id(config(**held_out))
 
 
 def test_the_contents_of_files_are_a_part_of_the_id_and_paths_are_not() -> None:
@@ -87,7 +114,8 @@ def test_data_digests_stand_in_task_order() -> None:
 def test_the_identity_is_plain_and_whole() -> None:
     found = identity(config(), INPUTS)
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(found, sort_keys=True))
-    assert set(flatten(found)) == {*fields(), "data_digests"}
+    added = {f"{group}.{name}" for group, knobs in ADDED.items() for name in knobs}
+    assert set(flatten(found)) == {*fields(), "data_digests"} - added
     assert found["backbone"]["weights"] == "weights"
 
 
@@ -110,6 +138,8 @@ KNOBS = st.fixed_dictionaries(
         "layers": st.lists(st.integers(0, 11), min_size=1, max_size=3),
         "gradient_clip": st.one_of(st.none(), st.floats(0.1, 1)),
         "film": st.booleans(),
+        "evaluate": st.sampled_from(["all", "test"]),
+        "validation_real_share": st.sampled_from([0.3, 0.5]),
     },
 )
 

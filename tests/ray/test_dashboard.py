@@ -1,4 +1,4 @@
-"""What the dashboard serves, over the HTTP API that its page draws from: trials by name and how far they are, for those with the token."""
+"""What the dashboard shows: trials by name and how far they are, for those with the token; over HTTP and in a browser."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.ray
+NAME = "v7 focal_gamma=0 seed=0"
+PROGRESS = f"{NAME} [1/2 bolt "
+WITHIN_S = 60
+
+
+def token():
+    """What the page asks for; `ray get-auth-token` prints the same."""
+    return (Path.home() / ".ray" / "auth_token").read_text().strip()
 
 
 def asked(url, token=None):
@@ -31,12 +41,54 @@ def test_trials_are_found_by_name_with_their_last_metric_and_only_with_the_token
             return
         at = said[0].removeprefix("dashboard: ") + "/api/v0/tasks?limit=1000&detail=1"
         refusals.add(asked(at))
-        found = asked(at, (Path.home() / ".ray" / "auth_token").read_text().strip())
+        found = asked(at, token())
         names.update(task["name"] for task in found["data"]["result"]["result"])
 
     tally = on_ray(listen, dashboard=True, say=said.append)
     assert len(tally.finished) == 4
     assert said[0].startswith("dashboard: http://127.0.0.1:")
     assert refusals == {401}
-    assert "v7 focal_gamma=0 seed=0" in names
-    assert any(name.startswith("v7 focal_gamma=0 seed=0 [1/2 bolt ") for name in names), names
+    assert NAME in names
+    assert any(name.startswith(PROGRESS) for name in names), names
+
+
+def test_a_browser_shows_a_trial_by_its_name_once_it_has_the_token(
+    place, features, on_ray, browser, tmp_path, monkeypatch
+):
+    from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    said, asked_for, shown = [], [], {}
+    redrawn = (ElementClickInterceptedException, StaleElementReferenceException)
+
+    def on(kind, what, do):
+        """What comes of doing it to the first visible element, in a page that is drawn again every few seconds."""
+
+        def attempt(page):
+            seen = [element for element in page.find_elements(kind, what) if element.is_displayed()]
+            return [do(seen[0])] if seen else False
+
+        return WebDriverWait(browser, WITHIN_S, ignored_exceptions=redrawn).until(attempt)[0]
+
+    def listen(event):
+        if event.kind != "task" or shown:
+            return
+        browser.get(said[0].removeprefix("dashboard: "))
+        asked_for.append(on("css selector", "[role=dialog]", lambda dialog: dialog.text))
+        on("css selector", "[role=dialog] input", lambda box: box.send_keys(token() + "\n"))
+        on("link text", "Jobs", lambda link: link.click())
+        on("css selector", "a[href*='/jobs/0']", lambda link: link.click())
+        on("xpath", "//*[text()='Task Table']", lambda title: title.click())
+        on("xpath", "//label[text()='Name']/..//input", lambda box: box.send_keys(PROGRESS))
+        shown["row"] = on("xpath", f"//tr[contains(., '{PROGRESS}')]", lambda row: row.text)
+        shown["page"] = browser.save_screenshot(str(tmp_path / "page.png"))
+        on("xpath", f"//tr[contains(., '{PROGRESS}')]", lambda row: row.screenshot(str(tmp_path / "row.png")))
+
+    tally = on_ray(listen, dashboard=True, say=said.append)
+    assert len(tally.finished) == 4
+    assert "Authentication Token Required" in asked_for[0]
+    assert PROGRESS in " ".join(shown["row"].split())
+    for picture in ("page.png", "row.png"):
+        levels = np.unique(np.asarray(Image.open(tmp_path / picture).convert("L")))
+        assert len(levels) > 20, f"{picture} is blank"

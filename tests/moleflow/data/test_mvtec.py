@@ -257,8 +257,8 @@ def test_a_mask_that_vanishes_on_resizing_is_reported(tmp_path: Path) -> None:
     tiny[0, 0] = 255
     Image.fromarray(tiny).save(folder / "ground_truth/dent/002_mask.png")
     task = scan_one(tmp_path)
-    assert vanished_masks(task, SIDE) == []
-    assert vanished_masks(task, 8) == ["bolt/test/dent/002.png"]
+    assert vanished_masks(task.test, SIDE) == []
+    assert vanished_masks(task.test, 8) == ["bolt/test/dent/002.png"]
     sample = next(s for s in task.test if s.name == "bolt/test/dent/002.png")
     assert sample.label == 1
     assert not load_mask(sample, 8).any()

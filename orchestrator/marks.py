@@ -1,4 +1,4 @@
-"""Trials that somebody no longer wants: marks in the sweep's folder, which drivers and workers look at on every backend."""
+"""What drivers want of trials that run elsewhere: marks in the sweep's folder, which drivers and workers look at on every backend."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ LOOK_EVERY_S = 1.0
 
 
 @dataclass
-class Cancellations:
-    """The marks of a sweep, one empty file a trial, or one for all."""
+class Marks:
+    """One kind of marks of a sweep: one empty file a trial, or one for all."""
 
-    sweep_folder: Path
+    folder: Path
     _looked: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """Where the marks lie."""
-        return self.sweep_folder / "cancelled"
 
     def add(self, trial_ids: Iterable[str] | None) -> None:
         """Mark trials; None = every trial of the sweep.
@@ -36,7 +31,7 @@ class Cancellations:
             (self.folder / name).touch()
 
     def holds(self, trial_id: str) -> bool:
-        """Whether a trial was cancelled."""
+        """Whether a trial is marked."""
         return (self.folder / ALL).exists() or (self.folder / trial_id).exists()
 
     def holds_now(self, trial_id: str) -> bool:
@@ -48,5 +43,15 @@ class Cancellations:
         return self.holds(trial_id)
 
     def clear(self) -> None:
-        """Take every mark back: somebody wants the sweep again."""
+        """Take every mark back."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def cancelled(sweep_folder: Path) -> Marks:
+    """Trials that somebody no longer wants."""
+    return Marks(sweep_folder / "cancelled")
+
+
+def pruned(sweep_folder: Path) -> Marks:
+    """Trials that a search, or Tune, has seen enough of."""
+    return Marks(sweep_folder / "pruned")
