@@ -84,7 +84,10 @@ class Data(Section):
 
 
 ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"data": {"evaluate": "all", "validation_anomalies": "none", "validation_real_share": 0.3}}
+    {
+        "data": {"evaluate": "all", "validation_anomalies": "none", "validation_real_share": 0.3},
+        "loss": {"center_on": "latent"},
+    }
 )
 """Knobs that came after the first results, by group, with the value that trials had before: at that value, they are no part of an id."""
 

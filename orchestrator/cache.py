@@ -1,7 +1,8 @@
-"""What the cache holds: features, stages and the embedded images."""
+"""What the cache holds: features, stages, generated defects and the embedded images."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from moleflow.features import FeatureCache
@@ -21,7 +22,7 @@ def describe(cache: Path) -> list[str]:
 
 
 def empty(cache: Path) -> None:
-    """Delete features and stages.
+    """Delete features, stages and generated defects.
 
     Raises:
         InvalidInput: a run is filling the cache at this moment.
@@ -29,6 +30,7 @@ def empty(cache: Path) -> None:
     """
     FeatureCache(cache / "features").clear()
     StageStore(cache / "stages").clear()
+    shutil.rmtree(cache / "synthetic", ignore_errors=True)
 
 
 def _size(count: float) -> str:

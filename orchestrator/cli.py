@@ -102,6 +102,13 @@ Profile = Annotated[
     Path | None,
     typer.Option("--profile", help="A site's partition, account, limits: slurm/profiles/example.yaml explains them."),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Where a search keeps its study: any URL that Optuna takes. Default: study.journal in the results folder.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
 
 
@@ -128,6 +135,7 @@ def run(
     dashboard: Annotated[
         bool, typer.Option("--dashboard/--no-dashboard", help="Whether a Ray that is started here has a dashboard.")
     ] = True,
+    storage: Storage = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="One training step a task for each distinct computation; nothing is kept.")
     ] = False,
@@ -146,6 +154,7 @@ def run(
         detach=detach,
         address=address,
         dashboard=dashboard,
+        storage=storage,
         workers=workers,
         threads=threads,
         device=device,
@@ -159,7 +168,10 @@ def run(
     for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
         if wanted and backend != "ray":
             raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
-    prepared = launch.prepare(_sweep(file, data, base, sets), options)
+    sweep = _sweep(file, data, base, sets)
+    if storage and sweep.search is None:
+        raise InvalidInput(f"--storage: is for searches, and {file} has none")
+    prepared = launch.prepare(sweep, options)
     action = launch.dry_run if dry_run else launch.print_scripts if print_sbatch else launch.run
     raise typer.Exit(action(prepared, options, _console()))
 
@@ -172,6 +184,7 @@ def plan(
     sets: Sets = None,
     out: Out = None,
     cache: CacheDir = None,
+    storage: Storage = None,
     yes: Yes = False,
     rerun_stale: RerunStale = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -180,7 +193,8 @@ def plan(
     from orchestrator import launch, listing
 
     prepared = launch.prepare(
-        _sweep(file, data, base, sets), _options(out=out, cache=cache, yes=yes, rerun_stale=rerun_stale)
+        _sweep(file, data, base, sets),
+        _options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale),
     )
     about = prepared.sweep, prepared.plan, prepared.inputs.dataset
     if as_json:
@@ -247,6 +261,9 @@ def report(
     everything: Annotated[
         bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")
     ] = False,
+    split: Annotated[
+        str, typer.Option("--split", help="test | validation: which images the tables are about.")
+    ] = "test",
     form: Annotated[str, typer.Option("--format", help="markdown | csv | latex")] = "markdown",
     with_published: Annotated[
         bool, typer.Option("--with-published", help="Put the published rows beside the measured ones.")
@@ -259,6 +276,7 @@ def report(
     from orchestrator import reporting
 
     _allowed("--format", form, ("markdown", "csv", "latex"))
+    _allowed("--split", split, ("test", "validation"))
     if published and (folder or everything or with_published):
         raise InvalidInput(
             "--published: stands alone; for published rows beside those of a folder use report FOLDER --with-published"
@@ -266,7 +284,9 @@ def report(
     if not published and folder is None:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     made, paths = (
-        (reporting.published_report(), {}) if folder is None else reporting.report(folder, everything, with_published)
+        (reporting.published_report(), {})
+        if folder is None
+        else reporting.report(folder, everything, with_published, split=split)
     )
     print({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if paths:

@@ -41,7 +41,7 @@ Folder = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line, once however often it is called."""
     known = {command.callback for command in app.registered_commands}
-    for command in (status, logs, cancel, retry):
+    for command in (status, logs, cancel, retry, dashboard):
         if command not in known:
             app.command()(command)
 
@@ -178,12 +178,32 @@ def retry(place: Folder) -> None:
     _check_command(sweep, place)
     found = StatusReader(place, _jobs(place)).look()
     print(f"trials:   {spell_counts(found)}")
-    if found.counts["finished"] == len(found.trials):
+    if (
+        found.counts["finished"] == len(found.trials) and sweep.tabled is None
+    ):  # A search knows alone whether it is over.
         print("nothing to retry: all of them have finished")
         return
     print(f"command:  {_typed(sweep)}  (in {sweep.typed_in})", flush=True)
     with contextlib.chdir(sweep.typed_in), _arguments(sweep.command):
         cli.main()
+
+
+def dashboard(
+    place: Folder,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="The URL that the search was given, if it was given one.")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 = any free one.")] = 8080,
+) -> None:
+    """Open optuna-dashboard over a search, on this machine alone, until Ctrl-C; it may run while the search does.
+
+    For instance:
+
+      moleflow-sweep dashboard results/search_v3
+    """
+    from orchestrator.study.dashboard import serve
+
+    serve(place, storage, port, lambda url: print(f"dashboard: {url} (Ctrl-C ends it)", flush=True))
 
 
 def named(sweep: SweepFolder, place: Path, given: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moleflow.config import Backbone, TrialConfig
+from moleflow.data.choice import hold_out
 from moleflow.data.dataset import Dataset, open_dataset
 from moleflow.data.digests import DigestCache
 from moleflow.data.mvtec import scan, split
@@ -33,15 +34,17 @@ def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig])
     dataset = open_dataset(data_root, cache)
     tasks: dict[str, None] = {}
     backbones: dict[tuple[str, str], Backbone] = {}
-    splits: dict[tuple[str, float, int], None] = {}
+    splits: dict[tuple[str, float, float, int], None] = {}
     for config in configs:
         asked = config.data
-        splits |= dict.fromkeys((task, asked.validation_fraction, asked.validation_seed) for task in asked.tasks)
+        real = asked.validation_real_share if asked.validation_anomalies == "real" else 0.0
+        splits |= dict.fromkeys((task, asked.validation_fraction, real, asked.validation_seed) for task in asked.tasks)
         tasks |= dict.fromkeys(config.data.tasks)
         backbones[config.backbone.model, config.backbone.weights] = config.backbone
     found = {data.name: data for data in scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"))}
-    for task, fraction, seed in splits:
-        split(found[task].train, fraction, seed)  # Says so if it leaves too few images.
+    for task, fraction, real, seed in splits:
+        split(found[task].train, fraction, seed)  # Both say so if they leave too few images.
+        hold_out(found[task].test, real, seed)
     digests = {name: data.digest for name, data in found.items()}
     weights = {key: weights_identity(backbone) for key, backbone in backbones.items()}
     label = f"{dataset.name} (generated images)" if dataset.generated else dataset.name

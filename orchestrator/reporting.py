@@ -16,7 +16,11 @@ from orchestrator.results.store import ResultStore
 
 
 def report(
-    place: Path, show_all: bool = False, with_published: bool = False, sweep: folder.SweepFolder | None = None
+    place: Path,
+    show_all: bool = False,
+    with_published: bool = False,
+    sweep: folder.SweepFolder | None = None,
+    split: str = "test",
 ) -> tuple[Report, dict[str, Path]]:
     """Make the report of a results folder anew from its Parquet.
 
@@ -25,6 +29,7 @@ def report(
         sweep: what was planned; None = the folder's latest plan.
         show_all: every trial that is stored, not only those of the latest plan.
         with_published: put the published rows beside the measured ones.
+        split: test | validation: which images the tables are about.
 
     Raises:
         InvalidInput: the folder holds no sweep, or the published rows are damaged.
@@ -33,11 +38,12 @@ def report(
     """
     sweep = sweep or folder.read(place)
     options = ["--all"] * show_all + ["--with-published"] * with_published
+    options += [f"--split {split}"] * (split != "test")
     recipe = Recipe(
         title=sweep.title,
         selection=None if show_all else sweep.compared,
         baseline=sweep.baseline,
-        split="test",
+        split=split,
         command=" ".join(["moleflow-sweep report FOLDER", *options]),
         code=code_digest(),
         published=published.load().digest if with_published else None,

@@ -215,6 +215,10 @@ def _of_search(keys: SweepFile, source: str) -> list[Layer]:
             allowed = ", ".join((*SELECTION, *COSTS))
             hint = did_you_mean(unknown[0], (*SELECTION, *COSTS))
             raise InvalidInput(f"{source}: search.{key}: unknown metric '{unknown[0]}'; allowed: {allowed}.{hint}")
+    if asked.sampler == "cmaes" and (len(asked.objectives) > 1 or asked.constraints):
+        raise InvalidInput(
+            f"{source}: search.sampler: cmaes knows one objective and no constraints; allowed here: tpe | gp | nsga2 | random | qmc"
+        )
     if asked.pruner != "none" and (len(asked.objectives) > 1 or not set(asked.objectives) <= set(SELECTION)):
         raise InvalidInput(
             f"{source}: search.pruner: '{asked.pruner}' needs one objective, a metric of the images; "

@@ -257,7 +257,13 @@ def browser(tmp_path: Path) -> Iterator[Any]:
         pytest.skip("no Chromium: apt-get install chromium chromium-driver")
     options = driver.ChromeOptions()
     options.binary_location = program
-    quiet = ("disable-background-networking", "disable-component-update", "disable-sync", "disable-quic", "no-first-run")
+    quiet = (
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-quic",
+        "no-first-run",
+    )
     alone = f"user-data-dir={tmp_path / 'browser'}"
     for word in ("headless", "no-sandbox", "disable-gpu", "window-size=1400,1400", alone, *quiet):
         options.add_argument(f"--{word}")

@@ -7,6 +7,7 @@ import hashlib
 from optuna import pruners, samplers
 from optuna.trial import FrozenTrial
 
+from orchestrator.study import unwarned
 from orchestrator.sweep_file import Pruner, Sampler
 
 
@@ -23,10 +24,15 @@ def make_sampler(name: Sampler, seed: int, asked: int) -> samplers.BaseSampler:
 
     """
     own = int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4], "big")
+    with unwarned():
+        return _sampler(name, seed, own)
+
+
+def _sampler(name: Sampler, seed: int, own: int) -> samplers.BaseSampler:
     if name == "random":
         return samplers.RandomSampler(seed=own)
     if name == "tpe":
-        return samplers.TPESampler(seed=own, multivariate=True, group=True, warn_independent_sampling=False)
+        return samplers.TPESampler(seed=own, multivariate=True, group=True)
     if name == "gp":
         return samplers.GPSampler(seed=own, warn_independent_sampling=False)
     if name == "cmaes":

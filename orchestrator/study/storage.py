@@ -9,6 +9,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from moleflow.errors import InvalidInput
+from orchestrator.study import unwarned
 from orchestrator.study.samplers import make_pruner
 from orchestrator.sweep_file import Search
 
@@ -45,7 +46,8 @@ def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: s
             f"--storage: {url or sweep_folder / JOURNAL} cannot be opened: {' '.join(str(error).split()):.200}"
         ) from None
     if study.metric_names is None:
-        study.set_metric_names(list(search.objectives))
+        with unwarned():
+            study.set_metric_names(list(search.objectives))
     known = dict(zip(study.metric_names or (), (d.name.lower() for d in study.directions), strict=False))
     if known != dict(search.objectives):
         raise InvalidInput(

@@ -6,10 +6,12 @@ from moleflow.config import flatten
 from moleflow.documents import read_mapping
 from orchestrator.expansion import expand, trials
 from orchestrator.spec import load_sweep
+from orchestrator.study.space import Space
 from orchestrator.trial import Inputs, label
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FILES = sorted(SWEEPS.glob("*.yaml"))
+TABLES = [path for path in FILES if "search" not in read_mapping(path)]
 EMBEDDED = ("leather", "grid", "transistor")
 
 
@@ -17,7 +19,7 @@ def test_there_are_sweeps() -> None:
     assert {path.stem for path in FILES} >= {"v7_gamma", "versions", "lora_scaling", "center_weight", "mvtec15"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_sweep_loads_and_expands_with_and_without_data(path: Path) -> None:
     real = load_sweep(path, data_root=Path("/images"))
     assert real.name == path.stem, "a sweep is found by its name"
@@ -36,7 +38,21 @@ def test_every_sweep_loads_and_expands_with_and_without_data(path: Path) -> None
     assert 2 <= len(trials(without, lambda config: inputs)) <= 16, "a first look takes minutes"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_search_starts_from_the_notes_own_settings() -> None:
+    sweep = load_sweep(SWEEPS / "search_v3.yaml", data_root=Path("/images"))
+    inputs = Inputs(dict.fromkeys(EMBEDDED, "digest"), "weights", "images")
+    space = Space(sweep, lambda config: inputs)
+    (first,) = space.trials(space.base())
+    assert (first.config.training.epochs, first.config.training.learning_rate) == (40, 1e-4)
+    assert first.config.data.evaluate == "validation"
+    assert space.parameters(space.base()).keys() == space.base().keys(), "the start lies in the space"
+    tested = space.tests(space.base())
+    assert [trial.config.seed for trial in tested] == [0, 1, 2]
+    assert {trial.config.data.evaluate for trial in tested} == {"all"}
+    assert len(expand(load_sweep(SWEEPS / "search_v3.yaml")).variants) > 1
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_the_questions_stand_on_the_notes_own_settings(path: Path) -> None:
     for variant in expand(load_sweep(path, data_root=Path("/images"))).variants:
         config = variant.config

@@ -1,0 +1,52 @@
+"""optuna-dashboard over the study of a results folder, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import optuna
+from optuna_dashboard import wsgi
+
+from moleflow.errors import InvalidInput
+from orchestrator.study.storage import JOURNAL, journal
+
+LOOPBACK = "127.0.0.1"
+
+
+class _Quiet(WSGIRequestHandler):
+    """A page asks again and again; nobody wants to read that."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def serve(sweep_folder: Path, url: str | None, port: int, say: Callable[[str], None]) -> None:
+    """Serve the dashboard until somebody interrupts it.
+
+    Args:
+        sweep_folder: a results folder.
+        url: of the study's storage, where it is not the folder's journal.
+        port: 0 = any free one.
+        say: told the address once it answers.
+
+    Raises:
+        InvalidInput: there is no study, or the port is taken.
+
+    """
+    if url is None and not (sweep_folder / JOURNAL).exists():
+        raise InvalidInput(
+            f"{sweep_folder}: holds no search ({JOURNAL} is missing); give --storage if it has one elsewhere"
+        )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    app = wsgi(url or journal(sweep_folder))
+    try:
+        server = make_server(LOOPBACK, port, app, handler_class=_Quiet)
+    except OSError as error:
+        raise InvalidInput(f"--port: given {port}, but {error.strerror or error}; allowed: a free port, or 0") from None
+    with server:
+        say(f"http://{LOOPBACK}:{server.server_port}")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
