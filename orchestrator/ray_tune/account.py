@@ -20,6 +20,7 @@ from orchestrator.results.store import ResultStore
 from orchestrator.work import Pause, Setup, Source, WorkItem
 
 LOOK_EVERY_S = 0.2
+KEPT_OF_A_RESULT = {"done", "training_iteration", "trial_id", "task", "tasks", "task_name", "image_auroc"}
 WORD_WITHIN_S = 10.0
 
 
@@ -66,7 +67,8 @@ class Account:
             Over: whatever still runs shall not go on.
 
         """
-        self.look()
+        # Tune sleeps for a second where it has nothing and is given nothing.
+        self.look(LOOK_EVERY_S if self.placed else 0.0)
         if len(self.placed) >= self.most:
             return Pause.WAIT
         answer = self.source.next()
@@ -195,12 +197,17 @@ class Report(Callback):
         """A task ended, or nothing can go on."""
         if "fatal" in result:
             self._account.fatal(result["fatal"])
+        # Tune would keep the rest for every trial, and statistics of each number in it.
+        for name in result.keys() - KEPT_OF_A_RESULT:
+            del result[name]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Tune has done with a trial."""
         self._account.over(trial.trial_id)
+        trial.config["placed"].release()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The trial's process died."""
         error = trial.get_pickled_error()
         self._account.died(trial.trial_id, type(error).__name__ if error else "no reason given")
+        trial.config["placed"].release()

@@ -49,11 +49,15 @@ def make_worker(setup: Setup, events: Events) -> RunsTrials:
     return Worker(setup, events)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Placed:
     """The trials of one work item on their way through Tune, which copies and prints configurations as often as it likes."""
 
     trials: tuple[Trial, ...]
+
+    def release(self) -> None:
+        """Let the trials go: Tune keeps every configuration that it was given, and writes all of them down at its end."""
+        self.trials = ()
 
     def __deepcopy__(self, _: object) -> Placed:
         return self
@@ -86,6 +90,7 @@ class TrialActor(Trainable):
 
     def _take(self, config: Mapping[str, Any]) -> None:
         self._placed: Placed | None = config["placed"]
+        self.config = {}  # It would go back with every result.
         self._show()
 
     def step(self) -> dict[str, Any]:
@@ -102,7 +107,6 @@ class TrialActor(Trainable):
                     self._runs.interrupt()
                     return {"done": True}
         if note is None:
-            print(f"{self.trial_name}: over", flush=True)
             return {"done": True}
         if note.kind == "fatal":
             return {"done": True, "fatal": note.facts["error"]}
@@ -116,10 +120,7 @@ class TrialActor(Trainable):
 
     def _show(self, progress: str = "") -> None:
         """Have this process call itself under the trial's name: the dashboard lists calls by name, and Tune's all have the same."""
-        shown = f"{self.trial_name}{progress}"
-        if progress:
-            print(shown, flush=True)  # The process's own log, which the dashboard shows too.
-        ray.get_runtime_context().current_actor.shown.options(name=shown).remote()
+        ray.get_runtime_context().current_actor.shown.options(name=f"{self.trial_name}{progress}").remote()
 
     def shown(self) -> None:
         """Nothing to do: what counts is the name of the call."""

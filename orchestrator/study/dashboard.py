@@ -11,7 +11,7 @@ import optuna
 from optuna_dashboard import wsgi
 
 from moleflow.errors import InvalidInput
-from orchestrator.study.storage import JOURNAL, journal
+from orchestrator.study.storage import JOURNAL, journal, usable
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,7 +33,7 @@ def serve(sweep_folder: Path, url: str | None, port: int, say: Callable[[str], N
         say: told the address once it answers.
 
     Raises:
-        InvalidInput: there is no study, or the port is taken.
+        InvalidInput: there is no study, its storage cannot be opened, or the port is taken.
 
     """
     if url is None and not (sweep_folder / JOURNAL).exists():
@@ -41,7 +41,8 @@ def serve(sweep_folder: Path, url: str | None, port: int, say: Callable[[str], N
             f"{sweep_folder}: holds no search ({JOURNAL} is missing); give --storage if it has one elsewhere"
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    app = wsgi(url or journal(sweep_folder))
+    with usable(url, sweep_folder):
+        app = wsgi(url or journal(sweep_folder))
     try:
         server = make_server(LOOPBACK, port, app, handler_class=_Quiet)
     except OSError as error:

@@ -13,8 +13,9 @@ import optuna
 from optuna.trial import TrialState
 
 from moleflow.claim import hold, is_stale, try_claim
+from moleflow.errors import InvalidInput
 
-DRIVER = "driver"
+DRIVER, FOLDER, AGAIN = "driver", "folder", "again"
 
 
 @contextmanager
@@ -35,21 +36,49 @@ def signed_in(sweep_folder: Path) -> Iterator[str]:
         yield name
 
 
+@contextmanager
+def alone(sweep_folder: Path) -> Iterator[None]:
+    """Change what all drivers share while no other one does."""
+    with hold(_folder(sweep_folder) / ".asking", poll=0.05):
+        yield
+
+
+def belong(study: optuna.Study, sweep_folder: Path) -> None:
+    """See that a study has its trials' results in this folder: drivers elsewhere could neither be seen nor share any.
+
+    Raises:
+        InvalidInput: its results lie elsewhere.
+
+    """
+    path = _folder(sweep_folder) / ".id"
+    with alone(sweep_folder):
+        if not path.exists():
+            path.write_text(uuid.uuid4().hex, encoding="ascii")
+        own = path.read_text(encoding="ascii")
+        if study.user_attrs.setdefault(FOLDER, own) != own:
+            raise InvalidInput(
+                f"--storage: the study '{study.study_name}' there belongs to another results folder than {sweep_folder}; "
+                "give that one with --out, or rename the sweep"
+            )
+        study.set_user_attr(FOLDER, own)
+
+
 def give_up_for_the_dead(study: optuna.Study, sweep_folder: Path, own: str) -> int:
     """Fail the configurations that no living driver is at, and put them in the queue again; how many.
 
-    What their trials finished is stored and not run again. The order makes a death in between harmless: what is in the queue already
-    is not put there twice.
+    What their trials finished is stored and not run again. The order makes a death in between harmless: what was put in the queue
+    already is not put there twice. What nobody signed yet belongs to a driver that died before it could.
     """
     count = 0
-    with hold(_folder(sweep_folder) / ".failing"):
+    with alone(sweep_folder):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             driver = trial.user_attrs.get(DRIVER)
             if driver == own or (driver is not None and alive(sweep_folder, driver)):
                 continue
-            if not _queued(study, trial):
-                study.enqueue_trial(trial.params)
-            study.tell(trial.number, state=TrialState.FAIL)
+            parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if parameters and not _queued(study, trial.number):
+                study.enqueue_trial(parameters, user_attrs={AGAIN: trial.number})
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             count += 1
     return count
 
@@ -60,9 +89,8 @@ def alive(sweep_folder: Path, driver: str) -> bool:
     return path.exists() and not is_stale(path)
 
 
-def _queued(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return any(queued.system_attrs.get("fixed_params") == trial.params for queued in waiting)
+def _queued(study: optuna.Study, number: int) -> bool:
+    return any(trial.user_attrs.get(AGAIN) == number for trial in study.get_trials(deepcopy=False))
 
 
 def _folder(sweep_folder: Path) -> Path:

@@ -10,6 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from moleflow.config import TrialConfig
+from moleflow.errors import InvalidInput
 from orchestrator.expansion import Resolver
 from orchestrator.spec import Sweep
 from orchestrator.study.search import TRIALS
@@ -24,7 +25,7 @@ def found_trials(
     """Every trial that a study has asked for, each id once; none where there is no study yet.
 
     Raises:
-        InvalidInput: the storage cannot be opened.
+        InvalidInput: the storage cannot be opened, or the study is of another sweep.
 
     """
     if url is None and not (sweep_folder / JOURNAL).exists():
@@ -45,11 +46,22 @@ def study_of(sweep: Sweep, sweep_folder: Path, url: str | None) -> optuna.Study:
 
 
 def trials_of(study: optuna.Study, space: Space) -> list[Trial]:
-    """The trials of a study's configurations, in the order in which they were asked for."""
+    """The trials of a study's configurations, in the order in which they were asked for.
+
+    Raises:
+        InvalidInput: the study is of other settings, choices, seeds or images than the sweep is now.
+
+    """
     by_id: dict[str, Trial] = {}
     for found in study.get_trials(deepcopy=False):
         if TRIALS in found.user_attrs:
-            for trial in space.trials(space.factors(found.params)):
+            trials = space.trials(space.factors(found.params)) if space.fits(found.distributions) else []
+            if [trial.id for trial in trials] != found.user_attrs[TRIALS]:
+                raise InvalidInput(
+                    f"{space.sweep.source}: search: the study holds results of other settings, choices, seeds or images "
+                    "under this name; rename the sweep, or take a new folder"
+                )
+            for trial in trials:
                 by_id.setdefault(trial.id, trial)
     return list(by_id.values())
 

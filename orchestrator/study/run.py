@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from rich.console import Console
 
 from moleflow.errors import InvalidInput
 from moleflow.source import code_digest
-from orchestrator import disk, launch, terminal
+from orchestrator import disk, drive, terminal
 from orchestrator.planning import Plan, make_plan
+from orchestrator.prepared import Options, Prepared
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
-from orchestrator.study.drivers import give_up_for_the_dead, signed_in
+from orchestrator.study.drivers import alone, belong, give_up_for_the_dead, signed_in
 from orchestrator.study.found import best, study_of, trials_of
 from orchestrator.study.page import write_page
 from orchestrator.study.search import OptunaSearch
@@ -33,7 +34,7 @@ PLAN_EVERY_S = 5.0
 DEAD_EVERY_S = 30.0
 
 
-def run(prepared: launch.Prepared, options: launch.Options, console: Console) -> int:
+def run(prepared: Prepared, options: Options, console: Console) -> int:
     """Search until the sweep file's budget is used up, test the finalists beside the base, write the page and the report; the exit code.
 
     Raises:
@@ -43,18 +44,18 @@ def run(prepared: launch.Prepared, options: launch.Options, console: Console) ->
     """
     if options.detach:
         raise InvalidInput("--detach: a search needs its driver, which suggests while trials run; leave it out")
-    launch.open_folder(prepared, options, console)
-    going = _Going(prepared, options, console)
+    space = Space(prepared.sweep, prepared.inputs.of)
+    space.tests(space.base())  # What could not be tested in the end is refused now.
+    drive.open_folder(prepared, options, console)
+    going = _Going(prepared, options, console, space)
     with signed_in(prepared.folder) as driver:
         work, interrupted = going.search(driver)
-        over = not interrupted and work.tally.stopped_by is None and not work.tally.cancelled
-        tested = going.test() if over else None
-    code = _said(work, interrupted, console) or (tested.code if tested else 0)
+        code = _said(work, interrupted, console) or going.test()
     try:
-        launch.report_after(going.planned(), code, console)
+        drive.report_after(going.planned(), code, console)
         going.show_page()
     except KeyboardInterrupt:
-        return launch.INTERRUPTED
+        return drive.INTERRUPTED
     return code
 
 
@@ -69,24 +70,17 @@ def _said(work: TrialSource, interrupted: bool, console: Console) -> int:
     if left:
         again = shlex.join(["moleflow-sweep", *sys.argv[1:]])
         console.print(f"the search is not over; to go on, run the same command again: {again}")
-    return launch.INTERRUPTED if interrupted else launch.FAILED if left else 0
-
-
-@dataclass(frozen=True)
-class _Tested:
-    """How testing the finalists ended."""
-
-    code: int
+    return drive.INTERRUPTED if interrupted else drive.FAILED if left else 0
 
 
 class _Going:
     """One driver's part of a search."""
 
-    def __init__(self, prepared: launch.Prepared, options: launch.Options, console: Console) -> None:
+    def __init__(self, prepared: Prepared, options: Options, console: Console, space: Space) -> None:
         assert prepared.sweep.search is not None
         self.prepared, self.options, self.console, self.asked = prepared, options, console, prepared.sweep.search
         self.store = ResultStore(prepared.folder)
-        self.space = Space(prepared.sweep, prepared.inputs.of)
+        self.space = space
         self.study = study_of(prepared.sweep, prepared.folder, options.storage)
         self.finalists: list[Trial] = []
         self.tested: list[tuple[str, dict[str, Any]]] = []
@@ -95,7 +89,9 @@ class _Going:
         self._gave_up = 0.0
 
     def search(self, driver: str) -> tuple[TrialSource, bool]:
-        begin(self.study, self.space, self.asked, Path(self.prepared.sweep.source).parent)
+        belong(self.study, self.prepared.folder)
+        with alone(self.prepared.folder):
+            begin(self.study, self.space, self.asked, Path(self.prepared.sweep.source).parent)
         give_up_for_the_dead(self.study, self.prepared.folder, driver)
         most = self.asked.parallel or (ON_SLURM if self.options.backend == "slurm" else float("inf"))
         search = OptunaSearch(
@@ -106,14 +102,16 @@ class _Going:
             self._name,
             most,
             lambda: self._give_up_again(driver),
+            lambda: alone(self.prepared.folder),
         )
-        work = launch.source(self.prepared, search)
-        interrupted = launch.drive(self.prepared, self.options, work, self.labels, search.left, self.console)
-        launch.claim_folder(self.planned())
+        work = drive.source(self.prepared, search)
+        total = search.left or int(search.others_are_at_it)  # What they find counts when the best are chosen.
+        interrupted = drive.drive(self.prepared, self.options, work, self.labels, total, self.console)
+        drive.claim_folder(self.planned())
         return work, interrupted
 
-    def test(self) -> _Tested:
-        """Evaluate the frozen base and finalists on the test images, from the states that the search trained."""
+    def test(self) -> int:
+        """Evaluate the frozen base and finalists on the test images, from the states that the search trained; the exit code."""
         self.tested = [("base", self.space.base())]
         self.tested += [
             (f"configuration {t.number}", self.space.factors(t.params)) for t in best(self.study, self.asked.finalists)
@@ -121,14 +119,14 @@ class _Going:
         trials = [trial for _, factors in self.tested for trial in self.space.tests(factors)]
         self.finalists = list({trial.id: trial for trial in trials}.values())
         prepared = self.planned()
-        launch.claim_folder(prepared)
+        drive.claim_folder(prepared)
         labels = {trial.id: f"test {trial.label}" for trial in self.finalists}
         todo = [trial for trial in self.finalists if trial in prepared.plan.of("to run")]
-        work = launch.source(prepared, PlannedTrials(todo))
-        interrupted = launch.drive(prepared, self.options, work, labels, len(todo), self.console)
-        return _Tested(launch.summary(work.tally, labels, len(todo), interrupted, self.console))
+        work = drive.source(prepared, PlannedTrials(todo))
+        interrupted = drive.drive(prepared, self.options, work, labels, len(todo), self.console)
+        return drive.summary(work.tally, labels, len(todo), interrupted, self.console)
 
-    def planned(self) -> launch.Prepared:
+    def planned(self) -> Prepared:
         """What was prepared, with every trial that is known by now."""
         found = {trial.id: trial for trial in trials_of(self.study, self.space)} | {t.id: t for t in self.finalists}
         plan: Plan = make_plan(
@@ -156,7 +154,7 @@ class _Going:
         """Name the trials of a configuration that is begun, here and, now and then, in the folder for whoever asks for the status."""
         self.labels.update({trial.id: trial.label for trial in trials})
         if time.monotonic() - self._written > PLAN_EVERY_S:
-            launch.claim_folder(self.planned())
+            drive.claim_folder(self.planned())
             self._written = time.monotonic()
 
     def _give_up_again(self, driver: str) -> bool:

@@ -46,6 +46,11 @@ def _sampler(name: Sampler, seed: int, own: int) -> samplers.BaseSampler:
 
 def make_pruner(name: Pruner, steps: int) -> pruners.BasePruner:
     """The pruner of a study whose configurations have so many steps: tasks times seeds."""
+    with unwarned():
+        return _pruner(name, steps)
+
+
+def _pruner(name: Pruner, steps: int) -> pruners.BasePruner:
     if name == "median":
         return pruners.MedianPruner(n_startup_trials=5)
     if name == "asha":

@@ -6,9 +6,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from moleflow.errors import InvalidInput
@@ -62,6 +64,7 @@ class OptunaSearch:
         begun: told the trials of each configuration before the first is given out.
         most: trials in flight at most.
         before_waiting: called when nothing can be handed out; true = there may be more now.
+        alone: a block in which no other driver of the study asks.
         clock: seconds, from anywhere.
 
     """
@@ -75,29 +78,28 @@ class OptunaSearch:
         begun: Callable[[Sequence[Trial]], None],
         most: float = math.inf,
         before_waiting: Callable[[], bool] = lambda: False,
+        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert space.sweep.search is not None
         self._study, self._space, self._asked_for, self._driver = study, space, space.sweep.search, driver
         self._stored, self._begun, self._most, self._before_waiting = stored, begun, most, before_waiting
-        self._clock, self._start = clock, clock()
+        self._alone, self._clock, self._start = alone, clock, clock()
         self._open: dict[int, _Configuration] = {}
-        self._in_order = (
-            self._asked_for.pruner != "none"
-        )  # A seed is worth its time once the one before was not stopped.
+        # A seed is worth its time once the one before was not stopped.
+        self._in_order = self._asked_for.pruner != "none"
 
     def ask(self) -> Trial | Pause:
         """The next trial: of a configuration that is open, else of a new one."""
-        if sum(len(entry.running) for entry in self._open.values()) >= self._most:
+        if len({trial_id for entry in self._open.values() for trial_id in entry.running}) >= self._most:
             return Pause.WAIT
         while True:
             for entry in self._open.values():
                 trial = self._next_of(entry)
                 if trial is not None:
                     return trial
-            if self._left() <= 0:
+            if self._left() <= 0 or not self._begin():
                 return self._at_the_end()
-            self._begin()
 
     def heard(self, trial: Trial, event: Event) -> Collection[str]:
         """Report a task's value to the pruner; the trials that shall stop."""
@@ -125,11 +127,10 @@ class OptunaSearch:
             entry.running.discard(trial.id)
             if values is not None:
                 entry.values[trial.id] = values
-            elif end.kind == "failed" and entry.stopped is None:
-                entry.stopped = f"failed: {end.facts.get('error')}"
-                entry.waiting.clear()
-            elif end.kind not in ("failed", "pruned"):
-                entry.stopped = entry.stopped or "left"  # For the next driver, who finds that this one is gone.
+            else:
+                # What is left is for the next driver, who finds that this one is gone.
+                others = {"failed": f"failed: {end.facts.get('error')}", "pruned": "pruned"}
+                entry.stopped = entry.stopped or others.get(end.kind, "left")
                 entry.waiting.clear()
             self._close_if_over(entry)
 
@@ -138,6 +139,12 @@ class OptunaSearch:
         """How many configurations are still to be asked for, and trials of open ones to be given out, as trials."""
         waiting = sum(len(entry.waiting) for entry in self._open.values())
         return waiting + max(0, self._left()) * len(self._space.sweep.seeds)
+
+    @property
+    def others_are_at_it(self) -> bool:
+        """Whether configurations of the study are in the hands of other drivers."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return any(trial.user_attrs.get(DRIVER) != self._driver for trial in running)
 
     def _of(self, trial_id: str) -> list[_Configuration]:
         return [entry for entry in self._open.values() if any(trial.id == trial_id for trial in entry.trials)]
@@ -148,9 +155,8 @@ class OptunaSearch:
         at_it = {trial_id for other in self._open.values() for trial_id in other.running}
         trial = entry.waiting[0]
         if trial.id in at_it and trial.id not in entry.running:
-            entry.running.add(
-                entry.waiting.popleft().id
-            )  # The same configuration was suggested twice: one run serves both.
+            # The same configuration was suggested twice: one run serves both.
+            entry.running.add(entry.waiting.popleft().id)
             return self._next_of(entry)
         entry.running.add(entry.waiting.popleft().id)
         return trial
@@ -167,30 +173,42 @@ class OptunaSearch:
             return Pause.WAIT
         if self._before_waiting():
             return Pause.WAIT
-        others = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return Pause.WAIT if any(t.user_attrs.get(DRIVER) != self._driver for t in others) else Pause.DONE
+        return Pause.WAIT if self.others_are_at_it else Pause.DONE
 
-    def _begin(self) -> None:
-        """Ask Optuna for a configuration, and open it or tell at once what is known of it."""
+    def _begin(self) -> bool:
+        """Ask Optuna for a configuration, and open it or tell at once what is known of it; false when there are no more."""
+        why = ""
         for _ in range(MOST_IMPOSSIBLE):
-            asked = len(self._study.get_trials(deepcopy=False))
-            self._study.sampler = make_sampler(self._asked_for.sampler, self._asked_for.seed, asked)
-            trial = self._study.ask()
-            trial.set_user_attr(DRIVER, self._driver)
+            trial = self._suggestion()
+            if trial is None:
+                return False
             factors = self._space.suggested(trial)
             try:
                 ours = self._space.trials(factors) if self._space.wanted(factors) else []
-                why = "" if ours else "excluded"
+                why = "excluded"
             except InvalidInput as error:
                 ours, why = [], f"impossible: {error}"
             if ours:
                 self._open_up(trial, tuple(ours))
-                return
-            trial.set_user_attr(WHY, why)
-            self._study.tell(trial, state=TrialState.FAIL)
+                return True
+            self._over(trial, TrialState.FAIL, why=why)
         raise InvalidInput(
             f"{self._space.sweep.source}: search.space: {MOST_IMPOSSIBLE} suggestions in a row came to nothing, the last one: {why}"
         )
+
+    def _suggestion(self) -> optuna.Trial | None:
+        """A suggestion that bears this driver's name; None when another one took the last.
+
+        Drivers ask one after another: at the same time they would draw the same numbers, and more than the budget.
+        """
+        with self._alone():
+            if self._left() <= 0:
+                return None
+            asked = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = make_sampler(self._asked_for.sampler, self._asked_for.seed, asked)
+            trial = self._study.ask()
+            trial.set_user_attr(DRIVER, self._driver)
+            return trial
 
     def _open_up(self, trial: optuna.Trial, ours: tuple[Trial, ...]) -> None:
         ids = [one.id for one in ours]
@@ -205,10 +223,13 @@ class OptunaSearch:
     def _seen_enough(self, entry: _Configuration) -> bool:
         while entry.reported + 1 in entry.reports:
             entry.reported += 1
-            entry.optuna.report(entry.reports[entry.reported], entry.reported)
+            with suppress(UpdateFinishedTrialError):  # As in `_over`.
+                entry.optuna.report(entry.reports[entry.reported], entry.reported)
         if entry.stopped or not entry.reported:
             return False
         frozen = self._study.get_trials(deepcopy=False)[entry.optuna.number]
+        if frozen.state.is_finished():
+            return False
         return self._study.pruner.prune(self._study, as_compared(self._asked_for.pruner, frozen))
 
     def _close_if_over(self, entry: _Configuration) -> None:
@@ -218,29 +239,37 @@ class OptunaSearch:
         if entry.stopped == "left":
             return
         if entry.stopped == "pruned":
-            self._study.tell(entry.optuna, state=TrialState.PRUNED)
+            self._over(entry.optuna, TrialState.PRUNED)
         elif entry.stopped is not None:
-            entry.optuna.set_user_attr(WHY, entry.stopped)
-            self._study.tell(entry.optuna, state=TrialState.FAIL)
+            self._over(entry.optuna, TrialState.FAIL, why=entry.stopped)
         else:
             self._tell_values(entry)
 
     def _tell_values(self, entry: _Configuration) -> None:
+        wanted = {*self._asked_for.objectives, *self._asked_for.constraints}
         means = {
             name: sum(values[name] for values in entry.values.values()) / len(entry.values)
-            for name in {*self._asked_for.objectives, *self._asked_for.constraints}
+            for name in wanted
             if all(name in values for values in entry.values.values())
         }
-        missing = {*self._asked_for.objectives, *self._asked_for.constraints} - means.keys()
+        missing = wanted - means.keys()
         if missing:
-            entry.optuna.set_user_attr(
-                WHY, f"failed: {', '.join(sorted(missing))} is not defined on the validation images"
-            )
-            self._study.tell(entry.optuna, state=TrialState.FAIL)
-            return
-        for name, excess in excesses(self._asked_for, means).items():
-            entry.optuna.set_constraint(name, excess)
-        self._study.tell(entry.optuna, [means[name] for name in self._asked_for.objectives])
+            why = f"failed: {', '.join(sorted(missing))} is not defined on the validation images"
+            self._over(entry.optuna, TrialState.FAIL, why=why)
+        else:
+            self._over(entry.optuna, TrialState.COMPLETE, means)
+
+    def _over(
+        self, trial: optuna.Trial, state: TrialState, means: Values | None = None, why: str | None = None
+    ) -> None:
+        """Tell Optuna how a configuration ended. If another driver took this one for dead and gave it up, that stands."""
+        with suppress(UpdateFinishedTrialError):
+            if why is not None:
+                trial.set_user_attr(WHY, why)
+            for name, excess in (excesses(self._asked_for, means) if means else {}).items():
+                trial.set_constraint(name, excess)
+        values = [means[name] for name in self._asked_for.objectives] if means else None
+        self._study.tell(trial, values, state, skip_if_finished=True)
 
 
 def excesses(search: Search, means: Values) -> dict[str, float]:

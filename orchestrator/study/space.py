@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 
 from moleflow.config import TrialConfig
 from moleflow.errors import InvalidInput
@@ -107,6 +114,15 @@ class Space:
             if path not in self.sweep.when or holds(self.sweep.when[path], ground)
         }
 
+    def fits(self, known: Mapping[str, BaseDistribution]) -> bool:
+        """Whether a configuration of a study was asked for as it would be here: the same knobs have the same choices and scales."""
+        try:
+            for path, distribution in known.items():
+                check_distribution_compatibility(distribution, _as_optuna(self.distributions[path]))
+        except (KeyError, ValueError):
+            return False
+        return True
+
     def parameters(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The part of some settings that lies in the space, as Optuna spells it; what lies outside is left to the sampler."""
         return {
@@ -131,6 +147,15 @@ def _suggest(trial: optuna.Trial, path: str, distribution: Distribution) -> obje
     if distribution.kind == "integer":
         return trial.suggest_int(path, low, high)
     return trial.suggest_float(path, low, high, log=distribution.kind == "loguniform")
+
+
+def _as_optuna(distribution: Distribution) -> BaseDistribution:
+    if distribution.kind == "choice":
+        return CategoricalDistribution([spell(value) for value in distribution.bounds])
+    low, high = distribution.bounds
+    if distribution.kind == "integer":
+        return IntDistribution(low, high)
+    return FloatDistribution(low, high, log=distribution.kind == "loguniform")
 
 
 def _meant(distribution: Distribution, parameter: Any) -> Any:

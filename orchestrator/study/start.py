@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import optuna
@@ -18,10 +20,12 @@ from orchestrator.study.values import stored
 from orchestrator.sweep_file import Search
 
 MOST_A_FOLDER = 10
+BEGUN = "begun"
+OF_NO_ACCOUNT = ("seed", "data.evaluate")
 
 
 def begin(study: optuna.Study, space: Space, search: Search, near: Path) -> int:
-    """Put the first configurations of an empty study into its queue; how many.
+    """Put the first configurations of a new study into its queue, once; how many.
 
     The base itself comes first: a search that cannot beat it has to show that. Then earlier results, those with validation metrics in
     the order of these, never of test metrics; then the notes' variants, of which only the settings count.
@@ -36,20 +40,22 @@ def begin(study: optuna.Study, space: Space, search: Search, near: Path) -> int:
         InvalidInput: a folder of earlier results that holds none.
 
     """
-    if study.get_trials(deepcopy=False):
+    if study.user_attrs.get(BEGUN):
         return 0
     wanted: dict[tuple[Any, ...], dict[str, Any]] = {}
     for settings in (space.base(), *_earlier(search, near), *(_published() if search.published else ())):
         parameters = space.parameters(settings)
         if parameters:
             wanted.setdefault(tuple(sorted(parameters.items())), parameters)
-    for parameters in list(wanted.values())[: search.trials]:
-        study.enqueue_trial(parameters)
-    return min(len(wanted), search.trials)
+    first = list(wanted.values())[: search.trials]
+    for parameters in first:
+        study.enqueue_trial(parameters, skip_if_exists=True)  # A driver may have died in the middle of this.
+    study.set_user_attr(BEGUN, True)
+    return len(first)
 
 
 def _earlier(search: Search, near: Path) -> Iterator[Mapping[str, Any]]:
-    """Configurations of earlier results, at most some of each folder."""
+    """Configurations of earlier results, at most some of each folder, the best by their mean over the seeds first."""
     for name in search.start_from:
         folder = near / name
         if not (folder / "parts").is_dir():
@@ -58,13 +64,16 @@ def _earlier(search: Search, near: Path) -> Iterator[Mapping[str, Any]]:
         by_trial = {r["trial_id"]: r["config"] for r in store.read("attempts", ["trial_id", "config"]).to_pylist()}
         values = stored(store, list(by_trial))
         metric, direction = next(iter(search.objectives.items()))
-        known = [trial_id for trial_id in by_trial if metric in values.get(trial_id, {})]
-        known.sort(key=lambda trial_id: values[trial_id][metric], reverse=direction == "maximize")
         configs: dict[str, Mapping[str, Any]] = {}
-        for trial_id in (*known, *(trial_id for trial_id in by_trial if trial_id not in known)):
-            flat = _flat(by_trial[trial_id])
-            configs.setdefault(str({k: v for k, v in sorted(flat.items()) if k != "seed"}), flat)
-        yield from list(configs.values())[:MOST_A_FOLDER]
+        worth: dict[str, list[float]] = {}
+        for trial_id, config in by_trial.items():
+            flat = {path: value for path, value in _flat(config).items() if path not in OF_NO_ACCOUNT}
+            key = str(sorted(flat.items()))
+            configs[key] = flat
+            worth.setdefault(key, []).extend(v[metric] for v in [values.get(trial_id, {})] if metric in v)
+        sign = -1 if direction == "maximize" else 1
+        order = sorted(configs, key=lambda key: sign * mean(worth[key]) if worth[key] else math.inf)
+        yield from [configs[key] for key in order][:MOST_A_FOLDER]
 
 
 def _published() -> Iterator[Mapping[str, Any]]:

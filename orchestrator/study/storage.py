@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -14,6 +18,7 @@ from orchestrator.study.samplers import make_pruner
 from orchestrator.sweep_file import Search
 
 JOURNAL = "study.journal"
+_PASSWORD = re.compile(r"(://[^:@/]*:)[^@]*@")
 
 
 def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: str | None = None) -> optuna.Study:
@@ -32,7 +37,7 @@ def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: s
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = list(search.objectives.values())
-    try:
+    with usable(url, sweep_folder):
         storage = RDBStorage(url) if url else journal(sweep_folder)
         study = optuna.create_study(
             storage=storage,
@@ -41,10 +46,6 @@ def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: s
             pruner=make_pruner(search.pruner, steps),
             load_if_exists=True,
         )
-    except Exception as error:  # Whatever the database's driver raises.
-        raise InvalidInput(
-            f"--storage: {url or sweep_folder / JOURNAL} cannot be opened: {' '.join(str(error).split()):.200}"
-        ) from None
     if study.metric_names is None:
         with unwarned():
             study.set_metric_names(list(search.objectives))
@@ -57,7 +58,44 @@ def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: s
     return study
 
 
+@contextmanager
+def usable(url: str | None, sweep_folder: Path) -> Iterator[None]:
+    """Turn whatever a database's driver raises into the user's mistake; passwords stay out of the message.
+
+    Raises:
+        InvalidInput: the storage cannot be opened.
+
+    """
+    try:
+        yield
+    except Exception as error:
+        place = _PASSWORD.sub(r"\1***@", url) if url else str(sweep_folder / JOURNAL)
+        reason = _PASSWORD.sub(r"\1***@", " ".join(str(error).split()))
+        raise InvalidInput(
+            f"--storage: {place} cannot be opened: {reason:.200}; allowed: a URL that Optuna takes, such as "
+            "sqlite:///study.db or postgresql+psycopg://user@host/database"
+        ) from None
+
+
 def journal(sweep_folder: Path) -> BaseStorage:
-    """The journal of a folder; its lock is a file made with O_EXCL, which network filesystems honour too."""
-    path = str(sweep_folder / JOURNAL)
-    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    """The journal of a folder; its lock is a file made with O_EXCL, which network filesystems honour too.
+
+    What a writer that died left of its last line is taken away first: Optuna would append to it and never read past it again.
+    """
+    path = sweep_folder / JOURNAL
+    lock = JournalFileOpenLock(str(path))
+    if _torn(path):
+        lock.acquire()
+        try:
+            if torn := _torn(path):
+                os.truncate(path, path.stat().st_size - torn)
+        finally:
+            lock.release()
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _torn(path: Path) -> int:
+    """How many bytes of a journal follow its last whole line."""
+    if not path.exists():
+        return 0
+    return len(path.read_bytes().rpartition(b"\n")[2])

@@ -1,0 +1,235 @@
+"""A run: the folder made ready, a backend set to work, what became of it said and reported."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from moleflow.claim import hold
+from moleflow.errors import Damaged, InvalidInput
+from orchestrator import burial, disk, folder, listing, marks, reporting, terminal
+from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Record
+from orchestrator.events import Event, Events
+from orchestrator.live import LiveView
+from orchestrator.prepared import Options, Prepared, setup, writable
+from orchestrator.results.store import ResultStore
+from orchestrator.runner import Tally, TrialSource
+from orchestrator.search import Search
+from orchestrator.spec import Sweep
+from orchestrator.work import Backend, Setup
+
+if TYPE_CHECKING:
+    from orchestrator.backends.slurm import SlurmBackend
+
+
+FAILED, INTERRUPTED = 1, 130
+COMPACT_FROM = 200
+
+
+def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
+    """Make the folder the sweep's, clean up after the dead, and say what was found.
+
+    Raises:
+        InvalidInput: it cannot be written.
+        OSError: the disk is full.
+
+    """
+    store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
+    with writable(prepared.folder, "--out"):
+        claim_folder(prepared)
+        with hold(prepared.folder / ".starting"):  # Two drivers would take each other's files for a dead writer's.
+            store.create()
+            marks.cancelled(prepared.folder).clear()
+            marks.pruned(prepared.folder).clear()
+            dead = burial.bury(records, store, _dead(records, options), burial.UNSEEN)
+            # Where nobody else is at work, whatever lies around half-written is a dead writer's.
+            alone = not any(record.state == RUNNING for record in records.all())
+            recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
+    if not options.quiet:
+        console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)))
+    for damage in recovered.set_aside:
+        console.print(
+            f"damaged:  {damage.path}: {damage.reason}; moved to {prepared.folder / 'damaged'}, its trials run again"
+        )
+    for record in dead:
+        label = prepared.labels.get(record.trial_id, record.trial_id)
+        console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
+
+
+def source(prepared: Prepared, search: Search) -> TrialSource:
+    """What a backend pulls from: the trials of a search, with the sweep's retries and whatever marks lie in its folder."""
+    pruned = marks.pruned(prepared.folder)
+    return TrialSource(
+        search,
+        prepared.sweep.resources,
+        prepared.sweep.retries,
+        cancelled=marks.cancelled(prepared.folder).holds,
+        prune=lambda trial_id: pruned.add([trial_id]),
+    )
+
+
+def drive(
+    prepared: Prepared, options: Options, work: TrialSource, labels: Mapping[str, str], total: int, console: Console
+) -> bool:
+    """Run what a source has on the backend of the options, and show it; whether somebody interrupted it.
+
+    Raises:
+        InvalidInput: the backend cannot do what it is asked for.
+
+    """
+    if not total:
+        return False
+    store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
+    view = LiveView(console, labels, total, work.tally, options.quiet)
+    heard = (_burials(records, store), work.events, view.show, _compaction(store))
+    with view:
+        try:
+            _backend(setup(prepared, options), prepared.sweep, options).run(work, each_of(heard))
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
+    """Say what did not go well and how to go on; the exit code."""
+    for trial_id, event in tally.failed.items():
+        console.print(f"failed: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
+    for trial_id in tally.interrupted:
+        console.print(f"interrupted: {labels[trial_id]}  ({trial_id}): stopped from outside")
+    for trial_id in tally.cancelled:
+        console.print(f"cancelled: {labels[trial_id]}  ({trial_id})")
+    if tally.stopped_by:
+        console.print(f"stopped: {tally.stopped_by}")
+    if tally.pruned:
+        console.print(f"stopped early: {len(tally.pruned)} trials")
+    done = len(tally.finished) + len(tally.elsewhere) + len(tally.pruned)
+    if done == total:
+        return 0
+    again = shlex.join(["moleflow-sweep", *sys.argv[1:]])
+    console.print(f"{done} of {total} trials finished and kept; to go on, run the same command again: {again}")
+    return INTERRUPTED if interrupted else FAILED
+
+
+def report_after(prepared: Prepared, code: int, console: Console) -> None:
+    """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason."""
+    try:
+        ResultStore(prepared.folder).compact()  # Looks at every part anew: one may have been damaged since the start.
+        made, paths = reporting.report(
+            prepared.folder, sweep=_planned(prepared)
+        )  # Another driver may have written its own plan meanwhile.
+    except OSError as error:
+        console.print(f"no report: {disk.explain(prepared.folder, error)}")
+        return
+    if code != INTERRUPTED:
+        terminal.show(made.body(), console)
+    console.print(f"results: {prepared.folder / 'parts'} (Parquet)\nreport:  {paths['md']}")
+
+
+def claim_folder(prepared: Prepared) -> None:
+    """Write the latest plan into the folder."""
+    folder.write(prepared.folder, _planned(prepared), prepared.sweep.spec())
+
+
+def _planned(prepared: Prepared) -> folder.SweepFolder:
+    sweep = prepared.sweep
+    title = f"{sweep.name}: {sweep.question}" if sweep.question else sweep.name
+    title += f" ({sweep.note})" if sweep.note else ""
+    ids = tuple(trial.id for trial in prepared.trials)
+    return folder.SweepFolder(
+        sweep.name,
+        title,
+        dict(sweep.baseline),
+        ids,
+        prepared.inputs.dataset.name,
+        prepared.labels,
+        tuple(sys.argv[1:]),
+        str(Path.cwd()),
+        prepared.tabled,
+    )
+
+
+def _dead(records: AttemptFolder, options: Options) -> list[Record]:
+    """The attempts that nobody is at; of those in a SLURM job the backend first asks SLURM."""
+    ours = options.backend == "slurm"
+    return [r for r in records.all() if r.state == DIED and not (ours and r.content.get("job"))]
+
+
+def each_of(listeners: Sequence[Events]) -> Events:
+    """One listener that tells several, in order."""
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
+
+
+def _burials(records: AttemptFolder, store: ResultStore) -> Events:
+    """Bury an attempt as soon as its worker is known to be dead."""
+
+    def listen(event: Event) -> None:
+        if event.kind == "failed" and event.facts.get("error_kind") == WORKER_DIED:
+            dead = [record for record in records.of_trial(event.trial_id) if record.state == DIED]
+            with contextlib.suppress(OSError):  # A full disk: the next start finds it dead.
+                burial.bury(records, store, dead, str(event.facts["error"]))
+
+    return listen
+
+
+def _compaction(store: ResultStore) -> Events:
+    """Compact while a long run goes on: each time that twice as many trials have finished."""
+    finished, due = 0, COMPACT_FROM
+
+    def listen(event: Event) -> None:
+        nonlocal finished, due
+        finished += event.kind == "finished"
+        if finished >= due:
+            due *= 2
+            with contextlib.suppress(OSError, Damaged):  # The tables are copies; the parts are what counts.
+                store.compact()
+
+    return listen
+
+
+def _backend(setup: Setup, sweep: Sweep, options: Options) -> Backend:
+    if options.backend == "inline":
+        from orchestrator.backends.inline import InlineBackend
+
+        return InlineBackend(setup)
+    if options.backend == "slurm":
+        return slurm(setup, options)
+    if options.backend == "ray":
+        return _ray(setup, sweep, options)
+    from orchestrator.backends.local import LocalBackend
+
+    return LocalBackend(setup, options.workers, sweep.resources)
+
+
+def _ray(setup: Setup, sweep: Sweep, options: Options) -> Backend:
+    try:
+        from orchestrator.backends.ray import RayBackend
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"--backend ray: {error.name} is not installed; install the extra: pip install 'moleflow-sweep[ray]'"
+        ) from None
+    say = (lambda _: None) if options.quiet else print
+    return RayBackend(setup, sweep.resources, options.workers, options.address, options.dashboard, say)
+
+
+def slurm(setup: Setup, options: Options) -> SlurmBackend:
+    """The cluster of `options.profile`, or one without anything special.
+
+    Raises:
+        InvalidInput: the profile is not valid.
+
+    """
+    from orchestrator.backends.slurm import SlurmBackend
+    from orchestrator.profile import load_profile
+
+    return SlurmBackend(setup, load_profile(options.profile))

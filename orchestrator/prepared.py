@@ -1,0 +1,156 @@
+"""From a sweep and a command's options to a plan: everything that can be checked before a trial starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from moleflow.errors import InvalidInput
+from moleflow.source import code_digest
+from orchestrator import disk, expansion, folder, provenance
+from orchestrator.inputs import SweepInputs, look_up
+from orchestrator.planning import Plan, make_plan
+from orchestrator.results.store import ResultStore
+from orchestrator.spec import Sweep
+from orchestrator.trial import Trial, label
+from orchestrator.work import Setup
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, beside what to run."""
+
+    out: Path | None = None
+    cache: Path | None = None
+    backend: Literal["inline", "local", "slurm", "ray"] = "local"
+    address: str | None = None
+    dashboard: bool = True
+    profile: Path | None = None
+    detach: bool = False
+    workers: int | None = None
+    threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    storage: str | None = None
+    yes: bool = False
+    rerun_stale: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked sweep with its images, its folder and its plan; nothing has been written there yet.
+
+    `sample` stands for all trials that there may be: the plan's own, or some of a search's space. `tabled` are the
+    ids of those that tables compare, where that is not all.
+    """
+
+    sweep: Sweep
+    inputs: SweepInputs
+    folder: Path
+    cache: Path
+    plan: Plan
+    sample: Sequence[Trial]
+    tabled: tuple[str, ...] | None = None
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial of the plan."""
+        return [planned.trial for planned in self.plan.trials]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Readable names by trial id."""
+        return {trial.id: trial.label for trial in self.trials}
+
+
+def prepare(sweep: Sweep, options: Options) -> Prepared:
+    """Check everything that can be checked before a trial starts.
+
+    Raises:
+        InvalidInput: any mistake in the sweep, the images, the weights, the folders or the device.
+        OSError: a disk is full.
+
+    """
+    place = options.out or Path("results") / sweep.name
+    folder.check_owner(place, sweep.name)
+    if options.device == "cuda" and options.backend in ("inline", "local"):
+        _check_gpu()
+    expanded = expansion.expand(sweep, yes=options.yes)
+    if sweep.early_stopping is not None:
+        _check_early_stopping(sweep, expanded.variants)
+    cache = options.cache or default_cache()
+    with writable(cache, "--cache or MOLEFLOW_CACHE"):
+        inputs = look_up(sweep.data_root, cache, (variant.config for variant in expanded.variants))
+    trials = sample = expansion.trials(sweep, inputs.of, yes=options.yes)
+    if sweep.search is not None:
+        from orchestrator.study.found import found_trials
+
+        trials = found_trials(sweep, inputs.of, place, options.storage)
+    finished, pruned = {}, frozenset[str]()
+    if (place / "parts").is_dir():
+        store = ResultStore(place)
+        finished, pruned = store.finished(), store.pruned() if sweep.stops_early else pruned
+    plan = make_plan(trials, finished, code_digest(), options.rerun_stale, pruned)
+    return Prepared(sweep, inputs, place, cache, plan, sample)
+
+
+def setup(prepared: Prepared, options: Options) -> Setup:
+    """What the workers of a run need."""
+    return Setup(
+        sweep=prepared.sweep.name,
+        folder=prepared.folder.absolute(),
+        cache=prepared.cache.absolute(),
+        data_root=prepared.inputs.dataset.root.absolute(),
+        dataset=prepared.inputs.dataset.name,
+        backend=options.backend,
+        worker=f"{options.backend}-{os.getpid()}",
+        device=options.device,
+        threads=options.threads,
+        rerun_stale=options.rerun_stale,
+        provenance=provenance.facts(),
+        time_min=prepared.sweep.resources.time_min,
+    )
+
+
+def default_cache() -> Path:
+    """Where features, stages and the embedded images are kept: MOLEFLOW_CACHE, or a folder in the user's cache."""
+    given = os.environ.get("MOLEFLOW_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moleflow-sweep"
+
+
+def _check_early_stopping(sweep: Sweep, variants: Sequence[expansion.Variant]) -> None:
+    """Whoever stops trials by their metrics chooses among them, and may not look at test images."""
+    blind = next((v for v in variants if v.config.data.validation_anomalies == "none"), None)
+    if blind is not None:
+        raise InvalidInput(
+            f"{sweep.source}: early_stopping: looks at validation images alone, and variant {label(blind.factors)} has none "
+            "to tell apart; set validation_fraction (0.2) and validation_anomalies (synthetic) in the base"
+        )
+
+
+def _check_gpu() -> None:
+    from orchestrator.backends.local import visible_gpus
+
+    if not visible_gpus():
+        hint = "allowed: auto | cpu, or make one visible (CUDA_VISIBLE_DEVICES)"
+        raise InvalidInput(f"--device: given 'cuda', but no GPU is visible here; {hint}")
+
+
+@contextlib.contextmanager
+def writable(place: Path, option: str) -> Iterator[None]:
+    """Turn a folder that cannot be written into the user's mistake; a full disk is none."""
+    try:
+        yield
+    except OSError as error:
+        where, reason = error.filename or place, error.strerror or str(error)
+        if disk.is_full(error):
+            raise OSError(
+                error.errno, f"{reason}; free some, or give another folder with {option}", str(where)
+            ) from None
+        raise InvalidInput(f"{where}: cannot be written ({reason}); give another folder with {option}") from None

@@ -1,0 +1,208 @@
+"""Drivers that die, drivers that live, and two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from moleflow.claim import try_claim
+from moleflow.errors import InvalidInput
+from orchestrator.study import drivers
+from orchestrator.study.drivers import DRIVER, alive, alone, belong, give_up_for_the_dead, signed_in
+from orchestrator.work import Pause
+
+
+@pytest.fixture
+def died(tmp_path):
+    """Leave the claim of a driver whose process has ended, and give its name."""
+
+    def leave(folder: Path) -> str:
+        code = (
+            "import os, sys; from pathlib import Path; from orchestrator.study.drivers import signed_in\n"
+            "with signed_in(Path(sys.argv[1])) as name: print(name, flush=True); os._exit(9)"
+        )
+        ended = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+        assert ended.returncode == 9, ended.stderr
+        return ended.stdout.strip()
+
+    return leave
+
+
+def test_a_driver_is_alive_while_its_block_lasts_and_not_once_its_process_is_gone(tmp_path, died):
+    with signed_in(tmp_path) as name:
+        assert alive(tmp_path, name)
+    assert not alive(tmp_path, name)
+    gone = died(tmp_path)
+    assert (tmp_path / "drivers" / gone).exists()
+    assert not alive(tmp_path, gone)
+
+
+def test_what_a_dead_driver_was_at_is_failed_once_and_asked_for_again_as_it_was(driven, died, tmp_path):
+    name = died(tmp_path / "study")
+    one = driven({"seeds": 2}, {"name": name}, trials=4)
+    one.finish(one.ask(), 0.5)
+    one.finish(one.ask(), 0.5)
+    half, _, other = one.ask(), one.ask(), one.ask()
+    one.finish(half, 0.3)
+    assert one.states == ["COMPLETE", "RUNNING", "RUNNING"]
+    lost = [trial.params for trial in one.trials[1:]]
+    with signed_in(one.folder) as own:
+        assert give_up_for_the_dead(one.study, one.folder, own) == 2
+        assert give_up_for_the_dead(one.study, one.folder, own) == 0
+        assert one.states == ["COMPLETE", "FAIL", "FAIL", "WAITING", "WAITING"]
+        two = driven({"seeds": 2}, {"name": own, "stored": one.stored}, trials=4)
+        ran = two.run(lambda _: 0.7)
+    assert [trial.params for trial in two.trials[3:5]] == lost
+    assert two.states == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert two.trials[3].value == pytest.approx(0.5)
+    assert half.id not in {trial.id for trial in ran}
+    assert other.id in {trial.id for trial in ran}
+    assert len(ran) == 1 + 2 + 2
+
+
+def test_what_a_living_driver_is_at_is_left_alone(driven):
+    with signed_in(driven().folder) as first, signed_in(driven().folder) as second:
+        one, two = driven(None, {"name": first}), driven(None, {"name": second})
+        one.ask()
+        two.ask()
+        assert give_up_for_the_dead(one.study, one.folder, first) == 0
+        assert give_up_for_the_dead(two.study, two.folder, second) == 0
+        assert one.states == ["RUNNING", "RUNNING"]
+
+
+def test_a_death_between_queue_and_failure_queues_nothing_twice(driven):
+    one = driven(None, {"name": "gone"}, trials=1)
+    one.ask()
+    one.study.enqueue_trial(one.trials[0].params, user_attrs={drivers.AGAIN: 0})
+    taken = one.study.ask()  # Another driver was quick.
+    taken.set_user_attr(DRIVER, "own")
+    assert give_up_for_the_dead(one.study, one.folder, "own") == 1
+    assert one.states == ["FAIL", "RUNNING"]
+
+
+def test_a_driver_that_died_before_it_asked_for_every_knob_loses_none_that_was_fixed(driven):
+    one = driven(
+        {"seeds": 1}, trials=1, space={"learning_rate": {"loguniform": [1e-4, 1]}, "lora_rank": {"choice": [2, 4]}}
+    )
+    wanted = {"training.learning_rate": 0.5, "lora.rank": "4"}
+    one.study.enqueue_trial(wanted)
+    one.study.ask()
+    assert give_up_for_the_dead(one.study, one.folder, "own") == 1
+    one.study.ask()
+    assert give_up_for_the_dead(one.study, one.folder, "own") == 1
+    (ran,) = one.run(lambda _: 0.5)
+    assert (ran.config.training.learning_rate, ran.config.lora.rank) == (0.5, 4)
+    assert one.states == ["FAIL", "FAIL", "COMPLETE"]
+
+
+def test_a_driver_that_died_before_its_sampler_said_anything_leaves_nothing_in_the_queue(driven):
+    one = driven(None, None)
+    one.study.ask()
+    assert give_up_for_the_dead(one.study, one.folder, "own") == 1
+    assert one.states == ["FAIL"]
+
+
+def test_the_end_waits_for_what_others_are_at_and_takes_over_what_a_dead_one_left(driven):
+    one = driven({"seeds": 1}, {"name": "one"}, trials=2)
+    two = driven({"seeds": 1}, {"name": "two"}, trials=2)
+    first, second = one.ask(), two.ask()
+    two.finish(second, 0.5)
+    assert two.search.ask() is Pause.WAIT
+    assert two.search.others_are_at_it
+    assert give_up_for_the_dead(two.study, two.folder, "two") == 1
+    again = two.ask()
+    assert again.id == first.id
+    two.finish(again, 0.4)
+    assert two.search.ask() is Pause.DONE
+
+
+def test_a_study_belongs_to_one_results_folder(driven, tmp_path):
+    one = driven(None, {"url": f"sqlite:///{tmp_path}/study.db"})
+    belong(one.study, one.folder)
+    belong(one.study, one.folder)
+    moved = one.folder.rename(tmp_path / "moved")
+    belong(one.study, moved)
+    with pytest.raises(InvalidInput, match="'small' there belongs to another results folder"):
+        belong(one.study, tmp_path / "elsewhere")
+
+
+def test_a_lock_of_a_dead_driver_holds_nobody_up(tmp_path):
+    path = tmp_path / "drivers" / ".asking"
+    claim = try_claim(path)
+    claim.stop()
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"started": "0"}))
+    with alone(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+DRIVE = """
+import sys
+from pathlib import Path
+from orchestrator.events import Event
+from orchestrator.spec import load_sweep
+from orchestrator.study.drivers import alone, signed_in
+from orchestrator.study.search import OptunaSearch
+from orchestrator.study.space import Space
+from orchestrator.study.start import begin
+from orchestrator.study.storage import open_study
+from orchestrator.trial import Inputs, Trial
+from orchestrator.work import Pause
+
+folder, url = Path(sys.argv[2]), sys.argv[3] or None
+sweep = load_sweep(Path(sys.argv[1]))
+space = Space(sweep, lambda _: Inputs({"bolt": "b", "cloth": "c"}, "w", "made up"))
+with signed_in(folder) as name:
+    study = open_study(sweep.name, sweep.search, 2, folder, url)
+    with alone(folder):
+        begin(study, space, sweep.search, folder)
+    search = OptunaSearch(study, space, lambda _: {}, name, lambda _: None, alone=lambda: alone(folder))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while (answer := search.ask()) is not Pause.DONE:
+        if isinstance(answer, Trial):
+            facts = {"validation": {"image_auroc": 0.5}, "parameters": 1, "cost": 1.0}
+            search.tell(answer, Event("finished", answer.id, facts))
+"""
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_two_processes_share_a_study_without_a_configuration_twice_and_within_the_budget(
+    sweep_of, tmp_path, driven, kind
+):
+    trials = 20
+    sweep = sweep_of({"seeds": 1}, trials=trials)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    url = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else ""
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVE, sweep.source, str(folder), url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in both:
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    study = driven({"seeds": 1}, {"url": url or None}, trials=trials).study
+    found = study.get_trials()
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * trials
+    assert len({str(trial.params) for trial in found}) == trials
+    shares = [sum(t.user_attrs[DRIVER] == name for t in found) for name in {t.user_attrs[DRIVER] for t in found}]
+    assert len(shares) == 2
+    assert found[0].params == {"training.learning_rate": 1e-4}  # The base, once, however many begin.
