@@ -219,7 +219,15 @@ def _ray(setup: Setup, sweep: Sweep, options: Options) -> Backend:
             f"--backend ray: {error.name} is not installed; install the extra: pip install 'moleflow-sweep[ray]'"
         ) from None
     say = (lambda _: None) if options.quiet else print
-    return RayBackend(setup, sweep.resources, options.workers, options.address, options.dashboard, say)
+    return RayBackend(
+        setup,
+        sweep.resources,
+        options.workers,
+        options.address,
+        options.dashboard,
+        say,
+        early_stopping=sweep.early_stopping,
+    )
 
 
 def slurm(setup: Setup, options: Options) -> SlurmBackend:

@@ -10,14 +10,18 @@ from typing import Any
 
 from ray import tune
 from ray.tune import CheckpointConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from moleflow.source import code_digest
 from orchestrator.events import Events
 from orchestrator.ray_tune.account import Account, Over, Report, SourceSearcher
 from orchestrator.ray_tune.actor import LEAVE_WITHIN_S, MakeWorker, TrialActor, make_worker, stop_mark
 from orchestrator.ray_tune.cluster import Cluster, connected
-from orchestrator.sweep_file import Resources
+from orchestrator.sweep_file import EarlyStopping, Resources
 from orchestrator.work import Setup, Source
+
+REDUCTION = 2  # At each task of ASHA's rungs, the better half goes on.
+MOST_TASKS = 1_000  # Never reached: trials end by themselves.
 
 
 class RayBackend:
@@ -31,6 +35,7 @@ class RayBackend:
         dashboard: whether a Ray that is started here has one.
         say: where the dashboard's address goes.
         make: what runs trials in a process of Ray.
+        early_stopping: by which rule Tune stops bad trials; None = it stops none.
 
     """
 
@@ -43,8 +48,10 @@ class RayBackend:
         dashboard: bool = True,
         say: Callable[[str], None] = print,
         make: MakeWorker = make_worker,
+        early_stopping: EarlyStopping | None = None,
     ) -> None:
         self._setup, self._resources, self._most = setup, resources or Resources(), workers or math.inf
+        self._early_stopping = early_stopping
         self._address, self._dashboard, self._say, self._make = address, dashboard, say, make
 
     def run(self, source: Source, events: Events) -> None:
@@ -70,6 +77,7 @@ class RayBackend:
             tune.with_resources(given, PlacementGroupFactory([bundle])),
             tune_config=TuneConfig(
                 search_alg=SourceSearcher(account),
+                scheduler=_scheduler(self._early_stopping) if self._early_stopping else None,
                 num_samples=-1,  # Until the source is done.
                 reuse_actors=True,
                 trial_name_creator=_name,
@@ -96,6 +104,21 @@ class RayBackend:
             account.look()
             time.sleep(0.1)
         mark.unlink(missing_ok=True)
+
+
+def _scheduler(asked: EarlyStopping) -> TrialScheduler:
+    """Tune's scheduler. One of its iterations is one task, so it compares trials after equally many tasks."""
+    time, metric = "training_iteration", f"validation_{asked.metric}"
+    if asked.rule == "median":
+        return MedianStoppingRule(time_attr=time, metric=metric, mode="max", grace_period=asked.grace_tasks)
+    return AsyncHyperBandScheduler(
+        time_attr=time,
+        metric=metric,
+        mode="max",
+        grace_period=asked.grace_tasks,
+        max_t=MOST_TASKS,
+        reduction_factor=REDUCTION,
+    )
 
 
 def _name(trial: Any) -> str:

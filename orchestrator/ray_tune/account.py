@@ -11,11 +11,12 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from orchestrator import marks
 from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Record
 from orchestrator.burial import bury
 from orchestrator.event_log import Follower, event_logs
 from orchestrator.events import ENDS, Event, Events
-from orchestrator.ray_tune.actor import Placed
+from orchestrator.ray_tune.actor import OVER, Placed
 from orchestrator.results.store import ResultStore
 from orchestrator.work import Pause, Setup, Source, WorkItem
 
@@ -94,6 +95,11 @@ class Account:
         """Tune has done with an item."""
         for trial_id in self._of(tune_id):
             self._unheard[trial_id] = self.clock()
+
+    def stopped(self, tune_id: str) -> None:
+        """A scheduler of Tune has seen enough of an item; its worker will tell when it has stopped."""
+        with contextlib.suppress(OSError):  # A full disk: the worker goes on.
+            marks.pruned(self.setup.folder).add(self._of(tune_id, take=False))
 
     def died(self, tune_id: str, how: str) -> None:
         """The process that ran an item is gone: every trial that it had not ended costs an attempt."""
@@ -197,6 +203,8 @@ class Report(Callback):
         """A task ended, or nothing can go on."""
         if "fatal" in result:
             self._account.fatal(result["fatal"])
+        elif result.get("done") and OVER not in result:
+            self._account.stopped(trial.trial_id)
         # Tune would keep the rest for every trial, and statistics of each number in it.
         for name in result.keys() - KEPT_OF_A_RESULT:
             del result[name]

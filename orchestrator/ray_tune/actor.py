@@ -16,13 +16,14 @@ import ray
 from ray.tune import Trainable
 
 from moleflow.source import code_digest
-from orchestrator import disk
+from orchestrator import disk, marks
 from orchestrator.events import Event, Events
 from orchestrator.trial import Trial
 from orchestrator.variables import thread_variables
 from orchestrator.work import Setup
 
 LOOK_EVERY_S = 0.5
+OVER = "over"  # In a result that says `done` because the trial is, not because a scheduler wants it.
 LEAVE_WITHIN_S = 5.0
 
 
@@ -89,6 +90,7 @@ class TrialActor(Trainable):
         return True
 
     def _take(self, config: Mapping[str, Any]) -> None:
+        self._runs.prune()  # What still runs was stopped by a scheduler of Tune.
         self._placed: Placed | None = config["placed"]
         self.config = {}  # It would go back with every result.
         self._show()
@@ -96,26 +98,29 @@ class TrialActor(Trainable):
     def step(self) -> dict[str, Any]:
         """Run on until a task or the whole item is over; what Tune, its schedulers and its dashboard get to see."""
         if self._placed is not None:
-            self._runs.start(self._placed.trials)
+            self._item = self._runs.start(self._placed.trials)
             self._placed = None
         while True:
             try:
-                note = self._runs.notes.get(timeout=LOOK_EVERY_S)
-                break
+                item, note = self._runs.notes.get(timeout=LOOK_EVERY_S)
+                if item == self._item or (note is not None and note.kind == "fatal"):
+                    break
             except queue.Empty:
                 if self._mark.exists():
                     self._runs.interrupt()
                     return {"done": True}
         if note is None:
-            return {"done": True}
+            return {"done": True, OVER: True}
         if note.kind == "fatal":
             return {"done": True, "fatal": note.facts["error"]}
         told = {key: note.facts[key] for key in ("task", "tasks", "task_name", "image_auroc")}
+        told |= {f"validation_{metric}": value for metric, value in (note.facts["validation"] or {}).items()}
         self._show(f" [{told['task'] + 1}/{told['tasks']} {told['task_name']} {_short(told['image_auroc'])}]")
         return told
 
     def cleanup(self) -> None:
         """Let the thread write what it still holds back."""
+        self._runs.prune()
         self._runs.end()
 
     def _show(self, progress: str = "") -> None:
@@ -130,34 +135,49 @@ class _RunsInThread:
     """Runs trials in one thread, where the worker lives; the actor's own thread talks to Tune.
 
     Attributes:
-        notes: what Tune shall know: tasks that ended, what is fatal, and None when all trials given to `start` are over.
+        notes: what Tune shall know, beside the number that `start` gave: tasks that ended, what is fatal, and None when all trials of that
+            number are over.
 
     """
 
     def __init__(self, setup: Setup, make: MakeWorker, code: str) -> None:
-        self.notes: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.notes: queue.SimpleQueue[tuple[int, Event | None]] = queue.SimpleQueue()
         self._setup, self._make, self._code = setup, make, code
-        self._given: queue.SimpleQueue[Sequence[Trial] | None] = queue.SimpleQueue()
+        self._given: queue.SimpleQueue[tuple[int, Sequence[Trial]] | None] = queue.SimpleQueue()
+        self._items, self._item, self._trials = 0, 0, frozenset[str]()
+        self._pruned = marks.pruned(setup.folder)
         self._busy = False
         self._thread = threading.Thread(target=self._serve, name="trials", daemon=True)
         self._thread.start()
 
-    def start(self, trials: Sequence[Trial]) -> None:
-        """Run these trials, one after another."""
-        self._given.put(trials)
+    def start(self, trials: Sequence[Trial]) -> int:
+        """Run these trials, one after another; the number by which notes of them are known."""
+        self._items += 1
+        self._given.put((self._items, trials))
+        return self._items
+
+    def prune(self) -> None:
+        """Stop the trial at hand for good if it is marked so, without waiting for its next epoch."""
+        from orchestrator.worker import Prune
+
+        if self._busy and any(self._pruned.holds(trial_id) for trial_id in self._trials):
+            self._raise(Prune)
 
     def interrupt(self) -> None:
         """Stop the trial at hand as a signal would: its attempt is written down as interrupted, at its last whole epoch."""
         from orchestrator.worker import Stop
 
-        if self._thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Stop))
+        self._raise(Stop)
         self._thread.join(LEAVE_WITHIN_S)
 
     def end(self) -> None:
         """End the thread, once it has written everything."""
         self._given.put(None)
         self._thread.join(LEAVE_WITHIN_S)
+
+    def _raise(self, kind: type[BaseException]) -> None:
+        if self._thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(kind))
 
     def _serve(self) -> None:
         try:
@@ -174,16 +194,17 @@ class _RunsInThread:
 
         with contextlib.suppress(Stop):
             try:
-                while (trials := self._next(worker)) is not None:
-                    self._busy = True
+                while (given := self._next(worker)) is not None:
+                    self._item, trials = given
+                    self._trials, self._busy = frozenset(trial.id for trial in trials), True
                     for trial in trials:
                         worker.run(trial)
                     self._busy = False
-                    self.notes.put(None)
+                    self.notes.put((self._item, None))
             finally:
                 worker.flush()
 
-    def _next(self, worker: RunsTrials) -> Sequence[Trial] | None:
+    def _next(self, worker: RunsTrials) -> tuple[int, Sequence[Trial]] | None:
         while True:
             try:
                 return self._given.get(timeout=worker.seconds_until_due())
@@ -196,7 +217,7 @@ class _RunsInThread:
                 1
             )  # Between two trials nobody listens; the driver sees the process die, and another one meets the same.
         if event.kind in ("task", "fatal"):
-            self.notes.put(event)
+            self.notes.put((self._item, event))
 
 
 def _short(value: float | None) -> str:

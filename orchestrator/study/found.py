@@ -13,7 +13,7 @@ from moleflow.config import TrialConfig
 from moleflow.errors import InvalidInput
 from orchestrator.expansion import Resolver
 from orchestrator.spec import Sweep
-from orchestrator.study.search import TRIALS
+from orchestrator.study.search import TRIALS, UNTRIED
 from orchestrator.study.space import Space
 from orchestrator.study.storage import JOURNAL, open_study
 from orchestrator.trial import Inputs, Trial
@@ -46,7 +46,7 @@ def study_of(sweep: Sweep, sweep_folder: Path, url: str | None) -> optuna.Study:
 
 
 def trials_of(study: optuna.Study, space: Space) -> list[Trial]:
-    """The trials of a study's configurations, in the order in which they were asked for.
+    """The trials of a study's configurations, in the order in which they were asked for, without those that nobody wants any more.
 
     Raises:
         InvalidInput: the study is of other settings, choices, seeds or images than the sweep is now.
@@ -61,8 +61,10 @@ def trials_of(study: optuna.Study, space: Space) -> list[Trial]:
                     f"{space.sweep.source}: search: the study holds results of other settings, choices, seeds or images "
                     "under this name; rename the sweep, or take a new folder"
                 )
+            untried = found.user_attrs.get(UNTRIED, ()) if found.state.is_finished() else ()
             for trial in trials:
-                by_id.setdefault(trial.id, trial)
+                if trial.id not in untried:
+                    by_id.setdefault(trial.id, trial)
     return list(by_id.values())
 
 

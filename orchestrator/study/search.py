@@ -23,7 +23,7 @@ from orchestrator.sweep_file import COSTS, Search
 from orchestrator.trial import Trial
 from orchestrator.work import Pause
 
-WHY, TRIALS = "why", "trials"
+WHY, TRIALS, UNTRIED = "why", "trials", "untried"
 MOST_IMPOSSIBLE = 100
 
 
@@ -40,6 +40,7 @@ class _Configuration:
         reports: {step: value} of task boundaries, some of which may wait for an earlier one.
         reported: how many steps Optuna knows.
         stopped: why it shall not go on, if so.
+        untried: ids of those that were still waiting then.
 
     """
 
@@ -51,6 +52,13 @@ class _Configuration:
     reports: dict[int, float] = field(default_factory=dict)
     reported: int = 0
     stopped: str | None = None
+    untried: list[str] = field(default_factory=list)
+
+    def stop(self, why: str) -> None:
+        """Give out no more of it; the first reason counts."""
+        self.stopped = self.stopped or why
+        self.untried += [trial.id for trial in self.waiting]
+        self.waiting.clear()
 
 
 class OptunaSearch:
@@ -113,8 +121,7 @@ class OptunaSearch:
             if value is not None:
                 entry.reports[seed * event.facts["tasks"] + event.facts["task"] + 1] = value
             if self._seen_enough(entry):
-                entry.stopped = "pruned"
-                entry.waiting.clear()
+                entry.stop("pruned")
                 found |= entry.running
         return found
 
@@ -130,8 +137,7 @@ class OptunaSearch:
             else:
                 # What is left is for the next driver, who finds that this one is gone.
                 others = {"failed": f"failed: {end.facts.get('error')}", "pruned": "pruned"}
-                entry.stopped = entry.stopped or others.get(end.kind, "left")
-                entry.waiting.clear()
+                entry.stop(others.get(end.kind, "left"))
             self._close_if_over(entry)
 
     @property
@@ -236,14 +242,12 @@ class OptunaSearch:
         if entry.running or (entry.waiting and entry.stopped is None):
             return
         del self._open[entry.optuna.number]
-        if entry.stopped == "left":
-            return
-        if entry.stopped == "pruned":
-            self._over(entry.optuna, TrialState.PRUNED)
-        elif entry.stopped is not None:
-            self._over(entry.optuna, TrialState.FAIL, why=entry.stopped)
-        else:
+        if len(entry.values) == len(entry.trials):  # Also where it was stopped when there was nothing left to save.
             self._tell_values(entry)
+        elif entry.stopped == "pruned":
+            self._over(entry.optuna, TrialState.PRUNED, untried=entry.untried)
+        elif entry.stopped is not None and entry.stopped != "left":
+            self._over(entry.optuna, TrialState.FAIL, why=entry.stopped, untried=entry.untried)
 
     def _tell_values(self, entry: _Configuration) -> None:
         wanted = {*self._asked_for.objectives, *self._asked_for.constraints}
@@ -260,12 +264,18 @@ class OptunaSearch:
             self._over(entry.optuna, TrialState.COMPLETE, means)
 
     def _over(
-        self, trial: optuna.Trial, state: TrialState, means: Values | None = None, why: str | None = None
+        self,
+        trial: optuna.Trial,
+        state: TrialState,
+        means: Values | None = None,
+        why: str | None = None,
+        untried: Sequence[str] = (),
     ) -> None:
         """Tell Optuna how a configuration ended. If another driver took this one for dead and gave it up, that stands."""
         with suppress(UpdateFinishedTrialError):
-            if why is not None:
-                trial.set_user_attr(WHY, why)
+            for name, fact in ((WHY, why), (UNTRIED, list(untried))):
+                if fact:
+                    trial.set_user_attr(name, fact)
             for name, excess in (excesses(self._asked_for, means) if means else {}).items():
                 trial.set_constraint(name, excess)
         values = [means[name] for name in self._asked_for.objectives] if means else None

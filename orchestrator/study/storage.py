@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import DBAPIError
 
 from moleflow.errors import InvalidInput
 from orchestrator.study import unwarned
@@ -18,6 +20,7 @@ from orchestrator.study.samplers import make_pruner
 from orchestrator.sweep_file import Search
 
 JOURNAL = "study.journal"
+BEGINNINGS = 5
 _PASSWORD = re.compile(r"(://[^:@/]*:)[^@]*@")
 
 
@@ -38,7 +41,7 @@ def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: s
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = list(search.objectives.values())
     with usable(url, sweep_folder):
-        storage = RDBStorage(url) if url else journal(sweep_folder)
+        storage = _database(url) if url else journal(sweep_folder)
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -56,6 +59,16 @@ def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: s
             "rename the sweep, or take a new folder"
         )
     return study
+
+
+def _database(url: str) -> RDBStorage:
+    """The database at a URL. Of drivers that begin one at the same moment, all but one are refused a table for a while."""
+    for _ in range(BEGINNINGS - 1):
+        try:
+            return RDBStorage(url)
+        except DBAPIError:
+            time.sleep(0.2)
+    return RDBStorage(url)
 
 
 @contextmanager

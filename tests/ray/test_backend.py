@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.attempts import DIED, FAILED, FINISHED, INTERRUPTED, RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.attempts import DIED, FAILED, FINISHED, INTERRUPTED, PRUNED, RUNNING, WORKER_DIED, AttemptFolder
 from orchestrator.event_log import Follower, event_logs
 from orchestrator.results.store import ResultStore
+from orchestrator.spec import load_sweep
 
 RESULTS = Path("results/small")
 pytestmark = pytest.mark.ray
@@ -93,3 +94,21 @@ def test_an_address_where_no_cluster_answers_is_one_line(place, command):
     assert refused.code == 2
     assert "--address: given '127.0.0.1:1', but no Ray cluster can be joined there" in refused.err
     assert command("sweep.yaml", "--address", "auto").code == 2
+
+
+def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edit, on_ray, command):
+    selected_on = {"validation_fraction": 0.3, "validation_anomalies": "synthetic"}
+    base = {"extends": "base.yaml", "epochs": 60} | selected_on
+    rates = {"learning_rate": [1e-2, 1e-5, 3e-3, 1e-6]}
+    sweep = load_sweep(edit(base=base, grid=rates, seeds=1, report=None, early_stopping={"rule": "asha"}))
+    tally = on_ray(workers=1, early_stopping=sweep.early_stopping)
+    assert len(tally.pruned) + len(tally.finished) == 4
+    assert tally.finished
+    assert tally.pruned
+    store = ResultStore(place / RESULTS)
+    assert store.pruned() == set(tally.pruned)
+    ends = [(row["trial_id"], row["task_name"]) for row in store.read("metrics").to_pylist() if row["status"] == PRUNED]
+    assert set(ends) == {(trial_id, "bolt") for trial_id in tally.pruned}
+    refused = command("sweep.yaml", "--out", "results/other")
+    assert refused.code == 2
+    assert "early_stopping: is done by Ray Tune; give --backend ray" in refused.err

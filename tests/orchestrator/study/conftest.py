@@ -14,10 +14,12 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 
 from orchestrator.events import Event
 from orchestrator.results.store import ResultStore
 from orchestrator.spec import Sweep, load_sweep
+from orchestrator.study import storage
 from orchestrator.study.search import OptunaSearch
 from orchestrator.study.space import Space
 from orchestrator.study.storage import open_study
@@ -135,15 +137,25 @@ class Driven:
 
 
 @pytest.fixture
-def driven(space_of: Callable[..., Space], tmp_path: Path) -> Callable[..., Driven]:
+def driven(
+    space_of: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Driven]]:
     """A driver of the small search, in a folder of its own; `setting` are arguments of the driver."""
+    opened: list[RDBStorage] = []
+
+    def connected(url: str) -> RDBStorage:
+        opened.append(RDBStorage(url))
+        return opened[-1]
 
     def make(also: dict[str, Any] | None = None, setting: dict[str, Any] | None = None, **search: Any) -> Driven:
         chosen = {"folder": tmp_path / "study"} | (setting or {})
         chosen["folder"].mkdir(exist_ok=True)
         return Driven(space_of(also, **search), **chosen)
 
-    return make
+    monkeypatch.setattr(storage, "RDBStorage", connected)
+    yield make
+    for one in opened:
+        one.engine.dispose()  # Or its connections are closed at any later time, with a warning.
 
 
 RATES = {"learning_rate": {"loguniform": [1e-4, 1e-1]}, "focal_gamma": {"choice": [0, 1, 2]}}

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,7 @@ def test_a_lock_of_a_dead_driver_holds_nobody_up(tmp_path):
 
 DRIVE = """
 import sys
+import time
 from pathlib import Path
 from orchestrator.events import Event
 from orchestrator.spec import load_sweep
@@ -163,10 +165,11 @@ with signed_in(folder) as name:
     with alone(folder):
         begin(study, space, sweep.search, folder)
     search = OptunaSearch(study, space, lambda _: {}, name, lambda _: None, alone=lambda: alone(folder))
-    print("ready", flush=True)
-    sys.stdin.readline()
     while (answer := search.ask()) is not Pause.DONE:
         if isinstance(answer, Trial):
+            (folder / f"at-{name}").touch()
+            while len(list(folder.glob("at-*"))) < 2:
+                time.sleep(0.01)
             facts = {"validation": {"image_auroc": 0.5}, "parameters": 1, "cost": 1.0}
             search.tell(answer, Event("finished", answer.id, facts))
 """
@@ -181,24 +184,12 @@ def test_two_processes_share_a_study_without_a_configuration_twice_and_within_th
     folder = tmp_path / "study"
     folder.mkdir()
     url = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else ""
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", DRIVE, sweep.source, str(folder), url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in both:
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
-    for process in both:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in both:
-        _, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
+    words = [sys.executable, "-c", DRIVE, sweep.source, str(folder), url]
+    with ExitStack() as running:
+        both = [running.enter_context(subprocess.Popen(words, stderr=subprocess.PIPE, text=True)) for _ in range(2)]
+        for process in both:
+            _, err = process.communicate(timeout=200)
+            assert process.returncode == 0, err
     study = driven({"seeds": 1}, {"url": url or None}, trials=trials).study
     found = study.get_trials()
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * trials

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from orchestrator.study.found import trials_of
 from orchestrator.study.samplers import as_compared
 from orchestrator.trial import Trial
 from orchestrator.work import Pause
@@ -103,6 +104,7 @@ def test_the_rest_of_the_seeds_of_a_stopped_configuration_is_never_given_out(dri
     given = {trial.id for trial in one.run(lambda _: 0.5)}
     assert len(given) == 3
     assert not given & set(rest)
+    assert not {trial.id for trial in trials_of(one.study, one.space)} & set(rest)
     assert one.states[6] == "PRUNED"
 
 
@@ -115,6 +117,17 @@ def test_what_ended_before_the_mark_reached_it_is_pruned_all_the_same(driven):
     one.finish(trial, 0.1)
     assert one.states[-1] == "PRUNED"
     assert one.search.ask() is Pause.DONE
+
+
+def test_what_is_stopped_at_its_last_task_is_complete_for_all_its_values_are_known(driven):
+    one = driven({"seeds": 1}, pruner="median", trials=7)
+    ordinary(one)
+    trial = one.ask()
+    one.task(trial, 0, EASY)
+    assert one.task(trial, 1, 0.1) == {trial.id}
+    one.finish(trial, 0.3)
+    assert one.states[-1] == "COMPLETE"
+    assert one.trials[-1].value == 0.3
 
 
 def test_a_trial_that_was_stopped_for_another_configuration_stops_its_own_too(driven):

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from optuna.storages import RDBStorage
 
 from moleflow.errors import InvalidInput
-from orchestrator.study import storage
 from orchestrator.study.drivers import belong, give_up_for_the_dead
 from orchestrator.study.storage import JOURNAL
 from orchestrator.work import Pause
@@ -69,22 +67,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 
 
 @pytest.fixture
-def own(driven, url, request, monkeypatch):
-    """Drivers of a study of this test's own, in that storage; connections are closed in the end."""
-    opened = []
-
-    def connected(address):
-        opened.append(RDBStorage(address))
-        return opened[-1]
+def own(driven, url, request):
+    """Drivers of a study of this test's own, in that storage."""
 
     def make(name="one", **search):
         also = {"seeds": 1, "name": "".join(c for c in request.node.name if c.isalnum())}
         return driven(also, {"url": url, "name": name}, **search)
 
-    monkeypatch.setattr(storage, "RDBStorage", connected)
-    yield make
-    for one in opened:
-        one.engine.dispose()
+    return make
 
 
 def test_a_study_is_opened_again_with_all_that_it_knows(own):
