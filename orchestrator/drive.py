@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 FAILED, INTERRUPTED = 1, 130
 COMPACT_FROM = 200
+_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@/\s]*@")  # In a storage's URL; it is for nobody else to read.
 
 
 def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
@@ -96,6 +98,16 @@ def drive(
     return False
 
 
+def typed() -> tuple[str, ...]:
+    """What was typed after the program's name, without the password of a storage."""
+    return tuple(_PASSWORD.sub(r"\1***@", word) for word in sys.argv[1:])
+
+
+def command() -> str:
+    """The command at hand, as one types it."""
+    return shlex.join(["moleflow-sweep", *typed()])
+
+
 def summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
     """Say what did not go well and how to go on; the exit code."""
     for trial_id, event in tally.failed.items():
@@ -111,8 +123,7 @@ def summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bo
     done = len(tally.finished) + len(tally.elsewhere) + len(tally.pruned)
     if done == total:
         return 0
-    again = shlex.join(["moleflow-sweep", *sys.argv[1:]])
-    console.print(f"{done} of {total} trials finished and kept; to go on, run the same command again: {again}")
+    console.print(f"{done} of {total} trials finished and kept; to go on, run the same command again: {command()}")
     return INTERRUPTED if interrupted else FAILED
 
 
@@ -148,7 +159,7 @@ def _planned(prepared: Prepared) -> folder.SweepFolder:
         ids,
         prepared.inputs.dataset.name,
         prepared.labels,
-        tuple(sys.argv[1:]),
+        typed(),
         str(Path.cwd()),
         prepared.tabled,
     )

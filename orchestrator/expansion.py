@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import ChainMap
@@ -91,6 +92,10 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
         )
     outcomes = list(_outcomes(sweep))
     found = tuple(outcome for outcome in outcomes if isinstance(outcome, Variant))
+    if not found and "impossible" in outcomes:
+        raise InvalidInput(
+            f"{sweep.source}: search.space: none of {len(outcomes)} random configurations is possible; {_why_not(sweep)}"
+        )
     if not found:
         raise InvalidInput(f"{sweep.source}: exclude leaves no variant; take one of its entries away")
     if sweep.baseline and not any(is_baseline(variant.config, sweep.baseline) for variant in found):
@@ -134,6 +139,29 @@ def trials(sweep: Sweep, inputs: Inputs | Callable[[TrialConfig], Inputs], *, ye
     return list(by_id.values())
 
 
+def read_by(sweep: Sweep) -> list[TrialConfig]:
+    """Configurations that together read all that a search's may: its base, and that with each choice of model, weights and tasks."""
+    resolver, found = Resolver(sweep), []
+    reading = ("backbone.model", "backbone.weights", "data.tasks")
+    for path in reading:
+        values = next((part.values(path) or [] for part in sweep.parts if path in part.knobs), [])
+        for factors in ({}, *({path: value} for value in values)):
+            with contextlib.suppress(
+                InvalidInput
+            ):  # Possible together with other choices, maybe; whoever meets it says so.
+                found.append(resolver.config(factors))
+    return found
+
+
+def _why_not(sweep: Sweep) -> str:
+    """Why the first configuration of a sample is impossible."""
+    try:
+        Resolver(sweep).config(next(iter(sweep.parts[0])))
+    except InvalidInput as error:
+        return str(error)
+    return "look at when and exclude"
+
+
 def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
     """What becomes of each combination: a variant, "excluded", or "collapsed"."""
     resolver = Resolver(sweep)
@@ -146,7 +174,13 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
         if any(holds(condition, ChainMap(factors, resolver.ground(factors))) for condition in sweep.exclude):
             yield "excluded"
             continue
-        config = resolver.config(factors)
+        try:
+            config = resolver.config(factors)
+        except InvalidInput:
+            if sweep.search is None:
+                raise
+            yield "impossible"  # A search that meets it goes on; so does its sample.
+            continue
         key = tuple([id(group) if isinstance(group, BaseModel) else group for group in vars(config).values()])
         if key in seen:
             yield "collapsed"

@@ -29,6 +29,11 @@ def header(sweep: Sweep, plan: Plan, dataset: Dataset) -> list[str]:
         counts.append(f"{len(plan.of('pruned'))} stopped early")
     if plan.of("stale"):
         counts.append(f"{len(plan.of('stale'))} stale (made by other code; --rerun-stale runs them again)")
+    if sweep.search is not None:
+        asked = sweep.search
+        lines.append(
+            f"search:   {asked.trials} configurations, each with {len(sweep.seeds)} seed(s), by {asked.sampler}"
+        )
     return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
 
 

@@ -84,11 +84,16 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
         _check_early_stopping(sweep, expanded.variants)
     cache = options.cache or default_cache()
     with writable(cache, "--cache or MOLEFLOW_CACHE"):
-        inputs = look_up(sweep.data_root, cache, (variant.config for variant in expanded.variants))
+        configs = [variant.config for variant in expanded.variants]
+        configs += expansion.read_by(sweep) if sweep.search is not None else []
+        inputs = look_up(sweep.data_root, cache, configs)
     trials = sample = expansion.trials(sweep, inputs.of, yes=options.yes)
     if sweep.search is not None:
-        from orchestrator.study.found import found_trials
-
+        try:
+            from orchestrator.study.found import found_trials
+        except ModuleNotFoundError as error:
+            hint = "install the extra: pip install 'moleflow-sweep[search]'"
+            raise InvalidInput(f"{sweep.source}: search: {error.name} is not installed; {hint}") from None
         trials = found_trials(sweep, inputs.of, place, options.storage)
     finished, pruned = {}, frozenset[str]()
     if (place / "parts").is_dir():

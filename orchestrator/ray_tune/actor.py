@@ -7,6 +7,7 @@ import ctypes
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,6 @@ class TrialActor(Trainable):
         return True
 
     def _take(self, config: Mapping[str, Any]) -> None:
-        self._runs.prune()  # What still runs was stopped by a scheduler of Tune.
         self._placed: Placed | None = config["placed"]
         self.config = {}  # It would go back with every result.
         self._show()
@@ -119,9 +119,10 @@ class TrialActor(Trainable):
         return told
 
     def cleanup(self) -> None:
-        """Let the thread write what it still holds back."""
-        self._runs.prune()
+        """Let the thread write what it still holds back, and end a trial that a scheduler of Tune has stopped at its next epoch."""
         self._runs.end()
+        while self._runs.stopping and not self._mark.exists():
+            time.sleep(LOOK_EVERY_S)
 
     def _show(self, progress: str = "") -> None:
         """Have this process call itself under the trial's name: the dashboard lists calls by name, and Tune's all have the same."""
@@ -156,28 +157,23 @@ class _RunsInThread:
         self._given.put((self._items, trials))
         return self._items
 
-    def prune(self) -> None:
-        """Stop the trial at hand for good if it is marked so, without waiting for its next epoch."""
-        from orchestrator.worker import Prune
-
-        if self._busy and any(self._pruned.holds(trial_id) for trial_id in self._trials):
-            self._raise(Prune)
+    @property
+    def stopping(self) -> bool:
+        """Whether the trial at hand is marked to be stopped for good; it sees that at its next epoch."""
+        return self._thread.is_alive() and self._busy and any(map(self._pruned.holds, self._trials))
 
     def interrupt(self) -> None:
         """Stop the trial at hand as a signal would: its attempt is written down as interrupted, at its last whole epoch."""
         from orchestrator.worker import Stop
 
-        self._raise(Stop)
+        if self._thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Stop))
         self._thread.join(LEAVE_WITHIN_S)
 
     def end(self) -> None:
         """End the thread, once it has written everything."""
         self._given.put(None)
         self._thread.join(LEAVE_WITHIN_S)
-
-    def _raise(self, kind: type[BaseException]) -> None:
-        if self._thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(kind))
 
     def _serve(self) -> None:
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +28,7 @@ from orchestrator.study.values import stored
 from orchestrator.trial import Trial
 
 ON_SLURM = 8
-PLAN_EVERY_S = 5.0
+PLAN_EVERY_S, PLAN_SHARE = 5.0, 50.0
 DEAD_EVERY_S = 30.0
 
 
@@ -68,8 +66,7 @@ def _said(work: TrialSource, interrupted: bool, console: Console) -> int:
         console.print(f"stopped: {tally.stopped_by}")
     left = interrupted or tally.stopped_by or tally.interrupted or tally.cancelled
     if left:
-        again = shlex.join(["moleflow-sweep", *sys.argv[1:]])
-        console.print(f"the search is not over; to go on, run the same command again: {again}")
+        console.print(f"the search is not over; to go on, run the same command again: {drive.command()}")
     return drive.INTERRUPTED if interrupted else drive.FAILED if left else 0
 
 
@@ -85,7 +82,7 @@ class _Going:
         self.finalists: list[Trial] = []
         self.tested: list[tuple[str, dict[str, Any]]] = []
         self.labels: dict[str, str] = {}
-        self._written = 0.0
+        self._due = 0.0
         self._gave_up = 0.0
 
     def search(self, driver: str) -> tuple[TrialSource, bool]:
@@ -153,9 +150,11 @@ class _Going:
     def _name(self, trials: Sequence[Trial]) -> None:
         """Name the trials of a configuration that is begun, here and, now and then, in the folder for whoever asks for the status."""
         self.labels.update({trial.id: trial.label for trial in trials})
-        if time.monotonic() - self._written > PLAN_EVERY_S:
+        start = time.monotonic()
+        if start > self._due:
             drive.claim_folder(self.planned())
-            self._written = time.monotonic()
+            took = time.monotonic() - start  # It grows with the study.
+            self._due = start + max(PLAN_EVERY_S, PLAN_SHARE * took)
 
     def _give_up_again(self, driver: str) -> bool:
         if time.monotonic() - self._gave_up < DEAD_EVERY_S:
