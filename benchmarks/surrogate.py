@@ -29,7 +29,8 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from moleflow.config import ADDED, TrialConfig, flatten
+from moleflow.added import before
+from moleflow.config import TrialConfig, flatten
 from moleflow.errors import InvalidInput
 from orchestrator.axes import Distribution
 from orchestrator.results.store import ResultStore
@@ -140,8 +141,7 @@ def _gp(columns: int, seed: int) -> RegressorMixin:
 
 def _settings(config: str) -> dict[str, Any]:
     """A stored configuration, with the knobs that are no part of an id at their first value."""
-    before = {f"{group}.{name}": value for group, values in ADDED.items() for name, value in values.items()}
-    return before | flatten(json.loads(config))
+    return before() | flatten(json.loads(config))
 
 
 def row(space: Space, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -81,15 +80,6 @@ class Data(Section):
                 without = "data.validation_fraction 0, which holds no image out"
                 raise ValueError(f"{name}: given {value} with {without}; set a share above 0, such as 0.2")
         return self
-
-
-ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "data": {"evaluate": "all", "validation_anomalies": "none", "validation_real_share": 0.3},
-        "loss": {"center_on": "latent"},
-    }
-)
-"""Knobs that came after the first results, by group, with the value that trials had before: at that value, they are no part of an id."""
 
 
 class Backbone(Section):

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moleflow.config import ADDED, Data, TrialConfig, canonical_json, digest
+from moleflow.added import ADDED
+from moleflow.config import Data, TrialConfig, canonical_json, digest
 from moleflow.errors import InvalidInput
 from moleflow.knobs import short_names
 
@@ -50,7 +51,7 @@ def identity(config: TrialConfig, inputs: Inputs) -> dict[str, Any]:
 
     Returns:
         The configuration's settings, `backbone.weights` being the weights' digest, and `data_digests` in task order. A knob
-        that was added after the first results (`moleflow.config.ADDED`) is left out at the value that they had.
+        that was added after the first results (`moleflow.added`) is left out at the value that they had.
 
     Raises:
         InvalidInput: a task whose digest is not among the inputs.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from moleflow.config import ADDED
+from moleflow.added import before
 from orchestrator.reports.render import ABSENT
 from orchestrator.results.schema import DETECTION, FINISHED
 from orchestrator.results.store import ResultStore
@@ -127,8 +127,7 @@ def _trial(row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Fini
     # Images are compared class by class: another order of the tasks is no other data set.
     if isinstance(digests := config.get("data_digests"), list):
         config["data_digests"] = dict(zip(config["data"]["tasks"], digests, strict=True))
-    settings = {f"{group}.{name}": value for group, added in ADDED.items() for name, value in added.items()}
-    settings |= flatten(config)
+    settings = before() | flatten(config)
     settings.pop("seed", None)
     packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
     environment = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from moleflow.added import before
 from moleflow.config import flatten
 from moleflow.errors import InvalidInput
 from orchestrator.reports import published
@@ -84,4 +85,5 @@ def _published() -> Iterator[Mapping[str, Any]]:
 
 
 def _flat(config: str) -> dict[str, Any]:
-    return {path: tuple(v) if isinstance(v, list) else v for path, v in flatten(json.loads(config)).items()}
+    settings = before() | flatten(json.loads(config))
+    return {path: tuple(v) if isinstance(v, list) else v for path, v in settings.items()}

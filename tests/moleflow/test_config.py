@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moleflow.config import ADDED, Phase, TrialConfig, canonical_json, digest, flatten, reach
+from moleflow.added import before
+from moleflow.config import Phase, TrialConfig, canonical_json, digest, flatten, reach
 from moleflow.errors import InvalidInput
 from moleflow.knobs import Layer, fields, resolve, version_layer
 
@@ -111,10 +112,7 @@ def test_what_needs_held_out_images_says_so(knob: str, value: str) -> None:
 
 
 def test_added_knobs_are_knobs_with_the_default_that_trials_had_before() -> None:
-    defaults = flatten(TrialConfig())
-    assert {
-        f"{group}.{name}": value for group, knobs in ADDED.items() for name, value in knobs.items()
-    }.items() <= defaults.items()
+    assert before().items() <= flatten(TrialConfig()).items()
 
 
 def test_a_configuration_does_not_change() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleflow.config import ADDED, TrialConfig, flatten
+from moleflow.added import ADDED, before
+from moleflow.config import TrialConfig, flatten
 from moleflow.errors import InvalidInput
 from moleflow.knobs import Layer, fields, resolve, version_layer
 from orchestrator.expansion import trials, variants
@@ -28,7 +29,7 @@ def own_id(config: TrialConfig, inputs: Inputs = INPUTS) -> str:
 
 
 def test_an_id_is_pinned() -> None:
-    # Every stored result is found by its id. A knob that is added stands in `moleflow.config.ADDED`, so that this does not fail.
+    # Every stored result is found by its id. A knob that is added stands in `moleflow.added`, so that this does not fail.
     assert own_id(config()) == "6c412a173d78"
 
 
@@ -44,8 +45,7 @@ def test_an_added_knob_changes_no_recorded_id_at_its_default(
     version: str, knobs: dict[str, Any], recorded: str
 ) -> None:
     layers = [version_layer(version, "test"), Layer("test", knobs)]
-    said = {f"{group}.{name}": value for group, added in ADDED.items() for name, value in added.items()}
-    for found in (resolve(layers), resolve([*layers, Layer("said", said)])):
+    for found in (resolve(layers), resolve([*layers, Layer("said", before())])):
         assert own_id(found) == Identities().of(found, INPUTS) == recorded
 
 
@@ -114,8 +114,7 @@ def test_data_digests_stand_in_task_order() -> None:
 def test_the_identity_is_plain_and_whole() -> None:
     found = identity(config(), INPUTS)
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(found, sort_keys=True))
-    added = {f"{group}.{name}" for group, knobs in ADDED.items() for name in knobs}
-    assert set(flatten(found)) == {*fields(), "data_digests"} - added
+    assert set(flatten(found)) == {*fields(), "data_digests"} - before().keys()
     assert found["backbone"]["weights"] == "weights"
 
 

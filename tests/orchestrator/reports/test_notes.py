@@ -120,6 +120,7 @@ FLAGGED = {
         "adapter.gate": "raw",
         "adapter.output_init": "zero",
     },
+    "validation anomalies are synthetic": {"data.validation_anomalies": "synthetic", "data.validation_fraction": 0.2},
     "lora.init zero": {"lora.init": "zero"},
     "center_on features": {"loss.center_weight": 0.1, "loss.center_on": "features"},
     "context_from all: not a likelihood": {"flow.cpcf": True, "flow.context_from": "all"},
