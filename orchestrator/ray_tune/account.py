@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from orchestrator.results.store import ResultStore
 from orchestrator.work import Pause, Setup, Source, WorkItem
 
 LOOK_EVERY_S = 0.2
+MEASURED = "validation_"  # What schedulers of Tune compare; they come back to the results of trials that are over.
 KEPT_OF_A_RESULT = {"done", "training_iteration", "trial_id", "task", "tasks", "task_name", "image_auroc"}
 WORD_WITHIN_S = 10.0
 
@@ -207,7 +209,11 @@ class Report(Callback):
             self._account.stopped(trial.trial_id)
         # Tune would keep the rest for every trial, and statistics of each number in it.
         for name in result.keys() - KEPT_OF_A_RESULT:
-            del result[name]
+            if not name.startswith(MEASURED):
+                del result[name]
+        if "task" not in result:
+            # A trial's last word measures nothing; the median rule would look for a measurement wherever it looks at this task.
+            result["training_iteration"] = sys.maxsize
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Tune has done with a trial."""

@@ -16,6 +16,12 @@ from orchestrator.spec import load_sweep
 RESULTS = Path("results/small")
 pytestmark = pytest.mark.ray
 ON_RAY = ("sweep.yaml", "--backend", "ray", "--no-dashboard")
+SELECTING = {  # A worker looks once a second whether its trial was stopped: a task takes longer than that.
+    "extends": "base.yaml",
+    "epochs": 500,
+    "validation_fraction": 0.3,
+    "validation_anomalies": "synthetic",
+}
 
 
 def records(place):
@@ -55,7 +61,7 @@ def test_ctrl_c_ends_in_seconds_and_the_same_command_goes_on(
     before = ray_processes()
     running = start(*ON_RAY)
     wait_until(lambda: under_way(long_sweep))
-    assert ray_processes() > before
+    assert ray_processes() - before
     running.signal(signal.SIGINT)
     ended = running.end(timeout=30)
     assert ended.code == 130, ended.err
@@ -97,10 +103,8 @@ def test_an_address_where_no_cluster_answers_is_one_line(place, command):
 
 
 def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edit, on_ray, command):
-    selected_on = {"validation_fraction": 0.3, "validation_anomalies": "synthetic"}
-    base = {"extends": "base.yaml", "epochs": 60} | selected_on
     rates = {"learning_rate": [1e-2, 1e-5, 3e-3, 1e-6]}
-    sweep = load_sweep(edit(base=base, grid=rates, seeds=1, report=None, early_stopping={"rule": "asha"}))
+    sweep = load_sweep(edit(base=SELECTING, grid=rates, seeds=1, report=None, early_stopping={"rule": "asha"}))
     tally = on_ray(workers=1, early_stopping=sweep.early_stopping)
     assert len(tally.pruned) + len(tally.finished) == 4
     assert tally.finished
@@ -112,3 +116,14 @@ def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edi
     refused = command("sweep.yaml", "--out", "results/other")
     assert refused.code == 2
     assert "early_stopping: is done by Ray Tune; give --backend ray" in refused.err
+
+
+def test_the_median_rule_compares_trials_with_those_that_were_stopped_or_had_fewer_tasks(place, edit, on_ray):
+    of_one_task = [{"tasks": ["bolt"], "learning_rate": rate} for rate in (1e-2, 8e-3, 5e-3)]
+    of_two = [{"learning_rate": rate} for rate in (3e-3, 1e-7, 1e-8, 2e-3, 4e-3)]
+    trials = {"grid": None, "list": [*of_one_task, *of_two]}
+    sweep = load_sweep(edit(base=SELECTING, seeds=1, report=None, early_stopping={"rule": "median"}, **trials))
+    tally = on_ray(workers=1, early_stopping=sweep.early_stopping)
+    assert len(tally.pruned) + len(tally.finished) == 8
+    assert tally.pruned
+    assert len(tally.finished) > len(of_one_task)
