@@ -68,7 +68,9 @@ class Queue:
         open_ones = [e for e in elements if e.id not in found or found[e.id].word == "FAILED"]
         if open_ones and self.accounting is not False:
             try:
-                found |= _own(open_ones, _sacct({element.submission.job_id or "" for element in open_ones}))
+                accounted = _own(open_ones, _sacct({element.submission.job_id or "" for element in open_ones}))
+                # It is seconds behind: what it says of a job that the controller knows to have failed may be that it waits.
+                found |= {i: s for i, s in accounted.items() if i not in found or s.word == OUT_OF_MEMORY}
             except Unreachable as error:
                 if self.accounting or not any(word in str(error) for word in ("disabled", "not installed")):
                     raise
