@@ -32,17 +32,23 @@ def asked(url, token=None):
         return refused.code
 
 
-def test_trials_are_found_by_name_with_their_last_metric_and_only_with_the_token(place, features, on_ray, monkeypatch):
+def test_trials_are_found_by_name_with_their_last_metric_and_only_with_the_token(
+    place, features, on_ray, wait_until, monkeypatch
+):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     said, names, refusals = [], set(), set()
 
-    def listen(event):
-        if event.kind not in ("task", "finished"):
-            return
-        at = said[0].removeprefix("dashboard: ") + "/api/v0/tasks?limit=1000&detail=1"
-        refusals.add(asked(at))
-        found = asked(at, token())
+    def progress_is_seen():
+        found = asked(f"{said[0].removeprefix('dashboard: ')}/api/v0/tasks?limit=1000&detail=1", token())
         names.update(task["name"] for task in found["data"]["result"]["result"])
+        return any(name.startswith(PROGRESS) for name in names)
+
+    def listen(event):
+        if (
+            event.kind == "task" and not refusals
+        ):  # The first task of the first trial; the dashboard hears of it a little later.
+            refusals.add(asked(f"{said[0].removeprefix('dashboard: ')}/api/v0/tasks"))
+            wait_until(progress_is_seen)
 
     tally = on_ray(listen, dashboard=True, say=said.append)
     assert len(tally.finished) == 4
