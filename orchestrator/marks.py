@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ALL = "all"
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.5
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Marks:
         return (self.folder / ALL).exists() or (self.folder / trial_id).exists()
 
     def holds_now(self, trial_id: str) -> bool:
-        """The same for a running trial, which asks often: the folder is looked at once a second at most."""
+        """The same for a running trial, which asks often: the folder is looked at twice a second at most."""
         now = time.monotonic()
         if now - self._looked.get(trial_id, 0.0) < LOOK_EVERY_S:
             return False

@@ -16,9 +16,9 @@ from orchestrator.spec import load_sweep
 RESULTS = Path("results/small")
 pytestmark = pytest.mark.ray
 ON_RAY = ("sweep.yaml", "--backend", "ray", "--no-dashboard")
-SELECTING = {  # A worker looks once a second whether its trial was stopped: a task takes longer than that.
+SELECTING = {  # A worker looks twice a second whether its trial was stopped: a task takes longer than that.
     "extends": "base.yaml",
-    "epochs": 500,
+    "epochs": 800,
     "validation_fraction": 0.3,
     "validation_anomalies": "synthetic",
 }
