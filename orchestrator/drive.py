@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Rec
 from orchestrator.events import Event, Events
 from orchestrator.live import LiveView
 from orchestrator.prepared import Options, Prepared, setup, writable
+from orchestrator.provenance import without_passwords
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
 from orchestrator.search import Search
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 FAILED, INTERRUPTED = 1, 130
 COMPACT_FROM = 200
-_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@/\s]*@")  # In a storage's URL; it is for nobody else to read.
 
 
 def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
@@ -100,7 +99,7 @@ def drive(
 
 def typed() -> tuple[str, ...]:
     """What was typed after the program's name, without the password of a storage."""
-    return tuple(_PASSWORD.sub(r"\1***@", word) for word in sys.argv[1:])
+    return tuple(without_passwords(word) for word in sys.argv[1:])
 
 
 def command() -> str:

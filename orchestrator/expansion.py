@@ -142,14 +142,14 @@ def trials(sweep: Sweep, inputs: Inputs | Callable[[TrialConfig], Inputs], *, ye
 def read_by(sweep: Sweep) -> list[TrialConfig]:
     """Configurations that together read all that a search's may: its base, and that with each choice of model, weights and tasks."""
     resolver, found = Resolver(sweep), []
-    reading = ("backbone.model", "backbone.weights", "data.tasks")
-    for path in reading:
-        values = next((part.values(path) or [] for part in sweep.parts if path in part.knobs), [])
-        for factors in ({}, *({path: value} for value in values)):
-            with contextlib.suppress(
-                InvalidInput
-            ):  # Possible together with other choices, maybe; whoever meets it says so.
-                found.append(resolver.config(factors))
+    reading = {"backbone.model", "backbone.weights", "data.tasks"}
+    choices = [
+        {path: value} for part in sweep.parts for path in reading & {*part.knobs} for value in part.values(path) or ()
+    ]
+    for factors in ({}, *choices):
+        # What is impossible may be possible together with other choices; whoever meets it says so.
+        with contextlib.suppress(InvalidInput):
+            found.append(resolver.config(factors))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -21,6 +22,12 @@ PACKAGES = (
     "safetensors",
     "pydantic",
 )
+_PASSWORD = re.compile(r"(://[^:@/\s]*:)[^@\s]*@")
+
+
+def without_passwords(text: str) -> str:
+    """A text in which the passwords of URLs are for nobody to read."""
+    return _PASSWORD.sub(r"\1***@", text)
 
 
 @cache

@@ -152,13 +152,23 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     paths = {}
     for kind, content in (("md", report.markdown()), ("csv", report.csv()), ("tex", report.latex())):
         paths[kind] = folder / f"report.{kind}"
-        temp = folder / f".report.{kind}.{os.getpid()}.tmp"
-        try:
-            temp.write_text(content, encoding="utf-8")
-            os.replace(temp, paths[kind])
-        finally:
-            temp.unlink(missing_ok=True)
+        write_text(paths[kind], content)
     return paths
+
+
+def write_text(path: Path, content: str) -> None:
+    """Make a file hold a text, or leave it as it is.
+
+    Raises:
+        OSError: the folder cannot be written.
+
+    """
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temp.write_text(content, encoding="utf-8")
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:

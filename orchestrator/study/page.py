@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
+from orchestrator.reports.tables import write_text
 from orchestrator.results.store import ResultStore
 from orchestrator.study.found import best
 from orchestrator.study.search import TRIALS
@@ -79,7 +80,7 @@ def write_page(
     parts += [f"![{path.stem}]({PLOTS}/{path.name})" for path in plots]
     text = "\n".join(parts) + "\n"
     path = folder / "search.md"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return text, path
 
 

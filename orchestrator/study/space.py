@@ -141,15 +141,15 @@ class Space:
 
 
 def _suggest(trial: optuna.Trial, path: str, distribution: Distribution) -> object:
-    if distribution.kind == "choice":
-        return trial.suggest_categorical(path, [spell(value) for value in distribution.bounds])
-    low, high = distribution.bounds
-    if distribution.kind == "integer":
-        return trial.suggest_int(path, low, high)
-    return trial.suggest_float(path, low, high, log=distribution.kind == "loguniform")
+    asked = _as_optuna(distribution)
+    if isinstance(asked, CategoricalDistribution):
+        return trial.suggest_categorical(path, asked.choices)
+    if isinstance(asked, IntDistribution):
+        return trial.suggest_int(path, asked.low, asked.high)
+    return trial.suggest_float(path, asked.low, asked.high, log=asked.log)
 
 
-def _as_optuna(distribution: Distribution) -> BaseDistribution:
+def _as_optuna(distribution: Distribution) -> CategoricalDistribution | IntDistribution | FloatDistribution:
     if distribution.kind == "choice":
         return CategoricalDistribution([spell(value) for value in distribution.bounds])
     low, high = distribution.bounds

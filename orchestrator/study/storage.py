@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import DBAPIError
 
 from moleflow.errors import InvalidInput
+from orchestrator.provenance import without_passwords
 from orchestrator.study import unwarned
 from orchestrator.study.samplers import make_pruner
 from orchestrator.sweep_file import Search
 
 JOURNAL = "study.journal"
 BEGINNINGS = 5
-_PASSWORD = re.compile(r"(://[^:@/]*:)[^@]*@")
 
 
 def open_study(name: str, search: Search, steps: int, sweep_folder: Path, url: str | None = None) -> optuna.Study:
@@ -82,8 +81,8 @@ def usable(url: str | None, sweep_folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        place = _PASSWORD.sub(r"\1***@", url) if url else str(sweep_folder / JOURNAL)
-        reason = _PASSWORD.sub(r"\1***@", " ".join(str(error).split()))
+        place = without_passwords(url) if url else str(sweep_folder / JOURNAL)
+        reason = without_passwords(" ".join(str(error).split()))
         raise InvalidInput(
             f"--storage: {place} cannot be opened: {reason:.200}; allowed: a URL that Optuna takes, such as "
             "sqlite:///study.db or postgresql+psycopg://user@host/database"

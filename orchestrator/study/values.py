@@ -36,7 +36,7 @@ def stored(
     found: dict[str, dict[str, float]] = {}
     attempts = store.read("attempts", ["trial_id", "status", "seconds_spent", "seconds_reused", "parameters_total"])
     for row in attempts.to_pylist():
-        if row["trial_id"] in wanted and row["status"] == "finished":
+        if _counts(row, wanted):
             cost = row["seconds_spent"] + row["seconds_reused"]
             found[row["trial_id"]] = {"seconds": cost, "parameters": float(row["parameters_total"])}
     columns = ["trial_id", "status", "split", "after_task", *SELECTION]

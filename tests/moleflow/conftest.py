@@ -7,6 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+import torch
+
+from moleflow.environment import Environment, open_environment
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[Environment]:
+    """The CPU with one thread."""
+    threads = torch.get_num_threads()
+    yield open_environment("cpu")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,11 @@ from torch.nn import functional as F
 import moleflow.backbone
 from moleflow.backbone import FrozenBackbone, timm
 from moleflow.config import TrialConfig
-from moleflow.environment import Environment, open_environment
+from moleflow.environment import Environment
 from moleflow.errors import InvalidInput
 from moleflow.weights import PACKAGE, weights_file
 
 Images = npt.NDArray[np.uint8]
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[Environment]:
-    """The CPU with one thread."""
-    threads = torch.get_num_threads()
-    yield open_environment("cpu")
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 def settings(size: int = 32, **knobs: object) -> TrialConfig:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from moleflow.backbone import FrozenBackbone
 from moleflow.claim import try_claim
 from moleflow.config import TrialConfig
 from moleflow.data.mvtec import Sample, load_image, scan
-from moleflow.environment import Environment, open_environment
+from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.features import FeatureCache
 from moleflow.packs import NodeCopies
@@ -32,15 +31,6 @@ CONFIG = TrialConfig.model_validate(KNOBS)
 def other(**knobs: object) -> TrialConfig:
     """The configuration with other backbone knobs."""
     return TrialConfig.model_validate(KNOBS | {"backbone": KNOBS["backbone"] | knobs})
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[Environment]:
-    """The CPU with one thread."""
-    threads = torch.get_num_threads()
-    yield open_environment("cpu")
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 def draw(root: Path, count: int) -> tuple[Sample, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from moleflow.config import TrialConfig
 from moleflow.data.choice import choose
 from moleflow.data.mvtec import TaskData, scan
-from moleflow.environment import Environment, open_environment
+from moleflow.environment import Environment
 from moleflow.features import FeatureCache
 from moleflow.prefetch import distinct, feature_sets, fill
 
@@ -25,15 +24,6 @@ KNOBS: dict[str, dict[str, object]] = {
 def config(seed: int = 0, data: dict[str, object] | None = None, **changes: dict[str, object]) -> TrialConfig:
     """The configuration with other knobs."""
     return TrialConfig.model_validate({**KNOBS, "data": KNOBS["data"] | (data or {}), "seed": seed, **changes})
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[Environment]:
-    """The CPU with one thread."""
-    threads = torch.get_num_threads()
-    yield open_environment("cpu")
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
