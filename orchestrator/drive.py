@@ -21,8 +21,10 @@ from orchestrator.prepared import Options, Prepared, setup, writable
 from orchestrator.provenance import without_passwords
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
-from orchestrator.search import Search
+from orchestrator.search import PlannedTrials, Search
 from orchestrator.spec import Sweep
+from orchestrator.stage_tree import StageTree, stage_tree
+from orchestrator.trial import Trial
 from orchestrator.work import Backend, Setup
 
 if TYPE_CHECKING:
@@ -63,7 +65,13 @@ def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
         console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
 
 
-def source(prepared: Prepared, search: Search) -> TrialSource:
+def planned_work(prepared: Prepared, options: Options, trials: Sequence[Trial]) -> TrialSource:
+    """What a backend pulls from: trials of a plan. On SLURM, jobs wait for each other or not as the site's profile says; else here."""
+    tree = stage_tree(trials)
+    return source(prepared, PlannedTrials(trials, None if options.backend == "slurm" else tree), tree)
+
+
+def source(prepared: Prepared, search: Search, tree: StageTree | None = None) -> TrialSource:
     """What a backend pulls from: the trials of a search, with the sweep's retries and whatever marks lie in its folder."""
     pruned = marks.pruned(prepared.folder)
     return TrialSource(
@@ -72,6 +80,7 @@ def source(prepared: Prepared, search: Search) -> TrialSource:
         prepared.sweep.retries,
         cancelled=marks.cancelled(prepared.folder).holds,
         prune=lambda trial_id: pruned.add([trial_id]),
+        after=tree.after if tree else lambda _: (),
     )
 
 

@@ -8,7 +8,17 @@ from rich.console import Console
 
 from moleflow.errors import InvalidInput
 from orchestrator import listing
-from orchestrator.drive import FAILED, INTERRUPTED, drive, each_of, open_folder, report_after, slurm, source, summary
+from orchestrator.drive import (
+    FAILED,
+    INTERRUPTED,
+    drive,
+    each_of,
+    open_folder,
+    planned_work,
+    report_after,
+    slurm,
+    summary,
+)
 from orchestrator.live import LiveView
 from orchestrator.prepared import Options, Prepared, default_cache, prepare, setup
 from orchestrator.runner import TrialSource
@@ -37,8 +47,8 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     todo = prepared.plan.of("to run")
     open_folder(prepared, options, console)
     if options.detach:
-        return _submit_and_leave(prepared, options, source(prepared, PlannedTrials(todo)), console)
-    work = source(prepared, PlannedTrials(todo))
+        return _submit_and_leave(prepared, options, planned_work(prepared, options, todo), console)
+    work = planned_work(prepared, options, todo)
     interrupted = drive(prepared, options, work, prepared.labels, len(todo), console)
     code = summary(work.tally, prepared.labels, len(todo), interrupted, console)
     try:
@@ -70,8 +80,8 @@ def print_scripts(prepared: Prepared, options: Options, console: Console) -> int
         MoleflowError: the site's largest array is not in the profile, and SLURM does not tell it.
 
     """
-    source = TrialSource(PlannedTrials(prepared.plan.of("to run")), prepared.sweep.resources, prepared.sweep.retries)
-    for text in slurm(setup(prepared, options), options).scripts(source):
+    work = planned_work(prepared, options, prepared.plan.of("to run"))
+    for text in slurm(setup(prepared, options), options).scripts(work):
         console.print(text)
     return 0
 

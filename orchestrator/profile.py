@@ -108,6 +108,11 @@ class SiteProfile(BaseModel):
         le=65535,
         description="a whole number 1..65535: seconds before its time limit that a worker is told",
     )
+    stages: Literal["claims", "dependencies"] = Field(
+        default="claims",
+        description="claims: a trial takes the stages that are there and trains what is missing, and one that needs what another is "
+        "training waits in its job; dependencies: it waits in the queue, in an array that starts after its leaders' (afterany)",
+    )
     node_cache: Line | None = Field(
         default=None,
         description="a path on the nodes' own disks, with $VARIABLES of the job if need be: features are copied there first",

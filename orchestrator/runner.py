@@ -57,6 +57,7 @@ class TrialSource:
         cancelled: whether somebody took a trial back.
         prune: stops a running trial early, wherever it runs.
         waits_for_others: whether to ask again for a trial that another process is at, or to leave it to that.
+        after: the trials that lead a trial, for engines that place it behind them; those that pull one by one wait in the search.
         clock: seconds, from anywhere.
 
     """
@@ -70,12 +71,13 @@ class TrialSource:
         cancelled: Callable[[str], bool] = lambda _: False,
         prune: Callable[[str], None] = lambda _: None,
         waits_for_others: bool = True,
+        after: Callable[[str], tuple[str, ...]] = lambda _: (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = Tally()
         self._search, self._resources, self._retries, self._clock = search, resources, retries, clock
         self._most_identical, self._cancelled, self._prune = most_identical, cancelled, prune
-        self._waits = waits_for_others
+        self._waits, self._after = waits_for_others, after
         self._running: dict[str, Trial] = {}
         self._again: list[tuple[float, Trial]] = []
         self._failures: dict[str, int] = {}
@@ -93,7 +95,7 @@ class TrialSource:
                 return answer
             self._running[answer.id] = answer
             if not self._cancelled(answer.id):
-                return WorkItem((answer,), (), self._resources)
+                return WorkItem((answer,), self._after(answer.id), self._resources)
             self.events(Event("cancelled", answer.id))
 
     def events(self, event: Event) -> None:
@@ -102,7 +104,7 @@ class TrialSource:
             self.tally.stopped_by = str(event.facts["error"])
             self._at_once = True
         running = self._running.get(event.trial_id)
-        if event.kind == "task" and running is not None:
+        if event.kind in ("task", "held") and running is not None:
             for trial_id in self._search.heard(running, event):
                 self._prune(trial_id)
         if event.kind not in ENDS or event.trial_id not in self._running:

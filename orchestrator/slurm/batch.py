@@ -58,7 +58,7 @@ def packed(items: Sequence[T], size: int) -> list[list[T]]:
 
 
 def executor(
-    folder: Path, name: str, form: Shape, profile: SiteProfile, threads: int, after: str | None = None
+    folder: Path, name: str, form: Shape, profile: SiteProfile, threads: int, after: Sequence[str] = ()
 ) -> SlurmExecutor:
     """A submitit executor that submits arrays of such elements.
 
@@ -68,7 +68,7 @@ def executor(
         form: what an element is given.
         profile: the site's.
         threads: CPU threads of a trial.
-        after: a job number; the array waits until that job has ended, however it ended.
+        after: job numbers; the array waits until those jobs have ended, however they ended.
 
     """
     from submitit import SlurmExecutor
@@ -88,7 +88,7 @@ def executor(
         "signal_delay_s": min(profile.signal_s, 60 * form.time_min // 3),
         "array_parallelism": profile.parallelism or 1_000_000,
         "stderr_to_stdout": True,
-        "dependency": f"afterany:{after}" if after else None,
+        "dependency": f"afterany:{':'.join(after)}" if after else None,
         # A step gets the cores of its job only when it is told so; since 22.05 SLURM no longer passes them on.
         "srun_args": [f"--cpus-per-task={form.cpus}"],
         "additional_parameters": {"requeue": True} | dict(profile.extra),

@@ -28,6 +28,7 @@ from orchestrator.results.store import ResultStore
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
 from orchestrator.slurm.jobs import named
+from orchestrator.stage_tree import stage_tree
 from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
 from orchestrator.work import Backend, Setup
@@ -58,8 +59,9 @@ def serve(setup: Setup, uid: str, trials: Sequence[Trial], beside: int, needs: R
         begun = [record for record in own if record.content["state"] == RUNNING]
         bury(records, ResultStore(setup.folder), begun, GONE, INTERRUPTED)
         over = {record.trial_id for record in own if record.content["state"] in ENDED}
+        left = [trial for trial in trials if trial.id not in over]
         source = TrialSource(
-            PlannedTrials([trial for trial in trials if trial.id not in over]),
+            PlannedTrials(left, stage_tree(left)),
             needs,
             retries=0,
             cancelled=marks.cancelled(setup.folder).holds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from orchestrator import disk
 from orchestrator.profile import SiteProfile
 from orchestrator.slurm.batch import Shape, executor, packed, script, shape
 from orchestrator.slurm.jobs import JobFolder, Submission, elements, new_submission
+from orchestrator.slurm.order import depths, leaders_first
 from orchestrator.slurm.queue import Queue, find_job, largest_array
 from orchestrator.sweep_file import Resources
 from orchestrator.work import Setup, WorkItem
@@ -49,11 +50,12 @@ def refusals(take_back: Callable[[], None], hint: str = "") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Array:
-    """Items that are submitted together: elements of items, what an element is given, and what each trial needs."""
+    """Items that are submitted together: elements of items, what an element is given, what a trial needs, how deep in the tree."""
 
     form: Shape
     needs: Resources
     elements: list[list[WorkItem]]
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,26 @@ class Submitter:
     jobs: JobFolder
 
     def arrays(self, items: Iterable[WorkItem]) -> list[Array]:
-        """The arrays for some items, by what they need and in order.
+        """The arrays for some items, by what they need; where jobs depend on each other, also by how many items lead them.
 
         Raises:
             Unreachable: the profile has no largest array, and SLURM does not tell it.
 
         """
-        by_needs: dict[str, list[WorkItem]] = {}
-        for item in items:
-            by_needs.setdefault(item.resources.model_dump_json(), []).append(item)
-        if not by_needs:
+        given = list(items)
+        if not given:
             return []
+        alone = [0] * len(given)
+        by_needs: dict[tuple[int, str], list[WorkItem]] = {}
+        for item, depth in zip(given, depths(given) if self.profile.stages == "dependencies" else alone, strict=True):
+            by_needs.setdefault((depth, item.resources.model_dump_json()), []).append(item)
         most = self.profile.max_array_size or largest_array()
         found = []
-        for alike in by_needs.values():
+        for (depth, _), alike in sorted(by_needs.items(), key=lambda entry: entry[0][0]):
             needs = alike[0].resources
             form = shape(needs, self.profile)
-            found += [Array(form, needs, some) for some in packed(packed(alike, form.trials), most)]
+            ordered = leaders_first(alike, form.trials)
+            found += [Array(form, needs, some, depth) for some in packed(packed(ordered, form.trials), most)]
         return found
 
     def scripts(self, items: Iterable[WorkItem]) -> list[str]:
@@ -104,7 +109,7 @@ class Submitter:
         return [script(self._executor(unnamed, array.form), len(array.elements)) for array in arrays]
 
     def submit(self, items: Iterable[WorkItem], taken: Callable[[Submission], None]) -> list[Submission]:
-        """Hand the arrays over; where only so many elements may run at once, one array comes after the other.
+        """Hand the arrays over; one array comes after its leaders, or where `parallelism` is limited after the one before.
 
         Args:
             items: what to submit.
@@ -116,12 +121,14 @@ class Submitter:
             OSError: the disk is full.
 
         """
-        made: list[Submission] = []
+        made: list[tuple[int, Submission]] = []
         for array in self.arrays(items):
-            after = made[-1].job_id if made and self.profile.parallelism else None
-            made.append(self._submit(array, after))
-            taken(made[-1])
-        return made
+            ahead = [before.job_id for depth, before in made if depth == array.depth - 1]
+            if made and self.profile.parallelism:
+                ahead.append(made[-1][1].job_id)
+            made.append((array.depth, self._submit(array, [job for job in dict.fromkeys(ahead) if job is not None])))
+            taken(made[-1][1])
+        return [submission for _, submission in made]
 
     def alone(self) -> AbstractContextManager[None]:
         """While no other driver submits."""
@@ -146,7 +153,7 @@ class Submitter:
                 queue.cancel(list(elements([submission])))
                 self.jobs.withdraw(submission)
 
-    def _submit(self, array: Array, after: str | None) -> Submission:
+    def _submit(self, array: Array, after: Sequence[str]) -> Submission:
         from orchestrator.slurm.element import serve
 
         trials = [[trial for item in element for trial in item.trials] for element in array.elements]
@@ -160,7 +167,7 @@ class Submitter:
             jobs = made.map_array(serve, *repeated[0], trials, *repeated[1])
         return self.jobs.confirm(announced, jobs[0].job_id.partition("_")[0])
 
-    def _executor(self, submission: Submission, form: Shape, after: str | None = None) -> SlurmExecutor:
+    def _executor(self, submission: Submission, form: Shape, after: Sequence[str] = ()) -> SlurmExecutor:
         output, threads = self.jobs.output(submission.uid), self.setup.threads
         try:
             return executor(output, submission.name, form, self.profile, threads, after)

@@ -17,7 +17,6 @@ from orchestrator.planning import Plan, make_plan
 from orchestrator.prepared import Options, Prepared
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import TrialSource
-from orchestrator.search import PlannedTrials
 from orchestrator.study.drivers import alone, belong, give_up_for_the_dead, signed_in
 from orchestrator.study.found import best, study_of, trials_of
 from orchestrator.study.page import write_page
@@ -119,7 +118,7 @@ class _Going:
         drive.claim_folder(prepared)
         labels = {trial.id: f"test {trial.label}" for trial in self.finalists}
         todo = [trial for trial in self.finalists if trial in prepared.plan.of("to run")]
-        work = drive.source(prepared, PlannedTrials(todo))
+        work = drive.planned_work(prepared, self.options, todo)
         interrupted = drive.drive(prepared, self.options, work, labels, len(todo), self.console)
         return drive.summary(work.tally, labels, len(todo), interrupted, self.console)
 

@@ -112,7 +112,7 @@ class OptunaSearch:
     def heard(self, trial: Trial, event: Event) -> Collection[str]:
         """Report a task's value to the pruner; the trials that shall stop."""
         found: set[str] = set()
-        if self._asked_for.pruner == "none":
+        if self._asked_for.pruner == "none" or event.kind != "task":
             return found
         (metric,) = self._asked_for.objectives
         value = (event.facts.get("validation") or {}).get(metric)

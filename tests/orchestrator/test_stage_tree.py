@@ -1,0 +1,147 @@
+"""The tree of distinct stages, and who leads whom through it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from moleflow.errors import InvalidInput
+from orchestrator import expansion
+from orchestrator.events import Event
+from orchestrator.search import PlannedTrials
+from orchestrator.spec import make_sweep
+from orchestrator.stage_tree import StageTree, stage_tree
+from orchestrator.trial import Inputs, Trial
+from orchestrator.work import Pause
+
+TASKS = ["leather", "grid", "transistor"]
+INPUTS = Inputs({task: f"digest of {task}" for task in TASKS}, "weights", "generated")
+
+
+def trials_of(version: str, grid: dict[str, list[object]], seeds: int = 1, **more: object) -> list[Trial]:
+    base = {"extends": "demo", "data": {"tasks": TASKS}}
+    document = {"name": "tree", "version": version, "base": base, "grid": grid, "seeds": seeds, **more}
+    return expansion.trials(make_sweep(document, "the test", Path(), data_root=None, environment={}), INPUTS)
+
+
+def counts(trials: list[Trial]) -> tuple[int, int]:
+    tree = stage_tree(trials)
+    return tree.without_sharing, tree.distinct
+
+
+def test_settings_that_only_score_share_all_training() -> None:
+    assert counts(trials_of("v3", {"image_score": ["max", "top_k", "quantile"], "smoothing": [0.0, 4.0]}, 2)) == (36, 6)
+
+
+def test_a_setting_without_reach_at_task_0_shares_it() -> None:
+    assert counts(trials_of("v1", {"lora.scaling": [0.5, 1.0, 2.0]}, 2)) == (18, 2 * (1 + 3 * 2))
+
+
+def test_task_orders_share_their_prefixes() -> None:
+    orders = [["leather", "grid"], ["leather", "transistor"], ["grid", "leather"], ["leather", "grid", "transistor"]]
+    assert counts(trials_of("v3", {"data.tasks": orders})) == (9, 1 + 2 + 2 + 1)
+
+
+@pytest.mark.parametrize("axis", [{"learning_rate": [0.001, 0.01]}, {"blocks": [2, 4]}, {"train_images": [4, 8]}])
+def test_what_reaches_the_first_task_shares_nothing(axis: dict[str, list[object]]) -> None:
+    assert counts(trials_of("v3", axis)) == (6, 6)
+
+
+def test_seeds_share_nothing() -> None:
+    assert counts(trials_of("v3", {}, 3)) == (9, 9)
+
+
+def test_other_images_of_a_later_task_share_what_comes_before() -> None:
+    first, second = trials_of("v3", {"image_score": ["max", "top_k"]})
+    elsewhere = Trial(second.id, second.config, {}, Inputs({**INPUTS.data, "grid": "edited"}, "weights", ""))
+    other_weights = Trial("other", second.config, {}, Inputs(INPUTS.data, "others", ""))
+    assert counts([first, elsewhere]) == (6, 5)
+    assert counts([first, other_weights]) == (6, 6)
+
+
+def test_a_trial_follows_the_first_that_goes_through_the_last_stage_they_share() -> None:
+    tree = StageTree({"a": (0, 1, 2), "b": (0, 1, 3), "c": (0, 4), "d": (0, 1, 3), "e": (5,)})
+    assert [tree.after(name) for name in "abcde"] == [(), ("a",), ("a",), ("b",), ()]
+
+
+def test_followers_wait_until_their_stage_is_trained_and_others_go_first() -> None:
+    a, b, other = [*trials_of("v1", {"lora.scaling": [0.5, 1.0]}), *trials_of("v3", {})]
+    search = PlannedTrials([a, b, other], stage_tree([a, b, other]))
+    assert [search.ask(), search.ask(), search.ask()] == [a, other, Pause.WAIT]
+    search.heard(other, Event("task", other.id, {"task": 0, "tasks": 3}))
+    assert search.ask() is Pause.WAIT
+    search.heard(a, Event("task", a.id, {"task": 0, "tasks": 3}))
+    assert [search.ask(), search.ask()] == [b, Pause.DONE]
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "interrupted", "withdrawn", "pruned", "finished", "elsewhere"])
+def test_a_leader_that_is_over_strands_nobody_and_the_next_one_leads(end: str) -> None:
+    trials = trials_of("v3", {"image_score": ["max", "top_k", "quantile"]})
+    search = PlannedTrials(trials, stage_tree(trials))
+    assert (search.ask(), search.ask()) == (trials[0], Pause.WAIT)
+    search.tell(trials[0], Event(end, trials[0].id))  # type: ignore[arg-type]
+    assert search.ask() is trials[1]
+    trained = end in ("finished", "elsewhere")
+    assert search.ask() is (trials[2] if trained else Pause.WAIT)
+
+
+def test_nobody_waits_for_a_leader_that_another_process_is_at() -> None:
+    trials = trials_of("v3", {"image_score": ["max", "top_k"]})
+    search = PlannedTrials(trials, stage_tree(trials))
+    assert (search.ask(), search.ask()) == (trials[0], Pause.WAIT)
+    search.heard(trials[0], Event("held", trials[0].id))
+    assert search.ask() is trials[1]
+
+
+def test_random_plans_are_given_out_once_and_no_stage_is_ever_trained_by_two_at_a_time() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        trials, chains = [], {}
+        some = trials_of("v3", {}, rng.randint(1, 12))
+        stages: dict[tuple[int, int], int] = {}
+        for trial in some:
+            chain: list[int] = []
+            for _ in range(3):
+                parent = chain[-1] if chain else -1
+                chain.append(stages.setdefault((parent, rng.randint(0, 1)), len(stages)))
+            trials.append(trial)
+            chains[trial.id] = tuple(chain)
+        search = PlannedTrials(trials, StageTree(chains))
+        running: dict[str, tuple[Trial, int]] = {}
+        trained: set[int] = set()
+        given: list[str] = []
+        while True:
+            answer = search.ask() if len(running) < 3 else Pause.WAIT
+            if isinstance(answer, Trial):
+                given.append(answer.id)
+                running[answer.id] = (answer, 0)
+                at = [next((s for s in chains[name] if s not in trained), None) for name in running]
+                busy = [stage for stage in at if stage is not None]
+                assert len(busy) == len(set(busy))
+                continue
+            if answer is Pause.DONE and not running:
+                break
+            assert running, "it waits although nothing runs"
+            name = rng.choice(list(running))
+            trial, task = running[name]
+            if rng.random() < 0.1:
+                del running[name]
+                search.tell(trial, Event("failed", name))
+                continue
+            trained.add(chains[name][task])
+            search.heard(trial, Event("task", name, {"task": task, "tasks": 3}))
+            running[name] = (trial, task + 1)
+            if task == 2:
+                del running[name]
+                search.tell(trial, Event("finished", name))
+        assert sorted(given) == sorted(chains)
+
+
+def test_images_that_are_not_there_are_refused_before() -> None:
+    with pytest.raises(InvalidInput, match="no images of 'leather'"):
+        expansion.trials(
+            make_sweep({"name": "x", "version": "v3", "base": "demo"}, "t", Path(), data_root=None, environment={}),
+            Inputs({}, "", ""),
+        )
