@@ -198,9 +198,11 @@ def plan(
     )
     about = prepared.sweep, prepared.plan, prepared.inputs.dataset
     if as_json:
-        print(json.dumps(listing.as_json(*about, str(prepared.folder)), indent=1, ensure_ascii=False))
+        found = listing.as_json(*about, str(prepared.folder), launch.expected_work(prepared))
+        print(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    print("\n".join([*listing.header(*about), *listing.lines(prepared.plan)]))
+    expected = launch.expected_work(prepared)
+    print("\n".join([*listing.header(*about), *listing.work_lines(expected), *listing.lines(prepared.plan)]))
 
 
 @app.command()

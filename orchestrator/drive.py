@@ -17,7 +17,7 @@ from orchestrator import burial, disk, folder, listing, marks, reporting, termin
 from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Record
 from orchestrator.events import Event, Events
 from orchestrator.live import LiveView
-from orchestrator.prepared import Options, Prepared, setup, writable
+from orchestrator.prepared import Options, Prepared, expected_work, setup, writable
 from orchestrator.provenance import without_passwords
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
@@ -55,7 +55,8 @@ def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
             alone = not any(record.state == RUNNING for record in records.all())
             recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
     if not options.quiet:
-        console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)))
+        said = listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)
+        console.print("\n".join([*said, *listing.work_lines(expected_work(prepared))]))
     for damage in recovered.set_aside:
         console.print(
             f"damaged:  {damage.path}: {damage.reason}; moved to {prepared.folder / 'damaged'}, its trials run again"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from moleflow.data.dataset import Dataset, open_dataset
 from moleflow.data.digests import DigestCache
 from moleflow.data.mvtec import scan, split
 from moleflow.weights import weights_identity
+from orchestrator.savings import Images
 from orchestrator.trial import Inputs
 
 
 @dataclass(frozen=True)
 class SweepInputs:
-    """The data set of a sweep, and what each configuration reads of it."""
+    """The data set of a sweep, how many images each of its tasks has, and what each configuration reads of it."""
 
     dataset: Dataset
+    images: Mapping[str, Images]
     of: Callable[[TrialConfig], Inputs]
 
 
@@ -56,4 +58,5 @@ def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig])
             dataset=label,
         )
 
-    return SweepInputs(dataset, of)
+    images = {name: Images(len(data.train), len(data.test)) for name, data in found.items()}
+    return SweepInputs(dataset, images, of)

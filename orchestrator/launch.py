@@ -20,11 +20,21 @@ from orchestrator.drive import (
     summary,
 )
 from orchestrator.live import LiveView
-from orchestrator.prepared import Options, Prepared, default_cache, prepare, setup
+from orchestrator.prepared import Options, Prepared, default_cache, expected_work, prepare, setup
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
 
-__all__ = ["Options", "Prepared", "default_cache", "dry_run", "prepare", "print_scripts", "run", "setup"]
+__all__ = [
+    "Options",
+    "Prepared",
+    "default_cache",
+    "dry_run",
+    "expected_work",
+    "prepare",
+    "print_scripts",
+    "run",
+    "setup",
+]
 
 
 def run(prepared: Prepared, options: Options, console: Console) -> int:

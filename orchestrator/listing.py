@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from moleflow.config import TrialConfig, flatten
 from moleflow.data.dataset import Dataset
 from moleflow.knobs import method_knobs
 from orchestrator.planning import Plan, Spread, spread
+from orchestrator.savings import Work
 from orchestrator.spec import Sweep
 from orchestrator.trial import spell
 
@@ -35,6 +37,26 @@ def header(sweep: Sweep, plan: Plan, dataset: Dataset) -> list[str]:
             f"search:   {asked.trials} configurations, each with {len(sweep.seeds)} seed(s), by {asked.sampler}"
         )
     return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
+
+
+def work_lines(work: Work | None) -> list[str]:
+    """What there is to do, and what it would be if every trial did all of its own."""
+    if work is None or not work.stages[0]:
+        return []
+    hours = "not known before a first trial has trained"
+    if work.hours is not None:
+        hours = (
+            f"{work.hours[1]:.2g} compute-hours of training by the steps measured so far{_instead(*work.hours, '.2g')}"
+        )
+    return [
+        f"stages:   {work.stages[1]:,} to train{_instead(*work.stages, ',')}",
+        f"forwards: {work.forwards[1]:,} images at most{_instead(*work.forwards, ',')}",
+        f"expected: {hours}",
+    ]
+
+
+def _instead(alone: float, shared: float, form: str) -> str:
+    return f", {alone:{form}} without sharing" if alone > shared else ""
 
 
 def lines(plan: Plan) -> list[str]:
@@ -75,7 +97,7 @@ def _values(values: Sequence[Any]) -> str:
     return " | ".join(spelled)
 
 
-def as_json(sweep: Sweep, plan: Plan, dataset: Dataset, folder: str) -> dict[str, Any]:
+def as_json(sweep: Sweep, plan: Plan, dataset: Dataset, folder: str, work: Work | None) -> dict[str, Any]:
     """The plan for programs: the sweep, what differs, what is shared, and each trial."""
     found = spread([planned.trial for planned in plan.trials])
     return {
@@ -86,6 +108,7 @@ def as_json(sweep: Sweep, plan: Plan, dataset: Dataset, folder: str) -> dict[str
         "note": sweep.note,
         "folder": folder,
         "counts": {state: len(plan.of(state)) for state in ("done", "stale", "to run")},
+        "to_do": asdict(work) if work else None,
         "compared": found.compared,
         "yet_different": found.following,
         "seeds": found.seeds,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from moleflow.errors import InvalidInput
 from moleflow.source import code_digest
@@ -15,6 +15,7 @@ from orchestrator import disk, expansion, folder, provenance
 from orchestrator.inputs import SweepInputs, look_up
 from orchestrator.planning import Plan, make_plan
 from orchestrator.results.store import ResultStore
+from orchestrator.savings import Work, seconds_a_step, work
 from orchestrator.spec import Sweep
 from orchestrator.trial import Trial, label
 from orchestrator.work import Setup
@@ -101,6 +102,25 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
         finished, pruned = store.finished(), store.pruned() if sweep.stops_early else pruned
     plan = make_plan(trials, finished, code_digest(), options.rerun_stale, pruned)
     return Prepared(sweep, inputs, place, cache, plan, sample)
+
+
+def expected_work(prepared: Prepared) -> Work | None:
+    """What there is to run, without sharing and with it; None where a search decides that as it goes.
+
+    Raises:
+        OSError: results cannot be read.
+
+    """
+    if prepared.sweep.search is not None:
+        return None
+    configs = {trial.id: trial.config for trial in prepared.trials}
+    epochs: list[dict[str, Any]] = []
+    if (prepared.folder / "parts").is_dir():
+        epochs = ResultStore(prepared.folder).read("curves", ["trial_id", "task_name", "seconds", "reused"]).to_pylist()
+    trained = ((row["trial_id"], row["task_name"], row["seconds"]) for row in epochs if not row["reused"])
+    images = prepared.inputs.images
+    taken = seconds_a_step(trained, configs, images)
+    return work(prepared.plan.of("to run"), images, taken, there=prepared.plan.of("done"))
 
 
 def setup(prepared: Prepared, options: Options) -> Setup:
