@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from orchestrator.attempts import CANCELLED, FAILED, FINISHED, INTERRUPTED, NO_PROGRESS, AttemptFolder, Record
+from orchestrator.results.store import ResultStore
 from orchestrator.slurm.jobs import job_folder
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("jobs")]
@@ -95,6 +96,39 @@ def test_tables_equal_those_of_inline_with_arrays_split_and_trials_packed(
     assert digits(results) == undisturbed(place)
     assert len(list((results / "events").glob("slurm-*"))) == 4
     assert ends(results) == [(FINISHED, None)] * 10
+
+
+def test_jobs_that_depend_on_each_other_train_each_stage_once_and_wait_in_the_queue(
+    place, edit, command, results, digits, undisturbed
+) -> None:
+    edit(grid={"image_score": ["max", "top_k", "quantile"]}, report=None)
+    (place / "site.yaml").write_text("stages: dependencies\n")
+    assert command(*SLURM, "--profile", "site.yaml").code == 0
+    leading, following = job_folder(results).all()
+    assert (len(leading.elements), len(following.elements)) == (2, 4)
+    leaders = {trial_id for element in leading.elements for trial_id in element}
+    store = ResultStore(results)
+    stages = store.read("curves", ["trial_id", "task", "reused"]).to_pylist()
+    assert {row["trial_id"] for row in stages if not row["reused"]} == leaders
+    assert {row["trial_id"] for row in stages if row["reused"]}.isdisjoint(leaders)
+    times = store.read("attempts", ["trial_id", "started_at", "ended_at"]).to_pylist()
+    ended = max(row["ended_at"] for row in times if row["trial_id"] in leaders)
+    assert all(row["started_at"] > ended for row in times if row["trial_id"] not in leaders)
+    assert digits(results) == undisturbed(place)
+
+
+def test_a_leader_that_is_taken_away_strands_nobody(
+    place, longer, start, results, begun, cluster, digits, undisturbed
+) -> None:
+    longer(epochs=60, grid={"image_score": ["max", "top_k", "quantile"]})
+    (place / "site.yaml").write_text("stages: dependencies\n")
+    driver = start(*SLURM, "--profile", "site.yaml")
+    job = begun()
+    cluster.ask("scancel", job)
+    assert driver.end(200).code == 1
+    assert sorted(ends(results)) == [(FINISHED, None)] * 2 + [(INTERRUPTED, "Stop")]
+    assert start(*SLURM).end(100).code == 0
+    assert digits(results) == undisturbed(place)
 
 
 def test_trials_beside_each_other_in_one_job(place, command, results, features, digits, undisturbed) -> None:
