@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter1d
 
 from moleflow.config import Scoring, TrialConfig
 from moleflow.data.mvtec import Sample, load_mask
 from moleflow.errors import Diverged
 from moleflow.losses import log_density_constant
+from moleflow.maps import ExpertMaps, Terms
 from moleflow.metrics.ranking import ranking
 from moleflow.metrics.regions import pixel_metrics
 from moleflow.models.detector import Detector
@@ -62,11 +63,12 @@ class TaskScores:
         return float(np.mean(self.routes == self.task))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Task:
     samples: tuple[Sample, ...]
-    has_masks: bool
+    mask_bits: npt.NDArray[np.uint8] | None
     load: Callable[[], torch.Tensor]
+    maps: ExpertMaps | None
     pooled: npt.NDArray[np.float64]
     patch_scores: dict[tuple[int, int], Floats]
     latent_norms: dict[tuple[int, int], float]
@@ -76,7 +78,7 @@ class Evaluation:
     """Everything that is known about the seen tasks' test images.
 
     An expert never changes once it is trained, so each (image, expert) pair passes through the flow once, however often the R matrix
-    asks for it, and image by image, so that no other image can change its digits.
+    asks for it, and image by image, so that no other image can change its digits. What is stored of a pair does not pass at all.
     """
 
     def __init__(self, config: TrialConfig, detector: Detector) -> None:
@@ -87,7 +89,12 @@ class Evaluation:
         self._known: dict[tuple[int, bytes], TaskScores] = {}
 
     def add_task(
-        self, training: torch.Tensor, samples: tuple[Sample, ...], has_masks: bool, load: Callable[[], torch.Tensor]
+        self,
+        training: torch.Tensor,
+        samples: tuple[Sample, ...],
+        has_masks: bool,
+        load: Callable[[], torch.Tensor],
+        maps: ExpertMaps | None = None,
     ) -> None:
         """Add the next task.
 
@@ -96,9 +103,17 @@ class Evaluation:
             samples: its test images.
             has_masks: whether pixel metrics are defined.
             load: gives their features (M, H, W, D), in order.
+            maps: where what its expert makes of images is kept; None = nowhere.
+
+        Raises:
+            InvalidInput: a mask cannot be read.
         """
         self._gaussians.append(fit_gaussian(_pooled(training), self.config.router))
-        self._tasks.append(_Task(samples, has_masks, load, _pooled(load()), {}, {}))
+        pooled = _pooled(load())
+        size = self.config.data.mask_size
+        # Bits, because the masks of all tasks stay: read once, they may be asked for in every row of R.
+        bits = np.stack([np.packbits(load_mask(sample, size)) for sample in samples]) if has_masks else None
+        self._tasks.append(_Task(samples, bits, load, maps, pooled, {}, {}))
 
     def evaluate(self, task: int) -> TaskScores:
         """The class of `task` as it scores now, with the experts and Gaussians of all tasks added so far.
@@ -112,7 +127,7 @@ class Evaluation:
         if known is not None:
             return known
         self._fill(task, {(n, int(e)) for n, e in enumerate(routes)} | {(n, task) for n in range(len(routes))})
-        masks = np.stack([load_mask(s, self.config.data.mask_size) for s in entry.samples]) if entry.has_masks else None
+        masks = None if entry.mask_bits is None else _unpacked(entry.mask_bits, self.config.data.mask_size)
         labels = np.array([s.label for s in entry.samples], dtype=np.int64)
         routed_maps = np.stack([entry.patch_scores[n, int(e)] for n, e in enumerate(routes)])
         oracle_maps = np.stack([entry.patch_scores[n, task] for n in range(len(routes))])
@@ -131,28 +146,58 @@ class Evaluation:
         """The images that `evaluate(task)` scores, in the order of its scores."""
         return self._tasks[task].samples
 
+    def vanished_masks(self, task: int) -> set[str]:
+        """Names of its defective images whose mask has no pixel left at the size of the masks; they keep their label."""
+        entry = self._tasks[task]
+        if entry.mask_bits is None:
+            return set()
+        masks = zip(entry.samples, entry.mask_bits, strict=True)
+        return {sample.name for sample, bits in masks if sample.mask is not None and not bits.any()}
+
     def _fill(self, task: int, wanted: set[tuple[int, int]]) -> None:
         entry = self._tasks[task]
         missing = sorted(wanted - entry.patch_scores.keys())
-        if missing:
+        terms = self._stored(entry, missing)
+        passing = [pair for pair in missing if pair not in terms]
+        if passing:
             features = entry.load()
-            for n, expert in missing:
-                found, entry.latent_norms[n, expert] = self._patch_scores(features[n], expert)
-                entry.patch_scores[n, expert] = found
-                if not np.isfinite(found).all():
-                    raise Diverged(
-                        f"{entry.samples[n].name}: a patch score is not finite: the flow left the finite numbers, expert of task {expert}"
-                    )
+            terms |= {(n, expert): self._pass(features[n], expert) for n, expert in passing}
+        for n, expert in missing:
+            found, entry.latent_norms[n, expert] = self._patch_scores(terms[n, expert])
+            entry.patch_scores[n, expert] = found
+            if not np.isfinite(found).all():
+                raise Diverged(
+                    f"{entry.samples[n].name}: a patch score is not finite: the flow left the finite numbers, expert of task {expert}"
+                )
+        for expert in sorted({expert for _, expert in passing}):
+            maps = self._tasks[expert].maps
+            if maps is not None:
+                maps.write({entry.samples[n].digest: terms[n, e] for n, e in passing if e == expert})
+
+    def _stored(self, entry: _Task, pairs: list[tuple[int, int]]) -> dict[tuple[int, int], Terms]:
+        """What is kept of (image, expert) pairs."""
+        found: dict[tuple[int, int], Terms] = {}
+        for expert in sorted({expert for _, expert in pairs}):
+            maps = self._tasks[expert].maps
+            names = {n: entry.samples[n].digest for n, e in pairs if e == expert}
+            kept = maps.read(names.values()) if maps is not None else {}
+            found |= {(n, expert): kept[name] for n, name in names.items() if name in kept}
+        return found
 
     @torch.no_grad()
-    def _patch_scores(self, features: torch.Tensor, expert: int) -> tuple[Floats, float]:
-        """-log p of each patch (H, W), in nats, of one image's features (H, W, D), and the mean of ||z||^2 / D over its patches."""
+    def _pass(self, features: torch.Tensor, expert: int) -> Terms:
+        """||z||^2 and log_det of each patch, (2, H, W), of one image's features (H, W, D)."""
         z, log_det = self.detector(features[None].to(self.detector.position.device), expert)
+        return np.asarray(torch.cat([z.square().sum(dim=-1), log_det]).cpu().numpy(), dtype=np.float32)
+
+    def _patch_scores(self, terms: Terms) -> tuple[Floats, float]:
+        """-log p of each patch (H, W), in nats, and the mean of ||z||^2 / D over the patches, from `_pass`."""
+        squares, log_det = torch.from_numpy(terms)
         if self.config.scoring.log_det == "image_mean":
-            log_det = log_det.mean(dim=(1, 2), keepdim=True).expand_as(log_det)
-        squares = z.square().sum(dim=-1)
-        scores = 0.5 * squares - log_det + log_density_constant(z.shape[-1])
-        return np.asarray(scores[0].cpu().numpy(), dtype=np.float32), squares.double().mean().item() / z.shape[-1]
+            log_det = log_det.mean().expand_as(log_det)
+        width = self.detector.width
+        scores = 0.5 * squares - log_det + log_density_constant(width)
+        return np.asarray(scores.numpy(), dtype=np.float32), squares.double().mean().item() / width
 
     def _measure(
         self, patch_maps: Floats, labels: npt.NDArray[np.int64], masks: npt.NDArray[np.bool_] | None
@@ -163,7 +208,7 @@ class Evaluation:
         pixel = None
         if masks is not None:
             maps = anomaly_maps(patch_maps, self.config.data.mask_size, self.config.scoring.smoothing)
-            total.update(maps.tobytes())
+            total.update(maps.data)
             pixel = pixel_metrics(masks, maps)
         metrics = ClassMetrics(
             image.auroc,
@@ -190,13 +235,31 @@ def image_scores(patch_maps: Floats, scoring: Scoring) -> npt.NDArray[np.float64
 
 
 def anomaly_maps(patch_maps: Floats, size: int, sigma: float) -> Floats:
-    """Pixel maps (N, size, size) of patch scores (N, H, W): bilinear (corners aligned), then a Gaussian of `sigma` pixels."""
-    large = torch.nn.functional.interpolate(
-        torch.from_numpy(patch_maps)[:, None], size=(size, size), mode="bilinear", align_corners=True
-    )
-    maps: Floats = large[:, 0].numpy()
-    return maps if sigma == 0 else np.stack([gaussian_filter(one, sigma) for one in maps])
+    """Pixel maps (N, size, size) of patch scores (N, H, W): bilinear (corners aligned), then a Gaussian of `sigma` pixels.
+
+    Both are linear and act on rows and columns apart, so a map is R P C^T with one matrix each for rows and columns. Each image is
+    multiplied on its own, in double precision, and rounded once.
+    """
+    rows, columns = (_enlarging(count, size, sigma) for count in patch_maps.shape[1:])
+    maps = np.empty((len(patch_maps), size, size), dtype=np.float32)
+    for large, small in zip(maps, patch_maps.astype(np.float64), strict=True):
+        large[:] = rows @ small @ columns.T
+    return maps
+
+
+def _enlarging(count: int, size: int, sigma: float) -> npt.NDArray[np.float64]:
+    """The matrix (size, count) that interpolates `count` values at `size` places and smooths them, mirrored at both ends."""
+    places = np.linspace(0, count - 1, size)
+    bilinear = np.stack([np.interp(places, np.arange(count), one) for one in np.eye(count)], axis=1)
+    smooth: npt.NDArray[np.float64] = bilinear if sigma == 0 else gaussian_filter1d(bilinear, sigma, axis=0)
+    return smooth
+
+
+def _unpacked(bits: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.bool_]:
+    """Masks (N, size, size) from their bits."""
+    return np.unpackbits(bits, axis=1, count=size * size).reshape(-1, size, size).view(np.bool_)
 
 
 def _pooled(features: torch.Tensor) -> npt.NDArray[np.float64]:
-    return np.asarray(features.double().mean(dim=(1, 2)).numpy())
+    # Image by image: a copy of all in double precision would take longer to make than to sum up.
+    return np.stack([image.double().mean(dim=(0, 1)).numpy() for image in features])

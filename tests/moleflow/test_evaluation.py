@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,6 +192,35 @@ def test_the_digest_tells_scores_and_maps_apart(samples: tuple[Sample, ...]) -> 
     assert len({evaluated(other, samples).evaluate(0).digest for other in others} | {start.digest}) == 4
 
 
+def test_masks_are_read_once(samples: tuple[Sample, ...], tmp_path: Path) -> None:
+    copies = []
+    for sample in samples:
+        mask = Path(shutil.copy(sample.mask, tmp_path)) if sample.mask else None
+        copies.append(replace(sample, mask=mask))
+    settings = config(mask_size=9)  # 81 bits, no whole number of bytes
+    evaluation = evaluated(settings, tuple(copies), tasks=1)
+    for copy in tmp_path.iterdir():
+        copy.unlink()
+    assert evaluation.evaluate(0).metrics == evaluated(settings, samples, tasks=1).evaluate(0).metrics
+    evaluation.add_task(features(1, 12, "train"), samples, True, lambda: features(1, 6, "test"))
+    after = evaluation.evaluate(0)
+    assert after.routes.tolist() == [0, 0, 0, 0, 0, 1]
+    assert after.metrics == evaluated(settings, samples).evaluate(0).metrics
+
+
+def test_vanished_masks_are_those_of_defective_images_that_nearest_resizing_loses(
+    samples: tuple[Sample, ...], tmp_path: Path
+) -> None:
+    marked = np.zeros((32, 32), dtype=np.uint8)
+    marked[0, 0] = 255
+    Image.fromarray(marked).save(tmp_path / "tiny.png")
+    tiny = replace(samples[5], name="tiny", mask=tmp_path / "tiny.png")
+    evaluation = evaluated(config(), (*samples[:5], tiny), tasks=1)
+    assert evaluation.vanished_masks(0) == {"tiny"}
+    assert evaluated(config(mask_size=32), (*samples[:5], tiny), tasks=1).vanished_masks(0) == set()
+    assert evaluated(config(), samples, has_masks=False, tasks=1).vanished_masks(0) == set()
+
+
 def test_image_mean_puts_the_mean_log_determinant_on_every_patch(samples: tuple[Sample, ...]) -> None:
     settings = config(**{"scoring.log_det": "image_mean"})
     with torch.no_grad():
@@ -247,3 +279,17 @@ def test_maps_are_enlarged_bilinearly_corner_to_corner_and_then_smoothed() -> No
     smooth = anomaly_maps(patches, 13, 1.5)
     np.testing.assert_allclose(smooth, np.stack([gaussian_filter(one, 1.5) for one in expected]), atol=1e-6)
     assert smooth.dtype == plain.dtype == np.float32
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 4.0])
+def test_a_map_does_not_depend_on_the_other_maps(sigma: float) -> None:
+    patches = np.random.default_rng(0).normal(-600, 50, size=(5, 6, 6)).astype(np.float32)
+    together = anomaly_maps(patches, 33, sigma)
+    for one, alone in zip(together, patches, strict=True):
+        assert np.array_equal(anomaly_maps(alone[None], 33, sigma)[0], one)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 4.0])
+def test_a_single_patch_or_equal_patches_give_a_level_map(sigma: float) -> None:
+    for patches in (np.full((1, 1, 1), -611.7, np.float32), np.full((1, 3, 5), -611.7, np.float32)):
+        np.testing.assert_allclose(anomaly_maps(patches, 16, sigma), np.full((1, 16, 16), -611.7), rtol=1e-6)

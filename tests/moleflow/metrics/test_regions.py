@@ -93,6 +93,25 @@ def test_any_small_input_equals_the_definition(case: tuple[Masks, Maps], limit: 
     assert_by_definition(*case, limit)
 
 
+@st.composite
+def extreme(draw: st.DrawFn) -> tuple[Masks, Maps]:
+    """Regions of single pixels beside images that are anomalous all over; neighbouring float32 scores and ties."""
+    shape = draw(shapes)
+    masks = np.zeros(shape, dtype=np.bool_)
+    masks[:, ::2, ::2] = draw(hnp.arrays(np.bool_, masks[:, ::2, ::2].shape))
+    masks[draw(st.lists(st.integers(0, shape[0] - 1), max_size=2))] = True
+    steps = draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 3)))
+    return masks, (np.float32(-600.0).view(np.int32) + steps).astype(np.int32).view(np.float32)
+
+
+@settings(deadline=None, max_examples=200)
+@given(extreme(), st.sampled_from([0.01, 0.3, 1.0]))
+def test_single_pixels_and_images_anomalous_all_over_equal_the_definition(
+    case: tuple[Masks, Maps], limit: float
+) -> None:
+    assert_by_definition(*case, limit)
+
+
 @settings(deadline=None)
 @given(small())
 def test_only_the_order_of_the_scores_matters(case: tuple[Masks, Maps]) -> None:
@@ -145,6 +164,16 @@ def test_corners_join_pixels_and_images_do_not() -> None:
     masks[0, 0, 0] = masks[1, 0, 0:2] = True
     maps[0, 0, 0], maps[1, 0, 0:2] = 1.0, -1.0
     assert aupro(masks, maps) == pytest.approx(1 / 2, abs=CLOSE)
+
+
+def test_an_image_anomalous_all_over_is_one_region_and_gives_no_normal_pixel() -> None:
+    """Its region is found once a fifth of the normal pixels is; the other image's one pixel not before all of them are."""
+    masks = np.zeros((2, 1, 6), dtype=bool)
+    masks[0] = masks[1, 0, 0] = True
+    maps = np.array([[[4.0] * 6], [[0.0, 9.0, 3.0, 2.0, 1.0, 0.5]]])
+    # FPR 0.2 at score 9 with PRO 0, then PRO 1/2 on from FPR 0.2.
+    assert aupro(masks, maps, 0.6) == pytest.approx((0.4 * 0.5) / 0.6, abs=CLOSE)
+    assert_by_definition(masks, maps, 0.6)
 
 
 def test_undefined_is_none() -> None:
