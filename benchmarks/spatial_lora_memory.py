@@ -14,8 +14,7 @@ import sys
 import torch
 
 from moleflow.config import Lora
-from moleflow.models.lora import LoraExpert
-from moleflow.models.spatial_lora import SpatialLoraExpert
+from moleflow.models.lora import LoRALinear
 
 WIDTH, SIDE, RANK, GRID = 768, 37, 32, 8
 
@@ -24,13 +23,16 @@ def growth(kind: str, images: int) -> float:
     """MiB by which one forward and backward pass raises the peak."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    lora = Lora(rank=RANK, grid_size=GRID)
-    expert = (SpatialLoraExpert if kind == "spatial" else LoraExpert)(WIDTH, WIDTH, lora, generator)
+    lora = Lora(rank=RANK, grid_size=GRID, spatial=kind == "spatial")
+    layer = LoRALinear(WIDTH, WIDTH, generator).add_expert(0, lora, generator)
+    layer.base.requires_grad_(False)
+    layer.active, layer.shape = "0", (2, 2)
     x = torch.randn(images * SIDE * SIDE, WIDTH, generator=generator, requires_grad=True)
     small = torch.randn(SIDE * SIDE, WIDTH, generator=generator)[: 2 * 4]
-    expert(small, (2, 2)).sum().backward()  # The libraries' own memory is not counted.
+    layer(small).sum().backward()  # The libraries' own memory is not counted.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    expert(x, (SIDE, SIDE)).square().sum().backward()
+    layer.shape = (SIDE, SIDE)
+    layer(x).square().sum().backward()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

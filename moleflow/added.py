@@ -10,6 +10,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "data": {"evaluate": "all", "validation_anomalies": "none", "validation_real_share": 0.3},
         "loss": {"center_on": "latent"},
+        "training": {"products": "float32"},
     }
 )
 """By group, with the value that trials had before: at that value, a knob is no part of an id."""

@@ -10,6 +10,7 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -25,7 +26,7 @@ from moleflow.stages import Epoch, StageId, StageStore, state_digest, write_sync
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training a task reached at the end of an epoch, on the CPU; nothing else is carried from epoch to epoch.
+    """What training a task reached at the end of an epoch, on the device that trains; nothing else is carried from epoch to epoch.
 
     Attributes:
         state: the detector's `task_state`.
@@ -44,6 +45,10 @@ class Progress:
     the middle of an optimizer step, so what the detector holds then is of no use. A disk that takes no more spoils nothing: training goes
     on, and the exception passes.
 
+    Args:
+        shorter: stages of which this one is the continuation, longest first; the first of them that is stored whole is gone on from
+            where no checkpoint got further.
+
     Attributes:
         start: where to go on from; None starts anew.
     """
@@ -51,13 +56,14 @@ class Progress:
     start: Checkpoint | None
     _last: Checkpoint | None
 
-    def __init__(self, store: StageStore, stage: StageId) -> None:
-        self._store, self._stage = store, stage
+    def __init__(self, store: StageStore, stage: StageId, shorter: Iterable[StageId] = ()) -> None:
+        self._store, self._stage, self._shorter = store, stage, shorter
         self._path = store.checkpoint_path(stage)
 
     def __enter__(self) -> Progress:
         self._store.sweep(self._stage)
-        self.start = self._last = self._read()
+        self._last = self._read()
+        self.start = max(self._last, self._longest(), key=lambda found: len(found.epochs) if found else 0)
         self._since = time.monotonic()
         return self
 
@@ -86,6 +92,14 @@ class Progress:
             self._remove()
         return found
 
+    def _longest(self) -> Checkpoint | None:
+        for stage in self._shorter:
+            found = self._store.load_with_optimizer(stage)
+            if found is not None:
+                trained, optimizer = found
+                return Checkpoint(trained.epochs, trained.state, optimizer)
+        return None
+
     def _write(self) -> None:
         if self._last is None:
             return
@@ -106,8 +120,8 @@ class Progress:
 
 def encode(checkpoint: Checkpoint, stage: StageId) -> bytes:
     """The file of a checkpoint of `stage`."""
-    tensors = {f"state/{name}": tensor for name, tensor in checkpoint.state.items()}
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in checkpoint.optimizer.items()}
+    tensors = {f"state/{name}": tensor.cpu() for name, tensor in checkpoint.state.items()}
+    tensors |= {f"optimizer/{name}": tensor.cpu() for name, tensor in checkpoint.optimizer.items()}
     facts = {"key": stage.key, "epochs": json.dumps([asdict(epoch) for epoch in checkpoint.epochs], allow_nan=False)}
     return save(tensors, facts | {"digest": _digest(facts, tensors)})
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Phase = Literal["features", "training", "scoring"]
+_PLAIN = (str, int, float, tuple, list, type(None))
 
 
 class Section(BaseModel):
@@ -233,11 +235,17 @@ class Training(Section):
     learning_rate: float = Field(1e-4, gt=0.0, description="peak learning rate")
     optimizer: Literal["adamp", "adamw"] = Field("adamp", description="timm's AdamP or torch's AdamW")
     weight_decay: float = Field(0.01, ge=0.0, description="decoupled weight decay")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps of a task")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine",
+        description="learning rate over the steps of a task; constant: more epochs extend a stored first task, cosine: they train anew",
+    )
     final_fraction: float = Field(0.01, ge=0.0, le=1.0, description="where the cosine ends, as a share of the peak")
     warmup_epochs: int = Field(2, ge=0, description="linear warm-up, on tasks after the first")
     gradient_clip: float | None = Field(0.5, gt=0.0, description="largest gradient norm; null = no clipping")
     drop_last: bool = Field(True, description="leave out an epoch's last incomplete batch")
+    products: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of the subnets' matrix products while they train; scores are taken in float32"
+    )
 
 
 class Scoring(Section):
@@ -313,25 +321,28 @@ class TrialConfig(Section):
 
 def flatten(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as {dotted path: value}."""
-    items = config.model_dump() if isinstance(config, BaseModel) else config
     flat: dict[str, Any] = {}
-    for key, value in items.items():
-        path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    for key, value in (vars(config) if isinstance(config, BaseModel) else config).items():
+        if isinstance(value, _PLAIN):  # Most are, and to look whether something is a Mapping takes long.
+            flat[f"{prefix}{key}"] = value
+        elif isinstance(value, BaseModel | Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: object) -> str:
     """The one spelling of a JSON value that digests are taken of: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: object) -> str:
     """SHA-256, in hex, of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-_UNUSED_BY_SCORE = {"quantile": {"top_k"}, "max": {"quantile", "top_k"}, "top_k": {"quantile"}}
 
 
 def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, Any]:
@@ -344,80 +355,125 @@ def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, A
         phase: "features" (backbone forwards), "training" (of the task at `task_index`) or "scoring" (of the finished sequence).
         task_index: position in the sequence, from 0; only training looks at it.
     """
-    flat = flatten(config)
-    if phase == "features":
-        return _features_reach(config, flat)
-    if phase == "scoring":
-        keep = {k: v for k, v in flat.items() if k.startswith(("scoring.", "router.")) or k == "data.mask_size"}
-        keep |= _scored_images(config.data)
-        for name in _UNUSED_BY_SCORE[config.scoring.image_score]:
-            del keep[f"scoring.{name}"]
-        return keep
-    return _training_reach(config, flat, task_index)
+    found: dict[str, Any] = {"seed": config.seed} if phase == "training" else {}
+    for name, reaching in REACHING[phase].items():
+        of_group = reaching(getattr(config, name), task_index > 0)
+        found |= {f"{name}.{knob}": value for knob, value in of_group.items()}
+    return found
 
 
-def _scored_images(data: Data) -> dict[str, Any]:
-    """The settings that say which images are scored; how many normal ones are held out is said by what trains."""
-    keep: dict[str, Any] = {"data.evaluate": data.evaluate if data.validation_fraction > 0 else "test"}
+def _but(group: Section, *without: str) -> dict[str, Any]:
+    return {knob: value for knob, value in vars(group).items() if knob not in without}
+
+
+def _prepared(data: Data, later: bool) -> dict[str, Any]:
+    """How images are made ready for the backbone."""
+    return {"image_size": data.image_size, "interpolation": data.interpolation}
+
+
+def _trained_on(data: Data, later: bool) -> dict[str, Any]:
+    keep = {**_prepared(data, later), "train_images": data.train_images}
+    keep["validation_fraction"] = data.validation_fraction
+    if data.validation_fraction > 0.0:
+        keep["validation_seed"] = data.validation_seed
+    return keep
+
+
+def _scored_images(data: Data, later: bool) -> dict[str, Any]:
+    """Which images are scored; how many normal ones are held out is said by what trains."""
+    keep: dict[str, Any] = {"mask_size": data.mask_size}
+    keep["evaluate"] = data.evaluate if data.validation_fraction > 0 else "test"
     if data.evaluate != "validation":
-        keep["data.test_images"] = data.test_images
+        keep["test_images"] = data.test_images
     # Real anomalies are missing from the test even where validation is not scored.
     if data.validation_anomalies == "real" or (data.validation_anomalies == "synthetic" and data.evaluate != "test"):
-        keep |= {f"data.{name}": getattr(data, name) for name in ("validation_anomalies", "validation_seed")}
+        keep |= {"validation_anomalies": data.validation_anomalies, "validation_seed": data.validation_seed}
     if data.validation_anomalies == "real":
-        keep["data.validation_real_share"] = data.validation_real_share
+        keep["validation_real_share"] = data.validation_real_share
     return keep
 
 
-def _features_reach(config: TrialConfig, flat: dict[str, Any]) -> dict[str, Any]:
-    keep = {
-        k: v for k, v in flat.items() if k.startswith("backbone.") or k in ("data.image_size", "data.interpolation")
-    }
-    del keep["backbone.weights"]  # named by the digest of the weights instead
-    if config.backbone.weights != "random":
-        del keep["backbone.weights_seed"]
-    if config.backbone.projection is None:
-        del keep["backbone.projection_seed"]
-    return keep
+def _backbone(backbone: Backbone, later: bool) -> dict[str, Any]:
+    unused = ["weights"]  # named by their digest instead
+    if backbone.weights != "random":
+        unused.append("weights_seed")
+    if backbone.projection is None:
+        unused.append("projection_seed")
+    return _but(backbone, *unused)
 
 
-def _training_reach(config: TrialConfig, flat: dict[str, Any], task_index: int) -> dict[str, Any]:
-    keep = _features_reach(config, flat)
-    keep |= {k: v for k, v in flat.items() if k.startswith(("features.", "flow.", "loss.", "training."))}
-    keep |= {k: flat[k] for k in ("seed", "data.train_images", "data.validation_fraction", "data.validation_seed")}
-    if config.data.validation_fraction == 0.0:
-        del keep["data.validation_seed"]
-    if not config.features.position:
-        del keep["features.position_scale"]
-    for name in _unused_by_flow(config.flow):
-        del keep[f"flow.{name}"]
-    if config.attention.enabled:
-        keep |= {k: v for k, v in flat.items() if k.startswith("attention.")}
-    if config.loss.focal_gamma == 0.0:
-        del keep["loss.focal_form"], keep["loss.focal_detach"]
-        # The mean over patches of an image-mean log-determinant is the mean of the patches' own; only rounding differs,
-        # so it stays in the key.
-    if config.loss.center_weight == 0.0:
-        del keep["loss.center_on"]
-    if config.training.schedule == "constant":
-        del keep["training.final_fraction"]
-    if task_index == 0:
-        del keep["training.warmup_epochs"]
-    if task_index > 0 or config.lora.task0:
-        keep |= {k: v for k, v in flat.items() if k in ("lora.rank", "lora.task_bias", "lora.spatial", "lora.init")}
-        keep["lora.scaling"] = config.lora.effective_scaling
-        if config.lora.spatial:
-            keep["lora.grid_size"] = config.lora.grid_size
-    if config.adapter.enabled and (task_index > 0 or config.adapter.task0):
-        keep |= {
-            k: v for k, v in flat.items() if k.startswith("adapter.") and k not in ("adapter.enabled", "adapter.task0")
-        }
-        if task_index > 0:
-            del keep["adapter.task0_identity"]
-    return keep
+def _features(features: Features, later: bool) -> dict[str, Any]:
+    return _but(features) if features.position else _but(features, "position_scale")
 
 
-def _unused_by_flow(flow: Flow) -> list[str]:
+def _flow(flow: Flow, later: bool) -> dict[str, Any]:
     if not flow.cpcf:
-        return ["context", "context_kernel", "context_gate", "context_from"]
-    return ["permutation"] if flow.context == "mean" else ["permutation", "context_gate"]
+        return _but(flow, "context", "context_kernel", "context_gate", "context_from")
+    return _but(flow, "permutation") if flow.context == "mean" else _but(flow, "permutation", "context_gate")
+
+
+def _lora(lora: Lora, later: bool) -> dict[str, Any]:
+    if not (later or lora.task0):
+        return {}
+    keep = {knob: getattr(lora, knob) for knob in ("rank", "task_bias", "spatial", "init")}
+    keep["scaling"] = lora.effective_scaling
+    return keep | {"grid_size": lora.grid_size} if lora.spatial else keep
+
+
+def _adapter(adapter: Adapter, later: bool) -> dict[str, Any]:
+    if not adapter.enabled or not (later or adapter.task0):
+        return {}
+    return _but(adapter, "enabled", "task0", *(["task0_identity"] if later else []))
+
+
+def _attention(attention: Attention, later: bool) -> dict[str, Any]:
+    return _but(attention) if attention.enabled else {}
+
+
+def _loss(loss: Loss, later: bool) -> dict[str, Any]:
+    # The mean over patches of an image-mean log-determinant is the mean of the patches' own; only rounding differs,
+    # so `log_det` stays even with gamma 0.
+    unused = ["focal_form", "focal_detach"] if loss.focal_gamma == 0.0 else []
+    return _but(loss, *unused, *(["center_on"] if loss.center_weight == 0.0 else []))
+
+
+def _training(training: Training, later: bool) -> dict[str, Any]:
+    unused = ["final_fraction"] if training.schedule == "constant" else []
+    if training.products == "float32":
+        unused.append("products")  # As before there was the knob.
+    return _but(training, *unused, *([] if later else ["warmup_epochs"]))
+
+
+def _scoring(scoring: Scoring, later: bool) -> dict[str, Any]:
+    return _but(
+        scoring, *{"quantile": ["top_k"], "max": ["quantile", "top_k"], "top_k": ["quantile"]}[scoring.image_score]
+    )
+
+
+def _router(router: Router, later: bool) -> dict[str, Any]:
+    return _but(router)
+
+
+REACHING: Mapping[Phase, Mapping[str, Callable[[Any, bool], dict[str, Any]]]] = MappingProxyType(
+    {
+        "features": MappingProxyType({"data": _prepared, "backbone": _backbone}),
+        "training": MappingProxyType(
+            {
+                "data": _trained_on,
+                "backbone": _backbone,
+                "features": _features,
+                "flow": _flow,
+                "lora": _lora,
+                "adapter": _adapter,
+                "attention": _attention,
+                "loss": _loss,
+                "training": _training,
+            }
+        ),
+        "scoring": MappingProxyType({"data": _scored_images, "scoring": _scoring, "router": _router}),
+    }
+)
+"""By phase, the groups of knobs that reach it, each with what of a group does, at the first task or (True) at a later one.
+
+No other group has a say in that, so that configurations with one group in common share it. Tasks and seed are no group's.
+"""

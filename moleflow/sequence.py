@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,14 @@ from moleflow.checkpoints import Checkpoint, Progress
 from moleflow.claim import wait_for
 from moleflow.config import TrialConfig, digest
 from moleflow.data.choice import Chosen, choose
-from moleflow.data.mvtec import Sample, TaskData, vanished_masks
+from moleflow.data.mvtec import Sample, TaskData
 from moleflow.environment import Environment
 from moleflow.errors import InvalidInput
 from moleflow.evaluation import METRIC_NAMES, Evaluation, TaskScores
 from moleflow.features import FeatureCache
+from moleflow.maps import ExpertMaps
 from moleflow.models.detector import Detector
-from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, stage_id, state_digest
+from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, shorter_stages, stage_id, state_digest
 from moleflow.training import Randomness, train_task
 from moleflow.weights import weights_identity
 
@@ -41,7 +42,8 @@ class Observer(Protocol):
 class TaskReport:
     """One task boundary: R[i, j] rows for j <= i, the task's curves, and what it cost in seconds (spent here, and reused).
 
-    Epochs that an earlier attempt trained before it was cut off are reused seconds of a task that is trained here.
+    Epochs that an earlier attempt trained before it was cut off, or that a stored training of fewer epochs was made of, are reused seconds
+    of a task that is trained here.
     """
 
     task: int
@@ -108,7 +110,8 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
             evaluations = {name: Evaluation(config, detector) for name in splits}
             lost = {name: [] for name in splits}
         detector.add_task(task, randomness)
-        stage_key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, place.environment)
+        determined_by = parent, config, task, digest([s.digest for s in train]), weights, place.environment
+        stage_key, shorter = stage_id(*determined_by), shorter_stages(*determined_by)
 
         def train_now(
             progress: Progress,
@@ -122,16 +125,17 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
             return train_task(detector, features, task, config, r, on_epoch, progress.start, progress.keep)
 
         facts = {"config": config.model_dump(), "task": data.name}
-        obtained = _obtain(place.stages, stage_key, train_now, facts)
+        obtained = _obtain(place.stages, stage_key, shorter, train_now, facts)
         stage, reused = obtained.stage, obtained.reused
         detector.load_task_state(task, stage.state)
         detector.requires_grad_(False).eval()
         digests.append(stage.state_digest)
+        maps = ExpertMaps(place.stages.folder / stage_key.key[:2] / stage_key.key, digest(digests))
         for name, evaluation in evaluations.items():
             samples = splits[name]
             masks = _has_masks(config, data, name)
-            evaluation.add_task(training, samples, masks, _loader(place, config, samples, observer))
-            lost[name].append(set(vanished_masks(samples, config.data.mask_size)))
+            evaluation.add_task(training, samples, masks, _loader(place, config, samples, observer), maps)
+            lost[name].append(evaluation.vanished_masks(task))
         flags += _warnings(config, data, chosen, splits, set().union(*(of[task] for of in lost.values())))
         rows, scored = _evaluate(evaluations, place.tasks[: task + 1], lost, digest(digests))
         total = time.perf_counter() - start - obtained.seconds_waited
@@ -171,9 +175,13 @@ class _Obtained:
 
 
 def _obtain(
-    store: StageStore, key: StageId, train: Callable[[Progress], Checkpoint], facts: dict[str, Any]
+    store: StageStore,
+    key: StageId,
+    shorter: Iterable[StageId],
+    train: Callable[[Progress], Checkpoint],
+    facts: dict[str, Any],
 ) -> _Obtained:
-    """The stage `key`, from the store or trained here under a claim."""
+    """The stage `key`, from the store or trained here under a claim, from the longest of `shorter` on that is stored."""
     waited = 0.0
     while True:
         stored = store.load(key)
@@ -190,7 +198,7 @@ def _obtain(
             if stored is not None:
                 return _Obtained(stored, True, stored.seconds, waited)
             start = time.perf_counter()
-            with Progress(store, key) as progress:
+            with Progress(store, key, shorter) as progress:
                 trained = train(progress)
                 earlier = sum(epoch.seconds for epoch in progress.start.epochs) if progress.start else 0.0
                 seconds = earlier + time.perf_counter() - start

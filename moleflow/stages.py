@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from torch import Tensor
 from moleflow.claim import Claim, try_claim
 from moleflow.config import TrialConfig, digest, reach
 from moleflow.environment import Environment
+from moleflow.holdings import stage_entries, touch
 from moleflow.source import code_digest
 
 CHECKPOINT_EVERY_S = 60.0
@@ -54,6 +55,23 @@ def stage_id(
         key=digest({"parent": parent.key} | around | settings),
         lineage=digest({"parent": parent.lineage, "task": task, "seed": config.seed, "data": data_digest}),
     )
+
+
+def shorter_stages(
+    parent: StageId, config: TrialConfig, task: int, data_digest: str, weights: str, environment: Environment
+) -> Iterator[StageId]:
+    """The stages of fewer epochs from whose end the stage with the `stage_id` of the same arguments is trained on, longest first.
+
+    Under a constant learning rate no epoch depends on how many there are, so such a training is the beginning of a longer one to the
+    last bit. A cosine spreads over all epochs: there are none. Nor are there for a later task: its parent has as many epochs as itself.
+    """
+    if task > 0 or config.training.schedule != "constant":
+        return
+    for epochs in range(config.training.epochs - 1, 0, -1):
+        training = config.training.model_copy(update={"epochs": epochs})
+        yield stage_id(
+            parent, config.model_copy(update={"training": training}), task, data_digest, weights, environment
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,13 @@ class StageStore:
 
     def load(self, stage: StageId) -> Stage | None:
         """The stored stage, or None if it is not there or any of its bytes are damaged."""
+        found = self.load_with_optimizer(stage)
+        return None if found is None else found[0]
+
+    def load_with_optimizer(self, stage: StageId) -> tuple[Stage, dict[str, Tensor]] | None:
+        """The stored stage and its optimizer's state, from which it can be trained on; None as in `load`."""
         place = self._place(stage)
+        touch(place / "stage.json")
         try:
             record = json.loads((place / "stage.json").read_text())
             files = {name: (place / name).read_bytes() for name in record["files"]}
@@ -114,7 +138,8 @@ class StageStore:
             ):
                 return None
             epochs = tuple(Epoch(**epoch) for epoch in record["epochs"])
-            return Stage(load(files["state.safetensors"]), epochs, record["seconds"], record["state_digest"])
+            found = Stage(load(files["state.safetensors"]), epochs, record["seconds"], record["state_digest"])
+            return found, load(files["optimizer.safetensors"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None
 
@@ -163,9 +188,8 @@ class StageStore:
 
     def usage(self) -> tuple[int, int]:
         """(bytes, number of whole stages) on disk; the bytes count the checkpoints of stages in progress too."""
-        stages = [path.parent for path in self.folder.glob("??/[!.]*/stage.json")]
-        files = [file for place in stages for file in place.iterdir()]
-        return sum(map(_size, [*files, *self.folder.glob("??/[!.]*.checkpoint.safetensors")])), len(stages)
+        found = [entry for entry in stage_entries(self.folder) if entry.kind != "leftovers"]
+        return sum(entry.bytes for entry in found), sum(entry.kind == "stages" for entry in found)
 
     def sweep(self, stage: StageId) -> None:
         """Remove what a writer of `stage` or of its checkpoint left when it died; only for the holder of the stage's claim."""
@@ -204,13 +228,6 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 once it is gone, as a checkpoint may be at any moment."""
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:

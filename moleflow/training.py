@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from moleflow.adamp import AdamP
 from moleflow.checkpoints import Checkpoint
 from moleflow.config import Training, TrialConfig
 from moleflow.errors import Diverged
 from moleflow.losses import training_loss
 from moleflow.models.detector import Detector
 from moleflow.stages import Epoch
-from moleflow.timm_import import import_timm
 
 ABSURD_LOSS = 1e10
+PRODUCTS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,17 @@ def train_task(
     knobs = config.training
     features = features.to(detector.position.device)
     parameters = detector.trainable(task)
-    optimizer = _optimizer(list(parameters.values()), knobs)
+    optimizer = optimizer_of(parameters.values(), knobs)
     count = len(features)
     batch = min(knobs.batch_size, count)
     steps = count // batch if knobs.drop_last else math.ceil(count / batch)
     if start is not None:
         detector.load_task_state(task, start.state)
         _load_optimizer_state(optimizer, parameters, start.optimizer)
+    fixed = {name: _copy(t) for name, t in detector.task_state(task).items() if name not in parameters}
     reached = start or Checkpoint((), {}, {})
     detector.train()
+    detector.set_products(PRODUCTS[knobs.products])
     for epoch in range(len(reached.epochs), knobs.epochs):
         begun = time.perf_counter()
         order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
@@ -82,16 +85,12 @@ def train_task(
             rate = learning_rate(knobs, task, epoch * steps + step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            images = features[order[step * batch : (step + 1) * batch]]
-            z, log_det = detector(images, task)
-            loss, nll = training_loss(z, log_det, config.loss, images)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            limit = knobs.gradient_clip if knobs.gradient_clip is not None else math.inf
-            norms.append(torch.nn.utils.clip_grad_norm_(parameters.values(), limit, error_if_nonfinite=False))
-            optimizer.step()
-            losses.append(loss.detach())
+            loss, nll, norm = train_step(
+                detector, features[order[step * batch : (step + 1) * batch]], task, config, optimizer
+            )
+            losses.append(loss)
             nlls.append(nll)
+            norms.append(norm)
         means = [torch.stack(values).double().mean().item() for values in (losses, nlls, norms)]
         if not all(math.isfinite(value) for value in means) or abs(means[0]) > ABSURD_LOSS:
             raise Diverged(
@@ -100,16 +99,33 @@ def train_task(
         record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - begun)
         reached = Checkpoint(
             (*reached.epochs, record),
-            {name: _copy(tensor) for name, tensor in detector.task_state(task).items()},
+            fixed | {name: _copy(parameter) for name, parameter in parameters.items()},
             _optimizer_state(optimizer, parameters),
         )
         if keep is not None:
             keep(reached)
         on_epoch(record)
     detector.set_dropout(None)
+    detector.set_products(None)
     detector.requires_grad_(False)
     detector.eval()
     return reached
+
+
+def train_step(
+    detector: Detector, images: Tensor, task: int, config: TrialConfig, optimizer: torch.optim.Optimizer
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step on features `images` (B, H, W, D): its loss, its plain NLL and the norm of its gradient, as numbers on the device."""
+    z, log_det = detector(images, task)
+    loss, nll = training_loss(z, log_det, config.loss, images)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trained], foreach=True)
+    if config.training.gradient_clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(trained, config.training.gradient_clip, norm, foreach=True)
+    optimizer.step()
+    return loss.detach(), nll, norm
 
 
 def learning_rate(knobs: Training, task: int, step: int, steps_per_epoch: int) -> float:
@@ -128,14 +144,11 @@ def learning_rate(knobs: Training, task: int, step: int, steps_per_epoch: int) -
     return knobs.learning_rate * (knobs.final_fraction + (1 - knobs.final_fraction) * 0.5 * (1 + math.cos(math.pi * t)))
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], knobs: Training) -> torch.optim.Optimizer:
+def optimizer_of(parameters: Iterable[torch.nn.Parameter], knobs: Training) -> torch.optim.Optimizer:
+    """The optimizer that the knobs ask for, at the peak learning rate."""
     if knobs.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay)
-    import_timm()
-    from timm.optim.adamp import AdamP
-
-    adamp: torch.optim.Optimizer = AdamP(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay)
-    return adamp
+        return torch.optim.AdamW(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay, fused=True)
+    return AdamP(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
@@ -161,4 +174,4 @@ def _load_optimizer_state(
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

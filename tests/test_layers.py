@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("moleflow", "orchestrator") for path in (ROOT / package).rglob("*.py"))
-TIMM = {"moleflow/timm_import.py", "moleflow/backbone.py", "moleflow/training.py"}
+TIMM = {"moleflow/timm_import.py", "moleflow/backbone.py"}
 # A model may stand on another only where it is made of it.
 MODELS = {
     "detector": {"adapters", "flow", "patch_attention"},
-    "flow": {"cross_patch", "lora"},
+    "flow": {"coupling", "cross_patch", "lora"},
+    "cross_patch": {"coupling"},
     "lora": {"spatial_lora"},
 }
 HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optuna", "pyarrow", "polars", "duckdb"}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moleflow.config import Flow as FlowConfig
+from moleflow.models.coupling import SUBNET_SCALE, affine_coupling, scaled_permutation
 
 Subnet = Callable[[int, int], nn.Module]
 
@@ -57,10 +58,10 @@ class CrossPatchBlock(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, H, W, D) and log_det (B, H, W) in nats a patch, of x (B, H, W, D)."""
         x1, x2 = x.split(self.splits, dim=-1)
-        s, t = self._coefficients(x1, x)
+        y, log_det = affine_coupling(x1, x2, self._raw(x1, x), self.clamp)
         scale = self._scale()
-        y = torch.cat([x1, x2 * torch.exp(s) + t], dim=-1) * scale + self.global_offset
-        return nn.functional.linear(y, self.w_perm), s.sum(dim=-1) + torch.log(scale).sum()
+        z = scaled_permutation(y.reshape(-1, y.shape[-1]), scale, self.global_offset, self.w_perm)
+        return z.reshape(x.shape), log_det + torch.log(scale).sum()
 
     def inverse(self, z: Tensor) -> Tensor:
         """x (B, H, W, D) of z (B, H, W, D).
@@ -72,15 +73,14 @@ class CrossPatchBlock(nn.Module):
             raise RuntimeError("context_from: all has no closed inverse; it is not a flow")
         y = (nn.functional.linear(z, self.w_perm.T) - self.global_offset) / self._scale()
         x1, y2 = y.split(self.splits, dim=-1)
-        s, t = self._coefficients(x1, x1)
-        return torch.cat([x1, (y2 - t) * torch.exp(-s)], dim=-1)
+        s, t = (SUBNET_SCALE * self._raw(x1, x1)).split(self.splits[1], dim=-1)
+        return torch.cat([x1, (y2 - t) * torch.exp(-self.clamp * torch.tanh(s))], dim=-1)
 
-    def _coefficients(self, x1: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _raw(self, x1: Tensor, x: Tensor) -> Tensor:
         context = self.context(x1 if self.context_from == "passive" else x)
         both = torch.cat([x1, context], dim=-1)
-        raw = 0.1 * self.subnet(both.reshape(-1, both.shape[-1])).reshape(*both.shape[:-1], -1)
-        s, t = raw.split(self.splits[1], dim=-1)
-        return self.clamp * torch.tanh(s), t
+        raw: Tensor = self.subnet(both.reshape(-1, both.shape[-1])).reshape(*both.shape[:-1], -1)
+        return raw
 
     def _scale(self) -> Tensor:
         return 0.1 * nn.functional.softplus(self.global_scale, beta=0.5)

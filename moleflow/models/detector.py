@@ -116,6 +116,14 @@ class Detector(nn.Module):
         if self.attention is not None:
             self.attention.draws = draws
 
+    def set_products(self, products: torch.dtype | None) -> None:
+        """The precision of the subnets' matrix products; None is that of the features.
+
+        The permutations keep theirs: whatever the subnets give, a block is then invertible and its log-determinant exact.
+        """
+        for layer in self.flow.layers():
+            layer.products = products
+
     def task_state(self, task: int) -> dict[str, Tensor]:
         """What training `task` settled, by name: its own parts, and on task 0 the base flow."""
         return {name: tensor for name, tensor in self.state_dict().items() if owner_task(name) == task}

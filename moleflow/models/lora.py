@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +30,49 @@ class LoraExpert(nn.Module):
         else:
             nn.init.zeros_(self.a)
 
-    def forward(self, x: Tensor, _shape: tuple[int, int]) -> Tensor:
-        """The update (P, outputs) of x (P, inputs), the same at every position."""
-        update = nn.functional.linear(nn.functional.linear(x, self.a), self.b) * self.scaling
-        return update if self.bias is None else update + self.bias
+    def forward(self, x: Tensor, base: nn.Linear) -> Tensor:
+        """y (P, outputs) of x (P, inputs) through `base` with this update, the same at every position; in the precision of x."""
+        bias = base.bias if self.bias is None else base.bias + self.bias
+        y: Tensor = _Updated.apply(x, base.weight, bias, self.a, self.b, self.scaling)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Updated(torch.autograd.Function):
+    """x (W + s B A)^T + c of x (P, inputs), W (outputs, inputs), c (outputs,), A (R, inputs) and B (outputs, R), in the precision of x.
+
+    The matrices are added first, so that neither the product nor the gradient of x has anything to do with the rank; the gradients of
+    A and B are products of rank R where W is frozen, and follow from W's own where it trains.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        merged = torch.addmm(weight, b, a, alpha=scaling).to(x.dtype)
+        ctx.save_for_backward(x, merged, a, b)
+        ctx.scaling = scaling
+        return torch.addmm(bias.to(x.dtype), x, merged.T)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, merged, a, b = ctx.saved_tensors
+        of_x = grad @ merged if ctx.needs_input_grad[0] else None
+        of_weight = grad.T @ x if ctx.needs_input_grad[1] else None
+        of_bias = grad.sum(dim=0) if ctx.needs_input_grad[2] else None
+        if not ctx.needs_input_grad[3]:
+            return of_x, of_weight, of_bias, None, None, None
+        if of_weight is not None:
+            of_weight = of_weight.to(a.dtype)
+            of_a, of_b = b.T @ of_weight, of_weight @ a.T
+        else:
+            low_a, low_b = a.to(x.dtype), b.to(x.dtype)
+            of_a, of_b = ((grad @ low_b).T @ x).to(a.dtype), (grad.T @ (x @ low_a.T)).to(b.dtype)
+        return of_x, of_weight, of_bias, ctx.scaling * of_a, ctx.scaling * of_b, None
 
 
 class LoRALinear(nn.Module):
     """A linear layer shared by all tasks, with at most one expert a task; `active` says whose expert is used.
 
-    `shape` is the (H, W) of the image at hand, for experts that depend on the position.
+    `shape` is the (H, W) of the image at hand, for experts that depend on the position. `products` is the precision of the matrix
+    products, and of what is returned; None is that of the input. Spatial experts compute in their own.
     """
 
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
@@ -48,6 +81,7 @@ class LoRALinear(nn.Module):
         self.experts = nn.ModuleDict()
         self.active: str | None = None
         self.shape = (1, 1)
+        self.products: torch.dtype | None = None
 
     def add_expert(self, task: int, lora: Lora, generator: torch.Generator) -> Self:
         """Give `task` an expert of its own."""
@@ -57,5 +91,10 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y (P, outputs) for x (P, inputs)."""
-        y: Tensor = self.base(x)
-        return y if self.active is None else y + self.experts[self.active](x, self.shape)
+        expert = None if self.active is None else self.experts[self.active]
+        low = x if self.products is None else x.to(self.products)
+        if isinstance(expert, LoraExpert):
+            y: Tensor = expert(low, self.base)
+            return y
+        y = nn.functional.linear(low, self.base.weight.to(low.dtype), self.base.bias.to(low.dtype))
+        return y if expert is None else y + expert(x.to(self.base.weight.dtype), self.shape).to(y.dtype)

@@ -18,8 +18,8 @@ class SpatialLoraExpert(nn.Module):
     Bilinear weights are a product of one weight per row and one per column. The factors are interpolated down to the H rows
     first, which leaves (H, G) pairs of them; A x is then one product per row for all G columns, weighted over the columns, and
     B the same backwards. No factor is ever formed per patch: memory is O(B * H * W * (D + G R)) and H G pairs of factors.
-    Measured at D = 768, 37x37 patches, R = 32, G = 8, forward and backward (benchmarks/spatial_lora_memory.py): 426 MiB for
-    16 images, seven arrays of patches x D, where plain LoRA takes 260 MiB and factors per patch would take 4 GiB.
+    Measured at D = 768, 37x37 patches, R = 32, G = 8, forward and backward of a layer (benchmarks/spatial_lora_memory.py): 447 MiB
+    for 16 images, seven arrays of patches x D, where plain LoRA takes 258 MiB and factors per patch would take 4 GiB.
     """
 
     def __init__(self, inputs: int, outputs: int, lora: Lora, generator: torch.Generator) -> None:

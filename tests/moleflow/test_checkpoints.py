@@ -149,6 +149,28 @@ def test_an_ordinary_error_keeps_what_was_written_and_a_divergence_removes_it(tm
     assert files(tmp_path) == []
 
 
+def test_what_got_furthest_is_gone_on_from(tmp_path: Path) -> None:
+    store, longer = StageStore(tmp_path, checkpoint_every_s=0), StageId("ab56", "line a")
+    store_stage(store)  # of two epochs
+    for own, expected in ((0, 2), (1, 2), (3, 3)):
+        if own:
+            with Progress(store, longer) as progress:
+                progress.keep(checkpoint(own))
+        with Progress(store, longer, [OTHER, HERE]) as progress:
+            assert same(progress.start, checkpoint(expected))
+        with Progress(store, longer, [OTHER]) as progress:
+            assert (progress.start is None) is (own == 0)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_what_is_stored_already_is_not_written_again(tmp_path: Path, error: type[BaseException]) -> None:
+    store = StageStore(tmp_path)
+    store_stage(store)
+    with pytest.raises(error), Progress(store, StageId("ab56", "line a"), [HERE]):
+        raise error
+    assert files(tmp_path) == STORED
+
+
 # ---- when it goes --------------------------------------------------------------------------------------------------
 
 

@@ -94,6 +94,7 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "training.warmup_epochs": (1, "training", {}),
     "training.gradient_clip": (0.1, "training", {}),
     "training.drop_last": (False, "training", {}),
+    "training.products": ("bfloat16", "training", {}),
     "scoring.image_score": ("max", "scoring", {}),
     "scoring.quantile": (0.5, "scoring", {"scoring.image_score": "quantile"}),
     "scoring.top_k": (5, "scoring", {"scoring.image_score": "top_k"}),

@@ -434,7 +434,7 @@ def test_earlier_stages_are_bit_identical_after_later_tasks(start: Start, tmp_pa
 
     watcher = Watcher()
     start(config(), tmp_path, watcher)
-    assert [len(files) for files in watcher.after] == [3, 6, 9]
+    assert [len(files) for files in watcher.after] == [5, 10, 15]  # a stage of three files and a pack of maps of two
     for earlier, later in ((0, 1), (1, 2), (0, 2)):
         assert watcher.after[earlier].items() <= watcher.after[later].items()
     names = [set(load_file(path)) for path in tmp_path.rglob("state.safetensors")]
@@ -499,10 +499,12 @@ class Stopping(Run):
 
 
 def left_of(stages: Path) -> set[str]:
-    """The names of everything in a store but its whole stages."""
+    """The names of everything in a store but its whole stages and the packs of maps beside them."""
     files = {path for path in stages.rglob("*") if path.is_file()}
-    whole = {path.with_name(name) for path in files if path.name == "stage.json" for name in STAGE}
-    return {path.name for path in files - whole}
+    places = {path.parent for path in files if path.name == "stage.json"}
+    whole = {place / name for place in places for name in STAGE}
+    maps = {path.with_suffix(suffix) for path in files if path.parent in places for suffix in (".npy", ".json")}
+    return {path.name for path in files - whole - maps}
 
 
 STAGE = ("stage.json", "state.safetensors", "optimizer.safetensors")
@@ -551,6 +553,89 @@ def test_a_sequence_stopped_in_the_middle_of_an_epoch_goes_on_there_to_the_same_
 def test_a_sequence_that_diverges_leaves_no_checkpoint(start: Start, tmp_path: Path) -> None:
     with pytest.raises(Diverged):
         start(config(learning_rate=1e30, gradient_clip=None, epochs=3), tmp_path, every=0.0)
+    assert left_of(tmp_path) == set()
+
+
+# ---- more epochs ---------------------------------------------------------------------------------------------------
+
+
+def epochs_of(tasks: Sequence[int], first: int = 1, last: int = 4) -> list[tuple[int, int]]:
+    return [(task, epoch) for task in tasks for epoch in range(first, last + 1)]
+
+
+@pytest.mark.parametrize(("version", "optimizer"), [("v3", "adamp"), ("v4", "adamw"), ("v6", "adamp")])
+def test_more_epochs_go_on_from_a_stored_first_task_of_fewer_to_the_same_digits(
+    start: Start, tmp_path: Path, version: str, optimizer: str
+) -> None:
+    two, four = (config(version, epochs=epochs, optimizer=optimizer, schedule="constant") for epochs in (2, 4))
+    anew = start(four, tmp_path / "anew")
+    assert anew.epochs == epochs_of([0, 1, 2])
+    short = start(two, tmp_path / "longer")
+    extended = start(four, tmp_path / "longer")
+    assert extended.epochs == epochs_of([0], first=3) + epochs_of([1, 2])
+    assert extended.reused == [False, False, False]
+    assert extended.digits() == anew.digits()
+    for name in ("state", "optimizer"):
+        stored = {path.relative_to(tmp_path / "anew") for path in (tmp_path / "anew").rglob(f"{name}.safetensors")}
+        assert len(stored) == 3
+        for path in stored:
+            assert (tmp_path / "longer" / path).read_bytes() == (tmp_path / "anew" / path).read_bytes()
+    # What the first two epochs had cost is told as reused, there and in what was stored.
+    seconds = [curve["seconds"] for curve in extended.reports[0].curves]
+    assert seconds[:2] == [curve["seconds"] for curve in short.reports[0].curves]
+    assert [report.seconds_reused for report in extended.reports] == [sum(seconds[:2]), 0.0, 0.0]
+    assert start(four, tmp_path / "longer").reports[0].seconds_reused >= sum(seconds)
+    # The shorter trial is as it was.
+    again = start(two, tmp_path / "longer")
+    assert again.epochs == []
+    assert again.digits() == short.digits()
+
+
+def test_under_a_cosine_more_epochs_train_anew(start: Start, tmp_path: Path) -> None:
+    two, four = (config(tasks=["bolt"], epochs=epochs, schedule="cosine") for epochs in (2, 4))
+    start(two, tmp_path)
+    start(config(tasks=["bolt"], epochs=2, schedule="constant"), tmp_path)
+    anew = start(four, tmp_path)
+    assert anew.epochs == epochs_of([0])
+    assert anew.reports[0].seconds_reused == 0.0
+
+
+@pytest.mark.parametrize("name", ["state", "optimizer"])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_more_epochs_never_go_on_from_a_damaged_stage(
+    start: Start, tmp_path: Path, damage: Callable[[bytes], bytes], name: str
+) -> None:
+    one, three, four = (config(tasks=["bolt"], epochs=epochs, schedule="constant") for epochs in (1, 3, 4))
+    undisturbed = start(four)
+    start(three, tmp_path)
+    (path,) = tmp_path.rglob(f"{name}.safetensors")
+    start(one, tmp_path)
+    copy = Path(shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name} sound")))
+    assert start(four, copy).epochs == [(0, 4)]
+    path.write_bytes(damage(path.read_bytes()))
+    found = start(four, tmp_path)
+    assert found.epochs == epochs_of([0], first=2)
+    assert found.digits() == undisturbed.digits()
+
+
+def test_more_epochs_that_are_cut_off_go_on_where_they_were(start: Start, tmp_path: Path) -> None:
+    two, five = (config(tasks=["bolt"], epochs=epochs, schedule="constant") for epochs in (2, 5))
+    undisturbed = start(five)
+    start(two, tmp_path)
+
+    class Impatient(Run):
+        def on_epoch(self, task: int, epoch: Epoch) -> None:
+            Run.on_epoch(self, task, epoch)
+            if epoch.epoch == 4:
+                raise Stopped
+
+    impatient = Impatient()
+    with pytest.raises(Stopped):
+        start(five, tmp_path, impatient)
+    assert impatient.epochs == [(0, 3), (0, 4)]
+    resumed = start(five, tmp_path)
+    assert resumed.epochs == [(0, 5)]
+    assert resumed.digits() == undisturbed.digits()
     assert left_of(tmp_path) == set()
 
 

@@ -20,7 +20,7 @@ from moleflow.config import TrialConfig
 from moleflow.environment import Environment
 from moleflow.knobs import Layer, resolve, version_layer
 from moleflow.source import code_digest
-from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, stage_id, state_digest
+from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, shorter_stages, stage_id, state_digest
 from moleflow.training import Randomness
 
 HERE = Environment("cpu", "2.0", "float32", 1)
@@ -156,6 +156,54 @@ def test_trials_that_share_a_prefix_share_its_keys_and_no_more() -> None:
     )
 
 
+CONSTANT = {"training.schedule": "constant", "training.epochs": 4}
+
+
+def shorter(settings: TrialConfig, data: str = "d", weights: str = "w", environment: Environment = HERE) -> list[str]:
+    return [found.key for found in shorter_stages(ROOT, settings, 0, data, weights, environment)]
+
+
+def test_more_epochs_are_the_continuation_of_all_fewer_ones_the_longest_first() -> None:
+    settings = config(**CONSTANT)
+    assert shorter(settings) == [key(config(**(CONSTANT | {"training.epochs": n}))).key for n in (3, 2, 1)]
+    assert key(settings).key not in shorter(settings)
+    assert shorter(config(**(CONSTANT | {"training.epochs": 1}))) == []
+
+
+def test_a_cosine_and_a_later_task_are_no_continuation() -> None:
+    assert shorter(config(**(CONSTANT | {"training.schedule": "cosine"}))) == []
+    settings = config(**CONSTANT)
+    assert list(shorter_stages(key(settings), settings, 1, "d", "w", HERE)) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"training.batch_size": 3},
+        {"training.learning_rate": 0.5},
+        {"training.products": "bfloat16"},
+        {"loss.focal_gamma": 2.0},
+        {"backbone.grid": 7},
+    ],
+)
+def test_nothing_but_the_epochs_may_differ(other: dict[str, Any]) -> None:
+    assert not {*shorter(config(**CONSTANT))} & {*shorter(config(**(CONSTANT | other)))}
+
+
+def test_other_images_weights_and_environments_are_never_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(**CONSTANT)
+    found = [
+        shorter(settings),
+        shorter(settings, data="other images"),
+        shorter(settings, weights="other weights"),
+        shorter(settings, environment=replace(HERE, torch_version="2.1")),
+    ]
+    monkeypatch.setattr(moleflow.stages, "code_digest", lambda: "other code")
+    found.append(shorter(settings))
+    assert len({one for keys in found for one in keys}) == 3 * 5
+
+
 # ---- the store -----------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +219,10 @@ def test_a_stage_comes_back_as_it_was(tmp_path: Path) -> None:
     )
     assert state_digest(found.state) == found.state_digest
     assert store.load(SECOND) is None
+    with_optimizer = store.load_with_optimizer(FIRST)
+    assert with_optimizer is not None
+    assert same(with_optimizer[0].state, expected.state)
+    assert same(with_optimizer[1], {"a/step": torch.tensor(3.0), "a/exp_avg": torch.ones(2, 3)})
     names = {path.name for path in place(tmp_path).iterdir()}
     assert names == {"state.safetensors", "optimizer.safetensors", "stage.json"}
     assert json.loads((place(tmp_path) / "stage.json").read_text())["facts"] == {"task": "bolt"}
@@ -222,6 +274,7 @@ def test_a_damaged_stage_is_never_used_and_is_replaced(tmp_path: Path, damage: C
     store = saved(tmp_path)
     damage(place(tmp_path))
     assert store.load(FIRST) is None
+    assert store.load_with_optimizer(FIRST) is None
     saved(tmp_path, value=3.0)
     found = store.load(FIRST)
     assert found is not None

@@ -87,6 +87,22 @@ def test_same_seed_same_digits_another_seed_others(optimizer: str) -> None:
     assert epochs[-1].loss < epochs[0].loss
 
 
+@pytest.mark.parametrize(("version", "task"), [("v3", 0), ("v3", 1), ("v4", 0)])
+def test_products_in_bfloat16_train_near_the_same_and_leave_scores_in_float32(version: str, task: int) -> None:
+    """What is trained stays float32 too; 2^-8 is how far bfloat16 rounds."""
+    losses = {}
+    for products in ("float32", "bfloat16"):
+        config = _config(version, **{"training.products": products})
+        base = train_task(_prepared(config, 0, None), _features(), 0, config, Randomness(0, "", 0), lambda epoch: None)
+        detector = _prepared(config, task, base.state)
+        reached = train_task(detector, _features(), task, config, Randomness(0, "", task), lambda epoch: None)
+        losses[products] = [epoch.loss for epoch in reached.epochs]
+        assert {layer.products for layer in detector.flow.layers()} == {None}
+        assert {tensor.dtype for tensor in reached.state.values()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2**-8)
+
+
 def test_drop_last_leaves_out_the_incomplete_batch() -> None:
     _, _, dropped = _run(_config(drop_last=True), _features(10))
     _, _, kept = _run(_config(drop_last=False), _features(10))

@@ -22,13 +22,56 @@ def test_effective_scaling(lora: Lora, scaling: float) -> None:
     assert lora.effective_scaling == scaling
 
 
+def _layer(lora: Lora, generator: torch.Generator) -> LoRALinear:
+    """A layer in float64 whose expert does something, as a trained one would."""
+    layer = LoRALinear(5, 3, generator).add_expert(0, lora, generator).double()
+    layer.active = "0"
+    torch.nn.init.normal_(layer.experts["0"].b, generator=generator)
+    torch.nn.init.normal_(layer.experts["0"].bias, generator=generator)
+    return layer
+
+
 def test_update_is_scaled_b_a_x_plus_bias() -> None:
     generator = torch.Generator().manual_seed(0)
-    expert = LoraExpert(5, 3, Lora(rank=2, scaling=0.25), generator)
-    torch.nn.init.normal_(expert.b, generator=generator)
-    torch.nn.init.normal_(expert.bias, generator=generator)
-    x = torch.randn(7, 5, generator=generator)
-    torch.testing.assert_close(expert(x, (1, 7)), 0.25 * x @ (expert.b @ expert.a).T + expert.bias)
+    layer = _layer(Lora(rank=2, scaling=0.25), generator)
+    expert = layer.experts["0"]
+    x = torch.randn(7, 5, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(layer(x) - layer.base(x), 0.25 * x @ (expert.b @ expert.a).T + expert.bias)
+
+
+@pytest.mark.parametrize("base", [True, False], ids=["base trains", "base frozen"])
+@pytest.mark.parametrize("expert", [True, False], ids=["expert trains", "expert frozen"])
+def test_gradients_are_those_of_the_formula(base: bool, expert: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = _layer(Lora(rank=2, scaling=0.25), generator)
+    layer.base.requires_grad_(base)
+    layer.experts.requires_grad_(expert)
+    x = torch.randn(4, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    inputs = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    weights = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+    found = torch.autograd.grad((weights * layer(x)).sum(), inputs)
+    own = layer.experts["0"]
+    formula = layer.base(x) + 0.25 * (x @ own.a.T) @ own.b.T + own.bias
+    for one, other in zip(found, torch.autograd.grad((weights * formula).sum(), inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("active", [None, "0"])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_products_in_bfloat16_are_near_and_train_in_float32(active: str | None, spatial: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = _layer(Lora(rank=2, scaling=0.25, spatial=spatial, grid_size=2), generator).float()
+    layer.active, layer.shape = active, (2, 2)
+    x = torch.randn(8, 5, generator=generator).requires_grad_()
+    inputs = [x, layer.base.weight, *(layer.experts["0"].parameters() if active else ())]
+    exact = torch.autograd.grad(layer(x).square().sum(), inputs)
+    layer.products = torch.bfloat16
+    y = layer(x)
+    assert y.dtype == torch.bfloat16
+    rough = torch.autograd.grad(y.float().square().sum(), inputs)
+    for one, other in zip(rough, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert 0 < (one - other).abs().max() < 0.03 * other.abs().max()
 
 
 def test_initial_values_are_the_published_ones() -> None:
@@ -43,10 +86,12 @@ def test_initial_values_are_the_published_ones() -> None:
 def test_zero_start_is_dead_but_for_the_bias() -> None:
     """Each factor's gradient is a product with the other one, and so exactly 0."""
     generator = torch.Generator().manual_seed(0)
-    expert = LoraExpert(5, 3, Lora(rank=2, init="zero"), generator)
+    layer = LoRALinear(5, 3, generator).add_expert(0, Lora(rank=2, init="zero"), generator)
+    layer.active = "0"
+    expert = layer.experts["0"]
     assert not expert.a.any()
     assert not expert.b.any()
-    (expert(torch.randn(7, 5, generator=generator), (1, 7)) - 1).square().sum().backward()
+    (layer(torch.randn(7, 5, generator=generator)) - 1).square().sum().backward()
     assert not expert.a.grad.any()
     assert not expert.b.grad.any()
     assert expert.bias.grad.all()

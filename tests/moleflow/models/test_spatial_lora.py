@@ -60,7 +60,8 @@ def test_a_grid_of_one_is_plain_lora() -> None:
     spatial = SpatialLoraExpert(6, 5, Lora(rank=3, spatial=True, grid_size=1), generator)
     spatial.load_state_dict({"a": plain.a[None, None], "b": plain.b[None, None], "bias": plain.bias})
     x = torch.randn(2 * 12, 6, generator=generator)
-    torch.testing.assert_close(spatial(x, (3, 4)), plain(x, (3, 4)), rtol=1e-6, atol=1e-6)
+    base = torch.nn.Linear(6, 5)
+    torch.testing.assert_close(base(x) + spatial(x, (3, 4)), plain(x, base), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("length", "grid"), [(5, 1), (1, 4), (4, 4), (3, 8), (37, 8)])
