@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,18 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moleflow.claim import is_stale, try_claim, wait_for
+from moleflow.claim import try_claim, wait_for
 from moleflow.config import TrialConfig, digest, reach
 from moleflow.data.mvtec import Sample, load_image
 from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
+from moleflow.holdings import feature_entries
 from moleflow.packs import FloatArray, NodeCopies, PackFolder, bucket
 from moleflow.weights import weights_identity
 
 PACK_IMAGES = 64
 _CODE = ("backbone.py", "data/images.py", "environment.py")
-_REPAIRS = 3
-_ENTRIES = ("*/*.json", "*/*.npy")  # The JSON goes first: an array without it is no entry.
+_REPAIRS, _REMOVALS = 3, 100
 
 
 class Extractor(Protocol):
@@ -145,24 +144,8 @@ class FeatureCache:
 
     def size(self) -> CacheSize:
         """What the whole cache holds, over all feature keys."""
-        total = sum(path.stat().st_size for pattern in _ENTRIES for path in self._folder.glob(pattern))
+        total = sum(entry.bytes for entry in feature_entries(self._folder) if entry.kind == "features")
         return CacheSize(total, sum(len(PackFolder(folder).index()) for folder in self._folder.glob("*/")))
-
-    def clear(self) -> None:
-        """Delete every entry.
-
-        Raises:
-            InvalidInput: a process is filling the cache at this moment.
-        """
-        busy = [path for path in self._folder.glob("*/*.claim") if not is_stale(path)]
-        if busy:
-            raise InvalidInput(f"{self._folder}: a run is filling this cache now; wait for its end, or stop it first")
-        for pattern in (*_ENTRIES, "*/.*.tmp", "*/*.claim"):
-            for path in self._folder.glob(pattern):
-                path.unlink(missing_ok=True)
-        for folder in self._folder.glob("*/"):
-            with suppress(OSError):  # A run has put something there meanwhile.
-                folder.rmdir()
 
     def _whole(
         self,
@@ -172,18 +155,25 @@ class FeatureCache:
         report: Report | None,
         take: Callable[[PackFolder], tuple[T | None, set[str]]],
     ) -> T:
-        """What `take` gives once every sample is stored and sound; with None it names the packs that are to be made anew."""
+        """What `take` gives once every sample is stored and sound; with None it names the packs that are to be made anew.
+
+        What somebody else takes away before it is read, to keep the cache within its budget, is made anew as well, and is no damage.
+        """
         key = self.key(config, environment)
         packs = PackFolder(self._folder / key, self._copies)
         packs.folder.mkdir(parents=True, exist_ok=True)
-        for _ in range(_REPAIRS):
+        repairs = removals = 0
+        while repairs < _REPAIRS and removals < _REMOVALS:
             self._fill(packs, key, config, environment, samples, report or _silent)
             taken, damaged = take(packs)
             if taken is not None:
                 return taken
             for name in damaged:
                 _discard(packs, name)
-        raise Damaged(f"{packs.folder}: what was written could not be read back {_REPAIRS} times; check the disk")
+            repairs, removals = repairs + bool(damaged), removals + (not damaged)
+        raise Damaged(
+            f"{packs.folder}: what was written could not be read back {repairs + removals} times; check the disk"
+        )
 
     def _fill(
         self,

@@ -1,15 +1,18 @@
 """Arrays of several images in one immutable file, and how they are written and read so that damage is noticed.
 
-    <bucket>-<digest>.npy     (n, ...) one row an image, memory-mapped when read
-    <bucket>-<digest>.json    image digests, shape, dtype and one CRC-32 a row
+    <bucket>-<digest>.npy     (n, ...) one row an image
+    <bucket>-<digest>.json    image digests, shape, dtype and one CRC-32 a row; its time is that of the last use
 
-The JSON is written last: an array without it is not an entry. A bucket is the first hex digit of an image's digest.
+The JSON is written last: an array without it is not an entry. A bucket is the first hex digit of an image's digest. A pack may be taken
+away at any moment, also while it is read: arrays are read and not memory-mapped, because a mapped file that another machine removes on
+a network filesystem kills whoever looks at it.
 
 Where a node has a disk of its own, arrays are copied there once and read from there; see `NodeCopies`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -17,7 +20,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,10 +30,14 @@ import numpy as np
 import numpy.typing as npt
 
 from moleflow.claim import try_claim, wait_for
+from moleflow.holdings import touch
 
 _LOG = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32 | np.float16]
+
+_DTYPES = ("float32", "float16")
+_GONE = (errno.ENOENT, errno.ESTALE)  # Stale: removed by another machine on a network filesystem.
 
 
 def bucket(image: str) -> str:
@@ -46,6 +53,13 @@ class Pack:
     shape: tuple[int, ...]
     dtype: str
     crc32: tuple[int, ...]
+
+    def header(self) -> bytes:
+        """The first bytes of the array's file."""
+        header = BytesIO()
+        facts = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(header, facts)
+        return header.getvalue()
 
 
 class NodeCopies:
@@ -141,7 +155,7 @@ class PackFolder:
         """Rows of images as (N, ...) float32, every row compared with its checksum.
 
         Returns:
-            The array and no names; or None where an image is not stored, with the names of packs found damaged.
+            The array and no names; or None where an image is not stored (any more), with the names of packs found damaged.
         """
         index = self.index()
         if any(image not in index for image in images):
@@ -150,17 +164,26 @@ class PackFolder:
         for position, image in enumerate(images):
             name, row = index[image]
             places.setdefault(name, []).append((position, row))
-        shape = self._packs[next(iter(places))].shape[1:]
-        out = np.empty((len(images), *shape), dtype=np.float32)
-        damaged = {name for name, rows in places.items() if not self._copy(name, rows, out)}
-        return (None if damaged else out), damaged
+        self._touch(places)
+        first = next(iter(places))
+        try:
+            out = np.empty((len(images), *self._packs[first].shape[1:]), dtype=np.float32)
+        except (MemoryError, ValueError):
+            if self.sound(first):
+                raise
+            return None, self._still_there(
+                {first}
+            )  # Its description is damaged: that shape takes more room than there is.
+        bad = {name for name, rows in places.items() if not self._copy(name, rows, out)}
+        return (None if bad else out), self._still_there(bad)
 
     def check(self, images: Sequence[str]) -> tuple[bool, set[str]]:
         """Whether all of `images` are stored and sound, and the names of packs found damaged; copies are not looked at."""
         index = self.index()
         names = {index[image][0] for image in images if image in index}
-        damaged = {name for name in names if not self.sound(name)}
-        return not damaged and all(image in index for image in images), damaged
+        self._touch(names)
+        bad = {name for name in names if not self.sound(name)}
+        return not bad and all(image in index for image in images), self._still_there(bad)
 
     def sound(self, name: str) -> bool:
         """Whether every row of a pack matches its checksum."""
@@ -176,10 +199,8 @@ class PackFolder:
         name = f"{bucket(images[0])}-{hashlib.sha256(' '.join(images).encode()).hexdigest()[:32]}"
         rows = np.ascontiguousarray(rows)
         pack = Pack(tuple(images), rows.shape, str(rows.dtype), tuple(_crc32(row) for row in rows))
-        header = BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(rows))
         # Written as plain bytes: numpy's own writer loses the error number of a full disk.
-        self._place(f"{name}.npy", header.getvalue(), rows.data)
+        self._place(f"{name}.npy", pack.header(), rows.data)
         self._place(f"{name}.json", json.dumps(asdict(pack)).encode())
 
     def discard(self, name: str) -> None:
@@ -201,9 +222,23 @@ class PackFolder:
         try:
             facts: Any = json.loads((self.folder / f"{name}.json").read_bytes())
             pack = Pack(tuple(facts["images"]), tuple(facts["shape"]), str(facts["dtype"]), tuple(facts["crc32"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return None
-        return pack if pack.shape[:1] == (len(pack.images),) == (len(pack.crc32),) else None
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+        numbers = all(type(size) is int and size > 0 for size in pack.shape) and pack.dtype in _DTYPES
+        named = all(isinstance(image, str) for image in pack.images)
+        return pack if numbers and named and pack.shape[:1] == (len(pack.images),) == (len(pack.crc32),) else None
+
+    def _touch(self, names: Iterable[str]) -> None:
+        for name in names:
+            touch(self.folder / f"{name}.json")
+
+    def _still_there(self, names: set[str]) -> set[str]:
+        """Those that were not taken away meanwhile: they are damaged."""
+        return {name for name in names if (self.folder / f"{name}.npy").exists()}
 
     def _copy(self, name: str, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
         """Copy (position in `out`, row of the pack) pairs; False at the first damage."""
@@ -230,28 +265,39 @@ def _crc32(row: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(row).view(np.uint8).data)
 
 
-def _open(path: Path, pack: Pack) -> npt.NDArray[Any] | None:
-    """The array in a file, memory-mapped; None if it is not the one that was described."""
+def _rows(path: Path, pack: Pack, wanted: Iterable[int]) -> Iterator[npt.NDArray[Any]]:
+    """Rows of the array in a file up to the first damage, each in the same memory; none where it is gone."""
     try:
-        stored: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return stored if (stored.shape, str(stored.dtype)) == (pack.shape, pack.dtype) else None
+        with path.open("rb") as file:
+            header = pack.header()
+            if (
+                file.read(len(header)) != header
+            ):  # Another shape or type, or damage: numpy's reader would trip over some.
+                return
+            row = np.empty(pack.shape[1:], dtype=pack.dtype)
+            content = row.reshape(-1).view(np.uint8).data
+            for number in wanted:
+                file.seek(len(header) + number * row.nbytes)
+                if file.readinto(content) != row.nbytes or zlib.crc32(content) != pack.crc32[number]:
+                    return
+                yield row
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
 
 
 def _read(path: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
     """Copy (position in `out`, row of the file) pairs; False at the first damage."""
-    stored = _open(path, pack)
-    if stored is None or stored.shape[1:] != out.shape[1:]:
+    if pack.shape[1:] != out.shape[1:]:
         return False
-    for position, row in rows:
-        out[position] = stored[row]
-        if _crc32(stored[row]) != pack.crc32[row]:
-            return False
-    return True
+    found = _rows(path, pack, [row for _, row in rows])
+    done = 0
+    for (position, _), row in zip(rows, found, strict=False):
+        out[position] = row
+        done += 1
+    return done == len(rows)
 
 
 def _is_sound(path: Path, pack: Pack) -> bool:
     """Whether every row in a file matches its checksum."""
-    stored = _open(path, pack)
-    return stored is not None and all(_crc32(row) == known for row, known in zip(stored, pack.crc32, strict=True))
+    return sum(1 for _ in _rows(path, pack, range(len(pack.images)))) == len(pack.images)

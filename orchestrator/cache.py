@@ -1,36 +1,119 @@
-"""What the cache holds: features, stages, generated defects and the embedded images."""
+"""`moleflow-sweep cache`: what the cache holds and who is using it, its budget, and making room in it."""
 
 from __future__ import annotations
 
-import shutil
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
-from moleflow.features import FeatureCache
-from moleflow.stages import StageStore
+from moleflow.budget import VARIABLE, Evicted, budget_of, clear, evict, read_size, set_budget
+from moleflow.cache_pins import pinned_groups, pins
+from moleflow.errors import InvalidInput
+from moleflow.holdings import DEFECTS, FEATURES, STAGES, Entry, entries
+from moleflow.packs import PackFolder
+
+PARTS = {"all": None, "features": FEATURES, "stages": STAGES, "defects": DEFECTS}
 
 
 def describe(cache: Path) -> list[str]:
-    """The cache in lines for people."""
-    features, (stage_bytes, stages) = FeatureCache(cache / "features").size(), StageStore(cache / "stages").usage()
-    embedded = [path for path in cache.glob("embedded-*") if path.is_dir()]
-    return [
-        f"cache: {cache}",
-        f"features: {features.images} images, {_size(features.bytes)}",
-        f"stages: {stages}, {_size(stage_bytes)}",
-        f"embedded images: {', '.join(path.name for path in embedded) or 'not drawn yet'}",
-    ]
-
-
-def empty(cache: Path) -> None:
-    """Delete features, stages and generated defects.
+    """The cache in lines for people.
 
     Raises:
-        InvalidInput: a run is filling the cache at this moment.
+        InvalidInput: what stands as the budget is no size.
 
     """
-    FeatureCache(cache / "features").clear()
-    StageStore(cache / "stages").clear()
-    shutil.rmtree(cache / "synthetic", ignore_errors=True)
+    found, live = entries(cache), pins(cache)
+    groups = pinned_groups(found, live)
+    images = sum(len(PackFolder(cache / group).index()) for group in {e.group for e in found if e.part == FEATURES})
+    of = {kind: [entry for entry in found if entry.kind == kind] for kind in ("stages", "checkpoints", "defects")}
+    lines = [
+        f"cache: {cache}",
+        f"budget: {_budget(cache, sum(entry.bytes for entry in found))}",
+        f"features: {images} images, {_held(entry for entry in found if entry.kind == 'features')}",
+        *(f"{kind}: {len(held)}, {_held(held)}" for kind, held in of.items()),
+    ]
+    if left := [entry for entry in found if entry.kind == "leftovers"]:
+        lines.append(f"half-written: {len(left)}, {_held(left)}")
+    if used := [entry for entry in found if entry.group in groups]:
+        lines.append(f"in use: {_size(sum(entry.bytes for entry in used))}{_users(cache)}")
+    elif live:
+        lines.append(f"in use: nothing yet{_users(cache)}")
+    lines += [f"{part}: a link, left alone" for part in (FEATURES, STAGES, DEFECTS) if (cache / part).is_symlink()]
+    embedded = [path for path in cache.glob("embedded-*") if path.is_dir()]
+    return [*lines, f"embedded images: {', '.join(path.name for path in embedded) or 'not drawn yet'}"]
+
+
+def give_budget(cache: Path, text: str) -> str:
+    """Set the budget, or take it away with `none`; a line for people.
+
+    Raises:
+        InvalidInput: the text is no size.
+        OSError: the cache cannot be written.
+
+    """
+    set_budget(cache, read_size(text, "--budget"))
+    above = os.environ.get(VARIABLE)
+    return f"budget: set to {text}" + (f"; {VARIABLE} is {above} and stands above it here" if above else "")
+
+
+def make_room(cache: Path) -> str:
+    """Evict what is beyond the budget; a line for people.
+
+    Raises:
+        InvalidInput: there is no budget.
+
+    """
+    budget = budget_of(cache)
+    if budget is None:
+        raise InvalidInput(f"--evict: {cache} has no budget; give one with --budget 50GB or {VARIABLE}")
+    return _said("evicted", evict(cache, budget), cache)
+
+
+def empty(cache: Path, part: str) -> str:
+    """Clear a part of the cache, one of `PARTS`, of what is not in use; a line for people.
+
+    Raises:
+        InvalidInput: there is no such part.
+
+    """
+    if part not in PARTS:
+        raise InvalidInput(f"--clear: given '{part}', allowed: {' | '.join(PARTS)}")
+    return _said("cleared", clear(cache, PARTS[part]), cache)
+
+
+def _said(what: str, done: Evicted, cache: Path) -> str:
+    removed, stayed = (sum(entry.bytes for entry in some) for some in (done.removed, done.stayed))
+    line = f"{what}: {_size(removed)}"
+    return line if not done.stayed else f"{line}; {_size(stayed)} in use, left alone{_users(cache)}"
+
+
+def _users(cache: Path) -> str:
+    who = [f"{pin.who} since {_time(pin.since)}" for pin in pins(cache)]
+    return f" (by {', '.join(who)})" if who else ""
+
+
+def _budget(cache: Path, held: int) -> str:
+    budget = budget_of(cache)
+    if budget is None:
+        return f"none, {_size(held)} held"
+    source = f" ({VARIABLE})" if os.environ.get(VARIABLE) else ""
+    over = f", {_size(held - budget)} over it" if held > budget else ""
+    return f"{_size(budget)}{source}, {_size(held)} held{over}"
+
+
+def _held(found: Iterable[Entry]) -> str:
+    """Bytes, and when the entries were last used."""
+    held = list(found)
+    size = _size(sum(entry.bytes for entry in held))
+    if not held:
+        return size
+    first, last = (_time(pick(entry.last_use for entry in held)) for pick in (min, max))
+    return f"{size}, last used {first}" + (f" to {last}" if last != first else "")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _size(count: float) -> str:

@@ -46,13 +46,6 @@ app = typer.Typer(
       moleflow-sweep verify REPORT           whether a report is what the Parquet beside it gives
     """,
 )
-cache_app = typer.Typer(
-    no_args_is_help=False,
-    invoke_without_command=True,
-    help="Show what the cache of features and stages holds, or clear it.",
-)
-app.add_typer(cache_app, name="cache")
-
 File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_default=False)]
 Data = Annotated[
     Path | None,
@@ -346,23 +339,43 @@ def knobs() -> None:
         print(f"    --{option}: {path}")
 
 
-@cache_app.callback()
+@app.command("cache")
 def cache_show(
-    context: typer.Context,
+    part: Annotated[
+        str | None,
+        typer.Argument(help="With --clear: all | features | stages | defects. Default: all.", show_default=False),
+    ] = None,
     cache: CacheDir = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="What it may hold from now on, such as 50GB, or none: beyond it, what was used least recently goes. "
+            "MOLEFLOW_CACHE_BUDGET stands above it.",
+        ),
+    ] = None,
+    evict: Annotated[bool, typer.Option("--evict", help="Make room now, down to the budget.")] = False,
     clear: Annotated[
-        bool, typer.Option("--clear", help="Delete features and stages; results are not touched.")
+        bool,
+        typer.Option(
+            "--clear", help="Delete what is not in use by a running sweep: --clear features. Results are not touched."
+        ),
     ] = False,
 ) -> None:
-    """Show what the cache holds, or clear it."""
+    """Show what the cache of features and stages holds, give it a budget, or make room in it."""
     from orchestrator import launch
-    from orchestrator.cache import describe, empty
+    from orchestrator.cache import describe, empty, give_budget, make_room
 
     place = cache or launch.default_cache()
+    if part is not None and not clear:
+        raise InvalidInput(f"cache: given '{part}' alone; to delete it: moleflow-sweep cache --clear {part}")
+    if budget is not None:
+        print(give_budget(place, budget))
     print("\n".join(describe(place)))
+    if evict:
+        print(make_room(place))
     if clear:
-        empty(place)
-        print("cleared")
+        print(empty(place, part or "all"))
 
 
 def _sweep(file: Path, data: Path | None, base: str | None, sets: list[str] | None) -> Any:
@@ -402,10 +415,7 @@ def main() -> None:
 
     control.register(app)
     words = sys.argv[1:]
-    commands = [
-        *(command.name or command.callback.__name__ for command in app.registered_commands if command.callback),
-        "cache",
-    ]
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     if words and not words[0].startswith("-") and words[0] not in commands:
         near = get_close_matches(words[0], commands, n=1, cutoff=0.6)
         if "." not in words[0] and not Path(words[0]).exists():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from moleflow.budget import in_use
 from moleflow.claim import hold
 from moleflow.errors import Damaged, InvalidInput
 from orchestrator import burial, disk, folder, listing, marks, reporting, terminal
@@ -99,7 +100,7 @@ def drive(
     store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
     view = LiveView(console, labels, total, work.tally, options.quiet)
     heard = (_burials(records, store), work.events, view.show, _compaction(store))
-    with view:
+    with view, in_use(prepared.cache):
         try:
             _backend(setup(prepared, options), prepared.sweep, options).run(work, each_of(heard))
         except KeyboardInterrupt:

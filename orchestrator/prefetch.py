@@ -11,6 +11,7 @@ from types import TracebackType
 
 from rich.console import Console
 
+from moleflow.budget import in_use
 from moleflow.config import TrialConfig
 from moleflow.data.digests import DigestCache
 from moleflow.data.mvtec import scan
@@ -90,7 +91,8 @@ def make(setup: Setup, configs: Sequence[TrialConfig], show: Show) -> Made:
     """
     environment, cache = open_environment(setup.device, setup.threads), features_of(setup)
     sets = sets_of(setup, configs, cache, environment)
-    fill(sets, cache, environment, lambda n, done, wanted: show(Reached(n, len(sets), done, wanted)))
+    with in_use(setup.cache):
+        fill(sets, cache, environment, lambda n, done, wanted: show(Reached(n, len(sets), done, wanted)))
     return Made(len(sets), sum(len(one.samples) for one in sets), cache.forwards, environment.device_kind)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 
+from moleflow.budget import in_use
 from moleflow.claim import JOB_VARIABLE
 from moleflow.source import code_digest
 from orchestrator import marks
@@ -69,7 +70,8 @@ def serve(setup: Setup, uid: str, trials: Sequence[Trial], beside: int, needs: R
         )
         inline = beside == 1
         backend: Backend = InlineBackend(setup) if inline else LocalBackend(setup, beside, needs, CHILDREN_STOP_S)
-        backend.run(source, source.events)
+        with in_use(setup.cache):
+            backend.run(source, source.events)
         if source.tally.stopped_by is not None:
             raise RuntimeError(source.tally.stopped_by)
     except Stop:

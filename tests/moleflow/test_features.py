@@ -19,6 +19,7 @@ from moleflow.data.mvtec import Sample, load_image, scan
 from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.features import FeatureCache
+from moleflow.holdings import feature_entries, remove
 from moleflow.packs import NodeCopies
 
 KNOBS: dict[str, dict[str, object]] = {
@@ -269,22 +270,35 @@ def test_damaged_entries_are_computed_again(
     FeatureCache(tmp_path, refuse).get(CONFIG, environment, samples)
 
 
-def test_size_and_clear(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
+def test_size(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
     cache = FeatureCache(tmp_path / "cache")
     assert (cache.size().bytes, cache.size().images) == (0, 0)
     cache.get(CONFIG, environment, samples)
     cache.get(other(layers=[2]), environment, samples[:5])
     assert cache.size().images == 25
     assert cache.size().bytes > 25 * 2 * 2 * 64 * 4
-    claim = try_claim(tmp_path / "cache" / cache.key(CONFIG, environment) / "0.claim")
-    assert claim is not None
-    with claim, pytest.raises(InvalidInput, match="filling this cache now"):
-        cache.clear()
-    cache.clear()
-    assert cache.size().bytes == 0
-    assert list((tmp_path / "cache").iterdir()) == []
-    cache.get(CONFIG, environment, samples[:2])
-    assert cache.size().images == 2
+    assert cache.size().bytes == sum(path.stat().st_size for path in tmp_path.glob("cache/*/*"))
+
+
+def test_what_is_taken_away_before_it_is_read_is_computed_anew(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    """However often: that is no damage."""
+    expected = direct(CONFIG, environment, samples)
+    cache, removed = FeatureCache(tmp_path), 0
+
+    def take_one_away(done: int, wanted: int) -> None:
+        nonlocal removed
+        if done == wanted and removed < 7 and (found := list(feature_entries(tmp_path))):
+            removed += remove(found[removed % len(found)])
+
+    assert torch.equal(cache.get(CONFIG, environment, samples, take_one_away), expected)
+    assert removed == 7
+    assert cache.forwards > 20
+    removed = 0
+    cache.ensure(CONFIG, environment, samples, take_one_away)
+    assert removed == 7
+    assert torch.equal(FeatureCache(tmp_path, refuse).get(CONFIG, environment, samples), expected)
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

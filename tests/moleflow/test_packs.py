@@ -4,6 +4,8 @@ import errno
 import hashlib
 import resource
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -91,6 +93,65 @@ def test_a_damaged_array_is_noticed(tmp_path: Path, harm: Callable[[Path], None]
     assert packs.read(names(3)) == (None, {path.stem})
     assert not packs.sound(path.stem)
     assert packs.read(names(3, "b"))[0] is not None
+
+
+def test_no_byte_of_a_pack_can_change_unnoticed(tmp_path: Path) -> None:
+    """Every byte of the array, its header among them, and of the description; whatever numpy's own reader would make of it."""
+    packs = PackFolder(tmp_path)
+    packs.write(names(3), rows(3))
+    for path in list(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            for change in (1, 128):
+                path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+                fresh = PackFolder(tmp_path)
+                found, damaged = fresh.read(names(3))
+                if path.suffix == ".npy":
+                    assert (found, damaged) == (None, {path.stem})
+                    assert not fresh.sound(path.stem)
+                else:  # A letter of one of its names, say, without effect on what stands there.
+                    assert found is None or np.array_equal(found, rows(3))
+                    assert fresh.check(names(3))[0] == (found is not None)
+        path.write_bytes(whole)
+    assert np.array_equal(packs.read(names(3))[0], rows(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "shape", ["[3, 900000000000, 9, 90]", "[3, 99999999999999999999, 9]", "[3, -2, 2, 5]", '[3, "2"]']
+)
+def test_a_description_of_more_than_there_is_takes_no_memory(tmp_path: Path, shape: str) -> None:
+    packs = PackFolder(tmp_path)
+    packs.write(names(3), rows(3))
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(path.read_text().replace("[3, 2, 2, 5]", shape))
+    assert PackFolder(tmp_path).read(names(3))[0] is None
+    assert not packs.sound(path.stem)
+
+
+def test_a_pack_that_is_taken_away_while_it_is_read_is_no_damage(tmp_path: Path) -> None:
+    wanted = [*names(3), *names(4, "b")]
+    expected, found, over = np.concatenate([rows(3), rows(4)]), [0, 0], threading.Event()
+
+    def take_away_and_bring_back() -> None:
+        packs = PackFolder(tmp_path)
+        while not over.is_set():
+            packs.write(names(3), rows(3))
+            packs.write(names(4, "b"), rows(4))
+            time.sleep(0.001)
+            for name in {name for name, _ in packs.index().values()}:
+                packs.discard(name)
+
+    with ThreadPoolExecutor(1) as pool:
+        other, packs, end = pool.submit(take_away_and_bring_back), PackFolder(tmp_path), time.monotonic() + 60
+        try:
+            while min(found) < 20 and time.monotonic() < end:
+                read, _ = packs.read(wanted)
+                assert read is None or np.array_equal(read, expected)
+                found[read is None] += 1
+        finally:
+            over.set()
+        other.result()
+    assert min(found) >= 20
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"images": 1, "shape": 2, "dtype": 3, "crc32": 4}'])
