@@ -108,10 +108,12 @@ class Draws:
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         # Draws have to be repeatable, not secret.
         streams = {path: random.Random(f"{self.seed} {path}") for path in self.distributions}  # noqa: S311
+        drawn = [(path, of, streams[path], of.kind == "integer") for path, of in self.distributions.items()]
         for _ in range(self.count):
+            # Choices and bounds were checked when they were read; a whole number between the bounds need not be allowed.
             yield {
-                path: checked(path, distribution.draw(streams[path]), "random")
-                for path, distribution in self.distributions.items()
+                path: checked(path, of.draw(stream), "random") if whole else of.draw(stream)
+                for path, of, stream, whole in drawn
             }
 
     def values(self, path: str) -> list[Any] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import math
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,9 +22,10 @@ from orchestrator.spec import Sweep
 from orchestrator.trial import Identities, Inputs, Trial, label
 
 LIMIT = 10_000
+Model = TypeVar("Model", bound=BaseModel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Variant:
     """One point of the space.
 
@@ -90,7 +92,8 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
             f"{sweep.source}: up to {most:,} trials ({combinations(sweep):,} combinations, {len(sweep.seeds):,} seeds) "
             f"are more than {LIMIT:,}; thin out the axes, or go on with --yes"
         )
-    outcomes = list(_outcomes(sweep))
+    with _uncollected():
+        outcomes = list(_outcomes(sweep))
     found = tuple(outcome for outcome in outcomes if isinstance(outcome, Variant))
     if not found and "impossible" in outcomes:
         raise InvalidInput(
@@ -125,17 +128,31 @@ def trials(sweep: Sweep, inputs: Inputs | Callable[[TrialConfig], Inputs], *, ye
         ValueError: one set of inputs for variants of different weights.
 
     """
-    found = expand(sweep, yes=yes).variants
+    return trials_of(sweep, expand(sweep, yes=yes).variants, inputs)
+
+
+def trials_of(sweep: Sweep, found: Sequence[Variant], inputs: Inputs | Callable[[TrialConfig], Inputs]) -> list[Trial]:
+    """The trials of variants that the sweep was expanded to; otherwise as `trials`."""
     if isinstance(inputs, Inputs) and len({(v.config.backbone.model, v.config.backbone.weights) for v in found}) > 1:
         raise ValueError("the variants read different weights: give a function from configuration to inputs")
     identities = Identities()
+    read: dict[tuple[int, int], Inputs] = {}
     by_id: dict[str, Trial] = {}
-    for variant in found:
-        reads = inputs if isinstance(inputs, Inputs) else inputs(variant.config)
-        for seed in sweep.seeds:
-            config = variant.config.model_copy(update={"seed": seed})
-            trial = Trial(identities.of(config, reads), config, variant.factors, reads)
-            by_id.setdefault(trial.id, trial)  # two paths of one weights file are one trial
+    with _uncollected():
+        for variant in found:
+            config = variant.config
+            # Tasks and weights alone say what is read. The variants hold both groups, so that no other one gets their id().
+            place = id(config.data), id(config.backbone)
+            if place not in read:
+                read[place] = inputs if isinstance(inputs, Inputs) else inputs(config)
+            for seed in sweep.seeds:
+                seeded = (
+                    config
+                    if seed == config.seed
+                    else compact(TrialConfig.model_validate({**vars(config), "seed": seed}))
+                )
+                trial = Trial(identities.of(seeded, read[place]), seeded, variant.factors, read[place])
+                by_id.setdefault(trial.id, trial)  # two paths of one weights file are one trial
     return list(by_id.values())
 
 
@@ -151,6 +168,18 @@ def read_by(sweep: Sweep) -> list[TrialConfig]:
         with contextlib.suppress(InvalidInput):
             found.append(resolver.config(factors))
     return found
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles of references: variants make none, and looking through ever more of them is a third of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _why_not(sweep: Sweep) -> str:
@@ -190,6 +219,7 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
 
 
 _NONE: Mapping[str, Any] = {}
+_MOST_CHECKED = 4096
 
 
 @cache
@@ -197,6 +227,17 @@ def _models() -> dict[str, type[BaseModel]]:
     """The groups of knobs, as {name: model}."""
     kinds = {name: info.annotation for name, info in TrialConfig.model_fields.items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+@cache
+def _names(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
+
+
+def compact(model: Model) -> Model:
+    """A frozen model with all of its knobs given; beside a set of their names of its own its values would be small."""
+    object.__setattr__(model, "__pydantic_fields_set__", _names(type(model)))
+    return model
 
 
 @dataclass(frozen=True)
@@ -217,8 +258,9 @@ class Resolver:
 
     sweep: Sweep
     _grounds: dict[str, _Ground] = field(default_factory=dict)
+    _usual: dict[tuple[str, ...], dict[str, BaseModel]] = field(default_factory=dict)
     _checked: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
-    _equal: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
+    _equal: dict[BaseModel, BaseModel] = field(default_factory=dict)
 
     def ground(self, factors: Mapping[str, Any]) -> dict[str, Any]:
         """Every knob's value where these factors leave it out, as {dotted path: value}."""
@@ -234,11 +276,12 @@ class Resolver:
         version = self._version(factors)
         own: dict[str, dict[str, Any]] = {}
         for path, value in factors.items():
-            group, _, name = path.rpartition(".")
-            own.setdefault(group, {})[name] = value
+            group, dot, name = path.rpartition(".")
+            if dot:
+                own.setdefault(group, {})[name] = value
         try:
-            groups = {name: self._group(version, name, own.get(name, _NONE)) for name in self._ground(version).groups}
-            return TrialConfig.model_validate({"version": version, **groups})
+            groups = {name: self._group(version, name, values) for name, values in own.items()}
+            return compact(TrialConfig.model_validate({"version": version, **self._others(version, own), **groups}))
         except ValidationError:
             self._explain(version, factors)
             raise
@@ -261,13 +304,25 @@ class Resolver:
             self._grounds[version] = _Ground(flat, groups)
         return self._grounds[version]
 
+    def _others(self, version: str, own: Mapping[str, object]) -> dict[str, BaseModel]:
+        """The groups of knobs in which no factor is."""
+        place = (version, *own)
+        found = self._usual.get(place)
+        if found is None:
+            names = [name for name in _models() if name not in own]
+            found = self._usual[place] = {name: self._group(version, name, _NONE) for name in names}
+        return found
+
     def _group(self, version: str, name: str, factors: Mapping[str, Any]) -> BaseModel:
         key = (version, name, *factors.items())
         found = self._checked.get(key)
         if found is None:
             group = _models()[name].model_validate({**self._ground(version).groups[name], **factors})
-            found = self._equal.setdefault((name, *vars(group).values()), group)
-            self._checked[key] = found
+            if len(self._checked) >= _MOST_CHECKED:  # Random draws: hardly any comes twice.
+                self._checked.clear()
+            found = self._checked[key] = self._equal.setdefault(group, group)
+            if found is group:
+                compact(group)
         return found
 
     def _explain(self, version: str, factors: Mapping[str, Any]) -> None:

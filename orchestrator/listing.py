@@ -91,10 +91,9 @@ def _columns(entries: Mapping[str, str]) -> list[str]:
 
 
 def _values(values: Sequence[Any]) -> str:
-    spelled = [spell(value) for value in values]
-    if len(spelled) > MOST_VALUES:
-        spelled = [*spelled[: MOST_VALUES - 1], "…", f"{spelled[-1]} ({len(values)} values)"]
-    return " | ".join(spelled)
+    if len(values) <= MOST_VALUES:
+        return " | ".join(map(spell, values))
+    return " | ".join([*map(spell, values[: MOST_VALUES - 1]), "…", f"{spell(values[-1])} ({len(values)} values)"])
 
 
 def as_json(sweep: Sweep, plan: Plan, dataset: Dataset, folder: str, work: Work | None) -> dict[str, Any]:

@@ -85,17 +85,16 @@ def spread(trials: Sequence[Trial]) -> Spread:
     """What differs between the trials of a plan."""
     compared: dict[str, dict[Any, None]] = {}
     values: dict[str, dict[Any, None]] = {}
-    known: set[tuple[int, ...]] = set()
+    known: set[tuple[str, int]] = set()
     for trial in trials:
         for path, value in trial.factors.items():
             compared.setdefault(path, {})[value] = None
-        # Trials share their groups of knobs: one look at each combination of groups is enough.
-        groups = tuple(id(value) for name, value in trial.config if name != "seed")
-        if groups not in known:
-            known.add(groups)
-            for path, value in flatten(trial.config).items():
-                values.setdefault(path, {})[value] = None
-    values.pop("seed", None)
+        for name, group in vars(trial.config).items():
+            # Trials share their groups of knobs: one look at each is enough. They hold them, so that no id() is taken twice.
+            if name != "seed" and (name, id(group)) not in known:
+                known.add((name, id(group)))
+                for path, value in flatten({name: group}).items():
+                    values.setdefault(path, {})[value] = None
     differing = {path: tuple(found) for path, found in values.items() if len(found) > 1}
     return Spread(
         compared={path: tuple(found) for path, found in compared.items()},

@@ -88,7 +88,7 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
         configs = [variant.config for variant in expanded.variants]
         configs += expansion.read_by(sweep) if sweep.search is not None else []
         inputs = look_up(sweep.data_root, cache, configs)
-    trials = sample = expansion.trials(sweep, inputs.of, yes=options.yes)
+    trials = sample = expansion.trials_of(sweep, expanded.variants, inputs.of)
     if sweep.search is not None:
         try:
             from orchestrator.study.found import found_trials

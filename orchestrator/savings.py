@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,16 +53,16 @@ def work(
     known = list(there)
     tree = stage_tree([*known, *trials])
     trained = {stage for trial in known for stage in tree.chains[trial.id]}
-    seconds: dict[int, float] = {}
-    alone, timed = 0.0, True
+    timed = all(task in step_seconds for tasks in {trial.config.data.tasks for trial in trials} for task in tasks)
+    left: set[int] = set()
+    alone = shared = 0.0
     for trial in trials:
         for stage, task in zip(tree.chains[trial.id], trial.config.data.tasks, strict=True):
-            timed = timed and task in step_seconds
-            if stage not in seconds:
-                seconds[stage] = steps(trial.config, images[task]) * step_seconds.get(task, 0.0)
-            alone += seconds[stage]
-    left = seconds.keys() - trained
-    shared = sum(seconds[stage] for stage in left)
+            seconds = steps(trial.config, images[task]) * step_seconds[task] if timed else 0.0
+            alone += seconds
+            if stage not in left and stage not in trained:
+                left.add(stage)
+                shared += seconds
     return Work(
         stages=(sum(len(tree.chains[trial.id]) for trial in trials), len(left)),
         forwards=_forwards(trials, images),
@@ -124,19 +125,19 @@ def _forwards(trials: Sequence[Trial], images: Mapping[str, Images]) -> tuple[in
     """Images through a backbone if each trial forwarded its own once, and if equal features are made once."""
     alone = 0
     most: dict[tuple[str, str, str], int] = {}
-    spelled: dict[tuple[object, ...], tuple[str, TrialConfig]] = {}
-    for trial in trials:
-        config = trial.config
-        # A trial's features depend on two groups; the configuration is kept beside them, so that no id() is taken twice.
-        groups = id(config.backbone), id(config.data)
-        if groups not in spelled:
-            spelled[groups] = canonical_json(reach(config, "features")), config
+    # A trial's features depend on two groups of knobs and the weights. The trials hold the groups, so that no id() is taken twice.
+    kinds = Counter((id(t.config.backbone), id(t.config.data), t.inputs.weights) for t in trials)
+    of_kind = {(id(t.config.backbone), id(t.config.data), t.inputs.weights): t.config for t in trials}
+    for kind, number in kinds.items():
+        config, weights = of_kind[kind], kind[-1]
+        features = canonical_json(reach(config, "features"))
         for task in config.data.tasks:
             count = _read(config, images[task])
-            alone += count
-            place = spelled[groups][0], trial.inputs.weights, task
+            alone += number * count
+            place = features, weights, task
             whole = images[task].train + images[task].test + _held_out(config, images[task])
             # Seeds draw different images where only some are taken: together they are all, at most.
             seeded = config.data.train_images is not None
-            most[place] = min(whole, most.get(place, 0) + count) if seeded else max(most.get(place, 0), count)
+            before = most.get(place, 0)
+            most[place] = min(whole, before + number * count) if seeded else max(before, count)
     return alone, sum(most.values())

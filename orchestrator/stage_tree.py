@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import BaseModel
-
-from moleflow.config import TrialConfig, canonical_json, reach
+from moleflow.config import REACHING, Section, TrialConfig
 from orchestrator.trial import Trial
+
+_MOST_GROUPS = 4096
 
 
 @dataclass(frozen=True)
@@ -55,36 +55,45 @@ class StageTree:
 def stage_tree(trials: Iterable[Trial]) -> StageTree:
     """The tree of some trials, in their order."""
     reaches = _Reaches()
-    stages: dict[tuple[int, int, str, str, int], int] = {}
+    stages: dict[tuple[int, tuple[int, ...], str, str, int], int] = {}
     chains = {}
     for trial in trials:
         chain: list[int] = []
-        reads, seed = trial.inputs, trial.config.seed
-        for task, settings in zip(trial.config.data.tasks, reaches.of(trial.config), strict=True):
-            parent = chain[-1] if chain else -1
-            stage = (parent, settings, reads.data[task], reads.weights, seed)
-            chain.append(stages.setdefault(stage, len(stages)))
+        config, reads = trial.config, trial.inputs
+        settings, parent = reaches.of(config), -1
+        for task in config.data.tasks:
+            stage = (parent, settings[bool(chain)], reads.data[task], reads.weights, config.seed)
+            parent = stages.setdefault(stage, len(stages))
+            chain.append(parent)
         chains[trial.id] = tuple(chain)
     return StageTree(chains)
 
 
 class _Reaches:
-    """What reaches each task of a configuration but its seed, as numbers; looked up once for all seeds of a variant."""
+    """What reaches the tasks of a configuration but its seed: of each group of knobs a number for each content.
+
+    `moleflow.config.reach` is put together of the groups too. Random draws differ in some groups only: what those of the others come
+    to is known by then.
+    """
 
     def __init__(self) -> None:
-        self._spelled: dict[str, int] = {}
-        self._known: dict[tuple[object, ...], tuple[Sequence[int], TrialConfig]] = {}
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._groups: dict[int, tuple[int, int, Section]] = {}
 
-    def of(self, config: TrialConfig) -> Sequence[int]:
-        groups = tuple([id(v) if isinstance(v, BaseModel) else v for k, v in vars(config).items() if k != "seed"])
-        found = self._known.get(groups)
-        if found is None:
-            spelled = [canonical_json(_without_seed(config, task)) for task in range(len(config.data.tasks))]
-            settings = [self._spelled.setdefault(text, len(self._spelled)) for text in spelled]
-            # The configuration is kept beside them, so that no other group can get the id() of one of its own.
-            found = self._known[groups] = settings, config
-        return found[0]
+    def of(self, config: TrialConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What reaches the first task, and what reaches each later one."""
+        own, known = vars(config), self._groups
+        groups = [known.get(id(own[name])) or self._of_group(name, own[name]) for name in REACHING["training"]]
+        return tuple([of[0] for of in groups]), tuple([of[1] for of in groups])
 
+    def _of_group(self, name: str, group: Section) -> tuple[int, int, Section]:
+        if len(self._groups) >= _MOST_GROUPS:  # Those that all trials share are soon there again.
+            self._groups.clear()
+        first, later = (self._number(REACHING["training"][name](group, later)) for later in (False, True))
+        # The group is kept beside its numbers, so that no other one can get its id().
+        found = self._groups[id(group)] = first, later, group
+        return found
 
-def _without_seed(config: TrialConfig, task: int) -> dict[str, object]:
-    return {path: value for path, value in reach(config, "training", task).items() if path != "seed"}
+    def _number(self, reached: Mapping[str, object]) -> int:
+        knobs = self._numbers.setdefault(tuple(reached), len(self._numbers))
+        return self._numbers.setdefault((knobs, *reached.values()), len(self._numbers))

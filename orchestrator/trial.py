@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -31,7 +32,7 @@ class Inputs:
     dataset: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One configuration and one seed; `factors` are its values of the sweep's axes, without the seed."""
 
@@ -84,6 +85,7 @@ def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
 
 
 _KEYS = sorted([*TrialConfig.model_fields, "data_digests"])
+_MOST_SPELLED = 4096
 
 
 @dataclass(frozen=True)
@@ -104,30 +106,38 @@ class Identities:
 
         """
         values = vars(config)
-        whole = ",".join([f'"{key}":{self._json(key, values.get(key, config.data), inputs)}' for key in _KEYS])
+        whole = ",".join([self._json(key, values.get(key, config.data), inputs) for key in _KEYS])
         return hashlib.sha256(f"{{{whole}}}".encode()).hexdigest()[:12]
 
     def _json(self, key: str, value: object, inputs: Inputs) -> str:
-        """One key's part of the canonical JSON; for `data_digests`, `value` is the data's settings."""
-        if not isinstance(value, BaseModel):
-            return str(value) if type(value) is int else canonical_json(value)
-        place = (key, id(value), id(inputs) if key in ("backbone", "data_digests") else 0)
+        """One key's member of the canonical JSON; for `data_digests`, `value` is the data's settings."""
+        if type(value) is int:
+            return f'"{key}":{value}'
+        reads = key in ("backbone", "data_digests")
+        group = isinstance(value, BaseModel)
+        place = (key, id(value) if group else value, id(inputs) if reads else 0)
         found = self._spelled.get(place)
         if found is None:
+            if len(self._spelled) >= _MOST_SPELLED:  # Random draws share no group: what was spelled is not seen again.
+                self._spelled.clear()
+            spelled = _spell_group(key, value, inputs) if isinstance(value, BaseModel) else canonical_json(value)
             # Both objects are kept beside their JSON, so that no other one can get their id().
-            found = self._spelled[place] = (value, inputs), _spell_group(key, value, inputs)
+            found = self._spelled[place] = (value, inputs), f'"{key}":{spelled}'
         return found[1]
 
 
 def _spell_group(key: str, group: BaseModel, inputs: Inputs) -> str:
     if isinstance(group, Data) and key == "data_digests":
         return canonical_json(_data_digests(group.tasks, inputs))
-    settings = _as_before(key, group.model_dump())
+    settings = vars(group)  # Plain values: a group holds no other one.
+    if key in ADDED:
+        settings = _as_before(key, settings)
     if key == "backbone":
-        settings["weights"] = inputs.weights
+        settings = {**settings, "weights": inputs.weights}
     return canonical_json(settings)
 
 
+@cache
 def short(path: str) -> str:
     """The shortest name that means this knob and no other: `focal_gamma`, but `loss.log_det`."""
     name = path.rpartition(".")[2]

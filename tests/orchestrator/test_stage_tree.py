@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from moleflow.config import TrialConfig, digest, reach
 from moleflow.errors import InvalidInput
 from orchestrator import expansion
 from orchestrator.events import Event
@@ -59,6 +60,58 @@ def test_other_images_of_a_later_task_share_what_comes_before() -> None:
     other_weights = Trial("other", second.config, {}, Inputs(INPUTS.data, "others", ""))
     assert counts([first, elsewhere]) == (6, 5)
     assert counts([first, other_weights]) == (6, 6)
+
+
+def test_trials_share_a_stage_exactly_where_equal_settings_reach_it_and_all_before_it() -> None:
+    rng = random.Random(1)
+    choices: dict[str, list[object]] = {
+        "data.tasks": [["leather"], ["leather", "grid"], ["leather", "grid", "transistor"], ["grid", "leather"]],
+        "data.validation_fraction": [0.0, 0.2],
+        "data.validation_seed": [0, 1],
+        "backbone.projection_seed": [0, 1],
+        "features.position_scale": [1.0, 2.0],
+        "features.position": [True, False],
+        "flow.cpcf": [True, False],
+        "flow.permutation": ["soft", "hard"],
+        "lora.task0": [True, False],
+        "lora.scaling": ["alpha/rank", 1.0, 2.0],
+        "adapter.enabled": [True, False],
+        "adapter.task0_identity": [0.5, 0.9],
+        "attention.enabled": [True, False],
+        "attention.hidden": [64, 256],
+        "loss.focal_gamma": [0.0, 2.0],
+        "loss.focal_form": ["joint", "relative"],
+        "training.warmup_epochs": [0, 2],
+        "training.schedule": ["cosine", "constant"],
+        "training.final_fraction": [0.0, 0.01],
+        "scoring.smoothing": [0.0, 4.0],
+        "seed": [0, 1],
+    }
+    usual: dict[str, object] = {path: values[0] for path, values in choices.items()}
+    configs = []
+    for _ in range(300):
+        some = {path: rng.choice(choices[path]) for path in rng.sample(sorted(choices), 5)}
+        nested: dict[str, object] = {}
+        for path, value in (usual | some).items():
+            group, _, name = path.rpartition(".")
+            of_group = nested.setdefault(group, {}) if group else nested
+            assert isinstance(of_group, dict)
+            of_group[name] = value
+        configs.append(TrialConfig.model_validate(nested))
+    # The later ones share groups with an earlier one, as the variants of a sweep do.
+    configs += [c.model_copy(update={"loss": rng.choice(configs).loss}) for c in configs[:100]]
+    trials = [Trial(f"{n:012x}", config, {}, INPUTS) for n, config in enumerate(configs)]
+    chains = stage_tree(trials).chains
+    said, expected = [], []
+    for trial in trials:
+        tasks = trial.config.data.tasks
+        before: tuple[object, ...] = ()
+        for k, task in enumerate(tasks):
+            before = (*before, digest(reach(trial.config, "training", k)), INPUTS.data[task])
+            said.append(chains[trial.id][k])
+            expected.append(before)
+    assert 100 < len(set(said)) < len(said) - 100
+    assert len(set(zip(said, expected, strict=True))) == len(set(said)) == len(set(expected))
 
 
 def test_a_trial_follows_the_first_that_goes_through_the_last_stage_they_share() -> None:
