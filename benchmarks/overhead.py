@@ -1,218 +1,309 @@
-"""What a trial costs on Ray beyond its own work: this project's backend beside raw Ray Tune, the same function in the same run.
+"""What this project costs beyond the trials' own work: plan, start again, status, one trial on `local`, rows to tables.
 
-    python benchmarks/overhead.py [--rounds 7] [--trials 100] [--many 1000] [--seconds 0.2] [--cpus 4]
+    python benchmarks/overhead.py [--quick] [--only plan again status local tables] [--draws 100000] [--finished 10000]
+                                  [--trials 1000] [--workers 1] [--rows 1000000]
 
-First trivial trials, one after another: a function that appends one line to a file, under raw Ray Tune with reuse_actors and under
-this backend, which adds the log of events and the source that it draws from. The two take turns, each run a process of its own, and
-the medians over the rounds count: on a machine with other work one run is no measure.
+`plan` expands random draws into trials and prints the plan. `again` and `status` look at a finished sweep in which every trial has a part
+of its own; both stand beside the same look without the index and the compacted tables. `local` runs trials that do nothing: this
+project's worker with its claims, records, events and Parquet, beside joblib, submitit's local executor and Ray Tune with reuse_actors,
+bare and with the trial's rows in a Parquet file of its own. `tables` makes a report of metric rows.
 
-Then Tune's own bookkeeping workload, 10,000 trials of one second on 16 declared CPUs, scaled down: trials that sleep, so short and so
-many at once that bookkeeping is the most of it. 10,000 as they stand: `--rounds 1 --many 10000 --seconds 1 --cpus 16`.
-
-Prints the seconds to the first end, the seconds a trial (from the first end to the last, without the trials' own), the most files that
-the driver had open, its resident memory at the end, and what that grew by per 1,000 trials over the second half of the run.
+Each figure comes from a process of its own. Wall seconds and CPU seconds are printed: on a machine with other work the first say little.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import io
 import json
-import logging
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray import tune
-from ray._private.authentication.authentication_token_setup import (
-    enable_token_auth_by_default,
-    ensure_token_if_auth_enabled,
-)
-from ray.cluster_utils import Cluster
+import pyarrow as pa
+import pyarrow.parquet as pq
+import trivial
+from rich.console import Console
 
-from orchestrator import launch
-from orchestrator.backends.ray import RayBackend
-from orchestrator.event_log import EventLog, event_logs
-from orchestrator.events import Event, Events
-from orchestrator.runner import TrialSource
-from orchestrator.search import PlannedTrials
+from orchestrator import launch, listing, reporting
+from orchestrator.drive import claim_folder
+from orchestrator.results.parts import make_part, write_part
+from orchestrator.results.schema import ATTEMPTS, TABLES, to_table
+from orchestrator.results.store import ResultStore
 from orchestrator.spec import make_sweep
-from orchestrator.sweep_file import Resources
-from orchestrator.trial import Trial
-from orchestrator.work import Setup
+from orchestrator.status import StatusReader
+from orchestrator.status_view import as_lines
 
-NEEDS = Resources(cpus=1, mem_gb=0.1)
-DEMO = {"extends": "demo", "data": {"tasks": ["leather", "grid"], "train_images": 8, "test_images": 8}}
-LOOKS = 20
-RAW, OURS = "raw Ray Tune", "moleflow-sweep"
-
-
-def trivial(place: Path, name: str, seconds: float) -> None:
-    """The work of a trial: a line in a file of this process, with the time of its end."""
-    time.sleep(seconds)
-    with (place / f"{os.getpid()}.txt").open("a") as file:
-        file.write(f"{name} {time.time()}\n")
+SECTIONS = ("plan", "again", "status", "local", "tables")
+SEEDS = 5
+KNOBS = {"focal_gamma": {"uniform": [0, 3]}, "lr": {"loguniform": [1e-5, 1e-3]}, "lora.rank": {"choice": [8, 16, 32]}}
+Figures = dict[str, float]
 
 
-class Trivial:
-    """What runs trials in the place of the project's worker; it tells of them as that one does."""
-
-    def __init__(self, seconds: float, setup: Setup, events: Events) -> None:
-        self._seconds, self._place, self._tell = seconds, setup.folder, events
-        self._log = EventLog(event_logs(setup.folder) / f"{setup.worker}.jsonl")
-
-    def run(self, trial: Trial) -> None:
-        """The work, and word of it."""
-        trivial(self._place, trial.id, self._seconds)
-        self._log(Event("finished", trial.id, {"seconds": self._seconds}))
-
-    def seconds_until_due(self) -> float | None:
-        """Nothing is held back."""
-        return None
-
-    def flush(self) -> None:
-        """Nothing is held back."""
+def timed(work: Callable[[], object]) -> Figures:
+    """Wall and CPU seconds of some work, and the most memory that this process has held, in MB."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    spent = {"wall s": time.perf_counter() - wall, "CPU s": time.process_time() - cpu}
+    return spent | {"MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-@dataclass
-class Held:
-    """What the driver, this process, holds as trials end.
+def plan(place: Path, draws: int) -> Figures:
+    """`moleflow-sweep plan` of random draws."""
+    document = {"name": "draws", "version": "v7", "base": trivial.DEMO, "random": {"count": draws, "knobs": KNOBS}}
+    options = launch.Options(out=place / "results", cache=trivial.CACHE, yes=True)
 
-    Attributes:
-        count: how many trials there are.
-        looks: now and then: how many had ended, how many files were open, and the resident memory in MiB.
+    def work() -> None:
+        sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})
+        found = launch.prepare(sweep, options)
+        lines = listing.lines(found.plan)
+        assert len(lines) > draws
 
-    """
-
-    count: int
-    ended: int = 0
-    looks: list[tuple[int, int, float]] = field(default_factory=list)
-
-    def one_more(self) -> None:
-        """A trial has ended."""
-        self.ended += 1
-        if self.ended % max(1, self.count // LOOKS) == 0:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.looks.append(
-                (self.ended, len(os.listdir("/proc/self/fd")), pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
-            )
+    return timed(work)
 
 
-def raw(place: Path, trials: Sequence[Trial], seconds: float, held: Held) -> None:
-    """Ray Tune alone, as its users call it, with actors reused."""
+def finish(place: Path, trials: int) -> Figures:
+    """A finished sweep: every trial with a record and a part of its own."""
+    found, options = trivial.prepared_sweep(place, trials // SEEDS, SEEDS)
+    found.folder.mkdir(parents=True)
+    claim_folder(found)
+    worker = trivial.make_worker(launch.setup(found, options), lambda _: None)
 
-    class Note(tune.Callback):
-        def on_trial_complete(self, **_: object) -> None:
-            held.one_more()
+    def work() -> None:
+        for trial in found.trials:
+            worker.run(trial)
+            worker.flush()
 
-    def run_one(config: dict[str, str]) -> None:
-        trivial(place, config["trial"], seconds)
-        tune.report({"score": 0.0})
-
-    tune.Tuner(
-        tune.with_resources(run_one, {"cpu": 1}),
-        param_space={"trial": tune.grid_search([trial.id for trial in trials])},
-        tune_config=tune.TuneConfig(reuse_actors=True),
-        run_config=tune.RunConfig(storage_path=str(place / "tune"), verbose=0, callbacks=[Note()]),
-    ).fit()
+    spent = timed(work)
+    files = sum(1 for path in found.folder.rglob("*") if path.is_file())
+    return spent | {"files a trial": files / len(found.trials)}
 
 
-def ours(trials: Sequence[Trial], seconds: float, held: Held, setup: Setup, address: str) -> None:
-    """This project's backend."""
-    source = TrialSource(PlannedTrials(trials), NEEDS, retries=0)
+def again(place: Path, trials: int) -> Figures:
+    """The same command again: nothing is left to run, and the report is made."""
+
+    def work() -> None:
+        found, options = trivial.prepared_sweep(place, trials // SEEDS, SEEDS)
+        assert len(found.plan.of("done")) == len(found.trials)
+        assert launch.run(found, options, Console(file=io.StringIO())) == 0
+
+    return timed(work)
+
+
+def planned_again(place: Path, trials: int) -> Figures:
+    """The part of that which does not make the report."""
+
+    def work() -> None:
+        found, options = trivial.prepared_sweep(place, trials // SEEDS, SEEDS)
+        launch.open_folder(found, options, Console(file=io.StringIO()))
+        ResultStore(found.folder).compact()
+
+    return timed(work)
+
+
+def status(place: Path, _: int) -> Figures:
+    """`moleflow-sweep status`."""
+
+    def work() -> None:
+        seen = StatusReader(place / "results").look()
+        assert seen.counts["finished"] == len(seen.trials)
+        as_lines(seen)
+
+    return timed(work)
+
+
+def full_look(place: Path, trials: int) -> Figures:
+    """Who has finished, from the parts alone: every file read and compared with its digest."""
+
+    def work() -> None:
+        assert len(ResultStore(place / "results", from_parts=True).finished()) == trials // SEEDS * SEEDS
+
+    return timed(work)
+
+
+def local(place: Path, trials: int, workers: int) -> Figures:
+    """Trials that do nothing on this project's local backend."""
+    from orchestrator.backends.local import LocalBackend
+    from orchestrator.events import Event
+    from orchestrator.runner import TrialSource
+    from orchestrator.search import PlannedTrials
+    from orchestrator.sweep_file import Resources
+
+    found, options = trivial.prepared_sweep(place, 1, trials)
+    found.folder.mkdir(parents=True)
+    source = TrialSource(PlannedTrials(found.trials), Resources(cpus=1, mem_gb=0.1), retries=0)
+    begun: list[float] = []
 
     def tell(event: Event) -> None:
         source.events(event)
-        held.one_more()
+        if event.kind == "started":
+            begun.append(time.perf_counter())
 
-    make = functools.partial(Trivial, seconds)
-    RayBackend(setup, NEEDS, address=address, dashboard=False, say=lambda _: None, make=make).run(source, tell)
-    assert len(source.tally.finished) == len(trials), source.tally
-
-
-def alone(which: str, place: Path, address: str, count: int, seconds: float, cpus: int) -> dict[str, float]:
-    """One run in this process, which shall do nothing else."""
-    document = {"name": "overhead", "version": "v3", "base": DEMO, "seeds": count}
-    sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})
-    chosen = launch.Options(out=place / "results", cache=place / "cache", backend="ray")
-    prepared = launch.prepare(sweep, chosen)
-    setup = launch.setup(prepared, chosen)
-    setup.folder.mkdir(parents=True)
-    held = Held(count)
-    start = time.time()
-    if which == RAW:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-        raw(setup.folder, prepared.trials, seconds, held)
-    else:
-        ours(prepared.trials, seconds, held, setup, address)
-    lines = [line.split() for path in setup.folder.glob("*.txt") for line in path.read_text().splitlines()]
-    assert sorted(name for name, _ in lines) == sorted(trial.id for trial in prepared.trials)
-    ends = sorted(float(at) for _, at in lines)
-    middle, last = held.looks[len(held.looks) // 2], held.looks[-1]
-    return {
-        "first": ends[0] - start,
-        "warm": (ends[-1] - ends[0]) / (count - 1) - seconds / cpus,
-        "files": max(files for _, files, _ in held.looks),
-        "memory": last[2],
-        "growth": (last[2] - middle[2]) / max(1, last[0] - middle[0]) * 1000,
-    }
+    LocalBackend(launch.setup(found, options), workers, make=trivial.make_worker).run(source, tell)
+    assert len(source.tally.finished) == trials, source.tally
+    return _a_trial(begun)
 
 
-def compared(what: str, rounds: int, cpus: int, count: int, seconds: float) -> None:
-    """Raw Tune and this backend in turn, on one Ray with so many declared CPUs."""
-    head = {"num_cpus": cpus, "object_store_memory": 100_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    found: dict[str, list[dict[str, float]]] = {RAW: [], OURS: []}
-    try:
-        for number in range(rounds):
-            # Who begins changes from round to round: whatever else the machine does falls on both alike.
-            for which in (RAW, OURS) if number % 2 == 0 else (OURS, RAW):
-                with tempfile.TemporaryDirectory(prefix="moleflow-overhead-") as place:
-                    given: list[Any] = [which, place, cluster.address, count, seconds, cpus]
-                    words = [sys.executable, __file__, "--alone", json.dumps(given)]
-                    said = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout
-                    found[which].append(json.loads(said.splitlines()[-1]))
-                one = found[which][-1]
-                line = f"{one['first']:>7.1f} {one['warm']:>9.4f} {one['files']:>6.0f} {one['memory']:>8.0f} {one['growth']:>8.1f}"
-                print(f"{what + ': ' + which:<44} {line}", flush=True)
-    finally:
-        cluster.shutdown()
-    of_raw, of_ours = ([one["warm"] for one in found[which]] for which in (RAW, OURS))
-    ratios = [mine / its for mine, its in zip(of_ours, of_raw, strict=True)]
-    print(
-        f"{what}: {count} trials, medians of {rounds} rounds: raw {statistics.median(of_raw):.4f} s a trial, "
-        f"ours {statistics.median(of_ours):.4f}; ours / raw {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f})",
-        flush=True,
-    )
+def _a_trial(begun: list[float]) -> Figures:
+    """Milliseconds from start to start, after the first tenth."""
+    warm = sorted(begun)[len(begun) // 10 :]
+    return {"ms a trial": 1000 * (warm[-1] - warm[0]) / (len(warm) - 1)}
+
+
+def nothing(seed: int, place: str | None) -> float:
+    """A peer's trial: it does nothing, or writes the rows that a trivial trial of this project has; when it ended."""
+    if place is not None:
+        rows = [
+            trivial.metric_row(j, i, ("leather", "grid"), 0.5 + seed / 2000) for i in range(2) for j in range(i + 1)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), f"{place}/{seed}.parquet")
+    return time.time()
+
+
+def joblib(place: Path, trials: int, workers: int, stored: bool) -> Figures:
+    """Joblib's processes."""
+    from joblib import Parallel, delayed
+
+    with Parallel(n_jobs=max(2, workers)) as pool:  # One job would run in this process.
+        pool(delayed(nothing)(seed, None) for seed in range(20))
+        return _a_trial(pool(delayed(nothing)(seed, str(place) if stored else None) for seed in range(trials)))
+
+
+def submitit(place: Path, trials: int, workers: int, stored: bool) -> Figures:
+    """submitit's local executor, as many at once as there are workers; a trial is a process there, so of fewer trials."""
+    from submitit import LocalExecutor
+
+    executor = LocalExecutor(folder=place / "submitit")
+    executor.update_parameters(timeout_min=5)
+    ends: list[float] = []
+    for first in range(0, max(10, trials // 50), workers):
+        jobs = [executor.submit(nothing, first + k, str(place) if stored else None) for k in range(workers)]
+        ends += [job.result() for job in jobs]
+    return _a_trial(ends)
+
+
+def tune(place: Path, trials: int, workers: int, stored: bool) -> Figures:
+    """Ray Tune with reuse_actors."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    import logging
+
+    import ray
+    from ray import tune as ray_tune
+
+    def run_one(config: dict[str, int]) -> None:
+        ray_tune.report({"ended": nothing(config["seed"], str(place) if stored else None)})
+
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    found = ray_tune.Tuner(
+        ray_tune.with_resources(run_one, {"cpu": 1}),
+        param_space={"seed": ray_tune.grid_search(list(range(trials)))},
+        tune_config=ray_tune.TuneConfig(reuse_actors=True),
+        run_config=ray_tune.RunConfig(storage_path=str(place / "tune"), verbose=0),
+    ).fit()
+    ends = [one.metrics["ended"] for one in found]
+    ray.shutdown()
+    return _a_trial(ends)
+
+
+def fill(place: Path, rows: int) -> Figures:
+    """A store of metric rows: 15 tasks, 120 rows a trial, 8 variants, compacted."""
+    found, options = trivial.prepared_sweep(place, 8, max(2, rows // 960))
+    found.folder.mkdir(parents=True)
+    claim_folder(found)
+    store = ResultStore(found.folder)
+    store.create()
+    worker = trivial.make_worker(launch.setup(found, options), lambda _: None)
+    names = tuple(f"class {n}" for n in range(15))
+
+    def many(trials: list[Any]) -> Mapping[str, pa.Table]:
+        attempts = [trivial.attempt_row(worker, trial) for trial in trials]
+        common = [{name: row[name] for name in trivial.COMMON_NAMES} for row in attempts]
+        cells = [trivial.metric_row(j, i, names, 0.7) for i in range(15) for j in range(i + 1)]
+        metrics = [of | cell for of in common for cell in cells]
+        return {t: to_table(t, {"metrics": metrics, ATTEMPTS: attempts}.get(t, [])) for t in TABLES}
+
+    def work() -> None:
+        for start in range(0, len(found.trials), 500):
+            write_part(store.parts, make_part(f"{start:08d}", many(found.trials[start : start + 500])))
+        store.compact()
+
+    return timed(work)
+
+
+def tables(place: Path, _: int) -> Figures:
+    """The report of these rows."""
+
+    def work() -> None:
+        made, _ = reporting.report(place / "results")
+        assert made.tables
+
+    return timed(work)
+
+
+def alone(work: str, *given: object) -> Figures:
+    """One figure, in a process of its own."""
+    words = [sys.executable, __file__, "--alone", json.dumps([work, *map(str, given[:1]), *given[1:]])]
+    # Processes that peers start have to find the benchmark's modules too.
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, env=variables)
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _say(what: str, figures: Figures) -> None:
+    print(f"{what:<64} {'  '.join(f'{name} {value:.2f}' for name, value in figures.items())}", flush=True)
+
+
+def measure(sizes: argparse.Namespace, place: Path) -> Iterator[tuple[str, Figures]]:
+    """Every figure that was asked for, as it comes."""
+    if "plan" in sizes.only:
+        yield f"plan: {sizes.draws} random draws", alone("plan", place / "plan", sizes.draws)
+    sweep = place / "sweep", sizes.finished
+    if {"again", "status"} & {*sizes.only}:
+        yield f"(a finished sweep of {sizes.finished} trials, one part each)", alone("finish", *sweep)
+    if "status" in sizes.only:
+        yield f"status: {sizes.finished} trials, with the index", alone("status", *sweep)
+        yield "status: the same, every part read", alone("full_look", *sweep)
+    if "again" in sizes.only:
+        yield "again: first time, tables compacted", alone("planned_again", *sweep)
+        yield "again: all but the report", alone("planned_again", *sweep)
+        yield "again: with the report", alone("again", *sweep)
+    if "local" in sizes.only:
+        size = sizes.trials, sizes.workers
+        yield f"local: {sizes.trials} trials, {sizes.workers} workers", alone("local", place / "local", *size)
+        for peer in ("joblib", "submitit", "tune"):
+            for stored in (False, True):
+                what = f"local: {peer}, {'a Parquet file a trial' if stored else 'nothing stored'}"
+                yield what, alone(peer, place / f"{peer}-{stored}", *size, stored)
+    if "tables" in sizes.only:
+        yield f"(a store of {sizes.rows} metric rows)", alone("fill", place / "rows", sizes.rows)
+        yield f"tables: a report of {sizes.rows} metric rows", alone("tables", place / "rows", sizes.rows)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--many", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=0.2)
-    parser.add_argument("--cpus", type=int, default=4)
+    parser.add_argument("--quick", action="store_true", help="a twentieth of every size that is not given")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    sizes = {"draws": 100_000, "finished": 10_000, "trials": 1000, "rows": 1_000_000}
+    for name in sizes:
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--alone", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    enable_token_auth_by_default()
-    ensure_token_if_auth_enabled()
     if given.alone:
-        which, place, *rest = given.alone
-        print(json.dumps(alone(which, Path(place), *rest)))
+        work, where, *rest = given.alone
+        Path(where).mkdir(parents=True, exist_ok=True)
+        print(json.dumps(globals()[work](Path(where), *rest)))
         sys.exit()
-    print(f"{'':<44} {'first':>7} {'a trial':>9} {'files':>6} {'MiB':>8} {'per 1000':>8}")
-    if given.trials:
-        compared("trivial", given.rounds, 1, given.trials, 0.0)
-    if given.many:
-        compared("bookkeeping", 1, given.cpus, given.many, given.seconds)
+    for name, size in sizes.items():
+        if getattr(given, name) is None:
+            setattr(given, name, size // 20 if given.quick else size)
+    with tempfile.TemporaryDirectory(prefix="moleflow-overhead-") as temporary:
+        for what, figures in measure(given, Path(temporary)):
+            _say(what, figures)

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,39 @@ ENDED = (FINISHED, FAILED, PRUNED)  # for good, as far as whoever ran it is conc
 WORKER_DIED, CANCELLED, STOPPED = "WorkerDied", "Cancelled", "Stop"
 NO_PROGRESS, OUT_OF_MEMORY = "NoProgress", "OutOfMemory"
 _NAME = re.compile(r"^([0-9a-f]{12})-(\d+)\.json$")
+_STATE = re.compile(r'^\{\s*"trial_id": "[0-9a-f]{12}",\s*"attempt": \d+,\s*"state": "(\w+)"')
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the file of an attempt says."""
+    """The file of an attempt and its text, as JSON."""
 
     trial_id: str
     attempt: int
     path: Path
-    content: Mapping[str, Any]
+    text: str
+
+    @cached_property
+    def content(self) -> Mapping[str, Any]:
+        """What it says; nothing where it is damaged."""
+        try:
+            content = json.loads(self.text or "{}")
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @cached_property
+    def said(self) -> str:
+        """The state that stands in it."""
+        # It stands at the front, and there may be thousands of records: the rest is read when it is asked for.
+        front = _STATE.match(self.text) if self.text.endswith("}") else None
+        state: str = front[1] if front else self.content.get("state", RUNNING)
+        return state
 
     @property
     def state(self) -> str:
         """Running | finished | failed | interrupted | pruned, or died: it says running, and nobody is."""
-        state: str = self.content.get("state", RUNNING)
-        return DIED if state == RUNNING and is_stale(self.path) else state
+        return DIED if self.said == RUNNING and is_stale(self.path) else self.said
 
 
 class Attempt:
@@ -55,7 +73,9 @@ class Attempt:
 
         """
         self._claim.stop()
-        write_json(self.record.path, {**self.record.content, "state": state, "ended_at": time.time(), **facts})
+        # Not made to last through a power cut: a record that comes back empty is one whose process died, and the part counts.
+        content = {**self.record.content, "state": state, "ended_at": time.time(), **facts}
+        replace_text(self.record.path, json.dumps(content, ensure_ascii=False, default=str), lasting=False)
 
     def withdraw(self) -> None:
         """Take the attempt back before anything was done in it; its number is free again."""
@@ -96,20 +116,27 @@ class AttemptFolder:
                 **facts,
             }
             if create(path, content):
-                return Attempt(Record(trial_id, number, path, content))
+                return Attempt(Record(trial_id, number, path, json.dumps(content)))
 
     def of_trial(self, trial_id: str) -> list[Record]:
         """A trial's attempts, in order."""
-        found = (_read(path) for path in self.folder.glob(f"{trial_id}-*.json"))
-        return sorted((record for record in found if record), key=lambda record: record.attempt)
+        found: list[Record] = []
+        # Attempts are numbered without gaps: looking for the next one is faster than listing those of all trials.
+        while (record := read(self.folder, trial_id, len(found) + 1)) is not None:
+            found.append(record)
+        return found
 
     def again(self, record: Record) -> Record:
         """A record as it stands now."""
-        return _read(record.path) or record
+        return read(self.folder, record.trial_id, record.attempt) or record
 
     def all(self) -> list[Record]:
         """Every attempt of every trial."""
-        found = (_read(path) for path in self.folder.glob("*.json"))
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        found = (read(self.folder, match[1], int(match[2])) for match in filter(None, map(_NAME.match, names)))
         return sorted((record for record in found if record), key=lambda record: (record.trial_id, record.attempt))
 
     def close(self, record: Record, state: str, ended_at: float, **facts: object) -> None:
@@ -122,17 +149,17 @@ class AttemptFolder:
         write_json(record.path, {**record.content, "state": state, "ended_at": ended_at, **facts})
 
 
-def _read(path: Path) -> Record | None:
-    match = _NAME.match(path.name)
-    if match is None:
-        return None
+def read(folder: Path, trial_id: str, number: int) -> Record | None:
+    """The record of an attempt; None where there is none."""
+    path = folder / f"{trial_id}-{number}.json"
     try:
-        content = json.loads(path.read_text() or "{}")
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        content = {}
-    return Record(match.group(1), int(match.group(2)), path, content)
+    except OSError:
+        text = ""
+    return Record(trial_id, number, path, text)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -143,12 +170,24 @@ def write_json(path: Path, content: object) -> None:
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str))
+
+
+def replace_text(path: Path, text: str, lasting: bool = True) -> None:
+    """Write a text beside `path` and rename it into place; one that need not last through a power cut is written faster.
+
+    Raises:
+        OSError: the folder cannot be written; `path` keeps what it held.
+
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False, default=str)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(text)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise

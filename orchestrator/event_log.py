@@ -25,7 +25,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._said, self._kind = 0.0, ""
+        self._said, self._kind, self._made = 0.0, "", False
 
     def __call__(self, event: Event) -> None:
         """Append an event; a disk that takes no more loses the line and stops nothing."""
@@ -37,9 +37,14 @@ class EventLog:
         self._said, self._kind = now, event.kind
         line = {"time": round(now, 3), "kind": event.kind, "trial_id": event.trial_id, **facts}
         with contextlib.suppress(OSError):
+            self._append(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+    def _append(self, line: str) -> None:
+        if not self._made:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+            self._made = True
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line)
 
 
 @dataclass(frozen=True)

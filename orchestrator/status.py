@@ -170,7 +170,7 @@ class StatusReader:
             numbers.setdefault(match[1], []).append(int(match[2]))
         found = {}
         for trial_id in trial_ids:
-            read = [_read(place, trial_id, number) for number in sorted(numbers.get(trial_id, ()))]
+            read = [attempts.read(place, trial_id, number) for number in sorted(numbers.get(trial_id, ()))]
             records = [record for record in read if record is not None]
             if records:
                 found[trial_id] = records
@@ -193,22 +193,12 @@ class StatusReader:
                 break
 
 
-def _read(place: Path, trial_id: str, number: int) -> Record | None:
-    path = place / f"{trial_id}-{number}.json"
-    try:
-        return Record(trial_id, number, path, json.loads(path.read_text(encoding="utf-8") or "{}"))
-    except FileNotFoundError:
-        return None  # withdrawn meanwhile
-    except ValueError:
-        return Record(trial_id, number, path, {})
-
-
 def _latest(records: Sequence[Record]) -> Latest:
     """The last of a trial's attempts, with the last error there was."""
     record = records[-1]
     state = record.state
     if state == attempts.DIED:  # Or it has ended since it was read.
-        record = _read(record.path.parent, record.trial_id, record.attempt) or record
+        record = attempts.read(record.path.parent, record.trial_id, record.attempt) or record
         state = record.state
     told = [UNSEEN if state == attempts.DIED else record.content.get("error")]
     told += [earlier.content.get("error") for earlier in reversed(records[:-1])]

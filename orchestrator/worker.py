@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -127,7 +128,7 @@ class Worker:
         return self._scanned[names]
 
     def _finished_elsewhere(self, trial: Trial) -> bool:
-        if not any(record.state == attempts.FINISHED for record in self.attempts.of_trial(trial.id)):
+        if not any(record.said == attempts.FINISHED for record in self.attempts.of_trial(trial.id)):
             return False
         known = self.store.finished().get(trial.id)
         return known is not None and (known.code_digest == code_digest() or not self.setup.rerun_stale)
@@ -326,7 +327,7 @@ def first_row(setup: Setup, environment: Environment, trial: Trial) -> dict[str,
         "pid": os.getpid(),
         "worker": setup.worker,
         "device": environment.device_kind,
-        **device_facts(environment),
+        **_device_facts(environment),
         "torch": environment.torch_version,
         "dtype": environment.dtype,
         "threads": environment.threads,
@@ -338,6 +339,9 @@ def first_row(setup: Setup, environment: Environment, trial: Trial) -> dict[str,
         "flags": "[]",
         "data_digest": digest(dict(trial.inputs.data)),
     }
+
+
+_device_facts = cache(device_facts)
 
 
 def stop_on_signal() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING
 
 from orchestrator import disk
 from orchestrator.attempts import WORKER_DIED
@@ -21,6 +22,11 @@ from orchestrator.sweep_file import Resources
 from orchestrator.trial import Trial
 from orchestrator.variables import thread_variables, variables_set
 from orchestrator.work import Setup, Source, WorkItem, run_loop
+
+if TYPE_CHECKING:
+    from orchestrator.worker import Worker
+
+    MakeWorker = Callable[[Setup, Events], Worker]
 
 STOP_SECONDS = 5.0
 
@@ -32,6 +38,7 @@ class LocalBackend:
         workers: how many at once; None = as many as the GPUs hold where there are any, else as the cores and the memory do.
         resources: what one trial needs; `gpus` is for schedulers, here the device option decides.
         stop_seconds: how long workers that are told to stop may take.
+        make: what runs trials in a worker process; a function that other processes can import.
 
     """
 
@@ -41,9 +48,10 @@ class LocalBackend:
         workers: int | None = None,
         resources: Resources | None = None,
         stop_seconds: float = STOP_SECONDS,
+        make: MakeWorker | None = None,
     ) -> None:
         needs = resources or Resources()
-        self._setup, self._stop_seconds = setup, stop_seconds
+        self._setup, self._stop_seconds, self._make = setup, stop_seconds, make
         gpus = [] if setup.device == "cpu" else visible_gpus()
         slots = [gpu for gpu in gpus for _ in range(needs.trials_per_gpu)]
         fitting = min(available_cores() // max(setup.threads, needs.cpus), memory_gb() // needs.mem_gb)
@@ -57,7 +65,7 @@ class LocalBackend:
 
     def run(self, source: Source, events: Events) -> None:
         """Pull and run until the source is done."""
-        run_loop(_LocalEngine(self._setup, self._slots, self._stop_seconds), source, events)
+        run_loop(_LocalEngine(self._setup, self._slots, self._stop_seconds, self._make), source, events)
 
 
 @dataclass
@@ -73,8 +81,8 @@ class _Seat:
 
 
 class _LocalEngine:
-    def __init__(self, setup: Setup, slots: list[str | None], stop_seconds: float) -> None:
-        self._setup, self._slots, self._stop_seconds = setup, slots, stop_seconds
+    def __init__(self, setup: Setup, slots: list[str | None], stop_seconds: float, make: MakeWorker | None) -> None:
+        self._setup, self._slots, self._stop_seconds, self._make = setup, slots, stop_seconds, make
         self._context = multiprocessing.get_context("spawn")
         self._seats: dict[int, _Seat] = {}
 
@@ -130,7 +138,7 @@ class _LocalEngine:
         if gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = gpu
         process = self._context.Process(
-            target=_serve, args=(there, setup), name=f"moleflow worker {number}", daemon=True
+            target=_serve, args=(there, setup, self._make), name=f"moleflow worker {number}", daemon=True
         )
         # Ctrl-C reaches the whole process group, and so may SLURM's warning; the driver alone acts on them, from the worker's first
         # instruction on.
@@ -173,7 +181,7 @@ class _LocalEngine:
         ]
 
 
-def _serve(pipe: Connection, setup: Setup) -> None:
+def _serve(pipe: Connection, setup: Setup, make: MakeWorker | None) -> None:
     """The life of a worker process: take trials until told to end or until the driver is gone."""
     from orchestrator.worker import Stop, Worker, stop_on_signal
 
@@ -186,7 +194,7 @@ def _serve(pipe: Connection, setup: Setup) -> None:
     stop_on_signal()
     with contextlib.suppress(Stop, EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            worker = Worker(setup, tell)
+            worker = (make or Worker)(setup, tell)
         except Exception as error:
             why = disk.explain(setup.folder, error) if isinstance(error, OSError) else f"no worker can start: {error}"
             tell(Event("fatal", "", {"error": why}))

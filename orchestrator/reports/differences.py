@@ -147,7 +147,8 @@ def _derived(variants: Sequence[Variant], compared: Sequence[str], baselines: Se
         found.append(Difference(PATCH_GRID, grids, _affected(grids, baselines)))
     scalings = tuple(_lora_scaling(v) for v in variants)
     rules = [tuple(text(v.settings.get(path, ABSENT)) for path in ("lora.scaling", "lora.alpha")) for v in variants]
-    against = [rules.index(rules[k]) if of is None else of for k, of in enumerate(baselines)]
+    first = {rule: k for k, rule in reversed(list(enumerate(rules)))}
+    against = [first[rules[k]] if of is None else of for k, of in enumerate(baselines)]
     # Whoever sets another rule or alpha means another scaling; under the same ones the rank alone has moved it.
     moved = frozenset(k for k, of in enumerate(against) if scalings[k] != scalings[of] and rules[k] == rules[of])
     return [*found, Difference(LORA_SCALING, scalings, moved)] if moved else found
@@ -164,7 +165,8 @@ def _environment(trial: FinishedTrial, name: str) -> str:
 
 
 def _affected(values: Sequence[str], baselines: Sequence[int | None]) -> frozenset[int]:
-    usual = max(values, key=lambda value: (Counter(values)[value], -values.index(value)))
+    often = Counter(values)  # In the order in which the values first stand: of equally frequent ones the first.
+    usual = max(often, key=lambda value: often[value])
     against = [usual if of is None else values[of] for of in baselines]
     return frozenset(k for k, value in enumerate(values) if value != against[k])
 
@@ -193,8 +195,9 @@ def no_effects(variants: Sequence[Variant]) -> list[str]:
     """One sentence for each group of variants whose digests agree for every seed that they share."""
     found: dict[tuple[str, str], list[str]] = {}
     taken: set[int] = set()
+    alike = _alike(variants)
     for a, first in enumerate(variants):
-        for b in range(a + 1, len(variants)):
+        for b in sorted(k for k in alike[a] if k > a):
             if a not in taken and b not in taken and (sentence := _agreement(first, variants[b])):
                 found.setdefault((first.label, sentence), []).append(variants[b].label)
                 taken.add(b)
@@ -202,6 +205,22 @@ def no_effects(variants: Sequence[Variant]) -> list[str]:
     for (label, sentence), others in found.items():
         lines.append(f"{' and '.join(f'`{name}`' for name in [label, *others])}: {sentence}")
     return lines
+
+
+def _alike(variants: Sequence[Variant]) -> list[set[int]]:
+    """For each variant the places of those that share a digest with it at some seed; no others can agree."""
+    holders: dict[tuple[str, int, str], set[int]] = {}
+    keys = [
+        [(kind, t.seed, value) for t in v.trials for kind, value in _digests(t) if value is not None] for v in variants
+    ]
+    for k, of_variant in enumerate(keys):
+        for key in of_variant:
+            holders.setdefault(key, set()).add(k)
+    return [set().union(*(holders[key] for key in of_variant)) for of_variant in keys]
+
+
+def _digests(trial: FinishedTrial) -> tuple[tuple[str, str | None], ...]:
+    return ("state", trial.state_digest), ("scores", trial.scores_digest)
 
 
 def _agreement(a: Variant, b: Variant) -> str | None:

@@ -248,11 +248,11 @@ def _records(
     for class_name in (*classes, MEAN):
         for metric in (*METRICS, *(m for m in FURTHER if m not in METRICS and class_name == MEAN)):
             summaries = _summaries(comparison, class_name, metric)
+            some = class_name == MEAN and mean_name(comparison.variants, metric, "") != ""
             for k, (s, of) in enumerate(zip(summaries, comparison.baselines, strict=True)):
                 dataset, label, marks = own[k]
                 relative = None if of is None else change(summaries[of], s)
-                partial = class_name == MEAN and s.n and mean_name(comparison.variants, metric, "")
-                marked = " ".join([*marks, *["‡"] * bool(partial)])
+                marked = " ".join([*marks, *["‡"] * (some and s.n > 0)])
                 records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, relative, marked))
     for k, (dataset, label, marks) in enumerate(own):
         for name, value, n in (number for of in statistics for number in of.numbers(k)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -269,5 +270,9 @@ def _labels(factors: Sequence[Mapping[str, object]], versions: Sequence[str]) ->
     labels = [", ".join(f"{names[key]}={text(of[key])}" for key in differing) for of in factors]
     labels = [label or version for label, version in zip(labels, versions, strict=True)]
     # The same factors under another configuration: a column of its own, which the confounds tell apart.
-    numbered = [f"{label} #{labels[:k].count(label) + 1}" for k, label in enumerate(labels)]
-    return [name if labels.count(label) > 1 else label for label, name in zip(labels, numbered, strict=True)]
+    total, seen = Counter(labels), Counter[str]()
+    named = []
+    for name in labels:
+        seen[name] += 1
+        named.append(f"{name} #{seen[name]}" if total[name] > 1 else name)
+    return named

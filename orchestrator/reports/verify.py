@@ -64,7 +64,7 @@ def verify(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: st
 
     """
     written, read = _read(path)
-    store = ResultStore(path.parent)
+    store = ResultStore(path.parent, from_parts=True)
     report = remake(store, read.lock.recipe)
     if report.lock is None:
         raise AssertionError("a report over a store carries a lock")

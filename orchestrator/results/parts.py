@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moleflow.errors import Damaged
+from orchestrator.results.index import Stamps
 from orchestrator.results.schema import ATTEMPTS, TABLES
 
 _RECEIPT = b"digests"
@@ -91,8 +93,11 @@ def make_part(stem: str, tables: Mapping[str, pa.Table]) -> Part:
     return Part(f"{stem}-{_own_digest(contents[ATTEMPTS])}", contents)
 
 
-def write_part(parts: Path, part: Part) -> None:
+def write_part(parts: Path, part: Part) -> Stamps:
     """Write one part; when this returns, its attempts have ended for good.
+
+    Returns:
+        The stamps of its files, on a file system that keeps nanoseconds.
 
     Raises:
         OSError: the disk is full or not writable; nothing of the part is left behind.
@@ -100,8 +105,9 @@ def write_part(parts: Path, part: Part) -> None:
     """
     temps = {table: temporary_folder(parts) / f"{part.name}.{table}" for table in TABLES}
     try:
-        for table in TABLES:
-            _write_synced(temps[table], part.contents[table])
+        stamps = tuple(
+            (len(part.contents[table]), _write_synced(temps[table], part.contents[table])) for table in TABLES
+        )
         for table in TABLES:  # attempts is the last of them
             os.replace(temps[table], part_file(parts, table, part.name))
     except BaseException:
@@ -110,6 +116,7 @@ def write_part(parts: Path, part: Part) -> None:
             _remove([part_file(parts, table, part.name) for table in TABLES])
         raise
     _sync_folder(parts / ATTEMPTS)
+    return stamps
 
 
 def check_part(parts: Path, name: str, columns: Sequence[str]) -> pa.Table:
@@ -123,7 +130,7 @@ def check_part(parts: Path, name: str, columns: Sequence[str]) -> pa.Table:
     content = _bytes(path)
     if not name.endswith(f"-{_own_digest(content)}"):
         raise DamagedPart(path, _CHANGED)
-    file = _parquet(content)
+    file = parquet(content)
     digests = json.loads(file.schema_arrow.metadata[_RECEIPT])
     for table in TABLES:
         sibling = part_file(parts, table, name)
@@ -140,7 +147,7 @@ def open_part_file(path: Path) -> pq.ParquetFile:
 
     """
     try:
-        return _parquet(_bytes(path))
+        return parquet(_bytes(path))
     except pa.ArrowException as error:
         raise DamagedPart(path, _CHANGED) from error
 
@@ -150,7 +157,8 @@ def read_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
     return file.read(columns=list(columns), use_threads=False)
 
 
-def _parquet(content: bytes) -> pq.ParquetFile:
+def parquet(content: bytes) -> pq.ParquetFile:
+    """The Parquet file that these bytes are."""
     # Arrow's own memory, not Python's: one of its threads that gives Python's back while the interpreter ends aborts the process.
     sink = pa.BufferOutputStream()
     sink.write(content)
@@ -169,11 +177,16 @@ def _own_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def _write_synced(path: Path, content: bytes) -> int:
+    """Write a file for good; when it changed, in ns since 1970."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
+        # Finer than the clock by which the system stamps files: whatever writes to it later leaves another stamp.
+        now = time.time_ns()
+        os.utime(file.fileno(), ns=(now, now))
         os.fsync(file.fileno())
+    return now
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any
@@ -159,6 +160,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = MappingProxyType(
 _JSON_KINDS = {"factors": dict, "packages": dict, "config": dict, "flags": list}
 
 
+@cache
 def schema(table: str) -> pa.Schema:
     """The Arrow schema of a table; each field carries its meaning as metadata, so it travels with the file."""
     return pa.schema([pa.field(c.name, c.type, c.nullable, {"meaning": c.meaning}) for c in COLUMNS[table]])
@@ -177,10 +179,11 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
         if not row.keys() <= known:
             unknown = ", ".join(sorted(row.keys() - known))
             raise ValueError(f"{table}: unknown column {unknown}; allowed: {', '.join(c.name for c in columns)}")
-        for column in columns:
-            _check(table, column, row.get(column.name))
+    values = [[row.get(c.name) for row in rows] for c in columns]
+    for column, of_column in zip(columns, values, strict=True):
+        _check(f"{table}.{column.name}", column, of_column)
     try:
-        arrays = [pa.array([row.get(c.name) for row in rows], c.type) for c in columns]
+        arrays = [pa.array(of_column, c.type) for c, of_column in zip(columns, values, strict=True)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise ValueError(f"{table}: {error}") from error
     for column, array in zip(columns, arrays, strict=True):
@@ -190,23 +193,38 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema(table))
 
 
-def _check(table: str, column: Column, value: object) -> None:
-    where = f"{table}.{column.name}"
-    if value is None:
-        if not column.nullable:
-            raise ValueError(f"{where}: a value is needed ({column.meaning})")
-    elif pa.types.is_integer(column.type) and not isinstance(value, Integral):
-        raise ValueError(f"{where}: given {value!r}, allowed: whole numbers")  # Arrow would cut 1.5 to 1
-    elif column.name == "status" and value not in STATUSES:
-        raise ValueError(f"{where}: given {value!r}, allowed: {', '.join(STATUSES)}")
-    elif column.name == "trial_id" and not re.fullmatch("[0-9a-f]{12}", str(value)):
-        raise ValueError(f"{where}: given {value!r}, allowed: 12 hex digits")
-    elif column.name == "attempt" and int(str(value)) < 1:
-        raise ValueError(f"{where}: given {value!r}, allowed: whole numbers from 1")
-    elif isinstance(value, datetime) and value.tzinfo is None:
-        raise ValueError(f"{where}: {value} has no time zone; give UTC")
-    elif column.name in _JSON_KINDS and not isinstance(_parsed(value), _JSON_KINDS[column.name]):
-        raise ValueError(f"{where}: given {value!r}, allowed: the JSON text of a {_JSON_KINDS[column.name].__name__}")
+def _check(where: str, column: Column, values: Sequence[object]) -> None:
+    if not column.nullable and any(value is None for value in values):
+        raise ValueError(f"{where}: a value is needed ({column.meaning})")
+    fits, allowed = _rule(column)
+    if fits is None:
+        return
+    text = pa.types.is_string(column.type) and all(isinstance(value, str) for value in values)
+    for value in dict.fromkeys(values) if text else values:  # Rows of one attempt repeat its texts.
+        if value is not None and not fits(value):
+            raise ValueError(f"{where}: given {value!r}, allowed: {allowed}")
+
+
+@cache
+def _rule(column: Column) -> tuple[Callable[[Any], bool] | None, str]:
+    """What a value of a column has to fulfil beyond what Arrow asks of it, and how that reads."""
+    if column.name == "attempt":
+        return lambda value: isinstance(value, Integral) and int(value) >= 1, "whole numbers from 1"
+    if pa.types.is_integer(column.type):
+        return lambda value: isinstance(value, Integral), "whole numbers"  # Arrow would cut 1.5 to 1
+    if column.name == "status":
+        return lambda value: value in STATUSES, ", ".join(STATUSES)
+    if column.name == "trial_id":
+        return lambda value: re.fullmatch("[0-9a-f]{12}", str(value)) is not None, "12 hex digits"
+    if pa.types.is_timestamp(column.type):
+        return (
+            lambda value: not isinstance(value, datetime) or value.tzinfo is not None,
+            "times in UTC; it has no time zone",
+        )
+    if column.name in _JSON_KINDS:
+        kind = _JSON_KINDS[column.name]
+        return lambda value: isinstance(_parsed(value), kind), f"the JSON text of a {kind.__name__}"
+    return None, ""
 
 
 def _parsed(value: object) -> object:

@@ -1,4 +1,4 @@
-"""The result store: parts in, every row that counts out once. `parts/` is the truth, `tables/` compacted copies of it.
+"""The result store: parts in, every row that counts out once. `parts/` is the truth, `tables/` and `index/` copies of it that save reading.
 
 Reading writes nothing. Damaged parts never stop a reader: they are named in `damaged`, and their attempts count as not
 finished.
@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moleflow.errors import InvalidInput
+from orchestrator.results import compaction
+from orchestrator.results.index import COLUMNS, Entry, PartIndex, Stamps, settled, stamps_of
 from orchestrator.results.parts import (
     Damage,
     DamagedPart,
@@ -36,6 +38,7 @@ from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, PRUNED, TABL
 
 PART_INTERVAL_S = 1.0
 GRACE_S = 60.0
+FOUND = "found"
 _EMPTY = "00000000-empty"  # no rows: every reader sees the folder, with its schema, before the first attempt ends
 
 
@@ -81,30 +84,21 @@ class Recovered:
     set_aside: tuple[Damage, ...]
 
 
-@dataclass(frozen=True)
-class _Entry:
-    part: str
-    trial_id: str
-    attempt: int
-    status: str
-    code_digest: str
-    started_at: datetime
-
-
-_INDEX = ["trial_id", "attempt", "status", "code_digest", "started_at"]
-
-
 class ResultStore:
     """The results of one sweep in `folder`.
 
-    Parts are immutable, so each is checked once for the life of this object; later calls look at new parts alone.
+    Parts are immutable, so each is checked once for the life of this object; later calls look at new parts alone. What the index
+    knows to be whole is not read to check it, and what the compacted tables hold is read from them; `from_parts` does without both.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, from_parts: bool = False) -> None:
         self.folder = folder
         self.parts = folder / "parts"
-        self._seen: dict[str, tuple[_Entry, ...]] = {}
+        self.index = PartIndex(folder / "index")
+        self._from_parts = from_parts
+        self._seen: dict[str, tuple[Entry, ...]] = {}
         self._damaged: dict[str, Damage] = {}
+        self._unnoted: dict[str, tuple[Stamps, tuple[Entry, ...]]] = {}
 
     def create(self) -> None:
         """Make the folders, and in each table a file without rows.
@@ -133,7 +127,7 @@ class ResultStore:
 
         """
         self._look()
-        return self._gather(table, columns)
+        return self._gather(table, columns)[0]
 
     def finished(self) -> dict[str, Finished]:
         """The finished trials by id, each with the attempt that counts.
@@ -167,13 +161,15 @@ class ResultStore:
 
         """
         self.create()
-        receipts = self.parts / ATTEMPTS
-        unfinished = [p for t in TABLES for p in (self.parts / t).glob("*.parquet") if not (receipts / p.name).exists()]
+        whole = set(os.listdir(self.parts / ATTEMPTS))
+        unfinished = [self.parts / t / n for t in TABLES for n in os.listdir(self.parts / t) if n.endswith(".parquet")]
+        unfinished = [path for path in unfinished if path.name not in whole]
         removed = []
         for path in [*unfinished, *temporary_folder(self.parts).iterdir()]:
             # Its writer may finish, or another driver remove it, in this very moment.
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > grace_seconds and not (receipts / path.name).exists():
+                receipt = self.parts / ATTEMPTS / path.name
+                if time.time() - path.stat().st_mtime > grace_seconds and not receipt.exists():
                     path.unlink()
                     removed.append(path)
         set_aside = self.damaged
@@ -183,6 +179,7 @@ class ResultStore:
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(part_file(self.parts, table, name), aside)
+        self._note()
         return Recovered(tuple(sorted(removed)), set_aside)
 
     def compact(self) -> None:
@@ -193,28 +190,48 @@ class ResultStore:
 
         """
         self._look()
-        (self.folder / "tables").mkdir(exist_ok=True)
-        for table in TABLES:
-            content = serialise(self._gather(table))
-            put(self.folder / "tables" / f"{table}.parquet", content, temporary_folder(self.parts))
+        left = self._left_out()
+        known = compaction.read_list(self.folder)
+        whole = (compaction.read_table(self.folder, table, [], known) is not None for table in TABLES)
+        if not (known.covers(left) and all(whole)):
+            compaction.write(self.folder, ((table, *self._gather(table)) for table in TABLES), left)
+        self._note()
 
     def _look(self) -> None:
         """Take note of the parts that are new or gone since the last look."""
         if not self.parts.is_dir():
             raise InvalidInput(f"{self.folder}: no results here (no folder parts/); give the folder that a sweep wrote")
-        names = {path.stem for path in (self.parts / ATTEMPTS).glob("*.parquet")} - {_EMPTY}
+        there: list[str] = []
+        with contextlib.suppress(FileNotFoundError):
+            there = os.listdir(self.parts / ATTEMPTS)
+        names = {name.removesuffix(".parquet") for name in there if name.endswith(".parquet")} - {_EMPTY}
         for gone in (self._seen.keys() | self._damaged.keys()) - names:
             self._seen.pop(gone, None)
             self._damaged.pop(gone, None)
-        for name in sorted(names - self._seen.keys() - self._damaged.keys()):
+        new = sorted(names - self._seen.keys() - self._damaged.keys())
+        known = self.index.look() if new and not self._from_parts else {}
+        for name in new:
+            stamps = stamps_of(self.parts, name)
+            noted = None if stamps is None else known.get((name, stamps))
+            if noted is not None:
+                self._seen[name] = noted
+                continue
             try:
-                rows = check_part(self.parts, name, _INDEX).to_pylist()
-                self._seen[name] = tuple(_Entry(name, **row) for row in rows)
+                rows = check_part(self.parts, name, COLUMNS).to_pylist()
             except DamagedPart as error:
                 self._damaged[name] = error.damage
+                continue
+            self._seen[name] = tuple(Entry(name, **row) for row in rows)
+            if stamps is not None and settled(stamps):
+                self._unnoted[name] = stamps, self._seen[name]
 
-    def _counted(self) -> dict[str, _Entry]:
-        trials: dict[str, list[_Entry]] = {}
+    def _note(self) -> None:
+        """Let the index know of parts that were found whole without it."""
+        self.index.note(FOUND, self._unnoted)
+        self._unnoted.clear()
+
+    def _counted(self) -> dict[str, Entry]:
+        trials: dict[str, list[Entry]] = {}
         for entry in (entry for entries in self._seen.values() for entry in entries if entry.status == FINISHED):
             trials.setdefault(entry.trial_id, []).append(entry)
         counted = {}
@@ -224,17 +241,43 @@ class ResultStore:
             counted[trial] = min(of_that_code, key=lambda e: (e.attempt, e.started_at, e.part))
         return counted
 
-    def _gather(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        wanted = schema(table) if columns is None else pa.schema([schema(table).field(c) for c in columns])
+    def _left_out(self) -> dict[str, compaction.Left]:
+        """Of each part, in order, the finished attempts that do not count."""
         counted = set(self._counted().values())
-        pieces = [wanted.empty_table()]
-        for name, entries in sorted(self._seen.items()):
-            left_out = [e for e in entries if e.status == FINISHED and e not in counted]
-            pieces.append(_piece(part_file(self.parts, table, name), wanted, left_out))
-        return pa.concat_tables(pieces).combine_chunks()
+        return {
+            name: tuple((e.trial_id, e.attempt) for e in entries if e.status == FINISHED and e not in counted)
+            for name, entries in sorted(self._seen.items())
+        }
+
+    def _gather(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, int]]:
+        """The rows that count, and how many of them are of each part."""
+        wanted = schema(table) if columns is None else pa.schema([schema(table).field(c) for c in columns])
+        known = compaction.NOTHING if self._from_parts else compaction.read_list(self.folder)
+        compacted = compaction.read_table(self.folder, table, wanted.names, known)
+        held = {} if compacted is None else known.held[table]
+        pieces, rows, run = [wanted.empty_table()], {}, (0, 0)
+        for name, left in self._left_out().items():
+            own = held.get(name)
+            if own is None or own.left != left:
+                pieces += _slice(compacted, run)
+                run = (0, 0)
+                pieces.append(_piece(part_file(self.parts, table, name), wanted, left))
+                rows[name] = len(pieces[-1])
+                continue
+            if own.start != run[1]:  # Parts that lie side by side in the compacted table are taken from it as one.
+                pieces += _slice(compacted, run)
+                run = (own.start, own.start)
+            run = (run[0], own.start + own.rows)
+            rows[name] = own.rows
+        pieces += _slice(compacted, run)
+        return pa.concat_tables(pieces).combine_chunks(), rows
 
 
-def _piece(path: Path, wanted: pa.Schema, left_out: Sequence[_Entry]) -> pa.Table:
+def _slice(compacted: pa.Table | None, run: tuple[int, int]) -> list[pa.Table]:
+    return [] if compacted is None or run[0] == run[1] else [compacted.slice(run[0], run[1] - run[0])]
+
+
+def _piece(path: Path, wanted: pa.Schema, left_out: compaction.Left) -> pa.Table:
     """One part's rows of a table, without the attempts `left_out`, in the schema `wanted`."""
     file = open_part_file(path)
     there = set(file.schema_arrow.names)
@@ -247,8 +290,8 @@ def _piece(path: Path, wanted: pa.Schema, left_out: Sequence[_Entry]) -> pa.Tabl
         piece = read_columns(file, sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
     except (OSError, pa.ArrowException) as error:  # Its bytes are in memory: no disk is at fault.
         raise DamagedPart(path, f"it changed after it was checked ({error})") from error
-    for entry in left_out:
-        same = pc.and_(pc.equal(piece["trial_id"], entry.trial_id), pc.equal(piece["attempt"], entry.attempt))
+    for trial_id, attempt in left_out:
+        same = pc.and_(pc.equal(piece["trial_id"], trial_id), pc.equal(piece["attempt"], attempt))
         piece = piece.filter(pc.invert(same))
     arrays = [pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in wanted]
     return pa.Table.from_arrays(arrays, schema=wanted)
@@ -301,10 +344,12 @@ class PartWriter:
         tables = {table: pa.concat_tables([attempt[table] for attempt in self._pending]) for table in TABLES}
         part = make_part(stem, tables)
         try:
-            write_part(self._store.parts, part)
+            stamps = write_part(self._store.parts, part)
         finally:
             # Ctrl-C may come after the last rename: what is stored must not be written again.
             if part_file(self._store.parts, ATTEMPTS, part.name).exists():
                 self._pending.clear()
                 self._last = self._clock()
+        rows = tables[ATTEMPTS].select(COLUMNS).to_pylist()
+        self._store.index.note(self._worker, {part.name: (stamps, [Entry(part.name, **row) for row in rows])})
         return part.name

@@ -154,3 +154,13 @@ def test_an_attempt_that_others_close_says_how_and_when(records):
     content = json.loads(path.read_text())
     assert (content["state"], content["error"], content["ended_at"]) == (FAILED, "lightning", 5.0)
     assert content["host"] == "elsewhere"
+
+
+def test_a_record_that_was_cut_off_says_nothing(tmp_path):
+    folder = AttemptFolder(tmp_path)
+    folder.begin("0123456789ab").end(FINISHED)
+    (record,) = folder.all()
+    assert (record.said, record.content["state"]) == (FINISHED, FINISHED)
+    record.path.write_text(record.text[:-5])
+    (cut,) = folder.of_trial("0123456789ab")
+    assert (cut.said, dict(cut.content)) == (RUNNING, {})

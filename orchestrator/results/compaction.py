@@ -1,0 +1,104 @@
+"""Compacted tables: the rows of many parts in one file a table, and a list of whose rows stand where in it.
+
+They are copies. The list names the digest of each file, so that a table that is damaged, or of another list, is not read; the parts are
+read then. A part's name holds the digest of what is in it, so that rows under a name are the rows of that part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from orchestrator.results.parts import parquet, put, read_columns, serialise, temporary_folder
+from orchestrator.results.schema import TABLES, schema
+
+FILE = "compacted.json"
+Left = tuple[tuple[str, int], ...]
+"""(trial id, number) of the attempts of a part that do not count."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a compacted table holds of a part: `rows` rows from row `start` on, those of the attempts `left` not among them."""
+
+    start: int
+    rows: int
+    left: Left
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What the compacted tables of a results folder hold: the digest of each file, and by table what there is of each part."""
+
+    digests: Mapping[str, str]
+    held: Mapping[str, Mapping[str, Held]]
+
+    def covers(self, parts: Mapping[str, Left]) -> bool:
+        """Whether they hold these parts with these attempts left out, and no others."""
+        return {name: held.left for name, held in self.held[TABLES[0]].items()} == parts
+
+
+NOTHING = Compaction({}, {table: {} for table in TABLES})
+
+
+def file_of(folder: Path, table: str) -> Path:
+    """Where a compacted table of the results in `folder` is."""
+    return folder / "tables" / f"{table}.parquet"
+
+
+def read_list(folder: Path) -> Compaction:
+    """What the compacted tables in `folder` hold; nothing, where that is not known for certain."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        digest, _, content = (folder / "index" / FILE).read_bytes().partition(b"\n")
+        if digest != hashlib.sha256(content).hexdigest().encode():
+            return NOTHING
+        told = json.loads(content)
+        held: dict[str, dict[str, Held]] = {table: {} for table in TABLES}
+        start = dict.fromkeys(TABLES, 0)
+        for name, rows, left in told["parts"]:
+            gone = tuple((trial, attempt) for trial, attempt in left)
+            for table, count in zip(TABLES, rows, strict=True):
+                held[table][name] = Held(start[table], count, gone)
+                start[table] += count
+        return Compaction(told["tables"], held)
+    return NOTHING
+
+
+def read_table(folder: Path, table: str, columns: Sequence[str], known: Compaction) -> pa.Table | None:
+    """Columns of a compacted table; None where it is not the one that the list knows, or was written with another schema."""
+    if table not in known.digests:
+        return None
+    try:
+        content = file_of(folder, table).read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest() != known.digests[table]:
+        return None
+    file = parquet(content)
+    return read_columns(file, columns) if file.schema_arrow.equals(schema(table), check_metadata=False) else None
+
+
+def write(folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]], left: Mapping[str, Left]) -> None:
+    """Write the tables, each with how many of its rows are of each part, in order; then the list of what they hold.
+
+    Raises:
+        OSError: the disk is full or not writable; the tables that were there stay.
+
+    """
+    (folder / "tables").mkdir(exist_ok=True)
+    (folder / "index").mkdir(exist_ok=True)
+    temporary = temporary_folder(folder / "parts")
+    digests, rows = {}, {}
+    for table, content_of, rows[table] in tables:
+        content = serialise(content_of)
+        digests[table] = hashlib.sha256(content).hexdigest()
+        put(file_of(folder, table), content, temporary)
+    listed = [[name, [rows[table][name] for table in TABLES], gone] for name, gone in left.items()]
+    text = json.dumps({"tables": digests, "parts": listed}, separators=(",", ":")).encode()
+    put(folder / "index" / FILE, hashlib.sha256(text).hexdigest().encode() + b"\n" + text, temporary)
