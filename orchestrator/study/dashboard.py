@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -14,6 +15,7 @@ from moleflow.errors import InvalidInput
 from orchestrator.study.storage import JOURNAL, journal, usable
 
 LOOPBACK = "127.0.0.1"
+LEAVE_WITHIN_S = 2.0
 
 
 class _Quiet(WSGIRequestHandler):
@@ -47,7 +49,13 @@ def serve(sweep_folder: Path, url: str | None, port: int, say: Callable[[str], N
         server = make_server(LOOPBACK, port, app, handler_class=_Quiet)
     except OSError as error:
         raise InvalidInput(f"--port: given {port}, but {error.strerror or error}; allowed: a free port, or 0") from None
-    with server:
-        say(f"http://{LOOPBACK}:{server.server_port}")
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+    # In a thread of its own: a Ctrl-C in the middle of an answer would be taken for a mistake of that answer, and swallowed.
+    serving = threading.Thread(target=server.serve_forever, name="dashboard", daemon=True)
+    serving.start()
+    say(f"http://{LOOPBACK}:{server.server_port}")
+    with contextlib.suppress(KeyboardInterrupt):
+        serving.join()
+    threading.Thread(target=server.shutdown, daemon=True).start()
+    serving.join(LEAVE_WITHIN_S)  # An answer that takes longer ends with the process.
+    if not serving.is_alive():
+        server.server_close()

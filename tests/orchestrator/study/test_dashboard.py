@@ -31,6 +31,16 @@ def test_it_answers_on_loopback_with_the_study(dashboard):
         assert b'"study_name": "search"' in answer.read()
 
 
+def test_ctrl_c_ends_it_in_the_middle_of_a_request(searched, begin_search):
+    process = begin_search(searched.folder, "dashboard", str(searched.results), "--port", "0")
+    port = int(re.search(r":(\d+) ", process.stdout.readline())[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S) as half:
+        half.sendall(b"GET /api/studies HTTP/1.1\r\nHost: localhost\r\n")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=WITHIN_S)
+    assert (process.returncode, err) == (0, "")
+
+
 def test_a_browser_shows_the_study_and_its_objective(dashboard, browser):
     from selenium.webdriver.support.ui import WebDriverWait
 
