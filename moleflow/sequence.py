@@ -186,6 +186,7 @@ def _obtain(
     while True:
         stored = store.load(key)
         if stored is not None:
+            store.forget_maker(key)
             return _Obtained(stored, True, stored.seconds, waited)
         claim = store.claim(key)
         if claim is None:

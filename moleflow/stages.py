@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from moleflow.claim import Claim, try_claim
+from moleflow.claim import Claim, is_stale, try_claim
 from moleflow.config import TrialConfig, digest, reach
 from moleflow.environment import Environment
 from moleflow.holdings import stage_entries, touch
@@ -110,6 +110,12 @@ class StageStore:
     def claim(self, stage: StageId) -> Claim | None:
         """The right to train `stage`, or None while another live worker has it."""
         return try_claim(self.claim_path(stage))
+
+    def forget_maker(self, stage: StageId) -> None:
+        """Remove the claim of a stage that is whole, where its maker died before it could give it back."""
+        path = self.claim_path(stage)
+        if is_stale(path):
+            path.unlink(missing_ok=True)
 
     def claim_path(self, stage: StageId) -> Path:
         """Where the claim of a stage lies."""

@@ -328,6 +328,22 @@ def test_one_worker_at_a_time_has_the_right_to_train_a_stage(tmp_path: Path) -> 
     again.release()
 
 
+def test_the_claim_of_a_maker_that_died_after_its_stage_was_whole_is_removed(tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+    store.forget_maker(FIRST)  # Usually there is none.
+    mine = store.claim(FIRST)
+    assert mine is not None
+    store.forget_maker(FIRST)
+    assert store.claim_path(FIRST).exists()
+    mine.stop()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    record = json.loads(store.claim_path(FIRST).read_text()) | {"pid": gone.pid}
+    store.claim_path(FIRST).write_text(json.dumps(record))
+    store.forget_maker(FIRST)
+    assert not store.claim_path(FIRST).exists()
+
+
 # ---- the digest of a state -----------------------------------------------------------------------------------------
 
 
