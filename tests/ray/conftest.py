@@ -50,7 +50,7 @@ class Long:
 @pytest.fixture(scope="session")
 def long_run(tmp_path_factory: pytest.TempPathFactory, images: Path, furnish: Callable[..., Path]) -> Long:
     """Four trials that take long enough to be killed in their midst, run inline."""
-    changes = {"grid": {"focal_gamma": [0, 2], "epochs": [40]}}
+    changes = {"grid": {"focal_gamma": [0, 2], "epochs": [200]}}
     folder = tmp_path_factory.mktemp("long_run")
     sweep = load_sweep(furnish(folder, images, **changes))
     prepared = launch.prepare(sweep, launch.Options(out=folder / "results/small", cache=folder / "cache"))
