@@ -130,7 +130,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         detector.load_task_state(task, stage.state)
         detector.requires_grad_(False).eval()
         digests.append(stage.state_digest)
-        maps = ExpertMaps(place.stages.folder / stage_key.key[:2] / stage_key.key, digest(digests))
+        maps = ExpertMaps(place.stages.place(stage_key), digest(digests))
         for name, evaluation in evaluations.items():
             samples = splits[name]
             masks = _has_masks(config, data, name)

@@ -132,7 +132,7 @@ class StageStore:
 
     def load_with_optimizer(self, stage: StageId) -> tuple[Stage, dict[str, Tensor]] | None:
         """The stored stage and its optimizer's state, from which it can be trained on; None as in `load`."""
-        place = self._place(stage)
+        place = self.place(stage)
         touch(place / "stage.json")
         try:
             record = json.loads((place / "stage.json").read_text())
@@ -158,7 +158,7 @@ class StageStore:
         Raises:
             OSError: the disk is full or not writable; nothing half-written stays.
         """
-        place = self._place(stage)
+        place = self.place(stage)
         beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         # Written as plain bytes: safetensors' own writer loses the error number of a full disk.
         files = {"state.safetensors": save(trained.state), "optimizer.safetensors": save(dict(optimizer))}
@@ -199,7 +199,7 @@ class StageStore:
 
     def sweep(self, stage: StageId) -> None:
         """Remove what a writer of `stage` or of its checkpoint left when it died; only for the holder of the stage's claim."""
-        for left in self._place(stage).parent.glob(f".{stage.key}.*"):
+        for left in self.place(stage).parent.glob(f".{stage.key}.*"):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
@@ -210,7 +210,8 @@ class StageStore:
         """Remove every stage and checkpoint; running trials train theirs anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _place(self, stage: StageId) -> Path:
+    def place(self, stage: StageId) -> Path:
+        """The folder of a stage, once it is whole; what its expert makes of images lies there too."""
         return self.folder / stage.key[:2] / stage.key
 
 

@@ -113,6 +113,9 @@ def expected_work(prepared: Prepared) -> Work | None:
     """
     if prepared.sweep.search is not None:
         return None
+    todo = prepared.plan.of("to run")
+    if not todo:  # A sweep that is over is looked at often, and need not read how long it took.
+        return work(todo, prepared.inputs.images, {})
     configs = {trial.id: trial.config for trial in prepared.trials}
     epochs: list[dict[str, Any]] = []
     if (prepared.folder / "parts").is_dir():
@@ -120,7 +123,7 @@ def expected_work(prepared: Prepared) -> Work | None:
     trained = ((row["trial_id"], row["task_name"], row["seconds"]) for row in epochs if not row["reused"])
     images = prepared.inputs.images
     taken = seconds_a_step(trained, configs, images)
-    return work(prepared.plan.of("to run"), images, taken, there=prepared.plan.of("done"))
+    return work(todo, images, taken, there=prepared.plan.of("done"))
 
 
 def setup(prepared: Prepared, options: Options) -> Setup:

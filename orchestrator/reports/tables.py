@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.attempts import replace_text
 from orchestrator.reports.against import Against, against, against_table
 from orchestrator.reports.beside import beside, chosen_runs
 from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise
@@ -163,12 +163,7 @@ def write_text(path: Path, content: str) -> None:
         OSError: the folder cannot be written.
 
     """
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temp.write_text(content, encoding="utf-8")
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
+    replace_text(path, content, lasting=False)  # It can be made again.
 
 
 def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:
