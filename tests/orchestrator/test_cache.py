@@ -112,15 +112,16 @@ def test_a_budget_of_next_to_nothing_changes_no_digit(place, features, small_run
 def test_a_sweep_whose_cache_is_taken_away_all_the_time_has_the_same_digits(
     place, features, small_run, command, digits
 ):
-    """Without any pin: one stage or pack after the other goes, the one that was used least recently first."""
+    """Without any pin: one stage and one pack after the other goes, the one that was used least recently first."""
     over, removed = threading.Event(), []
 
     def take_away():
-        while not over.wait(0.15):
-            found = [entry for entry in entries(place / "cache") if entry.kind in ("features", "stages")]
-            for entry in sorted(found, key=lambda entry: entry.last_use)[:2]:
-                if remove(entry):
-                    removed.append(entry.kind)
+        while not over.wait(0.02):
+            oldest_first = sorted(entries(place / "cache"), key=lambda entry: entry.last_use)
+            for kind in ("features", "stages"):
+                one = next((entry for entry in oldest_first if entry.kind == kind), None)
+                if one is not None and remove(one):
+                    removed.append(kind)
 
     taking = threading.Thread(target=take_away)
     taking.start()
