@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from moleflow.config import Scoring, TrialConfig
 from moleflow.data.mvtec import Sample, load_mask
 from moleflow.errors import Diverged
+from moleflow.gallery import SIDE, KeptMap, chosen, greys
 from moleflow.losses import log_density_constant
 from moleflow.maps import ExpertMaps, Terms
 from moleflow.metrics.ranking import ranking
@@ -145,6 +146,26 @@ class Evaluation:
     def samples(self, task: int) -> tuple[Sample, ...]:
         """The images that `evaluate(task)` scores, in the order of its scores."""
         return self._tasks[task].samples
+
+    def gallery(self, task: int, split: str) -> list[KeptMap]:
+        """Small anomaly maps of a few images of the class of `task`, as it scores now; smoothed as for the pixel metrics.
+
+        Raises:
+            Diverged: a patch score is not finite.
+        """
+        entry, found, data = self._tasks[task], self.evaluate(task), self.config.data
+        choices = chosen(entry.samples, found.scores)
+        if not choices:
+            return []
+        patches = np.stack([entry.patch_scores[one.position, int(found.routes[one.position])] for one in choices])
+        small, low, high = greys(anomaly_maps(patches, SIDE, self.config.scoring.smoothing * SIDE / data.mask_size))
+        kept = zip(choices, small, strict=True)
+        return [
+            KeptMap(
+                split, task, entry.samples[c.position], float(found.scores[c.position]), c.why, c.rank, grey, low, high
+            )
+            for c, grey in kept
+        ]
 
     def vanished_masks(self, task: int) -> set[str]:
         """Names of its defective images whose mask has no pixel left at the size of the masks; they keep their label."""

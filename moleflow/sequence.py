@@ -18,6 +18,7 @@ from moleflow.environment import Environment
 from moleflow.errors import InvalidInput
 from moleflow.evaluation import METRIC_NAMES, Evaluation, TaskScores
 from moleflow.features import FeatureCache
+from moleflow.gallery import KeptMap
 from moleflow.maps import ExpertMaps
 from moleflow.models.detector import Detector
 from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, shorter_stages, stage_id, state_digest
@@ -55,7 +56,7 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A sequence that ended: per-image scores after its last task, digests, and facts about the model.
+    """A sequence that ended: per-image scores and a few small maps after its last task, digests, and facts about the model.
 
     `scores_digest` is over the test scores, or over those of validation where the test is not scored.
     """
@@ -67,6 +68,7 @@ class Outcome:
     parameters_per_task: list[int]
     lora_scaling: float
     flags: list[str] = field(default_factory=list)
+    gallery: list[KeptMap] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,9 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
                 parameters_per_task=[detector.count_parameters(t) for t in range(task + 1)],
                 lora_scaling=config.lora.effective_scaling,
                 flags=flags,
+                gallery=[
+                    kept for name, of in evaluations.items() for j in range(task + 1) for kept in of.gallery(j, name)
+                ],
             )
     raise InvalidInput("data.tasks: given no task, but a sequence needs at least one")
 

@@ -11,6 +11,7 @@ Kind = Literal[
     "features",  # backbone forwards: done, total
     "epoch",  # task, tasks, task_name, epoch, epochs, loss
     "task",  # a task ended: task, tasks, task_name, image_auroc, validation: {metric: value} of its validation split, or None
+    "note",  # something that a reader of the log should know, and that changes no figure: note
     "finished",  # its part is renamed: seconds, image_auroc, validation: {metric: mean over classes}, or None
     "pruned",  # stopped early for good: seconds
     "failed",  # error, error_kind, traceback

@@ -30,6 +30,8 @@ def describe(event: Event) -> str:
         return f"finished{_auroc(facts.get('image_auroc'))}" + ("" if seconds is None else f"  {seconds:.1f} s")
     if event.kind == "held":
         return f"another run is at it ({facts.get('by')})"
+    if event.kind == "note":
+        return str(facts["note"])
     if event.kind == "elsewhere":
         return "another run has finished it"
     said = facts.get("error")

@@ -10,15 +10,16 @@ import time
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
 from moleflow.config import TrialConfig, canonical_json, digest
 from moleflow.data.mvtec import DigestCache, TaskData, scan
 from moleflow.environment import Environment, device_facts, open_environment
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, MoleflowError
 from moleflow.features import FeatureCache
+from moleflow.gallery import KeptMap, picture
 from moleflow.packs import node_copies
 from moleflow.sequence import Outcome, TaskReport, Workplace, run_sequence
 from moleflow.source import code_digest
@@ -27,6 +28,7 @@ from orchestrator import attempts, disk, marks
 from orchestrator.attempts import Attempt, AttemptFolder, Record
 from orchestrator.event_log import EventLog, event_logs
 from orchestrator.events import PROGRESS, Event, Events
+from orchestrator.results.pictures import Pictures, grey_png
 from orchestrator.results.schema import DETECTION
 from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
 from orchestrator.trial import Trial, identity
@@ -58,6 +60,7 @@ class Worker:
         self.stages = StageStore(setup.cache / "stages")
         self.attempts = AttemptFolder(setup.folder / "attempts")
         self.store = ResultStore(setup.folder)
+        self.pictures = Pictures(setup.folder)
         self.writer = PartWriter(self.store, setup.worker)
         self._unflushed: list[tuple[Attempt, str, Event]] = []
         self._scanned: dict[tuple[str, ...], tuple[TaskData, ...]] = {}
@@ -249,6 +252,35 @@ class _Run:
         else:
             self._keep("interrupted", attempts.INTERRUPTED, error=error, error_kind=attempts.STOPPED)
 
+    def _maps(self, gallery: list[KeptMap]) -> list[dict[str, Any]]:
+        """The rows of the kept maps whose pictures are there; a picture that cannot be made costs no figure and no trial."""
+        rows = []
+        for kept in gallery:
+            sample = kept.sample
+            try:
+                self.worker.pictures.keep(sample.digest, partial(picture, sample))
+            except (OSError, MoleflowError) as error:
+                self._tell("note", note=f"no anomaly map of {sample.name} is kept: {error}")
+                continue
+            rows.append(
+                {
+                    "split": kept.split,
+                    "task": kept.task,
+                    "task_name": self.trial.config.data.tasks[kept.task],
+                    "image": sample.name,
+                    "image_digest": sample.digest,
+                    "defect": sample.defect,
+                    "label": sample.label,
+                    "score": kept.score,
+                    "why": kept.why,
+                    "rank": kept.rank,
+                    "map": grey_png(kept.grey),
+                    "map_low": kept.low,
+                    "map_high": kept.high,
+                }
+            )
+        return rows
+
     def _stood_still_before(self) -> bool:
         earlier = [r for r in self.worker.attempts.of_trial(self.trial.id) if r.attempt < self.attempt.number]
         last = earlier[-1].content if earlier else {}
@@ -298,7 +330,7 @@ class _Run:
                 "state_digest": outcome.state_digest,
                 "scores_digest": outcome.scores_digest,
             }
-            rows = AttemptRows(row, self.metrics, outcome.scores, self.curves)
+            rows = AttemptRows(row, self.metrics, outcome.scores, self.curves, self._maps(outcome.gallery))
             of_split = {split: self._means(split) for split in ("test", "validation")}
             facts["image_auroc"] = (of_split["test"] or of_split["validation"] or {}).get("image_auroc")
             facts["validation"] = of_split["validation"]

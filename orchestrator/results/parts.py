@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from moleflow.errors import Damaged
 from orchestrator.results.index import Stamps
-from orchestrator.results.schema import ATTEMPTS, TABLES
+from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES
 
 _RECEIPT = b"digests"
 _CHANGED = "its bytes are not those that were written"
@@ -46,6 +46,11 @@ class DamagedPart(Damaged):
 def part_file(parts: Path, table: str, name: str) -> Path:
     """Where the file of the part `name` in `table` is."""
     return parts / table / f"{name}.parquet"
+
+
+def maps_file(parts: Path, name: str) -> Path:
+    """Where the kept maps of the part `name` are: beside the parts, as a part is whole without them."""
+    return parts.parent / MAPS / f"{name}.parquet"
 
 
 def temporary_folder(parts: Path) -> Path:
@@ -86,8 +91,9 @@ class Part:
 
 
 def make_part(stem: str, tables: Mapping[str, pa.Table]) -> Part:
-    """The part of the four `tables`, named `stem` and a digest."""
-    contents = {table: serialise(tables[table]) for table in TABLES if table != ATTEMPTS}
+    """The part of the four tables, named `stem` and a digest; kept maps go with them where there are any."""
+    given = [table for table in tables if table != ATTEMPTS and (table in TABLES or tables[table].num_rows)]
+    contents = {table: serialise(tables[table]) for table in given}
     digests = {table: hashlib.sha256(content).hexdigest() for table, content in contents.items()}
     contents[ATTEMPTS] = serialise(tables[ATTEMPTS].replace_schema_metadata({_RECEIPT: json.dumps(digests).encode()}))
     return Part(f"{stem}-{_own_digest(contents[ATTEMPTS])}", contents)
@@ -104,6 +110,10 @@ def write_part(parts: Path, part: Part) -> Stamps:
 
     """
     temps = {table: temporary_folder(parts) / f"{part.name}.{table}" for table in TABLES}
+    if MAPS in part.contents:
+        place = maps_file(parts, part.name)
+        place.parent.mkdir(exist_ok=True)
+        put(place, part.contents[MAPS], temporary_folder(parts))
     try:
         stamps = tuple(
             (len(part.contents[table]), _write_synced(temps[table], part.contents[table])) for table in TABLES
@@ -137,6 +147,18 @@ def check_part(parts: Path, name: str, columns: Sequence[str]) -> pa.Table:
         if table != ATTEMPTS and hashlib.sha256(_bytes(sibling)).hexdigest() != digests[table]:
             raise DamagedPart(sibling, _CHANGED)
     return read_columns(file, columns)
+
+
+def read_maps(parts: Path, name: str) -> pa.Table | None:
+    """The kept maps of a part; None where it has none, or they are not those that were written."""
+    try:
+        receipt = parquet(_bytes(part_file(parts, ATTEMPTS, name))).schema_arrow.metadata[_RECEIPT]
+        content = _bytes(maps_file(parts, name))
+    except DamagedPart:
+        return None
+    if hashlib.sha256(content).hexdigest() != json.loads(receipt).get(MAPS):
+        return None
+    return parquet(content).read(use_threads=False)
 
 
 def open_part_file(path: Path) -> pq.ParquetFile:

@@ -1,4 +1,4 @@
-"""The four tables: every column with its type and its meaning. results/README.md is made of these."""
+"""The tables: every column with its type and its meaning. results/README.md is made of these."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 ATTEMPTS = "attempts"
 TABLES = ("metrics", "scores", "curves", ATTEMPTS)
+MAPS = "maps"
+"""A table beside the four, of pictures: what is lost of it costs no figure."""
 STATUSES = ("finished", "pruned", "failed", "interrupted")
 FINISHED, PRUNED = "finished", "pruned"
 
@@ -153,8 +155,36 @@ _ATTEMPTS = (
     _text("scores_digest", "digest of all scores at the end", nullable=True),
 )
 
+_MAPS = (
+    _text("split", "test or validation"),
+    _count("task", "position of the image's task in the sequence, from 0"),
+    _text("task_name", "class name of the image's task"),
+    _text("image", "path of the image, relative to the data root"),
+    _text("image_digest", "digest of the image file; `pictures/` has it small under this name"),
+    _text("defect", "kind of defect; `good` for normal images"),
+    Column("label", pa.int8(), "1 with a defect, 0 without"),
+    _real("score", "image score with the routed expert; larger is more anomalous"),
+    _text(
+        "why",
+        "drawn (by lot, from the image's content alone, so the same images in every trial), lowest_anomalous (a defective image "
+        "with one of the lowest scores of its class) or highest_normal",
+    ),
+    _count("rank", "position among those kept for the same reason, from 0"),
+    Column(
+        "map", pa.binary(), "anomaly map with the routed expert, smoothed as for the pixel metrics: grey PNG, 64 x 64"
+    ),
+    _real("map_low", "what grey 0 stands for, nats a patch; the same in all maps of a class and trial"),
+    _real("map_high", "what grey 255 stands for"),
+)
+
 COLUMNS: Mapping[str, tuple[Column, ...]] = MappingProxyType(
-    {"metrics": COMMON + _METRICS, "scores": COMMON + _SCORES, "curves": COMMON + _CURVES, ATTEMPTS: COMMON + _ATTEMPTS}
+    {
+        "metrics": COMMON + _METRICS,
+        "scores": COMMON + _SCORES,
+        "curves": COMMON + _CURVES,
+        ATTEMPTS: COMMON + _ATTEMPTS,
+        MAPS: COMMON + _MAPS,
+    }
 )
 
 _JSON_KINDS = {"factors": dict, "packages": dict, "config": dict, "flags": list}

@@ -10,10 +10,11 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,11 +31,13 @@ from orchestrator.results.parts import (
     part_file,
     put,
     read_columns,
+    read_maps,
     serialise,
     temporary_folder,
     write_part,
 )
-from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, PRUNED, TABLES, schema, to_table
+from orchestrator.results.pictures import Pictures
+from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, MAPS, PRUNED, TABLES, schema, to_table
 
 PART_INTERVAL_S = 1.0
 GRACE_S = 60.0
@@ -53,16 +56,17 @@ class AttemptRows:
     metrics: Sequence[Mapping[str, object]] = ()
     scores: Sequence[Mapping[str, object]] = ()
     curves: Sequence[Mapping[str, object]] = ()
+    maps: Sequence[Mapping[str, object]] = ()
 
     def tables(self) -> dict[str, pa.Table]:
-        """The rows, checked, as one Arrow table for each of the four tables.
+        """The rows, checked, as one Arrow table for each of the four tables and the kept maps.
 
         Raises:
             ValueError: a row does not fit the schema, or holds a NaN.
 
         """
         common = {c.name: self.attempt.get(c.name) for c in COMMON}
-        rows = {"metrics": self.metrics, "scores": self.scores, "curves": self.curves}
+        rows = {"metrics": self.metrics, "scores": self.scores, "curves": self.curves, MAPS: self.maps}
         tables = {table: to_table(table, [common | dict(row) for row in rows[table]]) for table in rows}
         return tables | {ATTEMPTS: to_table(ATTEMPTS, [self.attempt])}
 
@@ -138,6 +142,22 @@ class ResultStore:
         self._look()
         return {trial: Finished(e.attempt, e.code_digest, e.started_at) for trial, e in self._counted().items()}
 
+    def maps(self, trial_ids: Collection[str]) -> list[dict[str, Any]]:
+        """The kept anomaly maps of finished trials, with small pictures of the images; without those that are lost.
+
+        Returns:
+            Rows of the table `maps`, each with `picture` (JPEG, 128 x 128) and `mask` (1-bit PNG, or None where there is no mask).
+
+        """
+        self._look()
+        wanted = {(e.trial_id, e.attempt): e.part for trial, e in self._counted().items() if trial in set(trial_ids)}
+        read = (read_maps(self.parts, part) for part in sorted(set(wanted.values())))
+        rows = [row for table in read if table is not None for row in table.to_pylist()]
+        rows = [row for row in rows if (row["trial_id"], row["attempt"]) in wanted]
+        pictures = Pictures(self.folder)
+        found = ((row, pictures.read(row["image_digest"])) for row in rows)
+        return [row | {"picture": seen.picture, "mask": seen.mask} for row, seen in found if seen is not None]
+
     def pruned(self) -> frozenset[str]:
         """The trials that were stopped early for good and never finished."""
         self._look()
@@ -163,6 +183,8 @@ class ResultStore:
         self.create()
         whole = set(os.listdir(self.parts / ATTEMPTS))
         unfinished = [self.parts / t / n for t in TABLES for n in os.listdir(self.parts / t) if n.endswith(".parquet")]
+        with contextlib.suppress(FileNotFoundError):
+            unfinished += (self.folder / MAPS).glob("*.parquet")
         unfinished = [path for path in unfinished if path.name not in whole]
         removed = []
         for path in [*unfinished, *temporary_folder(self.parts).iterdir()]:
@@ -341,7 +363,7 @@ class PartWriter:
         if not self._pending:
             return None
         stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._worker}"  # the time comes first: parts sort by it
-        tables = {table: pa.concat_tables([attempt[table] for attempt in self._pending]) for table in TABLES}
+        tables = {table: pa.concat_tables([one[table] for one in self._pending]) for table in (*TABLES, MAPS)}
         part = make_part(stem, tables)
         try:
             stamps = write_part(self._store.parts, part)

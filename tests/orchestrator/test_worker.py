@@ -93,3 +93,23 @@ def test_the_record_carries_what_the_row_of_a_dead_attempt_needs(prepared, work)
 def test_a_start_that_was_cut_off_leaves_no_folder_of_another_sweep(tmp_path):
     (tmp_path / ".sweep.json.77.tmp").write_text("{")
     check_owner(tmp_path, "small")
+
+
+def test_an_image_that_cannot_be_read_any_more_costs_its_map_and_nothing_else(place, images, features, edit):
+    (place / "images").unlink()
+    shutil.copytree(images, place / "images")
+    sweep = load_sweep(edit(grid=None, seeds=1, report=None))
+    prepared = launch.prepare(sweep, launch.Options(out=place / "results/small", cache=place / "cache"))
+    told = []
+
+    def tell(event):
+        told.append(event)
+        if event.kind == "task" and event.facts["task"] == 1:  # From here on nothing but pictures is read of images.
+            shutil.rmtree(place / "images/cloth/test/hole")
+
+    end = ended(Worker(launch.setup(prepared, launch.Options()), tell), told, prepared.trials[0])
+    assert end.kind == "finished"
+    store = ResultStore(prepared.folder)
+    assert {row["task_name"] for row in store.maps([end.trial_id]) if row["label"]} == {"bolt"}
+    notes = [event.facts["note"] for event in told if event.kind == "note"]
+    assert notes[0].startswith("no anomaly map of cloth/test/hole/")
