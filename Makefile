@@ -2,12 +2,13 @@
 # make test         the tests that any machine can run
 # make test-slurm   those that need SLURM: as root, after slurm/cluster.sh up
 # make test-ray     those that start Ray clusters
+# make bench        every figure of benchmarks/README.md that takes no other machine: 15 minutes; let nothing else run
 # make check        lint, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slurm test-ray check install
+.PHONY: demo test test-slurm test-ray bench check install
 demo: install
 	$(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
@@ -19,6 +20,12 @@ test-slurm: install
 
 test-ray: install
 	$(BIN)/python -m pytest -m ray
+
+bench: install
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/overhead.py --quick
+	$(BIN)/python benchmarks/sweep.py --without c
 
 check: install
 	$(BIN)/ruff check .

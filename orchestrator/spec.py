@@ -240,7 +240,7 @@ def _data_root(keys: SweepFile, folder: Path, given: Path | None, environment: M
     if given is not None:
         return given
     if keys.data is not None:
-        return folder / keys.data
+        return folder / Path(keys.data).expanduser()
     return Path(environment[DATA_VARIABLE]) if environment.get(DATA_VARIABLE) else None
 
 

@@ -140,7 +140,7 @@ class SweepFile(_Keys):
     report: Report = Field(default=Report(), description="{baseline: {knob: value}}")
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
     retries: int = Field(default=1, ge=0, description="a whole number >= 0: further attempts of a failed trial")
-    data: str | None = Field(default=None, description="a path seen from the sweep file's folder: the data root")
+    data: str | None = Field(default=None, description="a path, ~ or seen from the sweep file's folder: the data root")
     without_data: WithoutData = Field(default=WithoutData(), description="{base, seeds}: what runs without a data root")
 
 

@@ -75,6 +75,12 @@ def draw_class(folder: Path, size: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="session")
+def draw() -> Callable[[Path, int, int], None]:
+    """Draw a class in the MVTec AD layout into a folder, at a size in pixels, from a seed."""
+    return draw_class
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with two classes."""
     root = tmp_path_factory.mktemp("data") / "images"

@@ -23,8 +23,21 @@ def affine_coupling(x1: Tensor, x2: Tensor, raw: Tensor, clamp: float) -> tuple[
         x2: the half that is mapped (..., D2).
         raw: what the subnet gave, [s_raw, t_raw] (..., 2 * D2).
     """
-    y, log_det = _Coupling.apply(x1, x2, raw.to(x2.dtype), clamp)  # type: ignore[no-untyped-call]
+    raw = raw.to(x2.dtype)
+    if not torch.is_grad_enabled():
+        return _coupled(x1, x2, raw, clamp)[:2]
+    y, log_det = _Coupling.apply(x1, x2, raw, clamp)  # type: ignore[no-untyped-call]
     return y, log_det
+
+
+def _coupled(x1: Tensor, x2: Tensor, raw: Tensor, clamp: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y and log_det, and of s its tanh and exp(s)."""
+    width = x2.shape[-1]
+    tanh = torch.tanh(raw[..., :width] * SUBNET_SCALE)
+    stretch = torch.exp(tanh * clamp)
+    y = torch.cat([x1, x2 * stretch], dim=-1)
+    y[..., x1.shape[-1] :].add_(raw[..., width:], alpha=SUBNET_SCALE)
+    return y, tanh.sum(dim=-1) * clamp, tanh, stretch
 
 
 def scaled_permutation(y: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor) -> Tensor:
@@ -36,14 +49,10 @@ def scaled_permutation(y: Tensor, scale: Tensor, offset: Tensor, permutation: Te
 class _Coupling(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x1: Tensor, x2: Tensor, raw: Tensor, clamp: float) -> tuple[Tensor, Tensor]:
-        width = x2.shape[-1]
-        tanh = torch.tanh(raw[..., :width] * SUBNET_SCALE)
-        stretch = torch.exp(tanh * clamp)
-        y = torch.cat([x1, x2 * stretch], dim=-1)
-        y[..., x1.shape[-1] :].add_(raw[..., width:], alpha=SUBNET_SCALE)
+        y, log_det, tanh, stretch = _coupled(x1, x2, raw, clamp)
         ctx.save_for_backward(x2, tanh, stretch)
         ctx.clamp = clamp
-        return y, tanh.sum(dim=-1) * clamp
+        return y, log_det
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:

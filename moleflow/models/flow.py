@@ -14,6 +14,7 @@ from moleflow.config import Flow as FlowConfig
 from moleflow.config import Lora
 from moleflow.models.coupling import affine_coupling, scaled_permutation
 from moleflow.models.cross_patch import CrossPatchBlock
+from moleflow.models.derived import Derived
 from moleflow.models.lora import LoRALinear
 
 Subnet = Callable[[int, int], nn.Module]
@@ -110,15 +111,27 @@ class PatchBlock(nn.Module):
         with torch.no_grad():
             self.block.get_parameter("w_perm").copy_(permutation)
             self.block.get_parameter("w_perm_inv").copy_(permutation.T)
+        self._kept: Derived[tuple[Tensor, Tensor, Tensor]] = Derived()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, H, W, D) and log_det (B, H, W) of x (B, H, W, D)."""
         block = self.block
         x1, x2 = x.reshape(-1, x.shape[-1]).split(block.splits, dim=1)
         y, log_det = affine_coupling(x1, x2, block.subnet(x1), block.clamp)
+        if torch.is_grad_enabled():
+            scale = block.global_scale_activation(block.global_scale)[0]
+            z, shift = scaled_permutation(y, scale, block.global_offset[0], block.w_perm), torch.log(scale).sum()
+        else:
+            sources = block.global_scale, block.global_offset, block.w_perm
+            matrix, offset, shift = self._kept.get(self._global_map, sources)
+            z = torch.addmm(offset, y, matrix)
+        return z.reshape(x.shape), (log_det + shift).reshape(x.shape[:-1])
+
+    def _global_map(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrix (D, D), offset (D,) and log-determinant () of what follows the coupling."""
+        block = self.block
         scale = block.global_scale_activation(block.global_scale)[0]
-        z = scaled_permutation(y, scale, block.global_offset[0], block.w_perm)
-        return z.reshape(x.shape), (log_det + torch.log(scale).sum()).reshape(x.shape[:-1])
+        return (block.w_perm * scale).T, block.w_perm @ block.global_offset[0], torch.log(scale).sum()
 
     def inverse(self, z: Tensor) -> Tensor:
         """x (B, H, W, D) of z (B, H, W, D)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from moleflow.config import Lora
 from moleflow.linear import drawn_linear
+from moleflow.models.derived import Derived
 from moleflow.models.spatial_lora import SpatialLoraExpert
 
 
@@ -30,11 +31,18 @@ class LoraExpert(nn.Module):
         else:
             nn.init.zeros_(self.a)
 
-    def forward(self, x: Tensor, base: nn.Linear) -> Tensor:
-        """y (P, outputs) of x (P, inputs) through `base` with this update, the same at every position; in the precision of x."""
+    def forward(self, x: Tensor, base: nn.Linear, kept: Derived[Tensor]) -> Tensor:
+        """y (P, outputs) of x (P, inputs) through `base` with this update, the same at every position; in the precision of x.
+
+        Without gradients the sum of the matrices is taken from `kept`.
+        """
         bias = base.bias if self.bias is None else base.bias + self.bias
-        y: Tensor = _Updated.apply(x, base.weight, bias, self.a, self.b, self.scaling)  # type: ignore[no-untyped-call]
-        return y
+        if torch.is_grad_enabled():
+            y: Tensor = _Updated.apply(x, base.weight, bias, self.a, self.b, self.scaling)  # type: ignore[no-untyped-call]
+            return y
+        sources = base.weight, self.a, self.b
+        merged = kept.get(lambda: _merged(*sources, self.scaling, x.dtype), sources, x.dtype)
+        return torch.addmm(bias.to(x.dtype), x, merged.T)
 
 
 class _Updated(torch.autograd.Function):
@@ -46,7 +54,7 @@ class _Updated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-        merged = torch.addmm(weight, b, a, alpha=scaling).to(x.dtype)
+        merged = _merged(weight, a, b, scaling, x.dtype)
         ctx.save_for_backward(x, merged, a, b)
         ctx.scaling = scaling
         return torch.addmm(bias.to(x.dtype), x, merged.T)
@@ -68,6 +76,11 @@ class _Updated(torch.autograd.Function):
         return of_x, of_weight, of_bias, ctx.scaling * of_a, ctx.scaling * of_b, None
 
 
+def _merged(weight: Tensor, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
+    """W + s B A (outputs, inputs)."""
+    return torch.addmm(weight, b, a, alpha=scaling).to(dtype)
+
+
 class LoRALinear(nn.Module):
     """A linear layer shared by all tasks, with at most one expert a task; `active` says whose expert is used.
 
@@ -82,6 +95,7 @@ class LoRALinear(nn.Module):
         self.active: str | None = None
         self.shape = (1, 1)
         self.products: torch.dtype | None = None
+        self._kept: Derived[Tensor] = Derived()
 
     def add_expert(self, task: int, lora: Lora, generator: torch.Generator) -> Self:
         """Give `task` an expert of its own."""
@@ -94,7 +108,7 @@ class LoRALinear(nn.Module):
         expert = None if self.active is None else self.experts[self.active]
         low = x if self.products is None else x.to(self.products)
         if isinstance(expert, LoraExpert):
-            y: Tensor = expert(low, self.base)
+            y: Tensor = expert(low, self.base, self._kept)
             return y
         y = nn.functional.linear(low, self.base.weight.to(low.dtype), self.base.bias.to(low.dtype))
         return y if expert is None else y + expert(x.to(self.base.weight.dtype), self.shape).to(y.dtype)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleflow.config import Lora
+from moleflow.models.derived import Derived
 from moleflow.models.lora import LoraExpert
 from moleflow.models.spatial_lora import SpatialLoraExpert, node_weights
 
@@ -61,7 +62,7 @@ def test_a_grid_of_one_is_plain_lora() -> None:
     spatial.load_state_dict({"a": plain.a[None, None], "b": plain.b[None, None], "bias": plain.bias})
     x = torch.randn(2 * 12, 6, generator=generator)
     base = torch.nn.Linear(6, 5)
-    torch.testing.assert_close(base(x) + spatial(x, (3, 4)), plain(x, base), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(base(x) + spatial(x, (3, 4)), plain(x, base, Derived()), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("length", "grid"), [(5, 1), (1, 4), (4, 4), (3, 8), (37, 8)])
