@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,26 +26,59 @@ STALE_AFTER_S = 60.0
 JOB_VARIABLE = "MOLEFLOW_JOB"
 
 
+class Heartbeat:
+    """Touches the claims that it keeps alive every few seconds, from one thread that lives while there are any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Path, str | None] = {}
+        self._none_left = threading.Event()
+
+    def keep(self, path: Path, content: str | None) -> None:
+        """Touch the file at `path` from now on, for as long as it holds `content`."""
+        with self._lock:
+            if not self._kept:
+                self._none_left = threading.Event()
+                threading.Thread(target=self._beat, args=(self._none_left,), name="heartbeat", daemon=True).start()
+            self._kept[path] = content
+
+    def leave(self, path: Path) -> None:
+        """Touch it no more."""
+        with self._lock:
+            self._kept.pop(path, None)
+            if not self._kept:
+                self._none_left.set()
+
+    def _beat(self, none_left: threading.Event) -> None:
+        while not none_left.wait(HEARTBEAT_S):
+            with self._lock:
+                kept = list(self._kept.items())
+            for path, content in kept:
+                # If it was taken over the work goes on: its result is renamed into place all the same.
+                if _content(path) == content:
+                    with contextlib.suppress(OSError):
+                        os.utime(path)
+
+
 class Claim:
-    """A held claim; release it with `release()` or by leaving its `with` block."""
+    """A held claim; release it with `release()` or by leaving its `with` block.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: its file, which this process made.
+        content: what stands in it; None = what does now.
+        heartbeat: what keeps it alive, for those who hold many; None = one of its own.
+
+    """
+
+    def __init__(self, path: Path, content: str | None = None, heartbeat: Heartbeat | None = None) -> None:
         self.path = path
-        self._content = _content(path)
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"claim {path.name}", daemon=True)
-        self._thread.start()
-
-    def _beat(self) -> None:
-        while not self._done.wait(HEARTBEAT_S):
-            # If it was taken over the work goes on: its result is renamed into place all the same.
-            if _content(self.path) == self._content:
-                with contextlib.suppress(OSError):
-                    os.utime(self.path)
+        self._content = _content(path) if content is None else content
+        self._heartbeat = heartbeat or Heartbeat()
+        self._heartbeat.keep(path, self._content)
 
     def stop(self) -> None:
         """End the heartbeat and leave the file where it is."""
-        self._done.set()
+        self._heartbeat.leave(self.path)
 
     def release(self) -> None:
         """Give the claim back, unless somebody has taken it over."""
@@ -151,12 +185,25 @@ def process_started(pid: int) -> str | None:
 
 def owner() -> dict[str, str | int | None]:
     """Who this process is, as claims and attempt records write it."""
-    who: dict[str, str | int | None] = {"host": socket.gethostname(), "pid": os.getpid()}
-    return who | {"started": process_started(os.getpid()), "job": os.environ.get(JOB_VARIABLE)}
+    return {**_process(os.getpid()), "job": os.environ.get(JOB_VARIABLE)}
+
+
+@cache
+def _process(pid: int) -> dict[str, str | int | None]:
+    return {"host": socket.gethostname(), "pid": pid, "started": process_started(pid)}
 
 
 def create(path: Path, record: Mapping[str, Any]) -> bool:
     """Write `record` as JSON to a file that must not exist yet; False when it does. Of several that try, one succeeds.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    return create_text(path, json.dumps(record))
+
+
+def create_text(path: Path, text: str) -> bool:
+    """The same with a text.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -166,8 +213,8 @@ def create(path: Path, record: Mapping[str, Any]) -> bool:
     except FileExistsError:
         return False
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(record, file)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
     except OSError:
         path.unlink(missing_ok=True)  # A full disk; an empty file would look like a claim for a minute.
         raise

@@ -159,12 +159,10 @@ class Evaluation:
             return []
         patches = np.stack([entry.patch_scores[one.position, int(found.routes[one.position])] for one in choices])
         small, low, high = greys(anomaly_maps(patches, SIDE, self.config.scoring.smoothing * SIDE / data.mask_size))
-        kept = zip(choices, small, strict=True)
+        kept = zip((one.position for one in choices), choices, small, strict=True)
         return [
-            KeptMap(
-                split, task, entry.samples[c.position], float(found.scores[c.position]), c.why, c.rank, grey, low, high
-            )
-            for c, grey in kept
+            KeptMap(split, task, entry.samples[n], float(found.scores[n]), one.why, one.rank, grey.tobytes(), low, high)
+            for n, one, grey in kept
         ]
 
     def vanished_masks(self, task: int) -> set[str]:

@@ -34,7 +34,7 @@ class Choice:
 class KeptMap:
     """A small anomaly map of one image after the last task, through the routed expert.
 
-    `grey` (SIDE, SIDE) is uint8; 0 stands for `low` and 255 for `high`, which all kept maps of a class share, so that they compare.
+    `grey` is SIDE rows of SIDE bytes; 0 stands for `low` and 255 for `high`, which all kept maps of a class share, so that they compare.
     """
 
     split: str
@@ -43,7 +43,7 @@ class KeptMap:
     score: float
     why: Why
     rank: int
-    grey: npt.NDArray[np.uint8]
+    grey: bytes
     low: float
     high: float
 

@@ -9,13 +9,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moleflow.claim import Claim, create, is_stale, owner
+from moleflow.claim import Claim, Heartbeat, create_text, is_stale, owner
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED, DIED = "running", "finished", "failed", "interrupted", "pruned", "died"
 ENDED = (FINISHED, FAILED, PRUNED)  # for good, as far as whoever ran it is concerned
@@ -58,12 +58,12 @@ class Record:
 
 
 class Attempt:
-    """An attempt that this process runs: a heartbeat until `end`."""
+    """An attempt that this process runs: a heartbeat until `end`. `earlier` are the trial's attempts before it, as they ended."""
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
+    def __init__(self, record: Record, earlier: Sequence[Record], heartbeat: Heartbeat) -> None:
+        self.record, self.earlier = record, tuple(earlier)
         self.trial_id, self.number = record.trial_id, record.attempt
-        self._claim = Claim(record.path)
+        self._claim = Claim(record.path, record.text, heartbeat)
 
     def end(self, state: str, **facts: object) -> None:
         """Write how it ended, with whatever else a reader should know (error, traceback).
@@ -87,6 +87,7 @@ class AttemptFolder:
     """The records of a sweep, `<folder>/<trial id>-<attempt>.json`."""
 
     folder: Path
+    heartbeat: Heartbeat = field(default_factory=Heartbeat, compare=False, repr=False)
 
     def begin(self, trial_id: str, **facts: object) -> Attempt | Record:
         """A new attempt at a trial; or, if somebody is at it right now, the record of theirs.
@@ -99,7 +100,6 @@ class AttemptFolder:
             OSError: the folder cannot be written.
 
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         while True:
             earlier = self.of_trial(trial_id)
             live = [record for record in earlier if record.state == RUNNING]
@@ -115,8 +115,14 @@ class AttemptFolder:
                 **owner(),
                 **facts,
             }
-            if create(path, content):
-                return Attempt(Record(trial_id, number, path, json.dumps(content)))
+            text = json.dumps(content)
+            try:
+                ours = create_text(path, text)
+            except FileNotFoundError:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                continue
+            if ours:
+                return Attempt(Record(trial_id, number, path, text), earlier, self.heartbeat)
 
     def of_trial(self, trial_id: str) -> list[Record]:
         """A trial's attempts, in order."""
@@ -180,14 +186,14 @@ def replace_text(path: Path, text: str, lasting: bool = True) -> None:
         OSError: the folder cannot be written; `path` keeps what it held.
 
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with open(beside, "wb") as file:
+            file.write(text.encode())
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
-        beside.replace(path)
+        os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from moleflow.errors import InvalidInput, MoleflowError
+from orchestrator import completion
 
 FAILED, INVALID = 1, 2
 
@@ -43,7 +44,13 @@ app = typer.Typer(
 
       moleflow-sweep report results/NAME     the tables again, from the Parquet
 
+      moleflow-sweep compare DIR DIR         the tables of several sweeps side by side
+
+      moleflow-sweep export DIR              tables and stored rows as CSV, LaTeX or Markdown
+
       moleflow-sweep verify REPORT           whether a report is what the Parquet beside it gives
+
+      moleflow-sweep doctor                  what is there, and what each backend lacks
     """,
 )
 File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_default=False)]
@@ -57,12 +64,18 @@ Data = Annotated[
 Base = Annotated[
     str | None,
     typer.Option(
-        "--base", help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work."
+        "--base",
+        help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work.",
+        autocompletion=completion.bases,
     ),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="knob=value for every trial, such as --set epochs=5; may be given often."),
+    typer.Option(
+        "--set",
+        help="knob=value for every trial, such as --set epochs=5; may be given often.",
+        autocompletion=completion.settings,
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder. Default: results/<sweep name>.")]
 CacheDir = Annotated[
@@ -73,6 +86,7 @@ BackendName = Annotated[
     typer.Option(
         "--backend",
         help="inline (this process) | local (worker processes on this machine) | slurm (job arrays) | ray (Ray Tune).",
+        autocompletion=completion.of("inline", "local", "slurm", "ray"),
     ),
 ]
 Workers = Annotated[
@@ -86,7 +100,9 @@ Workers = Annotated[
 Threads = Annotated[
     int, typer.Option("--threads", min=1, help="CPU threads a trial; a part of the numeric environment.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto | cpu | cuda")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto | cpu | cuda", autocompletion=completion.of("auto", "cpu", "cuda"))
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on with more than 10,000 trials.")]
 RerunStale = Annotated[
     bool, typer.Option("--rerun-stale", help="Run finished trials again whose results other code made.")
@@ -135,8 +151,21 @@ def run(
     yes: Yes = False,
     rerun_stale: RerunStale = False,
     quiet: Quiet = False,
+    log_json: Annotated[
+        bool,
+        typer.Option(
+            "--log-json",
+            help="Every event as one line of JSON on stdout, with its time, and nothing else there; tables go to stderr.",
+        ),
+    ] = False,
 ) -> None:
-    """Run every trial of a sweep that is not finished yet, then print and write its tables."""
+    """Run every trial of a sweep that is not finished yet, then print and write its tables.
+
+    A line of --log-json holds time (seconds since 1970), kind, trial_id, label, what the worker told, trials_over, trials_total and
+    seconds_left. For instance:
+
+      moleflow-sweep run FILE --log-json | jq -r 'select(.kind == "epoch") | [.label, .task_name, .epoch, .loss] | @tsv'
+    """
     from orchestrator import launch
 
     options = _options(
@@ -153,7 +182,8 @@ def run(
         device=device,
         yes=yes,
         rerun_stale=rerun_stale,
-        quiet=quiet,
+        quiet=quiet or log_json,
+        log_json=log_json,
     )
     for name, given in (("--profile", profile), ("--detach", detach), ("--print-sbatch", print_sbatch)):
         if given and backend != "slurm":
@@ -161,12 +191,16 @@ def run(
     for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
         if wanted and backend != "ray":
             raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
+    if log_json and (detach or print_sbatch):
+        raise InvalidInput(
+            "--log-json: tells what trials do while the command follows them; leave --detach and --print-sbatch out"
+        )
     sweep = _sweep(file, data, base, sets)
     if storage and sweep.search is None:
         raise InvalidInput(f"--storage: is for searches, and {file} has none")
     prepared = launch.prepare(sweep, options)
     action = launch.dry_run if dry_run else launch.print_scripts if print_sbatch else launch.run
-    raise typer.Exit(action(prepared, options, _console()))
+    raise typer.Exit(action(prepared, options, _console(stderr=log_json)))
 
 
 @app.command()
@@ -225,7 +259,10 @@ def prefetch(
 
 @app.command()
 def trial(
-    version: Annotated[str, typer.Option("--version", help="v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7")],
+    version: Annotated[
+        str,
+        typer.Option("--version", help="v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7", autocompletion=completion.versions),
+    ],
     sets: Sets = None,
     base: Base = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
@@ -266,6 +303,9 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="The published rows alone; needs no folder and writes nothing.")
     ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also report.html: one file with tables, charts, trials and anomaly maps.")
+    ] = False,
 ) -> None:
     """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there."""
     from orchestrator import reporting
@@ -278,11 +318,15 @@ def report(
         )
     if not published and folder is None:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
+    if html and folder is None:
+        raise InvalidInput("--html: is for a results folder: report FOLDER --html")
     made, paths = (
         (reporting.published_report(), {})
         if folder is None
         else reporting.report(folder, everything, with_published, split=split)
     )
+    if html and folder is not None:
+        paths["html"] = reporting.page(folder, made)
     print({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if paths:
         print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
@@ -317,11 +361,14 @@ def verify(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page: every key and every knob.")] = False,
+) -> None:
     """Print the JSON Schema of sweep files, for editors that complete YAML."""
     from orchestrator.jsonschema import sweep_schema
+    from orchestrator.reference import reference
 
-    print(json.dumps(sweep_schema(), indent=1))
+    print(reference() if markdown else json.dumps(sweep_schema(), indent=1))
 
 
 @app.command()
@@ -399,11 +446,11 @@ def _allowed(option: str, value: str, allowed: tuple[str, ...]) -> None:
         raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}.{did_you_mean(value, allowed)}")
 
 
-def _console() -> Any:
+def _console(stderr: bool = False) -> Any:
     from rich.console import Console
 
     # Labels and messages are shown as they are: "[...]" in them is no markup, and ":x:" no picture.
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, stderr=stderr)
 
 
 def main() -> None:
@@ -411,9 +458,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A terminal that has no "±" shows "?" and the run goes on.
             stream.reconfigure(errors="replace")
-    from orchestrator import control
+    from orchestrator import control, further_commands
 
     control.register(app)
+    further_commands.register(app)
     words = sys.argv[1:]
     commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     if words and not words[0].startswith("-") and words[0] not in commands:

@@ -17,9 +17,11 @@ from moleflow.errors import Damaged, InvalidInput
 from orchestrator import burial, disk, folder, listing, marks, reporting, terminal
 from orchestrator.attempts import DIED, RUNNING, WORKER_DIED, AttemptFolder, Record
 from orchestrator.events import Event, Events
-from orchestrator.live import LiveView
+from orchestrator.live import open_view
 from orchestrator.prepared import Options, Prepared, expected_work, setup, writable
 from orchestrator.provenance import without_passwords
+from orchestrator.reports import kept
+from orchestrator.reports.lock import read_lock
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import Tally, TrialSource
 from orchestrator.search import PlannedTrials, Search
@@ -36,8 +38,8 @@ FAILED, INTERRUPTED = 1, 130
 COMPACT_FROM = 200
 
 
-def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
-    """Make the folder the sweep's, clean up after the dead, and say what was found.
+def open_folder(prepared: Prepared, options: Options, console: Console) -> ResultStore:
+    """Make the folder the sweep's, clean up after the dead, and say what was found; what it stores, as it was looked at.
 
     Raises:
         InvalidInput: it cannot be written.
@@ -51,9 +53,10 @@ def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
             store.create()
             marks.cancelled(prepared.folder).clear()
             marks.pruned(prepared.folder).clear()
-            dead = burial.bury(records, store, _dead(records, options), burial.UNSEEN)
+            found = records.all()
+            dead = burial.bury(records, store, _dead(found, options), burial.UNSEEN)
             # Where nobody else is at work, whatever lies around half-written is a dead writer's.
-            alone = not any(record.state == RUNNING for record in records.all())
+            alone = not any(record.state == RUNNING for record in (records.all() if dead else found))
             recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
     if not options.quiet:
         said = listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)
@@ -65,6 +68,7 @@ def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
     for record in dead:
         label = prepared.labels.get(record.trial_id, record.trial_id)
         console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
+    return store
 
 
 def planned_work(prepared: Prepared, options: Options, trials: Sequence[Trial]) -> TrialSource:
@@ -98,7 +102,7 @@ def drive(
     if not total:
         return False
     store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
-    view = LiveView(console, labels, total, work.tally, options.quiet)
+    view = open_view(console, labels, total, work.tally, options, prepared)
     heard = (_burials(records, store), work.events, view.show, _compaction(store))
     with view, in_use(prepared.cache):
         try:
@@ -137,18 +141,28 @@ def summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bo
     return INTERRUPTED if interrupted else FAILED
 
 
-def report_after(prepared: Prepared, code: int, console: Console) -> None:
-    """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason."""
+def report_after(prepared: Prepared, code: int, console: Console, looked: ResultStore | None = None) -> None:
+    """Compact, write the report and show it; after a stop the report is a courtesy and must not hide the reason.
+
+    A report that lies there already, made of the same rows by the same plan and code, is not made again. `looked` is the store as it was
+    looked at a moment ago; without it every part is looked at anew, as one may have been damaged since the start.
+    """
+    sweep = _planned(prepared)  # Another driver may have written its own plan meanwhile.
+    store = looked or ResultStore(prepared.folder)
     try:
-        ResultStore(prepared.folder).compact()  # Looks at every part anew: one may have been damaged since the start.
-        made, paths = reporting.report(
-            prepared.folder, sweep=_planned(prepared)
-        )  # Another driver may have written its own plan meanwhile.
+        store.compact()
+        inputs = reporting.inputs(store, sweep)
+        paths = kept.kept(prepared.folder, inputs)
+        if paths is None:
+            _, paths = reporting.report(prepared.folder, sweep=sweep)
+            if reporting.inputs(store, sweep) == inputs:  # Else another driver stored more meanwhile.
+                kept.keep(prepared.folder, inputs, paths)
+        body = read_lock(paths["md"].read_text(encoding="utf-8"), str(paths["md"])).body
     except OSError as error:
         console.print(f"no report: {disk.explain(prepared.folder, error)}")
         return
     if code != INTERRUPTED:
-        terminal.show(made.body(), console)
+        terminal.show(body, console)
     console.print(f"results: {prepared.folder / 'parts'} (Parquet)\nreport:  {paths['md']}")
 
 
@@ -175,10 +189,10 @@ def _planned(prepared: Prepared) -> folder.SweepFolder:
     )
 
 
-def _dead(records: AttemptFolder, options: Options) -> list[Record]:
+def _dead(found: Sequence[Record], options: Options) -> list[Record]:
     """The attempts that nobody is at; of those in a SLURM job the backend first asks SLURM."""
     ours = options.backend == "slurm"
-    return [r for r in records.all() if r.state == DIED and not (ours and r.content.get("job"))]
+    return [r for r in found if r.state == DIED and not (ours and r.content.get("job"))]
 
 
 def each_of(listeners: Sequence[Events]) -> Events:

@@ -43,8 +43,10 @@ class EventLog:
         if not self._made:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._made = True
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line)
+        with open(
+            self.path, "ab"
+        ) as file:  # Closed at once: other machines see what was written when a file is closed.
+            file.write(line.encode())
 
 
 @dataclass(frozen=True)

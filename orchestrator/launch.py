@@ -19,7 +19,7 @@ from orchestrator.drive import (
     slurm,
     summary,
 )
-from orchestrator.live import LiveView
+from orchestrator.live import open_view
 from orchestrator.prepared import Options, Prepared, default_cache, expected_work, prepare, setup
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
@@ -55,14 +55,14 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
 
         return search(prepared, options, console)
     todo = prepared.plan.of("to run")
-    open_folder(prepared, options, console)
+    store = open_folder(prepared, options, console)
     if options.detach:
         return _submit_and_leave(prepared, options, planned_work(prepared, options, todo), console)
     work = planned_work(prepared, options, todo)
     interrupted = drive(prepared, options, work, prepared.labels, len(todo), console)
     code = summary(work.tally, prepared.labels, len(todo), interrupted, console)
     try:
-        report_after(prepared, code, console)
+        report_after(prepared, code, console, None if todo else store)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -115,7 +115,7 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     rehearsals = PlannedTrials([cut_short(trial) for trial in trials])
     source = TrialSource(rehearsals, prepared.sweep.resources, retries=0, most_identical=math.inf)
     interrupted = False
-    with LiveView(console, labels, len(trials), source.tally, options.quiet) as view:
+    with open_view(console, labels, len(trials), source.tally, options, None) as view:
         try:
             rehearse(source, setup(prepared, options), each_of((source.events, view.show)))
         except KeyboardInterrupt:

@@ -1,26 +1,39 @@
-"""What a person sees while a sweep runs: bars with an ETA, or plain lines where there is no terminal."""
+"""What a person sees while a sweep runs: a picture on a terminal, plain lines elsewhere, or JSON for programs."""
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.text import Text
 
 from orchestrator.events import ENDS, Event
+from orchestrator.progress.heard import Heard
+from orchestrator.progress.in_use import InUse
+from orchestrator.progress.json_lines import JsonLines
+from orchestrator.progress.own_steps import own_steps
+from orchestrator.progress.scene import Scene, lines_of, picture, summary
 from orchestrator.runner import Tally
+from orchestrator.trial_log import describe
+from orchestrator.trial_state import State
+
+if TYPE_CHECKING:
+    from orchestrator.prepared import Options, Prepared
 
 PLAIN_EVERY_S = 30.0
+RENEWED_A_SECOND = 2
 
 
 class LiveView:
     """Shows the events of a run.
 
-    On a terminal each running trial has a bar. Elsewhere each trial that ends has a line, and so has, twice a minute at
-    most, what is running.
+    On a terminal each running trial has a line in a picture that renews itself. Elsewhere each trial that ends has a line, and so has,
+    twice a minute at most, what is running.
 
     Args:
         console: where to.
@@ -29,6 +42,8 @@ class LiveView:
         tally: what became of them so far; it has heard of an event before `show` does.
         quiet: show nothing.
         clock: seconds, from anywhere.
+        steps: training steps that each trial does itself, as far as they are known; the time left is learned better with them.
+        json: where every event goes as JSON.
 
     """
 
@@ -40,107 +55,121 @@ class LiveView:
         tally: Tally,
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        steps: Mapping[str, float] | None = None,
+        json: JsonLines | None = None,
     ) -> None:
-        self._console, self._labels, self._total, self._tally, self._quiet = console, labels, total, tally, quiet
-        self._clock = clock
-        self._said = clock()
-        self._start: float | None = None
-        self._share: dict[str, float] = {}
-        self._lines: dict[str, TaskID] = {}
+        self._console, self._total, self._tally, self._quiet, self._json = console, total, tally, quiet, json
+        self._clock, self._said = clock, clock()
+        self._heard = Heard(labels, steps)
+        self._running: set[str] = set()
         self._held: set[str] = set()
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
-        self._bar = self._progress.add_task("trials", total=total, note="starting")
+        self._hearing = threading.Lock()  # The picture is renewed by a thread of its own.
+        self._use = InUse()
+        self._drawn = console.is_terminal and not quiet
+        self._live = self._picture_of_its_own() if self._drawn else None
 
     def __enter__(self) -> LiveView:
-        self._progress.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
+        self._use.close()
 
     def show(self, event: Event) -> None:
         """Take an event in."""
-        label = self._labels.get(event.trial_id, event.trial_id)
-        facts = event.facts
-        if event.kind == "started" and self._start is None:
-            self._start = self._clock()  # What it takes to start workers says nothing about the trials.
-        elif event.kind == "features":
-            self._line(
-                event.trial_id, label, facts["done"], facts["total"], f"features {facts['done']}/{facts['total']}"
-            )
-        elif event.kind == "epoch":
-            done, total = facts["task"] * facts["epochs"] + facts["epoch"], facts["tasks"] * facts["epochs"]
-            self._share[event.trial_id] = done / total
-            note = f"{facts['task_name']} epoch {facts['epoch']}/{facts['epochs']} loss {facts['loss']:.4g}"
-            self._line(event.trial_id, label, done, total, note)
-        elif event.kind == "task":
-            self._share[event.trial_id] = (facts["task"] + 1) / facts["tasks"]
-        elif event.kind in ENDS:
-            self._end(event, label)
-        self._progress.update(self._bar, completed=len(self._tally.over), note=self.eta())
+        now = self._clock()
+        with self._hearing:
+            self._heard.hear(event, now, event.trial_id in self._tally.over)
+            if event.kind in ENDS:
+                self._running.discard(event.trial_id)
+            else:
+                self._running.add(event.trial_id)
+        if self._json is not None:
+            run = {"trials_over": len(self._tally.over), "trials_total": self._total}
+            self._json.write(event, self._heard.label(event.trial_id), run | {"seconds_left": self.scene().left_s})
+        if self._quiet:
+            return
+        if event.kind in ENDS:
+            self._end(event)
+        elif not self._drawn and now - self._said >= PLAIN_EVERY_S and event.kind in ("features", "epoch"):
+            self._running_line(event)
 
-    def eta(self) -> str:
-        """The time left, from the share of all trials that is done: whole trials and the epochs of running ones."""
-        done = len(self._tally.over) + sum(self._share.values())
-        if len(self._tally.over) >= self._total:
-            return ""
-        elapsed = 0.0 if self._start is None else self._clock() - self._start
-        if done < 0.05 or elapsed < 1.0:
-            return "ETA …"
-        return f"ETA {_spelled(elapsed * (self._total - done) / done)}"
+    def scene(self) -> Scene:
+        """What there is to see now."""
+        tally, now = self._tally, self._clock()
+        with self._hearing:
+            waiting = max(0, self._total - len(tally.over) - len(self._running - tally.over))
+            counts: dict[State, int] = {
+                "running": len(self._running),
+                "failed": len(tally.over & tally.failed.keys()),
+                "interrupted": len(tally.interrupted),
+                "cancelled": len(tally.cancelled),
+                "waiting": waiting,
+                "pruned": len(tally.pruned),
+                "finished": len(tally.finished) + len(tally.elsewhere),
+            }
+            use = self._use.look(self._heard.workers, now) if self._drawn else ()
+            return self._heard.scene(now, counts, waiting, use)
 
-    def _line(self, trial_id: str, label: str, done: int, total: int, note: str) -> None:
-        if trial_id not in self._lines:
-            self._lines[trial_id] = self._progress.add_task(label, total=total, note=note)
-        self._progress.update(self._lines[trial_id], completed=done, total=total, note=note)
-        if not self._console.is_terminal and self._clock() - self._said >= PLAIN_EVERY_S:
-            self._say("running", label, note)
+    def picture(self) -> RenderableType:
+        """The scene as a terminal shows it, no higher than that."""
+        scene = self.scene()
+        return picture(scene, max(1, self._console.height - lines_of(scene) - 1))
 
-    def _end(self, event: Event, label: str) -> None:
-        line = self._lines.pop(event.trial_id, None)
-        if line is not None:
-            self._progress.remove_task(line)
-        self._share.pop(event.trial_id, None)
-        facts = event.facts
+    def _picture_of_its_own(self) -> Live:
+        return Live(
+            console=self._console, get_renderable=self.picture, refresh_per_second=RENEWED_A_SECOND, transient=True
+        )
+
+    def _end(self, event: Event) -> None:
+        label, facts = self._heard.label(event.trial_id), event.facts
         if event.kind == "held" and event.trial_id not in self._held:
             self._held.add(event.trial_id)
             self._say("waiting", label, f"another run is at it ({facts.get('by')})")
         elif event.kind == "failed":
             again = "" if event.trial_id in self._tally.over else "; it will be tried again"
             self._say("failed", label, f"{facts.get('error')}{again}", style="red")
-        elif event.kind in ("cancelled", "pruned"):
-            self._say(event.kind, label, "")
-        elif event.kind in ("finished", "elsewhere", "interrupted"):
+        elif event.kind in ("cancelled", "pruned", "interrupted"):
+            self._say(event.kind, label)
+        elif event.kind in ("finished", "elsewhere"):
             auroc, seconds = facts.get("image_auroc"), facts.get("seconds")
             found = [f"image AUROC {auroc:.4f}"] if auroc is not None else []
             took = [f"{seconds:.1f} s"] if seconds is not None and event.kind == "finished" else []
             by = ["by another run"] if event.kind == "elsewhere" else []
-            self._say(
-                "interrupted" if event.kind == "interrupted" else "finished", label, "  ".join([*found, *took, *by])
-            )
+            self._say("finished", label, *found, *took, *by)
 
-    def _say(self, word: str, label: str, what: str, style: str = "") -> None:
+    def _running_line(self, event: Event) -> None:
+        scene = self.scene()
+        told = f"{self._heard.label(event.trial_id)}: {describe(event)}"
         self._said = self._clock()
-        if not self._quiet:
-            count = f"{len(self._tally.over):>{len(str(self._total))}}/{self._total}"
-            parts = [f"{word:<9} {count}", label, what, self.eta()]
-            self._console.print(Text("  ".join(part for part in parts if part), style=style))
+        self._console.print(Text("  ".join([self._count("running"), summary(scene), told])))
+
+    def _say(self, word: str, *parts: str, style: str = "") -> None:
+        self._said = self._clock()
+        time_left = "" if self._drawn else self.scene().eta
+        line = "  ".join(part for part in (self._count(word), *parts, time_left) if part)
+        self._console.print(Text(line, style=style))
+
+    def _count(self, word: str) -> str:
+        return f"{word:<9} {len(self._tally.over):>{len(str(self._total))}}/{self._total}"
 
 
-def _spelled(seconds: float) -> str:
-    """A time left as 9 s, 3 min 20 s or 2 h 5 min."""
-    rounded = round(seconds)
-    minutes, rest = divmod(rounded, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def open_view(
+    console: Console, labels: Mapping[str, str], total: int, tally: Tally, options: Options, prepared: Prepared | None
+) -> LiveView:
+    """The view that a command's options ask for.
+
+    Args:
+        prepared: the plan that is run; None where its trials are not run as they stand.
+
+    """
+    steps: dict[str, float] = {}
+    shown = not options.quiet or options.log_json
+    if shown and prepared is not None and prepared.sweep.search is None:
+        plan = prepared.plan
+        steps = own_steps(plan.of("to run"), prepared.inputs.images, plan.of("done"))
+    json = JsonLines(sys.stdout) if options.log_json else None
+    return LiveView(console, labels, total, tally, options.quiet, steps=steps, json=json)

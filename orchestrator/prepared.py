@@ -39,6 +39,7 @@ class Options:
     yes: bool = False
     rerun_stale: bool = False
     quiet: bool = False
+    log_json: bool = False
 
 
 @dataclass(frozen=True)

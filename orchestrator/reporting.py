@@ -9,7 +9,7 @@ from moleflow.source import code_digest
 from orchestrator import folder
 from orchestrator.reports import published, published_tables
 from orchestrator.reports import verify as verification
-from orchestrator.reports.lock import Recipe
+from orchestrator.reports.lock import Recipe, inputs_digest
 from orchestrator.reports.tables import Report, build, write_report
 from orchestrator.reports.verify import Verdict
 from orchestrator.results.store import ResultStore
@@ -36,20 +36,31 @@ def report(
         OSError: the report cannot be written.
 
     """
-    sweep = sweep or folder.read(place)
-    options = ["--all"] * show_all + ["--with-published"] * with_published
-    options += [f"--split {split}"] * (split != "test")
-    recipe = Recipe(
-        title=sweep.title,
-        selection=None if show_all else sweep.compared,
-        baseline=sweep.baseline,
-        split=split,
-        command=" ".join(["moleflow-sweep report FOLDER", *options]),
-        code=code_digest(),
-        published=published.load().digest if with_published else None,
-    )
+    recipe = _recipe(sweep or folder.read(place), show_all, with_published, split)
     made = _made_by(ResultStore(place), recipe)
     return made, write_report(made, place)
+
+
+def inputs(store: ResultStore, sweep: folder.SweepFolder) -> str:
+    """Digest of all that decides the report of a sweep: its plan, the code that makes it, and what is stored."""
+    return inputs_digest(_recipe(sweep), store.digest(), [method_knobs(), version_settings()])
+
+
+def page(place: Path, made: Report) -> Path:
+    """Write report.html of a report that was made of a results folder, and say where it is.
+
+    Raises:
+        InvalidInput: the folder holds no sweep, or the study of its search cannot be opened.
+        OSError: the page cannot be written.
+
+    """
+    from orchestrator.page.evidence import gather
+    from orchestrator.page.write import write_page
+
+    sweep = folder.read(place)
+    evidence = gather(made, ResultStore(place), {"version": method_knobs()}, {"version": version_settings()})
+    searched = sweep.tabled is not None or (place / "study.journal").exists()
+    return write_page(evidence, place, sweep.name, searched)
 
 
 def published_report() -> Report:
@@ -70,6 +81,22 @@ def verify(path: Path) -> Verdict:
 
     """
     return verification.verify(path, _made_by, code_digest())
+
+
+def _recipe(
+    sweep: folder.SweepFolder, show_all: bool = False, with_published: bool = False, split: str = "test"
+) -> Recipe:
+    options = ["--all"] * show_all + ["--with-published"] * with_published
+    options += [f"--split {split}"] * (split != "test")
+    return Recipe(
+        title=sweep.title,
+        selection=None if show_all else sweep.compared,
+        baseline=sweep.baseline,
+        split=split,
+        command=" ".join(["moleflow-sweep report FOLDER", *options]),
+        code=code_digest(),
+        published=published.load().digest if with_published else None,
+    )
 
 
 def _made_by(store: ResultStore, recipe: Recipe) -> Report:

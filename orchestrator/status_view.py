@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.progress.scene import Scene, lines_of, spelled_counts, summary
+from orchestrator.progress.scene import picture as drawn
+from orchestrator.progress.watcher import Watcher
 from orchestrator.status import SweepStatus, TrialStatus
 from orchestrator.trial_log import describe
 from orchestrator.trial_state import STATES, State
@@ -44,7 +48,7 @@ def head(status: SweepStatus) -> list[str]:
 
 def spell_counts(status: SweepStatus) -> str:
     """How many trials are in each state: `1 running, 3 finished`."""
-    return ", ".join(f"{n} {state}" for state, n in status.counts.items() if n) or "none"
+    return spelled_counts(status.counts)
 
 
 def as_lines(status: SweepStatus, most: int | None = MOST_LINES) -> list[str]:
@@ -86,18 +90,38 @@ def _progress(trial: TrialStatus) -> dict[str, Any] | None:
 
 def watch(look: Callable[[], SweepStatus], console: Console, show_all: bool = False, every_s: float = EVERY_S) -> None:
     """Show what is going on until nothing runs or is queued: a picture on a terminal, elsewhere the counts when they change."""
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
-            for status in _looks(look, every_s):
-                room = console.height - len(head(status)) - 4
-                live.update(picture(status, None if show_all else max(1, room)), refresh=True)
-        return
+    watcher: Watcher | None = None
     said = ""
-    for status in _looks(look, every_s):
-        counts = spell_counts(status)
-        if counts != said:
-            console.print(f"{datetime.now():%H:%M:%S}  {counts}")
-        said = counts
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        try:
+            for status in _looks(look, every_s):
+                watcher = watcher or Watcher(status.folder)
+                scene = watcher.scene(status)
+                counts = spell_counts(status)
+                if live is not None:
+                    live.update(moment(status, scene, None if show_all else console.height), refresh=True)
+                elif counts != said:
+                    line = (f"{datetime.now():%H:%M:%S}  {counts}", summary(scene, counts=False))
+                    console.print("  ".join(part for part in line if part), soft_wrap=True)
+                said = counts
+        finally:
+            if watcher is not None:
+                watcher.close()
+
+
+def moment(status: SweepStatus, scene: Scene, height: int | None = None) -> Group:
+    """A sweep as it runs: what a driver shows of it, and under that the trials that do not run; at most `height` lines."""
+    others = replace(status, trials=tuple(trial for trial in status.trials if trial.state != "running"))
+    top = [line for line in head(status) if not line.startswith("trials:")]
+    most_running, most = len(scene.lines), None
+    if height is not None:
+        room = height - len(top) - lines_of(scene) - 1  # The cursor stands in a line of its own.
+        most_running = min(most_running, max(1, room - 5 * bool(others.trials)))
+        most = max(1, room - most_running - (most_running < len(scene.lines)) - 4)  # blank, header, what is left out
+    parts: list[RenderableType] = [Text("\n".join(top), no_wrap=True, overflow="ellipsis"), drawn(scene, most_running)]
+    if others.trials:
+        parts += ["", _table(_first(others, most)), Text("\n".join(_left_out(others, most)))]
+    return Group(*parts)
 
 
 def _looks(look: Callable[[], SweepStatus], every_s: float) -> Iterator[SweepStatus]:

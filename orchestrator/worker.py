@@ -8,7 +8,8 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from types import FrameType
@@ -19,7 +20,7 @@ from moleflow.data.mvtec import DigestCache, TaskData, scan
 from moleflow.environment import Environment, device_facts, open_environment
 from moleflow.errors import InvalidInput, MoleflowError
 from moleflow.features import FeatureCache
-from moleflow.gallery import KeptMap, picture
+from moleflow.gallery import SIDE, KeptMap, picture
 from moleflow.packs import node_copies
 from moleflow.sequence import Outcome, TaskReport, Workplace, run_sequence
 from moleflow.source import code_digest
@@ -30,7 +31,7 @@ from orchestrator.event_log import EventLog, event_logs
 from orchestrator.events import PROGRESS, Event, Events
 from orchestrator.results.pictures import Pictures, grey_png
 from orchestrator.results.schema import DETECTION
-from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+from orchestrator.results.store import AttemptRows, PartWriter, Refused, ResultStore
 from orchestrator.trial import Trial, identity
 from orchestrator.work import Setup
 
@@ -62,7 +63,7 @@ class Worker:
         self.store = ResultStore(setup.folder)
         self.pictures = Pictures(setup.folder)
         self.writer = PartWriter(self.store, setup.worker)
-        self._unflushed: list[tuple[Attempt, str, Event]] = []
+        self._unflushed: list[_Ended] = []
         self._scanned: dict[tuple[str, ...], tuple[TaskData, ...]] = {}
 
     def events(self, event: Event) -> None:
@@ -81,7 +82,7 @@ class Worker:
         if isinstance(begun, Record):
             self.events(Event("held", trial.id, {"by": f"{begun.content.get('host')}:{begun.content.get('pid')}"}))
             return
-        if self._finished_elsewhere(trial):
+        if self._finished_elsewhere(trial, begun):
             begun.withdraw()
             self.events(Event("elsewhere", trial.id))
             return
@@ -96,30 +97,40 @@ class Worker:
         waiting, self._unflushed = self._unflushed, []
         try:
             self.writer.flush()
-        except OSError as error:
-            for attempt, _, event in waiting:
-                self.events(
-                    Event(
-                        "fatal",
-                        event.trial_id,
-                        {"error": disk.explain(self.setup.folder, error), "attempt": attempt.number},
-                    )
-                )
+        except Refused as refused:
+            wrong = [one for one in waiting if one.name in refused.errors]
+            self._unflushed = [one for one in waiting if one not in wrong]
+            if any(one.state == attempts.FAILED for one in wrong):
+                raise  # What every row says cannot be stored: no row would do.
+            for one in wrong:
+                one.fail(refused.errors[one.name])
+            self.flush()
             return
-        for attempt, state, event in waiting:
-            _end_quietly(attempt, state, event.facts)
-        for _, _, event in waiting:
-            self.events(event)
+        except OSError as error:
+            why = disk.explain(self.setup.folder, error)
+            for one in waiting:
+                self.events(Event("fatal", one.event.trial_id, {"error": why, "attempt": one.attempt.number}))
+            return
+        for one in waiting:
+            _end_quietly(one.attempt, one.state, one.event.facts)
+        for one in waiting:
+            self.events(one.event)
 
-    def keep(self, attempt: Attempt, state: str, rows: AttemptRows, event: Event) -> None:
+    def keep(
+        self, attempt: Attempt, state: str, rows: AttemptRows, event: Event, fail: Callable[[Exception], None]
+    ) -> None:
         """Take an ended attempt's rows; they are written now or, when a part was written less than a second ago, soon.
 
-        Raises:
-            ValueError: a row does not fit the schema, or holds a NaN; nothing of the attempt is taken.
+        Args:
+            attempt: the attempt.
+            state: how it ended.
+            rows: its rows.
+            event: what to tell once they are written.
+            fail: makes it a failed attempt instead, where a row does not fit the schema or holds a NaN.
 
         """
         self.writer.add(rows)
-        self._unflushed.append((attempt, state, event))
+        self._unflushed.append(_Ended(attempt, state, event, fail))
         if self.writer.due():
             self.flush()
 
@@ -130,11 +141,25 @@ class Worker:
             self._scanned[names] = scan(self.setup.data_root, names, DigestCache(self.setup.cache / "digests.json"))
         return self._scanned[names]
 
-    def _finished_elsewhere(self, trial: Trial) -> bool:
-        if not any(record.said == attempts.FINISHED for record in self.attempts.of_trial(trial.id)):
+    def _finished_elsewhere(self, trial: Trial, attempt: Attempt) -> bool:
+        if not any(record.said == attempts.FINISHED for record in attempt.earlier):
             return False
         known = self.store.finished().get(trial.id)
         return known is not None and (known.code_digest == code_digest() or not self.setup.rerun_stale)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ended:
+    """An attempt that has ended and whose rows are not written yet."""
+
+    attempt: Attempt
+    state: str
+    event: Event
+    fail: Callable[[Exception], None]
+
+    @property
+    def name(self) -> tuple[str, int]:
+        return self.attempt.trial_id, self.attempt.number
 
 
 class _Run:
@@ -274,7 +299,7 @@ class _Run:
                     "score": kept.score,
                     "why": kept.why,
                     "rank": kept.rank,
-                    "map": grey_png(kept.grey),
+                    "map": grey_png(kept.grey, SIDE),
                     "map_low": kept.low,
                     "map_high": kept.high,
                 }
@@ -336,7 +361,7 @@ class _Run:
             facts["validation"] = of_split["validation"]
             facts["parameters"] = row["parameters_total"]
             facts["cost"] = row["seconds_spent"] + row["seconds_reused"]
-        self.worker.keep(self.attempt, state, rows, Event(kind, self.trial.id, facts))
+        self.worker.keep(self.attempt, state, rows, Event(kind, self.trial.id, facts), self._fail)
 
 
 def _detection(row: Mapping[str, Any]) -> dict[str, float]:

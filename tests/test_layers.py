@@ -121,11 +121,18 @@ def test_planning_is_pure():
         assert not imported(ROOT / f"orchestrator/{module}.py") & {"os", "pathlib.Path", "time", "subprocess"}
 
 
+def top_level(node: ast.AST) -> Iterator[str]:
+    return imports(node) if isinstance(node, ast.Import | ast.ImportFrom) else iter(())
+
+
 def test_the_command_line_loads_nothing_heavy_by_itself():
     tree = ast.parse((ROOT / "orchestrator/cli.py").read_text())
     first = {found for node in tree.body for found in imports(node) if isinstance(node, ast.Import | ast.ImportFrom)}
     assert not {found.split(".")[0] for found in first} & HEAVY
-    assert not any(found.startswith("orchestrator") for found in first)
+    # What a shell is offered after Tab is a part of an option's declaration; it imports nothing but when it is asked.
+    assert {found for found in first if found.startswith("orchestrator")} == {"orchestrator.completion"}
+    offered = ast.parse((ROOT / "orchestrator/completion.py").read_text())
+    assert not any(found.startswith(("moleflow", "orchestrator")) for node in offered.body for found in top_level(node))
 
 
 def test_the_entry_point_is_the_command_line():

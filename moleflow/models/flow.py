@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from moleflow.config import Flow as FlowConfig
 from moleflow.config import Lora
+from moleflow.derived import Derived
 from moleflow.models.coupling import affine_coupling, scaled_permutation
 from moleflow.models.cross_patch import CrossPatchBlock
-from moleflow.models.derived import Derived
 from moleflow.models.lora import LoRALinear
 
 Subnet = Callable[[int, int], nn.Module]

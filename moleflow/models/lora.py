@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from moleflow.config import Lora
+from moleflow.derived import Derived
 from moleflow.linear import drawn_linear
-from moleflow.models.derived import Derived
 from moleflow.models.spatial_lora import SpatialLoraExpert
 
 

@@ -6,12 +6,13 @@ import contextlib
 import math
 import multiprocessing
 import os
+import selectors
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ class _LocalEngine:
         self._setup, self._slots, self._stop_seconds, self._make = setup, slots, stop_seconds, make
         self._context = multiprocessing.get_context("spawn")
         self._seats: dict[int, _Seat] = {}
+        self._selector = selectors.DefaultSelector()  # Kept: to make one for each look costs more than the look.
 
     def free(self) -> int:
         return sum(1 for n in range(len(self._slots)) if n not in self._seats or not self._seats[n].busy)
@@ -98,18 +100,18 @@ class _LocalEngine:
             seat.pipe.send(item.trials)
 
     def poll(self, seconds: float) -> list[Event]:
-        seats = list(self._seats.values())
-        if not seats:
+        if not self._seats:
             time.sleep(seconds)
             return []
-        ready = wait([seat.pipe for seat in seats] + [seat.process.sentinel for seat in seats], seconds)
         found: list[Event] = []
-        for seat in seats:
-            if seat.pipe in ready:
-                self._receive(seat, found.append)
+        ready = {key.fileobj: key.data for key, _ in self._selector.select(seconds)}
+        for seat in {seat.number: seat for seat in ready.values()}.values():
             if seat.process.sentinel in ready:
-                self._receive(seat, found.append)
+                while seat.pipe.poll() and self._receive(seat, found.append):
+                    pass  # Whatever it sent before it died.
                 found += self._lost(seat)
+            else:
+                self._receive(seat, found.append)
         return found
 
     def withdraw(self) -> list[Event]:
@@ -122,13 +124,13 @@ class _LocalEngine:
             if seat.open:
                 seat.process.terminate()
         deadline = time.monotonic() + self._stop_seconds
-        for seat in self._seats.values():
+        for seat in list(self._seats.values()):
             seat.process.join(max(0.1, deadline - time.monotonic()))
             if seat.process.is_alive():
                 seat.process.kill()
                 seat.process.join()
-            seat.pipe.close()
-        self._seats.clear()
+            self._leave(seat)
+        self._selector.close()
 
     def _start(self, number: int) -> _Seat:
         here, there = self._context.Pipe()
@@ -150,28 +152,38 @@ class _LocalEngine:
             for heard, handler in before.items():
                 signal.signal(heard, handler)
         there.close()
-        self._seats[number] = _Seat(number, gpu, process, here, busy=False, open={})
-        return self._seats[number]
+        seat = self._seats[number] = _Seat(number, gpu, process, here, busy=False, open={})
+        self._selector.register(here, selectors.EVENT_READ, seat)
+        self._selector.register(process.sentinel, selectors.EVENT_READ, seat)
+        return seat
 
-    def _receive(self, seat: _Seat, take: Callable[[Event], None]) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while seat.pipe.poll():
-                message = seat.pipe.recv()
-                if message is None:
-                    seat.busy = False
-                    continue
-                if message.kind in ENDS:
-                    seat.open.pop(message.trial_id, None)
-                if message.kind == "fatal":  # It takes no more work, and what it still had has not failed.
-                    seat.busy = False
-                    seat.open.clear()
-                take(message)
+    def _leave(self, seat: _Seat) -> None:
+        del self._seats[seat.number]
+        self._selector.unregister(seat.pipe)
+        self._selector.unregister(seat.process.sentinel)
+        seat.pipe.close()
+
+    def _receive(self, seat: _Seat, take: Callable[[Event], None]) -> bool:
+        """Take one message, waiting for it where none is there; False once there will be no more."""
+        try:
+            message = seat.pipe.recv()
+        except (EOFError, OSError):
+            return False
+        if message is None:
+            seat.busy = False
+            return True
+        if message.kind in ENDS:
+            seat.open.pop(message.trial_id, None)
+        if message.kind == "fatal":  # It takes no more work, and what it still had has not failed.
+            seat.busy = False
+            seat.open.clear()
+        take(message)
+        return True
 
     def _lost(self, seat: _Seat) -> list[Event]:
         """A worker died: each trial it still had costs an attempt, and its seat is free for a new process."""
         seat.process.join()
-        del self._seats[seat.number]
-        seat.pipe.close()
+        self._leave(seat)
         code = seat.process.exitcode or 0
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         error = f"the worker process died {how}" + ("; the machine may be out of memory" if code == -9 else "")
@@ -199,9 +211,11 @@ def _serve(pipe: Connection, setup: Setup, make: MakeWorker | None) -> None:
             why = disk.explain(setup.folder, error) if isinstance(error, OSError) else f"no worker can start: {error}"
             tell(Event("fatal", "", {"error": why}))
             return
+        asked = selectors.DefaultSelector()
+        asked.register(pipe, selectors.EVENT_READ)
         try:
             while True:
-                if not pipe.poll(worker.seconds_until_due()):
+                if not asked.select(worker.seconds_until_due()):
                     worker.flush()
                     continue
                 trials: tuple[Trial, ...] | None = pipe.recv()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.reports.bootstrap import RESAMPLES, read_scores
+from orchestrator.reports.bootstrap import RESAMPLES, ClassScores, read_scores
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.notes import same_columns
 from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, NOT_MEASURED, SEEDS, Paired, paired
@@ -69,12 +69,19 @@ def against(comparison: Comparison, store: ResultStore, split: str) -> list[Agai
         InvalidInput: there is no store in the folder.
 
     """
+    return against_by(comparison, lambda trial_ids: read_scores(store, trial_ids, split))
+
+
+def against_by(
+    comparison: Comparison, read: Callable[[set[str]], Mapping[str, Mapping[str, ClassScores]]]
+) -> list[Against]:
+    """The same with a function that reads the image scores of trials, from wherever they are stored."""
     baselines = {k: of for k, of in enumerate(comparison.baselines) if of is not None and of != k}
     if not baselines:
         return []
     variants = comparison.variants
     needed = sorted({*baselines, *baselines.values()})
-    scores = read_scores(store, {trial.trial_id for k in needed for trial in variants[k].trials}, split)
+    scores = read({trial.trial_id for k in needed for trial in variants[k].trials})
     pairs = [(variants[of], variants[k]) for k, of in baselines.items()]
     return [
         Against(metric, baselines, dict(zip(baselines, paired(pairs, scores, metric=metric), strict=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from orchestrator.reports.render import ABSENT
 from orchestrator.reports.variants import MEAN, FinishedTrial, Variant, patch_grid, plain, short_names, text, varying
@@ -43,12 +44,12 @@ class Comparison:
     bundled: Mapping[str, tuple[str, ...]]
     confounds: tuple[Difference, ...]
 
-    @property
+    @cached_property
     def marked(self) -> frozenset[int]:
         """The columns that a confound affects."""
         return frozenset(k for confound in self.confounds for k in confound.affected)
 
-    @property
+    @cached_property
     def equal_seeds(self) -> bool:
         """Whether every column has the same seeds."""
         return len({variant.seeds for variant in self.variants}) <= 1

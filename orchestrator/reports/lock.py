@@ -91,9 +91,23 @@ def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial], brings: object = 
 
     """
     digests = {trial.trial_id: _row_digest(trial) for trial in sorted(trials, key=lambda trial: trial.trial_id)}
-    made_with = {name: version(name) for name in ("numpy", "scipy")}
-    made_with["what versions bring"] = _sha256(_canonical(plain(brings)).encode())[:16]
-    return Lock(recipe, digests, report_code(), made_with)
+    return Lock(recipe, digests, report_code(), _made_with(brings))
+
+
+def inputs_digest(recipe: Recipe, rows: str, brings: object = None) -> str:
+    """Digest of all that a report hangs on, known before it is made.
+
+    Args:
+        rows: digest of the stored rows, `ResultStore.digest`.
+        brings: as for `make_lock`.
+
+    """
+    return _sha256(_canonical([plain(asdict(recipe)), rows, report_code(), _made_with(brings)]).encode())
+
+
+def _made_with(brings: object) -> dict[str, str]:
+    packages = {name: version(name) for name in ("numpy", "scipy")}
+    return packages | {"what versions bring": _sha256(_canonical(plain(brings)).encode())[:16]}
 
 
 def _row_digest(trial: FinishedTrial) -> str:

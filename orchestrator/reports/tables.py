@@ -126,19 +126,38 @@ def build(
     if not trials:
         return Report(title, header, (), missing, (), lock)
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
+    statistics = against(comparison, store, split)
+    tables, records = tables_of(comparison, classes, baseline, current_code, statistics, published)
+    return Report(title, header, tables, missing, records, lock)
+
+
+def tables_of(
+    comparison: Comparison,
+    classes: Sequence[str],
+    baseline: Mapping[str, object] | None,
+    current_code: str | None,
+    statistics: Sequence[Against],
+    published: Published | None = None,
+) -> tuple[tuple[Table, ...], tuple[Record, ...]]:
+    """The tables of a comparison that has a finished trial, and the numbers behind them.
+
+    Args:
+        classes: in the order of the rows.
+        statistics: the columns against their baselines.
+
+    """
     names = _column_names(comparison, current_code)
     detection = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
     notes = main_notes(comparison, baseline, classes, detection, current_code)
     name = _baseline_name(comparison, baseline)
     tables = _main(comparison, classes, names, notes, _CHANGE + name)
     tables.append(further_table(comparison, names, WIDEST))
-    statistics = against(comparison, store, split)
     tables += [against_table(of, comparison, names, name) for of in statistics]
     records = _records(comparison, classes, current_code, statistics)
     if published is not None:
         tables.append(beside(comparison, classes, names, MAIN, published, WIDEST))
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))
-    return Report(title, header, tuple(tables), missing, records, lock)
+    return tuple(tables), records
 
 
 def write_report(report: Report, folder: Path) -> dict[str, Path]:

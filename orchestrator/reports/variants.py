@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -67,7 +68,7 @@ class Variant:
     factors: Mapping[str, object]
     trials: tuple[FinishedTrial, ...]
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         """The seeds that finished."""
         return tuple(trial.seed for trial in self.trials)

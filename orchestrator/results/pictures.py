@@ -62,9 +62,9 @@ class Pictures:
         return Picture(picture, mask.read_bytes() if mask.exists() else None)
 
 
-def grey_png(grey: npt.NDArray[np.uint8]) -> bytes:
-    """A map (H, W) of uint8 as a PNG."""
-    return _encoded(grey, "PNG")
+def grey_png(grey: bytes, side: int) -> bytes:
+    """A square map, a byte a pixel, as a PNG."""
+    return _encoded(np.frombuffer(grey, dtype=np.uint8).reshape(side, side), "PNG")
 
 
 def _encoded(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.bool_], form: str, **options: int) -> bytes:

@@ -7,6 +7,8 @@ finished.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import time
@@ -42,6 +44,7 @@ from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, MAPS, PRUNED
 PART_INTERVAL_S = 1.0
 GRACE_S = 60.0
 FOUND = "found"
+_COMMON = tuple(column.name for column in COMMON)
 _EMPTY = "00000000-empty"  # no rows: every reader sees the folder, with its schema, before the first attempt ends
 
 
@@ -58,6 +61,11 @@ class AttemptRows:
     curves: Sequence[Mapping[str, object]] = ()
     maps: Sequence[Mapping[str, object]] = ()
 
+    @property
+    def name(self) -> tuple[str, int]:
+        """(trial id, number) of the attempt."""
+        return str(self.attempt["trial_id"]), int(str(self.attempt["attempt"]))
+
     def tables(self) -> dict[str, pa.Table]:
         """The rows, checked, as one Arrow table for each of the four tables and the kept maps.
 
@@ -65,10 +73,31 @@ class AttemptRows:
             ValueError: a row does not fit the schema, or holds a NaN.
 
         """
-        common = {c.name: self.attempt.get(c.name) for c in COMMON}
-        rows = {"metrics": self.metrics, "scores": self.scores, "curves": self.curves, MAPS: self.maps}
-        tables = {table: to_table(table, [common | dict(row) for row in rows[table]]) for table in rows}
-        return tables | {ATTEMPTS: to_table(ATTEMPTS, [self.attempt])}
+        return tables_of([self])
+
+
+def tables_of(attempts: Sequence[AttemptRows]) -> dict[str, pa.Table]:
+    """The rows of several attempts, checked, as one Arrow table for each of the four tables and the kept maps.
+
+    Raises:
+        ValueError: a row does not fit the schema, or holds a NaN.
+
+    """
+    rows: dict[str, list[Mapping[str, object]]] = {table: [] for table in (*TABLES, MAPS)}
+    for one in attempts:
+        common = {name: one.attempt.get(name) for name in _COMMON}
+        rows[ATTEMPTS].append(one.attempt)
+        for table, own in (("metrics", one.metrics), ("scores", one.scores), ("curves", one.curves), (MAPS, one.maps)):
+            rows[table] += [{**common, **row} for row in own]
+    return {table: to_table(table, of) for table, of in rows.items()}
+
+
+class Refused(ValueError):
+    """Rows of attempts that do not fit the schema, or hold a NaN: what is wrong, by trial id and number of the attempt."""
+
+    def __init__(self, errors: Mapping[tuple[str, int], ValueError]) -> None:
+        super().__init__("; ".join(map(str, errors.values())))
+        self.errors = errors
 
 
 @dataclass(frozen=True)
@@ -164,6 +193,12 @@ class ResultStore:
         stopped = {e.trial_id for entries in self._seen.values() for e in entries if e.status == PRUNED}
         return frozenset(stopped - self._counted().keys())
 
+    def digest(self) -> str:
+        """A digest of what there is to read: equal digests, equal rows."""
+        # The name of a part holds the digest of what is in it.
+        damaged = [[str(damage.path.relative_to(self.folder)), damage.reason] for damage in self.damaged]
+        return hashlib.sha256(json.dumps([sorted(self._seen), damaged]).encode()).hexdigest()
+
     @property
     def damaged(self) -> tuple[Damage, ...]:
         """The parts that cannot be used as they are; `recover` sets them aside."""
@@ -182,10 +217,14 @@ class ResultStore:
         """
         self.create()
         whole = set(os.listdir(self.parts / ATTEMPTS))
-        unfinished = [self.parts / t / n for t in TABLES for n in os.listdir(self.parts / t) if n.endswith(".parquet")]
+        unfinished = [
+            self.parts / table / name
+            for table in TABLES
+            for name in os.listdir(self.parts / table)
+            if name not in whole and name.endswith(".parquet")
+        ]
         with contextlib.suppress(FileNotFoundError):
-            unfinished += (self.folder / MAPS).glob("*.parquet")
-        unfinished = [path for path in unfinished if path.name not in whole]
+            unfinished += (path for path in (self.folder / MAPS).glob("*.parquet") if path.name not in whole)
         removed = []
         for path in [*unfinished, *temporary_folder(self.parts).iterdir()]:
             # Its writer may finish, or another driver remove it, in this very moment.
@@ -332,16 +371,11 @@ class PartWriter:
         self._worker = re.sub(r"[^A-Za-z0-9.-]+", "-", worker)
         self._clock = clock
         self._last: float | None = None
-        self._pending: list[dict[str, pa.Table]] = []
+        self._pending: list[AttemptRows] = []
 
     def add(self, rows: AttemptRows) -> None:
-        """Take an ended attempt; it is stored, and so finished, with the next flush.
-
-        Raises:
-            ValueError: a row does not fit the schema, or holds a NaN; nothing of the attempt is taken.
-
-        """
-        self._pending.append(rows.tables())
+        """Take an ended attempt; it is checked and stored, and so finished, with the next flush."""
+        self._pending.append(rows)
 
     def seconds_until_due(self) -> float | None:
         """How long to wait before the next flush; None while there is nothing to write."""
@@ -357,13 +391,14 @@ class PartWriter:
         """Write what was added as one part, and give its name; None when nothing was.
 
         Raises:
+            Refused: rows of some attempts do not fit the schema, or hold a NaN; these are let go, the others stay for another try.
             OSError: the disk is full or not writable; no file is left behind, and the rows stay for another try.
 
         """
         if not self._pending:
             return None
+        tables = self._checked()
         stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._worker}"  # the time comes first: parts sort by it
-        tables = {table: pa.concat_tables([one[table] for one in self._pending]) for table in (*TABLES, MAPS)}
         part = make_part(stem, tables)
         try:
             stamps = write_part(self._store.parts, part)
@@ -375,3 +410,17 @@ class PartWriter:
         rows = tables[ATTEMPTS].select(COLUMNS).to_pylist()
         self._store.index.note(self._worker, {part.name: (stamps, [Entry(part.name, **row) for row in rows])})
         return part.name
+
+    def _checked(self) -> dict[str, pa.Table]:
+        """The tables of what was added: together, which is faster by far than one by one."""
+        try:
+            return tables_of(self._pending)
+        except ValueError:
+            wrong: dict[tuple[str, int], ValueError] = {}
+            for rows in self._pending:
+                try:
+                    rows.tables()
+                except ValueError as error:
+                    wrong[rows.name] = error
+            self._pending = [rows for rows in self._pending if rows.name not in wrong]
+            raise Refused(wrong) from None

@@ -52,8 +52,8 @@ def serve(sweep_folder: Path, url: str | None, port: int, say: Callable[[str], N
     # In a thread of its own: a Ctrl-C in the middle of an answer would be taken for a mistake of that answer, and swallowed.
     serving = threading.Thread(target=server.serve_forever, name="dashboard", daemon=True)
     serving.start()
-    say(f"http://{LOOPBACK}:{server.server_port}")
     with contextlib.suppress(KeyboardInterrupt):
+        say(f"http://{LOOPBACK}:{server.server_port}")
         serving.join()
     threading.Thread(target=server.shutdown, daemon=True).start()
     serving.join(LEAVE_WITHIN_S)  # An answer that takes longer ends with the process.

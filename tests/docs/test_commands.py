@@ -79,10 +79,10 @@ def home(tmp_path: Path, draw: Callable[..., None], monkeypatch: pytest.MonkeyPa
     """Make a home for a page: images, the project's sweeps made small, and the sweeps that the page writes out."""
 
     def make(page: str) -> Path:
-        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
         for root, names in CLASSES.items():
             for n, name in enumerate(names):
-                draw(tmp_path / root / name, 32, n)
+                draw(tmp_path / "home" / root / name, 32, n)
         (tmp_path / "base.yaml").write_text(yaml.safe_dump(SMALL))
         shutil.copytree(REPOSITORY / "slurm" / "profiles", tmp_path / "slurm" / "profiles")
         shutil.copy(tmp_path / "slurm/profiles/devcluster.yaml", tmp_path / "slurm/profiles/mylab.yaml")
@@ -103,11 +103,11 @@ def typed(words: Words, place: Path, run: Callable[..., Any]) -> list[str]:
         folder = re.match(r"results/(\w+)", word)
         name = "v7_gamma" if folder and folder[1] == "NAME" else folder[1] if folder else ""
         if folder and not (place / "results" / name).exists():
-            ended = run(f"sweeps/{name}.yaml", "--data", place / "mvtec", "--backend", "inline", "--quiet")
+            ended = run(f"sweeps/{name}.yaml", "--data", place / "home/mvtec", "--backend", "inline", "--quiet")
             assert ended.code == 0, ended.err
         found.append(word.replace("results/NAME", "results/v7_gamma"))
         if word.startswith("~"):
-            found[-1] = str(place) + word[1:]
+            found[-1] = str(place / "home") + word[1:]
         elif word == "TRIAL":
             found[-1] = next((place / found[-2] / "attempts").glob("*.json")).name[:12]
     return found
@@ -153,7 +153,7 @@ def test_the_commands_for_slurm(home, command):
 @pytest.mark.slurm
 def test_the_scripts_of_the_page_for_those_who_run_a_cluster(home, command, monkeypatch):
     place = home("slurm/README.md")
-    monkeypatch.setenv("MOLEFLOW_DATA", str(place / "mvtec"))
+    monkeypatch.setenv("MOLEFLOW_DATA", str(place / "home/mvtec"))
     run_all("slurm/README.md", "slurm", place, command, "--print-sbatch")
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 import moleflow.claim
-from moleflow.claim import Claim, is_stale, owner, process_alive, process_started, try_claim, wait_for
+from moleflow.claim import (
+    Claim,
+    Heartbeat,
+    create_text,
+    is_stale,
+    owner,
+    process_alive,
+    process_started,
+    try_claim,
+    wait_for,
+)
 
 
 def dead_process() -> int:
@@ -141,19 +151,42 @@ def test_a_claim_that_is_not_there_is_not_stale(tmp_path: Path) -> None:
     assert not is_stale(tmp_path / "a.claim")
 
 
-def test_the_heartbeat_goes_on_until_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_heartbeat_keeps_many_claims_alive_until_each_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(moleflow.claim, "HEARTBEAT_S", 0.01)
-    path = tmp_path / "a.claim"
-    claim = taken(path)
-    for _ in range(2):
-        os.utime(path, (1, 1))
-        deadline = time.monotonic() + 30
-        while path.stat().st_mtime == 1 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert path.stat().st_mtime > 1
-    claim.release()
-    claim._thread.join(timeout=30)
-    assert not claim._thread.is_alive()
+    before = set(threading.enumerate())
+    heartbeat = Heartbeat()
+    claims = []
+    for name in ("a", "b"):
+        assert create_text(tmp_path / name, name)
+        claims.append(Claim(tmp_path / name, name, heartbeat))
+    (thread,) = set(threading.enumerate()) - before
+    for path in (tmp_path / "a", tmp_path / "b", tmp_path / "a"):
+        assert is_touched(path)
+    claims[0].release()
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "b").write_text("taken over by another")
+    os.utime(tmp_path / "b", (1, 1))
+    claims.append(taken(tmp_path / "c"))  # With a heartbeat of its own.
+    assert is_touched(tmp_path / "c")
+    assert (tmp_path / "b").stat().st_mtime == 1
+    for claim in claims[1:]:
+        claim.release()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    Claim(tmp_path / "b", "taken over by another", heartbeat)
+    assert is_touched(tmp_path / "b")
+    heartbeat.leave(tmp_path / "b")
+
+
+def is_touched(path: Path) -> bool:
+    """Whether a heartbeat touches the file soon after its time was set back."""
+    os.utime(path, (1, 1))
+    deadline = time.monotonic() + 30
+    while path.stat().st_mtime == 1 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return path.stat().st_mtime > 1
 
 
 def test_two_that_find_the_same_claim_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

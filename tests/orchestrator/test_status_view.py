@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.events import Event
+from orchestrator.progress.scene import Line, Scene
 from orchestrator.results.parts import Damage
 from orchestrator.status import StatusReader, SweepStatus, TrialStatus
-from orchestrator.status_view import MOST_LINES, as_json, as_lines, picture, watch
+from orchestrator.status_view import MOST_LINES, as_json, as_lines, moment, picture, watch
 
 EPOCH = Event(
     "epoch",
@@ -120,6 +121,29 @@ def test_json_has_every_trial_with_every_key():
         "error": "no\nluck",
     }
     assert {tuple(trial) for trial in told["trials"]} == {tuple(told["trials"][1])}
+
+
+def test_what_is_watched_is_what_a_driver_shows_and_under_it_the_rest():
+    lines = tuple(Line(f"running {n}", "grid  epoch 3/40", 0.5, 60.0) for n in range(30))
+    scene = Scene({"running": 30, "failed": 1}, lines, 12.0, 0.5, ("best one", 0.875), ("memory 1.0 GB",), 90.0)
+    waiting = tuple(replace(TRIALS[2], trial_id=f"{n:012x}") for n in range(20))
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100, height=24, color_system=None)
+    with terminal.capture() as capture:
+        terminal.print(moment(replace(STATUS, trials=(*TRIALS, *waiting)), scene, 24))
+    shown = [line.rstrip() for line in capture.get().splitlines()]
+    assert shown[0] == "sweep:    s: Does [gamma] matter?"
+    assert shown[2].split() == ["running", "0", "━" * 8, "50%", "grid", "epoch", "3/40", "ETA", "1", "min", "0", "s"]
+    table = shown.index("")
+    assert shown[table - 5 : table] == [
+        "and 19 more running",
+        "trials:   31: 30 running, 1 failed  ETA 1 min 30 s",
+        "speed:    12 trials/h, 0.5 epochs/s",
+        "best:     0.8750 image AUROC  best one",
+        "in use:   memory 1.0 GB",
+    ]
+    assert shown[table + 2].split()[:4] == ["d" * 12, "gamma=3", "seed=0", "failed"]
+    assert shown[-1] == "22 more trials are left out (21 waiting, 1 finished); --all shows them"
+    assert len(shown) < 24
 
 
 def going(*states):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from threadpoolctl import threadpool_info
 
 from orchestrator import launch
 from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
+from orchestrator.events import Event
 from orchestrator.folder import check_owner
-from orchestrator.results.store import ResultStore
+from orchestrator.results.store import AttemptRows, ResultStore
 from orchestrator.spec import load_sweep
-from orchestrator.worker import Worker
+from orchestrator.worker import Worker, first_row
 
 
 @pytest.fixture
@@ -88,6 +90,25 @@ def test_the_record_carries_what_the_row_of_a_dead_attempt_needs(prepared, work)
     kept = AttemptFolder(prepared.folder / "attempts").all()[0].content["row"]
     changed_later = {"seconds_reused", "flags"}
     assert {k: v for k, v in kept.items() if k not in changed_later} == {k: row[k] for k in kept.keys() - changed_later}
+
+
+def test_rows_that_cannot_be_stored_fail_their_own_attempt_alone(prepared, work):
+    worker, told = work
+    refused = []
+    for trial_id, seconds in (("1" * 12, 1.0), ("2" * 12, 1.0), ("3" * 12, float("nan"))):
+        attempt = worker.attempts.begin(trial_id)
+        now = datetime.now(UTC)
+        ending = {"attempt": 1, "status": FINISHED, "started_at": now, "ended_at": now, "seconds_spent": seconds}
+        row = first_row(worker.setup, worker.environment, prepared.trials[0]) | {"trial_id": trial_id} | ending
+        event = Event("finished", trial_id, {"attempt": 1})
+        worker.keep(
+            attempt, FINISHED, AttemptRows(row), event, lambda error, of=trial_id: refused.append((of, str(error)))
+        )
+    worker.flush()
+    assert [event.trial_id for event in told] == ["1" * 12, "2" * 12]
+    assert ResultStore(prepared.folder).finished().keys() == {"1" * 12, "2" * 12}
+    ((of, error),) = refused
+    assert (of, "attempts.seconds_spent: NaN" in error) == ("3" * 12, True)
 
 
 def test_a_start_that_was_cut_off_leaves_no_folder_of_another_sweep(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleflow.config import Lora
-from moleflow.models.derived import Derived
+from moleflow.derived import Derived
 from moleflow.models.lora import LoraExpert
 from moleflow.models.spatial_lora import SpatialLoraExpert, node_weights
 

@@ -15,7 +15,7 @@ import pytest
 from moleflow.errors import InvalidInput
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES, schema
-from orchestrator.results.store import PartWriter, ResultStore
+from orchestrator.results.store import PartWriter, Refused, ResultStore
 
 
 def attempts_of(table):
@@ -132,12 +132,19 @@ def test_at_most_one_part_a_second_each_with_whole_attempts(store, make_attempt)
     assert of_second == {("000000000002", 1), ("000000000003", 1)}
 
 
-def test_a_bad_attempt_is_refused_whole(store, make_attempt):
-    rows = make_attempt()
-    rows.metrics[1]["pixel_ap"] = float("nan")
+def test_a_bad_attempt_is_refused_whole_and_costs_the_others_nothing(store, make_attempt):
     writer = PartWriter(store, "test")
-    with pytest.raises(ValueError, match=r"metrics\.pixel_ap"):
+    for trial in (1, 2, 3):
+        rows = make_attempt(trial=trial)
+        if trial == 2:
+            rows.metrics[1]["pixel_ap"] = float("nan")
         writer.add(rows)
+    with pytest.raises(Refused, match=r"metrics\.pixel_ap") as refused:
+        writer.flush()
+    assert refused.value.errors.keys() == {("000000000002", 1)}
+    assert store.finished() == {}
+    writer.flush()
+    assert store.finished().keys() == {"000000000001", "000000000003"}
     assert writer.flush() is None
 
 

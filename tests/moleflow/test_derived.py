@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from moleflow.config import Lora
-from moleflow.models.derived import Derived
+from moleflow.derived import Derived
 from moleflow.models.lora import LoRALinear
 
 

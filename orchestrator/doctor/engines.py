@@ -1,0 +1,89 @@
+"""What runs trials elsewhere, and what the extras bring: SLURM, Ray, Optuna, the charts of report pages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from orchestrator.doctor.finding import Finding, asked, install, one_line
+
+NEEDED = ("sbatch", "squeue", "scancel", "scontrol")
+ASK_WITHIN_S = 10.0
+CONNECT_WITHIN_S = 2.0
+
+
+def slurm() -> list[Finding]:
+    """The commands, a controller that answers, and what submits."""
+    login = 'type the command on a login node; for tests: slurm/cluster.sh up && eval "$(slurm/cluster.sh env)"'
+    missing = [name for name in NEEDED if not shutil.which(name)]
+    if missing:
+        said = "no SLURM here" if len(missing) == len(NEEDED) else f"without {', '.join(missing)}"
+        return [Finding("slurm", "lacks", said, login), package("submitit", "submitit", "")]
+    accounting = "" if shutil.which("sacct") else "; no sacct: what happened to jobs of long ago is not known"
+    code, out, error = asked(["scontrol", "ping"], ASK_WITHIN_S)
+    up = [line.strip() for line in out.splitlines() if " is UP" in line]
+    if code != 0 or not up:
+        said = f"its commands are here, and no controller answers ({one_line(error or out)})"
+        return [Finding("slurm", "lacks", said, login), package("submitit", "submitit", "")]
+    return [Finding("slurm", "ok", f"{up[0]}{accounting}"), package("submitit", "submitit", "")]
+
+
+def ray() -> Finding:
+    """Whether Ray is installed, and whether one runs on this machine."""
+    found = package("ray", "ray", "ray")
+    if found.state != "ok":
+        return found
+    address = _ray_address()
+    if address is None:
+        return Finding("ray", "ok", f"{found.said}; none runs here, and --backend ray starts one")
+    if _answers(address):
+        return Finding("ray", "ok", f"{found.said}; one runs at {address}: --address {address} joins it")
+    return Finding(
+        "ray",
+        "note",
+        f"{found.said}; {address} is named (RAY_ADDRESS, or what ran last) and does not answer",
+        "ray stop",
+    )
+
+
+def package(name: str, distribution: str, extra: str) -> Finding:
+    """Whether a package is installed; nothing is imported.
+
+    Args:
+        name: of the finding.
+        distribution: of the package.
+        extra: of this project that brings it; empty where the project itself does.
+
+    """
+    try:
+        return Finding(name, "ok", metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return Finding(name, "lacks", f"{distribution} is not installed", install(extra))
+
+
+def _ray_address() -> str | None:
+    given = os.environ.get("RAY_ADDRESS", "")
+    if given and given not in ("auto", "local"):
+        return given
+    try:
+        return (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    return connects(host, int(port) if port.isdigit() else 0)
+
+
+def connects(host: str, port: int, within_s: float = CONNECT_WITHIN_S) -> bool:
+    """Whether somebody listens there; nothing is sent."""
+    try:
+        socket.create_connection((host, port), within_s).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,62 @@
+"""The whole round."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from moleflow.errors import InvalidInput
+from moleflow.knobs import base_layers, resolve, version_layer, version_names
+from moleflow.weights import weights_file
+from orchestrator.doctor import engines, machine, material, places
+from orchestrator.doctor.finding import Finding
+from orchestrator.prepared import default_cache
+
+
+def visit(data: Path | None, weights: str | None, base: str, out: Path, cache: Path | None) -> list[Finding]:
+    """Look at everything, in the order in which it is told.
+
+    Args:
+        data: a folder of classes; None = MOLEFLOW_DATA, if that is set.
+        weights: as backbone.weights; None = the base's.
+        base: the settings whose backbone and classes are looked for.
+        out: where results would go.
+        cache: the cache; None = the default one.
+
+    Raises:
+        InvalidInput: no such folder, base or weights.
+
+    """
+    given = data or (Path(os.environ["MOLEFLOW_DATA"]).expanduser() if os.environ.get("MOLEFLOW_DATA") else None)
+    if data is not None and not data.is_dir():
+        raise InvalidInput(
+            f"--data: {data} is no folder; give the folder that holds <class>/train/good and <class>/test"
+        )
+    newest = version_names()[-1]
+    config = resolve([version_layer(newest, "versions"), *base_layers(base, newest, "--base", Path.cwd())])
+    backbone = config.backbone
+    if weights is not None:
+        backbone = backbone.model_copy(update={"weights": weights})
+        weights_file(backbone)
+    imported, known = machine.imports(backbone.model, backbone.weights)
+    kept = cache or default_cache()
+    try:
+        of_weights = material.weights(backbone, base, known)
+    except InvalidInput as error:
+        of_weights = Finding("weights", "lacks", str(error), "backbone.weights in the base, or --set weights=...")
+    return [
+        machine.python(),
+        *imported,
+        machine.gpus(known.get("gpus")),
+        machine.size(),
+        *engines.slurm(),
+        engines.ray(),
+        engines.package("optuna", "optuna", "search"),
+        engines.package("charts", "vl-convert-python", ""),
+        material.images(given, config.data.tasks, base),
+        of_weights,
+        places.room("results", out, "--out"),
+        places.room("cache", kept, "--cache"),
+        places.budget(kept),
+        places.checkout(),
+    ]

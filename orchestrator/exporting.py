@@ -1,0 +1,132 @@
+"""What a results folder holds, for other programs and for papers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from moleflow.errors import InvalidInput
+from moleflow.knobs import method_knobs, version_settings
+from moleflow.source import code_digest
+from orchestrator import folder
+from orchestrator.attempts import replace_text
+from orchestrator.reports.render import csv_text
+from orchestrator.reports.tables import Report, build
+from orchestrator.results.store import ResultStore
+
+What = Literal["tables", "metrics", "scores", "curves", "attempts"]
+Format = Literal["csv", "latex", "markdown"]
+WHAT: tuple[What, ...] = get_args(What)
+FORMATS: tuple[Format, ...] = get_args(Format)
+ROWS_AT_ONCE = 10_000
+
+
+def export(
+    place: Path,
+    form: Format = "csv",
+    what: What = "tables",
+    split: str = "test",
+    everything: bool = False,
+    document: bool = False,
+) -> Iterator[str]:
+    """The text, in pieces.
+
+    Args:
+        place: a results folder.
+        form: csv | latex | markdown; stored tables are CSV alone.
+        what: the comparison tables, or a stored table with its rows that count.
+        split: test | validation: which images the comparison tables are about.
+        everything: every stored trial, not only those of the latest plan.
+        document: a whole LaTeX document in place of tables for one.
+
+    Raises:
+        InvalidInput: the folder holds no sweep, or the stored table is asked for in another format.
+
+    """
+    if what != "tables" and form != "csv":
+        raise InvalidInput(
+            f"--format: given '{form}' for the stored table '{what}', allowed: csv; for {form} leave --what out"
+        )
+    if document and form != "latex":
+        raise InvalidInput("--document: is for LaTeX; give --format latex too")
+    sweep = folder.read(place)
+    selection = None if everything else set(sweep.compared if what == "tables" else sweep.trial_ids)
+    if what != "tables":
+        yield from stored_csv(ResultStore(place), what, selection)
+        return
+    made = build(
+        ResultStore(place),
+        selection,
+        sweep.baseline,
+        sweep.title,
+        current_code=code_digest(),
+        covers={"version": method_knobs()},
+        bundles={"version": version_settings()},
+        split=split,
+    )
+    yield rendered(made, form, document)
+
+
+def rendered(report: Report, form: Format, document: bool = False) -> str:
+    """A report in one of the formats, without the lock that only report.md carries."""
+    if form == "latex":
+        return latex_document(report.latex()) if document else report.latex()
+    return report.csv() if form == "csv" else report.body()
+
+
+def latex_document(tables: str) -> str:
+    """A document around the tables, which compiles as it is. Wide tables are as wide as they are: the page grows with them."""
+    return "\n".join(
+        [
+            "\\documentclass{article}",
+            "\\usepackage[T1]{fontenc}",
+            "\\usepackage[utf8]{inputenc}",
+            "\\usepackage{booktabs}",
+            "\\usepackage[landscape,paperwidth=60cm,paperheight=80cm,margin=2cm]{geometry}",
+            "\\begin{document}",
+            tables.rstrip(),
+            "\\end{document}",
+            "",
+        ]
+    )
+
+
+def stored_csv(store: ResultStore, table: str, selection: Iterable[str] | None) -> Iterator[str]:
+    """A stored table as CSV, in pieces: null is an empty field, reals read back the same, times are ISO 8601, lists are JSON."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = store.read(table)
+    if selection is not None:
+        rows = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(sorted(selection), pa.string())))
+    names = rows.schema.names
+    yield csv_text(names, [])
+    for batch in rows.to_batches(max_chunksize=ROWS_AT_ONCE):
+        columns = [[_plain(value) for value in column.to_pylist()] for column in batch.columns]
+        yield csv_text(names, zip(*columns, strict=True)).partition("\n")[2]
+
+
+def write(pieces: Iterable[str], path: Path) -> None:
+    """Make a file hold the pieces, or leave it as it is.
+
+    Raises:
+        InvalidInput: it is a folder, or lies in none.
+        OSError: the folder cannot be written.
+
+    """
+    if path.is_dir():
+        raise InvalidInput(f"--to: {path} is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"--to: {path.parent} is no folder; make it, or give a file elsewhere")
+    replace_text(path, "".join(pieces), lasting=False)
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return json.dumps(value) if isinstance(value, list | dict) else value

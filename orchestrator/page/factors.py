@@ -1,0 +1,117 @@
+"""Metric against factor: for each factor that is compared, its values against the mean metrics, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.page.chart import (
+    HOLLOW,
+    POINT,
+    SERIES,
+    VALID,
+    Chart,
+    ChartGroup,
+    Spec,
+    category,
+    number,
+    series,
+    spans_decades,
+    tooltip,
+)
+from orchestrator.page.estimate import INTERVALS, estimate
+from orchestrator.page.evidence import Evidence
+from orchestrator.reports.tables import MAIN
+from orchestrator.reports.variants import MEAN, Variant, mean_name, plain, short_names, text
+
+MOST = 400
+SCATTER = 12
+"""Variants from which on a factor is shown though it never differs alone."""
+FIELDS = {
+    "variant": "Variant",
+    "x": "Value",
+    "series": "Series",
+    "mean": "Mean",
+    "low": "95 % low",
+    "high": "95 % high",
+    "n": "n (seeds)",
+    "marks": "Marks",
+}
+
+
+def factor_charts(evidence: Evidence) -> ChartGroup:
+    """One chart for each factor and metric.
+
+    A factor that never differs alone is left out: its chart would show what all factors together do. Over many variants, as of
+    random draws, it is shown, and its note says so.
+    """
+    metrics = [m for m in MAIN if any(variant.values(MEAN, m) for variant in evidence.variants)]
+    shown = [m for m in metrics if m != "routing_accuracy"] or metrics
+    compared = evidence.comparison.compared
+    if not compared:
+        return ChartGroup("", (), "No factor differs between the variants.")
+    drawn = [key for key in compared if len(evidence.variants) >= SCATTER or _differs_alone(evidence, key)]
+    left_out = ", ".join(f"`{key}`" for key in compared if key not in drawn)
+    missing = f"No chart against {left_out}: no two variants differ in one of these factors alone." if left_out else ""
+    return ChartGroup("", tuple(_chart(evidence, key, metric) for key in drawn for metric in shown), missing)
+
+
+def _rest(variant: Variant, compared: Sequence[str], key: str) -> tuple[str, ...]:
+    return tuple(text(variant.factors[other]) for other in compared if other != key)
+
+
+def _differs_alone(evidence: Evidence, key: str) -> bool:
+    rests = [_rest(variant, evidence.comparison.compared, key) for variant in evidence.variants]
+    return len(set(rests)) < len(rests)
+
+
+def _chart(evidence: Evidence, key: str, metric: str) -> Chart:
+    compared, places = evidence.comparison.compared, evidence.spread(MOST)
+    names = short_names(compared)
+    others = [other for other in compared if other != key]
+    values = {k: plain(evidence.variants[k].factors[key]) for k in places}
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
+    rows = []
+    for k in places:
+        variant = evidence.variants[k]
+        of = estimate(variant.values(MEAN, metric))
+        rest = ", ".join(f"{names[other]}={text(variant.factors[other])}" for other in others)
+        x = values[k] if numeric else text(values[k])
+        marks = "; ".join(evidence.marks[k])
+        rows.append((k, x, rest, of.mean, of.low, of.high, of.n, marks))
+    told_apart = len({row[2] for row in rows}) <= SERIES
+    angle = -35 if len(set(map(text, values.values()))) > 6 else 0
+    axis: Spec = category("x", names[key], axis={"labelAngle": angle, "labelLimit": 90})
+    if numeric:
+        scale = {"type": "log"} if spans_decades([float(str(value)) for value in values.values()]) else {}
+        axis = number("x", names[key], scale={**scale, "padding": 12})
+    name = mean_name(evidence.variants, metric, MAIN[metric])
+    left_out = f" {len(places)} of {len(evidence.variants)} variants, evenly over their ranking." * (
+        len(places) < len(evidence.variants)
+    )
+    note = f"{INTERVALS}{evidence.hollow}{left_out}" + (
+        ""
+        if told_apart
+        else " The other factors differ from point to point, so this is no effect of one factor; the numbers name them."
+    )
+    labels = [row[2] for row in rows] if told_apart and others else []
+    if not told_apart:  # A variant's name says it already.
+        rows = [(*row[:2], "", *row[3:]) for row in rows]
+    spec = _spec(axis, f"mean {name}", numeric, told_apart, labels)
+    return Chart(f"{name} against {names[key]}", note, FIELDS, rows, spec)
+
+
+def _spec(axis: Spec, title: str, numeric: bool, told_apart: bool, labels: list[str]) -> Spec:
+    y = number("mean", title)
+    encoding: Spec = {"x": axis, "y": y}
+    coloured: Spec = series(labels, "color") if labels else {}
+    if not numeric and labels:
+        encoding["xOffset"] = category("series", None)
+    bounds = {"y": number("low", title), "y2": {"field": "high"}}
+    layers: list[Spec] = []
+    if numeric and told_apart:
+        layers.append({"transform": [VALID], "mark": {"type": "area", "opacity": 0.15}, "encoding": bounds | coloured})
+        layers.append({"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": coloured})
+    layers.append({"transform": [VALID], "mark": {"type": "rule", "strokeWidth": 1.5}, "encoding": bounds | coloured})
+    points = HOLLOW | {"tooltip": tooltip(FIELDS)} | (series(labels, "color", "shape") if labels else {})
+    layers.append({"mark": POINT, "encoding": points})
+    return {"width": "container", "height": 240, "encoding": encoding, "layer": layers}

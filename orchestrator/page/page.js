@@ -1,0 +1,356 @@
+"use strict";
+// Tables, charts, trials and pictures of the page, from the JSON in it. Whatever comes from results is set as text, never as markup.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]; // after Okabe and Ito
+  const PAGE = 50, MANY_MARKS = 1500, ABSENT = "\u2013";
+
+  function make(tag, properties = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name === "class") element.className = value;
+      else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else element.setAttribute(name, value);
+    }
+    element.append(...children);
+    return element;
+  }
+
+  // Tables ------------------------------------------------------------------------------------------------------------
+
+  // A number is the place of a variant, a list of one the best, an object a trial.
+  const cellText = (cell) => (typeof cell === "string" ? cell : typeof cell === "number" ? data.names[cell] : Array.isArray(cell) ? cell[0] : cell.t);
+
+  function sortKey(cell, numeric) {
+    const text = cellText(cell);
+    if (!numeric) return text;
+    const value = parseFloat(text.replace(/,/g, ""));
+    return Number.isNaN(value) ? null : value;
+  }
+
+  function compare(a, b, numeric, direction) {
+    if (numeric && (a === null || b === null)) return (a === null) - (b === null); // What has no value stays at the end.
+    const order = numeric ? a - b : a.localeCompare(b, "en", { numeric: true });
+    return direction * order;
+  }
+
+  function sign(marks) {
+    const signs = new Set(marks.map((mark) => (mark.startsWith("\u2020") ? "\u2020" : "\u2205")));
+    const said = signs.has("\u2020") ? "confounded" : "no effect";
+    return make("sup", { title: marks.join("\n"), role: "note", "aria-label": said }, [...signs].join(""));
+  }
+
+  function markList(marks) {
+    const shown = marks.slice(0, 3).map((mark) => make("span", { class: "mark" }, (mark.startsWith("\u2020") ? "" : "\u2205 ") + mark));
+    if (marks.length > 3) shown.push(make("span", { class: "mark", title: marks.slice(3).join("\n") }, `and ${marks.length - 3} more, listed below`));
+    return shown;
+  }
+
+  function drawTable(host, sheet) {
+    const order = sheet.rows.map((_, k) => k);
+    const state = { order, shown: PAGE, column: -1, direction: 1, words: "" };
+    const body = make("tbody");
+    const more = make("div", { class: "bar" });
+    const heads = sheet.head.map((name, column) => {
+      const button = make("button", { type: "button", onclick: () => sort(column) }, name || "Name");
+      const marks = sheet.columnMarks[column] || [];
+      return make("th", { scope: "col", class: sheet.right[column] ? "right" : "left", "aria-sort": "none" }, button, ...markList(marks));
+    });
+
+    function sort(column) {
+      const numeric = Boolean(sheet.right[column]);
+      const again = state.column === column;
+      state.direction = again ? -state.direction : numeric ? -1 : 1;
+      state.column = column;
+      const keys = sheet.rows.map((row) => sortKey(row[column], numeric));
+      state.order = [...order].sort((a, b) => compare(keys[a], keys[b], numeric, state.direction) || a - b);
+      heads.forEach((head, k) => head.setAttribute("aria-sort", k !== column ? "none" : state.direction > 0 ? "ascending" : "descending"));
+      fill();
+    }
+
+    function drawRow(k) {
+      const ofRow = sheet.rowMarks[k] || [];
+      const cells = sheet.rows[k].map((cell, column) => {
+        const text = cellText(cell);
+        const marks = [...ofRow, ...(sheet.columnMarks[column] || [])];
+        const opens = typeof cell === "object" && !Array.isArray(cell);
+        const content = opens ? make("button", { type: "button", class: "link", onclick: () => openTrial(cell.trial) }, text) : text;
+        if (column === 0) return make("th", { scope: "row" }, content, ...markList(ofRow));
+        const best = Array.isArray(cell);
+        const classes = [sheet.right[column] ? "right" : "left", best ? "best" : ""].join(" ").trim();
+        const drawn = make("td", { class: classes }, content);
+        if (best) drawn.title = "best mean";
+        if (marks.length && text !== ABSENT && (sheet.right[column] || best)) drawn.append(sign(marks));
+        return drawn;
+      });
+      return make("tr", {}, ...cells);
+    }
+
+    function fill() {
+      const words = state.words.toLowerCase();
+      const fitting = words ? state.order.filter((k) => sheet.rows[k].some((cell) => cellText(cell).toLowerCase().includes(words))) : state.order;
+      body.replaceChildren(...fitting.slice(0, state.shown).map(drawRow));
+      const left = fitting.length - state.shown;
+      more.replaceChildren();
+      if (left > 0) {
+        const step = Math.min(left, 100);
+        more.append(`${state.shown} of ${fitting.length} rows`,
+          make("button", { type: "button", onclick: () => { state.shown += step; fill(); } }, `Show ${step} more`),
+          make("button", { type: "button", onclick: () => { state.shown = fitting.length; fill(); } }, "Show all"));
+      } else if (words) more.append(`${fitting.length} of ${sheet.rows.length} rows`);
+    }
+
+    const table = make("table", {}, make("caption", { class: "aside" }, sheet.title), make("thead", {}, make("tr", {}, ...heads)), body);
+    const parts = [make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": sheet.title }, table), more];
+    if (sheet.rows.length > 20) {
+      const box = make("input", { type: "search", placeholder: "Filter rows", "aria-label": `Filter the rows of ${sheet.title}` });
+      box.addEventListener("input", () => { state.words = box.value.trim(); state.shown = PAGE; fill(); });
+      parts.unshift(make("div", { class: "bar" }, box));
+    }
+    fill();
+    host.replaceChildren(...parts);
+  }
+
+  const asSheet = (title, head, rows, right) => ({ title, head, rows, right, columnMarks: {}, rowMarks: {} });
+
+  // Variants stand in the numbers by their places.
+  function namedRows(chart) {
+    const column = chart.fields.indexOf("variant");
+    const named = (value, k) => (k === column && typeof value === "number" ? data.names[value] : value);
+    return column < 0 ? chart.rows : chart.rows.map((row) => row.map(named));
+  }
+
+  function numbersSheet(chart) {
+    const named = namedRows(chart);
+    const filled = chart.fields.map((_, k) => k).filter((k) => named.some((row) => row[k] !== ""));
+    const all = named.map((row) => filled.map((k) => row[k]));
+    const right = filled.map((_, k) => all.some((row) => typeof row[k] === "number"));
+    const rows = all.map((row) => row.map((value) => (value === null || value === "" ? ABSENT : String(value))));
+    return asSheet(`Numbers of ${chart.title}`, filled.map((k) => chart.heads[k]), rows, right);
+  }
+
+  // Charts ------------------------------------------------------------------------------------------------------------
+
+  const drawn = new Map();
+
+  function colours() {
+    const style = getComputedStyle(document.documentElement);
+    const of = (name) => style.getPropertyValue(name).trim();
+    return { ink: of("--ink"), soft: of("--soft"), line: of("--line"), strong: of("--strong") };
+  }
+
+  function dark() {
+    const chosen = document.documentElement.dataset.theme;
+    return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  }
+
+  function look(width, longest) {
+    const { ink, soft, line, strong } = colours();
+    const columns = width < 460 || longest > 24 ? 1 : 2;
+    const blue = dark() ? "#56B4E9" : "#0072B2";
+    return {
+      background: "transparent",
+      font: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif",
+      axis: { labelColor: soft, titleColor: ink, gridColor: line, domainColor: strong, tickColor: strong, titleFontWeight: 500, labelFontSize: 11, titlePadding: 8, labelSeparation: 8, tickCount: width < 460 ? 4 : 6 },
+      legend: { orient: "bottom", columns, labelColor: ink, titleColor: soft, titleFontWeight: 500, labelLimit: Math.max(120, width / columns - (columns === 1 ? 95 : 60)), symbolSize: 60 },
+      header: { labelColor: ink, titleColor: ink },
+      view: { stroke: null },
+      mark: { color: blue },
+      text: { color: ink },
+      rule: { color: blue },
+      range: { category: dark() ? ["#56B4E9", ...PALETTE.slice(1, 5), "#0072B2", PALETTE[6], ink] : [...PALETTE, ink] },
+    };
+  }
+
+  async function drawChart(plot, chart) {
+    const values = namedRows(chart).map((row) => Object.fromEntries(chart.fields.map((field, k) => [field, row[k]])));
+    const spec = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", description: chart.title, data: { values }, ...chart.spec };
+    if (spec.width === "container") spec.autosize = { type: "fit-x", contains: "padding" };
+    const marks = values.length * (chart.spec.layer || [1]).length;
+    const column = chart.fields.indexOf("series");
+    const longest = column < 0 ? 0 : Math.max(0, ...chart.rows.map((row) => row[column].length));
+    const before = drawn.get(plot);
+    const view = await window.vegaEmbed(plot, spec, {
+      actions: false, ast: true, config: look(plot.clientWidth, longest), tooltip: { theme: dark() ? "dark" : "light" }, renderer: marks > MANY_MARKS ? "canvas" : "svg",
+    });
+    if (before) before.finalize();
+    drawn.set(plot, view);
+    plot.classList.add("drawn");
+  }
+
+  function chartOf(plot) {
+    return plot.chart || data.charts[Number(plot.closest("[data-chart]").dataset.chart)];
+  }
+
+  function watchCharts() {
+    const near = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        near.unobserve(entry.target);
+        drawChart(entry.target, chartOf(entry.target));
+      }
+    }, { rootMargin: "300px" });
+    for (const plot of document.querySelectorAll(".plot")) near.observe(plot);
+  }
+
+  function changeTheme() {
+    const button = document.getElementById("theme");
+    const next = dark() ? "light" : "dark";
+    document.documentElement.dataset.theme = next;
+    nameTheme(button);
+    for (const plot of [...drawn.keys()]) {
+      if (plot.isConnected) drawChart(plot, chartOf(plot));
+    }
+  }
+
+  function nameTheme(button) {
+    button.setAttribute("aria-pressed", String(dark()));
+    button.textContent = dark() ? "Light colours" : "Dark colours";
+  }
+
+  // Trials ------------------------------------------------------------------------------------------------------------
+
+  function settingsTable(title, head, rows) {
+    const host = make("div");
+    drawTable(host, asSheet(title, head, rows, head.map(() => false)));
+    return host;
+  }
+
+  function curveChart(trial) {
+    const rows = trial.curves.flatMap((curve) => curve.nll.map((nll, k) => [k + 1, curve.task, nll]));
+    return {
+      title: "Learning curves of this trial",
+      fields: ["epoch", "task", "nll"],
+      heads: ["Epoch", "Task", "NLL per patch, nats"],
+      rows,
+      spec: {
+        width: "container", height: 200, mark: { type: "line", strokeWidth: 1.5 },
+        encoding: {
+          x: { field: "epoch", type: "quantitative", title: "epoch", scale: { zero: false, nice: false }, axis: { tickMinStep: 1 } },
+          y: { field: "nll", type: "quantitative", title: "NLL per patch, nats", scale: { zero: false } },
+          color: { field: "task", type: "nominal", title: null, sort: null },
+          strokeDash: { field: "task", type: "nominal", title: null, sort: null },
+        },
+      },
+    };
+  }
+
+  function openTrial(id) {
+    const { trials, against, shared, many, logs } = data.details;
+    const trial = trials[id];
+    const dialog = document.getElementById("trial");
+    const label = trial.of < 0 ? `${trial.label || id}: ${trial.status}` : data.names[trial.of];
+    const parts = [make("header", {}, make("h2", { id: "trial-title" }, `Trial ${id}`),
+      make("button", { type: "button", onclick: () => dialog.close() }, "Close")), make("p", { class: "intro" }, label)];
+    const section = (title, ...content) => parts.push(make("h3", {}, title), ...content);
+    if (trial.error) section("Error", make("pre", { tabindex: "0" }, trial.traceback || trial.error));
+    const baseline = trial.of < 0 ? "the baseline" : data.names[against[trial.of]];
+    if (trial.differs === null) section("Differences from the baseline", make("p", { class: "empty" }, "There is no single finished baseline to compare it with."));
+    else if (!trial.differs.length) section("Differences from the baseline", make("p", { class: "empty" }, "None: it is of the baseline itself."));
+    else section(`Differences from ${baseline}`, settingsTable("Differences from the baseline", ["Setting", "Baseline", "This trial"], trial.differs));
+    let plot = null;
+    if (trial.curves.length) {
+      plot = make("div", { class: "plot" });
+      plot.chart = curveChart(trial);
+      const numbers = make("details", { class: "numbers" }, make("summary", {}, "Numbers"));
+      numbers.addEventListener("toggle", () => openNumbers(numbers, plot.chart));
+      section("Learning curves", plot, make("p", { class: "note" }, "One trial, so there is no band."), numbers);
+    }
+    if (!many) {
+      const all = Object.entries({ ...shared, ...trial.settings }).sort(([a], [b]) => a.localeCompare(b));
+      const host = make("details", {}, make("summary", {}, `${all.length} settings`));
+      host.addEventListener("toggle", () => { if (host.open && host.children.length === 1) host.append(settingsTable("Configuration", ["Setting", "Value"], all)); });
+      section("Configuration", host);
+      if (trial.facts) {
+        const facts = make("details", {}, make("summary", {}, "Code, digests and packages"), settingsTable("Where it ran", ["What", "Value"], trial.facts));
+        section("Where it ran", facts);
+      }
+      const missing = logs ? "The logs of this folder have no line of it." : "This folder holds no logs.";
+      section("End of its log", trial.log && trial.log.length ? make("pre", { tabindex: "0" }, trial.log.join("\n")) : make("p", { class: "empty" }, missing));
+    }
+    dialog.replaceChildren(make("div", {}, ...parts));
+    dialog.showModal();
+    dialog.scrollTop = 0;
+    if (plot) drawChart(plot, plot.chart);
+  }
+
+  function openNumbers(details, chart) {
+    if (!details.open || details.children.length > 1) return;
+    const host = make("div");
+    details.append(host);
+    drawTable(host, numbersSheet(chart));
+  }
+
+  // Anomaly maps ------------------------------------------------------------------------------------------------------
+
+  const picture = (kind, content) => `data:image/${kind};base64,${content}`;
+
+  function colouredMap(content, label) {
+    const canvas = make("canvas", { width: "64", height: "64", role: "img", "aria-label": label });
+    const image = new Image();
+    image.addEventListener("load", () => {
+      canvas.width = image.naturalWidth;
+      canvas.height = image.naturalHeight;
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(image, 0, 0);
+      const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+      for (let k = 0; k < pixels.data.length; k += 4) pixels.data.set(heat(pixels.data[k] / 255), k);
+      context.putImageData(pixels, 0, 0);
+    });
+    image.src = picture("png", content);
+    return canvas;
+  }
+
+  // Matplotlib's inferno at tenths of its range, and straight lines between: lighter is more anomalous, for colour-blind eyes too.
+  const INFERNO = [[0, 0, 4], [22, 11, 57], [66, 10, 104], [106, 23, 110], [147, 38, 103], [188, 55, 84], [221, 81, 58], [243, 120, 25], [252, 165, 10], [246, 215, 70], [252, 255, 164]];
+
+  function heat(share) {
+    const at = Math.min(9, Math.floor(share * 10));
+    return INFERNO[at].map((low, channel) => low + (share * 10 - at) * (INFERNO[at + 1][channel] - low));
+  }
+
+  function drawMap(map) {
+    const { pictures, masks } = data.gallery;
+    const mask = masks[map.of]
+      ? make("img", { src: picture("png", masks[map.of]), alt: `Mask of ${map.image}` })
+      : make("div", { class: "none" }, "no mask");
+    return make("figure", {},
+      make("div", { class: "three" }, make("img", { src: picture("jpeg", pictures[map.of]), alt: `Image ${map.image}` }), mask,
+        colouredMap(map.map, `Anomaly map of ${map.image}, from ${map.low} to ${map.high} nats a patch`)),
+      make("figcaption", {}, make("strong", {}, `${map.class}, ${map.defect}: score ${map.score}`), make("br"), `${map.image}; map ${map.low} to ${map.high}`));
+  }
+
+  function drawGallery(host) {
+    const { shows } = data.gallery;
+    host.className = "shows";
+    for (const [k, show] of shows.entries()) {
+      const details = make("details", {}, make("summary", {}, `${show.title}: ${show.variant}, seed ${show.seed} (${show.trial})`));
+      details.addEventListener("toggle", () => {
+        if (!details.open || details.children.length > 1) return;
+        for (const group of show.groups) details.append(make("h4", {}, group.title), make("div", { class: "maps" }, ...group.maps.map(drawMap)));
+        if (!show.groups.length) details.append(make("p", { class: "empty" }, "Its kept maps are of images drawn by lot alone."));
+      });
+      host.append(details);
+      if (k === 0) details.open = true;
+    }
+  }
+
+  // The page ----------------------------------------------------------------------------------------------------------
+
+  for (const host of document.querySelectorAll("[data-sheet]")) drawTable(host, data.sheets[Number(host.dataset.sheet)]);
+  for (const details of document.querySelectorAll(".chart .numbers")) {
+    details.addEventListener("toggle", () => openNumbers(details, data.charts[Number(details.closest("[data-chart]").dataset.chart)]));
+  }
+  const theme = document.getElementById("theme");
+  nameTheme(theme);
+  theme.addEventListener("click", changeTheme);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    if (!document.documentElement.dataset.theme) { nameTheme(theme); for (const plot of drawn.keys()) drawChart(plot, chartOf(plot)); }
+  });
+  // The chart library stands after this script, so that tables are there before it is read.
+  document.addEventListener("DOMContentLoaded", () => {
+    watchCharts();
+    const gallery = document.getElementById("gallery");
+    if (gallery) drawGallery(gallery);
+  });
+})();

@@ -1,0 +1,62 @@
+"""Tables as the page's script draws them: sortable, the best marked, and marks at the columns or rows that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.page.evidence import Evidence
+from orchestrator.reports.render import Table
+
+SheetCell = str | int | list[str] | dict[str, str]
+"""A text, the place of a variant; in a list of one where it is the best; with the trial that it opens."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table, and what is written under it.
+
+    Args:
+        title: its heading.
+        head: the columns, the first being that of the row names.
+        rows: the cells, row name first.
+        right: for each column whether it holds numbers, which belong to the right.
+        notes: what stands under it.
+        column_marks: {column: its marks}.
+        row_marks: {row: its marks}.
+
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[SheetCell]]
+    right: Sequence[bool]
+    notes: tuple[str, ...] = ()
+    column_marks: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    row_marks: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+    def content(self) -> dict[str, object]:
+        """What the page's script needs to draw it."""
+        return {
+            "title": self.title,
+            "head": list(self.head),
+            "rows": [list(row) for row in self.rows],
+            "right": [int(right) for right in self.right],
+            "columnMarks": {str(k): list(marks) for k, marks in self.column_marks.items()},
+            "rowMarks": {str(k): list(marks) for k, marks in self.row_marks.items()},
+        }
+
+
+def sheet(table: Table, evidence: Evidence | None = None) -> Sheet:
+    """A table of the report, with the marks of the variants that its columns or rows are."""
+    places = {} if evidence is None else evidence.places
+    rows: list[tuple[SheetCell, ...]] = [
+        (places.get(name, name), *([cell.text] if cell.bold else cell.text for cell in cells))
+        for name, cells in table.rows
+    ]
+    columns, of_rows = {}, {}
+    if evidence is not None:
+        marks = {name: evidence.marks[k] for name, k in evidence.places.items() if evidence.marks[k]}
+        columns = {k: marks[name] for k, name in enumerate(table.header) if name in marks}
+        of_rows = {k: marks[name] for k, (name, _) in enumerate(table.rows) if name in marks}
+    return Sheet(table.title, table.header, rows, [False, *table.numeric()], table.notes, columns, of_rows)

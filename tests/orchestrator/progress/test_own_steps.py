@@ -1,0 +1,29 @@
+"""Which training steps are a trial's own."""
+
+from __future__ import annotations
+
+from moleflow.config import TrialConfig
+from orchestrator.progress.own_steps import own_steps
+from orchestrator.savings import Images
+from orchestrator.trial import Inputs, Trial
+
+TASKS = ("leather", "grid", "transistor")
+IMAGES = {name: Images(10, 4) for name in TASKS}
+
+
+def trial(name, tasks=TASKS, **loss):
+    config = TrialConfig()
+    config = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"tasks": tasks, "train_images": None, "validation_fraction": 0.0}),
+            "loss": config.loss.model_copy(update=loss),
+            "training": config.training.model_copy(update={"epochs": 3, "batch_size": 4, "drop_last": False}),
+        }
+    )
+    return Trial(name, config, {}, Inputs(dict.fromkeys(TASKS, "d"), "w", "images"))
+
+
+def test_the_first_through_a_stage_trains_it():
+    first, same_start, other = trial("a"), trial("b", TASKS[:2]), trial("c", focal_gamma=2.0)
+    assert own_steps([first, same_start, other], IMAGES) == {"a": 27.0, "b": 0.0, "c": 27.0}
+    assert own_steps([first, other], IMAGES, there=[same_start]) == {"a": 9.0, "c": 27.0}

@@ -1,0 +1,84 @@
+"""compare and export as they are typed."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+ONE, TWO = "results/small", "results/other"
+
+
+@pytest.fixture
+def two(finished, command, edit):
+    """The small sweep and another one that shares half of its trials."""
+    edit(name="other", grid={"focal_gamma": [0, 4]})
+    assert command("sweep.yaml", "--backend", "inline", "--quiet").code == 0
+    return finished
+
+
+def tree(place):
+    return {path: path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
+
+
+def test_two_sweeps_side_by_side(two, command):
+    before = tree(two)
+    ended = command("compare", ONE, TWO)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("# small and other side by side\n\n- sweeps: small (4 trials), other (4 trials)\n")
+    assert "| Metric | focal_gamma=0 (small, other) | focal_gamma=2 | focal_gamma=4 |" in ended.out
+    assert "## Change against focal_gamma=0 (small, other)" in ended.out
+    assert tree(two) == before
+    as_csv = command("compare", TWO, ONE, "--format", "csv").out.splitlines()
+    assert as_csv[0] == "dataset,variant,class,metric,mean,sd,n,change,marks"
+    assert "focal_gamma=2" in {line.split(",")[1] for line in as_csv}
+    latex = command("compare", ONE, TWO, "--format", "latex", "--baseline", "focal_gamma=4").out
+    assert "\\toprule" in latex
+    assert "Change against focal\\_gamma=4" in latex
+
+
+def test_folders_of_one_name_are_told_apart(finished, command):
+    shutil.copytree(finished / ONE, finished / "results/copy")
+    ended = command("compare", ONE, "results/copy")
+    assert "- sweeps: small (4 trials), copy (4 trials)" in ended.out
+    assert "share a column" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", ONE], "compare: given one folder, allowed: two or more"),
+        (["compare", ONE, "results/../results/small"], "is given twice"),
+        (["compare", ONE, "images"], "images: holds no sweep"),
+        (["compare", ONE, TWO, "--format", "markdow"], "Did you mean 'markdown'?"),
+        (["compare", ONE, TWO, "--split", "tests"], "--split: given 'tests', allowed: test | validation."),
+        (["compare", ONE, "results/copy", "--baseline", "focal_gama=0"], "--baseline focal_gama=0: unknown knob 'focal_gama'"),
+        (["compare", ONE, "results/copy", "--baseline", "sweep=cop"], "no sweep 'cop'; there: small, copy. Did you mean 'copy'?"),
+        (["compare", ONE, "results/copy", "--baseline", "focal_gamma=7"], "no finished column fits loss.focal_gamma=7"),
+        (["export", "images"], "images: holds no sweep"),
+        (["export", ONE, "--what", "score"], "--what: given 'score', allowed: tables | metrics"),
+        (["export", ONE, "--what", "scores", "--format", "latex"], "allowed: csv"),
+        (["export", ONE, "--to", "results"], "--to: results is a folder"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(finished, command, words, said):
+    if "results/copy" in words:
+        shutil.copytree(finished / ONE, finished / "results/copy")
+    ended = command(*words)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith("error: ")
+    assert said in ended.err
+
+
+def test_exports_to_stdout_and_to_a_file(finished, command):
+    shown = command("export", ONE, "--what", "metrics")
+    assert (shown.code, shown.err) == (0, "")
+    written = command("export", ONE, "--what", "metrics", "--to", "metrics.csv")
+    assert (written.code, written.out, written.err) == (0, "", "written: metrics.csv\n")
+    assert (finished / "metrics.csv").read_text() == shown.out
+    assert command("export", ONE, "--format", "markdown").out.startswith("# small: Does ")
+
+
+@pytest.mark.parametrize("name", ["compare", "export", "doctor"])
+def test_help_has_an_example(command, name):
+    assert f"moleflow-sweep {name} " in command(name, "--help").out
