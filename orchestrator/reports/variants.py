@@ -11,6 +11,11 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from moleflow.added import before
 from orchestrator.reports.render import ABSENT
 from orchestrator.results.schema import DETECTION, FINISHED
@@ -55,6 +60,12 @@ class FinishedTrial:
     parameters_per_task: tuple[int, ...] | None
     seconds_spent: float
     seconds_reused: float
+
+    @cached_property
+    def undefined(self) -> frozenset[tuple[str, str]]:
+        """(class, metric) of what single classes lack."""
+        lacks = (place for place, value in self.values.items() if value is None)
+        return frozenset(place for place in lacks if place[0] != MEAN and place[0] in self.classes)
 
 
 @dataclass(frozen=True)
@@ -115,16 +126,51 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
     attempts = [row for row in store.read("attempts").to_pylist() if row["status"] == FINISHED]
     wanted = ["trial_id", "attempt", "split", "after_task", "task", "task_name", "n_images", "n_anomalous", *METRICS]
-    metrics: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for row in store.read("metrics", wanted).to_pylist():
-        if row["split"] == split:
-            metrics.setdefault((row["trial_id"], row["attempt"]), []).append(row)
+    stored = store.read("metrics", wanted)
+    metrics = _by_trial(stored.filter(pc.equal(stored["split"], split)))
     chosen = [row for row in attempts if selection is None or row["trial_id"] in selection]
     found = [_trial(row, metrics[key]) for row in chosen if (key := (row["trial_id"], row["attempt"])) in metrics]
     return sorted(found, key=lambda trial: trial.trial_id)
 
 
-def _trial(row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> FinishedTrial:
+@dataclass(frozen=True)
+class _Metrics:
+    """What is stored of one attempt: its rows after the final task, in task order, and R of each of CONTINUAL, (T, T) with NaN."""
+
+    final: Sequence[Mapping[str, Any]]
+    r: Mapping[str, npt.NDArray[np.float64]]
+
+
+def _by_trial(stored: pa.Table) -> dict[tuple[str, int], _Metrics]:
+    """The metrics of each attempt, by trial id and number; of the many rows before the final task only what R needs is looked at."""
+    if not stored.num_rows:
+        return {}
+    trial = stored["trial_id"].combine_chunks().dictionary_encode()
+    number = stored["attempt"].to_numpy().astype(np.int64)
+    most = int(number.max()) + 1
+    keys, place = np.unique(trial.indices.to_numpy() * most + number, return_inverse=True)
+    names = [(trial.dictionary[key // most].as_py(), key % most) for key in keys.tolist()]
+    after, task = stored["after_task"].to_numpy(), stored["task"].to_numpy()
+    last = np.zeros(len(names), dtype=after.dtype)
+    np.maximum.at(last, place, after)
+    is_final = after == last[place]
+    final: list[list[Mapping[str, Any]]] = [[] for _ in names]
+    for n, row in zip(place[is_final].tolist(), stored.filter(pa.array(is_final)).to_pylist(), strict=True):
+        final[n].append(row)
+    tasks = int(last.max()) + 1
+    r = {metric: np.full((len(names), tasks, tasks), np.nan) for metric in CONTINUAL}
+    for metric, of in r.items():
+        of[place, after, task] = stored[metric].to_numpy(zero_copy_only=False)
+    return {
+        name: _Metrics(
+            sorted(final[n], key=lambda row: row["task"]),
+            {metric: of[n, : last[n] + 1, : last[n] + 1] for metric, of in r.items()},
+        )
+        for n, name in enumerate(names)
+    }
+
+
+def _trial(row: Mapping[str, Any], metrics: _Metrics) -> FinishedTrial:
     config = json.loads(row["config"])
     # Images are compared class by class: another order of the tasks is no other data set.
     if isinstance(digests := config.get("data_digests"), list):
@@ -134,15 +180,14 @@ def _trial(row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Fini
     packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
     environment = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}
     dirty = ", uncommitted changes" if row["git_dirty"] else ""
-    final = _final(metrics)
     own = ("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest")
     return FinishedTrial(
         factors=json.loads(row["factors"]),
         settings=settings,
         environment=environment | packages,
-        classes=tuple(r["task_name"] for r in final),
-        images=tuple((r["n_images"], r["n_anomalous"]) for r in final),
-        values=_values(final) | _continual(metrics),
+        classes=tuple(r["task_name"] for r in metrics.final),
+        images=tuple((r["n_images"], r["n_anomalous"]) for r in metrics.final),
+        values=_values(metrics.final) | _continual(metrics.r),
         flags=tuple(json.loads(row["flags"])),
         git=f"git {row['git_commit'][:12]}{dirty}" if row["git_commit"] else "no git commit",
         parameters_per_task=None if row["parameters_per_task"] is None else tuple(row["parameters_per_task"]),
@@ -158,12 +203,6 @@ def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, object]
     return flat
 
 
-def _final(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows after the final task, in task order."""
-    last = max(row["after_task"] for row in metrics)
-    return sorted((row for row in metrics if row["after_task"] == last), key=lambda row: row["task"])
-
-
 def _values(final: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float | None]:
     values: dict[tuple[str, str], float | None] = {}
     for metric in METRICS:
@@ -174,16 +213,12 @@ def _values(final: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float |
     return values
 
 
-def _continual(metrics: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float | None]:
+def _continual(r: Mapping[str, npt.NDArray[np.float64]]) -> dict[tuple[str, str], float | None]:
     from moleflow.metrics.continual import continual
 
     values: dict[tuple[str, str], float | None] = {}
-    tasks = max(row["after_task"] for row in metrics) + 1
-    for metric in CONTINUAL:
-        r: list[list[float | None]] = [[None] * tasks for _ in range(tasks)]
-        for row in metrics:
-            r[row["after_task"]][row["task"]] = row[metric]
-        of = continual(r)
+    for metric, of_metric in r.items():
+        of = continual(of_metric)
         # FM and BWT do not need the last task. Without ACC they are left out: the three are read together.
         fm, bwt = (None, None) if of.acc is None else (of.fm, of.bwt)
         values |= {(MEAN, f"acc_{metric}"): of.acc, (MEAN, f"fm_{metric}"): fm, (MEAN, f"bwt_{metric}"): bwt}
@@ -195,14 +230,14 @@ def comparable_means(trials: Sequence[FinishedTrial]) -> list[FinishedTrial]:
 
     Such means would be over other classes from trial to trial, and look alike.
     """
-    found = [dict(trial.values) for trial in trials]
+    partial: dict[str, set[str]] = {}
     for metric in METRICS:
-        has, lacks = (
-            {c for t in trials for c in t.classes if (t.values[c, metric] is None) is undefined}
-            for undefined in (False, True)
-        )
+        lacks = _without(trials, metric)
+        partial[metric] = {c for t in trials for c in lacks.intersection(t.classes) if (c, metric) not in t.undefined}
+    found = [dict(trial.values) for trial in trials]
+    for metric in (metric for metric in METRICS if partial[metric]):
         for trial, values in zip(trials, found, strict=True):
-            if has & lacks & set(trial.classes):
+            if partial[metric].intersection(trial.classes):
                 values[MEAN, metric] = None
     return [replace(trial, values=values) for trial, values in zip(trials, found, strict=True)]
 
@@ -210,9 +245,13 @@ def comparable_means(trials: Sequence[FinishedTrial]) -> list[FinishedTrial]:
 def lacking(variants: Sequence[Variant], metric: str) -> tuple[list[str], list[str]]:
     """The classes without the metric in some trial, and the other classes."""
     trials = [trial for v in variants for trial in v.trials]
-    without = {c for t in trials for c in t.classes if t.values[c, metric] is None}
-    names = list(dict.fromkeys(c for t in trials for c in t.classes))
+    without = _without(trials, metric)
+    names = list(dict.fromkeys(c for classes in dict.fromkeys(t.classes for t in trials) for c in classes))
     return [c for c in names if c in without], [c for c in names if c not in without]
+
+
+def _without(trials: Sequence[FinishedTrial], metric: str) -> set[str]:
+    return {c for t in trials for c, undefined in t.undefined if undefined == metric}
 
 
 def mean_name(variants: Sequence[Variant], metric: str, name: str) -> str:
