@@ -55,6 +55,8 @@ class ExpertMaps:
     def write(self, found: Mapping[str, Terms]) -> None:
         """Keep {image digest: (2, H, W)}, unless the stage has been taken away meanwhile or the disk takes no more."""
         try:
+            # A writer that died; whoever finds rows missing writes them, so nothing of it stays. One that lives loses time.
+            self._packs.sweep_unfinished()
             self._packs.write([self._name(image) for image in found], np.stack(list(found.values())))
         except FileNotFoundError:
             pass  # The stage itself is gone.

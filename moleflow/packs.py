@@ -209,10 +209,14 @@ class PackFolder:
         for suffix in (".json", ".npy"):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
-    def sweep(self, of: str) -> None:
-        """Remove what a writer of bucket `of` left when it died; only for the holder of the bucket's claim."""
+    def sweep_unfinished(self, of: str = "*") -> None:
+        """Remove half-written files of bucket `of`, or of all; one that another writer is at costs it what it was writing."""
         for path in self.folder.glob(f".{of}-*.tmp"):
             path.unlink(missing_ok=True)
+
+    def sweep(self, of: str) -> None:
+        """Remove what a writer of bucket `of` left when it died; only for the holder of the bucket's claim."""
+        self.sweep_unfinished(of)
         self.index()
         for path in self.folder.glob(f"{of}-*"):
             if path.stem not in self._packs:

@@ -48,6 +48,15 @@ def test_what_is_written_is_read_and_nothing_else(tmp_path: Path) -> None:
     assert maps.read([]) == {}
 
 
+def test_what_a_writer_left_that_died_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    left = tmp_path / ".3-0123.npy.0123.tmp"
+    left.write_bytes(b"half")
+    maps = ExpertMaps(tmp_path, "states")
+    maps.write(rows("a"))
+    assert not left.exists()
+    assert_equal(maps.read(["a"]), rows("a"))
+
+
 def test_no_flipped_byte_and_no_truncation_is_ever_read_as_a_row(tmp_path: Path) -> None:
     written = rows("a", "b")
     (tmp_path / "whole").mkdir()
