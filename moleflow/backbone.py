@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from moleflow.config import Backbone, TrialConfig
 from moleflow.environment import Environment
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import InvalidInput, Unreachable, did_you_mean
 from moleflow.timm_import import import_timm
 from moleflow.weights import PACKAGE, PRETRAINED, RANDOM, weights_file
 
@@ -165,7 +165,8 @@ def _build(config: Backbone, image_size: int) -> Any:
     try:
         model = timm.create_model(config.model, pretrained=config.weights != RANDOM, **options)
     except Exception as error:  # timm, its model constructors and the download libraries raise anything.
-        raise InvalidInput(_explain(config, image_size, path, error)) from error
+        kind = Unreachable if path is None and config.weights == PRETRAINED else InvalidInput
+        raise kind(_explain(config, image_size, path, error)) from error
     model.pretrained_cfg.pop("state_dict", None)  # A second copy of the weights.
     if getattr(model, "forward_intermediates", None) is None:
         raise InvalidInput(f"backbone.model: timm's {config.model} cannot give its inner layers; take another model")
@@ -243,6 +244,9 @@ def _explain(config: Backbone, image_size: int, path: Path | None, error: Except
     if path is not None:
         return f"backbone.weights: {path} does not fit {config.model} at {image_size} pixels: {reason}"
     if config.weights == PRETRAINED:
-        remedy = "give a downloaded file as backbone.weights, or go online"
-        return f"backbone.weights: timm's weights of {config.model} cannot be had ({reason}); {remedy}"
+        remedy = (
+            "go online once (moleflow-sweep prefetch FILE), give a downloaded file as backbone.weights, or take "
+            "--base efficientnet, whose weights come with the install"
+        )
+        return f"backbone.weights: timm's weights of {config.model} cannot be had ({reason[:120]}); {remedy}"
     return f"backbone.model: timm cannot build {config.model} for {image_size} pixels: {reason}"

@@ -58,6 +58,8 @@ def parse(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = (getattr(error, "problem", None) or str(error)).replace("\n", " ")
+        if "'\\t'" in problem:
+            problem = "a tab; YAML is indented with spaces"
         if "could not determine a constructor for the tag" in problem:
             problem += "; tags are not allowed here, write plain YAML values"
         raise InvalidInput(f"{source}{where}: {problem}") from None
@@ -76,9 +78,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: cannot be read as text ({error})") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{path}: is a folder, and a YAML file is needed") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path}: is no text; a YAML file is needed") from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
     value = parse(text, str(path))
+    if value is None:
+        raise InvalidInput(f"{path}: is empty; a mapping of keys to values is needed")
     if not isinstance(value, dict):
         raise InvalidInput(f"{path}: holds {type(value).__name__}, but a mapping of keys to values is needed")
     bad = [k for k in value if not isinstance(k, str)]

@@ -2,6 +2,7 @@
 
 MoleflowError
 ├── InvalidInput      the user's mistake: one line, exit code 2, nothing was written
+│   └── Unreachable   weights that are not here cannot be fetched: no trial that needs them can run
 ├── Diverged          a loss became NaN, infinite or absurd: the attempt fails and names the epoch
 └── Damaged           something stored does not match its own digest: it is never used
 """
@@ -18,6 +19,10 @@ class MoleflowError(Exception):
 
 class InvalidInput(MoleflowError):
     """A mistake in what the user gave. The message says what was given, what is allowed and what to do."""
+
+
+class Unreachable(InvalidInput):
+    """Weights that are not on this machine cannot be fetched."""
 
 
 class Diverged(MoleflowError):

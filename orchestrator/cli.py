@@ -188,6 +188,8 @@ def run(
     for name, given in (("--profile", profile), ("--detach", detach), ("--print-sbatch", print_sbatch)):
         if given and backend != "slurm":
             raise InvalidInput(f"{name}: is for SLURM; give --backend slurm too")
+    if profile and not profile.is_file():
+        raise InvalidInput(f"--profile: {profile}: no such file; slurm/profiles/example.yaml explains how to write one")
     for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
         if wanted and backend != "ray":
             raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
@@ -469,6 +471,10 @@ def main() -> None:
         if "." not in words[0] and not Path(words[0]).exists():
             hint = f" Did you mean '{near[0]}'?" if near else ""
             _refuse(f"'{words[0]}' is neither a command ({', '.join(commands)}) nor a sweep file.{hint}")
+        if Path(words[0]).is_dir():
+            _refuse(
+                f"{words[0]}: is a folder, not a sweep file; of results: moleflow-sweep report {words[0]} (or status)"
+            )
         words = ["run", *words]
     try:
         app(args=words, prog_name="moleflow-sweep")

@@ -87,6 +87,10 @@ def read(folder: Path) -> SweepFolder:
 
     """
     path = folder / FILE
+    if folder.is_file():
+        raise InvalidInput(
+            f"{folder}: is a file; give the folder that a run printed as 'results', such as results/NAME"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return SweepFolder(

@@ -18,7 +18,7 @@ from typing import Any
 from moleflow.config import TrialConfig, canonical_json, digest
 from moleflow.data.mvtec import DigestCache, TaskData, scan
 from moleflow.environment import Environment, device_facts, open_environment
-from moleflow.errors import InvalidInput, MoleflowError
+from moleflow.errors import InvalidInput, MoleflowError, Unreachable
 from moleflow.features import FeatureCache
 from moleflow.gallery import SIDE, KeptMap, picture
 from moleflow.packs import node_copies
@@ -188,11 +188,11 @@ class _Run:
             self._keep("pruned", attempts.PRUNED)
         except OSError as error:
             if disk.takes_no_more(error):
-                message = disk.explain(self.worker.setup.cache, error)
-                _end_quietly(self.attempt, attempts.FAILED, {"error": message, "error_kind": type(error).__name__})
-                self._tell("fatal", error=message)
+                self._end_all(error, disk.explain(self.worker.setup.cache, error))
             else:
                 self._fail(error)
+        except Unreachable as error:
+            self._end_all(error, str(error))
         except Exception as error:
             self._fail(error)
         else:
@@ -203,6 +203,11 @@ class _Run:
                     self._keep("finished", attempts.FINISHED, outcome=outcome)
             except ValueError as error:
                 self._fail(error)
+
+    def _end_all(self, error: Exception, message: str) -> None:
+        """What no other trial could do without is missing: the sweep ends here, and goes on where it stands once that is mended."""
+        _end_quietly(self.attempt, attempts.FAILED, {"error": message, "error_kind": type(error).__name__})
+        self._tell("fatal", error=message)
 
     def _sequence(self) -> Outcome:
         worker, trial = self.worker, self.trial

@@ -108,6 +108,8 @@ def typed(words: Words, place: Path, run: Callable[..., Any]) -> list[str]:
         found.append(word.replace("results/NAME", "results/v7_gamma"))
         if word.startswith("~"):
             found[-1] = str(place / "home") + word[1:]
+        elif word == "efficientnet":  # The small one in its place.
+            found[-1] = "base.yaml"
         elif word == "TRIAL":
             found[-1] = next((place / found[-2] / "attempts").glob("*.json")).name[:12]
     return found

@@ -52,14 +52,14 @@ def test_a_file_has_to_hold_a_mapping_of_names(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_text("a: 1\nb: {c: ü}\n", encoding="utf-8")
     assert read_mapping(path) == {"a": 1, "b": {"c": "ü"}}
-    for text, part in (("- 1", "holds list"), ("", "holds NoneType"), ("1: a", "the key 1 is not a name")):
+    for text, part in (("- 1", "holds list"), ("", "is empty"), ("1: a", "the key 1 is not a name")):
         path.write_text(text)
         with pytest.raises(InvalidInput, match=part):
             read_mapping(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidInput, match="cannot be read as text"):
+    with pytest.raises(InvalidInput, match="is no text; a YAML file is needed"):
         read_mapping(path)
     with pytest.raises(InvalidInput, match="no such file"):
         read_mapping(tmp_path / "missing.yaml")
-    with pytest.raises(InvalidInput, match="cannot be read as text"):
+    with pytest.raises(InvalidInput, match="is a folder, and a YAML file is needed"):
         read_mapping(tmp_path)

@@ -78,7 +78,26 @@ def test_a_missing_sweep_file(refused):
 
 
 def test_a_folder_in_the_place_of_the_sweep_file(refused):
-    assert "images: cannot be read as text" in refused("run", "images")
+    assert "images: is a folder, and a YAML file is needed" in refused("run", "images")
+    assert "of results: moleflow-sweep report images (or status)" in refused("images")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "odd.yaml: is empty; a mapping of keys to values is needed"),
+        (b"name: x\n\tgrid: {}\n", "odd.yaml, line 2: a tab; YAML is indented with spaces"),
+        (b"\x89PNG\xa6", "odd.yaml: is no text; a YAML file is needed"),
+    ],
+)
+def test_a_file_of_something_else(place, refused, content, said):
+    (place / "odd.yaml").write_bytes(content)
+    assert said in refused("odd.yaml")
+
+
+def test_a_profile_that_is_not_there(refused):
+    said = refused("sweep.yaml", "--backend", "slurm", "--profile", "nope.yaml")
+    assert "--profile: nope.yaml: no such file; slurm/profiles/example.yaml explains" in said
 
 
 def test_an_impossible_combination(refused, edit):
@@ -195,6 +214,7 @@ def test_a_misspelled_command(refused):
 
 def test_a_report_of_a_folder_without_a_sweep(refused):
     assert "images: holds no sweep (sweep.json is missing)" in refused("report", "images")
+    assert "sweep.yaml: is a file; give the folder that a run printed as 'results'" in refused("status", "sweep.yaml")
     assert "--format: given 'pdf', allowed: markdown | csv | latex" in refused("report", "images", "--format", "pdf")
 
 

@@ -78,7 +78,7 @@ def test_a_second_call_computes_nothing_and_repairs_what_was_damaged(place, edit
     [
         ({"model": "efficientnet_lite9"}, "timm has no model 'efficientnet_lite9'. Did you mean 'efficientnet_lite"),
         ({"layers": [1, 9]}, "given 9, but efficientnet_lite0 has the layers 0 to 4"),
-        ({"weights": "pretrained"}, "give a downloaded file as backbone.weights, or go online"),
+        ({"weights": "pretrained"}, "go online once (moleflow-sweep prefetch FILE), give a downloaded file"),
         ({"weights": "nowhere.pth"}, "there is no such file"),
     ],
 )

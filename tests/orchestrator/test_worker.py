@@ -134,3 +134,16 @@ def test_an_image_that_cannot_be_read_any_more_costs_its_map_and_nothing_else(pl
     assert {row["task_name"] for row in store.maps([end.trial_id]) if row["label"]} == {"bolt"}
     notes = [event.facts["note"] for event in told if event.kind == "note"]
     assert notes[0].startswith("no anomaly map of cloth/test/hole/")
+
+
+def test_weights_that_cannot_be_fetched_end_the_sweep_at_once_and_are_said_once(place, edit, command, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    edit()
+    ended = command("sweep.yaml", "--backend", "inline", "--quiet", "--set", "backbone.weights=pretrained")
+    assert ended.code == 1
+    assert ended.out.count("timm's weights of efficientnet_lite0 cannot be had") == 1
+    assert "or take --base efficientnet, whose weights come with the install" in ended.out
+    (record,) = AttemptFolder(next((place / "results").iterdir()) / "attempts").all()
+    assert (record.state, record.content["error_kind"]) == (FAILED, "Unreachable")
