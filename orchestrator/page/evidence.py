@@ -105,7 +105,7 @@ class Evidence:
             named = line.partition(f"`: {NO_EFFECT}")[0] + "`"
             for k, variant in enumerate(self.variants):
                 if f"`{variant.label}`" in named:
-                    found[k].append(NO_EFFECT + line.partition(f"`: {NO_EFFECT}")[2])
+                    found[k].append(NO_EFFECT + line.partition(f"`: {NO_EFFECT}")[2].removesuffix("."))
         return tuple(tuple(marks) for marks in found)
 
     @property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.page.evidence import Evidence
 from orchestrator.reports.render import Table
 
+VERDICT = "Verdict"
 SheetCell = str | int | list[str] | dict[str, str]
 """A text, the place of a variant; in a list of one where it is the best; with the trial that it opens."""
 
@@ -49,6 +50,7 @@ class Sheet:
 
 def sheet(table: Table, evidence: Evidence | None = None) -> Sheet:
     """A table of the report, with the marks of the variants that its columns or rows are."""
+    table = _answer_first(table)
     places = {} if evidence is None else evidence.places
     rows: list[tuple[SheetCell, ...]] = [
         (places.get(name, name), *([cell.text] if cell.bold else cell.text for cell in cells))
@@ -60,3 +62,15 @@ def sheet(table: Table, evidence: Evidence | None = None) -> Sheet:
         columns = {k: marks[name] for k, name in enumerate(table.header) if name in marks}
         of_rows = {k: marks[name] for k, (name, _) in enumerate(table.rows) if name in marks}
     return Sheet(table.title, table.header, rows, [False, *table.numeric()], table.notes, columns, of_rows)
+
+
+def _answer_first(table: Table) -> Table:
+    """The verdict beside the name: at the end of a wide table it would be out of sight."""
+    if VERDICT not in table.header[1:]:
+        return table
+    at = table.header.index(VERDICT)
+    order = [at, *(k for k in range(1, len(table.header)) if k != at)]
+    header = (table.header[0], *(table.header[k] for k in order))
+    return replace(
+        table, header=header, rows=tuple((name, tuple(cells[k - 1] for k in order)) for name, cells in table.rows)
+    )
