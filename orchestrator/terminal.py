@@ -30,5 +30,5 @@ def show(markdown: str, console: Console) -> None:
     """Print Markdown: rendered on a terminal, as it is elsewhere."""
     if console.is_terminal:
         console.print(TerminalMarkdown(markdown), soft_wrap=False)
-    else:
-        console.print(markdown)
+    else:  # As it is: to lay out megabytes as if for a terminal takes seconds.
+        console.file.write(f"{markdown}\n")
