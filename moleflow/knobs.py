@@ -253,14 +253,18 @@ def version_layer(name: str, source: str) -> Layer:
 
 def method_knobs() -> list[str]:
     """The knobs that version files set, and so what a version stands for."""
-    flat = [flatten_layer(version_layer(name, "versions")) for name in version_names()]
-    return sorted({path for settings in flat for path in settings} - {"version"})
+    return _set_by([version_layer(name, "versions") for name in version_names()])
+
+
+def _set_by(layers: Sequence[Layer]) -> list[str]:
+    return sorted({path for layer in layers for path in flatten_layer(layer)} - {"version"})
 
 
 def version_settings() -> dict[str, dict[str, Any]]:
     """What each version file sets, as {version: {dotted path: value}}."""
-    paths = method_knobs()
-    found = {name: flatten(resolve([version_layer(name, "versions")])) for name in version_names()}
+    layers = {name: version_layer(name, "versions") for name in version_names()}
+    paths = _set_by([*layers.values()])
+    found = {name: flatten(resolve([layer])) for name, layer in layers.items()}
     return {name: {path: flat[path] for path in paths} for name, flat in found.items()}
 
 

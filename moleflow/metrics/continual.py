@@ -59,13 +59,26 @@ def continual(r: Sequence[Sequence[float | None]] | npt.NDArray[np.floating[Any]
         lower[i, : i + 1] = [np.nan if value is None else value for value in row[: i + 1]]
     if np.isinf(lower).any():
         raise ValueError("R holds an infinite entry: give a finite number, or None where the metric is undefined")
-    last, learned = lower[-1], np.diagonal(lower)
-    best = np.array([lower[j:-1, j].max() for j in range(tasks - 1)])  # max of numpy: NaN wherever one entry is NaN
-    return Continual(acc=_mean(last), fm=_mean(best - last[:-1]), bwt=_mean(last[:-1] - learned[:-1]))
+    acc, fm, bwt = (None if np.isnan(value) else float(value) for value in continual_table(lower[None])[0])
+    return Continual(acc, fm, bwt)
 
 
-def _mean(values: npt.NDArray[np.float64]) -> float | None:
-    """Mean of `values`, or None when there are none or one of them is undefined."""
-    if values.size == 0 or np.isnan(values).any():
-        return None
-    return float(np.mean(values))
+def continual_table(r: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """ACC, FM and BWT of many R at once, as `continual` defines them.
+
+    Args:
+        r: (N, T, T), NaN where undefined; what is above the diagonal is not read.
+
+    Returns:
+        (N, 3), NaN where undefined.
+    """
+    count, tasks = r.shape[:2]
+    found = np.full((count, 3), np.nan)
+    last = r[:, -1]
+    found[:, 0] = np.mean(last, axis=1)
+    if tasks > 1:
+        learned = np.diagonal(r, axis1=1, axis2=2)
+        best = np.stack([r[:, j:-1, j].max(axis=1) for j in range(tasks - 1)], axis=1)  # NaN wherever one entry is NaN
+        found[:, 1] = np.mean(best - last[:, :-1], axis=1)
+        found[:, 2] = np.mean(last[:, :-1] - learned[:, :-1], axis=1)
+    return found

@@ -8,8 +8,9 @@ from orchestrator.page.chart import HOLLOW, VALID, Chart, Spec, number, spans_de
 from orchestrator.page.estimate import INTERVALS, estimate
 from orchestrator.page.evidence import QUALITY, Evidence
 from orchestrator.reports.cells import summarise
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.tables import MAIN
-from orchestrator.reports.variants import MEAN, FinishedTrial
+from orchestrator.reports.variants import FinishedTrial
 
 MOST = 400
 LONGEST = 160

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.reports.differences import Comparison, compare, no_effects
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.lock import Lock
 from orchestrator.reports.tables import WIDEST, Report
 from orchestrator.reports.variants import (
-    MEAN,
     FinishedTrial,
     Variant,
     comparable_means,

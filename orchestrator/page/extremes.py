@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.page.evidence import QUALITY, Evidence
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.tables import MAIN
-from orchestrator.reports.variants import MEAN, FinishedTrial
+from orchestrator.reports.variants import FinishedTrial
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from orchestrator.page.chart import (
 )
 from orchestrator.page.estimate import INTERVALS, estimate
 from orchestrator.page.evidence import Evidence
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.tables import MAIN
-from orchestrator.reports.variants import MEAN, Variant, mean_name, plain, short_names, text
+from orchestrator.reports.variants import Variant, mean_name, plain, short_names, text
 
 MOST = 400
 SCATTER = 12

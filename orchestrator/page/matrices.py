@@ -8,8 +8,8 @@ from typing import Any
 from orchestrator.page.chart import VALID, Chart, ChartGroup, Spec, category, tooltip
 from orchestrator.page.estimate import Estimate, estimate
 from orchestrator.page.evidence import Evidence
+from orchestrator.reports.final import CONTINUAL
 from orchestrator.reports.tables import MAIN
-from orchestrator.reports.variants import CONTINUAL
 from orchestrator.results.schema import FINISHED
 
 MOST = 8

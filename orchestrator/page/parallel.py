@@ -9,8 +9,9 @@ from math import isfinite, log
 from orchestrator.page.chart import Chart, Spec, category, spans_decades, tooltip
 from orchestrator.page.evidence import QUALITY, Evidence
 from orchestrator.reports.cells import summarise
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.tables import MAIN
-from orchestrator.reports.variants import MEAN, plain, short_names, text
+from orchestrator.reports.variants import plain, short_names, text
 
 MOST = 200
 FIELDS = {

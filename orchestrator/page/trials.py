@@ -11,9 +11,10 @@ from orchestrator.page.evidence import Evidence, Unfinished, named
 from orchestrator.page.extremes import extremes
 from orchestrator.page.sheet import Sheet, SheetCell
 from orchestrator.reports.cells import number
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.render import ABSENT
 from orchestrator.reports.tables import MAIN
-from orchestrator.reports.variants import MEAN, FinishedTrial, text
+from orchestrator.reports.variants import FinishedTrial, text
 from orchestrator.trial_log import describe
 
 TAIL = 20

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from orchestrator.reports.bootstrap import RESAMPLES, ClassScores, read_scores
 from orchestrator.reports.differences import Comparison
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.notes import same_columns
 from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, NOT_MEASURED, SEEDS, Paired, paired
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.statistics import EFFECT_NAME, SIGN_PATTERNS, percentile_coverage
-from orchestrator.reports.variants import MEAN
 from orchestrator.results.store import ResultStore
 
 COMPARED = {"image_auroc": "Mean Image AUROC", "pixel_auroc": "Mean Pixel AUROC"}

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.reports.cells import summarise, summary_text
 from orchestrator.reports.differences import Comparison
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.notes import mean_notes
 from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, step_notes
 from orchestrator.reports.render import ABSENT, Cell, Table
-from orchestrator.reports.variants import MEAN, Variant, mean_name, patch_grid, text
+from orchestrator.reports.variants import Variant, mean_name, patch_grid, text
 
 TITLE = "Measured beside published"
 

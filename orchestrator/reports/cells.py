@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from orchestrator.reports.render import ABSENT, Cell
 
@@ -21,6 +22,17 @@ class Summary:
 def summarise(values: Sequence[float]) -> Summary:
     """The summary of one value for each seed."""
     return Summary(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
+
+
+def stdev(values: Sequence[float]) -> float:
+    """The standard deviation (ddof = 1) of two values or more, in floating point, with sums that are exact but for their last rounding.
+
+    `statistics.stdev` computes in fractions, which takes longer than all the rest of a report of many seeds.
+    """
+    if len(set(values)) == 1:  # Exactly 0, whatever the rounding of the mean.
+        return 0.0
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def number(value: float, share: bool = False) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.render import ABSENT
-from orchestrator.reports.variants import MEAN, FinishedTrial, Variant, patch_grid, plain, short_names, text, varying
+from orchestrator.reports.variants import FinishedTrial, Variant, patch_grid, plain, short_names, text, varying
 
 LORA_SCALING = "effective LoRA scaling"
 """The number that multiplies B A x: with scaling = alpha/rank it changes with the rank, and is no setting of its own."""

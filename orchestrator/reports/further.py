@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from orchestrator.reports.cells import summarise, summary_text
 from orchestrator.reports.differences import Comparison
+from orchestrator.reports.final import CONTINUAL, MEAN, METRICS
 from orchestrator.reports.notes import mean_notes, same_columns
 from orchestrator.reports.render import ABSENT, Cell, Table
-from orchestrator.reports.variants import CONTINUAL, MEAN, METRICS, Variant, mean_name
+from orchestrator.reports.variants import Variant, mean_name
 
 FURTHER = {
     "image_ap": "Image AP",

@@ -15,9 +15,10 @@ from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialSco
 from orchestrator.reports.cells import change_text, number
 from orchestrator.reports.claims import VERDICTS, Claim, Rules, Stated, Verdict, judge, rules_digest, stated_claims
 from orchestrator.reports.contrasts import confounds, footings, pairs, settings_of
+from orchestrator.reports.final import METRICS
 from orchestrator.reports.paired import NO_EFFECT, Paired, paired
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
-from orchestrator.reports.variants import METRICS, FinishedTrial, Variant, finished_trials, group
+from orchestrator.reports.variants import FinishedTrial, Variant, finished_trials, group
 from orchestrator.results.store import ResultStore
 
 _SPLIT = "test"

@@ -90,7 +90,12 @@ def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial], brings: object = 
         brings: what the values of factors set by themselves, as JSON.
 
     """
-    digests = {trial.trial_id: _row_digest(trial) for trial in sorted(trials, key=lambda trial: trial.trial_id)}
+    settings: dict[int, str] = {}  # Trials mostly share their object of settings.
+    for trial in trials:
+        if id(trial.settings) not in settings:
+            settings[id(trial.settings)] = _sha256(_canonical(trial.settings).encode())
+    ordered = sorted(trials, key=lambda trial: trial.trial_id)
+    digests = {trial.trial_id: _row_digest(trial, settings[id(trial.settings)]) for trial in ordered}
     return Lock(recipe, digests, report_code(), _made_with(brings))
 
 
@@ -110,10 +115,16 @@ def _made_with(brings: object) -> dict[str, str]:
     return packages | {"what versions bring": _sha256(_canonical(plain(brings)).encode())[:16]}
 
 
-def _row_digest(trial: FinishedTrial) -> str:
-    """Digest of what tables take from a trial's rows: neither when nor by which worker it ran is among it."""
+def _row_digest(trial: FinishedTrial, settings: str) -> str:
+    """Digest of what tables take from a trial's rows: neither when nor by which worker it ran is among it.
+
+    Args:
+        settings: digest of the trial's settings.
+
+    """
     own = {field.name: getattr(trial, field.name) for field in fields(trial)}
-    own["values"] = sorted([*place, value] for place, value in trial.values.items())
+    values = trial.values.table.astype("<f8").tobytes()
+    own |= {"settings": settings, "classes": trial.classes, "images": trial.images, "values": _sha256(values)}
     return _sha256(_canonical(own).encode())[:16]
 
 

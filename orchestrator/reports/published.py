@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from moleflow.documents import read_mapping
 from moleflow.errors import InvalidInput
 from orchestrator.reports.cells import change_text
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.render import ABSENT
-from orchestrator.reports.variants import MEAN, text
+from orchestrator.reports.variants import text
 
 FOLDER = Path(__file__).parents[2] / "results" / "published"
 NOT_RECORDED = "not recorded"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.reports.cells import change_text
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.published import (
     ClaimedChanges,
     Published,
@@ -19,7 +20,7 @@ from orchestrator.reports.published import (
 )
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.tables import MAIN, Report
-from orchestrator.reports.variants import MEAN, text
+from orchestrator.reports.variants import text
 
 NOTES_NAMES = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUC", "pixel_auroc": "Pixel AUC"}
 _CONTEXT = {"backbone.model": "Backbone", "patch_grid": "Patch grid"}

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from orchestrator.reports.bootstrap import LEVEL
+from orchestrator.reports.cells import stdev
 
 EFFECT_NAME = "d_z"
 """Cohen's d_z: the mean of the paired differences over their standard deviation."""

@@ -11,6 +11,7 @@ from orchestrator.reports.against import Against, against, against_table
 from orchestrator.reports.beside import beside, chosen_runs
 from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise
 from orchestrator.reports.differences import Comparison, compare
+from orchestrator.reports.final import MEAN, METRICS
 from orchestrator.reports.further import FURTHER, further_table
 from orchestrator.reports.lock import Lock, Recipe, make_lock
 from orchestrator.reports.notes import header_lines, main_notes, mean_notes, same_columns, unfinished
@@ -24,15 +25,7 @@ from orchestrator.reports.render import (
     markdown_list,
     markdown_table,
 )
-from orchestrator.reports.variants import (
-    MEAN,
-    METRICS,
-    comparable_means,
-    finished_trials,
-    group,
-    mean_name,
-    text,
-)
+from orchestrator.reports.variants import comparable_means, finished_trials, group, mean_name, text
 from orchestrator.results.store import ResultStore
 
 WIDEST = 8

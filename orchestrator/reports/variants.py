@@ -8,23 +8,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from moleflow.added import before
+from orchestrator.reports.final import MEAN, METRICS, STORED, Final, FinalStack, finals, partial_metrics, stack
 from orchestrator.reports.render import ABSENT
-from orchestrator.results.schema import DETECTION, FINISHED
+from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
-
-METRICS = ("routing_accuracy", *DETECTION, *(f"oracle_{name}" for name in DETECTION), "normal_latent_norm")
-CONTINUAL = ("image_auroc", "pixel_auroc")
-MEAN = "Mean"
-"""The name of the row over all classes, beside class names."""
 
 # What has to be equal for two trials to give the same digits, beside their configuration.
 _ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cuda", "tf32", "dtype", "threads")
@@ -32,12 +24,7 @@ _ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cu
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """One finished trial: its settings, where it ran, and its metrics after the final task.
-
-    `values` maps (class name, metric) to a number or None. The class name `MEAN` holds means over the classes that have
-    the metric, and ACC, FM and BWT of image and pixel AUROC, None where one class lacks it. `images` are, for each of
-    `classes`, how many images the metrics were taken on, and how many of them are defective.
-    """
+    """One finished trial: its settings, where it ran, and its metrics after the final task."""
 
     trial_id: str
     seed: int
@@ -46,9 +33,7 @@ class FinishedTrial:
     factors: Mapping[str, object]
     settings: Mapping[str, object]
     environment: Mapping[str, str]
-    classes: tuple[str, ...]
-    images: tuple[tuple[int, int], ...]
-    values: Mapping[tuple[str, str], float | None]
+    values: Final
     flags: tuple[str, ...]
     code_digest: str
     git: str
@@ -61,11 +46,15 @@ class FinishedTrial:
     seconds_spent: float
     seconds_reused: float
 
-    @cached_property
-    def undefined(self) -> frozenset[tuple[str, str]]:
-        """(class, metric) of what single classes lack."""
-        lacks = (place for place, value in self.values.items() if value is None)
-        return frozenset(place for place in lacks if place[0] != MEAN and place[0] in self.classes)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in task order."""
+        return self.values.classes
+
+    @property
+    def images(self) -> tuple[tuple[int, int], ...]:
+        """Of each class how many images the metrics were taken on, and how many of them are defective."""
+        return self.values.images
 
 
 @dataclass(frozen=True)
@@ -91,8 +80,23 @@ class Variant:
 
     def values(self, class_name: str, metric: str) -> list[float]:
         """The metric of each seed that has it."""
-        values = [trial.values.get((class_name, metric)) for trial in self.trials]
-        return [value for value in values if value is not None]
+        return self._finals.values(class_name, metric)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of all trials."""
+        return tuple(
+            dict.fromkeys(name for classes in dict.fromkeys(t.classes for t in self.trials) for name in classes)
+        )
+
+    @cached_property
+    def undefined(self) -> frozenset[tuple[str, str]]:
+        """(class, metric) of what some trial lacks."""
+        return frozenset().union(*(trial.values.undefined for trial in self.trials))
+
+    @cached_property
+    def _finals(self) -> FinalStack:
+        return stack([trial.values for trial in self.trials])
 
 
 def text(value: object) -> str:
@@ -124,75 +128,62 @@ def patch_grid(settings: Mapping[str, object]) -> str:
 def finished_trials(store: ResultStore, selection: set[str] | None, split: str) -> list[FinishedTrial]:
     """The finished trials of `selection` (all when None), by trial id."""
     # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
-    attempts = [row for row in store.read("attempts").to_pylist() if row["status"] == FINISHED]
-    wanted = ["trial_id", "attempt", "split", "after_task", "task", "task_name", "n_images", "n_anomalous", *METRICS]
-    stored = store.read("metrics", wanted)
-    metrics = _by_trial(stored.filter(pc.equal(stored["split"], split)))
+    attempts = store.read("attempts")
+    attempts = attempts.filter(pc.equal(attempts["status"], FINISHED)).to_pylist()
+    metrics = finals(store.read("metrics", STORED), split)
     chosen = [row for row in attempts if selection is None or row["trial_id"] in selection]
-    found = [_trial(row, metrics[key]) for row in chosen if (key := (row["trial_id"], row["attempt"])) in metrics]
+    told = _Told()
+    found = [told.trial(row, metrics[key]) for row in chosen if (key := (row["trial_id"], row["attempt"])) in metrics]
     return sorted(found, key=lambda trial: trial.trial_id)
 
 
-@dataclass(frozen=True)
-class _Metrics:
-    """What is stored of one attempt: its rows after the final task, in task order, and R of each of CONTINUAL, (T, T) with NaN."""
+class _Told:
+    """What rows of attempts tell of their trials. Trials of one configuration share one object of settings, read once."""
 
-    final: Sequence[Mapping[str, Any]]
-    r: Mapping[str, npt.NDArray[np.float64]]
+    def __init__(self) -> None:
+        self._settings: dict[str, dict[str, object]] = {}
+        self._environments: dict[tuple[object, ...], dict[str, str]] = {}
+        self._factors: dict[str, dict[str, object]] = {}
 
-
-def _by_trial(stored: pa.Table) -> dict[tuple[str, int], _Metrics]:
-    """The metrics of each attempt, by trial id and number; of the many rows before the final task only what R needs is looked at."""
-    if not stored.num_rows:
-        return {}
-    trial = stored["trial_id"].combine_chunks().dictionary_encode()
-    number = stored["attempt"].to_numpy().astype(np.int64)
-    most = int(number.max()) + 1
-    keys, place = np.unique(trial.indices.to_numpy() * most + number, return_inverse=True)
-    names = [(trial.dictionary[key // most].as_py(), key % most) for key in keys.tolist()]
-    after, task = stored["after_task"].to_numpy(), stored["task"].to_numpy()
-    last = np.zeros(len(names), dtype=after.dtype)
-    np.maximum.at(last, place, after)
-    is_final = after == last[place]
-    final: list[list[Mapping[str, Any]]] = [[] for _ in names]
-    for n, row in zip(place[is_final].tolist(), stored.filter(pa.array(is_final)).to_pylist(), strict=True):
-        final[n].append(row)
-    tasks = int(last.max()) + 1
-    r = {metric: np.full((len(names), tasks, tasks), np.nan) for metric in CONTINUAL}
-    for metric, of in r.items():
-        of[place, after, task] = stored[metric].to_numpy(zero_copy_only=False)
-    return {
-        name: _Metrics(
-            sorted(final[n], key=lambda row: row["task"]),
-            {metric: of[n, : last[n] + 1, : last[n] + 1] for metric, of in r.items()},
+    def trial(self, row: Mapping[str, Any], values: Final) -> FinishedTrial:
+        if (factors := self._factors.get(row["factors"])) is None:
+            factors = self._factors[row["factors"]] = json.loads(row["factors"])
+        dirty = ", uncommitted changes" if row["git_dirty"] else ""
+        own = ("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest")
+        return FinishedTrial(
+            factors=factors,
+            settings=self._settings_of(row),
+            environment=self._environment_of(row),
+            values=values,
+            flags=tuple(json.loads(row["flags"])),
+            git=f"git {row['git_commit'][:12]}{dirty}" if row["git_commit"] else "no git commit",
+            parameters_per_task=None if row["parameters_per_task"] is None else tuple(row["parameters_per_task"]),
+            **{
+                name: row[name]
+                for name in (*own, "lora_scaling", "parameters_total", "seconds_spent", "seconds_reused")
+            },
         )
-        for n, name in enumerate(names)
-    }
 
+    def _settings_of(self, row: Mapping[str, Any]) -> dict[str, object]:
+        before_seed, seed, after = row["config"].rpartition('"seed":')
+        text_without = row["config"] if seed in before_seed else before_seed + after.lstrip("-0123456789")
+        if text_without not in self._settings:
+            config = json.loads(row["config"])
+            # Images are compared class by class: another order of the tasks is no other data set.
+            if isinstance(digests := config.get("data_digests"), list):
+                config["data_digests"] = dict(zip(config["data"]["tasks"], digests, strict=True))
+            settings = before() | flatten(config)
+            settings.pop("seed", None)
+            self._settings[text_without] = settings
+        return self._settings[text_without]
 
-def _trial(row: Mapping[str, Any], metrics: _Metrics) -> FinishedTrial:
-    config = json.loads(row["config"])
-    # Images are compared class by class: another order of the tasks is no other data set.
-    if isinstance(digests := config.get("data_digests"), list):
-        config["data_digests"] = dict(zip(config["data"]["tasks"], digests, strict=True))
-    settings = before() | flatten(config)
-    settings.pop("seed", None)
-    packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
-    environment = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}
-    dirty = ", uncommitted changes" if row["git_dirty"] else ""
-    own = ("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest")
-    return FinishedTrial(
-        factors=json.loads(row["factors"]),
-        settings=settings,
-        environment=environment | packages,
-        classes=tuple(r["task_name"] for r in metrics.final),
-        images=tuple((r["n_images"], r["n_anomalous"]) for r in metrics.final),
-        values=_values(metrics.final) | _continual(metrics.r),
-        flags=tuple(json.loads(row["flags"])),
-        git=f"git {row['git_commit'][:12]}{dirty}" if row["git_commit"] else "no git commit",
-        parameters_per_task=None if row["parameters_per_task"] is None else tuple(row["parameters_per_task"]),
-        **{name: row[name] for name in (*own, "lora_scaling", "parameters_total", "seconds_spent", "seconds_reused")},
-    )
+    def _environment_of(self, row: Mapping[str, Any]) -> dict[str, str]:
+        key = tuple(row[name] for name in (*_ENVIRONMENT, "packages"))
+        if key not in self._environments:
+            packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
+            own = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}
+            self._environments[key] = own | packages
+        return self._environments[key]
 
 
 def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -203,55 +194,24 @@ def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, object]
     return flat
 
 
-def _values(final: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float | None]:
-    values: dict[tuple[str, str], float | None] = {}
-    for metric in METRICS:
-        of_classes = [row[metric] for row in final]
-        values |= {(row["task_name"], metric): value for row, value in zip(final, of_classes, strict=True)}
-        known = [value for value in of_classes if value is not None]
-        values[MEAN, metric] = fmean(known) if known else None
-    return values
-
-
-def _continual(r: Mapping[str, npt.NDArray[np.float64]]) -> dict[tuple[str, str], float | None]:
-    from moleflow.metrics.continual import continual
-
-    values: dict[tuple[str, str], float | None] = {}
-    for metric, of_metric in r.items():
-        of = continual(of_metric)
-        # FM and BWT do not need the last task. Without ACC they are left out: the three are read together.
-        fm, bwt = (None, None) if of.acc is None else (of.fm, of.bwt)
-        values |= {(MEAN, f"acc_{metric}"): of.acc, (MEAN, f"fm_{metric}"): fm, (MEAN, f"bwt_{metric}"): bwt}
-    return values
-
-
 def comparable_means(trials: Sequence[FinishedTrial]) -> list[FinishedTrial]:
     """The trials without the means over classes of which one has the metric in some trials and lacks it in others.
 
     Such means would be over other classes from trial to trial, and look alike.
     """
-    partial: dict[str, set[str]] = {}
-    for metric in METRICS:
-        lacks = _without(trials, metric)
-        partial[metric] = {c for t in trials for c in lacks.intersection(t.classes) if (c, metric) not in t.undefined}
-    found = [dict(trial.values) for trial in trials]
-    for metric in (metric for metric in METRICS if partial[metric]):
-        for trial, values in zip(trials, found, strict=True):
-            if partial[metric].intersection(trial.classes):
-                values[MEAN, metric] = None
-    return [replace(trial, values=values) for trial, values in zip(trials, found, strict=True)]
+    partial = partial_metrics([trial.values for trial in trials])
+    found = []
+    for trial in trials:
+        metrics = [metric for metric, names in partial.items() if names.intersection(trial.classes)]
+        found.append(replace(trial, values=trial.values.without_means(metrics)) if metrics else trial)
+    return found
 
 
 def lacking(variants: Sequence[Variant], metric: str) -> tuple[list[str], list[str]]:
     """The classes without the metric in some trial, and the other classes."""
-    trials = [trial for v in variants for trial in v.trials]
-    without = _without(trials, metric)
-    names = list(dict.fromkeys(c for classes in dict.fromkeys(t.classes for t in trials) for c in classes))
+    without = {name for v in variants for name, undefined in v.undefined if undefined == metric}
+    names = list(dict.fromkeys(name for v in variants for name in v.classes))
     return [c for c in names if c in without], [c for c in names if c not in without]
-
-
-def _without(trials: Sequence[FinishedTrial], metric: str) -> set[str]:
-    return {c for t in trials for c, undefined in t.undefined if undefined == metric}
 
 
 def mean_name(variants: Sequence[Variant], metric: str, name: str) -> str:
@@ -267,8 +227,11 @@ def group(trials: Sequence[FinishedTrial]) -> list[Variant]:
     sweep later, at its old value, changes nothing about them.
     """
     groups: dict[str, list[FinishedTrial]] = {}
+    texts: dict[int, str] = {}  # Trials mostly share their object of settings.
     for trial in trials:
-        groups.setdefault(json.dumps(plain(trial.settings), sort_keys=True), []).append(trial)
+        if (own := texts.get(id(trial.settings))) is None:
+            own = texts[id(trial.settings)] = json.dumps(plain(trial.settings), sort_keys=True)
+        groups.setdefault(own, []).append(trial)
     keys = sorted({key for trial in trials for key in trial.factors})
     found = [
         ({key: _factor(key, members) for key in keys}, tuple(sorted(members, key=lambda t: (t.seed, t.trial_id))))

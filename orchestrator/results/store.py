@@ -316,7 +316,8 @@ class ResultStore:
         known = compaction.NOTHING if self._from_parts else compaction.read_list(self.folder)
         compacted = compaction.read_table(self.folder, table, wanted.names, known)
         held = {} if compacted is None else known.held[table]
-        pieces, rows, run = [wanted.empty_table()], {}, (0, 0)
+        pieces: list[pa.Table] = []
+        rows, run = {}, (0, 0)
         for name, left in self._left_out().items():
             own = held.get(name)
             if own is None or own.left != left:
@@ -331,7 +332,7 @@ class ResultStore:
             run = (run[0], own.start + own.rows)
             rows[name] = own.rows
         pieces += _slice(compacted, run)
-        return pa.concat_tables(pieces).combine_chunks(), rows
+        return pa.concat_tables(pieces or [wanted.empty_table()]).combine_chunks(), rows
 
 
 def _slice(compacted: pa.Table | None, run: tuple[int, int]) -> list[pa.Table]:

@@ -11,7 +11,7 @@ from orchestrator.page.estimate import estimate
 from orchestrator.page.factors import factor_charts
 from orchestrator.page.matrices import matrix_groups
 from orchestrator.page.parallel import Line, parallel, variant_lines
-from orchestrator.reports.variants import MEAN
+from orchestrator.reports.final import MEAN
 
 
 def rows_of(chart):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.reports.variants import MEAN
+from orchestrator.reports.final import MEAN
 
 
 def test_a_confound_and_a_setting_without_effect_mark_their_variants(keep, trial, evidence_of):

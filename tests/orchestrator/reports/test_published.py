@@ -12,9 +12,9 @@ from moleflow.errors import InvalidInput
 from moleflow.knobs import fields
 from orchestrator.reports import published as rows_of_notes
 from orchestrator.reports.cells import change_text
+from orchestrator.reports.final import MEAN
 from orchestrator.reports.published import FOLDER, NOT_RECORDED, confounds, load, relative_change, value
 from orchestrator.reports.published_tables import as_the_notes_print, changes_table, published_report, results_table
-from orchestrator.reports.variants import MEAN
 
 # Typed from the update notes, sections v1 and v2.
 V1 = """
