@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from moleflow.config import flatten
 from orchestrator.trial import Trial
 
 State = Literal["done", "pruned", "stale", "to run"]
@@ -84,7 +83,7 @@ class Spread:
 def spread(trials: Sequence[Trial]) -> Spread:
     """What differs between the trials of a plan."""
     compared: dict[str, dict[Any, None]] = {}
-    values: dict[str, dict[Any, None]] = {}
+    by_group: dict[str, dict[str, dict[Any, None]]] = {}
     known: set[tuple[str, int]] = set()
     for trial in trials:
         for path, value in trial.factors.items():
@@ -93,8 +92,13 @@ def spread(trials: Sequence[Trial]) -> Spread:
             # Trials share their groups of knobs: one look at each is enough. They hold them, so that no id() is taken twice.
             if name != "seed" and (name, id(group)) not in known:
                 known.add((name, id(group)))
-                for path, value in flatten({name: group}).items():
-                    values.setdefault(path, {})[value] = None
+                own = {name: group} if isinstance(group, str) else vars(group)
+                held = by_group.get(name) or by_group.setdefault(name, {knob: {} for knob in own})
+                for knob, value in own.items():
+                    held[knob][value] = None
+    values = {
+        knob if knob == name else f"{name}.{knob}": found for name, of in by_group.items() for knob, found in of.items()
+    }
     differing = {path: tuple(found) for path, found in values.items() if len(found) > 1}
     return Spread(
         compared={path: tuple(found) for path, found in compared.items()},

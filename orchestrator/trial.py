@@ -96,7 +96,9 @@ class Identities:
     one object is spelled as JSON once: ten times as fast for a sweep of many seeds or variants.
     """
 
-    _spelled: dict[tuple[Any, ...], tuple[object, str]] = field(default_factory=dict)
+    _spelled: dict[str, dict[tuple[int, int], tuple[object, str]]] = field(
+        default_factory=lambda: {key: {} for key in _KEYS}
+    )
 
     def of(self, config: TrialConfig, inputs: Inputs) -> str:
         """The trial's id.
@@ -106,24 +108,23 @@ class Identities:
 
         """
         values = vars(config)
-        whole = ",".join([self._json(key, values.get(key, config.data), inputs) for key in _KEYS])
-        return hashlib.sha256(f"{{{whole}}}".encode()).hexdigest()[:12]
+        members = []
+        for key, spelled in self._spelled.items():
+            value = values.get(key, config.data)
+            found = spelled.get((id(value), id(inputs)))
+            members.append(self._spell(key, value, inputs) if found is None else found[1])
+        return hashlib.sha256(f"{{{','.join(members)}}}".encode()).hexdigest()[:12]
 
-    def _json(self, key: str, value: object, inputs: Inputs) -> str:
+    def _spell(self, key: str, value: object, inputs: Inputs) -> str:
         """One key's member of the canonical JSON; for `data_digests`, `value` is the data's settings."""
-        if type(value) is int:
-            return f'"{key}":{value}'
-        reads = key in ("backbone", "data_digests")
-        group = isinstance(value, BaseModel)
-        place = (key, id(value) if group else value, id(inputs) if reads else 0)
-        found = self._spelled.get(place)
-        if found is None:
-            if len(self._spelled) >= _MOST_SPELLED:  # Random draws share no group: what was spelled is not seen again.
-                self._spelled.clear()
-            spelled = _spell_group(key, value, inputs) if isinstance(value, BaseModel) else canonical_json(value)
-            # Both objects are kept beside their JSON, so that no other one can get their id().
-            found = self._spelled[place] = (value, inputs), f'"{key}":{spelled}'
-        return found[1]
+        spelled = _spell_group(key, value, inputs) if isinstance(value, BaseModel) else canonical_json(value)
+        known = self._spelled[key]
+        if len(known) >= _MOST_SPELLED:  # Random draws share no group: what was spelled is not seen again.
+            known.clear()
+        # Both objects are kept beside their JSON, so that no other one can get their id().
+        member = f'"{key}":{spelled}'
+        known[id(value), id(inputs)] = (value, inputs), member
+        return member
 
 
 def _spell_group(key: str, group: BaseModel, inputs: Inputs) -> str:
