@@ -1,12 +1,13 @@
 """What this project costs beyond the trials' own work: plan, start again, status, one trial on `local`, rows to tables.
 
     python benchmarks/overhead.py [--quick] [--only plan again status local tables] [--draws 100000] [--finished 10000]
-                                  [--trials 1000] [--workers 1] [--rows 1000000]
+                                  [--trials 1000] [--workers 2] [--rows 1000000]
 
 `plan` expands random draws into trials and prints the plan. `again` and `status` look at a finished sweep in which every trial has a part
 of its own; both stand beside the same look without the index and the compacted tables. `local` runs trials that do nothing: this
-project's worker with its claims, records, events and Parquet, beside joblib, submitit's local executor and Ray Tune with reuse_actors,
-bare and with the trial's rows in a Parquet file of its own. `tables` makes a report of metric rows.
+project's worker with its claims, records, events and Parquet, beside joblib, submitit's local executor and Ray Tune with reuse_actors, each
+with as many workers, bare and with the trial's metric and score rows in Parquet files, written beside and renamed. `tables` makes a
+report of metric rows.
 
 Each figure comes from a process of its own. Wall seconds and CPU seconds are printed: on a machine with other work the first say little.
 """
@@ -159,10 +160,11 @@ def _a_trial(begun: list[float]) -> Figures:
 def nothing(seed: int, place: str | None) -> float:
     """A peer's trial: it does nothing, or writes the rows that a trivial trial of this project has; when it ended."""
     if place is not None:
-        rows = [
-            trivial.metric_row(j, i, ("leather", "grid"), 0.5 + seed / 2000) for i in range(2) for j in range(i + 1)
-        ]
-        pq.write_table(pa.Table.from_pylist(rows), f"{place}/{seed}.parquet")
+        names, value = ("leather", "grid"), 0.5 + seed / 2000
+        metrics = [trivial.metric_row(j, i, names, value) for i in range(2) for j in range(i + 1)]
+        for table, rows in (("metrics", metrics), ("scores", trivial.score_rows(names, value))):
+            pq.write_table(pa.Table.from_pylist(rows), f"{place}/.{table}-{seed}")
+            os.replace(f"{place}/.{table}-{seed}", f"{place}/{table}-{seed}.parquet")
     return time.time()
 
 
@@ -170,7 +172,7 @@ def joblib(place: Path, trials: int, workers: int, stored: bool) -> Figures:
     """Joblib's processes."""
     from joblib import Parallel, delayed
 
-    with Parallel(n_jobs=max(2, workers)) as pool:  # One job would run in this process.
+    with Parallel(n_jobs=workers) as pool:
         pool(delayed(nothing)(seed, None) for seed in range(20))
         return _a_trial(pool(delayed(nothing)(seed, str(place) if stored else None) for seed in range(trials)))
 
@@ -280,7 +282,7 @@ def measure(sizes: argparse.Namespace, place: Path) -> Iterator[tuple[str, Figur
         yield f"local: {sizes.trials} trials, {sizes.workers} workers", alone("local", place / "local", *size)
         for peer in ("joblib", "submitit", "tune"):
             for stored in (False, True):
-                what = f"local: {peer}, {'a Parquet file a trial' if stored else 'nothing stored'}"
+                what = f"local: {peer}, {'the same rows stored' if stored else 'nothing stored'}"
                 yield what, alone(peer, place / f"{peer}-{stored}", *size, stored)
     if "tables" in sizes.only:
         yield f"(a store of {sizes.rows} metric rows)", alone("fill", place / "rows", sizes.rows)
@@ -294,7 +296,7 @@ if __name__ == "__main__":
     sizes = {"draws": 100_000, "finished": 10_000, "trials": 1000, "rows": 1_000_000}
     for name in sizes:
         parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--alone", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone:

@@ -51,17 +51,9 @@ def metric_row(task: int, after_task: int, names: tuple[str, ...], value: float)
     }
 
 
-def _sequence(config: TrialConfig, _place: object, told: Any) -> Outcome:
-    """Rows of a trial that was not run; they follow from its seed."""
-    from moleflow.sequence import Outcome, TaskReport
-
-    names = config.data.tasks
-    value = 0.5 + (config.seed % 1000) / 2000
-    for task in range(len(names)):
-        told.on_task(
-            TaskReport(task, [metric_row(earlier, task, names, value) for earlier in range(task + 1)], [], 1.0, 0.0)
-        )
-    scores = [
+def score_rows(names: tuple[str, ...], value: float) -> list[dict[str, Any]]:
+    """Rows of the image scores: eight images a task."""
+    return [
         {
             "split": "test",
             "task": task,
@@ -77,7 +69,19 @@ def _sequence(config: TrialConfig, _place: object, told: Any) -> Outcome:
         for task, name in enumerate(names)
         for k in range(8)
     ]
-    return Outcome(scores, False, f"state of {value}", f"scores of {value}", [10] * len(names), 0.5)
+
+
+def _sequence(config: TrialConfig, _place: object, told: Any) -> Outcome:
+    """Rows of a trial that was not run; they follow from its seed."""
+    from moleflow.sequence import Outcome, TaskReport
+
+    names = config.data.tasks
+    value = 0.5 + (config.seed % 1000) / 2000
+    for task in range(len(names)):
+        told.on_task(
+            TaskReport(task, [metric_row(earlier, task, names, value) for earlier in range(task + 1)], [], 1.0, 0.0)
+        )
+    return Outcome(score_rows(names, value), False, f"state of {value}", f"scores of {value}", [10] * len(names), 0.5)
 
 
 def make_worker(setup: Setup, events: Events) -> Worker:
