@@ -10,6 +10,13 @@ Spec = dict[str, Any]
 
 SERIES = 8
 """Series that colours and shapes can tell apart."""
+ACCENT = "#D55E00"
+"""What a chart points at: its front, its best, its mean over all."""
+LINE = 38
+"""Letters of a line of a legend; `page.js` has the same."""
+WRAPPED = (
+    f"length(datum.label) > {LINE} ? replace(datum.label, regexp('(.{{1,{LINE}}}), ', 'g'), '$1,\\n') : datum.label"
+)
 UNSURE = "datum.marks !== ''"
 VALID = {"filter": "isValid(datum.low)"}
 
@@ -68,8 +75,10 @@ def _rounded(value: object) -> object:
 
 
 def number(name: str, title: str, scale: Spec | None = None) -> Spec:
-    """A quantitative channel whose axis need not begin at 0."""
-    return {"field": name, "type": "quantitative", "title": title, "scale": {"zero": False, **(scale or {})}}
+    """A quantitative channel whose axis need not begin at 0; a logarithmic one never does, and Vega-Lite warns of what it drops."""
+    given = scale or {}
+    zero = {} if given.get("type") == "log" else {"zero": False}
+    return {"field": name, "type": "quantitative", "title": title, "scale": zero | given}
 
 
 def category(name: str, title: str | None, **more: object) -> Spec:
@@ -77,10 +86,14 @@ def category(name: str, title: str | None, **more: object) -> Spec:
     return {"field": name, "type": "nominal", "title": title, "sort": None, **more}
 
 
-def series(names: Sequence[str], *channels: str) -> Spec:
-    """A legend's channels, such as colour and shape, for named series; with equal domains they share one legend."""
+def series(names: Sequence[str], *channels: str, **legend: object) -> Spec:
+    """A legend's channels, such as colour and shape, for named series; with equal domains they share one legend.
+
+    Names of many factors stand in several lines: what tells variants apart may be at their ends.
+    """
     domain = list(dict.fromkeys(names))
-    return {channel: category("series", None, scale={"domain": domain}) for channel in channels}
+    drawn = {"labelExpr": WRAPPED, **legend}
+    return {channel: category("series", None, scale={"domain": domain}, legend=drawn) for channel in channels}
 
 
 def tooltip(fields: Mapping[str, str]) -> list[Spec]:
@@ -88,9 +101,16 @@ def tooltip(fields: Mapping[str, str]) -> list[Spec]:
     return [{"field": name, "title": head} for name, head in fields.items()]
 
 
-HOLLOW: Spec = {"fillOpacity": {"condition": {"test": UNSURE, "value": 0.1}, "value": 0.9}}
-"""How a point shows that it has marks."""
-POINT: Spec = {"type": "point", "filled": True, "size": 55, "strokeWidth": 1.5, "strokeOpacity": 1}
+POINT: Spec = {"type": "point", "size": 55, "strokeWidth": 1.8}
+
+
+def points(encoding: Spec, marked: bool) -> list[Spec]:
+    """Layers of points, which are hollow for variants that have marks, if any has."""
+    filled: Spec = {"mark": {**POINT, "filled": True}, "encoding": encoding}
+    if not marked:
+        return [filled]
+    hollow: Spec = {"mark": {**POINT, "filled": False}, "encoding": encoding}
+    return [filled | {"transform": [{"filter": "datum.marks === ''"}]}, hollow | {"transform": [{"filter": UNSURE}]}]
 
 
 def spans_decades(values: Sequence[float]) -> bool:

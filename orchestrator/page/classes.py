@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.page.chart import HOLLOW, POINT, SERIES, VALID, Chart, Spec, category, number, series, tooltip
+from orchestrator.page.chart import SERIES, VALID, Chart, Spec, category, number, points, series, tooltip
 from orchestrator.page.estimate import INTERVALS, estimate
 from orchestrator.page.evidence import Evidence
 from orchestrator.reports.tables import MAIN
@@ -47,7 +47,9 @@ def _chart(evidence: Evidence, metric: str) -> Chart | None:
         "encoding": {"y": y, "x": number("mean", MAIN[metric])},
         "layer": [
             {"transform": [VALID], "mark": {"type": "rule", "strokeWidth": 1.5}, "encoding": bounds},
-            {"mark": POINT, "encoding": HOLLOW | series(labels, "color", "shape") | {"tooltip": tooltip(FIELDS)}},
+            *points(
+                series(labels, "color", "shape") | {"tooltip": tooltip(FIELDS)}, any(evidence.marks[k] for k in places)
+            ),
         ],
     }
     if len(places) > 1:

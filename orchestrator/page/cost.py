@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.page.chart import HOLLOW, VALID, Chart, Spec, number, spans_decades, tooltip
+from orchestrator.page.chart import ACCENT, SERIES, VALID, Chart, Spec, number, points, series, spans_decades, tooltip
 from orchestrator.page.estimate import INTERVALS, estimate
 from orchestrator.page.evidence import QUALITY, Evidence
 from orchestrator.reports.cells import summarise
@@ -13,6 +13,7 @@ from orchestrator.reports.tables import MAIN
 from orchestrator.reports.variants import FinishedTrial
 
 MOST = 400
+OTHERS = "#4A96D0"
 LONGEST = 160
 """Characters of names up to which a note holds them; else the numbers do."""
 PARAMETERS = "parameters"
@@ -43,16 +44,6 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def _chart(evidence: Evidence, name: str, said: str, cost: Callable[[FinishedTrial], float | None]) -> Chart | None:
-    fields = {
-        "variant": "Variant",
-        "cost": name,
-        "mean": f"mean {MAIN[QUALITY]}",
-        "low": "95 % low",
-        "high": "95 % high",
-        "n": "n (seeds)",
-        "front": "Pareto front",
-        "marks": "Marks",
-    }
     found = []
     for k, variant in enumerate(evidence.variants):
         costs = [value for trial in variant.trials if (value := cost(trial)) is not None]
@@ -63,9 +54,10 @@ def _chart(evidence: Evidence, name: str, said: str, cost: Callable[[FinishedTri
         return None
     on_front = front([(mean, quality) for _, mean, quality, _ in found])
     shown = set(evidence.spread(MOST))
+    few = len(found) <= SERIES
     rows = [
         (
-            k,
+            evidence.variants[k].label if few else k,
             mean,
             of.mean,
             of.low,
@@ -82,37 +74,17 @@ def _chart(evidence: Evidence, name: str, said: str, cost: Callable[[FinishedTri
     )
     title, y_title = f"{MAIN[QUALITY]} against {name}", f"mean {MAIN[QUALITY]}"
     scale: Spec = {"type": "log"} if spans_decades([row[1] for row in rows]) else {"padding": 12}
-    layers: list[Spec] = [
-        {
-            "transform": [VALID],
-            "mark": {"type": "rule", "opacity": 0.5},
-            "encoding": {"y": number("low", y_title), "y2": {"field": "high"}},
-        },
-        {
-            "transform": [{"filter": "datum.front === 'yes'"}],
-            "mark": {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": "#D55E00"},
-            "encoding": {"order": {"field": "cost", "type": "quantitative"}},
-        },
-        {
-            "mark": {"type": "point", "filled": True, "size": 60, "strokeOpacity": 1, "strokeWidth": 1.5},
-            "encoding": HOLLOW
-            | {
-                "color": {
-                    "field": "front",
-                    "type": "nominal",
-                    "title": "on the Pareto front",
-                    "scale": {"domain": ["yes", "no"], "range": ["#D55E00", "#4A96D0"]},
-                },
-                "shape": {
-                    "field": "front",
-                    "type": "nominal",
-                    "title": "on the Pareto front",
-                    "scale": {"domain": ["yes", "no"], "range": ["diamond", "circle"]},
-                },
-                "tooltip": tooltip(fields),
-            },
-        },
-    ]
+    labels = [str(row[0]) for row in rows] if few else []
+    fields = {
+        "series" if few else "variant": "Variant",
+        "cost": name,
+        "mean": y_title,
+        "low": "95 % low",
+        "high": "95 % high",
+        "n": "n (seeds)",
+        "front": "Pareto front",
+        "marks": "Marks",
+    }
     spec: Spec = {
         "width": "container",
         "height": 260,
@@ -120,9 +92,34 @@ def _chart(evidence: Evidence, name: str, said: str, cost: Callable[[FinishedTri
             "x": number("cost", name, scale=scale) | ({"axis": {"format": "~s"}} if name == PARAMETERS else {}),
             "y": number("mean", y_title),
         },
-        "layer": layers,
+        "layer": _layers(y_title, fields, labels, any(evidence.marks)),
     }
     names = ", ".join(evidence.variants[k].label for (k, *_), best in zip(found, on_front, strict=True) if best)
-    on_it = f" On the front: {names}." if len(names) <= LONGEST else ""
+    on_it = f" On the front{' (ringed)' * few}: {names}." if len(names) <= LONGEST else " Ringed: on the front." * few
     note = f"{said} {INTERVALS}{on_it} The front is one of means and says nothing of significance.{evidence.hollow}{left_out}"
     return Chart(title, note, fields, rows, spec)
+
+
+def _layers(y_title: str, fields: Mapping[str, str], labels: Sequence[str], marked: bool) -> list[Spec]:
+    """Intervals, the front and the points: as other charts draw the variants where they are few, else on the front or not."""
+    on_front = {"transform": [{"filter": "datum.front === 'yes'"}]}
+    rule = {"type": "rule", "opacity": 0.5}
+    bounds: Spec = {"y": number("low", y_title), "y2": {"field": "high"}}
+    line = {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": ACCENT}
+    ring = {"type": "point", "filled": False, "size": 260, "strokeWidth": 1.5, "color": ACCENT}
+    told: Spec = (
+        series(labels, "color", "shape")
+        if labels
+        else {"color": _sides(ACCENT, OTHERS), "shape": _sides("diamond", "circle")}
+    )
+    layers: list[Spec] = [
+        {"transform": [VALID], "mark": rule, "encoding": bounds | (series(labels, "color") if labels else {})},
+        on_front | {"mark": line, "encoding": {"order": {"field": "cost", "type": "quantitative"}}},
+        *points(told | {"tooltip": tooltip(fields)}, marked),
+    ]
+    return [*layers, on_front | {"mark": ring}] if labels else layers
+
+
+def _sides(on: str, off: str) -> Spec:
+    scale = {"domain": ["yes", "no"], "range": [on, off]}
+    return {"field": "front", "type": "nominal", "title": "on the Pareto front", "scale": scale}

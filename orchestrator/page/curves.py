@@ -13,6 +13,8 @@ from orchestrator.results.schema import FINISHED
 
 EPOCHS = 60
 """Epochs of a curve that are shown; of more, these are taken evenly."""
+FEW = 6
+"""Epochs up to which each has its tick: of so few, an axis would have halves."""
 FIELDS = {
     "epoch": "Epoch",
     "series": "Curve",
@@ -75,12 +77,14 @@ def _chart(task: str, said: str, groups: dict[str, list[str]], curves: Sequence[
             rows.append((epoch + 1, label, of.mean, of.low, of.high, of.n))
     y_title = "NLL per patch, nats"
     labels = list(groups)
-    strokes = {"legend": {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolOpacity": 1}}
-    colour = {"color": series(labels, "color")["color"] | strokes}
+    longest = max((row[0] for row in rows), default=0)
+    ticks: Spec = {"format": "d"} | ({"values": list(range(1, longest + 1))} if longest <= FEW else {})
+    strokes: Spec = {"symbolType": "stroke", "symbolStrokeWidth": 2}
     spec: Spec = {
         "width": "container",
         "height": 200,
-        "encoding": {"x": number("epoch", "epoch", scale={"nice": False}) | {"axis": {"tickMinStep": 1}}, **colour},
+        "encoding": {"x": number("epoch", "epoch", scale={"nice": False}) | {"axis": ticks}}
+        | series(labels, "color", **strokes),
         "layer": [
             {
                 "transform": [VALID],
@@ -91,9 +95,9 @@ def _chart(task: str, said: str, groups: dict[str, list[str]], curves: Sequence[
                 "mark": {"type": "line", "strokeWidth": 1.5},
                 "encoding": {
                     "y": number("mean", y_title),
-                    "strokeDash": series(labels, "strokeDash")["strokeDash"] | strokes,
                     "tooltip": tooltip(FIELDS),
-                },
+                }
+                | series(labels, "strokeDash", **strokes),
             },
         ],
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.page.chart import (
-    HOLLOW,
-    POINT,
+    ACCENT,
     SERIES,
     VALID,
     Chart,
@@ -14,17 +13,20 @@ from orchestrator.page.chart import (
     Spec,
     category,
     number,
+    points,
     series,
     spans_decades,
     tooltip,
 )
 from orchestrator.page.estimate import INTERVALS, estimate
 from orchestrator.page.evidence import Evidence
+from orchestrator.page.marginal import Marginal, marginal
 from orchestrator.reports.final import MEAN
 from orchestrator.reports.tables import MAIN
 from orchestrator.reports.variants import Variant, mean_name, plain, short_names, text
 
 MOST = 400
+OVER = "mean over the other factors"
 SCATTER = 12
 """Variants from which on a factor is shown though it never differs alone."""
 FIELDS = {
@@ -65,13 +67,24 @@ def _differs_alone(evidence: Evidence, key: str) -> bool:
     return len(set(rests)) < len(rests)
 
 
+def _marginal(evidence: Evidence, key: str, metric: str) -> Marginal:
+    def value(variant: Variant) -> object:
+        return text(variant.factors[key])
+
+    means = marginal(
+        evidence.variants, value, lambda variant: _rest(variant, evidence.comparison.compared, key), metric
+    )
+    plain_of = {value(variant): plain(variant.factors[key]) for variant in evidence.variants}
+    return Marginal(tuple((plain_of[x], of) for x, of in means.means), means.settings)
+
+
 def _chart(evidence: Evidence, key: str, metric: str) -> Chart:
     compared, places = evidence.comparison.compared, evidence.spread(MOST)
     names = short_names(compared)
     others = [other for other in compared if other != key]
     values = {k: plain(evidence.variants[k].factors[key]) for k in places}
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for k in places:
         variant = evidence.variants[k]
         of = estimate(variant.values(MEAN, metric))
@@ -80,28 +93,36 @@ def _chart(evidence: Evidence, key: str, metric: str) -> Chart:
         marks = "; ".join(evidence.marks[k])
         rows.append((k, x, rest, of.mean, of.low, of.high, of.n, marks))
     told_apart = len({row[2] for row in rows}) <= SERIES
+    over = Marginal() if told_apart else _marginal(evidence, key, metric)
     angle = -35 if len(set(map(text, values.values()))) > 6 else 0
     axis: Spec = category("x", names[key], axis={"labelAngle": angle, "labelLimit": 90})
     if numeric:
-        scale = {"type": "log"} if spans_decades([float(str(value)) for value in values.values()]) else {}
-        axis = number("x", names[key], scale={**scale, "padding": 12})
+        decades = spans_decades([float(str(value)) for value in values.values()])
+        scale: Spec = {"type": "log", "nice": False} if decades else {}
+        axis = number("x", names[key], scale={**scale, "padding": 12}) | ({"axis": {"grid": False}} if decades else {})
     name = mean_name(evidence.variants, metric, MAIN[metric])
     left_out = f" {len(places)} of {len(evidence.variants)} variants, evenly over their ranking." * (
         len(places) < len(evidence.variants)
     )
-    note = f"{INTERVALS}{evidence.hollow}{left_out}" + (
-        ""
-        if told_apart
-        else " The other factors differ from point to point, so this is no effect of one factor; the numbers name them."
-    )
-    labels = [row[2] for row in rows] if told_apart and others else []
+    note = f"{INTERVALS}{evidence.hollow}{left_out}"
+    if over.means:
+        note += f" Band: the mean over the {over.settings} settings of the other factors that every value has; points: the variants."
+    elif not told_apart:
+        note += (
+            " The other factors differ from point to point, so this is no effect of one factor; the numbers name them."
+        )
+    labels = [str(row[2]) for row in rows] if told_apart and others else []
     if not told_apart:  # A variant's name says it already.
         rows = [(*row[:2], "", *row[3:]) for row in rows]
-    spec = _spec(axis, f"mean {name}", numeric, told_apart, labels)
+        means = [(x if numeric else text(x), of) for x, of in over.means]
+        rows = [(None, x, OVER, of.mean, of.low, of.high, of.n, "") for x, of in means] + rows
+    spec = _spec(axis, f"mean {name}", numeric, told_apart, labels, any(evidence.marks))
+    if over.means:
+        spec["layer"] = _over(f"mean {name}", numeric, any(evidence.marks))
     return Chart(f"{name} against {names[key]}", note, FIELDS, rows, spec)
 
 
-def _spec(axis: Spec, title: str, numeric: bool, told_apart: bool, labels: list[str]) -> Spec:
+def _spec(axis: Spec, title: str, numeric: bool, told_apart: bool, labels: list[str], marked: bool) -> Spec:
     y = number("mean", title)
     encoding: Spec = {"x": axis, "y": y}
     coloured: Spec = series(labels, "color") if labels else {}
@@ -113,6 +134,27 @@ def _spec(axis: Spec, title: str, numeric: bool, told_apart: bool, labels: list[
         layers.append({"transform": [VALID], "mark": {"type": "area", "opacity": 0.15}, "encoding": bounds | coloured})
         layers.append({"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": coloured})
     layers.append({"transform": [VALID], "mark": {"type": "rule", "strokeWidth": 1.5}, "encoding": bounds | coloured})
-    points = HOLLOW | {"tooltip": tooltip(FIELDS)} | (series(labels, "color", "shape") if labels else {})
-    layers.append({"mark": POINT, "encoding": points})
+    told = {"tooltip": tooltip(FIELDS)} | (series(labels, "color", "shape") if labels else {})
+    layers += points(told, marked)
     return {"width": "container", "height": 240, "encoding": encoding, "layer": layers}
+
+
+def _over(title: str, numeric: bool, marked: bool) -> list[Spec]:
+    """The variants as points behind the marginal means, whose intervals alone are drawn: those of so many points would cover each other."""
+    bounds = {"y": number("low", title), "y2": {"field": "high"}}
+    means = {"filter": "datum.series !== ''"}
+    variants: Spec = {
+        "transform": [{"filter": "datum.series === ''"}],
+        "layer": points({"tooltip": tooltip(FIELDS), "opacity": {"value": 0.3}}, marked),
+    }
+    mean: Spec = {"type": "point", "filled": True, "shape": "diamond", "size": 90, "color": ACCENT, "opacity": 1}
+    found = [
+        variants,
+        {"transform": [means, VALID], "mark": {"type": "rule", "strokeWidth": 2, "color": ACCENT}, "encoding": bounds},
+        {"transform": [means], "mark": mean, "encoding": {"tooltip": tooltip(FIELDS)}},
+    ]
+    if numeric:
+        area = {"type": "area", "opacity": 0.25, "color": ACCENT}
+        found.insert(1, {"transform": [means], "mark": {"type": "line", "strokeWidth": 2, "color": ACCENT}})
+        found.insert(1, {"transform": [means, VALID], "mark": area, "encoding": bounds})
+    return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.page.chart import Chart, Spec, number, tooltip
+from orchestrator.page.chart import ACCENT, Chart, Spec, number, tooltip
 from orchestrator.page.parallel import MOST, Line, parallel
 from orchestrator.page.sheet import Sheet
 from orchestrator.reports.render import ABSENT
@@ -17,7 +18,7 @@ from orchestrator.reports.variants import plain, text
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 NOTE = (
     "Selected on validation images alone. Values are means over classes and seeds of the validation images, and the best of many is better "
@@ -69,10 +70,9 @@ def found(folder: Path, name: str) -> Found:
     objectives = [
         (name, direction.name.lower()) for name, direction in zip(_names(study), study.directions, strict=True)
     ]
-    counts = ", ".join(f"{sum(t.state is state for t in trials)} {state.name.lower()}" for state in TrialState)
-    said = (
-        f"Objectives: {', '.join(f'{direction} {name}' for name, direction in objectives)}. Configurations: {counts}."
-    )
+    states = Counter(trial.state for trial in trials)
+    counts = ", ".join(f"{states[state]} {_state(state)}" for state in TrialState if states[state])
+    said = f"Objectives: {', '.join(f'{direction} {name}' for name, direction in objectives)}. Configurations: {counts or 'none'}."
     charts: list[Chart] = []
     for k, (objective, direction) in enumerate(objectives):
         charts += _history(complete, k, objective, direction == "maximize")
@@ -80,6 +80,10 @@ def found(folder: Path, name: str) -> Found:
     first, direction = objectives[0]
     charts += _lines(complete, first, direction == "maximize")
     return Found(tuple(charts), _sheet(trials, objectives), (said, NOTE))
+
+
+def _state(state: TrialState) -> str:
+    return "failed" if state.name == "FAIL" else state.name.lower()
 
 
 def _names(study: optuna.Study) -> list[str]:
@@ -94,7 +98,7 @@ def _history(complete: list[FrozenTrial], k: int, objective: str, more: bool) ->
     for trial in sorted(complete, key=lambda trial: trial.number):
         best = max(best, trial.values[k]) if more else min(best, trial.values[k])
         rows.append((trial.number, trial.values[k], best))
-    line: Spec = {"mark": {"type": "line", "interpolate": "step-after", "color": "#D55E00"}}
+    line: Spec = {"mark": {"type": "line", "interpolate": "step-after", "color": ACCENT}}
     points: Spec = {"mark": {"type": "point", "filled": True, "size": 40}}
     spec: Spec = {
         "width": "container",
@@ -175,7 +179,7 @@ def _sheet(trials: list[FrozenTrial], objectives: list[tuple[str, str]]) -> Shee
         ]
         settings = [_value(trial.params[knob]) if knob in trial.params else ABSENT for knob in knobs]
         rows.append(
-            (str(trial.number), trial.state.name.lower(), *cells, *settings, str(trial.user_attrs.get(WHY, ""))[:200])
+            (str(trial.number), _state(trial.state), *cells, *settings, str(trial.user_attrs.get(WHY, ""))[:200])
         )
     head = ("Number", "State", *(name for name, _ in objectives), *(knob.split(".")[-1] for knob in knobs), "Remark")
     right = (True, False, *([True] * (len(head) - 3)), False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.page.chart import VALID
+from orchestrator.page.chart import UNSURE, VALID, number, points
 from orchestrator.page.classes import class_charts
 from orchestrator.page.curves import curve_charts, read_curves
 from orchestrator.page.estimate import estimate
@@ -28,6 +28,37 @@ def test_a_factor_is_drawn_with_the_means_of_the_report_and_their_intervals(keep
         assert (row["mean"], row["low"], row["high"]) == (of.mean, of.low, of.high)
     marks = [layer["mark"]["type"] for layer in image.content()["spec"]["layer"]]
     assert marks == ["area", "line", "rule", "point"]
+
+
+def test_points_with_marks_are_drawn_hollow_and_not_faint():
+    (filled,) = points({}, marked=False)
+    assert filled["mark"]["filled"] is True
+    sure, unsure = points({}, marked=True)
+    assert (sure["mark"]["filled"], unsure["mark"]["filled"]) == (True, False)
+    assert unsure["transform"] == [{"filter": UNSURE}]
+
+
+def test_a_logarithmic_axis_is_not_asked_whether_it_begins_at_zero():
+    assert number("x", "x")["scale"] == {"zero": False}
+    assert number("x", "x", scale={"type": "log"})["scale"] == {"type": "log"}
+
+
+def test_over_a_grid_a_factor_is_drawn_with_its_marginal_means(keep, trial, evidence_of):
+    seeds, gammas, ranks = range(3), (0.0, 1.0), tuple(range(1, 10))
+    trials = [trial(g, s, also={"lora.rank": r}) for g in gammas for r in ranks for s in seeds]
+    charts = {chart.title: chart for chart in factor_charts(evidence_of(keep(trials))).charts}
+    gamma = charts["Image AUROC against focal_gamma"]
+    means = [row for row in rows_of(gamma) if row["variant"] is None]
+    assert [row["x"] for row in means] == [0, 1]
+    for row in means:
+        points_of = [one["mean"] for one in rows_of(gamma) if one["variant"] is not None and one["x"] == row["x"]]
+        assert len(points_of) == 9
+        assert row["mean"] == pytest.approx(sum(points_of) / 9)
+        assert row["low"] < row["mean"] < row["high"]
+        assert row["n"] == 3
+    assert "mean over the 9 settings of the other factors" in gamma.note
+    # Against rank the two gammas are told apart, each with its own line and band.
+    assert all(row["variant"] is not None for row in rows_of(charts["Image AUROC against rank"]))
 
 
 def test_two_factors_that_differ_together_are_not_drawn_one_by_one(keep, trial, evidence_of):
@@ -72,6 +103,7 @@ def test_learning_curves_are_means_over_seeds_epoch_by_epoch(keep, grid, evidenc
     mine = [curve.nll[0] for curve in curves if curve.task == 0 and curve.trial_id in members]
     assert (first["epoch"], first["n"]) == (1, 3)
     assert first["mean"] == pytest.approx(sum(mine) / 3)
+    assert "values" not in charts[0].spec["encoding"]["x"]["axis"]  # Ten epochs; of a few, each has its tick.
 
 
 def test_parallel_coordinates_need_two_factors(keep, trial, evidence_of, tmp_path):
