@@ -65,9 +65,10 @@ def gallery(evidence: Evidence) -> Gallery:
         shows.append(_show(one, evidence, chosen))
     lacking = len(looked_at) - len(with_maps)
     note = (
-        f"At most {each} of each kind a trial: of every class the worst first, then the next worst. The colours of the maps run from the "
-        "lowest to the highest value of a class in a trial, so they can be compared within it and not between classes or trials; the "
-        "bounds stand in nats a patch."
+        "Of each class a trial keeps the defective images that score lowest and the normal ones that score highest, which are here, and "
+        f"two images by lot, which lie in `maps/`. At most {each} of each kind a trial: of every class the worst first, then the next "
+        "worst. The colours run from the lowest to the highest value of a class in a trial, lighter for more anomalous, so they can be "
+        "compared within it and not between classes or trials; the bounds stand in nats a patch."
     ) + f" {lacking} of {len(looked_at)} such trials keep no maps." * (lacking > 0)
     return Gallery(tuple(shows), pictures, masks, note)
 
@@ -96,7 +97,7 @@ def _map(row: Mapping[str, Any]) -> dict[str, object]:
         "image": row["image"],
         "class": row["task_name"],
         "defect": row["defect"],
-        "score": f"{row['score']:.4g}",
+        "score": f"{row['score']:#.4g}",
         "low": f"{row['map_low']:.3g}",
         "high": f"{row['map_high']:.3g}",
         "map": _base64(row["map"]),

@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]; // after Okabe and Ito
-  const PAGE = 50, MANY_MARKS = 1500, ABSENT = "\u2013";
+  const PAGE = 50, MANY_MARKS = 1500, LONG = 60, LINE = 38, ABSENT = "\u2013";
 
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
@@ -75,9 +75,9 @@
         const marks = [...ofRow, ...(sheet.columnMarks[column] || [])];
         const opens = typeof cell === "object" && !Array.isArray(cell);
         const content = opens ? make("button", { type: "button", class: "link", onclick: () => openTrial(cell.trial) }, text) : text;
-        if (column === 0) return make("th", { scope: "row" }, content, ...markList(ofRow));
+        if (column === 0) return make("th", { scope: "row", class: sheet.right[0] ? "right" : text.length > LONG ? "left long" : "left" }, content, ...markList(ofRow));
         const best = Array.isArray(cell);
-        const classes = [sheet.right[column] ? "right" : "left", best ? "best" : ""].join(" ").trim();
+        const classes = [sheet.right[column] ? "right" : "left", text.length > LONG ? "long" : text.length > 12 ? "words" : "", best ? "best" : ""].filter(Boolean).join(" ");
         const drawn = make("td", { class: classes }, content);
         if (best) drawn.title = "best mean";
         if (marks.length && text !== ABSENT && (sheet.right[column] || best)) drawn.append(sign(marks));
@@ -136,7 +136,7 @@
   function colours() {
     const style = getComputedStyle(document.documentElement);
     const of = (name) => style.getPropertyValue(name).trim();
-    return { ink: of("--ink"), soft: of("--soft"), line: of("--line"), strong: of("--strong") };
+    return { paper: of("--paper"), ink: of("--ink"), soft: of("--soft"), line: of("--line"), strong: of("--strong") };
   }
 
   function dark() {
@@ -145,33 +145,46 @@
   }
 
   function look(width, longest) {
-    const { ink, soft, line, strong } = colours();
-    const columns = width < 460 || longest > 24 ? 1 : 2;
+    const { paper, ink, soft, line, strong } = colours();
+    const columns = Math.max(1, Math.min(4, Math.floor((width - 90) / (Math.min(longest, LINE) * 6 + 32))));
     const blue = dark() ? "#56B4E9" : "#0072B2";
     return {
       background: "transparent",
+      lineBreak: "\n",
       font: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif",
       axis: { labelColor: soft, titleColor: ink, gridColor: line, domainColor: strong, tickColor: strong, titleFontWeight: 500, labelFontSize: 11, titlePadding: 8, labelSeparation: 8, tickCount: width < 460 ? 4 : 6 },
-      legend: { orient: "bottom", columns, labelColor: ink, titleColor: soft, titleFontWeight: 500, labelLimit: Math.max(120, width / columns - (columns === 1 ? 95 : 60)), symbolSize: 60 },
+      legend: { orient: "bottom", columns, labelColor: ink, titleColor: soft, titleFontWeight: 500, labelLimit: Math.max(120, (width - 90) / columns - 20), symbolSize: 60, symbolOpacity: 1, gradientOpacity: 1 },
       header: { labelColor: ink, titleColor: ink },
       view: { stroke: null },
       mark: { color: blue },
       text: { color: ink },
       rule: { color: blue },
-      range: { category: dark() ? ["#56B4E9", ...PALETTE.slice(1, 5), "#0072B2", PALETTE[6], ink] : [...PALETTE, ink] },
+      style: { halo: { stroke: paper, strokeWidth: 4, strokeJoin: "round" } },
+      range: { ramp: { scheme: "viridis", extent: dark() ? [0.3, 1] : [0, 0.82] }, category: dark() ? ["#56B4E9", ...PALETTE.slice(1, 5), "#0072B2", PALETTE[6], ink] : [...PALETTE, ink] },
     };
+  }
+
+  // Parallel axes stand so close that all are in sight, the last of which is what a line is worth; where they cannot, the chart scrolls.
+  function axisStep(width, count) {
+    const fitting = (width - 70) / (count + 0.25);
+    return fitting < 50 ? 92 : Math.min(140, fitting);
   }
 
   async function drawChart(plot, chart) {
     const values = namedRows(chart).map((row) => Object.fromEntries(chart.fields.map((field, k) => [field, row[k]])));
     const spec = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", description: chart.title, data: { values }, ...chart.spec };
     if (spec.width === "container") spec.autosize = { type: "fit-x", contains: "padding" };
-    const marks = values.length * (chart.spec.layer || [1]).length;
     const column = chart.fields.indexOf("series");
     const longest = column < 0 ? 0 : Math.max(0, ...chart.rows.map((row) => row[column].length));
+    const config = look(plot.clientWidth, longest);
+    if (spec.width.step) {
+      spec.width = { step: axisStep(plot.clientWidth, new Set(values.map((row) => row.axis)).size) };
+      config.text.limit = spec.width.step - 8;
+    }
+    const marks = values.length * (chart.spec.layer || [1]).length;
     const before = drawn.get(plot);
     const view = await window.vegaEmbed(plot, spec, {
-      actions: false, ast: true, config: look(plot.clientWidth, longest), tooltip: { theme: dark() ? "dark" : "light" }, renderer: marks > MANY_MARKS ? "canvas" : "svg",
+      actions: false, ast: true, config, tooltip: { theme: dark() ? "dark" : "light" }, renderer: marks > MANY_MARKS ? "canvas" : "svg",
     });
     if (before) before.finalize();
     drawn.set(plot, view);
@@ -217,6 +230,7 @@
   }
 
   function curveChart(trial) {
+    const longest = Math.max(...trial.curves.map((curve) => curve.nll.length));
     const rows = trial.curves.flatMap((curve) => curve.nll.map((nll, k) => [k + 1, curve.task, nll]));
     return {
       title: "Learning curves of this trial",
@@ -226,7 +240,7 @@
       spec: {
         width: "container", height: 200, mark: { type: "line", strokeWidth: 1.5 },
         encoding: {
-          x: { field: "epoch", type: "quantitative", title: "epoch", scale: { zero: false, nice: false }, axis: { tickMinStep: 1 } },
+          x: { field: "epoch", type: "quantitative", title: "epoch", scale: { zero: false, nice: false }, axis: { format: "d", ...(longest <= 6 ? { values: Array.from({ length: longest }, (_, k) => k + 1) } : {}) } },
           y: { field: "nll", type: "quantitative", title: "NLL per patch, nats", scale: { zero: false } },
           color: { field: "task", type: "nominal", title: null, sort: null },
           strokeDash: { field: "task", type: "nominal", title: null, sort: null },
@@ -239,7 +253,8 @@
     const { trials, against, shared, many, logs } = data.details;
     const trial = trials[id];
     const dialog = document.getElementById("trial");
-    const label = trial.of < 0 ? `${trial.label || id}: ${trial.status}` : data.names[trial.of];
+    const seed = trial.seed === null ? "" : `, seed ${trial.seed}`;
+    const label = trial.of < 0 ? `${trial.label || id}${seed}: ${trial.status}` : data.names[trial.of] + seed;
     const parts = [make("header", {}, make("h2", { id: "trial-title" }, `Trial ${id}`),
       make("button", { type: "button", onclick: () => dialog.close() }, "Close")), make("p", { class: "intro" }, label)];
     const section = (title, ...content) => parts.push(make("h3", {}, title), ...content);

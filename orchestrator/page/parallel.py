@@ -14,6 +14,9 @@ from orchestrator.reports.tables import MAIN
 from orchestrator.reports.variants import plain, short_names, text
 
 MOST = 200
+STEP = 92
+"""Pixels between axes, which `page.js` makes fewer or more so that all of them are in sight."""
+TICK: Spec = {"type": "text", "align": "left", "dx": 5, "fontSize": 10}
 FIELDS = {
     "variant": "Configuration",
     "axis": "Axis",
@@ -72,7 +75,7 @@ def parallel(
         "field": "quality",
         "type": "quantitative",
         "title": quality,
-        "scale": {"scheme": {"name": "viridis", "extent": [0.05, 0.88]}, "reverse": not more_is_better},
+        "scale": {"reverse": not more_is_better},
         "legend": {"orient": "bottom", "gradientLength": 160},
     }
     height: Spec = {"field": "at", "type": "quantitative", "axis": None, "scale": {"domain": [-0.02, 1.02]}}
@@ -83,7 +86,7 @@ def parallel(
         scale={"padding": 0.25},
     )
     spec: Spec = {
-        "width": {"step": 92},
+        "width": {"step": STEP},
         "height": 280,
         "encoding": {"x": x, "y": height},
         "layer": [
@@ -91,11 +94,8 @@ def parallel(
                 "mark": {"type": "line", "strokeWidth": 1.4, "opacity": 0.75},
                 "encoding": {"detail": {"field": "variant"}, "color": colour, "tooltip": tooltip(FIELDS)},
             },
-            {
-                "data": {"values": ticks},
-                "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 10, "limit": 84},
-                "encoding": {"text": {"field": "label"}},
-            },
+            {"data": {"values": ticks}, "mark": {**TICK, "style": "halo"}, "encoding": {"text": {"field": "label"}}},
+            {"data": {"values": ticks}, "mark": TICK, "encoding": {"text": {"field": "label"}}},
         ],
     }
     return (Chart(title, note, FIELDS, rows, spec, wide=True),)
@@ -124,7 +124,7 @@ def _ticks(heights: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def _shorter(label: str) -> str:
     number = _number(label)
-    return label if number is None else f"{number:.4g}"
+    return label if number is None or len(label) <= 5 else f"{number:.3g}"
 
 
 def _number(words: str) -> float | None:

@@ -61,7 +61,8 @@ def trial_details(evidence: Evidence, curves: Sequence[Curve], folder: Path) -> 
         baseline = None if of is None else evidence.variants[of].settings
         differing = None if baseline is None else _differences(baseline, variant.settings)
         for trial in variant.trials:
-            found[trial.trial_id] = {"of": k, "differs": differing, "curves": by_trial.get(trial.trial_id, [])}
+            curves_of = by_trial.get(trial.trial_id, [])
+            found[trial.trial_id] = {"of": k, "seed": trial.seed, "differs": differing, "curves": curves_of}
             if not evidence.many:
                 found[trial.trial_id] |= {"settings": _own(trial.settings, shared), "log": told.get(trial.trial_id, [])}
                 found[trial.trial_id]["facts"] = _facts(trial)
@@ -92,7 +93,7 @@ def _facts(trial: FinishedTrial) -> list[list[str]]:
         "scores digest": trial.scores_digest,
         "data digest": trial.data_digest,
     }
-    facts = [["seed", str(trial.seed)], ["code", f"{trial.code_digest[:12]} ({trial.git})"]]
+    facts = [["code", f"{trial.code_digest[:12]} ({trial.git})"]]
     facts += [[name, digest[:16]] for name, digest in digests.items() if digest]
     facts += [[name, value] for name, value in trial.environment.items() if name not in ("code_digest", "dataset")]
     return facts + [["flag", flag] for flag in trial.flags]
@@ -106,6 +107,7 @@ def _of_unfinished(
     found: dict[str, object] = {
         "of": -1,
         "label": named(one.factors),
+        "seed": one.seed,
         "status": one.status,
         "differs": None if only is None or not one.settings else _differences(only, one.settings),
         "error": one.error[:ERROR],

@@ -69,6 +69,48 @@ def test_charts_are_drawn_and_nothing_leaves_the_file(keep, grid, page_of, watch
     assert said(watched) == []
 
 
+def test_charts_of_a_grid_with_long_names_are_whole(keep, trial, page_of, watched):
+    long = {
+        "lora.scaling": "alpha/(2*rank)",
+        "scoring.image_score": "quantile",
+        "features.position": True,
+        "loss.center_weight": 0.05,
+        "lora.grid_size": 4,
+        "training.epochs": 40,
+        "training.batch_size": 16,
+    }
+    rates = (1e-4, 1e-3, 1e-2)
+    trials = [trial(0.0, seed, also={"training.learning_rate": rate}) for rate in rates for seed in range(3)]
+    trials += [trial(1.0, seed, also=long) for seed in range(3)]
+    wide(watched, 1280)
+    watched.get(page_of(keep(trials, baseline={})).as_uri())
+    for plot in (plot for plot in every(watched, ".plot") if plot.is_displayed()):
+        show(watched, plot)
+        until(watched, lambda plot=plot: plot.find_elements("css selector", "svg"))
+        within = "const p = arguments[0]; return p.scrollWidth <= p.clientWidth"
+        assert watched.execute_script(within, plot), plot.get_attribute("aria-label")
+        legends = plot.find_elements("css selector", ".role-legend-label text")
+        assert not [text.text for text in legends if "…" in text.get_property("textContent")]
+    assert any(
+        len(text.find_elements("css selector", "tspan")) > 2 for text in every(watched, ".role-legend-label text")
+    )
+    assert said(watched) == []
+
+
+def test_points_of_settings_without_effect_are_hollow(keep, trial, page_of, watched):
+    same = {"state_digest": "one", "scores_digest": "one"}
+    watched.get(page_of(keep([trial(0.0, **same), trial(1.0, **same), trial(2.0)])).as_uri())
+    plot = find(watched, "#factors .plot")
+    show(watched, plot)
+    until(watched, lambda: plot.find_elements("css selector", "svg"))
+    shapes = plot.find_elements("css selector", ".mark-symbol.role-mark path")
+    outlined = [(shape.get_attribute("fill"), shape.get_attribute("stroke")) for shape in shapes]
+    assert len(outlined) == 3
+    hollow = [stroke for fill, stroke in outlined if fill == "transparent"]
+    assert len(hollow) == 2
+    assert all(stroke.startswith("#") for stroke in hollow)
+
+
 def test_tables_are_sorted_by_click_and_by_keyboard(keep, grid, page_of, watched):
     from selenium.webdriver.common.keys import Keys
 

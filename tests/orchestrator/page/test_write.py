@@ -153,7 +153,7 @@ def test_the_best_and_the_worst_trial_of_a_variant_show_their_maps(keep, grid, p
     for show in shows:
         assert [group["title"].partition(" images")[0] for group in show["groups"]] == ["Defective", "Normal"]
         assert [m["class"] for m in show["groups"][0]["maps"]] == ["leather", "grid"] * 3
-        assert [m["score"] for m in show["groups"][0]["maps"]] == ["1", "1", "2", "2", "3", "3"]
+        assert [m["score"] for m in show["groups"][0]["maps"]] == ["1.000"] * 2 + ["2.000"] * 2 + ["3.000"] * 2
     gallery = content(place / "report.html")["gallery"]
     assert set(gallery["masks"]) == {f"{name}1{rank}" for name in ("leather", "grid") for rank in range(3)}
     assert len(gallery["pictures"]) == 12
@@ -182,7 +182,7 @@ def test_a_search_shows_its_configurations_and_which_knobs_matter(keep, trial, p
     sheet = next(sheet for sheet in data["sheets"] if sheet["title"] == "Every configuration")
     assert len(sheet["rows"]) == 13
     assert sheet["rows"][11][2] == ["0.6100"]
-    assert sheet["rows"][12][1] == "fail"
+    assert sheet["rows"][12][1] == "failed"
     assert sheet["rows"][12][-1] == "impossible"
 
 
