@@ -159,6 +159,19 @@ def test_the_best_and_the_worst_trial_of_a_variant_show_their_maps(keep, grid, p
     assert len(gallery["pictures"]) == 12
 
 
+def test_of_many_trials_the_best_and_the_worst_of_the_sweep_show_their_maps(keep, trial, page_of, content):
+    trials = [with_maps(trial(float(gamma), seed), count=1) for gamma in range(17) for seed in range(6)]
+    place = keep(trials)
+    draw_pictures(place, trials[0])
+    data = content(page_of(place))
+    assert [show["title"] for show in data["gallery"]["shows"]] == [
+        "highest Image AUROC of the sweep",
+        "lowest Image AUROC of the sweep",
+    ]
+    assert data["details"]["many"]
+    assert data["details"]["trials"][trials[0].attempt["trial_id"]]["seed"] == 0
+
+
 def test_a_search_shows_its_configurations_and_which_knobs_matter(keep, trial, page_of, content):
     place = keep([trial(), trial(1.0)])
     with unwarned():
