@@ -223,7 +223,7 @@ def _made(evidence: Evidence) -> Iterable[tuple[str, str]]:
     yield "code", lock.recipe.code or "not known"
     yield "report code", lock.report_code
     yield "rows", f"{lock.rows} ({len(lock.trials)} trials)"
-    yield from ((f"made with {name}", version) for name, version in lock.made_with.items())
+    yield from lock.made_with.items()
     parts = {
         "Vega": vl_convert.get_vega_version(),
         "Vega-Lite": vl_convert.get_vegalite_versions()[-1],
