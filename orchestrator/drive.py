@@ -28,7 +28,7 @@ from orchestrator.search import PlannedTrials, Search
 from orchestrator.spec import Sweep
 from orchestrator.stage_tree import StageTree, stage_tree
 from orchestrator.trial import Trial
-from orchestrator.work import Backend, Setup
+from orchestrator.work import Backend, Setup, stopped_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from orchestrator.backends.slurm import SlurmBackend
@@ -106,7 +106,8 @@ def drive(
     heard = (_burials(records, store), work.events, view.show, _compaction(store))
     with view, in_use(prepared.cache):
         try:
-            _backend(setup(prepared, options), prepared.sweep, options).run(work, each_of(heard))
+            with stopped_as_by_ctrl_c():
+                _backend(setup(prepared, options), prepared.sweep, options).run(work, each_of(heard))
         except KeyboardInterrupt:
             return True
     return False

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, Protocol
 
 from orchestrator.events import Event, Events
@@ -119,11 +120,30 @@ def run_loop(engine: Engine, source: Source, events: Events, poll_seconds: float
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Leave Ctrl-C unheard: closing takes seconds, and cut short it would leave results unwritten or processes behind."""
+    with _heard({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
+        yield
+
+
+@contextlib.contextmanager
+def stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM, which `timeout`, service managers and batch systems send, as Ctrl-C is taken: workers keep what they have reached."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _heard({signal.SIGTERM: stop}):
+        yield
+
+
+@contextlib.contextmanager
+def _heard(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Handlers of signals for a while."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Ctrl-C never reaches this thread.
+        yield  # No signal reaches this thread.
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

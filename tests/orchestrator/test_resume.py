@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from orchestrator.attempts import DIED, FAILED, FINISHED, INTERRUPTED, RUNNING, WORKER_DIED, AttemptFolder
 from orchestrator.results.store import ResultStore
 
@@ -140,12 +142,16 @@ def test_a_worker_killed_mid_trial_costs_one_attempt_and_is_replaced(place, feat
     assert row["config"] == rows[first.trial_id, 2]["config"]
 
 
-def test_ctrl_c_stops_in_seconds_keeps_what_is_finished_and_says_how_to_go_on(place, features, edit, start, wait_until):
+# Ctrl-C goes to the whole group, and what `timeout` and service managers send to the driver alone.
+@pytest.mark.parametrize(("stop", "kill"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+def test_it_stops_in_seconds_keeps_what_is_finished_and_says_how_to_go_on(
+    stop, kill, place, features, edit, start, wait_until
+):
     edit(grid=None, list=[{"epochs": 2}, {"epochs": 100000}], seeds=1, report=None)
     running = start("sweep.yaml", "--workers", "1")
     wait_until(lambda: sorted(states(place).values()) == [FINISHED, RUNNING])
     wait_until(lambda: len(list((place / "cache/stages/claims").glob("*"))) > 0)
-    running.signal(signal.SIGINT)
+    kill(running.process.pid, stop)
     ended = running.end(timeout=10)
     assert ended.code == 130
     assert "Traceback" not in ended.out + ended.err
