@@ -168,7 +168,7 @@ def _notes(of: Against, comparison: Comparison) -> tuple[str, ...]:
         each = ", ".join(f"{n} seeds {lowest:.4f}" for n, lowest in floors.items())
         notes.append(
             "p: exact Wilcoxon signed-rank test over the seeds, two-sided. It cannot fall below 2/2^n, the floor "
-            f"({each}; five seeds 0.0625); differences of exactly 0 are left out and raise it."
+            f"({each}{'' if 5 in floors else '; 5 seeds 0.0625'}); differences of exactly 0 are left out and raise it."
         )
         if rough := [labels[k] for k, result in of.found.items() if result.p is not None and not result.exact]:
             notes.append(

@@ -105,7 +105,7 @@ def typed(words: Words, place: Path, run: Callable[..., Any]) -> list[str]:
         if folder and not (place / "results" / name).exists():
             ended = run(f"sweeps/{name}.yaml", "--data", place / "home/mvtec", "--backend", "inline", "--quiet")
             assert ended.code == 0, ended.err
-        found.append(word.replace("results/NAME", "results/v7_gamma"))
+        found.append(word.replace("results/NAME", "results/v7_gamma").replace("-efficientnet", "-base"))
         if word.startswith("~"):
             found[-1] = str(place / "home") + word[1:]
         elif word == "efficientnet":  # The small one in its place.
