@@ -26,7 +26,7 @@ from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.holdings import feature_entries
 from moleflow.packs import FloatArray, NodeCopies, PackFolder, bucket
-from moleflow.weights import weights_identity
+from moleflow.weights import planned_weights
 
 PACK_IMAGES = 64
 _CODE = ("backbone.py", "data/images.py", "environment.py")
@@ -78,16 +78,19 @@ class FeatureCache:
         self._copies = copies
         self._extractor: tuple[str, Extractor] | None = None
 
-    def key(self, config: TrialConfig, environment: Environment) -> str:
+    def key(self, config: TrialConfig, environment: Environment, weights: str | None = None) -> str:
         """The feature key: equal keys and equal images give equal features, to the bit.
 
+        Args:
+            weights: the identity that the weights have to have; None = whatever is there.
+
         Raises:
-            InvalidInput: the weights are not there.
+            InvalidInput: the weights are not there, or are others.
         """
         return digest(
             {
                 "settings": reach(config, "features"),
-                "weights": weights_identity(config.backbone),
+                "weights": planned_weights(config.backbone, weights),
                 "environment": environment.key(),
                 "code": _code_digest(),
                 "packages": {name: version(name) for name in ("timm", "pillow")},
@@ -95,7 +98,12 @@ class FeatureCache:
         )
 
     def get(
-        self, config: TrialConfig, environment: Environment, samples: Sequence[Sample], report: Report | None = None
+        self,
+        config: TrialConfig,
+        environment: Environment,
+        samples: Sequence[Sample],
+        report: Report | None = None,
+        weights: str | None = None,
     ) -> torch.Tensor:
         """Features of `samples` in their order: float32 (N, H, W, D), computed where they are missing.
 
@@ -103,16 +111,18 @@ class FeatureCache:
 
         Args:
             report: told (images there, images wanted) as the work goes on.
+            weights: the identity that the weights have to have; None = whatever is there.
 
         Raises:
-            InvalidInput: the backbone cannot be built, or gives numbers that cannot be stored.
+            InvalidInput: the backbone cannot be built, gives numbers that cannot be stored, or has other weights.
             Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
             OSError: the cache cannot be written, for one because the disk is full.
         """
         if not samples:
             raise ValueError("samples: none given, so no shape is known")
         names = [sample.digest for sample in samples]
-        return torch.from_numpy(self._whole(config, environment, samples, report, lambda packs: packs.read(names)))
+        key = self.key(config, environment, weights)
+        return torch.from_numpy(self._whole(key, config, environment, samples, report, lambda packs: packs.read(names)))
 
     def ensure(
         self, config: TrialConfig, environment: Environment, samples: Sequence[Sample], report: Report | None = None
@@ -131,7 +141,7 @@ class FeatureCache:
             good, damaged = packs.check(names)
             return good or None, damaged
 
-        self._whole(config, environment, samples, report, check)
+        self._whole(self.key(config, environment), config, environment, samples, report, check)
 
     def missing(self, config: TrialConfig, environment: Environment, samples: Sequence[Sample]) -> int:
         """How many of the images are not stored; what is stored is not read.
@@ -149,6 +159,7 @@ class FeatureCache:
 
     def _whole(
         self,
+        key: str,
         config: TrialConfig,
         environment: Environment,
         samples: Sequence[Sample],
@@ -159,7 +170,6 @@ class FeatureCache:
 
         What somebody else takes away before it is read, to keep the cache within its budget, is made anew as well, and is no damage.
         """
-        key = self.key(config, environment)
         packs = PackFolder(self._folder / key, self._copies)
         packs.folder.mkdir(parents=True, exist_ok=True)
         repairs = removals = 0
@@ -217,7 +227,11 @@ class FeatureCache:
     ) -> None:
         if self._extractor is None or self._extractor[0] != key:
             self._extractor = None  # Give the memory back before the next model takes its own.
-            self._extractor = (key, self._factory(config, environment))
+            extractor = self._factory(config, environment)
+            if self.key(config, environment) != key:  # Nobody knows which of the two files was loaded.
+                given = f"the weights '{config.backbone.weights}' were replaced while they were read"
+                raise InvalidInput(f"backbone.weights: {given}; start the command again")
+            self._extractor = (key, extractor)
         images = np.stack([load_image(s, config.data.image_size, config.data.interpolation) for s in samples])
         features = self._extractor[1].extract(images).numpy()
         self.forwards += len(samples)

@@ -217,7 +217,14 @@ class _Run:
                 raise InvalidInput(
                     f"{data.name}: the images changed after the sweep was planned; start the command again"
                 )
-        place = Workplace(tasks, worker.features, worker.stages, worker.environment, worker.setup.cache / "synthetic")
+        place = Workplace(
+            tasks,
+            worker.features,
+            worker.stages,
+            worker.environment,
+            worker.setup.cache / "synthetic",
+            trial.inputs.weights,
+        )
         return run_sequence(trial.config, place, self)
 
     def on_features(self, done: int, total: int) -> None:

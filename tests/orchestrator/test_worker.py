@@ -7,8 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 from threadpoolctl import threadpool_info
 
+from moleflow.timm_import import import_timm
 from orchestrator import launch
 from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
 from orchestrator.events import Event
@@ -80,6 +84,24 @@ def test_images_that_change_after_the_plan_fail_the_attempt(place, images, featu
     assert AttemptFolder(prepared.folder / "attempts").all()[0].state == FAILED
     row = ResultStore(prepared.folder).read("attempts").to_pylist()[0]
     assert (row["status"], "Traceback" in row["traceback"]) == ("failed", True)
+
+
+def test_weights_that_are_replaced_after_the_plan_fail_the_attempt(place, edit):
+    draws = torch.Generator().manual_seed(0)
+    state = import_timm().create_model("efficientnet_lite0", num_classes=0).state_dict()
+    save_file(state, place / "w.safetensors")
+    base = yaml.safe_load((place / "base.yaml").read_text())
+    sweep = edit(grid=None, seeds=1, report=None)
+    base["backbone"]["weights"] = str(place / "w.safetensors")
+    (place / "base.yaml").write_text(yaml.safe_dump(base))
+    prepared = launch.prepare(load_sweep(sweep), launch.Options(out=place / "results/small", cache=place / "cache"))
+    state["conv_stem.weight"] = torch.randn(state["conv_stem.weight"].shape, generator=draws)
+    save_file(state, place / "w.safetensors")
+    told = []
+    end = ended(Worker(launch.setup(prepared, launch.Options()), told.append), told, prepared.trials[0])
+    assert (end.kind, end.facts["error_kind"]) == ("failed", "InvalidInput")
+    assert f"and was {prepared.trials[0].inputs.weights} when the sweep was planned" in end.facts["error"]
+    assert "\n" not in end.facts["error"]
 
 
 def test_the_record_carries_what_the_row_of_a_dead_attempt_needs(prepared, work):
