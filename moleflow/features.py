@@ -8,10 +8,9 @@ environment, and the code and packages that turn a file into features. Images ar
 
 from __future__ import annotations
 
-import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,10 +25,13 @@ from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.holdings import feature_entries
 from moleflow.packs import FloatArray, NodeCopies, PackFolder, bucket
+from moleflow.source import code_digest, require_unchanged, version
 from moleflow.weights import planned_weights
 
 PACK_IMAGES = 64
-_CODE = ("backbone.py", "data/images.py", "environment.py")
+# What of the code decides a feature's bits, from the image file to the number that is stored.
+_LATE = ("backbone.py", "timm_import.py")
+_CODE = (*_LATE, "data/images.py", "data/mvtec.py", "environment.py", "features.py")
 _REPAIRS, _REMOVALS = 3, 100
 
 
@@ -55,9 +57,17 @@ class CacheSize:
 
 
 def frozen_backbone(config: TrialConfig, environment: Environment) -> Extractor:
-    """The configuration's backbone. Importing timm takes a second or more, which a run with full cache is spared."""
+    """The configuration's backbone. Importing timm takes a second or more, which a run with full cache is spared.
+
+    Raises:
+        CodeChanged: the backbone's code was edited after this process started, so that its features would be filed under the old code.
+        InvalidInput: as `FrozenBackbone`.
+    """
+    late = "moleflow.backbone" not in sys.modules
     from moleflow.backbone import FrozenBackbone
 
+    if late:
+        require_unchanged(*_LATE)
     return FrozenBackbone(config, environment)
 
 
@@ -92,7 +102,7 @@ class FeatureCache:
                 "settings": reach(config, "features"),
                 "weights": planned_weights(config.backbone, weights),
                 "environment": environment.key(),
-                "code": _code_digest(),
+                "code": code_digest(*_CODE),
                 "packages": {name: version(name) for name in ("timm", "pillow")},
             }
         )
@@ -262,12 +272,6 @@ def _discard(packs: PackFolder, name: str) -> None:
     with claim:
         if not packs.sound(name):
             packs.discard(name)
-
-
-def _code_digest() -> str:
-    """SHA-256 over the code that makes features from files."""
-    root = Path(__file__).parent
-    return hashlib.sha256(b"\0".join((root / name).read_bytes() for name in _CODE)).hexdigest()
 
 
 def _silent(_done: int, _wanted: int) -> None:

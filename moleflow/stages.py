@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from moleflow.claim import Claim, is_stale, try_claim
 from moleflow.config import TrialConfig, digest, reach
 from moleflow.environment import Environment
 from moleflow.holdings import stage_entries, touch
-from moleflow.source import code_digest
+from moleflow.source import code_digest, version
 
 CHECKPOINT_EVERY_S = 60.0
 

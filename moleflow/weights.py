@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from moleflow.config import Backbone
 from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.source import version
 
 PRETRAINED = "pretrained"
 RANDOM = "random"

@@ -24,10 +24,16 @@ from moleflow.config import Data, digest
 from moleflow.data.images import check_image
 from moleflow.data.mvtec import Sample, limit, load_image
 from moleflow.errors import InvalidInput
+from moleflow.source import code_digest
 
 LEAST_SHARE, LARGEST_SHARE = 0.003, 0.08  # of the image's area; most are small, as most real defects are
 LEAST_CHANGE = 15.0  # mean absolute difference over the mask, in grey levels of 255
 _TRIES = 20
+_CODE = (
+    "data/images.py",
+    "data/mvtec.py",
+    "data/synthetic.py",
+)  # Other code may draw otherwise, and names its images otherwise.
 
 Pixels = npt.NDArray[np.uint8]
 Defective = tuple[Pixels, npt.NDArray[np.bool_]]
@@ -110,7 +116,7 @@ def _made(sample: Sample, other: Sample | None, settings: Data, folder: Path) ->
     kind = "cut-paste" if other is None else "blend"
     reads = settings.image_size, settings.interpolation
     contents = [kind, settings.validation_seed, sample.digest, other.digest if other else None]
-    name = digest([_code_digest(), *contents, *reads])
+    name = digest([code_digest(*_CODE), *contents, *reads])
     paths = folder / f"{name}.png", folder / f"{name}.mask.png"
     stored = [_sound(path) for path in paths]
     if None in stored:
@@ -158,8 +164,3 @@ def _written(path: Path, pixels: Pixels) -> str:
     finally:
         beside.unlink(missing_ok=True)
     return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-
-def _code_digest() -> str:
-    """SHA-256 of this file: other code may draw otherwise, and names its images otherwise."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
