@@ -12,6 +12,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def _made(sample: Sample, other: Sample | None, settings: Data, folder: Path) ->
             defective = visible(lambda: blend(image, texture, draws), image)
         stored = [_written(paths[0], defective[0]), _written(paths[1], defective[1] * np.uint8(255))]
     of_image, of_mask = stored
-    return Sample(f"{sample.name} + {kind}", paths[0], 1, kind, paths[1], str(of_image), str(of_mask))
+    again = partial(_made, sample, other, settings, folder)
+    return Sample(f"{sample.name} + {kind}", paths[0], 1, kind, paths[1], str(of_image), str(of_mask), again)
 
 
 def _share(draws: np.random.Generator) -> float:
