@@ -21,6 +21,7 @@ from moleflow.features import FeatureCache
 from moleflow.gallery import KeptMap
 from moleflow.maps import ExpertMaps
 from moleflow.models.detector import Detector
+from moleflow.needed import settings_digest
 from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, shorter_stages, stage_id, state_digest
 from moleflow.training import Randomness, train_task
 from moleflow.weights import planned_weights
@@ -132,7 +133,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
             on_epoch = partial(observer.on_epoch, task)
             return train_task(detector, features, task, config, r, on_epoch, progress.start, progress.keep)
 
-        facts = {"config": config.model_dump(), "task": data.name}
+        facts = {"config": config.model_dump(), "task": data.name, "settings": settings_digest(config, task)}
         obtained = _obtain(place.stages, stage_key, shorter, train_now, facts)
         stage, reused = obtained.stage, obtained.reused
         detector.load_task_state(task, stage.state)
