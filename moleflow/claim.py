@@ -23,6 +23,7 @@ from typing import Any
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
+POLL_GROWTH, POLL_AT_MOST_S = 1.2, 1.5
 JOB_VARIABLE = "MOLEFLOW_JOB"
 
 
@@ -243,6 +244,11 @@ def create_text(path: Path, text: str) -> bool:
 
 
 def wait_for(ready: Callable[[], bool], path: Path, poll: float = 0.05, stale_after: float = STALE_AFTER_S) -> None:
-    """Return when `ready()` holds, or when the claim at `path` is free or stale and trying it again makes sense."""
+    """Return when `ready()` holds, or when the claim at `path` is free or stale and trying it again makes sense.
+
+    Args:
+        poll: seconds after which it looks again at first; then ever more slowly, so that many who wait for hours cost a file server little.
+    """
     while not ready() and path.exists() and not is_stale(path, stale_after):
         time.sleep(poll)
+        poll = min(poll * POLL_GROWTH, max(poll, POLL_AT_MOST_S))

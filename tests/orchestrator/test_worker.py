@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_info
 
+from moleflow.needed import touch_needed
 from moleflow.timm_import import import_timm
 from orchestrator import launch
 from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
@@ -53,6 +55,19 @@ def test_a_trial_that_somebody_finished_meanwhile_is_not_run_again(prepared, wor
     assert ended(*work, trial).kind == "elsewhere"
     assert [(r.attempt, r.state) for r in AttemptFolder(prepared.folder / "attempts").all()] == [(1, FINISHED)]
     assert ResultStore(prepared.folder).read("attempts").num_rows == 1
+
+
+def test_a_plan_finds_the_stages_that_its_trials_have_stored(place, prepared, work):
+    (trial,) = prepared.trials
+    ended(*work, trial)
+    stored = [place / path for path in (place / "cache").glob("stages/*/*/stage.json")]
+    assert len(stored) == 2
+    for path in stored:
+        os.utime(path, (1, 1))
+    touch_needed(place / "cache", [trial.config.model_copy(update={"seed": 7})])
+    assert {path.stat().st_mtime for path in stored} == {1}
+    touch_needed(place / "cache", [trial.config])
+    assert all(path.stat().st_mtime > 1 for path in stored)
 
 
 def test_a_trial_that_somebody_is_at_is_left_to_them(prepared, work):
