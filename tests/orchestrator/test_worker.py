@@ -13,6 +13,8 @@ import yaml
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_info
 
+import orchestrator.worker
+from moleflow.errors import CodeChanged
 from moleflow.needed import touch_needed
 from moleflow.timm_import import import_timm
 from orchestrator import launch
@@ -171,6 +173,18 @@ def test_an_image_that_cannot_be_read_any_more_costs_its_map_and_nothing_else(pl
     assert {row["task_name"] for row in store.maps([end.trial_id]) if row["label"]} == {"bolt"}
     notes = [event.facts["note"] for event in told if event.kind == "note"]
     assert notes[0].startswith("no anomaly map of cloth/test/hole/")
+
+
+def test_code_that_was_edited_under_the_process_ends_the_sweep(prepared, work, monkeypatch):
+    def edited(*_):
+        raise CodeChanged("backbone.py: the code changed while this process ran; start again")
+
+    monkeypatch.setattr(orchestrator.worker, "run_sequence", edited)
+    end = ended(*work, prepared.trials[0])
+    assert (end.kind, end.facts["error"]) == (
+        "fatal",
+        "backbone.py: the code changed while this process ran; start again",
+    )
 
 
 def test_weights_that_cannot_be_fetched_end_the_sweep_at_once_and_are_said_once(place, edit, command, monkeypatch):
