@@ -15,20 +15,23 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from moleflow.cache_pins import pinned, pinned_groups, pins
 from moleflow.claim import try_claim
+from moleflow.config import TrialConfig
 from moleflow.errors import InvalidInput
 from moleflow.holdings import Entry, entries, remove
+from moleflow.needed import touch_needed
 
 VARIABLE = "MOLEFLOW_CACHE_BUDGET"
 LOOK_EVERY_S = 60.0
 LOOK_SHARE = 20.0  # Times as long as a look took, the next one waits.
 LEAVE_WITHIN_S = 5.0
+PINS_EVERY_S, PINS_SHARE = 1.0, 5.0  # How often pins are listed while entries are removed.
 
 _LOG = logging.getLogger(__name__)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -108,14 +111,14 @@ def evict(cache: Path, budget: int) -> Evicted:
     Several may do this at once: they take away the same entries, each once.
     """
     found = entries(cache)
-    groups = pinned_groups(found, pins(cache))
+    used = _Used(cache, found)
     excess = sum(entry.bytes for entry in found) - budget
     removed: list[Entry] = []
     stayed: list[Entry] = []
     for entry in sorted(found, key=lambda entry: (entry.kind != "leftovers", entry.last_use)):
         if excess <= 0:
             break
-        if entry.group not in groups and remove(entry):
+        if not used.holds(entry) and remove(entry):
             removed.append(entry)
             excess -= entry.bytes
         else:
@@ -130,19 +133,46 @@ def clear(cache: Path, part: str | None = None) -> Evicted:
         part: only what lies in this folder of the cache.
     """
     found = entries(cache)
-    groups = pinned_groups(found, pins(cache))
+    used = _Used(cache, found)
     removed: list[Entry] = []
     stayed: list[Entry] = []
     for entry in found:
         if part in (None, entry.part):
-            gone = entry.group not in groups and remove(entry)
+            gone = not used.holds(entry) and remove(entry)
             (removed if gone else stayed).append(entry)
     return Evicted(tuple(removed), tuple(stayed))
 
 
+class _Used:
+    """What is in use while entries are removed: a sweep that starts in the middle of that counts from then on."""
+
+    def __init__(self, cache: Path, found: Iterable[Entry]) -> None:
+        self._cache = cache
+        self._first = self._live = pins(cache)
+        self._groups = pinned_groups(found, self._live)
+        self._due = time.monotonic() + PINS_EVERY_S
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the entry is in use."""
+        if time.monotonic() >= self._due and entry.group not in self._groups:
+            self._look()
+        return entry.group in self._groups
+
+    def _look(self) -> None:
+        start = time.monotonic()
+        self._live = pins(self._cache)
+        if any(pin not in self._first for pin in self._live):  # What it uses by now: listing that takes a while.
+            self._groups |= pinned_groups(entries(self._cache), self._live)
+        now = time.monotonic()
+        self._due = now + max(PINS_EVERY_S, PINS_SHARE * (now - start))
+
+
 @contextmanager
-def in_use(cache: Path, look_every_s: float = LOOK_EVERY_S) -> Iterator[None]:
+def in_use(cache: Path, look_every_s: float = LOOK_EVERY_S, needs: Iterable[TrialConfig] = ()) -> Iterator[None]:
     """Pin what is used of a cache inside, and keep the cache within its budget: now and then, and at the end.
+
+    Args:
+        needs: configurations that are going to run; their stages that are stored count as used from the start.
 
     Of all processes that use a cache one looks at a time, and a look's pause is at least twenty times as long as the look.
 
@@ -151,7 +181,7 @@ def in_use(cache: Path, look_every_s: float = LOOK_EVERY_S) -> Iterator[None]:
     """
     budget_of(cache)
     over = threading.Event()
-    looking = threading.Thread(target=_look, args=(cache, look_every_s, over), name="cache budget", daemon=True)
+    looking = threading.Thread(target=_look, args=(cache, look_every_s, over, needs), name="cache budget", daemon=True)
     looking.start()
     try:
         with pinned(cache):
@@ -162,7 +192,8 @@ def in_use(cache: Path, look_every_s: float = LOOK_EVERY_S) -> Iterator[None]:
         _keep(cache)
 
 
-def _look(cache: Path, every_s: float, over: threading.Event) -> None:
+def _look(cache: Path, every_s: float, over: threading.Event, needs: Iterable[TrialConfig]) -> None:
+    touch_needed(cache, needs)
     pause, stamp = every_s, cache / "pins" / "looked"
     while not over.wait(pause):
         start = time.monotonic()

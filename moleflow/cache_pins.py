@@ -1,16 +1,22 @@
 """Who is using a cache: one small file a running sweep, kept alive and found dead as a claim is.
 
     <cache>/pins/<token>.json      its process, and since when it uses the cache
+    <cache>/pins/now               touched to learn what time it is by the clock of the filesystem
 
 A pin holds everything that was used since then: the stages and checkpoints themselves, all features of a key of which any were used,
-because more of them will be wanted, and all generated defects. So that clocks of several machines and the minute within which a use is
-noted once (`moleflow.holdings.touch`) do no harm, two minutes are added.
+because more of them will be wanted, and all generated defects. So that the minute within which a use is noted once
+(`moleflow.holdings.touch`) does no harm, two minutes are added.
+
+Times are compared with each other as the filesystem writes them, never with the clock of the machine that looks. And a pin is its
+owner's: one of another machine that nobody has touched for a minute holds nothing, but its file stays for a day, and a heartbeat that
+finds its file gone writes it again.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -22,6 +28,7 @@ from moleflow.claim import Claim, create, is_stale, owner
 from moleflow.holdings import DEFECTS, Entry
 
 SLACK_S = 120.0
+REMOVED_AFTER_S = 86_400.0
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +40,11 @@ class Pin:
     who: str
     since: float
 
+    @property
+    def host(self) -> str:
+        """The machine that its process runs on."""
+        return self.who.partition(":")[0]
+
 
 @contextmanager
 def pinned(cache: Path) -> Iterator[None]:
@@ -41,8 +53,8 @@ def pinned(cache: Path) -> Iterator[None]:
     path, pin = folder / f"{uuid.uuid4().hex}.json", None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if create(path, {**owner(), "since": time.time()}):
-            pin = Claim(path)
+        if create(path, {**owner(), "since": filesystem_time(folder)}):
+            pin = Claim(path, rewrite=True)
     except OSError as error:
         _LOG.warning("%s: cannot be written (%s); what is used of the cache may be cleared meanwhile", path, error)
     try:
@@ -54,15 +66,28 @@ def pinned(cache: Path) -> Iterator[None]:
 
 
 def pins(cache: Path) -> list[Pin]:
-    """The pins of living processes, oldest first; the others are removed."""
-    found = []
-    for path in (cache / "pins").glob("*.json"):
+    """The pins of living processes, oldest first; those of dead ones are removed, at once on their own host, elsewhere after a day."""
+    found, folder = [], cache / "pins"
+    paths = list(folder.glob("*.json"))
+    now = filesystem_time(folder) if paths else 0.0
+    for path in paths:
         with suppress(OSError):
-            if is_stale(path):
+            pin = _read(path)
+            if not is_stale(path, now=now):
+                found.append(pin)
+            elif pin.host == socket.gethostname() or is_stale(path, REMOVED_AFTER_S, now):
                 path.unlink(missing_ok=True)
-            else:
-                found.append(_read(path))
     return sorted(found, key=lambda pin: pin.since)
+
+
+def filesystem_time(folder: Path) -> float:
+    """What time it is by the clock that stamps the files in a folder, in seconds since 1970; ours where nothing can be written there."""
+    probe = folder / "now"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def pinned_groups(found: Iterable[Entry], live: Iterable[Pin]) -> set[str]:

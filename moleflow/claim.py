@@ -23,6 +23,7 @@ from typing import Any
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
+POLL_GROWTH, POLL_AT_MOST_S = 1.2, 1.5
 JOB_VARIABLE = "MOLEFLOW_JOB"
 
 
@@ -32,20 +33,24 @@ class Heartbeat:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: dict[Path, str | None] = {}
+        self._rewritten: set[Path] = set()
         self._none_left = threading.Event()
 
-    def keep(self, path: Path, content: str | None) -> None:
-        """Touch the file at `path` from now on, for as long as it holds `content`."""
+    def keep(self, path: Path, content: str | None, rewrite: bool = False) -> None:
+        """Touch the file at `path` from now on, for as long as it holds `content`; where it is gone, write it again if asked to."""
         with self._lock:
             if not self._kept:
                 self._none_left = threading.Event()
                 threading.Thread(target=self._beat, args=(self._none_left,), name="heartbeat", daemon=True).start()
             self._kept[path] = content
+            if rewrite:
+                self._rewritten.add(path)
 
     def leave(self, path: Path) -> None:
         """Touch it no more."""
         with self._lock:
             self._kept.pop(path, None)
+            self._rewritten.discard(path)
             if not self._kept:
                 self._none_left.set()
 
@@ -58,6 +63,16 @@ class Heartbeat:
                 if _content(path) == content:
                     with contextlib.suppress(OSError):
                         os.utime(path)
+                elif content is not None and not path.exists():
+                    self._write_again(path, content)
+
+    def _write_again(self, path: Path, content: str) -> None:
+        with (
+            self._lock,
+            contextlib.suppress(OSError),
+        ):  # Whoever leaves it meanwhile waits, and removes what was written.
+            if path in self._rewritten:
+                create_text(path, content)
 
 
 class Claim:
@@ -67,14 +82,17 @@ class Claim:
         path: its file, which this process made.
         content: what stands in it; None = what does now.
         heartbeat: what keeps it alive, for those who hold many; None = one of its own.
+        rewrite: whether the heartbeat writes the file again where somebody removed it; for what is nobody else's to take.
 
     """
 
-    def __init__(self, path: Path, content: str | None = None, heartbeat: Heartbeat | None = None) -> None:
+    def __init__(
+        self, path: Path, content: str | None = None, heartbeat: Heartbeat | None = None, rewrite: bool = False
+    ) -> None:
         self.path = path
         self._content = _content(path) if content is None else content
         self._heartbeat = heartbeat or Heartbeat()
-        self._heartbeat.keep(path, self._content)
+        self._heartbeat.keep(path, self._content, rewrite)
 
     def stop(self) -> None:
         """End the heartbeat and leave the file where it is."""
@@ -144,10 +162,14 @@ def _content(path: Path) -> str | None:
         return None
 
 
-def is_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
-    """Whether the holder of the claim file at `path` is gone; a claim that is not there is not stale."""
+def is_stale(path: Path, stale_after: float = STALE_AFTER_S, now: float | None = None) -> bool:
+    """Whether the holder of the claim file at `path` is gone; a claim that is not there is not stale.
+
+    Args:
+        now: the time by which its age is taken, in seconds since 1970; None = this host's clock.
+    """
     try:
-        age = time.time() - path.stat().st_mtime
+        age = (time.time() if now is None else now) - path.stat().st_mtime
         text = path.read_text(errors="replace")
     except FileNotFoundError:
         return False
@@ -222,6 +244,11 @@ def create_text(path: Path, text: str) -> bool:
 
 
 def wait_for(ready: Callable[[], bool], path: Path, poll: float = 0.05, stale_after: float = STALE_AFTER_S) -> None:
-    """Return when `ready()` holds, or when the claim at `path` is free or stale and trying it again makes sense."""
+    """Return when `ready()` holds, or when the claim at `path` is free or stale and trying it again makes sense.
+
+    Args:
+        poll: seconds after which it looks again at first; then ever more slowly, so that many who wait for hours cost a file server little.
+    """
     while not ready() and path.exists() and not is_stale(path, stale_after):
         time.sleep(poll)
+        poll = min(poll * POLL_GROWTH, max(poll, POLL_AT_MOST_S))

@@ -15,12 +15,17 @@ from moleflow.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Environment:
-    """Where numbers are computed. Equal environments give equal digits; across two, metrics agree to a stated tolerance."""
+    """Where numbers are computed. Equal environments give equal digits; across two, metrics agree to a stated tolerance.
+
+    Attributes:
+        processor: the CPU's instruction set as torch names it, or the GPU's model: kernels go by it. "" where it is not known yet.
+    """
 
     device_kind: Literal["cpu", "cuda"]
     torch_version: str
     dtype: str
     threads: int
+    processor: str = ""
 
     def key(self) -> dict[str, str | int]:
         """The environment as it enters cache and stage keys."""
@@ -55,7 +60,8 @@ def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: i
     if kind == "cuda":
         # Without it cuBLAS may add in another order every time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return Environment(kind, torch.__version__, "float32", threads)
+    processor = torch.cuda.get_device_name() if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return Environment(kind, torch.__version__, "float32", threads, processor)
 
 
 def device_facts(environment: Environment) -> dict[str, str | bool | None]:

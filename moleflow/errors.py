@@ -2,7 +2,8 @@
 
 MoleflowError
 ├── InvalidInput      the user's mistake: one line, exit code 2, nothing was written
-│   └── Unreachable   weights that are not here cannot be fetched: no trial that needs them can run
+│   ├── Unreachable   weights that are not here cannot be fetched: no trial that needs them can run
+│   └── CodeChanged   the code was edited under a running process, which would mix both: no trial can run in it any more
 ├── Diverged          a loss became NaN, infinite or absurd: the attempt fails and names the epoch
 └── Damaged           something stored does not match its own digest: it is never used
 """
@@ -23,6 +24,10 @@ class InvalidInput(MoleflowError):
 
 class Unreachable(InvalidInput):
     """Weights that are not on this machine cannot be fetched."""
+
+
+class CodeChanged(InvalidInput):
+    """The code on disk is not the code that this process was started with."""
 
 
 class Diverged(MoleflowError):

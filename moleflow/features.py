@@ -8,10 +8,9 @@ environment, and the code and packages that turn a file into features. Images ar
 
 from __future__ import annotations
 
-import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,10 +25,13 @@ from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.holdings import feature_entries
 from moleflow.packs import FloatArray, NodeCopies, PackFolder, bucket
-from moleflow.weights import weights_identity
+from moleflow.source import code_digest, require_unchanged, version
+from moleflow.weights import planned_weights
 
 PACK_IMAGES = 64
-_CODE = ("backbone.py", "data/images.py", "environment.py")
+# What of the code decides a feature's bits, from the image file to the number that is stored.
+_LATE = ("backbone.py", "timm_import.py")
+_CODE = (*_LATE, "data/images.py", "data/mvtec.py", "environment.py", "features.py")
 _REPAIRS, _REMOVALS = 3, 100
 
 
@@ -55,9 +57,17 @@ class CacheSize:
 
 
 def frozen_backbone(config: TrialConfig, environment: Environment) -> Extractor:
-    """The configuration's backbone. Importing timm takes a second or more, which a run with full cache is spared."""
+    """The configuration's backbone. Importing timm takes a second or more, which a run with full cache is spared.
+
+    Raises:
+        CodeChanged: the backbone's code was edited after this process started, so that its features would be filed under the old code.
+        InvalidInput: as `FrozenBackbone`.
+    """
+    late = "moleflow.backbone" not in sys.modules
     from moleflow.backbone import FrozenBackbone
 
+    if late:
+        require_unchanged(*_LATE)
     return FrozenBackbone(config, environment)
 
 
@@ -78,24 +88,32 @@ class FeatureCache:
         self._copies = copies
         self._extractor: tuple[str, Extractor] | None = None
 
-    def key(self, config: TrialConfig, environment: Environment) -> str:
+    def key(self, config: TrialConfig, environment: Environment, weights: str | None = None) -> str:
         """The feature key: equal keys and equal images give equal features, to the bit.
 
+        Args:
+            weights: the identity that the weights have to have; None = whatever is there.
+
         Raises:
-            InvalidInput: the weights are not there.
+            InvalidInput: the weights are not there, or are others.
         """
         return digest(
             {
                 "settings": reach(config, "features"),
-                "weights": weights_identity(config.backbone),
+                "weights": planned_weights(config.backbone, weights),
                 "environment": environment.key(),
-                "code": _code_digest(),
+                "code": code_digest(*_CODE),
                 "packages": {name: version(name) for name in ("timm", "pillow")},
             }
         )
 
     def get(
-        self, config: TrialConfig, environment: Environment, samples: Sequence[Sample], report: Report | None = None
+        self,
+        config: TrialConfig,
+        environment: Environment,
+        samples: Sequence[Sample],
+        report: Report | None = None,
+        weights: str | None = None,
     ) -> torch.Tensor:
         """Features of `samples` in their order: float32 (N, H, W, D), computed where they are missing.
 
@@ -103,16 +121,18 @@ class FeatureCache:
 
         Args:
             report: told (images there, images wanted) as the work goes on.
+            weights: the identity that the weights have to have; None = whatever is there.
 
         Raises:
-            InvalidInput: the backbone cannot be built, or gives numbers that cannot be stored.
+            InvalidInput: the backbone cannot be built, gives numbers that cannot be stored, or has other weights.
             Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
             OSError: the cache cannot be written, for one because the disk is full.
         """
         if not samples:
             raise ValueError("samples: none given, so no shape is known")
         names = [sample.digest for sample in samples]
-        return torch.from_numpy(self._whole(config, environment, samples, report, lambda packs: packs.read(names)))
+        key = self.key(config, environment, weights)
+        return torch.from_numpy(self._whole(key, config, environment, samples, report, lambda packs: packs.read(names)))
 
     def ensure(
         self, config: TrialConfig, environment: Environment, samples: Sequence[Sample], report: Report | None = None
@@ -131,7 +151,7 @@ class FeatureCache:
             good, damaged = packs.check(names)
             return good or None, damaged
 
-        self._whole(config, environment, samples, report, check)
+        self._whole(self.key(config, environment), config, environment, samples, report, check)
 
     def missing(self, config: TrialConfig, environment: Environment, samples: Sequence[Sample]) -> int:
         """How many of the images are not stored; what is stored is not read.
@@ -149,6 +169,7 @@ class FeatureCache:
 
     def _whole(
         self,
+        key: str,
         config: TrialConfig,
         environment: Environment,
         samples: Sequence[Sample],
@@ -159,7 +180,6 @@ class FeatureCache:
 
         What somebody else takes away before it is read, to keep the cache within its budget, is made anew as well, and is no damage.
         """
-        key = self.key(config, environment)
         packs = PackFolder(self._folder / key, self._copies)
         packs.folder.mkdir(parents=True, exist_ok=True)
         repairs = removals = 0
@@ -217,7 +237,11 @@ class FeatureCache:
     ) -> None:
         if self._extractor is None or self._extractor[0] != key:
             self._extractor = None  # Give the memory back before the next model takes its own.
-            self._extractor = (key, self._factory(config, environment))
+            extractor = self._factory(config, environment)
+            if self.key(config, environment) != key:  # Nobody knows which of the two files was loaded.
+                given = f"the weights '{config.backbone.weights}' were replaced while they were read"
+                raise InvalidInput(f"backbone.weights: {given}; start the command again")
+            self._extractor = (key, extractor)
         images = np.stack([load_image(s, config.data.image_size, config.data.interpolation) for s in samples])
         features = self._extractor[1].extract(images).numpy()
         self.forwards += len(samples)
@@ -248,12 +272,6 @@ def _discard(packs: PackFolder, name: str) -> None:
     with claim:
         if not packs.sound(name):
             packs.discard(name)
-
-
-def _code_digest() -> str:
-    """SHA-256 over the code that makes features from files."""
-    root = Path(__file__).parent
-    return hashlib.sha256(b"\0".join((root / name).read_bytes() for name in _CODE)).hexdigest()
 
 
 def _silent(_done: int, _wanted: int) -> None:

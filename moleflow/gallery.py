@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from moleflow.data.images import read_image, read_mask
-from moleflow.data.mvtec import Sample
+from moleflow.data.mvtec import Sample, load_image, load_mask
 
 SIDE, PICTURE_SIDE = 64, 128
 """Pixels per side of a kept map, and of the picture of its image."""
@@ -84,8 +83,8 @@ def picture(sample: Sample) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_
         Damaged: the image has changed since it was scanned.
         InvalidInput: the image or its mask cannot be read.
     """
-    mask = None if sample.mask is None else read_mask(sample.mask, PICTURE_SIDE)
-    return read_image(sample.path, PICTURE_SIDE, "bilinear", sample.digest), mask
+    mask = None if sample.mask is None else load_mask(sample, PICTURE_SIDE)
+    return load_image(sample, PICTURE_SIDE, "bilinear"), mask
 
 
 def _lot(sample: Sample) -> tuple[str, str]:

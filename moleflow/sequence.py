@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +21,10 @@ from moleflow.features import FeatureCache
 from moleflow.gallery import KeptMap
 from moleflow.maps import ExpertMaps
 from moleflow.models.detector import Detector
+from moleflow.needed import settings_digest
 from moleflow.stages import ROOT, Epoch, Stage, StageId, StageStore, shorter_stages, stage_id, state_digest
 from moleflow.training import Randomness, train_task
-from moleflow.weights import weights_identity
+from moleflow.weights import planned_weights
 
 
 class Observer(Protocol):
@@ -73,13 +74,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a sequence finds images, features and stages, and computes; generated defects are kept in the folder `synthetic`."""
+    """Where a sequence finds images, features and stages, and computes; generated defects are kept in the folder `synthetic`.
+
+    Attributes:
+        weights: the identity that the backbone's weights have to have from the first task to the last; None = what they have at the start.
+    """
 
     tasks: tuple[TaskData, ...]
     features: FeatureCache
     stages: StageStore
     environment: Environment
     synthetic: Path
+    weights: str | None = None
 
 
 def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> Outcome:
@@ -90,10 +96,11 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
 
     Raises:
         Diverged: training or scoring left the finite numbers.
-        InvalidInput: the images and the configuration do not fit together.
+        InvalidInput: the images and the configuration do not fit together, or the weights are not those that they have to be.
         OSError: a store cannot be written.
     """
-    weights = weights_identity(config.backbone)
+    weights = planned_weights(config.backbone, place.weights)
+    place = replace(place, weights=weights)
     detector: Detector | None = None
     parent = ROOT
     digests: list[str] = []
@@ -103,7 +110,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
         start = time.perf_counter()
         chosen = choose(data, config.data, config.seed, place.synthetic)
         train, splits = chosen.train, chosen.scored
-        training = place.features.get(config, place.environment, train, observer.on_features)
+        training = place.features.get(config, place.environment, train, observer.on_features, weights)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
             detector = Detector(config, (training.shape[1], training.shape[2], training.shape[3]), randomness).to(
@@ -126,7 +133,7 @@ def run_sequence(config: TrialConfig, place: Workplace, observer: Observer) -> O
             on_epoch = partial(observer.on_epoch, task)
             return train_task(detector, features, task, config, r, on_epoch, progress.start, progress.keep)
 
-        facts = {"config": config.model_dump(), "task": data.name}
+        facts = {"config": config.model_dump(), "task": data.name, "settings": settings_digest(config, task)}
         obtained = _obtain(place.stages, stage_key, shorter, train_now, facts)
         stage, reused = obtained.stage, obtained.reused
         detector.load_task_state(task, stage.state)
@@ -216,7 +223,7 @@ def _obtain(
 def _loader(
     place: Workplace, config: TrialConfig, samples: tuple[Sample, ...], observer: Observer
 ) -> Callable[[], Any]:
-    return lambda: place.features.get(config, place.environment, samples, observer.on_features)
+    return lambda: place.features.get(config, place.environment, samples, observer.on_features, place.weights)
 
 
 def _has_masks(config: TrialConfig, data: TaskData, split: str) -> bool:

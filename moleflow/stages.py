@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from torch import Tensor
 from moleflow.claim import Claim, is_stale, try_claim
 from moleflow.config import TrialConfig, digest, reach
 from moleflow.environment import Environment
-from moleflow.holdings import stage_entries, touch
-from moleflow.source import code_digest
+from moleflow.holdings import touch
+from moleflow.source import code_digest, version
 
 CHECKPOINT_EVERY_S = 60.0
+_STATE, _OPTIMIZER = "state.safetensors", "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ class StageStore:
         return try_claim(self.claim_path(stage))
 
     def forget_maker(self, stage: StageId) -> None:
-        """Remove the claim of a stage that is whole, where its maker died before it could give it back."""
+        """Remove the claim and the checkpoint of a stage that is whole, where its maker died before it could."""
         path = self.claim_path(stage)
         if is_stale(path):
+            self.checkpoint_path(stage).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
     def claim_path(self, stage: StageId) -> Path:
@@ -126,26 +127,29 @@ class StageStore:
         return self.folder / stage.key[:2] / f"{stage.key}.checkpoint.safetensors"
 
     def load(self, stage: StageId) -> Stage | None:
-        """The stored stage, or None if it is not there or any of its bytes are damaged."""
-        found = self.load_with_optimizer(stage)
+        """The stored stage, or None if it is not there or any of its bytes are damaged; its optimizer's state is not looked at."""
+        found = self._read(stage, _STATE)
         return None if found is None else found[0]
 
     def load_with_optimizer(self, stage: StageId) -> tuple[Stage, dict[str, Tensor]] | None:
-        """The stored stage and its optimizer's state, from which it can be trained on; None as in `load`."""
+        """The stored stage and its optimizer's state, from which it can be trained on; None if any of both is not there or damaged."""
+        found = self._read(stage, _STATE, _OPTIMIZER)
+        return None if found is None else (found[0], found[1][_OPTIMIZER])
+
+    def _read(self, stage: StageId, *names: str) -> tuple[Stage, dict[str, dict[str, Tensor]]] | None:
+        """The stored stage and the tensors of some of its files, the state's among them."""
         place = self.place(stage)
         touch(place / "stage.json")
         try:
             record = json.loads((place / "stage.json").read_text())
-            files = {name: (place / name).read_bytes() for name in record["files"]}
-            if (
-                record.pop("digest") != digest(record)
-                or record["files"] != _digests(files)
-                or record["key"] != stage.key
-            ):
+            if record.pop("digest") != digest(record) or record["key"] != stage.key:
+                return None
+            files = {name: (place / name).read_bytes() for name in names}
+            if _digests(files) != {name: record["files"][name] for name in names}:
                 return None
             epochs = tuple(Epoch(**epoch) for epoch in record["epochs"])
-            found = Stage(load(files["state.safetensors"]), epochs, record["seconds"], record["state_digest"])
-            return found, load(files["optimizer.safetensors"])
+            tensors = {name: load(content) for name, content in files.items()}
+            return Stage(tensors[_STATE], epochs, record["seconds"], record["state_digest"]), tensors
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None
 
@@ -158,10 +162,8 @@ class StageStore:
         Raises:
             OSError: the disk is full or not writable; nothing half-written stays.
         """
-        place = self.place(stage)
-        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         # Written as plain bytes: safetensors' own writer loses the error number of a full disk.
-        files = {"state.safetensors": save(trained.state), "optimizer.safetensors": save(dict(optimizer))}
+        files = {_STATE: save(trained.state), _OPTIMIZER: save(dict(optimizer))}
         record: dict[str, Any] = {
             "key": stage.key,
             "lineage": stage.lineage,
@@ -172,15 +174,25 @@ class StageStore:
             "facts": dict(facts),
         }
         record["digest"] = digest(record)
+        files["stage.json"] = json.dumps(record, indent=1, allow_nan=False).encode()
+        try:
+            self._place(stage, files)
+        except FileNotFoundError:
+            # Whoever took the claim over, as we seemed dead for a minute, swept away what we were writing.
+            if self.load(stage) is None:
+                self._place(stage, files)
+        # Not before: if the renaming fails, the next one goes on from there.
+        self.checkpoint_path(stage).unlink(missing_ok=True)
+
+    def _place(self, stage: StageId, files: Mapping[str, bytes]) -> None:
+        """Write a stage's files beside its place and rename them into it."""
+        place = self.place(stage)
+        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         try:
             beside.mkdir(parents=True)
-            for name, content in (
-                files | {"stage.json": json.dumps(record, indent=1, allow_nan=False).encode()}
-            ).items():
+            for name, content in files.items():
                 write_synced(beside / name, content)
-            # Before the renaming: once the stage is whole, nobody would look for a checkpoint again.
-            self.checkpoint_path(stage).unlink(missing_ok=True)
-            if place.exists() and self.load(stage) is None:
+            if place.exists() and self.load_with_optimizer(stage) is None:
                 damaged = beside.with_name(f"{beside.name}.damaged")
                 place.rename(damaged)
                 shutil.rmtree(damaged, ignore_errors=True)
@@ -192,11 +204,6 @@ class StageStore:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def usage(self) -> tuple[int, int]:
-        """(bytes, number of whole stages) on disk; the bytes count the checkpoints of stages in progress too."""
-        found = [entry for entry in stage_entries(self.folder) if entry.kind != "leftovers"]
-        return sum(entry.bytes for entry in found), sum(entry.kind == "stages" for entry in found)
-
     def sweep(self, stage: StageId) -> None:
         """Remove what a writer of `stage` or of its checkpoint left when it died; only for the holder of the stage's claim."""
         for left in self.place(stage).parent.glob(f".{stage.key}.*"):
@@ -205,10 +212,6 @@ class StageStore:
             else:
                 with suppress(OSError):
                     left.unlink()
-
-    def clear(self) -> None:
-        """Remove every stage and checkpoint; running trials train theirs anew."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def place(self, stage: StageId) -> Path:
         """The folder of a stage, once it is whole; what its expert makes of images lies there too."""

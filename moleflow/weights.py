@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from moleflow.config import Backbone
 from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.source import version
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -46,8 +46,24 @@ def weights_identity(backbone: Backbone) -> str:
     path = weights_file(backbone)
     if path is not None:
         state = path.stat()
-        return f"sha256:{_sha256(path, state.st_size, state.st_mtime_ns)}"
+        stamp = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+        return f"sha256:{_sha256(path, stamp)}"
     return RANDOM if backbone.weights == RANDOM else f"timm:{backbone.model}:{version('timm')}"
+
+
+def planned_weights(backbone: Backbone, planned: str | None) -> str:
+    """The weights' identity, which has to be `planned`; None = whatever is there.
+
+    Raises:
+        InvalidInput: the weights are others by now; and as `weights_file`.
+    """
+    found = weights_identity(backbone)
+    if planned not in (None, found):
+        now = f"'{backbone.weights}' now is {found}, and was {planned} when the sweep was planned"
+        raise InvalidInput(
+            f"backbone.weights: {now}; put those weights back, or start the command again to run with these"
+        )
+    return found
 
 
 def _package_file() -> Path:
@@ -62,7 +78,7 @@ def _package_file() -> Path:
 
 
 @cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Size and time are there for the cache alone: a file that changed is read again."""
+def _sha256(path: Path, stamp: tuple[int, ...]) -> str:
+    """The stamp is there for the cache alone: a file that changed, or took the place of another, is read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -91,9 +91,18 @@ def source(prepared: Prepared, search: Search, tree: StageTree | None = None) ->
 
 
 def drive(
-    prepared: Prepared, options: Options, work: TrialSource, labels: Mapping[str, str], total: int, console: Console
+    prepared: Prepared,
+    options: Options,
+    work: TrialSource,
+    labels: Mapping[str, str],
+    total: int,
+    console: Console,
+    planned: Sequence[Trial] = (),
 ) -> bool:
     """Run what a source has on the backend of the options, and show it; whether somebody interrupted it.
+
+    Args:
+        planned: the trials that it will have, as far as they are known; stages of theirs that are stored are held from the start.
 
     Raises:
         InvalidInput: the backend cannot do what it is asked for.
@@ -104,7 +113,7 @@ def drive(
     store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
     view = open_view(console, labels, total, work.tally, options, prepared)
     heard = (_burials(records, store), work.events, view.show, _compaction(store))
-    with view, in_use(prepared.cache):
+    with view, in_use(prepared.cache, needs=[trial.config for trial in planned]):
         try:
             with stopped_as_by_ctrl_c():
                 _backend(setup(prepared, options), prepared.sweep, options).run(work, each_of(heard))

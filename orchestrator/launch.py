@@ -59,7 +59,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     if options.detach:
         return _submit_and_leave(prepared, options, planned_work(prepared, options, todo), console)
     work = planned_work(prepared, options, todo)
-    interrupted = drive(prepared, options, work, prepared.labels, len(todo), console)
+    interrupted = drive(prepared, options, work, prepared.labels, len(todo), console, todo)
     code = summary(work.tally, prepared.labels, len(todo), interrupted, console)
     try:
         report_after(prepared, code, console, None if todo else store)

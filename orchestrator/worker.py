@@ -18,7 +18,7 @@ from typing import Any
 from moleflow.config import TrialConfig, canonical_json, digest
 from moleflow.data.mvtec import DigestCache, TaskData, scan
 from moleflow.environment import Environment, device_facts, open_environment
-from moleflow.errors import InvalidInput, MoleflowError, Unreachable
+from moleflow.errors import CodeChanged, InvalidInput, MoleflowError, Unreachable
 from moleflow.features import FeatureCache
 from moleflow.gallery import SIDE, KeptMap, picture
 from moleflow.packs import node_copies
@@ -191,7 +191,7 @@ class _Run:
                 self._end_all(error, disk.explain(self.worker.setup.cache, error))
             else:
                 self._fail(error)
-        except Unreachable as error:
+        except (CodeChanged, Unreachable) as error:
             self._end_all(error, str(error))
         except Exception as error:
             self._fail(error)
@@ -205,7 +205,7 @@ class _Run:
                 self._fail(error)
 
     def _end_all(self, error: Exception, message: str) -> None:
-        """What no other trial could do without is missing: the sweep ends here, and goes on where it stands once that is mended."""
+        """What no trial could do without is missing or changed: the sweep ends here, and goes on where it stands once that is mended."""
         _end_quietly(self.attempt, attempts.FAILED, {"error": message, "error_kind": type(error).__name__})
         self._tell("fatal", error=message)
 
@@ -217,7 +217,14 @@ class _Run:
                 raise InvalidInput(
                     f"{data.name}: the images changed after the sweep was planned; start the command again"
                 )
-        place = Workplace(tasks, worker.features, worker.stages, worker.environment, worker.setup.cache / "synthetic")
+        place = Workplace(
+            tasks,
+            worker.features,
+            worker.stages,
+            worker.environment,
+            worker.setup.cache / "synthetic",
+            trial.inputs.weights,
+        )
         return run_sequence(trial.config, place, self)
 
     def on_features(self, done: int, total: int) -> None:

@@ -14,6 +14,9 @@ from moleflow.data.images import check_image, read_bytes
 # A file written this short a time ago could change again without its time stamp changing.
 _SETTLED_NS = 2_000_000_000
 
+Stamp = tuple[int, int, int, int]
+"""What changes with a file: its size, its times of modification and of change in ns, its inode."""
+
 
 @dataclass(frozen=True)
 class ImageFacts:
@@ -25,7 +28,9 @@ class ImageFacts:
 
 
 class DigestCache:
-    """Remembers (path, size, mtime) -> facts of sound image files in one JSON file; a damaged file is started anew.
+    """Remembers (path, size, times, inode) -> facts of sound image files in one JSON file; a damaged file is started anew.
+
+    A file whose modification time was set back still has another change time, and one that was renamed into its place another inode.
 
     Args:
         path: the JSON file; None = remember within this process only.
@@ -34,7 +39,7 @@ class DigestCache:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._known = self._read()
-        self._new: dict[str, tuple[int, int, ImageFacts]] = {}
+        self._new: dict[str, tuple[Stamp, ImageFacts]] = {}
 
     def facts(self, path: Path) -> ImageFacts:
         """Digest and size of the image at `path`; it is read and checked only if it is new or has changed.
@@ -48,14 +53,15 @@ class DigestCache:
         except OSError:
             read_bytes(path)  # Says what is wrong with it.
             raise
+        stamp = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
         known = self._new.get(name) or self._known.get(name)
-        if known is not None and known[:2] == (state.st_size, state.st_mtime_ns):
-            return known[2]
+        if known is not None and known[0] == stamp:
+            return known[1]
         data = read_bytes(path)
         width, height = check_image(data, path)
         facts = ImageFacts(hashlib.sha256(data).hexdigest(), width, height)
         if abs(time.time_ns() - state.st_mtime_ns) > _SETTLED_NS and len(data) == state.st_size:
-            self._new[name] = (state.st_size, state.st_mtime_ns, facts)
+            self._new[name] = stamp, facts
         return facts
 
     def save(self) -> None:
@@ -64,7 +70,7 @@ class DigestCache:
             return
         self._known = self._read() | self._new
         self._new = {}
-        rows = {name: [size, mtime, *astuple(facts)] for name, (size, mtime, facts) in self._known.items()}
+        rows = {name: [*stamp, *astuple(facts)] for name, (stamp, facts) in self._known.items()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
@@ -73,7 +79,7 @@ class DigestCache:
         finally:
             beside.unlink(missing_ok=True)
 
-    def _read(self) -> dict[str, tuple[int, int, ImageFacts]]:
+    def _read(self) -> dict[str, tuple[Stamp, ImageFacts]]:
         if self._path is None:
             return {}
         try:
@@ -83,6 +89,8 @@ class DigestCache:
             return {}
 
 
-def _entry(size: int, mtime: int, sha256: str, width: int, height: int) -> tuple[int, int, ImageFacts]:
+def _entry(
+    size: int, mtime: int, ctime: int, inode: int, sha256: str, width: int, height: int
+) -> tuple[Stamp, ImageFacts]:
     int(sha256, 16)  # A ValueError where the file was damaged.
-    return int(size), int(mtime), ImageFacts(sha256, int(width), int(height))
+    return (int(size), int(mtime), int(ctime), int(inode)), ImageFacts(sha256, int(width), int(height))

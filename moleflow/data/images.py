@@ -66,29 +66,37 @@ def read_image(
         Damaged: the file has changed since.
         InvalidInput: it cannot be read or decoded.
     """
-    data = read_bytes(path)
-    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
-        raise Damaged(f"{path}: changed since the data folder was scanned; start again")
-    with _opened(data, path) as image:
+    with _opened(_read_scanned(path, digest), path) as image:
         small = _rgb(image).resize((size, size), _FILTERS[interpolation])
     return np.asarray(small, dtype=np.uint8)
 
 
-def read_mask(path: Path, size: int) -> npt.NDArray[np.bool_]:
+def read_mask(path: Path, size: int, digest: str | None = None) -> npt.NDArray[np.bool_]:
     """A defect mask: bool (size, size), resized nearest.
 
     Every pixel above zero is defective; in JPEG, which is lossy, above half.
 
+    Args:
+        digest: the SHA-256 that the file had when it was scanned; None = do not compare.
+
     Raises:
+        Damaged: the file has changed since.
         InvalidInput: it cannot be read or decoded.
     """
-    with _opened(read_bytes(path), path) as image:
+    with _opened(_read_scanned(path, digest), path) as image:
         limit = 127 if image.format == "JPEG" else 0
         # Scaled to 8 bits, a mask of 1 in 65535 would be lost.
         plain = image if image.mode in ("1", "L") or image.mode.startswith("I") else _rgb(image)
         defective = np.asarray(np.any(np.atleast_3d(np.asarray(plain)) > limit, axis=2), dtype=np.uint8)
     small = Image.fromarray(defective).resize((size, size), Image.Resampling.NEAREST)
     return np.asarray(small) > 0
+
+
+def _read_scanned(path: Path, digest: str | None) -> bytes:
+    data = read_bytes(path)
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise Damaged(f"{path}: changed since the data folder was scanned; start again")
+    return data
 
 
 def read_bytes(path: Path) -> bytes:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from moleflow.config import digest
 from moleflow.data.digests import DigestCache
 from moleflow.data.images import SUFFIXES, read_image, read_mask
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import Damaged, InvalidInput, did_you_mean
 
 __all__ = [
     "DigestCache",
@@ -37,10 +37,10 @@ __all__ = [
     "load_mask",
     "scan",
     "split",
-    "vanished_masks",
 ]
 
 GOOD = "good"
+Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
 _WANTED = f"images ({', '.join(SUFFIXES)})"
 
 
@@ -55,6 +55,7 @@ class Sample:
         mask: the mask file; None for normal images and for classes without masks.
         digest: SHA-256 of the image file.
         mask_digest: SHA-256 of the mask file.
+        redraw: for a generated image, what draws it and its mask again where they were taken away.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Sample:
     mask: Path | None
     digest: str
     mask_digest: str | None
+    redraw: Callable[[], object] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -204,17 +206,31 @@ def load_image(sample: Sample, size: int, interpolation: Literal["bilinear", "bi
         Damaged: the file is not the one that was scanned.
         InvalidInput: it cannot be read.
     """
-    return read_image(sample.path, size, interpolation, sample.digest)
+    return _there(sample, lambda: read_image(sample.path, size, interpolation, sample.digest))
 
 
 def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
-    """The sample's defective pixels: bool (size, size), resized nearest; all False without a mask."""
-    return np.zeros((size, size), dtype=np.bool_) if sample.mask is None else read_mask(sample.mask, size)
+    """The sample's defective pixels: bool (size, size), resized nearest; all False without a mask.
+
+    Raises:
+        Damaged: the file is not the one that was scanned.
+        InvalidInput: it cannot be read.
+    """
+    mask = sample.mask
+    if mask is None:
+        return np.zeros((size, size), dtype=np.bool_)
+    return _there(sample, lambda: read_mask(mask, size, sample.mask_digest))
 
 
-def vanished_masks(samples: Sequence[Sample], size: int) -> list[str]:
-    """Names of the defective images whose mask has no pixel left at `size`; they keep their label."""
-    return [s.name for s in samples if s.mask is not None and not load_mask(s, size).any()]
+def _there(sample: Sample, read: Callable[[], Pixels]) -> Pixels:
+    """What `read` gives; generated files that were taken away, to keep the cache within its budget, are drawn again."""
+    try:
+        return read()
+    except (Damaged, InvalidInput):
+        if sample.redraw is None or all(path is None or path.exists() for path in (sample.path, sample.mask)):
+            raise
+    sample.redraw()
+    return read()
 
 
 def split(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

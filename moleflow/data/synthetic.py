@@ -12,6 +12,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,16 @@ from moleflow.config import Data, digest
 from moleflow.data.images import check_image
 from moleflow.data.mvtec import Sample, limit, load_image
 from moleflow.errors import InvalidInput
+from moleflow.source import code_digest
 
 LEAST_SHARE, LARGEST_SHARE = 0.003, 0.08  # of the image's area; most are small, as most real defects are
 LEAST_CHANGE = 15.0  # mean absolute difference over the mask, in grey levels of 255
 _TRIES = 20
+_CODE = (
+    "data/images.py",
+    "data/mvtec.py",
+    "data/synthetic.py",
+)  # Other code may draw otherwise, and names its images otherwise.
 
 Pixels = npt.NDArray[np.uint8]
 Defective = tuple[Pixels, npt.NDArray[np.bool_]]
@@ -110,7 +117,7 @@ def _made(sample: Sample, other: Sample | None, settings: Data, folder: Path) ->
     kind = "cut-paste" if other is None else "blend"
     reads = settings.image_size, settings.interpolation
     contents = [kind, settings.validation_seed, sample.digest, other.digest if other else None]
-    name = digest([_code_digest(), *contents, *reads])
+    name = digest([code_digest(*_CODE), *contents, *reads])
     paths = folder / f"{name}.png", folder / f"{name}.mask.png"
     stored = [_sound(path) for path in paths]
     if None in stored:
@@ -123,7 +130,8 @@ def _made(sample: Sample, other: Sample | None, settings: Data, folder: Path) ->
             defective = visible(lambda: blend(image, texture, draws), image)
         stored = [_written(paths[0], defective[0]), _written(paths[1], defective[1] * np.uint8(255))]
     of_image, of_mask = stored
-    return Sample(f"{sample.name} + {kind}", paths[0], 1, kind, paths[1], str(of_image), str(of_mask))
+    again = partial(_made, sample, other, settings, folder)
+    return Sample(f"{sample.name} + {kind}", paths[0], 1, kind, paths[1], str(of_image), str(of_mask), again)
 
 
 def _share(draws: np.random.Generator) -> float:
@@ -158,8 +166,3 @@ def _written(path: Path, pixels: Pixels) -> str:
     finally:
         beside.unlink(missing_ok=True)
     return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-
-def _code_digest() -> str:
-    """SHA-256 of this file: other code may draw otherwise, and names its images otherwise."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()

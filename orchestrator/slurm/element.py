@@ -70,7 +70,7 @@ def serve(setup: Setup, uid: str, trials: Sequence[Trial], beside: int, needs: R
         )
         inline = beside == 1
         backend: Backend = InlineBackend(setup) if inline else LocalBackend(setup, beside, needs, CHILDREN_STOP_S)
-        with in_use(setup.cache):
+        with in_use(setup.cache, needs=[trial.config for trial in left]):
             backend.run(source, source.events)
         if source.tally.stopped_by is not None:
             raise RuntimeError(source.tally.stopped_by)

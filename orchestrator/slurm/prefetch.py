@@ -60,9 +60,10 @@ def in_a_job(
     """
     cache, here = features_of(setup), open_environment("cpu", setup.threads)
     gpu = setup.device == "cuda" or (setup.device == "auto" and needs.gpus > 0)
-    there = replace(here, device_kind="cuda") if gpu else here
+    there = replace(here, device_kind="cuda", processor="") if gpu else here
     sets = sets_of(setup, configs, cache, there)
-    incomplete = [one for one in sets if cache.missing(one.config, there, one.samples)]
+    # Which GPU the nodes have, and with it what is there already, only a job can tell.
+    incomplete = sets if gpu else [one for one in sets if cache.missing(one.config, there, one.samples)]
     if not incomplete:
         return Made(len(sets), sum(len(one.samples) for one in sets), 0, there.device_kind)
     check_backbones(incomplete, here)

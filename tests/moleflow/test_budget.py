@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -14,11 +15,14 @@ import numpy as np
 import pytest
 import torch
 
+import moleflow.budget
 from moleflow.budget import VARIABLE, budget_of, clear, evict, in_use, read_size, set_budget
 from moleflow.cache_pins import pinned, pins
 from moleflow.claim import try_claim
+from moleflow.config import TrialConfig
 from moleflow.errors import InvalidInput
 from moleflow.holdings import Entry, entries, remove, touch
+from moleflow.needed import settings_digest
 from moleflow.packs import PackFolder
 from moleflow.stages import Epoch, Stage, StageId, StageStore, state_digest
 
@@ -50,11 +54,12 @@ def add_pack(cache: Path, key: str, of: str, last_use: float = LONG_AGO) -> Path
     return path
 
 
-def add_stage(cache: Path, key: str, last_use: float = LONG_AGO) -> Path:
+def add_stage(cache: Path, key: str, last_use: float = LONG_AGO, settings: str | None = None) -> Path:
     """Store a stage with the maps of an image; its folder."""
     store, stage = StageStore(cache / "stages"), StageId(name(key), "line")
     state = {"a": torch.ones(20)}
-    store.save(stage, Stage(state, (Epoch(1, 0.1, 1.0, 1e-3, 0.3, 0.5),), 1.0, state_digest(state)), {}, {})
+    facts = {} if settings is None else {"settings": settings}
+    store.save(stage, Stage(state, (Epoch(1, 0.1, 1.0, 1e-3, 0.3, 0.5),), 1.0, state_digest(state)), {}, facts)
     place = cache / "stages" / stage.key[:2] / stage.key
     PackFolder(place).write(images("a", 1), np.zeros((1, 2, 3, 3), dtype=np.float32))
     os.utime(place / "stage.json", (last_use, last_use))
@@ -367,6 +372,46 @@ def test_a_cache_in_use_is_kept_within_its_budget_now_and_then_and_at_the_end(tm
         assert used.exists()
     assert held(tmp_path) == 0
     assert list((tmp_path / "pins").glob("*.json")) == []
+
+
+def test_stages_that_a_sweep_is_going_to_need_are_in_use_from_its_start(tmp_path: Path) -> None:
+    """As those that a leader's job trained for followers which begin later, or those of a sweep that goes on."""
+    leader, follower = (
+        TrialConfig.model_validate({"data": {"tasks": tasks}}) for tasks in (["a", "b"], ["a", "b", "c"])
+    )
+    others = [
+        TrialConfig.model_validate({"data": {"tasks": ["a"]}} | change)
+        for change in ({"seed": 1}, {"flow": {"blocks": 2}}, {"data": {"tasks": ["b"]}})
+    ]
+    needed = [add_stage(tmp_path, f"s{n}", settings=settings_digest(leader, n)) for n in range(2)]
+    idle = [add_stage(tmp_path, f"idle{n}", settings=settings_digest(one, 0)) for n, one in enumerate(others)]
+    idle.append(add_stage(tmp_path, "of earlier code"))
+    with in_use(tmp_path, needs=[follower]):
+        end = time.monotonic() + 60
+        while (
+            any((place / "stage.json").stat().st_mtime == pytest.approx(LONG_AGO) for place in needed)
+            and time.monotonic() < end
+        ):
+            time.sleep(0.005)
+        assert len(clear(tmp_path).stayed) == 2
+        assert [place.exists() for place in needed + idle] == [True, True, False, False, False, False]
+
+
+def test_a_sweep_that_starts_while_room_is_made_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moleflow.budget, "PINS_EVERY_S", 0.0)
+    idle, used, same_key = add_pack(tmp_path, "idle", "a"), add_pack(tmp_path, "k", "a"), add_pack(tmp_path, "k", "b")
+    os.utime(idle, (LONG_AGO - 10, LONG_AGO - 10))
+    with contextlib.ExitStack() as stack:
+
+        def remove_and_start(entry: Entry) -> bool:
+            gone = remove(entry)
+            stack.enter_context(pinned(tmp_path))
+            touch(used)
+            return gone
+
+        monkeypatch.setattr(moleflow.budget, "remove", remove_and_start)
+        assert len(evict(tmp_path, 0).stayed) == 2
+        assert (idle.exists(), used.exists(), same_key.exists()) == (False, True, True)
 
 
 def test_without_a_budget_nothing_is_removed(tmp_path: Path) -> None:

@@ -259,6 +259,17 @@ def test_waiting_ends_when_ready_free_or_stale(tmp_path: Path) -> None:
         releasing.join()
 
 
+def test_who_waits_long_looks_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(moleflow.claim.time, "sleep", pauses.append)
+    with taken(tmp_path / "a.claim"):
+        wait_for(lambda: sum(pauses) >= 3600, tmp_path / "a.claim")
+    assert pauses[0] <= 0.05
+    assert max(pauses) <= 2
+    assert len(pauses) < 3000
+    assert pauses == sorted(pauses)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):

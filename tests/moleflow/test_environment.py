@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -24,7 +27,8 @@ def test_opening_sets_this_process_up_and_says_so() -> None:
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
-    assert environment == Environment("cpu", torch.__version__, "float32", 2)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    assert environment == Environment("cpu", torch.__version__, "float32", 2, instructions)
     assert environment.device == torch.device("cpu")
 
 
@@ -40,10 +44,24 @@ def test_every_field_is_part_of_the_key() -> None:
         replace(one, torch_version="0"),
         replace(one, dtype="float64"),
         replace(one, threads=2),
+        replace(one, processor="another"),
     ]
     assert one.key() == open_environment("cpu").key()
     assert all(other.key() != one.key() for other in others)
     assert len(others) == len(one.key())
+
+
+def test_another_instruction_set_is_another_environment() -> None:
+    """Its kernels give other last bits."""
+    program = "from moleflow.environment import open_environment; print(open_environment('cpu').key()['processor'])"
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"ATEN_CPU_CAPABILITY": "default"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.strip() in ("DEFAULT", "NO AVX")
 
 
 def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_what_is() -> None:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from moleflow.backbone import FrozenBackbone
+from moleflow.backbone import FrozenBackbone, timm
 from moleflow.claim import try_claim
 from moleflow.config import TrialConfig
 from moleflow.data.mvtec import Sample, load_image, scan
@@ -21,6 +22,7 @@ from moleflow.errors import Damaged, InvalidInput
 from moleflow.features import FeatureCache
 from moleflow.holdings import feature_entries, remove
 from moleflow.packs import NodeCopies
+from moleflow.weights import weights_identity
 
 KNOBS: dict[str, dict[str, object]] = {
     "data": {"image_size": 32},
@@ -172,6 +174,41 @@ def test_features_that_do_not_fit_are_refused(
     with pytest.raises(InvalidInput, match="not finite"):
         FeatureCache(tmp_path, lambda *_: Overflowing(float("nan"))).get(CONFIG, environment, samples)
     assert FeatureCache(tmp_path).size().images == 0
+
+
+def test_weights_that_are_replaced_while_they_are_read(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    """The key was taken of the file of before, and nobody knows which one was loaded."""
+    path = weight_file(tmp_path / "w.safetensors", 0)
+
+    def replaced_before(config: TrialConfig, environment: Environment) -> FrozenBackbone:
+        weight_file(path, 1)
+        return FrozenBackbone(config, environment)
+
+    config = other(weights=str(path))
+    with pytest.raises(InvalidInput, match="were replaced while they were read; start the command again"):
+        FeatureCache(tmp_path / "cache", replaced_before).get(config, environment, samples)
+    assert FeatureCache(tmp_path / "cache").size().images == 0
+
+
+def test_weights_have_to_be_those_that_were_planned(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    config = other(weights=str(weight_file(tmp_path / "w.safetensors", 0)))
+    planned = weights_identity(config.backbone)
+    cache = FeatureCache(tmp_path / "cache")
+    assert cache.get(config, environment, samples[:1], weights=planned).shape[0] == 1
+    weight_file(tmp_path / "w.safetensors", 1)
+    with pytest.raises(InvalidInput, match=f"was {planned} when the sweep was planned"):
+        cache.get(config, environment, samples, weights=planned)
+
+
+def weight_file(path: Path, seed: int) -> Path:
+    """A file of weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
+    return path
 
 
 def test_an_image_that_changed_since_the_scan(tmp_path: Path, environment: Environment) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from moleflow.config import Backbone
 from moleflow.errors import InvalidInput
-from moleflow.weights import PACKAGE, weights_file, weights_identity
+from moleflow.weights import PACKAGE, planned_weights, weights_file, weights_identity
 
 
 def backbone(weights: str) -> Backbone:
@@ -27,6 +28,28 @@ def test_a_local_file_is_known_by_its_content(tmp_path: Path) -> None:
     assert weights_identity(backbone(str(moved))) == weights_identity(backbone(str(path)))
     moved.write_bytes(b"other weights")
     assert weights_identity(backbone(str(moved))) != weights_identity(backbone(str(path)))
+
+
+def test_another_file_in_its_place_is_seen_though_size_and_time_are_the_same(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    path.write_bytes(b"weights")
+    before = weights_identity(backbone(str(path)))
+    other.write_bytes(b"WEIGHTS")
+    shutil.copystat(path, other)
+    other.replace(path)
+    assert weights_identity(backbone(str(path))) != before
+
+
+def test_other_weights_than_planned_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"weights")
+    planned = weights_identity(backbone(str(path)))
+    assert planned_weights(backbone(str(path)), planned) == planned_weights(backbone(str(path)), None) == planned
+    path.write_bytes(b"other weights")
+    with pytest.raises(InvalidInput) as refused:
+        planned_weights(backbone(str(path)), planned)
+    (line,) = str(refused.value).splitlines()
+    assert f"now is {weights_identity(backbone(str(path)))}, and was {planned} when the sweep was planned" in line
 
 
 def test_the_package_carries_a_file() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 from threadpoolctl import threadpool_info
 
+import orchestrator.worker
+from moleflow.errors import CodeChanged
+from moleflow.needed import touch_needed
+from moleflow.timm_import import import_timm
 from orchestrator import launch
 from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
 from orchestrator.events import Event
@@ -51,6 +59,19 @@ def test_a_trial_that_somebody_finished_meanwhile_is_not_run_again(prepared, wor
     assert ResultStore(prepared.folder).read("attempts").num_rows == 1
 
 
+def test_a_plan_finds_the_stages_that_its_trials_have_stored(place, prepared, work):
+    (trial,) = prepared.trials
+    ended(*work, trial)
+    stored = [place / path for path in (place / "cache").glob("stages/*/*/stage.json")]
+    assert len(stored) == 2
+    for path in stored:
+        os.utime(path, (1, 1))
+    touch_needed(place / "cache", [trial.config.model_copy(update={"seed": 7})])
+    assert {path.stat().st_mtime for path in stored} == {1}
+    touch_needed(place / "cache", [trial.config])
+    assert all(path.stat().st_mtime > 1 for path in stored)
+
+
 def test_a_trial_that_somebody_is_at_is_left_to_them(prepared, work):
     (trial,) = prepared.trials
     theirs = AttemptFolder(prepared.folder / "attempts").begin(trial.id)
@@ -80,6 +101,24 @@ def test_images_that_change_after_the_plan_fail_the_attempt(place, images, featu
     assert AttemptFolder(prepared.folder / "attempts").all()[0].state == FAILED
     row = ResultStore(prepared.folder).read("attempts").to_pylist()[0]
     assert (row["status"], "Traceback" in row["traceback"]) == ("failed", True)
+
+
+def test_weights_that_are_replaced_after_the_plan_fail_the_attempt(place, edit):
+    draws = torch.Generator().manual_seed(0)
+    state = import_timm().create_model("efficientnet_lite0", num_classes=0).state_dict()
+    save_file(state, place / "w.safetensors")
+    base = yaml.safe_load((place / "base.yaml").read_text())
+    sweep = edit(grid=None, seeds=1, report=None)
+    base["backbone"]["weights"] = str(place / "w.safetensors")
+    (place / "base.yaml").write_text(yaml.safe_dump(base))
+    prepared = launch.prepare(load_sweep(sweep), launch.Options(out=place / "results/small", cache=place / "cache"))
+    state["conv_stem.weight"] = torch.randn(state["conv_stem.weight"].shape, generator=draws)
+    save_file(state, place / "w.safetensors")
+    told = []
+    end = ended(Worker(launch.setup(prepared, launch.Options()), told.append), told, prepared.trials[0])
+    assert (end.kind, end.facts["error_kind"]) == ("failed", "InvalidInput")
+    assert f"and was {prepared.trials[0].inputs.weights} when the sweep was planned" in end.facts["error"]
+    assert "\n" not in end.facts["error"]
 
 
 def test_the_record_carries_what_the_row_of_a_dead_attempt_needs(prepared, work):
@@ -134,6 +173,18 @@ def test_an_image_that_cannot_be_read_any_more_costs_its_map_and_nothing_else(pl
     assert {row["task_name"] for row in store.maps([end.trial_id]) if row["label"]} == {"bolt"}
     notes = [event.facts["note"] for event in told if event.kind == "note"]
     assert notes[0].startswith("no anomaly map of cloth/test/hole/")
+
+
+def test_code_that_was_edited_under_the_process_ends_the_sweep(prepared, work, monkeypatch):
+    def edited(*_):
+        raise CodeChanged("backbone.py: the code changed while this process ran; start again")
+
+    monkeypatch.setattr(orchestrator.worker, "run_sequence", edited)
+    end = ended(*work, prepared.trials[0])
+    assert (end.kind, end.facts["error"]) == (
+        "fatal",
+        "backbone.py: the code changed while this process ran; start again",
+    )
 
 
 def test_weights_that_cannot_be_fetched_end_the_sweep_at_once_and_are_said_once(place, edit, command, monkeypatch):

@@ -18,9 +18,8 @@ from moleflow.data.mvtec import (
     load_mask,
     scan,
     split,
-    vanished_masks,
 )
-from moleflow.errors import InvalidInput
+from moleflow.errors import Damaged, InvalidInput
 
 SIDE = 24
 
@@ -251,14 +250,23 @@ def test_half_of_the_limited_test_images_are_defective(tmp_path: Path, count: in
     assert (labels.count(0), labels.count(1)) == (good, bad)
 
 
-def test_a_mask_that_vanishes_on_resizing_is_reported(tmp_path: Path) -> None:
+def test_a_mask_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
+    make_class(tmp_path)
+    task = scan_one(tmp_path)
+    sample = next(s for s in task.test if s.mask is not None)
+    assert sample.mask is not None
+    Image.fromarray(255 - np.asarray(Image.open(sample.mask))).save(sample.mask)
+    with pytest.raises(Damaged) as refused:
+        load_mask(sample, SIDE)
+    assert str(refused.value) == f"{sample.mask}: changed since the data folder was scanned; start again"
+
+
+def test_a_mask_that_vanishes_on_resizing_keeps_its_images_label(tmp_path: Path) -> None:
     folder = make_class(tmp_path)
     tiny = np.zeros((SIDE, SIDE), dtype=np.uint8)
     tiny[0, 0] = 255
     Image.fromarray(tiny).save(folder / "ground_truth/dent/002_mask.png")
     task = scan_one(tmp_path)
-    assert vanished_masks(task.test, SIDE) == []
-    assert vanished_masks(task.test, 8) == ["bolt/test/dent/002.png"]
     sample = next(s for s in task.test if s.name == "bolt/test/dent/002.png")
     assert sample.label == 1
     assert not load_mask(sample, 8).any()

@@ -97,6 +97,22 @@ def test_what_is_stored_is_used_and_what_is_damaged_is_drawn_anew(normal: tuple[
     assert files(tmp_path).keys() == before.keys()
 
 
+def test_what_is_taken_away_before_it_is_read_is_drawn_again(normal: tuple[Sample, ...], tmp_path: Path) -> None:
+    made = with_defects(normal, SETTINGS, tmp_path)
+    images, masks = pixels(made), [load_mask(sample, SIZE) for sample in made]
+    for sample in made:
+        sample.path.unlink()
+    assert pixels(made) == images
+    for sample in made:
+        for path in (sample.path, sample.mask):
+            assert path is not None
+            path.unlink()
+    assert all(np.array_equal(load_mask(sample, SIZE), mask) for sample, mask in zip(made, masks, strict=True))
+    made[0].path.write_bytes(made[1].path.read_bytes())
+    with pytest.raises(Damaged, match="changed since"):
+        load_image(made[0], SIZE, "bilinear")
+
+
 def test_one_image_alone_and_copies_of_one(normal: tuple[Sample, ...], tmp_path: Path) -> None:
     (alone,) = with_defects(normal[:1], SETTINGS, tmp_path)
     assert alone.defect == "cut-paste"
