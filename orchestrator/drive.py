@@ -166,7 +166,7 @@ def report_after(prepared: Prepared, code: int, console: Console, looked: Result
         return
     if code != INTERRUPTED:
         terminal.show(body, console)
-    console.print(f"results: {prepared.folder / 'parts'} (Parquet)\nreport:  {paths['md']}")
+    console.print("\n".join(listing.closing(body, prepared.folder / "parts", paths["md"])))
 
 
 def claim_folder(prepared: Prepared) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from moleflow.config import TrialConfig, flatten
 from moleflow.data.dataset import Dataset
 from moleflow.knobs import method_knobs
 from orchestrator.planning import Plan, Spread, spread
+from orchestrator.reports.notes import COST
 from orchestrator.savings import MoreEpochs, Work
 from orchestrator.spec import Sweep
 from orchestrator.trial import spell
@@ -77,6 +79,13 @@ def _more_epochs(found: Sequence[MoreEpochs]) -> list[str]:
 
 def _instead(alone: float, shared: float, form: str) -> str:
     return f", {alone:{form}} without sharing" if alone > shared else ""
+
+
+def closing(report: str, parts: Path, path: Path) -> list[str]:
+    """What a run says last: what it cost, in the words of its report, and where everything is."""
+    cost = next((line for line in report.splitlines() if line.startswith(f"- {COST}")), None)
+    said = [] if cost is None else [f"{COST:<9}{cost.removeprefix(f'- {COST}')}"]
+    return [*said, f"results: {parts} (Parquet)", f"report:  {path}"]
 
 
 def lines(plan: Plan) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import listing
+from orchestrator.results.store import ResultStore
 from orchestrator.savings import MoreEpochs, Work
 
 SHARING = ("stages:", "forwards:", "expected:", "epochs:")
@@ -62,3 +64,16 @@ def test_a_plan_says_what_its_trials_share_and_a_run_says_it_first(place: Path, 
     to_do = json.loads(command("plan", "sweep.yaml", "--json").out)["to_do"]
     assert (to_do["stages"], to_do["more_epochs"]) == ([8, 2], [])
     assert to_do["hours"][0] == pytest.approx(4 * to_do["hours"][1])
+
+
+def test_a_run_says_last_what_sharing_saved_in_the_words_of_its_report(place: Path, edit: Any, command: Any) -> None:
+    edit(version="v3", grid={"image_score": ["max", "top_k", "quantile"]}, report=None, seeds=1)
+    for _ in range(2):  # Made now, and found made already.
+        ran = command("sweep.yaml", "--backend", "inline", "--quiet")
+        report = (place / "results/small/report.md").read_text()
+        (words,) = [line.removeprefix("- cost: ") for line in report.splitlines() if line.startswith("- cost: ")]
+        assert ran.out.splitlines()[-3] == f"cost:    {words}"
+        assert re.fullmatch(r"\S+ compute-hours spent; \S+ without sharing, so \S+ \(\d+%\) saved", words)
+    rows = ResultStore(place / "results/small").read("attempts", ["seconds_spent", "seconds_reused"]).to_pylist()
+    spent, reused = (sum(row[name] for row in rows) / 3600 for name in ("seconds_spent", "seconds_reused"))
+    assert words.startswith(f"{spent:.3g} compute-hours spent; {spent + reused:.3g} without sharing, so {reused:.3g} (")
