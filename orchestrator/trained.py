@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Collection
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from moleflow.config import TrialConfig
@@ -27,12 +28,12 @@ def trained_beside(store: ResultStore, planned: Collection[str], code: str) -> l
 
     """
     rows = store.read(ATTEMPTS, ["trial_id", "status", "code_digest", "config", "seed"])
-    rows = rows.filter(pc.and_(pc.equal(rows["status"], FINISHED), pc.equal(rows["code_digest"], code)))
+    ours = pc.and_(pc.equal(rows["status"], FINISHED), pc.equal(rows["code_digest"], code))
+    known = pc.is_in(rows["trial_id"], pa.array(planned, pa.string()))
+    rows = rows.filter(pc.and_(ours, pc.invert(known)))
     variants: dict[str, tuple[TrialConfig, Inputs]] = {}
     found = []
     for row in rows.select(["trial_id", "config", "seed"]).to_pylist():
-        if row["trial_id"] in planned:
-            continue
         # Seeds differ in nothing else: one configuration of them is read, which is what takes long.
         variant = row["config"].replace(f'"seed":{row["seed"]},', "", 1)
         with contextlib.suppress(ValueError, KeyError):  # Rows that another program wrote.
