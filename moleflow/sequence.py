@@ -210,14 +210,29 @@ def _obtain(
             stored = store.load(key)
             if stored is not None:
                 return _Obtained(stored, True, stored.seconds, waited)
+            candidates = list(shorter)
+            since = time.perf_counter()
+            _wait_for_shorter(store, candidates)
             start = time.perf_counter()
-            with Progress(store, key, shorter) as progress:
+            waited += start - since
+            with Progress(store, key, candidates) as progress:
                 trained = train(progress)
                 earlier = sum(epoch.seconds for epoch in progress.start.epochs) if progress.start else 0.0
                 seconds = earlier + time.perf_counter() - start
                 stage = Stage(trained.state, trained.epochs, seconds, state_digest(trained.state))
                 store.save(key, stage, trained.optimizer, facts)
             return _Obtained(stage, False, earlier, waited)
+
+
+def _wait_for_shorter(store: StageStore, shorter: Iterable[StageId]) -> None:
+    """Return once no stage of `shorter`, longest first, is being trained that is longer than those that are stored.
+
+    To go on from its end takes no more time than to train those epochs here as well. Nobody waits in a circle: all wait for fewer epochs.
+    """
+    for stage in shorter:
+        wait_for(store.place(stage).exists, store.claim_path(stage))
+        if store.place(stage).exists():
+            return
 
 
 def _loader(

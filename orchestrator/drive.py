@@ -74,7 +74,9 @@ def open_folder(prepared: Prepared, options: Options, console: Console) -> Resul
 def planned_work(prepared: Prepared, options: Options, trials: Sequence[Trial]) -> TrialSource:
     """What a backend pulls from: trials of a plan. On SLURM, jobs wait for each other or not as the site's profile says; else here."""
     tree = stage_tree(trials)
-    return source(prepared, PlannedTrials(trials, None if options.backend == "slurm" else tree), tree)
+    by_id = {trial.id: trial for trial in trials}
+    ordered = [by_id[trial_id] for trial_id in tree.chains]
+    return source(prepared, PlannedTrials(ordered, None if options.backend == "slurm" else tree), tree)
 
 
 def source(prepared: Prepared, search: Search, tree: StageTree | None = None) -> TrialSource:
@@ -173,7 +175,7 @@ def report_after(prepared: Prepared, code: int, console: Console, looked: Result
         return
     if code != INTERRUPTED:
         terminal.show(body, console)
-    console.print(f"results: {prepared.folder / 'parts'} (Parquet)\nreport:  {paths['md']}")
+    console.print("\n".join(listing.closing(body, prepared.folder / "parts", paths["md"])))
 
 
 def claim_folder(prepared: Prepared) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from moleflow.config import TrialConfig, flatten
 from moleflow.data.dataset import Dataset
 from moleflow.knobs import method_knobs
 from orchestrator.planning import Plan, Spread, spread
-from orchestrator.savings import Work
+from orchestrator.reports.notes import COST
+from orchestrator.savings import MoreEpochs, Work
 from orchestrator.spec import Sweep
 from orchestrator.trial import spell
 
@@ -52,11 +54,38 @@ def work_lines(work: Work | None) -> list[str]:
         f"stages:   {work.stages[1]:,} to train{_instead(*work.stages, ',')}",
         f"forwards: {work.forwards[1]:,} images at most{_instead(*work.forwards, ',')}",
         f"expected: {hours}",
+        *_more_epochs(work.more_epochs),
     ]
+
+
+def _more_epochs(found: Sequence[MoreEpochs]) -> list[str]:
+    """What becomes of first tasks that differ in nothing but epochs."""
+    lines = []
+    for goes_on in (True, False):
+        some = [of for of in found if of.goes_on == goes_on]
+        if not some:
+            continue
+        trials = sum(of.trials for of in some)
+        count = f"{trials:,} trial{'s' * (trials > 1)}"
+        if goes_on:
+            steps = ", ".join(f"from {of.fewer} epochs to {of.epochs}" for of in some)
+            lines.append(f"epochs:   task 0 goes on {steps} ({count}), as the learning rate is constant")
+        else:
+            steps = ", ".join(f"of {of.epochs} epochs beside {of.fewer}" for of in some)
+            why = "the schedule (cosine to the last epoch) does not allow it to go on"
+            lines.append(f"epochs:   task 0 {steps} trains anew ({count}): {why}")
+    return lines
 
 
 def _instead(alone: float, shared: float, form: str) -> str:
     return f", {alone:{form}} without sharing" if alone > shared else ""
+
+
+def closing(report: str, parts: Path, path: Path) -> list[str]:
+    """What a run says last: what it cost, in the words of its report, and where everything is."""
+    cost = next((line for line in report.splitlines() if line.startswith(f"- {COST}")), None)
+    said = [] if cost is None else [f"{COST:<9}{cost.removeprefix(f'- {COST}')}"]
+    return [*said, f"results: {parts} (Parquet)", f"report:  {path}"]
 
 
 def lines(plan: Plan) -> list[str]:

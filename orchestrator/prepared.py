@@ -17,6 +17,7 @@ from orchestrator.planning import Plan, make_plan
 from orchestrator.results.store import ResultStore
 from orchestrator.savings import Work, seconds_a_step, work
 from orchestrator.spec import Sweep
+from orchestrator.trained import trained_beside
 from orchestrator.trial import Trial, label
 from orchestrator.work import Setup
 
@@ -117,14 +118,17 @@ def expected_work(prepared: Prepared) -> Work | None:
     todo = prepared.plan.of("to run")
     if not todo:  # A sweep that is over is looked at often, and need not read how long it took.
         return work(todo, prepared.inputs.images, {})
+    there = list(prepared.plan.of("done"))
     configs = {trial.id: trial.config for trial in prepared.trials}
     epochs: list[dict[str, Any]] = []
     if (prepared.folder / "parts").is_dir():
-        epochs = ResultStore(prepared.folder).read("curves", ["trial_id", "task_name", "seconds", "reused"]).to_pylist()
+        store = ResultStore(prepared.folder)
+        there += trained_beside(store, configs.keys(), code_digest())
+        epochs = store.read("curves", ["trial_id", "task_name", "seconds", "reused"]).to_pylist()
     trained = ((row["trial_id"], row["task_name"], row["seconds"]) for row in epochs if not row["reused"])
     images = prepared.inputs.images
-    taken = seconds_a_step(trained, configs, images)
-    return work(todo, images, taken, there=prepared.plan.of("done"))
+    taken = seconds_a_step(trained, {trial.id: trial.config for trial in there} | configs, images)
+    return work(todo, images, taken, there)
 
 
 def setup(prepared: Prepared, options: Options) -> Setup:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moleflow.config import Training, TrialConfig, canonical_json, reach
-from orchestrator.stage_tree import stage_tree
+from orchestrator.stage_tree import StageTree, stage_tree
 from orchestrator.trial import Trial
 
 
@@ -21,6 +21,24 @@ class Images:
 
 
 @dataclass(frozen=True)
+class MoreEpochs:
+    """First tasks that differ from another one, planned or trained already, in nothing but more epochs.
+
+    Attributes:
+        epochs: how many they have.
+        fewer: the next fewer epochs that there are.
+        goes_on: whether they are trained on from there, or anew, as the schedule does not allow it.
+        trials: how many trials have such a first task to train.
+
+    """
+
+    epochs: int
+    fewer: int
+    goes_on: bool
+    trials: int
+
+
+@dataclass(frozen=True)
 class Work:
     """Work of some trials, once if each did all of its own and once shared.
 
@@ -28,12 +46,14 @@ class Work:
         stages: of training, (without sharing, with it).
         forwards: images through a backbone, at most, (without sharing, with it).
         hours: compute-hours of training, (without sharing, with it); None where no stage of these tasks has been timed yet.
+        more_epochs: first tasks that differ from others in nothing but epochs, fewest first.
 
     """
 
     stages: tuple[int, int]
     forwards: tuple[int, int]
     hours: tuple[float, float] | None
+    more_epochs: tuple[MoreEpochs, ...] = ()
 
 
 def work(
@@ -56,18 +76,30 @@ def work(
     timed = all(task in step_seconds for tasks in {trial.config.data.tasks for trial in trials} for task in tasks)
     left: set[int] = set()
     alone = shared = 0.0
+    longer: Counter[tuple[int, int, bool]] = Counter()
     for trial in trials:
         for stage, task in zip(tree.chains[trial.id], trial.config.data.tasks, strict=True):
-            seconds = steps(trial.config, images[task]) * step_seconds[task] if timed else 0.0
-            alone += seconds
+            of_step = step_seconds[task] if timed else 0.0
+            alone += steps(trial.config, images[task]) * of_step
             if stage not in left and stage not in trained:
                 left.add(stage)
-                shared += seconds
+                shared += own_steps(tree, stage, trial.config, images[task]) * of_step
+            fewer = tree.fewer.get(stage)
+            if fewer is not None and stage not in trained:
+                longer[trial.config.training.epochs, fewer.epochs, fewer.goes_on] += 1
     return Work(
         stages=(sum(len(tree.chains[trial.id]) for trial in trials), len(left)),
         forwards=_forwards(trials, images),
         hours=(alone / 3600, shared / 3600) if timed and trials else None,
+        more_epochs=tuple(MoreEpochs(*of, number) for of, number in sorted(longer.items())),
     )
+
+
+def own_steps(tree: StageTree, stage: int, config: TrialConfig, images: Images) -> int:
+    """The steps that training a stage takes: without those of a first task of fewer epochs that it goes on from."""
+    fewer = tree.fewer.get(stage)
+    ahead = fewer.epochs if fewer is not None and fewer.goes_on else 0
+    return steps(config, images) // config.training.epochs * (config.training.epochs - ahead)
 
 
 def steps(config: TrialConfig, images: Images) -> int:

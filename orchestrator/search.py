@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from orchestrator.events import Event
@@ -28,13 +28,14 @@ class Search(Protocol):
 class PlannedTrials:
     """The trials of a plan, in order.
 
-    With a tree, one trial leads where several need the same stage next: the others wait here, not on a worker, until that stage is
-    trained or its leader is over, whatever became of it; the next one leads then.
+    With a tree, one trial leads where several need the same stage next, or would go on from it: the others wait here, not on a worker,
+    until that stage is trained or its leader is over, whatever became of it; the next one leads then. The tree is theirs, in their order.
     """
 
     def __init__(self, trials: Sequence[Trial], tree: StageTree | None = None) -> None:
         self._trials = trials
         self._chains = tree.chains if tree else {}
+        self._shorter: Callable[[int], Iterable[int]] = tree.shorter if tree else lambda _: ()
         self._ready = list(range(len(trials)))  # a heap: who comes back from waiting keeps the plan's order
         self._behind: dict[int, list[int]] = {}  # places in the plan by the stage that they wait for
         self._led: dict[str, list[int]] = {}  # the stages that a running trial has still to train, the next one first
@@ -47,8 +48,9 @@ class PlannedTrials:
             place = heapq.heappop(self._ready)
             trial = self._trials[place]
             missing = [stage for stage in self._chains.get(trial.id, ()) if stage not in self._trained]
-            if missing and missing[0] in self._training:
-                self._behind.setdefault(missing[0], []).append(place)
+            awaited = self._in_training(missing[0]) if missing else None
+            if awaited is not None:
+                self._behind.setdefault(awaited, []).append(place)
                 continue
             self._led[trial.id] = missing
             self._training.update(missing)
@@ -67,6 +69,17 @@ class PlannedTrials:
         """Nobody waits for a trial that is over."""
         self._free(trial, self._led.get(trial.id, ()), trained=end.kind in ("finished", "elsewhere"))
         self._led.pop(trial.id, None)
+
+    def _in_training(self, stage: int) -> int | None:
+        """The stage itself, or else the longest that it could go on from, where a running trial has still to train that."""
+        if stage in self._training:
+            return stage
+        for shorter in self._shorter(stage):
+            if shorter in self._trained:
+                return None
+            if shorter in self._training:
+                return shorter
+        return None
 
     def _free(self, leader: Trial, stages: Collection[int], trained: bool = False) -> None:
         if trained:

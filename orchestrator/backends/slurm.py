@@ -173,9 +173,18 @@ class _SlurmEngine:
             return []
         with self._submitter.alone():
             self._take_up()
-            made = self._submitter.submit(list(self._waiting.values()), self._taken)
+            made = self._submitter.submit(list(self._waiting.values()), self._taken, self._standing())
         self._asking.hurry()
         return made
+
+    def _standing(self) -> dict[str, str]:
+        """The number of the job that a followed trial is in, where that is not over as far as is known."""
+        return {
+            trial_id: place.element.submission.job_id
+            for place in self._open.values()
+            if place.element.submission.job_id is not None and (place.state is None or place.state.phase != "over")
+            for trial_id in place.trial_ids
+        }
 
     def _flush_when_due(self) -> None:
         """Submit; once SLURM has answered, what it does not take now is tried again later."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from orchestrator.savings import Images, steps
+from orchestrator import savings
 from orchestrator.stage_tree import stage_tree
 from orchestrator.trial import Trial
 
 
-def own_steps(trials: Sequence[Trial], images: Mapping[str, Images], there: Iterable[Trial] = ()) -> dict[str, float]:
-    """The training steps, by trial id, of the stages that no trial before it goes through.
+def own_steps(
+    trials: Sequence[Trial], images: Mapping[str, savings.Images], there: Iterable[Trial] = ()
+) -> dict[str, float]:
+    """The training steps, by trial id, of the stages that no trial before it goes through; of more epochs only those that are added.
 
     Args:
         trials: what is to run, in the plan's order: the first trial through a stage leads and trains it.
@@ -24,6 +26,7 @@ def own_steps(trials: Sequence[Trial], images: Mapping[str, Images], there: Iter
     own: dict[str, float] = {}
     for trial in trials:
         stages = zip(tree.chains[trial.id], trial.config.data.tasks, strict=True)
-        own[trial.id] = float(sum(steps(trial.config, images[task]) for stage, task in stages if stage not in trained))
+        steps = (savings.own_steps(tree, s, trial.config, images[task]) for s, task in stages if s not in trained)
+        own[trial.id] = float(sum(steps))
         trained.update(tree.chains[trial.id])
     return own

@@ -9,11 +9,12 @@ from typing import Any
 
 from orchestrator.reports.differences import LORA_SCALING, SEEDS, Comparison, Difference, no_effects, saturated
 from orchestrator.reports.shared import shared_lines
-from orchestrator.reports.variants import Variant, lacking, mean_name, text
+from orchestrator.reports.variants import FinishedTrial, Variant, lacking, mean_name, text
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
 DATASETS = {"embedded": "embedded (generated images)"}
+COST = "cost: "
 _SHOWN = 10
 """Unfinished trials that are named one by one; the rest are counted."""
 
@@ -41,9 +42,23 @@ def header_lines(comparison: Comparison, split: str) -> tuple[str, ...]:
     lines += shared_lines(comparison.variants, split)
     codes = dict.fromkeys(f"{t.code_digest[:12]} ({t.git})" for t in sorted(trials, key=lambda t: t.code_digest))
     lines.append(f"code: {', '.join(codes)}")
-    spent, reused = (sum(getattr(t, name) for t in trials) / 3600 for name in ("seconds_spent", "seconds_reused"))
-    lines.append(f"cost: {spent:.3g} compute-hours spent, {reused:.3g} reused from earlier work")
-    return tuple(lines)
+    return (*lines, _cost(trials))
+
+
+def _cost(trials: Sequence[FinishedTrial]) -> str:
+    """What all attempts at the trials took, and what they would have taken if no trial had trained for another one."""
+    lost, saved = sum(t.seconds_lost for t in trials) / 3600, sum(t.seconds_saved for t in trials) / 3600
+    spent = sum(t.seconds_spent for t in trials) / 3600 + lost
+    words = f"{COST}{spent:.3g} compute-hours spent"
+    ends = Counter(end for t in trials for end in t.unfinished)
+    if ends:
+        each = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
+        words += f", {lost:.3g} of them in attempts that did not finish ({each})"
+    if saved == 0:
+        return f"{words}; no training was shared"
+    least = "at least " if any(t.seconds_saved < t.seconds_reused for t in trials) else ""
+    share = 100 * saved / (spent + saved)
+    return f"{words}; {least}{spent + saved:.3g} without sharing, so {least}{saved:.3g} ({share:.0f}%) saved"
 
 
 def _seeds(comparison: Comparison) -> str:

@@ -24,7 +24,17 @@ _ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cu
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """One finished trial: its settings, where it ran, and its metrics after the final task."""
+    """One finished trial: its settings, where it ran, its metrics after the final task, and what it cost.
+
+    Attributes:
+        seconds_spent: of the attempt that finished.
+        seconds_reused: what had the stages cost that this attempt took from the store.
+        seconds_saved: the part of that which other trials had surely paid: what the trial's own earlier attempts spent is left out, as
+            they may have trained what it took.
+        seconds_lost: of its attempts that did not finish.
+        unfinished: how those ended, one word each.
+
+    """
 
     trial_id: str
     seed: int
@@ -45,6 +55,9 @@ class FinishedTrial:
     parameters_per_task: tuple[int, ...] | None
     seconds_spent: float
     seconds_reused: float
+    seconds_saved: float = 0.0
+    seconds_lost: float = 0.0
+    unfinished: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -129,11 +142,20 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     """The finished trials of `selection` (all when None), by trial id."""
     # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
     attempts = store.read("attempts")
-    attempts = attempts.filter(pc.equal(attempts["status"], FINISHED)).to_pylist()
+    ended = pc.equal(attempts["status"], FINISHED)
+    columns = ["trial_id", "attempt", "status", "code_digest", "seconds_spent"]
+    others: dict[str, list[dict[str, Any]]] = {}
+    for row in attempts.select(columns).filter(pc.invert(ended)).to_pylist():
+        others.setdefault(row["trial_id"], []).append(row)
+    attempts = attempts.filter(ended).to_pylist()
     metrics = finals(store.read("metrics", STORED), split)
     chosen = [row for row in attempts if selection is None or row["trial_id"] in selection]
     told = _Told()
-    found = [told.trial(row, metrics[key]) for row in chosen if (key := (row["trial_id"], row["attempt"])) in metrics]
+    found = [
+        told.trial(row, metrics[key], others.get(row["trial_id"], ()))
+        for row in chosen
+        if (key := (row["trial_id"], row["attempt"])) in metrics
+    ]
     return sorted(found, key=lambda trial: trial.trial_id)
 
 
@@ -145,10 +167,12 @@ class _Told:
         self._environments: dict[tuple[object, ...], dict[str, str]] = {}
         self._factors: dict[str, dict[str, object]] = {}
 
-    def trial(self, row: Mapping[str, Any], values: Final) -> FinishedTrial:
+    def trial(self, row: Mapping[str, Any], values: Final, others: Sequence[Mapping[str, Any]] = ()) -> FinishedTrial:
         if (factors := self._factors.get(row["factors"])) is None:
             factors = self._factors[row["factors"]] = json.loads(row["factors"])
         dirty = ", uncommitted changes" if row["git_dirty"] else ""
+        code, attempt = row["code_digest"], row["attempt"]
+        earlier = sum(of["seconds_spent"] for of in others if of["attempt"] < attempt and of["code_digest"] == code)
         own = ("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest")
         return FinishedTrial(
             factors=factors,
@@ -157,6 +181,9 @@ class _Told:
             values=values,
             flags=tuple(json.loads(row["flags"])),
             git=f"git {row['git_commit'][:12]}{dirty}" if row["git_commit"] else "no git commit",
+            seconds_saved=max(0.0, row["seconds_reused"] - earlier),
+            seconds_lost=sum(of["seconds_spent"] for of in others),
+            unfinished=tuple(of["status"] for of in others),
             parameters_per_task=None if row["parameters_per_task"] is None else tuple(row["parameters_per_task"]),
             **{
                 name: row[name]

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moleflow.errors import Damaged
-from orchestrator.results.index import Stamps
+from orchestrator.results.index import Digests, Stamps, stamps_of
 from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES
 
+_SIBLINGS = [table for table in TABLES if table != ATTEMPTS]
 _RECEIPT = b"digests"
 _CHANGED = "its bytes are not those that were written"
 
@@ -84,10 +85,11 @@ def put(path: Path, content: bytes, temporary: Path) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A part that is ready to be written: its name, and the bytes of its file in each table."""
+    """A part that is ready to be written: its name, the bytes of its file in each table, and the digests that the index holds."""
 
     name: str
     contents: Mapping[str, bytes]
+    digests: Digests
 
 
 def make_part(stem: str, tables: Mapping[str, pa.Table]) -> Part:
@@ -96,14 +98,14 @@ def make_part(stem: str, tables: Mapping[str, pa.Table]) -> Part:
     contents = {table: serialise(tables[table]) for table in given}
     digests = {table: hashlib.sha256(content).hexdigest() for table, content in contents.items()}
     contents[ATTEMPTS] = serialise(tables[ATTEMPTS].replace_schema_metadata({_RECEIPT: json.dumps(digests).encode()}))
-    return Part(f"{stem}-{_own_digest(contents[ATTEMPTS])}", contents)
+    return Part(f"{stem}-{_own_digest(contents[ATTEMPTS])}", contents, _told(digests))
 
 
-def write_part(parts: Path, part: Part) -> Stamps:
+def write_part(parts: Path, part: Part) -> Stamps | None:
     """Write one part; when this returns, its attempts have ended for good.
 
     Returns:
-        The stamps of its files, on a file system that keeps nanoseconds.
+        The stamps of its files, on a file system that keeps nanoseconds; None where somebody took one away already.
 
     Raises:
         OSError: the disk is full or not writable; nothing of the part is left behind.
@@ -115,9 +117,7 @@ def write_part(parts: Path, part: Part) -> Stamps:
         place.parent.mkdir(exist_ok=True)
         put(place, part.contents[MAPS], temporary_folder(parts))
     try:
-        stamps = tuple(
-            (len(part.contents[table]), _write_synced(temps[table], part.contents[table])) for table in TABLES
-        )
+        written = [(len(part.contents[table]), _write_synced(temps[table], part.contents[table])) for table in TABLES]
         for table in TABLES:  # attempts is the last of them
             os.replace(temps[table], part_file(parts, table, part.name))
     except BaseException:
@@ -126,11 +126,13 @@ def write_part(parts: Path, part: Part) -> Stamps:
             _remove([part_file(parts, table, part.name) for table in TABLES])
         raise
     _sync_folder(parts / ATTEMPTS)
-    return stamps
+    # The renaming too is a change, of which the system alone tells the time.
+    there = stamps_of(parts, part.name)
+    return there and tuple((*own, changed) for own, (_, _, changed) in zip(written, there, strict=True))
 
 
-def check_part(parts: Path, name: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a part's attempts, once all four files are known to be whole.
+def check_part(parts: Path, name: str, columns: Sequence[str]) -> tuple[pa.Table, Digests]:
+    """Some columns of a part's attempts, and what the index holds of its files, once all four are known to be whole.
 
     Raises:
         DamagedPart: one of them is not.
@@ -146,7 +148,7 @@ def check_part(parts: Path, name: str, columns: Sequence[str]) -> pa.Table:
         sibling = part_file(parts, table, name)
         if table != ATTEMPTS and hashlib.sha256(_bytes(sibling)).hexdigest() != digests[table]:
             raise DamagedPart(sibling, _CHANGED)
-    return read_columns(file, columns)
+    return read_columns(file, columns), _told(digests)
 
 
 def read_maps(parts: Path, name: str) -> pa.Table | None:
@@ -161,15 +163,24 @@ def read_maps(parts: Path, name: str) -> pa.Table | None:
     return parquet(content).read(use_threads=False)
 
 
-def open_part_file(path: Path) -> pq.ParquetFile:
-    """The Parquet file of a part that was checked before.
+def open_part_file(parts: Path, table: str, name: str, digests: Digests | None = None) -> pq.ParquetFile:
+    """The Parquet file of a part that was checked before, in one table.
+
+    Args:
+        digests: what was told of the part then; its bytes are compared with that.
 
     Raises:
         DamagedPart: it is missing now, or has changed.
 
     """
+    path = part_file(parts, table, name)
+    content = _bytes(path)
+    if digests is not None:
+        told = name.rpartition("-")[2] if table == ATTEMPTS else digests[_SIBLINGS.index(table)]
+        if hashlib.sha256(content).hexdigest()[: len(told)] != told:
+            raise DamagedPart(path, _CHANGED)
     try:
-        return parquet(_bytes(path))
+        return parquet(content)
     except pa.ArrowException as error:
         raise DamagedPart(path, _CHANGED) from error
 
@@ -193,6 +204,10 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DamagedPart(path, "it is missing") from error
+
+
+def _told(receipt: Mapping[str, str]) -> Digests:
+    return tuple(receipt[table] for table in _SIBLINGS)
 
 
 def _own_digest(content: bytes) -> str:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from moleflow.errors import InvalidInput
 from orchestrator.results import compaction
-from orchestrator.results.index import COLUMNS, Entry, PartIndex, Stamps, settled, stamps_of
+from orchestrator.results.index import COLUMNS, Digests, Entry, Known, PartIndex, Stamps, settled, stamps_of
 from orchestrator.results.parts import (
     Damage,
     DamagedPart,
@@ -131,7 +131,8 @@ class ResultStore:
         self._from_parts = from_parts
         self._seen: dict[str, tuple[Entry, ...]] = {}
         self._damaged: dict[str, Damage] = {}
-        self._unnoted: dict[str, tuple[Stamps, tuple[Entry, ...]]] = {}
+        self._digests: dict[str, Digests] = {}
+        self._unnoted: dict[str, tuple[Stamps, Known | None]] = {}
 
     def create(self) -> None:
         """Make the folders, and in each table a file without rows.
@@ -251,11 +252,12 @@ class ResultStore:
 
         """
         self._look()
-        left = self._left_out()
-        known = compaction.read_list(self.folder)
-        whole = (compaction.read_table(self.folder, table, [], known) is not None for table in TABLES)
-        if not (known.covers(left) and all(whole)):
-            compaction.write(self.folder, ((table, *self._gather(table)) for table in TABLES), left)
+        while True:
+            try:
+                self._compact()
+                break
+            except _Changed as error:
+                self._doubt(error)
         self._note()
 
     def _look(self) -> None:
@@ -275,19 +277,20 @@ class ResultStore:
             stamps = stamps_of(self.parts, name)
             noted = None if stamps is None else known.get((name, stamps))
             if noted is not None:
-                self._seen[name] = noted
+                self._seen[name], self._digests[name] = noted.entries, noted.digests
                 continue
             try:
-                rows = check_part(self.parts, name, COLUMNS).to_pylist()
+                rows, digests = check_part(self.parts, name, COLUMNS)
             except DamagedPart as error:
                 self._damaged[name] = error.damage
                 continue
-            self._seen[name] = tuple(Entry(name, **row) for row in rows)
+            self._seen[name] = tuple(Entry(name, **row) for row in rows.to_pylist())
+            self._digests[name] = digests
             if stamps is not None and settled(stamps):
-                self._unnoted[name] = stamps, self._seen[name]
+                self._unnoted[name] = stamps, Known(digests, self._seen[name])
 
     def _note(self) -> None:
-        """Let the index know of parts that were found whole without it."""
+        """Let the index know of parts that were found whole without it, or not to be what it says."""
         self.index.note(FOUND, self._unnoted)
         self._unnoted.clear()
 
@@ -312,6 +315,29 @@ class ResultStore:
 
     def _gather(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, int]]:
         """The rows that count, and how many of them are of each part."""
+        while True:
+            try:
+                return self._gathered(table, columns)
+            except _Changed as error:
+                self._doubt(error)
+
+    def _compact(self) -> None:
+        left = self._left_out()
+        known = compaction.read_list(self.folder)
+        whole = (compaction.read_table(self.folder, table, [], known) is not None for table in TABLES)
+        if not (known.covers(left) and all(whole)):
+            compaction.write(self.folder, ((table, *self._gathered(table)) for table in TABLES), left)
+
+    def _doubt(self, changed: _Changed) -> None:
+        """A part that the index knows to be whole is not: its attempts do not count from here on, nor, once that is noted, for others."""
+        del self._seen[changed.part]
+        self._damaged[changed.part] = changed.damage
+        self._unnoted.pop(changed.part, None)
+        stamps = stamps_of(self.parts, changed.part)
+        if stamps is not None:
+            self._unnoted[changed.part] = stamps, None
+
+    def _gathered(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, int]]:
         wanted = schema(table) if columns is None else pa.schema([schema(table).field(c) for c in columns])
         known = compaction.NOTHING if self._from_parts else compaction.read_list(self.folder)
         compacted = compaction.read_table(self.folder, table, wanted.names, known)
@@ -323,7 +349,7 @@ class ResultStore:
             if own is None or own.left != left:
                 pieces += _slice(compacted, run)
                 run = (0, 0)
-                pieces.append(_piece(part_file(self.parts, table, name), wanted, left))
+                pieces.append(self._piece(table, name, wanted, left))
                 rows[name] = len(pieces[-1])
                 continue
             if own.start != run[1]:  # Parts that lie side by side in the compacted table are taken from it as one.
@@ -334,29 +360,39 @@ class ResultStore:
         pieces += _slice(compacted, run)
         return pa.concat_tables(pieces or [wanted.empty_table()]).combine_chunks(), rows
 
+    def _piece(self, table: str, name: str, wanted: pa.Schema, left_out: compaction.Left) -> pa.Table:
+        """One part's rows of a table, without the attempts `left_out`, in the schema `wanted`."""
+        path = part_file(self.parts, table, name)
+        try:
+            file = open_part_file(self.parts, table, name, self._digests[name])
+        except DamagedPart as error:
+            if not path.exists():
+                raise
+            raise _Changed(name, error.damage) from error
+        there = set(file.schema_arrow.names)
+        missing = {f.name for f in wanted if f.name not in there}
+        for field in wanted:
+            if field.name in missing and not field.nullable:
+                hint = "another version of moleflow-sweep wrote it; use that one, or a new folder"
+                raise InvalidInput(f"{path}: has no column {field.name}: {hint}")
+        piece = read_columns(file, sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
+        for trial_id, attempt in left_out:
+            same = pc.and_(pc.equal(piece["trial_id"], trial_id), pc.equal(piece["attempt"], attempt))
+            piece = piece.filter(pc.invert(same))
+        arrays = [pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in wanted]
+        return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+class _Changed(Exception):
+    """A part that was known to be whole is not what it was."""
+
+    def __init__(self, part: str, damage: Damage) -> None:
+        super().__init__(damage.reason)
+        self.part, self.damage = part, damage
+
 
 def _slice(compacted: pa.Table | None, run: tuple[int, int]) -> list[pa.Table]:
     return [] if compacted is None or run[0] == run[1] else [compacted.slice(run[0], run[1] - run[0])]
-
-
-def _piece(path: Path, wanted: pa.Schema, left_out: compaction.Left) -> pa.Table:
-    """One part's rows of a table, without the attempts `left_out`, in the schema `wanted`."""
-    file = open_part_file(path)
-    there = set(file.schema_arrow.names)
-    missing = {f.name for f in wanted if f.name not in there}
-    for field in wanted:
-        if field.name in missing and not field.nullable:
-            hint = "another version of moleflow-sweep wrote it; use that one, or a new folder"
-            raise InvalidInput(f"{path}: has no column {field.name}: {hint}")
-    try:
-        piece = read_columns(file, sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
-    except (OSError, pa.ArrowException) as error:  # Its bytes are in memory: no disk is at fault.
-        raise DamagedPart(path, f"it changed after it was checked ({error})") from error
-    for trial_id, attempt in left_out:
-        same = pc.and_(pc.equal(piece["trial_id"], trial_id), pc.equal(piece["attempt"], attempt))
-        piece = piece.filter(pc.invert(same))
-    arrays = [pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in wanted]
-    return pa.Table.from_arrays(arrays, schema=wanted)
 
 
 class PartWriter:
@@ -409,7 +445,9 @@ class PartWriter:
                 self._pending.clear()
                 self._last = self._clock()
         rows = tables[ATTEMPTS].select(COLUMNS).to_pylist()
-        self._store.index.note(self._worker, {part.name: (stamps, [Entry(part.name, **row) for row in rows])})
+        if stamps is not None:
+            known = Known(part.digests, tuple(Entry(part.name, **row) for row in rows))
+            self._store.index.note(self._worker, {part.name: (stamps, known)})
         return part.name
 
     def _checked(self) -> dict[str, pa.Table]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from moleflow.claim import hold
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
 WAIT_S = 1.0
+NOWHERE: Mapping[str, str] = MappingProxyType({})
 
 
 class Refused(MoleflowError):
@@ -50,12 +52,22 @@ def refusals(take_back: Callable[[], None], hint: str = "") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Array:
-    """Items that are submitted together: elements of items, what an element is given, what a trial needs, how deep in the tree."""
+    """Items that are submitted together.
+
+    Attributes:
+        form: what an element is given.
+        needs: what a trial needs.
+        elements: the items of each.
+        depth: how deep in the tree.
+        ahead: numbers of earlier jobs that some of the leaders are in.
+
+    """
 
     form: Shape
     needs: Resources
     elements: list[list[WorkItem]]
     depth: int = 0
+    ahead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,8 +85,12 @@ class Submitter:
     profile: SiteProfile
     jobs: JobFolder
 
-    def arrays(self, items: Iterable[WorkItem]) -> list[Array]:
+    def arrays(self, items: Iterable[WorkItem], standing: Mapping[str, str] = NOWHERE) -> list[Array]:
         """The arrays for some items, by what they need; where jobs depend on each other, also by how many items lead them.
+
+        Args:
+            items: what to submit.
+            standing: the job's number, by id, of trials that are in earlier jobs which are not over; who follows them waits for those.
 
         Raises:
             Unreachable: the profile has no largest array, and SLURM does not tell it.
@@ -83,17 +99,18 @@ class Submitter:
         given = list(items)
         if not given:
             return []
-        alone = [0] * len(given)
-        by_needs: dict[tuple[int, str], list[WorkItem]] = {}
-        for item, depth in zip(given, depths(given) if self.profile.stages == "dependencies" else alone, strict=True):
-            by_needs.setdefault((depth, item.resources.model_dump_json()), []).append(item)
+        depend = self.profile.stages == "dependencies"
+        by_needs: dict[tuple[int, tuple[str, ...], str], list[WorkItem]] = {}
+        for item, depth in zip(given, depths(given) if depend else [0] * len(given), strict=True):
+            ahead = tuple(standing[leader] for leader in item.after if leader in standing) if depend else ()
+            by_needs.setdefault((depth, ahead, item.resources.model_dump_json()), []).append(item)
         most = self.profile.max_array_size or largest_array()
         found = []
-        for (depth, _), alike in sorted(by_needs.items(), key=lambda entry: entry[0][0]):
+        for (depth, ahead, _), alike in sorted(by_needs.items(), key=lambda entry: entry[0][0]):
             needs = alike[0].resources
             form = shape(needs, self.profile)
             ordered = leaders_first(alike, form.trials)
-            found += [Array(form, needs, some, depth) for some in packed(packed(ordered, form.trials), most)]
+            found += [Array(form, needs, some, depth, ahead) for some in packed(packed(ordered, form.trials), most)]
         return found
 
     def scripts(self, items: Iterable[WorkItem]) -> list[str]:
@@ -108,12 +125,15 @@ class Submitter:
         arrays = self.arrays(items)
         return [script(self._executor(unnamed, array.form), len(array.elements)) for array in arrays]
 
-    def submit(self, items: Iterable[WorkItem], taken: Callable[[Submission], None]) -> list[Submission]:
+    def submit(
+        self, items: Iterable[WorkItem], taken: Callable[[Submission], None], standing: Mapping[str, str] = NOWHERE
+    ) -> list[Submission]:
         """Hand the arrays over; one array comes after its leaders, or where `parallelism` is limited after the one before.
 
         Args:
             items: what to submit.
             taken: told of every array as soon as SLURM has it.
+            standing: see `arrays`.
 
         Raises:
             Refused: SLURM took not all of them; those it took are told.
@@ -122,8 +142,9 @@ class Submitter:
 
         """
         made: list[tuple[int, Submission]] = []
-        for array in self.arrays(items):
-            ahead = [before.job_id for depth, before in made if depth == array.depth - 1]
+        for array in self.arrays(items, standing):
+            ahead: list[str | None] = [*array.ahead]
+            ahead += [before.job_id for depth, before in made if depth == array.depth - 1]
             if made and self.profile.parallelism:
                 ahead.append(made[-1][1].job_id)
             made.append((array.depth, self._submit(array, [job for job in dict.fromkeys(ahead) if job is not None])))

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -589,6 +590,27 @@ def test_more_epochs_go_on_from_a_stored_first_task_of_fewer_to_the_same_digits(
     again = start(two, tmp_path / "longer")
     assert again.epochs == []
     assert again.digits() == short.digits()
+
+
+def test_more_epochs_wait_for_the_worker_that_trains_fewer(start: Start, tmp_path: Path) -> None:
+    two, four = (config(tasks=["bolt"], epochs=epochs, schedule="constant") for epochs in (2, 4))
+    begun, told = threading.Event(), Run()
+
+    class Slow(Run):
+        def on_epoch(self, task: int, epoch: Epoch) -> None:
+            Run.on_epoch(self, task, epoch)
+            begun.set()
+            time.sleep(0.3)
+
+    other = threading.Thread(target=start, args=(two, tmp_path, Slow()))
+    other.start()
+    assert begun.wait(60)
+    start(four, tmp_path, told)
+    other.join()
+    assert told.epochs == [(0, 3), (0, 4)]
+    # Waiting is no compute.
+    assert told.reports[0].seconds_reused > 0
+    assert told.digits() == start(four).digits()
 
 
 def test_under_a_cosine_more_epochs_train_anew(start: Start, tmp_path: Path) -> None:

@@ -18,9 +18,7 @@ from orchestrator.results.store import ResultStore
 def by_other_code(folder):
     """Make the newest part of a results folder look as if other code had written it; the ids of its trials."""
     names = sorted(path.stem for path in (folder / "parts/attempts").glob("2*.parquet"))
-    tables = {
-        table: parts.open_part_file(parts.part_file(folder / "parts", table, names[-1])).read() for table in TABLES
-    }
+    tables = {table: parts.open_part_file(folder / "parts", table, names[-1]).read() for table in TABLES}
     column = tables["attempts"].schema.get_field_index("code_digest")
     old = pa.array(["0" * 64] * len(tables["attempts"]))
     tables["attempts"] = tables["attempts"].set_column(column, tables["attempts"].schema.field(column), old)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import expansion
-from orchestrator.savings import Images, Work, seconds_a_step, steps_an_epoch, work
+from orchestrator.savings import Images, MoreEpochs, Work, seconds_a_step, steps_an_epoch, work
 from orchestrator.spec import make_sweep
 from orchestrator.trial import Inputs, Trial
 
@@ -38,6 +38,29 @@ def test_what_is_trained_already_costs_nothing_any_more() -> None:
     done, left = trials_of({"image_score": ["max", "top_k"]})
     found = work([left], IMAGES, {"leather": 1.0, "grid": 1.0}, there=[done])
     assert (found.stages, found.hours and found.hours[1]) == ((2, 0), 0.0)
+
+
+def test_hours_of_more_epochs_are_those_of_the_added_ones() -> None:
+    seconds = {"leather": 2.0, "grid": 10.0}
+    trials = trials_of({"epochs": [12, 3, 6]}, drop_last=False, **{"training.schedule": "constant"})
+    found = work(trials, IMAGES, seconds)
+    first, second = 3 * 2.0, 1 * 10.0  # of one epoch
+    alone, shared = 21 * (first + second), 12 * first + 21 * second
+    assert found.hours == pytest.approx((alone / 3600, shared / 3600))
+    assert found.stages == (6, 6)
+    assert found.more_epochs == (MoreEpochs(6, 3, True, 1), MoreEpochs(12, 6, True, 1))
+    # What is trained already counts as well, and is not said of itself.
+    left = work([trials[0]], IMAGES, seconds, there=[trials[1]])
+    assert left.hours == pytest.approx((12 * (first + second) / 3600, (9 * first + 12 * second) / 3600))
+    assert left.more_epochs == (MoreEpochs(12, 3, True, 1),)
+    assert work([trials[1]], IMAGES, seconds, there=[trials[0]]).more_epochs == ()
+
+
+def test_under_a_cosine_more_epochs_save_nothing() -> None:
+    found = work(trials_of({"epochs": [3, 6], "image_score": ["max", "top_k"]}), IMAGES, {"leather": 1.0, "grid": 1.0})
+    assert found.more_epochs == (MoreEpochs(6, 3, False, 2),)
+    assert found.hours is not None
+    assert found.hours[0] == pytest.approx(2 * found.hours[1])
 
 
 def test_features_of_two_backbones_are_two() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -63,6 +64,61 @@ def test_a_random_sweep_has_the_same_digits_with_and_without_sharing(
     for table, rows in shared.items():
         assert by_name(rows) == by_name(alone[table]), table
     assert len(trained(place / "results/shared")) == len(set(trained(place / "results/shared")))
+
+
+def epochs_told(folder: Path, epochs: int) -> list[int]:
+    """The epochs of task 0 that the trial of so many epochs told of, first to last: not all of them, where they end in short order."""
+    told = [json.loads(line) for path in (folder / "events").glob("*") for line in path.read_text().splitlines()]
+    return [e["epoch"] for e in told if e["kind"] == "epoch" and (e["epochs"], e["task"]) == (epochs, 0)]
+
+
+@pytest.mark.parametrize("words", [("--backend", "inline"), ("--workers", "2")])
+def test_more_epochs_go_on_from_fewer_to_the_digits_of_each_alone(
+    words: tuple[str, ...], place: Path, features: None, edit: Any, command: Any, digits: Any
+) -> None:
+    edit(version="v3", grid={"epochs": [4, 2], "schedule": ["constant"]}, report=None, seeds=1)
+    ran = command("sweep.yaml", *words)
+    assert ran.code == 0
+    line = "epochs:   task 0 goes on from 2 epochs to 4 (1 trial), as the learning rate is constant"
+    assert line in ran.out
+    told = epochs_told(place / "results/small", 2), epochs_told(place / "results/small", 4)
+    assert [(first[0], first[-1]) for first in told] == [(1, 2), (3, 4)]
+    together = digits(place / "results/small")
+    alone: dict[str, list[Any]] = {}
+    for epochs in (2, 4):
+        edit(version="v3", grid={"epochs": [epochs], "schedule": ["constant"]}, report=None, seeds=1)
+        cache, out = place / f"cache{epochs}", place / f"alone{epochs}"
+        cache.mkdir()
+        (cache / "features").symlink_to(place / "cache/features")
+        ran = command("sweep.yaml", "--backend", "inline", "--out", out, "--cache", cache)
+        assert (ran.code, "epochs:" in ran.out) == (0, False)
+        for table, rows in digits(out).items():
+            alone.setdefault(table, []).extend(rows)
+    for table, rows in together.items():
+        assert by_name(rows) == by_name(alone[table]), table
+
+
+def test_a_finished_sweep_of_fewer_epochs_is_gone_on_from(place: Path, features: None, edit: Any, command: Any) -> None:
+    one = {"version": "v3", "grid": None, "report": None, "seeds": 1}
+    edit(**one)
+    words = "--backend", "inline", "--set", "schedule=constant", "--set"
+    assert command("sweep.yaml", *words, "epochs=2").code == 0
+    ran = command("sweep.yaml", *words, "epochs=4")
+    assert (ran.code, "epochs:   task 0 goes on from 2 epochs to 4 (1 trial)" in ran.out) == (0, True)
+    assert epochs_told(place / "results/small", 4)[0] == 3
+
+
+def test_under_a_cosine_it_is_said_that_more_epochs_train_anew(
+    place: Path, features: None, edit: Any, command: Any
+) -> None:
+    edit(version="v3", grid={"epochs": [2, 4]}, report=None, seeds=1)
+    line = "epochs:   task 0 of 4 epochs beside 2 trains anew (1 trial): the schedule (cosine to the last epoch) does not allow"
+    assert line in command("plan", "sweep.yaml").out
+    ran = command("sweep.yaml", "--backend", "inline")
+    assert (ran.code, line in ran.out) == (0, True)
+    assert epochs_told(place / "results/small", 4)[0] == 1
+    edit(version="v3", grid={"epochs": [3]}, report=None, seeds=1)
+    assert "epochs:   task 0 of 3 epochs beside 2 trains anew (1 trial)" in command("plan", "sweep.yaml").out
 
 
 def by_name(rows: list[dict[str, Any]]) -> list[Any]:

@@ -18,12 +18,12 @@ from orchestrator.trial import Inputs, Trial
 from orchestrator.work import Pause
 
 TASKS = ["leather", "grid", "transistor"]
+BASE = {"extends": "demo", "data": {"tasks": TASKS}}
 INPUTS = Inputs({task: f"digest of {task}" for task in TASKS}, "weights", "generated")
 
 
 def trials_of(version: str, grid: dict[str, list[object]], seeds: int = 1, **more: object) -> list[Trial]:
-    base = {"extends": "demo", "data": {"tasks": TASKS}}
-    document = {"name": "tree", "version": version, "base": base, "grid": grid, "seeds": seeds, **more}
+    document = {"name": "tree", "version": version, "base": BASE, "grid": grid, "seeds": seeds, **more}
     return expansion.trials(make_sweep(document, "the test", Path(), data_root=None, environment={}), INPUTS)
 
 
@@ -117,6 +117,83 @@ def test_trials_share_a_stage_exactly_where_equal_settings_reach_it_and_all_befo
 def test_a_trial_follows_the_first_that_goes_through_the_last_stage_they_share() -> None:
     tree = StageTree({"a": (0, 1, 2), "b": (0, 1, 3), "c": (0, 4), "d": (0, 1, 3), "e": (5,)})
     assert [tree.after(name) for name in "abcde"] == [(), ("a",), ("a",), ("b",), ()]
+
+
+def constant(epochs: list[object], **grid: list[object]) -> list[Trial]:
+    return trials_of("v3", {"epochs": epochs, **grid}, base=BASE | {"training": {"schedule": "constant"}})
+
+
+def epochs_in(tree: StageTree, trials: list[Trial]) -> list[int]:
+    by_id = {trial.id: trial.config.training.epochs for trial in trials}
+    return [by_id[trial_id] for trial_id in tree.chains]
+
+
+@pytest.mark.parametrize("order", [[20, 40, 80], [80, 40, 20], [40, 80, 20]])
+def test_more_epochs_follow_the_next_fewer_whatever_order_they_are_given_in(order: list[object]) -> None:
+    trials = constant(order)
+    tree = stage_tree(trials)
+    assert (tree.distinct, epochs_in(tree, trials)) == (9, [20, 40, 80])
+    twenty, forty, eighty = tree.chains
+    assert [tree.after(name) for name in tree.chains] == [(), (twenty,), (forty,)]
+    assert list(tree.shorter(tree.chains[eighty][0])) == [tree.chains[forty][0], tree.chains[twenty][0]]
+    # A stage that is shared to the end says more than one that is gone on from.
+    scored = constant(order, image_score=["max", "top_k"])
+    tree = stage_tree(scored)
+    names = list(tree.chains)
+    assert epochs_in(tree, scored) == [20, 20, 40, 40, 80, 80]
+    assert [tree.after(name) for name in names] == [(), *[(names[n],) for n in (0, 0, 2, 2, 4)]]
+
+
+def test_only_those_that_go_on_from_one_another_change_their_places() -> None:
+    trials = constant([40, 20], learning_rate=[0.001, 0.01])
+    others = trials_of("v3", {"epochs": [40, 20]})  # cosine
+    mixed = [trials[0], others[0], trials[1], trials[2], others[1], trials[3]]
+    tree = stage_tree(mixed)
+    ordered = [{trial.id: trial for trial in mixed}[trial_id] for trial_id in tree.chains]
+    assert ordered == [trials[2], others[0], trials[3], trials[0], others[1], trials[1]]
+    assert all(not tree.after(trial.id) for trial in others)
+
+
+def test_a_cosine_and_what_reaches_the_first_task_keep_more_epochs_from_going_on() -> None:
+    trials = trials_of("v3", {"epochs": [20, 40]})
+    (fewer,) = stage_tree(trials).fewer.values()
+    assert (fewer.epochs, fewer.goes_on) == (20, False)
+    either = trials_of("v3", {"epochs": [20, 40], "schedule": ["cosine", "constant"]})[1:3]
+    assert [(t.config.training.epochs, t.config.training.schedule) for t in either] == [
+        (20, "constant"),
+        (40, "cosine"),
+    ]
+    assert not stage_tree(either).fewer
+    assert not stage_tree([constant([20])[0], constant([40], learning_rate=[0.5])[0]]).fewer
+    # What reaches later tasks alone does not.
+    assert stage_tree(
+        [
+            constant([20])[0],
+            trials_of("v3", {}, base=BASE | {"training": {"epochs": 40, "schedule": "constant", "warmup_epochs": 0}})[
+                0
+            ],
+        ]
+    ).fewer
+
+
+def test_more_epochs_wait_until_the_first_task_of_fewer_is_trained() -> None:
+    trials = constant([80, 40, 20])
+    eighty, forty, twenty = trials
+    search = PlannedTrials([twenty, forty, eighty], stage_tree(trials))
+    assert (search.ask(), search.ask()) == (twenty, Pause.WAIT)
+    search.heard(twenty, Event("task", twenty.id, {"task": 0, "tasks": 3}))
+    assert (search.ask(), search.ask()) == (forty, Pause.WAIT)
+    search.heard(forty, Event("task", forty.id, {"task": 0, "tasks": 3}))
+    assert (search.ask(), search.ask()) == (eighty, Pause.DONE)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "interrupted", "withdrawn", "pruned", "elsewhere"])
+def test_fewer_epochs_that_are_over_strand_nobody(end: str) -> None:
+    trials = constant([20, 40, 80])
+    search = PlannedTrials(trials, stage_tree(trials))
+    assert (search.ask(), search.ask()) == (trials[0], Pause.WAIT)
+    search.tell(trials[0], Event(end, trials[0].id))  # type: ignore[arg-type]
+    assert (search.ask(), search.ask()) == (trials[1], Pause.WAIT)
 
 
 def test_followers_wait_until_their_stage_is_trained_and_others_go_first() -> None:

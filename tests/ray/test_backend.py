@@ -55,6 +55,17 @@ def test_a_worker_that_dies_costs_one_attempt(long_sweep, long_run, on_ray, digi
     assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
 
 
+def test_each_shared_stage_is_trained_once(place, features, edit, command):
+    edit(version="v3", grid={"image_score": ["max", "top_k"], "smoothing": [0.0, 2.0]}, report=None, seeds=1)
+    assert command(*ON_RAY, "--workers", "2", "--quiet").code == 0
+    rows = ResultStore(place / RESULTS).read("curves", ["trial_id", "task", "epoch", "reused"]).to_pylist()
+    stages = [(row["trial_id"], row["task"], row["reused"]) for row in rows if row["epoch"] == 1]
+    assert len(stages) == 4 * 2
+    # One trial trained both tasks; nobody waited for it on a worker.
+    assert len({trial_id for trial_id, _, reused in stages if not reused}) == 1
+    assert sorted(task for _, task, reused in stages if not reused) == [0, 1]
+
+
 def test_ctrl_c_ends_in_seconds_and_the_same_command_goes_on(
     long_sweep, long_run, start, wait_until, digits, ray_processes
 ):

@@ -27,3 +27,19 @@ def test_the_first_through_a_stage_trains_it():
     first, same_start, other = trial("a"), trial("b", TASKS[:2]), trial("c", focal_gamma=2.0)
     assert own_steps([first, same_start, other], IMAGES) == {"a": 27.0, "b": 0.0, "c": 27.0}
     assert own_steps([first, other], IMAGES, there=[same_start]) == {"a": 9.0, "c": 27.0}
+
+
+def test_of_more_epochs_only_the_added_ones():
+    three = trial("a", TASKS[:1])
+    training = three.config.training.model_copy(update={"schedule": "constant"})
+    three, five = (
+        Trial(
+            name,
+            three.config.model_copy(update={"training": training.model_copy(update={"epochs": n})}),
+            {},
+            three.inputs,
+        )
+        for name, n in (("a", 3), ("b", 5))
+    )
+    assert own_steps([five, three], IMAGES) == {"a": 9.0, "b": 6.0}
+    assert own_steps([five], IMAGES) == {"b": 15.0}

@@ -90,8 +90,41 @@ def test_the_header_says_data_versions_seeds_code_and_cost(stored, add):
         "- tasks in order, with test images (defective ones among them): leather 80 (40), grid 80 (40)",
         "- made on: Model A, torch 2.13.0",
         "- code: c0dec0dec0de (git abcdef012345, uncommitted changes)",
-        "- cost: 0.02 compute-hours spent, 0.01 reused from earlier work",
+        "- cost: 0.02 compute-hours spent; 0.03 without sharing, so 0.01 (33%) saved",
     ]
+
+
+def cost_of(store):
+    return next(line for line in markdown(store).splitlines() if line.startswith("- cost: ")).removeprefix("- cost: ")
+
+
+def test_the_cost_of_attempts_that_did_not_finish_is_named_apart_and_what_they_trained_is_no_saving(stored, add):
+    add({GAMMA: 0.0}, 0, seconds_spent=3600.0, seconds_reused=0.0)
+    assert cost_of(stored()) == "1 compute-hours spent; no training was shared"
+    # Its second attempt took from the store what the first one had trained.
+    add({GAMMA: 2.0}, 0, attempt=1, status="interrupted", seconds_spent=1800.0, seconds_reused=0.0)
+    add({GAMMA: 2.0}, 0, attempt=2, seconds_spent=1800.0, seconds_reused=1700.0)
+    words = "2 compute-hours spent, 0.5 of them in attempts that did not finish (1 interrupted)"
+    assert cost_of(stored()) == f"{words}; no training was shared"
+    # Of what this one took, its own first attempt can have trained half an hour at most.
+    add({GAMMA: 2.0}, 1, attempt=1, status="failed", seconds_spent=1800.0, seconds_reused=0.0)
+    add({GAMMA: 2.0}, 1, attempt=2, seconds_spent=1800.0, seconds_reused=5400.0)
+    words = "3 compute-hours spent, 1 of them in attempts that did not finish (1 failed, 1 interrupted)"
+    assert cost_of(stored()) == f"{words}; at least 4 without sharing, so at least 1 (25%) saved"
+
+
+def test_attempts_by_other_code_and_later_ones_trained_nothing_that_was_taken(stored, add):
+    add({GAMMA: 0.0}, attempt=1, status="failed", seconds_spent=1800.0, code_digest="0ther" * 12)
+    add({GAMMA: 0.0}, attempt=2, seconds_spent=1800.0, seconds_reused=3600.0)
+    add({GAMMA: 0.0}, attempt=3, status="interrupted", seconds_spent=3600.0)
+    words = "2 compute-hours spent, 1.5 of them in attempts that did not finish (1 failed, 1 interrupted)"
+    assert cost_of(stored()) == f"{words}; 3 without sharing, so 1 (33%) saved"
+
+
+def test_trials_that_are_not_in_the_tables_cost_nothing_there(stored, add):
+    add({GAMMA: 0.0}, seconds_spent=3600.0, seconds_reused=0.0)
+    add({GAMMA: 2.0}, status="failed", seconds_spent=7200.0, seconds_reused=0.0)
+    assert cost_of(stored()) == "1 compute-hours spent; no training was shared"
 
 
 def test_the_header_names_only_settings_that_all_columns_share(stored, add):

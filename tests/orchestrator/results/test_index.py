@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import tempfile
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.results import index
 from orchestrator.results import store as results
-from orchestrator.results.index import SETTLED_NS
 from orchestrator.results.schema import TABLES
 from orchestrator.results.store import FOUND, PartWriter, ResultStore
 
+SHORT_NS = 30_000_000
+
 
 def settle(store):
-    """Make every file so old that the index may hold it."""
-    for path in store.parts.rglob("*.parquet"):
-        before = time.time_ns() - 2 * SETTLED_NS
-        os.utime(path, ns=(before, before))
+    """Wait until every file is so old that the index may hold it."""
+    time.sleep(2 * SHORT_NS / 1e9)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Files are old after some hundredths of a second."""
+    monkeypatch.setattr(index, "SETTLED_NS", SHORT_NS)
 
 
 def harm(path, how):
@@ -144,8 +153,10 @@ def test_compacted_tables_are_read_in_the_place_of_parts_and_written_again_only_
     store, write, make_attempt, monkeypatch
 ):
     pieces = []
-    piece = results._piece
-    monkeypatch.setattr(results, "_piece", lambda path, *rest: pieces.append(path.stem) or piece(path, *rest))
+    piece = ResultStore._piece
+    monkeypatch.setattr(
+        ResultStore, "_piece", lambda self, table, name, *rest: pieces.append(name) or piece(self, table, name, *rest)
+    )
     for trial in (1, 2):
         write(make_attempt(trial=trial))
     ResultStore(store.folder).compact()
@@ -179,3 +190,101 @@ def test_the_first_line_of_a_folder_that_cannot_be_written_is_lost_and_stops_not
     writer.add(make_attempt())
     assert writer.flush() is not None
     assert set(ResultStore(store.folder).finished()) == {"000000000001"}
+
+
+FIGURE = 0.5  # image_auroc of task 0, where it stands in the file of the metrics
+
+
+def flip_unseen(path, old=FIGURE, new=1.5):
+    """Change a figure as a failing disk does: size and times stay. The index is told of the one time that no program
+    can set, so that it knows no better."""
+    before = path.stat()
+    content = path.read_bytes()
+    at = content.find(struct.pack("<d", old))
+    assert at > 0
+    path.write_bytes(content[:at] + struct.pack("<d", new) + content[at + 8 :])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    relate(path.parents[2], lambda told: told | {"files": index.stamps_of(path.parents[1], told["part"])})
+
+
+def relate(folder, change):
+    """Write the index of a folder anew, each line with a change."""
+    lines = folder / "index/test.jsonl"
+    told = [json.loads(line.partition(b" ")[2]) for line in lines.read_bytes().splitlines()]
+    contents = [json.dumps(change(line), separators=(",", ":")).encode() for line in told]
+    lines.write_bytes(b"".join(index._digest(content) + b" " + content + b"\n" for content in contents))
+
+
+def file_of(store, table, name):
+    return store.parts / table / f"{name}.parquet"
+
+
+@pytest.fixture
+def two(store, write, make_attempt):
+    """A store of two parts: the name of the second."""
+    write(make_attempt(trial=1))
+    return write(make_attempt(trial=2))
+
+
+def test_bytes_that_changed_without_a_trace_are_found_when_they_are_read(store, two, opened):
+    flip_unseen(file_of(store, "metrics", two))
+    reader = ResultStore(store.folder)
+    assert set(reader.finished()) == {"000000000001", "000000000002"}  # Planning reads no figures.
+    assert set(reader.read("metrics")["trial_id"].to_pylist()) == {"000000000001"}
+    assert opened == []
+    assert [damage.path for damage in reader.damaged] == [file_of(store, "metrics", two)]
+    assert set(reader.finished()) == {"000000000001"}
+    assert set(reader.read("scores")["trial_id"].to_pylist()) == {"000000000001"}
+
+
+def test_bytes_that_changed_without_a_trace_are_never_compacted_and_run_again(store, two):
+    path = file_of(store, "metrics", two)
+    flip_unseen(path)
+    once = ResultStore(store.folder)
+    once.compact()
+    assert [damage.path for damage in once.damaged] == [path]
+    for reader in (ResultStore(store.folder), ResultStore(store.folder, from_parts=True)):
+        rows = reader.read("metrics", ["task", "image_auroc"])
+        assert rows.filter(pc.equal(rows["task"], 0))["image_auroc"].to_pylist() == [FIGURE]
+        assert set(reader.finished()) == {"000000000001"}
+        assert [damage.path for damage in reader.damaged] == [path]
+    # The next start knows that from the index, and sets the part aside.
+    (aside,) = ResultStore(store.folder).recover().set_aside
+    assert aside.path == path
+    assert ResultStore(store.folder).damaged == ()
+
+
+def test_a_receipt_that_changed_without_a_trace_is_found_too(store, two):
+    path = file_of(store, "attempts", two)
+    flip_unseen(path)
+    reader = ResultStore(store.folder)
+    assert set(reader.read("attempts")["trial_id"].to_pylist()) == {"000000000001"}
+    assert [damage.path for damage in reader.damaged] == [path]
+
+
+def test_a_doubt_stays_whatever_else_is_said_of_the_part(store, two):
+    stamps = index.stamps_of(store.parts, two)
+    store.index.note("a later writer", {two: (stamps, None)})
+    known = index.PartIndex(store.folder / "index").look()
+    assert known[two, stamps] is None
+    store.index.note("zz", {two: (stamps, index.Known((), ()))})
+    assert index.PartIndex(store.folder / "index").look()[two, stamps] is None
+    # The part is read, and is whole.
+    assert set(ResultStore(store.folder).finished()) == {"000000000001", "000000000002"}
+
+
+def test_lines_of_earlier_versions_are_of_no_part(store, two, opened):
+    relate(store.folder, lambda told: told | {"files": [stamps[:2] for stamps in told["files"]]})
+    assert set(ResultStore(store.folder).finished()) == {"000000000001", "000000000002"}
+    assert len(opened) == 2
+
+
+def test_a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_checked(store, two, opened):
+    path = file_of(store, "metrics", two)
+    before = path.stat()
+    content = path.read_bytes()
+    time.sleep(SHORT_NS / 1e9)
+    path.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert set(ResultStore(store.folder).finished()) == {"000000000001"}
+    assert opened == [two]

@@ -38,7 +38,7 @@ def test_a_part_is_read_from_memory_that_no_thread_gives_back_to_python(store, w
     write(make_attempt(rows=2000))
     (path,) = [file for file in (store.parts / "metrics").iterdir() if "empty" not in file.name]
     before = pa.total_allocated_bytes()
-    file = parts.open_part_file(path)
+    file = parts.open_part_file(store.parts, "metrics", path.stem)
     assert pa.total_allocated_bytes() - before >= path.stat().st_size
     assert file.metadata.num_rows == 2000
 
