@@ -231,7 +231,15 @@ def plan(
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     expected = launch.expected_work(prepared)
-    print("\n".join([*listing.header(*about), *listing.work_lines(expected), *listing.lines(prepared.plan)]))
+    print(
+        "\n".join(
+            [
+                *listing.header(*about, prepared.folder),
+                *listing.work_lines(expected),
+                *listing.lines(prepared.plan, prepared.sweep.search),
+            ]
+        )
+    )
 
 
 @app.command()

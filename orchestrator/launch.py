@@ -108,7 +108,9 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     trials = distinct(prepared.sample)
     labels = {trial.id: trial.label for trial in prepared.sample}
     if not options.quiet:
-        console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset)))
+        console.print(
+            "\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset, prepared.folder))
+        )
     console.print(
         f"dry run:  {len(trials)} distinct computations of {len(labels)} trials, one training step a task each"
     )

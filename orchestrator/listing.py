@@ -14,13 +14,14 @@ from orchestrator.planning import Plan, Spread, spread
 from orchestrator.reports.notes import COST
 from orchestrator.savings import MoreEpochs, Work
 from orchestrator.spec import Sweep
+from orchestrator.sweep_file import Search
 from orchestrator.trial import spell
 
 MOST_VALUES = 12
 
 
-def header(sweep: Sweep, plan: Plan, dataset: Dataset) -> list[str]:
-    """What a run and a plan say first."""
+def header(sweep: Sweep, plan: Plan, dataset: Dataset, folder: Path) -> list[str]:
+    """What a run and a plan say first; `folder` is where the results go, or are."""
     images = "embedded (generated images, not MVTec AD)" if dataset.generated else f"{dataset.name} ({dataset.root})"
     lines = [f"sweep:    {sweep.name}"]
     if sweep.question:
@@ -34,11 +35,22 @@ def header(sweep: Sweep, plan: Plan, dataset: Dataset) -> list[str]:
     if plan.of("stale"):
         counts.append(f"{len(plan.of('stale'))} stale (made by other code; --rerun-stale runs them again)")
     if sweep.search is not None:
-        asked = sweep.search
-        lines.append(
-            f"search:   {asked.trials} configurations, each with {len(sweep.seeds)} seed(s), by {asked.sampler}"
-        )
+        lines.append(f"search:   {_search(sweep, sweep.search)}")
+    lines.append(f"results:  {folder}")
+    if sweep.search is not None and not plan.trials:
+        return [*lines, f"trials:   none yet, on base {sweep.base}"]
     return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
+
+
+def _search(sweep: Sweep, asked: Search) -> str:
+    looked = f"{_many(asked.trials, 'configuration')} by {asked.sampler}, each with {_many(len(sweep.seeds), 'seed')}"
+    best = "the best" if asked.finalists == 1 else f"the best {asked.finalists}" if asked.finalists else "none"
+    tested = f"{best} and the base with {_many(len(sweep.final_seeds or sweep.seeds), 'seed')}"
+    return f"{looked}, on validation images; tested then: {tested if asked.finalists else best}"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def work_lines(work: Work | None) -> list[str]:
@@ -88,11 +100,19 @@ def closing(report: str, parts: Path, path: Path) -> list[str]:
     return [*said, f"results: {parts} (Parquet)", f"report:  {path}"]
 
 
-def lines(plan: Plan) -> list[str]:
-    """What differs between the trials, what they share, and each trial with its state."""
+def lines(plan: Plan, search: Search | None = None) -> list[str]:
+    """What differs between the trials, what they share, and each trial with its state; of a search that has none yet, its space."""
+    if search is not None and not plan.trials:
+        return ["", "the space:", *_columns({knob: _range(given) for knob, given in search.space.items()})]
     found = spread([planned.trial for planned in plan.trials])
     rows = [f"  {planned.trial.id}  {planned.state:<6}  {planned.trial.label}" for planned in plan.trials]
     return [*_differing(found), *_shared(found), "", "the trials:", *rows]
+
+
+def _range(given: Mapping[str, Any]) -> str:
+    """What a search may draw a knob from, as the file has it."""
+    ((kind, values),) = given.items()
+    return _values(values) if kind == "choice" else f"{spell(values[0])} to {spell(values[1])} ({kind})"
 
 
 def _differing(found: Spread) -> list[str]:

@@ -77,3 +77,20 @@ def test_a_run_says_last_what_sharing_saved_in_the_words_of_its_report(place: Pa
     rows = ResultStore(place / "results/small").read("attempts", ["seconds_spent", "seconds_reused"]).to_pylist()
     spent, reused = (sum(row[name] for row in rows) / 3600 for name in ("seconds_spent", "seconds_reused"))
     assert words.startswith(f"{spent:.3g} compute-hours spent; {spent + reused:.3g} without sharing, so {reused:.3g} (")
+
+
+def test_the_plan_of_a_search_says_what_it_draws_from_and_what_is_tested(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nversion: v3\nbase: demo\nseeds: 1\n"
+        "search: {trials: 1200, space: {lr: {loguniform: [1.0e-4, 1]}, epochs: {choice: [1, 2]}}, final_seeds: 3}\n"
+    )
+    ended = command("plan", "s.yaml")
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    assert (
+        "search:   1,200 configurations by tpe, each with 1 seed, on validation images; tested then: the best and the base with 3 seeds"
+        in lines
+    )
+    assert "results:  results/s" in lines
+    assert lines[-3:] == ["the space:", "  lr      0.0001 to 1 (loguniform)", "  epochs  1 | 2"]
