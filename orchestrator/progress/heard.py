@@ -10,7 +10,6 @@ from orchestrator.progress.running import RunningTrial
 from orchestrator.progress.scene import Line, Scene
 from orchestrator.progress.speed import Speed
 from orchestrator.progress.time_left import Kind, TimeLeft
-from orchestrator.trial_log import describe
 from orchestrator.trial_state import State
 
 STARTS = 20
@@ -112,8 +111,7 @@ class Heard:
         return known | {None: known.get(None, 0) + waiting - sum(known.values())}
 
     def _line(self, trial: RunningTrial, left: float | None) -> Line:
-        told = "starting" if trial.told is None else describe(trial.told)
-        return Line(self.label(trial.trial_id), told, trial.share, left)
+        return Line(self.label(trial.trial_id), trial.doing, trial.share, left)
 
     def _start(self, trial_id: str, now: float) -> None:
         if trial_id not in self._running:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.events import Event
+from orchestrator.trial_log import describe
 
 
 @dataclass
@@ -48,10 +49,23 @@ class RunningTrial:
             return self._epoch(facts["task"], facts["tasks"], facts["epoch"], facts["epochs"], now)
         if event.kind == "task":
             self.share = (facts["task"] + 1) / facts["tasks"]
+            self._last = (facts["task"], 0)
             if self._epochs is not None:
                 self.ahead = (facts["tasks"] - facts["task"] - 1) * self._epochs
         self._pass(now)
         return 0
+
+    @property
+    def doing(self) -> str:
+        """What it is at, in words. Between the last epoch of a task and its end nothing is told: then its images are scored."""
+        if self.told is None:
+            return "starting"
+        facts = self.told.facts
+        if self.told.kind == "features" and facts["done"] == facts["total"]:
+            return "scoring" if self._epochs is not None and self._last[1] == self._epochs else "training"
+        if self.told.kind == "epoch" and facts["epoch"] == facts["epochs"]:
+            return f"{facts['task_name']}  scoring"
+        return describe(self.told)
 
     @property
     def own_share(self) -> float:

@@ -93,7 +93,9 @@ def picture(scene: Scene, most: int) -> RenderableType:
     rest = scene.lines[most:]
     more = [_cut(f"and {len(rest)} more running")] if rest else []
     total = sum(scene.counts.values())
-    said = ["  ".join(part for part in (f"trials:   {total}: {spelled_counts(scene.counts)}", scene.eta) if part)]
+    waiting = {*(state for state, n in scene.counts.items() if n)} == {"waiting"}
+    left = "workers are starting" if waiting else scene.eta
+    said = ["  ".join(part for part in (f"trials:   {total}: {spelled_counts(scene.counts)}", left) if part)]
     said += [f"speed:    {scene.speed}"] if scene.speed else []
     said += [f"best:     {scene.best[1]:.4f} image AUROC  {scene.best[0]}"] if scene.best else []
     said += [f"in use:   {', '.join(scene.use)}"] if scene.use else []

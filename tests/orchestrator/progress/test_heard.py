@@ -53,3 +53,33 @@ def test_speeds_are_those_of_the_latest_and_begin_anew_after_a_pause():
 def test_times_are_spelled_in_two_units():
     assert [spelled(s) for s in (0, 59.6, 200, 7500)] == ["0 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]
     assert Scene({}, over=True).eta == ""
+
+
+def test_a_line_says_what_a_trial_is_at_also_where_nothing_is_told():
+    heard = Heard({"a": "first"})
+    facts = {"task": 0, "tasks": 2, "task_name": "bolt", "epochs": 2, "loss": 0.5}
+    seen = []
+    for now, (kind, told) in enumerate(
+        (
+            ("started", {}),
+            ("features", {"done": 3, "total": 9}),
+            ("features", {"done": 9, "total": 9}),
+            ("epoch", facts | {"epoch": 1}),
+            ("epoch", facts | {"epoch": 2}),
+            ("features", {"done": 4, "total": 4}),
+            ("task", {"task": 0, "tasks": 2, "task_name": "bolt"}),
+            ("features", {"done": 9, "total": 9}),
+        )
+    ):
+        heard.hear(Event(kind, "a", told), now)
+        seen.append(heard.scene(now, {}, 0).lines[0].told)
+    assert seen == [
+        "starting",
+        "features 3/9",
+        "training",
+        "bolt  epoch 1/2  loss 0.5",
+        "bolt  scoring",
+        "scoring",
+        "bolt  done",
+        "training",
+    ]
