@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from moleflow.errors import InvalidInput, MoleflowError
-from orchestrator import completion
+from moleflow.errors import InvalidInput, MoleflowError, did_you_mean
+from orchestrator import completion, usage
 
 FAILED, INVALID = 1, 2
+STDOUT = 1
 
 app = typer.Typer(
     add_completion=True,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="""One YAML file in, honest comparison tables out.
@@ -53,7 +54,10 @@ app = typer.Typer(
       moleflow-sweep doctor                  what is there, and what each backend lacks
     """,
 )
-File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_default=False)]
+File = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The sweep file (YAML), such as sweeps/v7_gamma.yaml.", show_default=False),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -119,6 +123,23 @@ Storage = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"moleflow-sweep {version('moleflow-sweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -216,7 +237,7 @@ def plan(
     storage: Storage = None,
     yes: Yes = False,
     rerun_stale: RerunStale = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The plan as one JSON document.")] = False,
 ) -> None:
     """List a sweep's trials: ids, what differs between them, what is done and what would run."""
     from orchestrator import launch, listing
@@ -242,7 +263,12 @@ def prefetch(
     sets: Sets = None,
     cache: CacheDir = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="local (this process) | slurm (one job, which the command waits for).")
+        str,
+        typer.Option(
+            "--backend",
+            help="local (this process) | slurm (one job, which the command waits for).",
+            autocompletion=completion.of("local", "slurm"),
+        ),
     ] = "local",
     profile: Profile = None,
     threads: Threads = 1,
@@ -290,15 +316,26 @@ def trial(
 @app.command()
 def report(
     folder: Annotated[
-        Path | None, typer.Argument(help="A results folder, such as results/v7_gamma.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")
     ] = False,
     split: Annotated[
-        str, typer.Option("--split", help="test | validation: which images the tables are about.")
+        str,
+        typer.Option(
+            "--split",
+            help="test | validation: which images the tables are about.",
+            autocompletion=completion.of("test", "validation"),
+        ),
     ] = "test",
-    form: Annotated[str, typer.Option("--format", help="markdown | csv | latex")] = "markdown",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="markdown | csv | latex", autocompletion=completion.of("markdown", "csv", "latex")
+        ),
+    ] = "markdown",
     with_published: Annotated[
         bool, typer.Option("--with-published", help="Put the published rows beside the measured ones.")
     ] = False,
@@ -337,7 +374,7 @@ def report(
 @app.command()
 def claims(
     folders: Annotated[
-        list[Path], typer.Argument(help="Results folders; a contrast may span them.", show_default=False)
+        list[Path], typer.Argument(metavar="DIR", help="Results folders; a contrast may span them.", show_default=False)
     ],
     everything: Annotated[
         bool, typer.Option("--all", help="Every stored trial, not only those of the latest plans.")
@@ -392,7 +429,12 @@ def knobs() -> None:
 def cache_show(
     part: Annotated[
         str | None,
-        typer.Argument(help="With --clear: all | features | stages | defects. Default: all.", show_default=False),
+        typer.Argument(
+            metavar="PART",
+            help="With --clear: all | features | stages | defects. Default: all.",
+            show_default=False,
+            autocompletion=completion.of("all", "features", "stages", "defects"),
+        ),
     ] = None,
     cache: CacheDir = None,
     budget: Annotated[
@@ -442,8 +484,6 @@ def _options(**given: Any) -> Any:
 
 
 def _allowed(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    from moleflow.errors import did_you_mean
-
     if value not in allowed:
         raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}.{did_you_mean(value, allowed)}")
 
@@ -464,29 +504,64 @@ def main() -> None:
 
     control.register(app)
     further_commands.register(app)
-    words = sys.argv[1:]
     commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        near = get_close_matches(words[0], commands, n=1, cutoff=0.6)
-        if "." not in words[0] and not Path(words[0]).exists():
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            _refuse(f"'{words[0]}' is neither a command ({', '.join(commands)}) nor a sweep file.{hint}")
-        if Path(words[0]).is_dir():
-            _refuse(
-                f"{words[0]}: is a folder, not a sweep file; of results: moleflow-sweep report {words[0]} (or status)"
-            )
-        words = ["run", *words]
+    completion.without_space()
+    completion.write_out_run(os.environ, commands)
+    words = _words(sys.argv[1:], commands)
+    command = typer.main.get_command(app)
+    for option in command.params:
+        if option.name == "install_completion":
+            option.help = completion.INSTALL  # type: ignore[attr-defined]
     try:
-        app(args=words, prog_name="moleflow-sweep")
+        code = command.main(args=words or ["--help"], prog_name="moleflow-sweep", standalone_mode=False)
+        sys.stdout.flush()
+    except usage.UsageError as error:
+        _refuse(usage.explain(error, words))
     except InvalidInput as error:
         _refuse(str(error))
     except MoleflowError as error:
         _refuse(str(error), FAILED)
     except OSError as error:
-        _refuse(f"{error.filename or 'the system'}: {error.strerror or error}", FAILED)
+        reason = error.strerror or str(error)
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE) and _refuses(STDOUT):
+            if error.errno == errno.EPIPE:  # Whoever read it has seen enough.
+                raise SystemExit(FAILED) from None
+            _refuse(f"stdout: cannot be written ({reason})", FAILED)
+        _refuse(f"{error.filename or 'the system'}: {reason}", FAILED)
+    if code or not words:
+        raise SystemExit(code or INVALID)
 
 
-def _refuse(message: str, code: int = INVALID) -> None:
+def _words(typed: list[str], commands: list[str]) -> list[str]:
+    """The words as typer takes them: every one of its commands is written out."""
+    first, rest = typed[0] if typed else "--help", typed[1:]
+    if first == "help":
+        return [*rest[:1], "--help"]
+    if first == "--install-completion" and rest:
+        _refuse(f"{first}: given '{rest[0]}', but it takes no value; it is for the shell that it is typed in")
+    if first.startswith("-") or first in commands:
+        return typed
+    if not first:
+        _refuse("given ''; give a sweep file or a command")
+    if "." not in first and not Path(first).exists():
+        hint = did_you_mean(first, commands)
+        _refuse(f"'{first}' is neither a command ({', '.join(commands)}) nor a sweep file{hint and '.' + hint}")
+    if Path(first).is_dir():
+        _refuse(f"{first}: is a folder, not a sweep file; of results: moleflow-sweep report {first} (or status)")
+    return ["run", *typed]
+
+
+def _refuses(stream: int) -> bool:
+    """Whether nothing can be written to a file descriptor; then what is left for it goes nowhere, as leaving Python writes it."""
+    try:
+        os.write(stream, b"\n")
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        return True
+    return False
+
+
+def _refuse(message: str, code: int = INVALID) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 

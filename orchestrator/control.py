@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator import completion
+
 if TYPE_CHECKING:
     from orchestrator.folder import SweepFolder
     from orchestrator.status import SweepStatus
@@ -48,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     place: Folder,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: counts and every trial.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Counts and every trial, as one JSON document.")] = False,
     follow: Annotated[
         bool, typer.Option("--watch", help="Look again every two seconds until nothing runs or is queued.")
     ] = False,
@@ -94,7 +96,10 @@ def logs(
     trial: Annotated[
         str,
         typer.Argument(
-            metavar="TRIAL", help="Its id, the beginning of it, or its label in quotes.", show_default=False
+            metavar="TRIAL",
+            help="Its id, the beginning of it, or its label in quotes.",
+            show_default=False,
+            autocompletion=completion.trials,
         ),
     ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial ends.")] = False,
@@ -127,7 +132,11 @@ def cancel(
     place: Folder,
     trials: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TRIAL", help="Ids, beginnings of ids, or labels. Default: all that is not finished."),
+        typer.Argument(
+            metavar="TRIAL",
+            help="Ids, beginnings of ids, or labels. Default: all that is not finished.",
+            autocompletion=completion.trials,
+        ),
     ] = None,
 ) -> None:
     """Take trials back: queued ones are withdrawn, running ones stop at their next epoch, and none of them is tried again.

@@ -212,27 +212,11 @@ def test_a_misspelled_command(refused):
     assert "Did you mean 'plan'?" in said
 
 
+def test_an_empty_word(refused):
+    assert refused("") == "error: given ''; give a sweep file or a command\n"
+
+
 def test_a_report_of_a_folder_without_a_sweep(refused):
     assert "images: holds no sweep (sweep.json is missing)" in refused("report", "images")
     assert "sweep.yaml: is a file; give the folder that a run printed as 'results'" in refused("status", "sweep.yaml")
     assert "--format: given 'pdf', allowed: markdown | csv | latex" in refused("report", "images", "--format", "pdf")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["sweep.yaml", "--datta", "x"], "--datta"),
-        (["run"], "Missing argument 'file'"),
-        (["sweep.yaml", "--workers", "none"], "'--workers': Input should be a valid integer"),
-        (["sweep.yaml", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
-        (["trial"], "--version"),
-    ],
-)
-def test_a_mistake_in_the_usage(place, command, words, said):
-    before = tree(place)
-    ended = command(*words)
-    assert ended.code == 2
-    assert said in ended.err
-    assert "Usage: moleflow-sweep" in ended.err
-    assert "Traceback" not in ended.err
-    assert tree(place) == before
