@@ -29,29 +29,19 @@ app = typer.Typer(
 
     Examples:
 
-      moleflow-sweep FILE                    run what is missing, print the tables
-
-      moleflow-sweep FILE --data FOLDER      the same on real images
-
-      moleflow-sweep FILE --dry-run          one training step each, nothing is kept
-
-      moleflow-sweep FILE --backend slurm    as job arrays on a cluster
-
-      moleflow-sweep FILE --backend ray      on Ray, here or on a running cluster (--address auto)
-
-      moleflow-sweep plan FILE               what would run, and what is done
-
-      moleflow-sweep prefetch FILE           weights and features first, for machines without a network
-
-      moleflow-sweep report results/NAME     the tables again, from the Parquet
-
-      moleflow-sweep compare DIR DIR         the tables of several sweeps side by side
-
-      moleflow-sweep export DIR              tables and stored rows as CSV, LaTeX or Markdown
-
-      moleflow-sweep verify REPORT           whether a report is what the Parquet beside it gives
-
-      moleflow-sweep doctor                  what is there, and what each backend lacks
+      moleflow-sweep FILE                  run what is missing, print the tables
+      moleflow-sweep FILE --data FOLDER    the same on real images
+      moleflow-sweep FILE --dry-run        one training step each, nothing is kept
+      moleflow-sweep FILE --backend slurm  as job arrays on a cluster
+      moleflow-sweep FILE --backend ray    on Ray, here or on a running cluster
+      moleflow-sweep plan FILE             what would run, and what is done
+      moleflow-sweep prefetch FILE         weights and features before trials run
+      moleflow-sweep report results/NAME   the tables again, from the Parquet
+      moleflow-sweep compare DIR DIR       several sweeps side by side
+      moleflow-sweep export DIR            tables and rows as CSV, LaTeX, Markdown
+      moleflow-sweep verify REPORT         whether it is what the Parquet gives
+      moleflow-sweep doctor                what is there, what each backend lacks
+      moleflow-sweep help COMMAND          what a command takes, with examples
     """,
 )
 File = Annotated[
@@ -180,12 +170,23 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run every trial of a sweep that is not finished yet, then print and write its tables.
+    r"""Run every trial of a sweep that is not finished yet, then print and write its tables.
 
-    A line of --log-json holds time (seconds since 1970), kind, trial_id, label, what the worker told, trials_over, trials_total and
-    seconds_left. For instance:
+    What has finished is kept: the same command goes on, and one with more
+    seeds or values runs those alone.
 
-      moleflow-sweep run FILE --log-json | jq -r 'select(.kind == "epoch") | [.label, .task_name, .epoch, .loss] | @tsv'
+    For instance:
+
+      moleflow-sweep run sweeps/v7_gamma.yaml --base demo
+      moleflow-sweep run sweeps/v7_gamma.yaml --data ~/mvtec --workers 4
+      moleflow-sweep run sweeps/v7_gamma.yaml --set epochs=5 --out results/short
+      moleflow-sweep run sweeps/v7_gamma.yaml --backend slurm \
+          --profile slurm/profiles/mylab.yaml --data ~/mvtec --detach
+
+    A line of --log-json holds time (seconds since 1970), kind, trial_id, label,
+    what the worker told, trials_over, trials_total and seconds_left:
+
+      moleflow-sweep run FILE --log-json | jq 'select(.kind == "epoch") | .loss'
     """
     from orchestrator import launch
 
@@ -239,7 +240,13 @@ def plan(
     rerun_stale: RerunStale = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as one JSON document.")] = False,
 ) -> None:
-    """List a sweep's trials: ids, what differs between them, what is done and what would run."""
+    """List a sweep's trials: ids, what differs between them, what is done and what would run.
+
+    For instance:
+
+      moleflow-sweep plan sweeps/v7_gamma.yaml
+      moleflow-sweep plan sweeps/v7_gamma.yaml --data ~/mvtec --json
+    """
     from orchestrator import launch, listing
 
     prepared = launch.prepare(
@@ -275,7 +282,14 @@ def prefetch(
     device: Device = "auto",
     yes: Yes = False,
 ) -> None:
-    """Fetch the weights and compute the features of all trials of a sweep, so that none of them needs a network or a backbone."""
+    r"""Fetch the weights and compute the features of all trials of a sweep, so that none of them needs a network or a backbone.
+
+    For instance:
+
+      moleflow-sweep prefetch sweeps/v7_gamma.yaml --data ~/mvtec
+      moleflow-sweep prefetch sweeps/v7_gamma.yaml --backend slurm \
+          --profile slurm/profiles/mylab.yaml --data ~/mvtec
+    """
     from orchestrator import prefetch as made
 
     _allowed("--backend", backend, ("local", "slurm"))
@@ -289,25 +303,62 @@ def prefetch(
 def trial(
     version: Annotated[
         str,
-        typer.Option("--version", help="v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7", autocompletion=completion.versions),
+        typer.Option(
+            "--version",
+            help="The method: v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7",
+            autocompletion=completion.versions,
+        ),
     ],
-    sets: Sets = None,
-    base: Base = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    data: Data = None,
-    out: Out = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="knob=value, such as --set epochs=5; may be given often.",
+            autocompletion=completion.settings,
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="Base settings by name or .yaml path; `demo` is minutes of work. "
+            "Default: vit_b16, or demo where no images are given.",
+            autocompletion=completion.bases,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in training.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder of classes in the MVTec AD layout. Default: MOLEFLOW_DATA, else embedded images."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Results folder. Default: results/trial-VERSION, and the base if not its own."),
+    ] = None,
     cache: CacheDir = None,
     threads: Threads = 1,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Run a single task sequence, with any knob set: moleflow-sweep trial --version v7 --set focal_gamma=2."""
+    """Run a single task sequence, with any knob set.
+
+    For instance:
+
+      moleflow-sweep trial --version v7 --set focal_gamma=2 --base demo
+      moleflow-sweep trial --version v3 --seed 1 --data ~/mvtec
+    """
     from orchestrator import launch
     from orchestrator.spec import make_sweep, parse_sets
 
     document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
-    if sets:
-        document["list"] = [parse_sets(sets)]  # As factors they are named in the tables.
+    if sets:  # As factors they are named in the tables.
+        once = {
+            "version": f"the version is given by --version {version}; give it once, there",
+            "seed": "give --seed {}",
+        }
+        document["list"] = [parse_sets(sets, once)]
     sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
     options = _options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
     raise typer.Exit(launch.run(launch.prepare(sweep, options), options, _console()))
@@ -346,7 +397,14 @@ def report(
         bool, typer.Option("--html", help="Also report.html: one file with tables, charts, trials and anomaly maps.")
     ] = False,
 ) -> None:
-    """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there."""
+    """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there.
+
+    For instance:
+
+      moleflow-sweep report results/v7_gamma --html
+      moleflow-sweep report results/v7_gamma --with-published
+      moleflow-sweep report --published
+    """
     from orchestrator import reporting
 
     _allowed("--format", form, ("markdown", "csv", "latex"))
@@ -380,7 +438,12 @@ def claims(
         bool, typer.Option("--all", help="Every stored trial, not only those of the latest plans.")
     ] = False,
 ) -> None:
-    """Print the ledger of the update notes' claims: measured, interval, and held, refuted or undecided by stated rules."""
+    """Print the ledger of the update notes' claims: measured, interval, and held, refuted or undecided by stated rules.
+
+    For instance:
+
+      moleflow-sweep claims results/v7_gamma results/v3_ablation
+    """
     from orchestrator.reports.claims import stated_claims
     from orchestrator.reports.ledger import ledger_markdown, read_ledger
 
@@ -391,7 +454,12 @@ def claims(
 def verify(
     file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md, or its folder.", show_default=False)],
 ) -> None:
-    """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not."""
+    """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not.
+
+    For instance:
+
+      moleflow-sweep verify results/v7_gamma/report.md
+    """
     from orchestrator import reporting
 
     verdict = reporting.verify(file / "report.md" if file.is_dir() else file)
@@ -403,7 +471,13 @@ def verify(
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page: every key and every knob.")] = False,
 ) -> None:
-    """Print the JSON Schema of sweep files, for editors that complete YAML."""
+    """Print the JSON Schema of sweep files, for editors that complete YAML.
+
+    For instance:
+
+      moleflow-sweep schema > sweep.schema.json
+      moleflow-sweep schema --markdown
+    """
     from orchestrator.jsonschema import sweep_schema
     from orchestrator.reference import reference
 
@@ -412,7 +486,12 @@ def schema(
 
 @app.command()
 def knobs() -> None:
-    """List every knob: path, short name, what it may be, its default and what it means."""
+    """List every knob: path, short name, what it may be, its default and what it means.
+
+    For instance:
+
+      moleflow-sweep knobs | grep -A1 gamma
+    """
     from moleflow.knobs import NOTES_OPTIONS, allowed, fields
     from orchestrator.trial import short, spell
 
@@ -453,7 +532,13 @@ def cache_show(
         ),
     ] = False,
 ) -> None:
-    """Show what the cache of features and stages holds, give it a budget, or make room in it."""
+    """Show what the cache of features and stages holds, give it a budget, or make room in it.
+
+    For instance:
+
+      moleflow-sweep cache --budget 50GB --evict
+      moleflow-sweep cache --clear features
+    """
     from orchestrator import launch
     from orchestrator.cache import describe, empty, give_budget, make_room
 
@@ -485,7 +570,8 @@ def _options(**given: Any) -> Any:
 
 def _allowed(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}.{did_you_mean(value, allowed)}")
+        meant = {"gpu": "cuda"}.get(value.lower(), value)
+        raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}{did_you_mean(meant, allowed)}")
 
 
 def _console(stderr: bool = False) -> Any:
@@ -545,7 +631,7 @@ def _words(typed: list[str], commands: list[str]) -> list[str]:
         _refuse("given ''; give a sweep file or a command")
     if "." not in first and not Path(first).exists():
         hint = did_you_mean(first, commands)
-        _refuse(f"'{first}' is neither a command ({', '.join(commands)}) nor a sweep file{hint and '.' + hint}")
+        _refuse(f"'{first}' is neither a command ({', '.join(commands)}) nor a sweep file{hint}")
     if Path(first).is_dir():
         _refuse(f"{first}: is a folder, not a sweep file; of results: moleflow-sweep report {first} (or status)")
     return ["run", *typed]

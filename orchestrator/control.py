@@ -64,9 +64,7 @@ def status(
     For instance:
 
       moleflow-sweep status results/NAME             a line a trial
-
       moleflow-sweep status results/NAME --watch     while it runs
-
       moleflow-sweep status results/NAME --json      for programs
     """
     from rich.console import Console
@@ -109,7 +107,6 @@ def logs(
     For instance:
 
       moleflow-sweep logs results/NAME 3f2a                    id 3f2a…
-
       moleflow-sweep logs results/NAME "focal_gamma=2 seed=0" -f
     """
     from orchestrator import folder
@@ -146,11 +143,11 @@ def cancel(
     For instance:
 
       moleflow-sweep cancel results/NAME                 whatever is left
-
       moleflow-sweep cancel results/NAME 3f2a 90bc       two trials
     """
     from orchestrator import folder, marks
     from orchestrator.status import StatusReader
+    from orchestrator.trial import counted
 
     sweep, jobs = folder.read(place), _jobs(place)
     chosen = [named(sweep, place, word) for word in trials or ()]
@@ -161,7 +158,7 @@ def cancel(
         return
     marks.cancelled(place).add(open_ids if chosen else None)
     withdrawn = jobs.cancel([trial.trial_id for trial in found.trials if trial.state == "queued"])
-    print(f"cancelled: {len(open_ids)} of {len(sweep.trial_ids)} trials")
+    print(f"cancelled: {len(open_ids)} of {counted(len(sweep.trial_ids), 'trial')}")
     for state, count in found.counts.items():
         if count:
             print(f"  {count} {state}: {_OUTCOMES[state]}")
@@ -210,6 +207,9 @@ def dashboard(
 
       moleflow-sweep dashboard results/search_v3
     """
+    from orchestrator import folder
+
+    folder.see(place)  # Before what takes seconds to import.
     from orchestrator.study.dashboard import serve
 
     serve(place, storage, port, lambda url: print(f"dashboard: {url} (Ctrl-C ends it)", flush=True))
@@ -232,7 +232,7 @@ def named(sweep: SweepFolder, place: Path, given: str) -> str:
     if not found:
         near = did_you_mean(given, [*sweep.labels.values(), *sweep.trial_ids])
         hint = f"give an id, the beginning of one, or a label, as `moleflow-sweep status {place} --all` shows them"
-        raise InvalidInput(f"'{given}': is no trial of the sweep '{sweep.name}'; {hint}.{near}")
+        raise InvalidInput(f"'{given}': is no trial of the sweep '{sweep.name}'; {hint}{near}")
     return found[0]
 
 

@@ -64,8 +64,7 @@ def compare(
     For instance:
 
       moleflow-sweep compare results/v7_gamma results/v3_ablation
-
-      moleflow-sweep compare results/a results/b --baseline version=v3 --baseline sweep=a --format latex
+      moleflow-sweep compare results/a results/b --baseline version=v3
     """
     from orchestrator.comparing import compared
     from orchestrator.exporting import FORMATS, rendered
@@ -109,11 +108,12 @@ def export(
 ) -> None:
     """Give out the comparison tables, or a stored table, for other programs and papers; results/README.md explains the columns.
 
+    LaTeX tables need the package booktabs.
+
     For instance:
 
-      moleflow-sweep export results/v7_gamma --format latex --to gamma.tex       needs the package booktabs
-
-      moleflow-sweep export results/v7_gamma --what scores --to scores.csv       every image's score
+      moleflow-sweep export results/v7_gamma --format latex --to gamma.tex
+      moleflow-sweep export results/v7_gamma --what scores --to scores.csv
     """
     from orchestrator import exporting
 
@@ -155,7 +155,6 @@ def doctor(
     For instance:
 
       moleflow-sweep doctor
-
       moleflow-sweep doctor --data ~/mvtec --json
     """
     from orchestrator.doctor.report import as_document, as_lines, runs_here
@@ -173,4 +172,4 @@ def _one_of(option: str, given: str, allowed: Sequence[Word]) -> Word:
     for word in allowed:
         if given == word:
             return word
-    raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}.{did_you_mean(given, allowed)}")
+    raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{did_you_mean(given, allowed)}")

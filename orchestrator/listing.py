@@ -12,7 +12,7 @@ from moleflow.knobs import method_knobs
 from orchestrator.planning import Plan, Spread, spread
 from orchestrator.savings import Work
 from orchestrator.spec import Sweep
-from orchestrator.trial import spell
+from orchestrator.trial import counted, spell
 
 MOST_VALUES = 12
 
@@ -34,7 +34,7 @@ def header(sweep: Sweep, plan: Plan, dataset: Dataset) -> list[str]:
     if sweep.search is not None:
         asked = sweep.search
         lines.append(
-            f"search:   {asked.trials} configurations, each with {len(sweep.seeds)} seed(s), by {asked.sampler}"
+            f"search:   {counted(asked.trials, 'configuration')}, each with {counted(len(sweep.seeds), 'seed')}, by {asked.sampler}"
         )
     return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
 

@@ -84,7 +84,7 @@ def _no_such_option(name: str, command: str, context: Any, words: Sequence[str])
     given = next((word.partition("=")[0] for word in words if word.startswith(name)), name)
     options = [] if context is None else [option for one in context.command.params for option in one.opts]
     near = did_you_mean(given, [option for option in options if option.startswith("--")])
-    more = f".{near}" if near else f"; {' '.join(['moleflow-sweep', command]).strip()} --help lists them"
+    more = near or f"; {' '.join(['moleflow-sweep', command]).strip()} --help lists them"
     return f"{f'{command}: ' if command else ''}no option '{given}'{more}"
 
 
