@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from moleflow.errors import InvalidInput, MoleflowError, did_you_mean
-from orchestrator import completion, usage
+from orchestrator import completion
 
 FAILED, INVALID = 1, 2
 STDOUT = 1
@@ -586,7 +586,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A terminal that has no "±" shows "?" and the run goes on.
             stream.reconfigure(errors="replace")
-    from orchestrator import control, further_commands
+    from orchestrator import control, further_commands, usage
 
     control.register(app)
     further_commands.register(app)

@@ -91,7 +91,7 @@ def see(folder: Path) -> Path:
             f"{folder}: is a file; give the folder that a run printed as 'results', such as results/NAME"
         )
     if not folder.exists():
-        near = did_you_mean(folder.name, [one.name for one in folder.parent.glob("*") if one.is_dir()])
+        near = did_you_mean(str(folder), [str(one) for one in folder.parent.glob("*") if one.is_dir()])
         raise InvalidInput(f"{folder}: no such folder{near or '; give a results folder, such as results/NAME'}")
     return folder
 

@@ -199,7 +199,11 @@ def make_sweep(
         resources=keys.resources,
         retries=keys.retries,
         data_root=root,
-        data_source="--data" if data_root else f"{source}: data" if keys.data is not None else DATA_VARIABLE,
+        data_source="--data"
+        if data_root is not None
+        else f"{source}: data"
+        if keys.data is not None
+        else DATA_VARIABLE,
         note=chosen.note,
         search=keys.search,
         final_seeds=_final_seeds(keys, chosen.seeds, source),
