@@ -540,11 +540,13 @@ def cache_show(
       moleflow-sweep cache --clear features
     """
     from orchestrator import launch
-    from orchestrator.cache import describe, empty, give_budget, make_room
+    from orchestrator.cache import PARTS, describe, empty, give_budget, make_room
 
     place = cache or launch.default_cache()
     if part is not None and not clear:
         raise InvalidInput(f"cache: given '{part}' alone; to delete it: moleflow-sweep cache --clear {part}")
+    if part is not None:
+        _allowed("--clear", part, tuple(PARTS))
     if budget is not None:
         print(give_budget(place, budget))
     print("\n".join(describe(place)))
@@ -622,6 +624,9 @@ def _words(typed: list[str], commands: list[str]) -> list[str]:
     """The words as typer takes them: every one of its commands is written out."""
     first, rest = typed[0] if typed else "--help", typed[1:]
     if first == "help":
+        if rest and rest[0] not in commands:
+            near = did_you_mean(rest[0], commands)
+            _refuse(f"help: given '{rest[0]}', allowed: {' | '.join(commands)}{near}")
         return [*rest[:1], "--help"]
     if first == "--install-completion" and rest:
         _refuse(f"{first}: given '{rest[0]}', but it takes no value; it is for the shell that it is typed in")

@@ -30,6 +30,10 @@ from orchestrator.usage import ARGUMENTS, VALUES
         (["s.yaml", "extra"], "run: given 'extra' besides s.yaml; it takes one sweep file"),
         (["logs", "x", "y", "z"], "logs: given 'z' besides x, y; it takes one results folder and one trial"),
         (["knobs", "extra"], "knobs: given 'extra'; it takes no argument"),
+        (
+            ["cache", "--clear", "feature"],
+            "--clear: given 'feature', allowed: all | features | stages | defects. Did you mean 'features'?",
+        ),
         (["s.yaml", "--yes=3"], "--yes: takes no value"),
         (["s.yaml", "--set"], "--set: give knob=value, as in --set epochs=5"),
         (
@@ -69,6 +73,7 @@ def test_the_ways_to_ask_for_help(command, words):
 def test_help_of_one_command(command):
     assert "Usage: moleflow-sweep plan" in (told := command("help", "plan").out)
     assert told == command("plan", "-h").out
+    assert command("help", "plann").err.endswith("Did you mean 'plan'?\n")
 
 
 def test_no_words_at_all(command):
