@@ -188,12 +188,12 @@ def _model_facts(name: str) -> dict[str, Any]:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
-        raise InvalidInput(f"backbone.model: timm has no model '{name}'.{hint} timm.list_models() lists them all")
+        raise InvalidInput(f"backbone.model: timm has no model '{name}'{hint or '; timm.list_models() lists them all'}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         allowed = ", ".join(sorted(tagged)) or f"{architecture} alone"
         raise InvalidInput(
-            f"backbone.model: timm has no weights '{name}'; allowed: {allowed}.{did_you_mean(name, tagged)}"
+            f"backbone.model: timm has no weights '{name}'; allowed: {allowed}{did_you_mean(name, tagged)}"
         )
     record = timm.get_pretrained_cfg(name)
     if record is None:

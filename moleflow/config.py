@@ -70,8 +70,9 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ValueError("tasks: every task may stand in the sequence once")
+        twice = next((task for task in self.tasks if self.tasks.count(task) > 1), None)
+        if twice is not None:
+            raise ValueError(f"tasks: '{twice}' is given twice; name each class once")
         return self
 
     @model_validator(mode="after")

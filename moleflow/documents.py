@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,11 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain name", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain name; write it without [ ] { }", key_node.start_mark
+                )
             if key_node.value in seen:
-                problem = f"the key '{key_node.value}' is given twice"
+                problem = f"the key '{key_node.value}' is given twice; keep one of them"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
@@ -54,18 +59,110 @@ def parse(text: str, source: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, it is a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = (getattr(error, "problem", None) or str(error)).replace("\n", " ")
-        if "'\\t'" in problem:
-            problem = "a tab; YAML is indented with spaces"
-        if "could not determine a constructor for the tag" in problem:
-            problem += "; tags are not allowed here, write plain YAML values"
-        raise InvalidInput(f"{source}{where}: {problem}") from None
-    except (ValueError, KeyError, RecursionError) as error:
-        # A standard tag on a value that is none of its kind (`!!int foo`), or nesting without end.
-        raise InvalidInput(f"{source}: not a plain YAML value ({error})") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InvalidInput(
+            f"{source}, line {line}: a control character (#x{error.character:02x}); take it away"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        place, problem = _explained(error)
+        raise InvalidInput(f"{source}{f', line {place.line + 1}' if place else ''}: {problem}") from None
+    except RecursionError:
+        raise InvalidInput(f"{source}: is nested too deeply; take some levels away") from None
+    except (ValueError, KeyError):  # A standard tag on a value that is none of its kind.
+        raise InvalidInput(
+            f"{source}: a tag such as !!int stands before a value of another kind; write plain YAML values, without tags"
+        ) from None
+
+
+_QUOTES = "needs quotes around it"
+# What the parser says, what it means, and whether the place is where it began (or else where it ended).
+_PROBLEMS: list[tuple[str, str, bool]] = [
+    (r"'\\t'", "a tab; YAML is indented with spaces", False),
+    (r"constructor for the tag '(.+)'", r"the tag \1; tags are not allowed here, write plain YAML values", False),
+    (r"undefined tag handle '(.+)'", r"the tag \1; tags are not allowed here, write plain YAML values", False),
+    (r"another document", "a second document begins here with ---; keep one, and take the --- away", False),
+    (r"quoted scalar .*(end of stream|document separator)", "a quote is opened here and never closed; close it", True),
+    (r"flow sequence .*<stream end>", "a [ is opened here and never closed; close it with ]", True),
+    (r"flow mapping .*<stream end>", "a { is opened here and never closed; close it with }", True),
+    (r"expected ',' or '(.)'", r"a comma or a \1 is missing here; a text with , [ ] { } in it " + _QUOTES, False),
+    (
+        r"mapping values are not allowed here",
+        f"a colon that no key fits; a text with ': ' in it {_QUOTES}, a space must follow the colon of each key, "
+        "and the keys of a group begin in one column",
+        False,
+    ),
+    (r"sequence entries are not allowed", "a - that no list fits; write each entry on a line of its own", False),
+    (r"for merging", "<< takes a mapping, or a list of mappings", False),
+    (r"duplicate anchor '(.+?)'", r"&\1 is given twice; keep one of them", False),
+    (
+        r"undefined alias '(.*)'",
+        rf"nothing is called &\1 that *\1 could mean; a text that begins with * {_QUOTES}",
+        False,
+    ),
+    (r"scanning an (alias|anchor)", f"a text that begins with * or & {_QUOTES}", True),
+    (r"character ('.+') that cannot start", rf"a text that begins with \1 {_QUOTES}", False),
+    (r"could not find expected ':'", "a line without a key; a space must follow each colon", True),
+    (
+        r"<block end>",
+        "does not fit the lines above it; see to the indentation, and to quotes that end too early",
+        False,
+    ),
+    (r"unindent does not match", "the indentation fits none of the lines above", False),
+    (r"unknown escape character ('.+')", r"\\ before \1 in double quotes means nothing; use single quotes", False),
+    (r"(escape sequence|hexadecimal)", "\\\\ in double quotes has a meaning of its own; use single quotes", False),
+]
+
+
+def _explained(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]:
+    """Where in the file it is, and what to do."""
+    said = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+    for pattern, meaning, at_start in _PROBLEMS:
+        if found := re.search(pattern, said):
+            text = found.expand(meaning).replace("tag:yaml.org,2002:", "!!")
+            return (error.context_mark if at_start else error.problem_mark), text
+    return error.problem_mark or error.context_mark, error.problem or said
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as a YAML file has it, cut where it is long: null, true, .nan, 'a text', [1, 2], {key: value}."""
+    text = _flow(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _flow(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' * (value < 0)}.inf"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_flow(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_flow, value))}]"
+    return repr(value)
+
+
+def kind(value: object) -> str:
+    """What a value is, in words."""
+    if isinstance(value, bool):
+        return shown(value)
+    return {str: "a text", int: "a number", float: "a number", list: "a list", dict: "a mapping"}.get(
+        type(value), "null"
+    )
+
+
+def others(path: Path) -> str:
+    """What there is in the place of a file that is not: the nearest name, or some YAML files beside it."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"; there is no folder {folder} either"
+    names = sorted(one.name for one in folder.iterdir() if one.suffix in (".yaml", ".yml"))
+    stems = {Path(name).stem: name for name in names}
+    near = difflib.get_close_matches(path.stem, stems, n=1)
+    if near:
+        return f". Did you mean '{folder / stems[near[0]]}'?"
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"; YAML files in {'this folder' if folder == Path() else folder}: {some or 'none'}"
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -77,7 +174,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InvalidInput(f"{path}: no such file") from None
+        raise InvalidInput(f"{path}: no such file{others(path)}") from None
     except IsADirectoryError:
         raise InvalidInput(f"{path}: is a folder, and a YAML file is needed") from None
     except UnicodeDecodeError:
@@ -88,8 +185,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if value is None:
         raise InvalidInput(f"{path}: is empty; a mapping of keys to values is needed")
     if not isinstance(value, dict):
-        raise InvalidInput(f"{path}: holds {type(value).__name__}, but a mapping of keys to values is needed")
+        colon = "; a space must follow each colon" if isinstance(value, str) and ":" in value else ""
+        raise InvalidInput(f"{path}: holds {kind(value)}, but a mapping of keys to values is needed{colon}")
     bad = [k for k in value if not isinstance(k, str)]
     if bad:
-        raise InvalidInput(f"{path}: the key {bad[0]!r} is not a name; put it in quotes")
+        raise InvalidInput(f"{path}: the key {shown(bad[0])} is not a name; put it in quotes")
     return value

@@ -38,7 +38,11 @@ class Damaged(MoleflowError):
     """Stored bytes do not match the digest stored beside them."""
 
 
-def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest of `allowed`, or an empty string when nothing is near."""
-    near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
+def did_you_mean(given: object, allowed: Iterable[str]) -> str:
+    """`. Did you mean 'x'?` for the nearest of `allowed`, or for the one that begins so; an empty string when nothing is near."""
+    words = {word.lower(): word for word in allowed}
+    text = str(given).lower()
+    near = difflib.get_close_matches(text, list(words), n=1, cutoff=0.6)
+    longer = [word for word in words if len(text) > 1 and word.startswith(text)]
+    near = near or (longer if len(longer) == 1 else [])
+    return f". Did you mean '{words[near[0]]}'?" if near else ""

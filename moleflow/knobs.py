@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from moleflow.config import TrialConfig, flatten
-from moleflow.documents import read_mapping
+from moleflow.documents import others, read_mapping, shown
 from moleflow.errors import InvalidInput, did_you_mean
 
 VERSIONS = Path(__file__).parent / "versions"
@@ -106,10 +106,8 @@ def knob(name: str, source: str) -> str:
     several = sorted(path for path in fields() if path.split(".")[-1] == bare)
     if several:
         raise InvalidInput(f"{source}: '{name}' could be any of {', '.join(several)}; write the whole path")
-    everything = [*fields(), *short_names(), *NOTES_OPTIONS]
-    raise InvalidInput(
-        f"{source}: unknown knob '{name}'.{did_you_mean(bare, everything)} `moleflow-sweep knobs` lists them all"
-    )
+    near = did_you_mean(bare, [*fields(), *short_names(), *NOTES_OPTIONS])
+    raise InvalidInput(f"{source}: unknown knob '{name}'{near or '; `moleflow-sweep knobs` lists them all'}")
 
 
 def flatten_layer(layer: Layer) -> dict[str, Any]:
@@ -119,6 +117,7 @@ def flatten_layer(layer: Layer) -> dict[str, Any]:
         InvalidInput: an unknown or ambiguous name, or one knob given under two names.
     """
     flat: dict[str, Any] = {}
+    names: dict[str, str] = {}
 
     def walk(settings: Mapping[str, Any], prefix: str) -> None:
         for key, value in settings.items():
@@ -126,14 +125,15 @@ def flatten_layer(layer: Layer) -> dict[str, Any]:
             if name in _sections():
                 if not isinstance(value, Mapping):
                     raise InvalidInput(
-                        f"{layer.source}: {name}: given {value!r}, but it is a group of knobs: {name}: {{knob: value}}"
+                        f"{layer.source}: {name}: given {shown(value)}, but it is a group of knobs: {name}: {{knob: value}}"
                     )
                 walk(value, f"{name}.")
                 continue
             path = knob(name, layer.source)
             if path in flat:
-                raise InvalidInput(f"{layer.source}: {path} is given twice (once as '{name}'); keep one of them")
-            flat[path] = value
+                twice = f"(as '{names[path]}' and as '{name}')"
+                raise InvalidInput(f"{layer.source}: {path} is given twice {twice}; keep one of them")
+            flat[path], names[path] = value, name
 
     walk(layer.settings, "")
     return flat
@@ -175,7 +175,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         return f"{source}{path}: {first['msg'].removeprefix('Value error, ')}"
     given = error.errors(include_url=False)[0]["input"] if len(parts) <= path.count(".") + 1 else first["input"]
     hint = did_you_mean(given, choices(path)) if isinstance(given, str) else ""
-    return f"{source}{path}: given {given!r}, allowed: {allowed(path)}.{hint}"
+    return f"{source}{path}: given {shown(given)}, allowed: {allowed(path)}{hint}"
 
 
 @cache
@@ -245,7 +245,7 @@ def version_layer(name: str, source: str) -> Layer:
     """
     if name not in version_names():
         raise InvalidInput(
-            f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}.{did_you_mean(name, version_names())}"
+            f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}{did_you_mean(name, version_names())}"
         )
     settings = {k: v for k, v in read_mapping(VERSIONS / f"{name}.yaml").items() if k != "about"}
     return Layer(f"version {name}", settings | {"version": name})
@@ -281,7 +281,8 @@ def base_layers(name: str, version: str, source: str, folder: Path | None = None
     seen: list[str] = []
     while name:
         if name in seen:
-            raise InvalidInput(f"{source}: the bases {' -> '.join([*seen, name])} extend one another in a circle")
+            circle = " -> ".join([*seen, name])
+            raise InvalidInput(f"{source}: the bases {circle} extend one another in a circle; take one `extends` away")
         seen.append(name)
         path = _base_path(name, source, folder)
         settings = read_mapping(path)
@@ -289,18 +290,22 @@ def base_layers(name: str, version: str, source: str, folder: Path | None = None
         settings.pop("about", None)
         parent = settings.pop("extends", "")
         if not isinstance(parent, str):
-            raise InvalidInput(f"{path}: extends: given {parent!r}, allowed: a base's name or the path of a .yaml file")
+            raise InvalidInput(
+                f"{path}: extends: given {shown(parent)}, allowed: a base's name or the path of a .yaml file"
+            )
         if not isinstance(per_version, dict) or not all(isinstance(v, dict) for v in per_version.values()):
-            raise InvalidInput(f"{path}: per_version: given {per_version!r}, allowed: {{version: {{knob: value}}}}")
+            raise InvalidInput(
+                f"{path}: per_version: given {shown(per_version)}, allowed: {{version: {{knob: value}}}}"
+            )
         for key in per_version:
             if key not in version_names():
-                hint = did_you_mean(str(key), version_names())
-                raise InvalidInput(f"{path}: per_version: unknown version '{key}'.{hint}")
+                known = f"allowed: {', '.join(version_names())}{did_you_mean(key, version_names())}"
+                raise InvalidInput(f"{path}: per_version: unknown version '{key}'; {known}")
         own = [Layer(f"base {name}", settings)]
         if version in per_version:
             own.append(Layer(f"base {name}, per_version.{version}", per_version[version]))
         layers = own + layers
-        name, folder = parent, path.parent
+        name, folder, source = parent, path.parent, f"{path}: extends"
     return layers
 
 
@@ -313,8 +318,11 @@ def _base_path(name: str, source: str, folder: Path | None) -> Path:
     if name in base_names():
         return VERSIONS / "base" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
-        return (folder or Path()) / name
+        path = (folder or Path()) / name
+        if not path.exists():
+            raise InvalidInput(f"{source}: {name}: no such file{others(path)}")
+        return path
     raise InvalidInput(
-        f"{source}: unknown base '{name}'; allowed: {', '.join(base_names())}, or the path of a .yaml file."
+        f"{source}: unknown base '{name}'; allowed: {', '.join(base_names())}, or the path of a .yaml file"
         f"{did_you_mean(name, base_names())}"
     )

@@ -31,7 +31,7 @@ def weights_file(backbone: Backbone) -> Path | None:
     if not path.is_file():
         words = (PRETRAINED, PACKAGE, RANDOM)
         allowed = (
-            f"{' | '.join(words)} | a local file, and there is no such file.{did_you_mean(backbone.weights, words)}"
+            f"{' | '.join(words)} | a local file, and there is no such file{did_you_mean(backbone.weights, words)}"
         )
         raise InvalidInput(f"backbone.weights: given '{backbone.weights}', allowed: {allowed}")
     return path

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from moleflow.documents import parse
+from moleflow.documents import parse, shown
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.knobs import Layer, allowed, choices, fields, flatten_layer
 
@@ -41,8 +41,16 @@ def checked(path: str, value: object, source: str) -> Any:
         return _adapter(path).validate_python(value)
     except ValidationError:
         hint = did_you_mean(value, choices(path)) if isinstance(value, str) else ""
-        given = f"{value!r:.80}"
-        raise InvalidInput(f"{source}: {path}: given {given}, allowed: {allowed(path)}.{hint}") from None
+        raise InvalidInput(f"{source}: {path}: given {shown(value)}, allowed: {allowed(path)}{hint}") from None
+
+
+def fits(path: str, value: object) -> bool:
+    """Whether the knob at `path` can be `value`."""
+    try:
+        checked(path, value, "")
+    except InvalidInput:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -135,14 +143,15 @@ def _flat(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _axis(path: str, values: object, source: str) -> tuple[Any, ...]:
     if not isinstance(values, list):
-        raise InvalidInput(f"{source}: {path}: given {values!r}, allowed: a list of values, as in [{values}]")
+        one = values if isinstance(values, str) else shown(values)
+        raise InvalidInput(f"{source}: {path}: given {shown(values)}, allowed: a list of values, as in [{one}]")
     if not values:
         raise InvalidInput(f"{source}: {path}: the axis is empty; give it at least one value, or take it away")
     found: dict[Any, None] = {}
     for value in values:
         kept = checked(path, value, source)
         if kept in found:
-            raise InvalidInput(f"{source}: {path}: the value {value!r} is given twice; keep one of them")
+            raise InvalidInput(f"{source}: {path}: the value {shown(value)} is given twice; keep one of them")
         found[kept] = None
     return tuple(found)
 
@@ -192,7 +201,7 @@ def listed(settings: Sequence[Any], source: str) -> list[Part]:
     for number, entry in enumerate(settings, start=1):
         where = f"{source}, entry {number}"
         if not isinstance(entry, Mapping):
-            raise InvalidInput(f"{where}: given {entry!r}, allowed: a mapping of knobs, as in {{focal_gamma: 2}}")
+            raise InvalidInput(f"{where}: given {shown(entry)}, allowed: a mapping of knobs, as in {{focal_gamma: 2}}")
         rows.append({path: checked(path, value, where) for path, value in _flat(entry, where).items()})
     knobs = tuple(dict.fromkeys(path for row in rows for path in row))
     ordered = tuple({path: row[path] for path in knobs if path in row} for row in rows)
@@ -228,7 +237,7 @@ def _distribution(path: str, given: object, source: str) -> Distribution:
     if not isinstance(given, Mapping) or len(given) != 1 or next(iter(given)) not in kinds:
         hint = did_you_mean(str(next(iter(given), "")), kinds) if isinstance(given, Mapping) else ""
         allowed_kinds = "{choice: [values]}, or {uniform | loguniform | integer: [a, b]}"
-        raise InvalidInput(f"{where}: given {given!r}, allowed: {allowed_kinds}.{hint}")
+        raise InvalidInput(f"{where}: given {shown(given)}, allowed: {allowed_kinds}{hint}")
     kind, bounds = next(iter(given.items()))
     if kind == "choice":
         return Distribution("choice", _axis(path, bounds, source))
@@ -240,16 +249,17 @@ def _distribution(path: str, given: object, source: str) -> Distribution:
         or not bounds[0] < bounds[1]
     ):
         what = "two whole numbers" if kind == "integer" else "two numbers"
-        raise InvalidInput(f"{where}: {kind}: given {bounds!r}, allowed: [a, b], {what} with a < b")
+        raise InvalidInput(f"{where}: {kind}: given {shown(bounds)}, allowed: [a, b], {what} with a < b")
     if kind == "loguniform" and bounds[0] <= 0:
-        raise InvalidInput(f"{where}: loguniform: given {bounds!r}, but a logarithm needs a > 0")
+        raise InvalidInput(f"{where}: loguniform: given {shown(bounds)}, but a logarithm needs a > 0")
     ends = tuple(bounds if kind == "integer" else map(float, bounds))
     for end in ends:
         checked(path, end, f"{source}: {kind} {bounds}")
     return Distribution(cast(Kind, kind), ends)
 
 
-_COMPARISON = re.compile(r"^(>=|<=|>|<|!=)\s*(.+)$")
+_COMPARISON = re.compile(r"^(>=|<=|>|<(?!>)|!=)\s*(.+)$")
+_NO_SIGN = re.compile(r"^(=>|=<|<>|==?)\s*(.+)$")
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -287,7 +297,7 @@ def condition(settings: object, source: str) -> Condition:
 
     """
     if not isinstance(settings, Mapping) or not settings:
-        raise InvalidInput(f'{source}: given {settings!r}, allowed: {{knob: value, or [values], or "> 0"}}')
+        raise InvalidInput(f'{source}: given {shown(settings)}, allowed: {{knob: value, or [values], or "> 0"}}')
     return {path: _requirement(path, given, source) for path, given in _flat(settings, source).items()}
 
 
@@ -303,8 +313,14 @@ def _requirement(path: str, given: object, source: str) -> Requirement:
         if sign == "!=":
             return Requirement(sign, (checked(path, value, source),))
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidInput(f"{source}: {path}: given {given!r}, but {sign} needs a number after it")
+            raise InvalidInput(f"{source}: {path}: given {shown(given)}, but {sign} needs a number after it")
         return Requirement(sign, (value,))
+    if isinstance(given, str) and (wrong := _NO_SIGN.match(given)):
+        meant = {"=>": ">= ", "=<": "<= ", "<>": "!= "}.get(wrong[1], "") + wrong[2]
+        raise InvalidInput(
+            f"{source}: {path}: given {shown(given)}; allowed: a value, [values], or > >= < <= and a number, "
+            f"or != and a value. Did you mean '{meant}'?"
+        )
     takes_list = isinstance(fields()[path].default, tuple)
     if not isinstance(given, list) or (takes_list and not any(isinstance(value, list) for value in given)):
         return Requirement("in", (checked(path, given, source),))

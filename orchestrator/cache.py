@@ -12,6 +12,7 @@ from moleflow.cache_pins import pinned_groups, pins
 from moleflow.errors import InvalidInput
 from moleflow.holdings import DEFECTS, FEATURES, STAGES, Entry, entries
 from moleflow.packs import PackFolder
+from orchestrator.trial import counted
 
 PARTS = {"all": None, "features": FEATURES, "stages": STAGES, "defects": DEFECTS}
 
@@ -30,7 +31,7 @@ def describe(cache: Path) -> list[str]:
     lines = [
         f"cache: {cache}",
         f"budget: {_budget(cache, sum(entry.bytes for entry in found))}",
-        f"features: {images} images, {_held(entry for entry in found if entry.kind == 'features')}",
+        f"features: {counted(images, 'image')}, {_held(entry for entry in found if entry.kind == 'features')}",
         *(f"{kind}: {len(held)}, {_held(held)}" for kind, held in of.items()),
     ]
     if left := [entry for entry in found if entry.kind == "leftovers"]:

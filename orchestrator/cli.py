@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from moleflow.errors import InvalidInput, MoleflowError
+from moleflow.errors import InvalidInput, MoleflowError, did_you_mean
 from orchestrator import completion
 
 FAILED, INVALID = 1, 2
+STDOUT = 1
 
 app = typer.Typer(
     add_completion=True,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="""One YAML file in, honest comparison tables out.
@@ -28,32 +29,25 @@ app = typer.Typer(
 
     Examples:
 
-      moleflow-sweep FILE                    run what is missing, print the tables
-
-      moleflow-sweep FILE --data FOLDER      the same on real images
-
-      moleflow-sweep FILE --dry-run          one training step each, nothing is kept
-
-      moleflow-sweep FILE --backend slurm    as job arrays on a cluster
-
-      moleflow-sweep FILE --backend ray      on Ray, here or on a running cluster (--address auto)
-
-      moleflow-sweep plan FILE               what would run, and what is done
-
-      moleflow-sweep prefetch FILE           weights and features first, for machines without a network
-
-      moleflow-sweep report results/NAME     the tables again, from the Parquet
-
-      moleflow-sweep compare DIR DIR         the tables of several sweeps side by side
-
-      moleflow-sweep export DIR              tables and stored rows as CSV, LaTeX or Markdown
-
-      moleflow-sweep verify REPORT           whether a report is what the Parquet beside it gives
-
-      moleflow-sweep doctor                  what is there, and what each backend lacks
+      moleflow-sweep FILE                  run what is missing, print the tables
+      moleflow-sweep FILE --data FOLDER    the same on real images
+      moleflow-sweep FILE --dry-run        one training step each, nothing is kept
+      moleflow-sweep FILE --backend slurm  as job arrays on a cluster
+      moleflow-sweep FILE --backend ray    on Ray, here or on a running cluster
+      moleflow-sweep plan FILE             what would run, and what is done
+      moleflow-sweep prefetch FILE         weights and features before trials run
+      moleflow-sweep report results/NAME   the tables again, from the Parquet
+      moleflow-sweep compare DIR DIR       several sweeps side by side
+      moleflow-sweep export DIR            tables and rows as CSV, LaTeX, Markdown
+      moleflow-sweep verify REPORT         whether it is what the Parquet gives
+      moleflow-sweep doctor                what is there, what each backend lacks
+      moleflow-sweep help COMMAND          what a command takes, with examples
     """,
 )
-File = Annotated[Path, typer.Argument(help="The sweep file (YAML).", show_default=False)]
+File = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The sweep file (YAML), such as sweeps/v7_gamma.yaml.", show_default=False),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -121,6 +115,23 @@ Storage = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"moleflow-sweep {version('moleflow-sweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 @app.command()
 def run(
     file: File,
@@ -159,12 +170,23 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run every trial of a sweep that is not finished yet, then print and write its tables.
+    r"""Run every trial of a sweep that is not finished yet, then print and write its tables.
 
-    A line of --log-json holds time (seconds since 1970), kind, trial_id, label, what the worker told, trials_over, trials_total and
-    seconds_left. For instance:
+    What has finished is kept: the same command goes on, and one with more
+    seeds or values runs those alone.
 
-      moleflow-sweep run FILE --log-json | jq -r 'select(.kind == "epoch") | [.label, .task_name, .epoch, .loss] | @tsv'
+    For instance:
+
+      moleflow-sweep run sweeps/v7_gamma.yaml --base demo
+      moleflow-sweep run sweeps/v7_gamma.yaml --data ~/mvtec --workers 4
+      moleflow-sweep run sweeps/v7_gamma.yaml --set epochs=5 --out results/short
+      moleflow-sweep run sweeps/v7_gamma.yaml --backend slurm \
+          --profile slurm/profiles/mylab.yaml --data ~/mvtec --detach
+
+    A line of --log-json holds time (seconds since 1970), kind, trial_id, label,
+    what the worker told, trials_over, trials_total and seconds_left:
+
+      moleflow-sweep run FILE --log-json | jq 'select(.kind == "epoch") | .loss'
     """
     from orchestrator import launch
 
@@ -216,9 +238,15 @@ def plan(
     storage: Storage = None,
     yes: Yes = False,
     rerun_stale: RerunStale = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The plan as one JSON document.")] = False,
 ) -> None:
-    """List a sweep's trials: ids, what differs between them, what is done and what would run."""
+    """List a sweep's trials: ids, what differs between them, what is done and what would run.
+
+    For instance:
+
+      moleflow-sweep plan sweeps/v7_gamma.yaml
+      moleflow-sweep plan sweeps/v7_gamma.yaml --data ~/mvtec --json
+    """
     from orchestrator import launch, listing
 
     prepared = launch.prepare(
@@ -250,14 +278,26 @@ def prefetch(
     sets: Sets = None,
     cache: CacheDir = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="local (this process) | slurm (one job, which the command waits for).")
+        str,
+        typer.Option(
+            "--backend",
+            help="local (this process) | slurm (one job, which the command waits for).",
+            autocompletion=completion.of("local", "slurm"),
+        ),
     ] = "local",
     profile: Profile = None,
     threads: Threads = 1,
     device: Device = "auto",
     yes: Yes = False,
 ) -> None:
-    """Fetch the weights and compute the features of all trials of a sweep, so that none of them needs a network or a backbone."""
+    r"""Fetch the weights and compute the features of all trials of a sweep, so that none of them needs a network or a backbone.
+
+    For instance:
+
+      moleflow-sweep prefetch sweeps/v7_gamma.yaml --data ~/mvtec
+      moleflow-sweep prefetch sweeps/v7_gamma.yaml --backend slurm \
+          --profile slurm/profiles/mylab.yaml --data ~/mvtec
+    """
     from orchestrator import prefetch as made
 
     _allowed("--backend", backend, ("local", "slurm"))
@@ -271,25 +311,62 @@ def prefetch(
 def trial(
     version: Annotated[
         str,
-        typer.Option("--version", help="v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7", autocompletion=completion.versions),
+        typer.Option(
+            "--version",
+            help="The method: v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7",
+            autocompletion=completion.versions,
+        ),
     ],
-    sets: Sets = None,
-    base: Base = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    data: Data = None,
-    out: Out = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="knob=value, such as --set epochs=5; may be given often.",
+            autocompletion=completion.settings,
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="Base settings by name or .yaml path; `demo` is minutes of work. "
+            "Default: vit_b16, or demo where no images are given.",
+            autocompletion=completion.bases,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in training.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder of classes in the MVTec AD layout. Default: MOLEFLOW_DATA, else embedded images."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Results folder. Default: results/trial-VERSION, and the base if not its own."),
+    ] = None,
     cache: CacheDir = None,
     threads: Threads = 1,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Run a single task sequence, with any knob set: moleflow-sweep trial --version v7 --set focal_gamma=2."""
+    """Run a single task sequence, with any knob set.
+
+    For instance:
+
+      moleflow-sweep trial --version v7 --set focal_gamma=2 --base demo
+      moleflow-sweep trial --version v3 --seed 1 --data ~/mvtec
+    """
     from orchestrator import launch
     from orchestrator.spec import make_sweep, parse_sets
 
     document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
-    if sets:
-        document["list"] = [parse_sets(sets)]  # As factors they are named in the tables.
+    if sets:  # As factors they are named in the tables.
+        once = {
+            "version": f"the version is given by --version {version}; give it once, there",
+            "seed": "give --seed {}",
+        }
+        document["list"] = [parse_sets(sets, once)]
     sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
     options = _options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
     raise typer.Exit(launch.run(launch.prepare(sweep, options), options, _console()))
@@ -298,15 +375,26 @@ def trial(
 @app.command()
 def report(
     folder: Annotated[
-        Path | None, typer.Argument(help="A results folder, such as results/v7_gamma.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")
     ] = False,
     split: Annotated[
-        str, typer.Option("--split", help="test | validation: which images the tables are about.")
+        str,
+        typer.Option(
+            "--split",
+            help="test | validation: which images the tables are about.",
+            autocompletion=completion.of("test", "validation"),
+        ),
     ] = "test",
-    form: Annotated[str, typer.Option("--format", help="markdown | csv | latex")] = "markdown",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="markdown | csv | latex", autocompletion=completion.of("markdown", "csv", "latex")
+        ),
+    ] = "markdown",
     with_published: Annotated[
         bool, typer.Option("--with-published", help="Put the published rows beside the measured ones.")
     ] = False,
@@ -317,7 +405,14 @@ def report(
         bool, typer.Option("--html", help="Also report.html: one file with tables, charts, trials and anomaly maps.")
     ] = False,
 ) -> None:
-    """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there."""
+    """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there.
+
+    For instance:
+
+      moleflow-sweep report results/v7_gamma --html
+      moleflow-sweep report results/v7_gamma --with-published
+      moleflow-sweep report --published
+    """
     from orchestrator import reporting
 
     _allowed("--format", form, ("markdown", "csv", "latex"))
@@ -345,13 +440,18 @@ def report(
 @app.command()
 def claims(
     folders: Annotated[
-        list[Path], typer.Argument(help="Results folders; a contrast may span them.", show_default=False)
+        list[Path], typer.Argument(metavar="DIR", help="Results folders; a contrast may span them.", show_default=False)
     ],
     everything: Annotated[
         bool, typer.Option("--all", help="Every stored trial, not only those of the latest plans.")
     ] = False,
 ) -> None:
-    """Print the ledger of the update notes' claims: measured, interval, and held, refuted or undecided by stated rules."""
+    """Print the ledger of the update notes' claims: measured, interval, and held, refuted or undecided by stated rules.
+
+    For instance:
+
+      moleflow-sweep claims results/v7_gamma results/v3_ablation
+    """
     from orchestrator.reports.claims import stated_claims
     from orchestrator.reports.ledger import ledger_markdown, read_ledger
 
@@ -362,7 +462,12 @@ def claims(
 def verify(
     file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md, or its folder.", show_default=False)],
 ) -> None:
-    """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not."""
+    """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not.
+
+    For instance:
+
+      moleflow-sweep verify results/v7_gamma/report.md
+    """
     from orchestrator import reporting
 
     verdict = reporting.verify(file / "report.md" if file.is_dir() else file)
@@ -374,7 +479,13 @@ def verify(
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page: every key and every knob.")] = False,
 ) -> None:
-    """Print the JSON Schema of sweep files, for editors that complete YAML."""
+    """Print the JSON Schema of sweep files, for editors that complete YAML.
+
+    For instance:
+
+      moleflow-sweep schema > sweep.schema.json
+      moleflow-sweep schema --markdown
+    """
     from orchestrator.jsonschema import sweep_schema
     from orchestrator.reference import reference
 
@@ -383,7 +494,12 @@ def schema(
 
 @app.command()
 def knobs() -> None:
-    """List every knob: path, short name, what it may be, its default and what it means."""
+    """List every knob: path, short name, what it may be, its default and what it means.
+
+    For instance:
+
+      moleflow-sweep knobs | grep -A1 gamma
+    """
     from moleflow.knobs import NOTES_OPTIONS, allowed, fields
     from orchestrator.trial import short, spell
 
@@ -400,7 +516,12 @@ def knobs() -> None:
 def cache_show(
     part: Annotated[
         str | None,
-        typer.Argument(help="With --clear: all | features | stages | defects. Default: all.", show_default=False),
+        typer.Argument(
+            metavar="PART",
+            help="With --clear: all | features | stages | defects. Default: all.",
+            show_default=False,
+            autocompletion=completion.of("all", "features", "stages", "defects"),
+        ),
     ] = None,
     cache: CacheDir = None,
     budget: Annotated[
@@ -419,13 +540,21 @@ def cache_show(
         ),
     ] = False,
 ) -> None:
-    """Show what the cache of features and stages holds, give it a budget, or make room in it."""
+    """Show what the cache of features and stages holds, give it a budget, or make room in it.
+
+    For instance:
+
+      moleflow-sweep cache --budget 50GB --evict
+      moleflow-sweep cache --clear features
+    """
     from orchestrator import launch
-    from orchestrator.cache import describe, empty, give_budget, make_room
+    from orchestrator.cache import PARTS, describe, empty, give_budget, make_room
 
     place = cache or launch.default_cache()
     if part is not None and not clear:
         raise InvalidInput(f"cache: given '{part}' alone; to delete it: moleflow-sweep cache --clear {part}")
+    if part is not None:
+        _allowed("--clear", part, tuple(PARTS))
     if budget is not None:
         print(give_budget(place, budget))
     print("\n".join(describe(place)))
@@ -450,10 +579,9 @@ def _options(**given: Any) -> Any:
 
 
 def _allowed(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    from moleflow.errors import did_you_mean
-
     if value not in allowed:
-        raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}.{did_you_mean(value, allowed)}")
+        meant = {"gpu": "cuda"}.get(value.lower(), value)
+        raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}{did_you_mean(meant, allowed)}")
 
 
 def _console(stderr: bool = False) -> Any:
@@ -468,33 +596,71 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A terminal that has no "±" shows "?" and the run goes on.
             stream.reconfigure(errors="replace")
-    from orchestrator import control, further_commands
+    from orchestrator import control, further_commands, usage
 
     control.register(app)
     further_commands.register(app)
-    words = sys.argv[1:]
     commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        near = get_close_matches(words[0], commands, n=1, cutoff=0.6)
-        if "." not in words[0] and not Path(words[0]).exists():
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            _refuse(f"'{words[0]}' is neither a command ({', '.join(commands)}) nor a sweep file.{hint}")
-        if Path(words[0]).is_dir():
-            _refuse(
-                f"{words[0]}: is a folder, not a sweep file; of results: moleflow-sweep report {words[0]} (or status)"
-            )
-        words = ["run", *words]
+    completion.without_space()
+    completion.write_out_run(os.environ, commands)
+    words = _words(sys.argv[1:], commands)
+    command = typer.main.get_command(app)
+    for option in command.params:
+        if option.name == "install_completion":
+            option.help = completion.INSTALL  # type: ignore[attr-defined]
     try:
-        app(args=words, prog_name="moleflow-sweep")
+        code = command.main(args=words or ["--help"], prog_name="moleflow-sweep", standalone_mode=False)
+        sys.stdout.flush()
+    except usage.UsageError as error:
+        _refuse(usage.explain(error, words))
     except InvalidInput as error:
         _refuse(str(error))
     except MoleflowError as error:
         _refuse(str(error), FAILED)
     except OSError as error:
-        _refuse(f"{error.filename or 'the system'}: {error.strerror or error}", FAILED)
+        reason = error.strerror or str(error)
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE) and _refuses(STDOUT):
+            if error.errno == errno.EPIPE:  # Whoever read it has seen enough.
+                raise SystemExit(FAILED) from None
+            _refuse(f"stdout: cannot be written ({reason})", FAILED)
+        _refuse(f"{error.filename or 'the system'}: {reason}", FAILED)
+    if code or not words:
+        raise SystemExit(code or INVALID)
 
 
-def _refuse(message: str, code: int = INVALID) -> None:
+def _words(typed: list[str], commands: list[str]) -> list[str]:
+    """The words as typer takes them: every one of its commands is written out."""
+    first, rest = typed[0] if typed else "--help", typed[1:]
+    if first == "help":
+        if rest and rest[0] not in commands:
+            near = did_you_mean(rest[0], commands)
+            _refuse(f"help: given '{rest[0]}', allowed: {' | '.join(commands)}{near}")
+        return [*rest[:1], "--help"]
+    if first == "--install-completion" and rest:
+        _refuse(f"{first}: given '{rest[0]}', but it takes no value; it is for the shell that it is typed in")
+    if first.startswith("-") or first in commands:
+        return typed
+    if not first:
+        _refuse("given ''; give a sweep file or a command")
+    if "." not in first and not Path(first).exists():
+        hint = did_you_mean(first, commands)
+        _refuse(f"'{first}' is neither a command ({', '.join(commands)}) nor a sweep file{hint}")
+    if Path(first).is_dir():
+        _refuse(f"{first}: is a folder, not a sweep file; of results: moleflow-sweep report {first} (or status)")
+    return ["run", *typed]
+
+
+def _refuses(stream: int) -> bool:
+    """Whether nothing can be written to a file descriptor; then what is left for it goes nowhere, as leaving Python writes it."""
+    try:
+        os.write(stream, b"\n")
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        return True
+    return False
+
+
+def _refuse(message: str, code: int = INVALID) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 

@@ -75,11 +75,11 @@ def _baseline(given: Sequence[str], names: Sequence[str]) -> Mapping[str, Any]:
     wanted = [item.removeprefix(f"{SWEEP}=") for item in given if item.startswith(f"{SWEEP}=")]
     for name in wanted:
         if name not in names:
-            raise InvalidInput(f"--baseline: no sweep '{name}'; there: {', '.join(names)}.{did_you_mean(name, names)}")
+            raise InvalidInput(f"--baseline: no sweep '{name}'; there: {', '.join(names)}{did_you_mean(name, names)}")
     if len(wanted) > 1:
         raise InvalidInput(f"--baseline: given {SWEEP} twice; a baseline is of one sweep")
     try:
         knobs = parse_sets([item for item in given if not item.startswith(f"{SWEEP}=")])
     except InvalidInput as error:
-        raise InvalidInput(str(error).replace("--set ", "--baseline ", 1)) from None
+        raise InvalidInput(str(error).replace("--set ", "--baseline ")) from None
     return {**knobs, **({SWEEP: wanted[0]} if wanted else {})}

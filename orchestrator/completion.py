@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, MutableMapping
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+INSTALL = (
+    "Install completion for the shell that this is typed in. It writes ~/.bash_completions/moleflow-sweep.sh and a line in ~/.bashrc "
+    "(bash), ~/.zfunc/_moleflow-sweep and ~/.zshrc (zsh), or ~/.config/fish/completions/moleflow-sweep.fish (fish)."
+)
 
 
 def of(*words: str) -> Callable[[str], list[str]]:
@@ -35,3 +44,34 @@ def settings(incomplete: str) -> list[str]:
     if name not in names:
         return []
     return [f"{name}={value}" for value in choices(knob(name, "--set")) if f"{name}={value}".startswith(incomplete)]
+
+
+def trials(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The ids of the trials of the sweep whose folder stands before."""
+    from moleflow.errors import InvalidInput
+    from orchestrator import folder
+
+    try:
+        sweep = folder.read(Path(ctx.params["place"]))
+    except (InvalidInput, KeyError, TypeError):
+        return []
+    return of(*sweep.trial_ids)(incomplete)
+
+
+def without_space() -> None:
+    """Have bash put no space after a completion that ends in `=`."""
+    scripts = import_module("typer._completion_shared")._completion_scripts
+    if "nospace" not in scripts["bash"]:
+        rule = "    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n"
+        scripts["bash"] = scripts["bash"].replace("    return 0\n", f"{rule}    return 0\n")
+
+
+def write_out_run(environment: MutableMapping[str, str], commands: Iterable[str]) -> None:
+    """Where a shell asks for words after `moleflow-sweep FILE`, ask as after `moleflow-sweep run FILE`."""
+    for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
+        program, _, rest = environment.get(name, "").partition(" ")
+        first, more, _ = rest.partition(" ")
+        if more and not first.startswith("-") and first not in commands:
+            environment[name] = f"{program} run {rest}"
+            if name == "COMP_WORDS":
+                environment["COMP_CWORD"] = str(int(environment["COMP_CWORD"]) + 1)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator import completion
+
 if TYPE_CHECKING:
     from orchestrator.folder import SweepFolder
     from orchestrator.status import SweepStatus
@@ -48,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     place: Folder,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: counts and every trial.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Counts and every trial, as one JSON document.")] = False,
     follow: Annotated[
         bool, typer.Option("--watch", help="Look again every two seconds until nothing runs or is queued.")
     ] = False,
@@ -62,9 +64,7 @@ def status(
     For instance:
 
       moleflow-sweep status results/NAME             a line a trial
-
       moleflow-sweep status results/NAME --watch     while it runs
-
       moleflow-sweep status results/NAME --json      for programs
     """
     from rich.console import Console
@@ -94,7 +94,10 @@ def logs(
     trial: Annotated[
         str,
         typer.Argument(
-            metavar="TRIAL", help="Its id, the beginning of it, or its label in quotes.", show_default=False
+            metavar="TRIAL",
+            help="Its id, the beginning of it, or its label in quotes.",
+            show_default=False,
+            autocompletion=completion.trials,
         ),
     ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial ends.")] = False,
@@ -104,7 +107,6 @@ def logs(
     For instance:
 
       moleflow-sweep logs results/NAME 3f2a                    id 3f2a…
-
       moleflow-sweep logs results/NAME "focal_gamma=2 seed=0" -f
     """
     from orchestrator import folder
@@ -127,7 +129,11 @@ def cancel(
     place: Folder,
     trials: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TRIAL", help="Ids, beginnings of ids, or labels. Default: all that is not finished."),
+        typer.Argument(
+            metavar="TRIAL",
+            help="Ids, beginnings of ids, or labels. Default: all that is not finished.",
+            autocompletion=completion.trials,
+        ),
     ] = None,
 ) -> None:
     """Take trials back: queued ones are withdrawn, running ones stop at their next epoch, and none of them is tried again.
@@ -137,11 +143,11 @@ def cancel(
     For instance:
 
       moleflow-sweep cancel results/NAME                 whatever is left
-
       moleflow-sweep cancel results/NAME 3f2a 90bc       two trials
     """
     from orchestrator import folder, marks
     from orchestrator.status import StatusReader
+    from orchestrator.trial import counted
 
     sweep, jobs = folder.read(place), _jobs(place)
     chosen = [named(sweep, place, word) for word in trials or ()]
@@ -152,7 +158,7 @@ def cancel(
         return
     marks.cancelled(place).add(open_ids if chosen else None)
     withdrawn = jobs.cancel([trial.trial_id for trial in found.trials if trial.state == "queued"])
-    print(f"cancelled: {len(open_ids)} of {len(sweep.trial_ids)} trials")
+    print(f"cancelled: {len(open_ids)} of {counted(len(sweep.trial_ids), 'trial')}")
     for state, count in found.counts.items():
         if count:
             print(f"  {count} {state}: {_OUTCOMES[state]}")
@@ -201,6 +207,9 @@ def dashboard(
 
       moleflow-sweep dashboard results/search_v3
     """
+    from orchestrator import folder
+
+    folder.see(place)  # Before what takes seconds to import.
     from orchestrator.study.dashboard import serve
 
     serve(place, storage, port, lambda url: print(f"dashboard: {url} (Ctrl-C ends it)", flush=True))
@@ -223,7 +232,7 @@ def named(sweep: SweepFolder, place: Path, given: str) -> str:
     if not found:
         near = did_you_mean(given, [*sweep.labels.values(), *sweep.trial_ids])
         hint = f"give an id, the beginning of one, or a label, as `moleflow-sweep status {place} --all` shows them"
-        raise InvalidInput(f"'{given}': is no trial of the sweep '{sweep.name}'; {hint}.{near}")
+        raise InvalidInput(f"'{given}': is no trial of the sweep '{sweep.name}'; {hint}{near}")
     return found[0]
 
 

@@ -27,7 +27,7 @@ from orchestrator.runner import Tally, TrialSource
 from orchestrator.search import PlannedTrials, Search
 from orchestrator.spec import Sweep
 from orchestrator.stage_tree import StageTree, stage_tree
-from orchestrator.trial import Trial
+from orchestrator.trial import Trial, counted
 from orchestrator.work import Backend, Setup, stopped_as_by_ctrl_c
 
 if TYPE_CHECKING:
@@ -145,11 +145,13 @@ def summary(tally: Tally, labels: Mapping[str, str], total: int, interrupted: bo
     if tally.stopped_by:
         console.print(f"stopped: {tally.stopped_by}")
     if tally.pruned:
-        console.print(f"stopped early: {len(tally.pruned)} trials")
+        console.print(f"stopped early: {counted(len(tally.pruned), 'trial')}")
     done = len(tally.finished) + len(tally.elsewhere) + len(tally.pruned)
     if done == total:
         return 0
-    console.print(f"{done} of {total} trials finished and kept; to go on, run the same command again: {command()}")
+    console.print(
+        f"{done} of {counted(total, 'trial')} finished and kept; to go on, run the same command again: {command()}"
+    )
     return INTERRUPTED if interrupted else FAILED
 
 

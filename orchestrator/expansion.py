@@ -19,7 +19,7 @@ from moleflow.errors import InvalidInput
 from moleflow.knobs import Layer, resolve
 from orchestrator.axes import checked, holds
 from orchestrator.spec import Sweep
-from orchestrator.trial import Identities, Inputs, Trial, label
+from orchestrator.trial import Identities, Inputs, Trial, counted, label
 
 LIMIT = 10_000
 Model = TypeVar("Model", bound=BaseModel)
@@ -89,7 +89,7 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
     most = count(sweep)
     if most > LIMIT and not yes:
         raise InvalidInput(
-            f"{sweep.source}: up to {most:,} trials ({combinations(sweep):,} combinations, {len(sweep.seeds):,} seeds) "
+            f"{sweep.source}: up to {most:,} trials ({counted(combinations(sweep), 'combination')}, {counted(len(sweep.seeds), 'seed')}) "
             f"are more than {LIMIT:,}; thin out the axes, or go on with --yes"
         )
     with _uncollected():

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, did_you_mean
 from orchestrator.attempts import write_json
 
 FILE = "sweep.json"
@@ -79,6 +79,23 @@ def write(folder: Path, sweep: SweepFolder, spec: dict[str, Any]) -> None:
     write_json(folder / FILE, content)
 
 
+def see(folder: Path) -> Path:
+    """The folder, if there is one.
+
+    Raises:
+        InvalidInput: no such folder, or a file.
+
+    """
+    if folder.is_file():
+        raise InvalidInput(
+            f"{folder}: is a file; give the folder that a run printed as 'results', such as results/NAME"
+        )
+    if not folder.exists():
+        near = did_you_mean(str(folder), [str(one) for one in folder.parent.glob("*") if one.is_dir()])
+        raise InvalidInput(f"{folder}: no such folder{near or '; give a results folder, such as results/NAME'}")
+    return folder
+
+
 def read(folder: Path) -> SweepFolder:
     """What sweep.json says.
 
@@ -86,11 +103,7 @@ def read(folder: Path) -> SweepFolder:
         InvalidInput: the folder holds no sweep, or sweep.json is damaged.
 
     """
-    path = folder / FILE
-    if folder.is_file():
-        raise InvalidInput(
-            f"{folder}: is a file; give the folder that a run printed as 'results', such as results/NAME"
-        )
+    path = see(folder) / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return SweepFolder(
@@ -108,7 +121,10 @@ def read(folder: Path) -> SweepFolder:
         raise InvalidInput(
             f"{folder}: holds no sweep ({FILE} is missing); give the folder that a run printed as 'results'"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror}); make it readable") from None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else f"no JSON as a sweep writes it: {error}"
         raise InvalidInput(
-            f"{path}: cannot be read ({error}); put it back as it was, or give another folder with --out"
+            f"{path}: is damaged ({reason}); put it back as it was, or run the sweep again into another folder (--out)"
         ) from None

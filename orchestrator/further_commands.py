@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from orchestrator import completion
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,7 +18,14 @@ FAILED = 1
 Word = TypeVar("Word", bound=str)
 
 Everything = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
-Split = Annotated[str, typer.Option("--split", help="test | validation: which images the tables are about.")]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="test | validation: which images the tables are about.",
+        autocompletion=completion.of("test", "validation"),
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +40,12 @@ def compare(
     places: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="Results folders, two or more.", show_default=False)
     ],
-    form: Annotated[str, typer.Option("--format", help="markdown | csv | latex")] = "markdown",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="markdown | csv | latex", autocompletion=completion.of("markdown", "csv", "latex")
+        ),
+    ] = "markdown",
     baseline: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,8 +64,7 @@ def compare(
     For instance:
 
       moleflow-sweep compare results/v7_gamma results/v3_ablation
-
-      moleflow-sweep compare results/a results/b --baseline version=v3 --baseline sweep=a --format latex
+      moleflow-sweep compare results/a results/b --baseline version=v3
     """
     from orchestrator.comparing import compared
     from orchestrator.exporting import FORMATS, rendered
@@ -65,13 +78,24 @@ def export(
     place: Annotated[
         Path, typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False)
     ],
-    form: Annotated[str, typer.Option("--format", help="csv | latex | markdown; stored tables are CSV.")] = "csv",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="csv | latex | markdown; stored tables are CSV.",
+            autocompletion=completion.of("csv", "latex", "markdown"),
+        ),
+    ] = "csv",
     to: Annotated[
         Path | None, typer.Option("--to", help="A file, replaced as a whole. Default: stdout.", show_default=False)
     ] = None,
     what: Annotated[
         str,
-        typer.Option("--what", help="tables (the comparison) | metrics | scores | curves | attempts (as stored)."),
+        typer.Option(
+            "--what",
+            help="tables (the comparison) | metrics | scores | curves | attempts (as stored).",
+            autocompletion=completion.of("tables", "metrics", "scores", "curves", "attempts"),
+        ),
     ] = "tables",
     split: Split = "test",
     everything: Everything = False,
@@ -84,11 +108,12 @@ def export(
 ) -> None:
     """Give out the comparison tables, or a stored table, for other programs and papers; results/README.md explains the columns.
 
+    LaTeX tables need the package booktabs.
+
     For instance:
 
-      moleflow-sweep export results/v7_gamma --format latex --to gamma.tex       needs the package booktabs
-
-      moleflow-sweep export results/v7_gamma --what scores --to scores.csv       every image's score
+      moleflow-sweep export results/v7_gamma --format latex --to gamma.tex
+      moleflow-sweep export results/v7_gamma --what scores --to scores.csv
     """
     from orchestrator import exporting
 
@@ -111,14 +136,17 @@ def doctor(
         typer.Option("--weights", help="Weights to look for: pretrained | a package | a file, as backbone.weights."),
     ] = None,
     base: Annotated[
-        str, typer.Option("--base", help="The base whose backbone and classes are looked for.")
+        str,
+        typer.Option(
+            "--base", help="The base whose backbone and classes are looked for.", autocompletion=completion.bases
+        ),
     ] = "vit_b16",
     out: Annotated[Path, typer.Option("--out", help="Where results would go.")] = Path("results"),
     cache: Annotated[
         Path | None,
         typer.Option("--cache", help="Cache folder. Default: MOLEFLOW_CACHE, else ~/.cache/moleflow-sweep."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What was found, as one JSON document.")] = False,
 ) -> None:
     """Say what is there and what is not: Python, torch, GPUs, SLURM, Ray, images, weights, disk; and what each backend lacks.
 
@@ -127,7 +155,6 @@ def doctor(
     For instance:
 
       moleflow-sweep doctor
-
       moleflow-sweep doctor --data ~/mvtec --json
     """
     from orchestrator.doctor.report import as_document, as_lines, runs_here
@@ -145,4 +172,4 @@ def _one_of(option: str, given: str, allowed: Sequence[Word]) -> Word:
     for word in allowed:
         if given == word:
             return word
-    raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}.{did_you_mean(given, allowed)}")
+    raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{did_you_mean(given, allowed)}")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moleflow.documents import read_mapping, shown
 from moleflow.errors import InvalidInput
-from moleflow.knobs import Layer, base_layers, flatten_layer
+from moleflow.knobs import Layer, base_layers, base_names, flatten_layer
 from orchestrator.axes import checked
 from orchestrator.sweep_file import SweepFile
 
@@ -51,7 +52,9 @@ class Base:
         for layer in layers:
             for path, value in flatten_layer(layer).items():
                 if path in ("version", "seed"):
-                    raise InvalidInput(f"{layer.source}: {path} does not belong into a base; give it in the sweep file")
+                    instead = f"`seeds: [{shown(value)}]`" if path == "seed" else f"`version: {value}`"
+                    where = "beside `base`" if layer.source == self.source else "in the sweep file"
+                    raise InvalidInput(f"{layer.source}: {path} does not belong in a base; write {instead} {where}")
                 checked(path, value, layer.source)
         return layers
 
@@ -89,10 +92,12 @@ def lay(keys: SweepFile, source: str, folder: Path, base_option: str | None, dat
 
     """
     own = _own_base(keys, source, folder)
+    _refuse_sweep_file(folder / own.name, own.name, own.source)
     embedded_name = keys.without_data.base
     base = own
     if base_option is not None:
         asked = str(Path(base_option).absolute()) if base_option.endswith((".yaml", ".yml")) else base_option
+        _refuse_sweep_file(Path(base_option), base_option, "--base")
         base = Base(asked, {}, "--base", folder)
     elif data_root is None and not own.stands_on(embedded_name):
         base = Base(embedded_name, {}, f"{source}: without_data", folder)
@@ -115,12 +120,21 @@ def lay(keys: SweepFile, source: str, folder: Path, base_option: str | None, dat
     return Ground(name, base, seeds, data_root, _note(own, base, replaced, data_root, len(full), len(seeds)))
 
 
+def _refuse_sweep_file(path: Path, named: str, source: str) -> None:
+    """See that a base is none of the files that stand on one: those have a name."""
+    if named.endswith((".yaml", ".yml")) and path.is_file() and "name" in read_mapping(path):
+        known = ", ".join(base_names())
+        raise InvalidInput(f"{source}: {named} is a sweep file; give a base: {known}, or a .yaml of knobs")
+
+
 def _own_base(keys: SweepFile, source: str, folder: Path) -> Base:
     if isinstance(keys.base, str):
         return Base(keys.base, {}, f"{source}: base", folder)
     parent = keys.base.get("extends", "")
     if not isinstance(parent, str):
-        raise InvalidInput(f"{source}: base.extends: given {parent!r}, allowed: a base's name or a .yaml file's path")
+        raise InvalidInput(
+            f"{source}: base.extends: given {shown(parent)}, allowed: a base's name or a .yaml file's path"
+        )
     own = {key: value for key, value in keys.base.items() if key != "extends"}
     return Base(parent, own, f"{source}: base", folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from moleflow.config import Backbone, TrialConfig
 from moleflow.data.choice import hold_out
 from moleflow.data.dataset import Dataset, open_dataset
 from moleflow.data.digests import DigestCache
-from moleflow.data.mvtec import scan, split
+from moleflow.data.mvtec import class_names, scan, split
+from moleflow.errors import InvalidInput
 from moleflow.weights import weights_identity
 from orchestrator.savings import Images
 from orchestrator.trial import Inputs
@@ -25,15 +27,20 @@ class SweepInputs:
     of: Callable[[TrialConfig], Inputs]
 
 
-def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig]) -> SweepInputs:
-    """Look through every image that the configurations use.
+def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig], source: str = "--data") -> SweepInputs:
+    """Look through every image that the configurations use; `source` is where the data root was given, for messages.
 
     Raises:
         InvalidInput: not an MVTec AD folder, a class that is not there, a broken image, a missing mask, missing weights.
         OSError: the cache cannot be written.
 
     """
-    dataset = open_dataset(data_root, cache)
+    if data_root is not None:
+        try:
+            class_names(data_root)
+        except InvalidInput as error:
+            raise InvalidInput(f"{source}: {error}") from None
+    dataset = open_dataset(data_root, cache, _say_drawing)
     tasks: dict[str, None] = {}
     backbones: dict[tuple[str, str], Backbone] = {}
     splits: dict[tuple[str, float, float, int], None] = {}
@@ -60,3 +67,7 @@ def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig])
 
     images = {name: Images(len(data.train), len(data.test)) for name, data in found.items()}
     return SweepInputs(dataset, images, of)
+
+
+def _say_drawing() -> None:
+    print("drawing the embedded images (once)", file=sys.stderr, flush=True)

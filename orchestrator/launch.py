@@ -23,6 +23,7 @@ from orchestrator.live import open_view
 from orchestrator.prepared import Options, Prepared, default_cache, expected_work, prepare, setup
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
+from orchestrator.trial import counted
 
 __all__ = [
     "Options",
@@ -72,10 +73,12 @@ def _submit_and_leave(prepared: Prepared, options: Options, source: TrialSource,
     made = slurm(setup(prepared, options), options).submit(source)
     for array in made:
         trials = sum(len(ids) for ids in array.elements)
-        console.print(f"submitted: {trials} trials as SLURM job {array.job_id}, {len(array.elements)} elements")
+        console.print(
+            f"submitted: {counted(trials, 'trial')} as SLURM job {array.job_id}, {counted(len(array.elements), 'element')}"
+        )
     left = len(prepared.plan.of("to run")) - sum(len(ids) for array in made for ids in array.elements)
     if left:
-        console.print(f"not submitted: {left} trials that a job or another driver has already")
+        console.print(f"not submitted: {counted(left, 'trial')} that a job or another driver has already")
     console.print(
         f"to see them: moleflow-sweep status {prepared.folder}; the same command without --detach follows them"
     )
@@ -112,7 +115,7 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
             "\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset, prepared.folder))
         )
     console.print(
-        f"dry run:  {len(trials)} distinct computations of {len(labels)} trials, one training step a task each"
+        f"dry run:  {counted(len(trials), 'distinct computation')} of {counted(len(labels), 'trial')}, one training step a task each"
     )
     rehearsals = PlannedTrials([cut_short(trial) for trial in trials])
     source = TrialSource(rehearsals, prepared.sweep.resources, retries=0, most_identical=math.inf)

@@ -15,7 +15,7 @@ from orchestrator.reports.notes import COST
 from orchestrator.savings import MoreEpochs, Work
 from orchestrator.spec import Sweep
 from orchestrator.sweep_file import Search
-from orchestrator.trial import spell
+from orchestrator.trial import counted, spell
 
 MOST_VALUES = 12
 
@@ -43,14 +43,12 @@ def header(sweep: Sweep, plan: Plan, dataset: Dataset, folder: Path) -> list[str
 
 
 def _search(sweep: Sweep, asked: Search) -> str:
-    looked = f"{_many(asked.trials, 'configuration')} by {asked.sampler}, each with {_many(len(sweep.seeds), 'seed')}"
+    looked = (
+        f"{counted(asked.trials, 'configuration')} by {asked.sampler}, each with {counted(len(sweep.seeds), 'seed')}"
+    )
     best = "the best" if asked.finalists == 1 else f"the best {asked.finalists}" if asked.finalists else "none"
-    tested = f"{best} and the base with {_many(len(sweep.final_seeds or sweep.seeds), 'seed')}"
+    tested = f"{best} and the base with {counted(len(sweep.final_seeds or sweep.seeds), 'seed')}"
     return f"{looked}, on validation images; tested then: {tested if asked.finalists else best}"
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def work_lines(work: Work | None) -> list[str]:

@@ -21,6 +21,7 @@ from moleflow.prefetch import FeatureSet, distinct, feature_sets, fill
 from orchestrator import launch, listing
 from orchestrator.spec import Sweep
 from orchestrator.sweep_file import Resources
+from orchestrator.trial import counted
 from orchestrator.work import Setup
 
 INTERRUPTED = 130
@@ -125,7 +126,9 @@ def _warn_of_gpus(setup: Setup, needs: Resources, console: Console) -> None:
 def _summary(made: Made, cache: Path) -> str:
     settings = f"{made.settings} feature setting{'s' if made.settings != 1 else ''}"
     computed = f"{made.computed} computed now" if made.computed else "nothing was computed"
-    return f"everything is there: {settings} on {made.device}, {made.images} images, {computed}; cache: {cache}"
+    return (
+        f"everything is there: {settings} on {made.device}, {counted(made.images, 'image')}, {computed}; cache: {cache}"
+    )
 
 
 class _View:

@@ -89,7 +89,7 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
     with writable(cache, "--cache or MOLEFLOW_CACHE"):
         configs = [variant.config for variant in expanded.variants]
         configs += expansion.read_by(sweep) if sweep.search is not None else []
-        inputs = look_up(sweep.data_root, cache, configs)
+        inputs = look_up(sweep.data_root, cache, configs, sweep.data_source)
     trials = sample = expansion.trials_of(sweep, expanded.variants, inputs.of)
     if sweep.search is not None:
         try:

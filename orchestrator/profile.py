@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from moleflow.documents import read_mapping
+from moleflow.documents import read_mapping, shown
 from moleflow.errors import InvalidInput, did_you_mean
 
 # sbatch options that this tool sets, and what sets them.
@@ -155,8 +155,8 @@ def _explain(error: ValidationError) -> str:
     key, *inside = map(str, first["loc"])
     fields = SiteProfile.model_fields
     if key not in fields:
-        return f"unknown key '{key}'; allowed: {', '.join(fields)}.{did_you_mean(key, fields)}"
+        return f"unknown key '{key}'; allowed: {', '.join(fields)}{did_you_mean(key, fields)}"
     where = f"{key}.{inside[0]}" if key == "extra" and inside and inside[-1] != "[key]" else key
     if first["type"] == "value_error":
-        return f"{where}: given {first['input']!r:.80}, but {first['ctx']['error']}"
-    return f"{where}: given {first['input']!r:.80}, allowed: {fields[key].description}"
+        return f"{where}: given {shown(first['input'])}, but {first['ctx']['error']}"
+    return f"{where}: given {shown(first['input'])}, allowed: {fields[key].description}"

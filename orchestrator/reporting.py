@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from moleflow.errors import InvalidInput
 from moleflow.knobs import method_knobs, version_settings
 from moleflow.source import code_digest
 from orchestrator import folder
@@ -80,6 +81,8 @@ def verify(path: Path) -> Verdict:
         InvalidInput: no report, one without a lock, or no results beside it.
 
     """
+    if path.suffix in (".csv", ".tex", ".html", ".parquet"):
+        raise InvalidInput(f"{path}: only report.md can be verified; give {path.with_name('report.md')}")
     return verification.verify(path, _made_by, code_digest())
 
 

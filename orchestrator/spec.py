@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from moleflow.config import digest
-from moleflow.documents import parse, read_mapping
+from moleflow.documents import parse, read_mapping, shown
 from moleflow.errors import InvalidInput, did_you_mean
-from moleflow.knobs import Layer, flatten_layer, knob, version_layer
+from moleflow.knobs import Layer, allowed, fields, flatten_layer, knob, version_layer
 from orchestrator import axes, ground, sweep_file
-from orchestrator.axes import Condition, Draws, Part, checked
+from orchestrator.axes import Condition, Draws, Part, checked, fits
 from orchestrator.sweep_file import COSTS, SELECTION, EarlyStopping, Resources, Search, SweepFile
 from orchestrator.trial import spell
 
@@ -37,6 +38,7 @@ class Sweep:
         exclude: variants for which one of these holds are left out.
         baseline: knobs of the variant that changes are relative to; empty = none.
         data_root: folder of the images; None = the embedded, generated ones.
+        data_source: where that folder was given, for messages.
         note: what a reader of any of its tables has to know first; may be empty.
         search: how Optuna looks for the best, where it does; `parts` are then a sample of its space.
         final_seeds: seeds with which what a search chose is tested.
@@ -59,6 +61,7 @@ class Sweep:
     retries: int
     data_root: Path | None
     note: str
+    data_source: str = ""
     search: Search | None = None
     final_seeds: tuple[int, ...] = ()
     early_stopping: EarlyStopping | None = None
@@ -187,12 +190,20 @@ def make_sweep(
         },
         parts=tuple(parts),
         when=_ordered(when, f"{source}: when"),
-        exclude=tuple(_exclusion(entry, owners, f"{source}: exclude") for entry in keys.exclude),
-        baseline=_baseline(keys.report.baseline, owners, f"{source}: report.baseline"),
+        exclude=tuple(
+            _exclusion(entry, owners, f"{source}: exclude, entry {number}")
+            for number, entry in enumerate(keys.exclude, start=1)
+        ),
+        baseline=_baseline(keys.report.baseline, owners, f"{source}: report.baseline", keys.search is not None),
         seeds=chosen.seeds,
         resources=keys.resources,
         retries=keys.retries,
         data_root=root,
+        data_source="--data"
+        if data_root is not None
+        else f"{source}: data"
+        if keys.data is not None
+        else DATA_VARIABLE,
         note=chosen.note,
         search=keys.search,
         final_seeds=_final_seeds(keys, chosen.seeds, source),
@@ -212,9 +223,9 @@ def _of_search(keys: SweepFile, source: str) -> list[Layer]:
     for key, names in (("objectives", asked.objectives), ("constraints", asked.constraints)):
         unknown = [name for name in names if name not in (*SELECTION, *COSTS)]
         if unknown:
-            allowed = ", ".join((*SELECTION, *COSTS))
+            known = ", ".join((*SELECTION, *COSTS))
             hint = did_you_mean(unknown[0], (*SELECTION, *COSTS))
-            raise InvalidInput(f"{source}: search.{key}: unknown metric '{unknown[0]}'; allowed: {allowed}.{hint}")
+            raise InvalidInput(f"{source}: search.{key}: unknown metric '{unknown[0]}'; allowed: {known}{hint}")
     if asked.sampler == "cmaes" and (len(asked.objectives) > 1 or asked.constraints):
         raise InvalidInput(
             f"{source}: search.sampler: cmaes knows one objective and no constraints; allowed here: tpe | gp | nsga2 | random | qmc"
@@ -274,39 +285,59 @@ def _all_name_version(owners: Mapping[str, Part]) -> bool:
     return part is not None and (isinstance(part, Draws) or all("version" in row for row in part))
 
 
-def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+def parse_sets(sets: Sequence[str], refused: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """`key=value` of `--set` as {dotted path: value}.
+
+    Args:
+        sets: as they were given.
+        refused: knobs that are set elsewhere, with what to say of them; `{}` in it stands for the value.
 
     Raises:
         InvalidInput: not of that form, an unknown knob, a wrong value, or a knob given twice.
+
     """
-    return _overrides(sets, {}, "the command line")
-
-
-def _overrides(sets: Sequence[str], owners: Mapping[str, Part], source: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for given in sets:
-        name, equals, text = given.partition("=")
         where = f"--set {given}"
-        if not equals or not name.strip():
-            raise InvalidInput(f"{where}: allowed: key=value, as in focal_gamma=2")
-        for path, value in flatten_layer(Layer(where, {name.strip(): parse(text, where)})).items():
-            if path == "seed":
-                raise InvalidInput(f"{where}: a sweep's seeds are set by `seeds` in {source}")
-            if path in owners:
-                raise InvalidInput(f"{where}: {path} is an axis of this sweep; edit the axis in {source}")
+        for path, value in _setting(given, where).items():
+            if path in refused:
+                raise InvalidInput(f"{where}: {refused[path].format(shown(value))}")
             if path in found:
                 raise InvalidInput(f"{where}: {path} is set twice; keep one of them")
             found[path] = checked(path, value, where)
     return found
 
 
+def _setting(given: str, where: str) -> dict[str, Any]:
+    """One `key=value` as {dotted path: value}, before the value is checked."""
+    name, equals, text = (part.strip() for part in given.partition("="))
+    if not equals or not name:
+        missing = "no knob before '='" if equals else "no '='"
+        raise InvalidInput(f"{where}: {missing}; write knob=value, as in --set epochs=5")
+    value = parse(text, where)
+    group = [path for path in fields() if path.startswith(f"{name}.")]
+    if group and not isinstance(value, Mapping):
+        example = next((path for path in group if fits(path, value)), group[0])
+        raise InvalidInput(f"{where}: {name} is a group; name one of its knobs, as in --set {example}={text}")
+    found = flatten_layer(Layer(where, {name: value}))
+    for path, one in found.items():
+        usual = fields()[path].default
+        if isinstance(usual, tuple) and not isinstance(one, list):
+            example = f"--set '{name}=[{', '.join(map(str, usual[:2]))}]'"
+            raise InvalidInput(f"{where}: {path}: given {shown(one)}, allowed: {allowed(path)}, as in {example}")
+    return found
+
+
+def _overrides(sets: Sequence[str], owners: Mapping[str, Part], source: str) -> dict[str, Any]:
+    refused = {path: f"{path} is an axis of this sweep; edit the axis in {source}" for path in owners}
+    return parse_sets(sets, {"seed": f"a sweep's seeds are set by `seeds` in {source}", **refused})
+
+
 def _axis(name: str, owners: Mapping[str, Part], source: str) -> str:
     """The path of the axis called `name`."""
     path = knob(str(name), source)
     if path not in owners:
-        known = f"{', '.join(owners) or 'none'}.{did_you_mean(path, owners)}"
-        raise InvalidInput(f"{source}: {path} is not an axis of this sweep; its axes: {known}")
+        raise InvalidInput(f"{source}: {path} is not an axis of this sweep; its axes: {', '.join(owners) or 'none'}")
     return path
 
 
@@ -330,16 +361,22 @@ def _exclusion(entry: object, owners: Mapping[str, Part], source: str) -> Condit
     return condition
 
 
-def _baseline(given: Mapping[str, Any], owners: Mapping[str, Part], source: str) -> dict[str, Any]:
+def _baseline(given: Mapping[str, Any], owners: Mapping[str, Part], source: str, searched: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in flatten_layer(Layer(source, given)).items():
         path = _axis(name, owners, source)
         found[path] = checked(path, value, source)
-        values = owners[path].values(path)
+        part = owners[path]
+        values = part.values(path)
+        if searched and isinstance(part, Draws) and part.distributions[path].kind in ("uniform", "loguniform"):
+            raise InvalidInput(
+                f"{source}: a search draws its values, so none is exactly {spell(found[path])}; "
+                "put it in search.space as a choice, or leave report.baseline out"
+            )
         # A variant of `list` that leaves the knob out has the base's value: which that is shows when variants resolve.
         everywhere = isinstance(owners[path], Draws) or all(path in row for row in owners[path])
         if values is not None and everywhere and found[path] not in values:
             spelled = [spell(v) for v in values]
             hint = did_you_mean(spell(found[path]), spelled)
-            raise InvalidInput(f"{source}: {path}: given {value!r}, but the axis has: {', '.join(spelled)}.{hint}")
+            raise InvalidInput(f"{source}: {path}: given {shown(value)}, but the axis has: {', '.join(spelled)}{hint}")
     return found

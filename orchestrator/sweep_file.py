@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moleflow.documents import shown
 from moleflow.errors import InvalidInput, did_you_mean
-from moleflow.knobs import fields, short_names
+from moleflow.knobs import fields, short_names, version_names
 
 MOST_SEEDS = 100_000
 Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -144,6 +146,12 @@ class SweepFile(_Keys):
     without_data: WithoutData = Field(default=WithoutData(), description="{base, seeds}: what runs without a data root")
 
 
+_MEMBERS = {
+    "objectives": "maximize | minimize",
+    "constraints": "a number, as in {seconds: 60} (at most) or {image_auroc: 0.9} (at least)",
+}
+
+
 def parsed(document: Mapping[str, Any], source: str) -> SweepFile:
     """The document as typed keys.
 
@@ -159,12 +167,16 @@ def parsed(document: Mapping[str, Any], source: str) -> SweepFile:
 
 def _explain(error: ValidationError) -> str:
     """The first problem in one line."""
-    first = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A misspelled key is the reason why the right one is missing.
+    first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     model: type[BaseModel] = SweepFile
     path: list[str] = []
     allowed = ""
     for part in map(str, first["loc"]):
         if part not in model.model_fields:
+            if path[-1:] and path[-1] in _MEMBERS and first["type"] != "extra_forbidden":
+                path, allowed = [*path, part], _MEMBERS[path[-1]]
             break
         field = model.model_fields[part]
         path.append(part)
@@ -175,7 +187,13 @@ def _explain(error: ValidationError) -> str:
         return _unknown(str(first["loc"][-1]), where, model)
     if first["type"] == "missing":
         return f"{where}: is missing; give {allowed}"
-    return f"{where}: given {first['input']!r:.80}, allowed: {allowed}"
+    words = re.findall(r"[\w.]+", str(first.get("ctx", {}).get("expected", "")))
+    if where == "version":
+        words = version_names()
+        allowed = ", ".join(words)
+    elif where == "early_stopping.metric":
+        words = [*SELECTION]
+    return f"{where}: given {shown(first['input'])}, allowed: {allowed}{did_you_mean(first['input'], words)}"
 
 
 def _models(annotation: object) -> Entries:
@@ -189,4 +207,4 @@ def _unknown(key: str, where: str, model: type[BaseModel]) -> str:
         return f"unknown key '{key}': it is a knob, so it belongs under base, or as an axis under grid"
     keys = list(model.model_fields)
     prefix = f"{where}." if where else ""
-    return f"unknown key '{prefix}{key}'; allowed: {', '.join(keys)}.{did_you_mean(key, keys)}"
+    return f"unknown key '{prefix}{key}'; allowed: {', '.join(keys)}{did_you_mean(key, keys)}"

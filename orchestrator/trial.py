@@ -160,3 +160,8 @@ def spell(value: object) -> str:
     if isinstance(value, tuple | list):
         return ",".join(map(spell, value))
     return str(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """How many there are: `1 seed`, `2,000 seeds`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

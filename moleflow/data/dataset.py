@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,12 @@ class Dataset:
     generated: bool
 
 
-def open_dataset(root: Path | None, cache: Path) -> Dataset:
+def open_dataset(root: Path | None, cache: Path, drawing: Callable[[], None] = lambda: None) -> Dataset:
     """The data set at `root`, or the embedded images where no root was given.
 
     Args:
         cache: folder under which the embedded images are kept.
+        drawing: called before they are drawn, which takes seconds, once.
     """
     if root is not None:
         own = root.resolve().name
@@ -34,4 +36,4 @@ def open_dataset(root: Path | None, cache: Path) -> Dataset:
         return Dataset(f"folder {own}" if own == EMBEDDED else own, root, generated=False)
     from moleflow.data.embedded import ensure_embedded  # Only drawing needs what it imports.
 
-    return Dataset(EMBEDDED, ensure_embedded(cache), generated=True)
+    return Dataset(EMBEDDED, ensure_embedded(cache, drawing), generated=True)

@@ -115,23 +115,21 @@ def class_names(root: Path) -> list[str]:
     """
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
-        raise InvalidInput(
-            f"data root {root}: {what}; give the folder that holds <class>/train/{GOOD} and <class>/test"
-        )
+        raise InvalidInput(f"{root}: {what}; give the folder that holds <class>/train/{GOOD} and <class>/test")
     if (root / "train" / GOOD).is_dir():
-        raise InvalidInput(f"data root {root}: this is one class; give the folder above it, {root.absolute().parent}")
+        raise InvalidInput(f"{root}: this is one class; give the folder above it, {root.absolute().parent}")
     folders = [folder.name for folder in _folders(root)]
     classes = [name for name in folders if (root / name / "train" / GOOD).is_dir()]
     if not classes:
         there = ", ".join(folders[:8]) or "none"
         looked_for = f"looked for <class>/train/{GOOD}; folders there: {there}"
-        raise InvalidInput(f"data root {root}: not an MVTec AD folder: {looked_for}; give the folder of the classes")
+        raise InvalidInput(f"{root}: not an MVTec AD folder: {looked_for}; give the folder of the classes")
     return classes
 
 
 def _refuse_class(root: Path, task: str, classes: Sequence[str]) -> None:
-    own = f" To learn these, set data.tasks: [{', '.join(classes[:3])}]" if not did_you_mean(task, classes) else ""
-    there = f"classes there: {', '.join(classes)}.{did_you_mean(task, classes)}{own}"
+    some = f"; to learn some of them: --set 'tasks=[{', '.join(classes[:3])}]'"
+    there = f"classes there: {', '.join(classes)}{did_you_mean(task, classes) or some}"
     if task in (folder.name for folder in _folders(root)):
         raise InvalidInput(f"data.tasks: {root / task} has no train/{GOOD}, so it is no class; {there}")
     raise InvalidInput(f"data.tasks: no class '{task}' in {root}; {there}")

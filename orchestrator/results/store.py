@@ -263,6 +263,8 @@ class ResultStore:
     def _look(self) -> None:
         """Take note of the parts that are new or gone since the last look."""
         if not self.parts.is_dir():
+            if (self.folder / "sweep.json").exists():
+                raise InvalidInput(f"{self.folder}: its results are gone (no folder parts/); run the sweep again")
             raise InvalidInput(f"{self.folder}: no results here (no folder parts/); give the folder that a sweep wrote")
         there: list[str] = []
         with contextlib.suppress(FileNotFoundError):

@@ -74,7 +74,7 @@ def test_set_of_an_axis(refused):
 
 
 def test_a_missing_sweep_file(refused):
-    assert refused("none.yaml") == "error: none.yaml: no such file\n"
+    assert refused("none.yaml") == "error: none.yaml: no such file; YAML files in this folder: base.yaml, sweep.yaml\n"
 
 
 def test_a_folder_in_the_place_of_the_sweep_file(refused):
@@ -102,11 +102,11 @@ def test_a_profile_that_is_not_there(refused):
 
 def test_an_impossible_combination(refused, edit):
     edit(base={"extends": "base.yaml", "data.tasks": ["bolt", "bolt"]})
-    assert "tasks: every task may stand in the sequence once" in refused("sweep.yaml")
+    assert "tasks: 'bolt' is given twice; name each class once" in refused("sweep.yaml")
 
 
 def test_a_data_folder_that_is_not_there(refused):
-    assert "data root nowhere: no such folder" in refused("sweep.yaml", "--data", "nowhere")
+    assert "--data: nowhere: no such folder" in refused("sweep.yaml", "--data", "nowhere")
 
 
 def test_a_data_folder_that_is_not_mvtec_ad(refused, place):
@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_written(refused, option, said):
     ("option", "given", "said"),
     [
         ("--backend", "locl", "given 'locl', allowed: inline | local | slurm | ray. Did you mean 'local'?"),
-        ("--device", "gpu", "given 'gpu', allowed: auto | cpu | cuda"),
+        ("--device", "gpu", "given 'gpu', allowed: auto | cpu | cuda. Did you mean 'cuda'?"),
     ],
 )
 def test_an_unknown_choice(refused, option, given, said):
@@ -212,27 +212,136 @@ def test_a_misspelled_command(refused):
     assert "Did you mean 'plan'?" in said
 
 
+def test_an_empty_word(refused):
+    assert refused("") == "error: given ''; give a sweep file or a command\n"
+
+
 def test_a_report_of_a_folder_without_a_sweep(refused):
     assert "images: holds no sweep (sweep.json is missing)" in refused("report", "images")
     assert "sweep.yaml: is a file; give the folder that a run printed as 'results'" in refused("status", "sweep.yaml")
     assert "--format: given 'pdf', allowed: markdown | csv | latex" in refused("report", "images", "--format", "pdf")
 
 
+SEARCH = {"grid": None, "report": None}
+
+
+def searching(**more):
+    """Changes that make the sweep a search."""
+    return SEARCH | {"search": {"space": {"focal_gamma": {"uniform": [0, 2]}}, "trials": 2} | more}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": 4.1}, "version: given 4.1, allowed: v1, v2, v3, v4, v4.1, v5, v6, v7. Did you mean 'v4.1'?"),
+        ({"version": "V7"}, "Did you mean 'v7'?"),
+        ({"base": {"seed": 3}}, "base: seed does not belong in a base; write `seeds: [3]` beside `base`"),
+        ({"base": {"version": "v3"}}, "base: version does not belong in a base; write `version: v3` beside `base`"),
+        ({"base": "bass.yaml"}, "sweep.yaml: base: bass.yaml: no such file. Did you mean 'base.yaml'?"),
+        (
+            {"base": "sweep.yaml"},
+            "base: sweep.yaml is a sweep file; give a base: demo, efficientnet, published, vit_b16,",
+        ),
+        ({"data": "nowhere"}, "sweep.yaml: data: nowhere: no such folder; give the folder that holds"),
+        (searching(sampler="tpee"), "search.sampler: given 'tpee', allowed: random | tpe |"),
+        (searching(sampler="tpee"), "Did you mean 'tpe'?"),
+        (searching(pruner="medan"), "Did you mean 'median'?"),
+        (searching(trials=None, trial=2), "unknown key 'search.trial'; allowed: space, trials,"),
+        (searching(trials=None, trial=2), "Did you mean 'trials'?"),
+        (
+            {"random": {"counts": 2, "knobs": {}}},
+            "unknown key 'random.counts'; allowed: count, seed, knobs. Did you mean 'count'?",
+        ),
+        ({"early_stopping": {"rul": "asha"}}, "Did you mean 'rule'?"),
+        (
+            searching(constraints={"foo": "> 1"}),
+            "search.constraints.foo: given '> 1', allowed: a number, as in {seconds: 60} (at most) or {image_auroc: 0.9} (at least)\n",
+        ),
+        (
+            searching(objectives={"image_auroc": "max"}),
+            "search.objectives.image_auroc: given 'max', allowed: maximize | minimize. Did you mean 'maximize'?",
+        ),
+        (
+            searching() | {"report": {"baseline": {"focal_gamma": 0}}},
+            "report.baseline: a search draws its values, so none is exactly 0; put it in search.space as a choice, or leave report",
+        ),
+        ({"when": {"focal_form": {"focal_gamma": 1}}}, "not an axis of this sweep; its axes: loss.focal_gamma\n"),
+        (
+            {"when": {"focal_gamma": {"epochs": "=> 1"}}},
+            "when.focal_gamma: training.epochs: given '=> 1'; allowed: a value, [values], or > >= < <= and a number",
+        ),
+        ({"when": {"focal_gamma": {"epochs": "=> 1"}}}, "Did you mean '>= 1'?"),
+        ({"when": {"focal_gamma": {"epochs": "== 1"}}}, "Did you mean '1'?"),
+        ({"exclude": [{"focal_gamma": 0}, {}]}, "exclude, entry 2: given {}, allowed: {knob: value"),
+        ({"exclude": [3]}, "exclude, entry 1: given 3, allowed: {knob: value"),
+        (
+            {"base": {"focal_gamma": 1, "loss.focal_gamma": 2}},
+            "loss.focal_gamma is given twice (as 'focal_gamma' and as 'loss.focal_gamma'); keep one of them",
+        ),
+        (
+            {"grid": {"tasks": [["bolt", "bolt"]]}, "report": None},
+            "tasks: 'bolt' is given twice; name each class once",
+        ),
+        ({"grid": {"focal_gamma": [None]}, "report": None}, "given null, allowed: a number >= 0\n"),
+        ({"grid": {"focal_gamma": [float("nan")]}, "report": None}, "given .nan, allowed: a number >= 0\n"),
+        ({"grid": {"focal_gamma": [[True, {"a": 1}]]}, "report": None}, "given [true, {a: 1}], allowed"),
+        ({"seeds": {"a": None}}, "seeds: given {a: null}, allowed: a list"),
+    ],
+)
+def test_a_mistake_in_the_file(refused, edit, changes, said):
+    edit(**changes)
+    assert said in refused("plan", "sweep.yaml")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sweep.yaml", "--datta", "x"], "--datta"),
-        (["run"], "Missing argument 'file'"),
-        (["sweep.yaml", "--workers", "none"], "'--workers': Input should be a valid integer"),
-        (["sweep.yaml", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
-        (["trial"], "--version"),
+        (
+            ["trial", "--version", "v7", "--set", "version=v3"],
+            "the version is given by --version v7; give it once, there",
+        ),
+        (["trial", "--version", "v7", "--set", "seed=1"], "--set seed=1: give --seed 1"),
+        (["sweep.yaml", "--device", "gpu"], "--device: given 'gpu', allowed: auto | cpu | cuda. Did you mean 'cuda'?"),
+        (
+            ["sweep.yaml", "--base", "sweep.yaml"],
+            "--base: sweep.yaml is a sweep file; give a base: demo, efficientnet,",
+        ),
+        (["sweep.yaml", "--data", "nowhere"], "--data: nowhere: no such folder"),
+        (["sweep.yaml", "--set", "loss=3"], "loss is a group; name one of its knobs, as in --set loss.focal_gamma=3"),
+        (["sweep.yaml", "--set", "tasks=bolt,cloth"], "(at least 1), as in --set 'tasks=[leather, grid]'"),
+        (
+            ["sweep.yaml", "--set", "tasks=[zebra]"],
+            "classes there: bolt, cloth; to learn some of them: --set 'tasks=[bolt, cloth]'",
+        ),
+        (["sweep.yaml", "--set", "x"], "--set x: no '='; write knob=value, as in --set epochs=5"),
+        (["sweep.yaml", "--set", "=3"], "--set =3: no knob before '='; write knob=value, as in --set epochs=5"),
+        (["sweep.yaml", "--set", "zzz=3"], "unknown knob 'zzz'; `moleflow-sweep knobs` lists them all"),
+        (["report", "nodir"], "nodir: no such folder; give a results folder"),
+        (["report", "image"], "image: no such folder. Did you mean 'images'?"),
+        (["dashboard", "nodir"], "nodir: no such folder; give a results folder"),
+        (["dashboard", "base.yaml"], "base.yaml: is a file; give the folder that a run printed as 'results'"),
+        (["verify", "images/report.csv"], "only report.md can be verified; give images/report.md"),
     ],
 )
-def test_a_mistake_in_the_usage(place, command, words, said):
-    before = tree(place)
-    ended = command(*words)
-    assert ended.code == 2
-    assert said in ended.err
-    assert "Usage: moleflow-sweep" in ended.err
-    assert "Traceback" not in ended.err
-    assert tree(place) == before
+def test_a_mistake_on_the_command_line(refused, words, said):
+    assert said in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "{}",
+            "damaged/sweep.json: is damaged (no 'name'); put it back as it was, or run the sweep again into another folder",
+        ),
+        ("{", "damaged/sweep.json: is damaged (no JSON as a sweep writes it"),
+        (
+            '{"name": "d", "title": "d", "baseline": {}, "trials": [], "dataset": "d"}',
+            "damaged: its results are gone (no folder parts/); run the sweep again",
+        ),
+    ],
+)
+def test_a_damaged_results_folder(refused, place, content, said):
+    (place / "damaged").mkdir()
+    (place / "damaged" / "sweep.json").write_text(content)
+    assert said in refused("report", "damaged")

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from orchestrator.folder import read
+
 
 def offered(*words: str) -> list[str]:
     asked = {"COMP_WORDS": " ".join(["moleflow-sweep", *words]), "COMP_CWORD": str(len(words))}
@@ -33,6 +35,13 @@ def offered(*words: str) -> list[str]:
         (("run", "--set", "focal_form=re"), {"focal_form=relative"}),
         (("run", "--set", "no_such_knob="), set()),
         (("trial", "--version", "v4"), {"v4", "v4.1"}),
+        (("sweeps/v7_gamma.yaml", "--ba"), {"--base", "--backend"}),
+        (("sweeps/v7_gamma.yaml", "--backend", "sl"), {"slurm"}),
+        (("export", "results/x", "--what", "s"), {"scores"}),
+        (("export", "results/x", "--format", "l"), {"latex"}),
+        (("report", "results/x", "--format", "m"), {"markdown"}),
+        (("report", "results/x", "--split", "v"), {"validation"}),
+        (("cache", "--clear", "f"), {"features"}),
     ],
 )
 def test_tab(words, expected):
@@ -41,3 +50,17 @@ def test_tab(words, expected):
 
 def test_a_file_is_left_to_the_shell():
     assert offered("sweeps/v7") == []
+
+
+def test_a_trial_of_a_results_folder(small_run):
+    ids = set(read(small_run / "results/small").trial_ids)
+    assert set(offered("logs", str(small_run / "results/small"), "")) == ids
+    assert offered("logs", str(small_run), "") == []
+
+
+def test_bash_puts_no_space_after_an_equals_sign():
+    typed = (
+        f"{sys.executable} -m orchestrator.cli --show-completion; true"  # So that bash itself stays: it is looked for.
+    )
+    shown = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True)
+    assert "[[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace" in shown.stdout

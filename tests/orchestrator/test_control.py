@@ -111,7 +111,7 @@ def test_a_trial_of_which_nothing_was_told(finished, command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("status", "results/smal"), "results/smal: holds no sweep"),
+        (("status", "results/smal"), "results/smal: no such folder. Did you mean 'results/small'?"),
         (("status", FOLDER, "--json", "--watch"), "--json"),
         (("logs", "results", "abc"), "results: holds no sweep"),
         (("logs", FOLDER, "focal_gama=2 seed=0"), "is no trial of the sweep 'small'"),

@@ -162,7 +162,7 @@ def test_a_variant_that_cannot_be_names_its_factors() -> None:
     with pytest.raises(InvalidInput) as error:
         expand(make({"grid": {"rank": [4], "tasks": [["a"], ["a", "a"]]}}))
     assert "s.yaml: variant rank=4 tasks=a,a: " in str(error.value)
-    assert "every task may stand in the sequence once" in str(error.value)
+    assert "'a' is given twice; name each class once" in str(error.value)
 
 
 def test_nothing_left() -> None:

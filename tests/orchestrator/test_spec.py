@@ -91,8 +91,8 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"base": {"extends": 3}}, ["base.extends", "given 3"]),
         ({"base": {"focal_gama": 3}}, ["base", "focal_gama", "Did you mean"]),
         ({"base": {"epochs": 0}}, ["s.yaml: base: training.epochs: given 0, allowed: a whole number >= 1"]),
-        ({"base": {"version": "v3"}}, ["version does not belong into a base"]),
-        ({"base": {"seed": 3}}, ["seed does not belong into a base"]),
+        ({"base": {"version": "v3"}}, ["version does not belong in a base"]),
+        ({"base": {"seed": 3}}, ["seed does not belong in a base"]),
         ({"grids": {}}, ["unknown key 'grids'", "Did you mean 'grid'?"]),
         ({"focal_gamma": 2}, ["unknown key 'focal_gamma'", "a knob", "under base"]),
         ({"resources": {"gpu": 1}}, ["unknown key 'resources.gpu'", "Did you mean 'gpus'?"]),
@@ -110,7 +110,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"seeds": []}, ["seeds: given []"]),
         ({"seeds": 0}, ["seeds: given 0"]),
         ({"seeds": [1, 2, 1]}, ["the seed 1 is given twice"]),
-        ({"seeds": [True]}, ["seeds: given [True]"]),
+        ({"seeds": [True]}, ["seeds: given [true]"]),
         ({"name": "../x"}, ["name: given '../x'"]),
         ({"name": ".."}, ["name: given '..'"]),
         ({"name": 7}, ["name: given 7", "quotes"]),
@@ -175,8 +175,8 @@ def test_set_can_replace_the_version() -> None:
         (["rank=4"], ["lora.rank is an axis", "edit the axis"]),
         (["rnk=4"], ["--set rnk=4", "Did you mean 'rank'?"]),
         (["focal_gamma=two"], ["--set focal_gamma=two", "given 'two'", "a number >= 0"]),
-        (["focal_gamma"], ["key=value"]),
-        (["=2"], ["key=value"]),
+        (["focal_gamma"], ["no '='; write knob=value"]),
+        (["=2"], ["no knob before '='; write knob=value"]),
         (["focal_gamma=1", "loss.focal_gamma=2"], ["set twice"]),
         (["seed=1"], ["`seeds`"]),
         (["version=v33"], ["unknown version 'v33'"]),
@@ -212,6 +212,9 @@ def test_the_data_root_is_found_in_order(tmp_path: Path) -> None:
     assert load_sweep(file, environment=environment).data_root == tmp_path / "here"
     assert load_sweep(bare, environment=environment).data_root == Path("/elsewhere")
     assert load_sweep(bare, environment={"MOLEFLOW_DATA": ""}).data_root is None
+    assert load_sweep(file, data_root=REAL, environment=environment).data_source == "--data"
+    assert load_sweep(file, environment=environment).data_source == f"{file}: data"
+    assert load_sweep(bare, environment=environment).data_source == "MOLEFLOW_DATA"
     assert load_sweep(bare).data_root is None
 
 

@@ -202,5 +202,5 @@ def test_a_scheduler_is_asked_about_what_is_not_finished(finished):
 
 
 def test_a_folder_without_a_sweep(place):
-    with pytest.raises(InvalidInput, match="holds no sweep"):
+    with pytest.raises(InvalidInput, match="no such folder"):
         StatusReader(place / "results").look()

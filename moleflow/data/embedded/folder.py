@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -32,11 +33,11 @@ def publish(whole: Path, target: Path) -> None:
             raise
 
 
-def ensure_embedded(cache: Path) -> Path:
+def ensure_embedded(cache: Path, drawing: Callable[[], None] = lambda: None) -> Path:
     """The folder of the embedded images below `cache`, rendered on the first call (seconds).
 
     It appears whole or not at all: rendering goes into a folder beside it, which is then renamed. Of two processes that
-    render at once, the later one discards its copy. A folder with files missing is rendered anew.
+    render at once, the later one discards its copy. Before it renders, it calls `drawing`. A folder with files missing is rendered anew.
 
     Raises:
         OSError: the folder cannot be written.
@@ -46,6 +47,7 @@ def ensure_embedded(cache: Path) -> Path:
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{target.name}-") as beside:
+        drawing()
         whole = Path(beside) / "whole"
         render(whole)
         publish(whole, target)
