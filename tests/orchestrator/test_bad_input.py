@@ -100,6 +100,54 @@ def test_a_profile_that_is_not_there(refused):
     assert "--profile: nope.yaml: no such file; slurm/profiles/example.yaml explains" in said
 
 
+@pytest.mark.parametrize("more", [(), ("--print-sbatch",), ("--detach",)])
+def test_slurm_where_there_is_none(refused, place, monkeypatch, more):
+    monkeypatch.setenv("PATH", str(place))
+    said = refused("sweep.yaml", "--backend", "slurm", *more)
+    assert said == (
+        "error: --backend: given slurm, but scontrol is not found here; type the command on a SLURM login node, "
+        "or take --backend local\n"
+    )
+    assert refused("prefetch", "sweep.yaml", "--backend", "slurm") == said
+
+
+def test_a_finished_sweep_is_looked_at_where_there_is_no_slurm(finished, command, monkeypatch):
+    monkeypatch.setenv("PATH", str(finished))
+    assert command("sweep.yaml", "--backend", "slurm").code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("partitoin: gpu", "unknown key 'partitoin'"), ("- partition", "a mapping")]
+)
+def test_a_profile_with_a_mistake(refused, place, content, said):
+    (place / "bad.yaml").write_text(content)
+    assert said in refused("sweep.yaml", "--backend", "slurm", "--profile", "bad.yaml")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "nonsense:123", "127.0.0.1:1", "127.0.0.1:99999", "local"])
+def test_a_ray_cluster_that_is_not_there(refused, address):
+    pytest.importorskip("ray", reason="no Ray: pip install 'moleflow-sweep[ray]'")
+    said = refused("sweep.yaml", "--backend", "ray", "--address", address)
+    assert f"--address: given '{address}', but no Ray cluster can be joined there" in said
+
+
+def test_a_search_that_starts_from_nothing(refused, edit):
+    edit(
+        grid=None,
+        report=None,
+        search={"space": {"focal_gamma": {"uniform": [0, 3]}}, "trials": 2, "start_from": ["nowhere"]},
+    )
+    said = "error: sweep.yaml: search.start_from: nowhere: no results there; give folders that a run printed as 'results'\n"
+    assert refused("sweep.yaml") == said
+    assert refused("plan", "sweep.yaml") == said
+
+
+def test_a_budget_that_is_no_size(refused, monkeypatch):
+    monkeypatch.setenv("MOLEFLOW_CACHE_BUDGET", "foo")
+    assert "MOLEFLOW_CACHE_BUDGET: given 'foo', allowed: a number with a unit" in refused("sweep.yaml")
+    assert "MOLEFLOW_CACHE_BUDGET: given 'foo'" in refused("sweep.yaml", "--dry-run")
+
+
 def test_an_impossible_combination(refused, edit):
     edit(base={"extends": "base.yaml", "data.tasks": ["bolt", "bolt"]})
     assert "tasks: every task may stand in the sequence once" in refused("sweep.yaml")
