@@ -221,10 +221,9 @@ def plan(
     """List a sweep's trials: ids, what differs between them, what is done and what would run."""
     from orchestrator import launch, listing
 
-    prepared = launch.prepare(
-        _sweep(file, data, base, sets),
-        _options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale),
-    )
+    options = _options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale)
+    prepared = launch.prepare(_sweep(file, data, base, sets), options)
+    launch.check_backbones(prepared, options, fetch=False)
     about = prepared.sweep, prepared.plan, prepared.inputs.dataset
     if as_json:
         found = listing.as_json(*about, str(prepared.folder), launch.expected_work(prepared))

@@ -6,9 +6,9 @@ import math
 
 from rich.console import Console
 
-from moleflow.budget import budget_of
 from moleflow.errors import InvalidInput
 from orchestrator import listing
+from orchestrator.backbones import check_backbones
 from orchestrator.drive import (
     FAILED,
     INTERRUPTED,
@@ -24,11 +24,12 @@ from orchestrator.live import open_view
 from orchestrator.prepared import Options, Prepared, default_cache, expected_work, prepare, setup
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
-from orchestrator.starting import check_slurm, check_start
+from orchestrator.starting import check_rehearsal, check_slurm, check_start
 
 __all__ = [
     "Options",
     "Prepared",
+    "check_backbones",
     "default_cache",
     "dry_run",
     "expected_work",
@@ -104,12 +105,13 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     """Run each distinct computation of the sweep cut to one training step a task and one scored batch; the exit code.
 
     Raises:
+        InvalidInput: a backbone cannot be built.
         OSError: the temporary folder cannot be written.
 
     """
     from orchestrator.rehearsal import cut_short, distinct, rehearse
 
-    budget_of(prepared.cache)
+    check_rehearsal(prepared, options)
     trials = distinct(prepared.sample)
     labels = {trial.id: trial.label for trial in prepared.sample}
     if not options.quiet:

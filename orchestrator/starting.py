@@ -1,4 +1,4 @@
-"""What a start can know to fail before its folder is opened: the place, the site's profile, the cluster, the cache's budget."""
+"""What a start can know to fail before its folder is opened: the site's profile, the cluster, the budget, the backbones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 
 from moleflow.budget import budget_of
 from moleflow.errors import InvalidInput
+from orchestrator.backbones import check_backbones
 from orchestrator.prepared import Options, Prepared
 
 SLURM_COMMANDS = ("scontrol", "sbatch", "squeue")
@@ -16,7 +17,8 @@ def check_start(prepared: Prepared, options: Options) -> None:
     """Refuse a run that its backend could not begin.
 
     Raises:
-        InvalidInput: no SLURM or Ray here, a profile with a mistake, an address that cannot be joined, or no size as a budget.
+        InvalidInput: no SLURM or Ray here, a profile with a mistake, an address that cannot be joined, no size as a budget, or a
+            backbone that cannot be built.
 
     """
     budget_of(prepared.cache)
@@ -25,6 +27,18 @@ def check_start(prepared: Prepared, options: Options) -> None:
         check_slurm(options, begins)
     if options.backend == "ray" and begins:
         _check_ray(options)
+    check_backbones(prepared, options)
+
+
+def check_rehearsal(prepared: Prepared, options: Options) -> None:
+    """Refuse a dry run that no trial could pass.
+
+    Raises:
+        InvalidInput: a backbone that cannot be built, or no size as a budget.
+
+    """
+    budget_of(prepared.cache)
+    check_backbones(prepared, options, fresh=True)
 
 
 def check_slurm(options: Options, submits: bool = True) -> None:

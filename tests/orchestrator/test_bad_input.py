@@ -148,6 +148,32 @@ def test_a_budget_that_is_no_size(refused, monkeypatch):
     assert "MOLEFLOW_CACHE_BUDGET: given 'foo'" in refused("sweep.yaml", "--dry-run")
 
 
+@pytest.mark.parametrize(
+    ("set_", "said"),
+    [
+        ("layers=[2,99]", "backbone.layers: given 99, but efficientnet_lite0 has the layers 0 to 4"),
+        ("model=efficientnet_lit0", "timm has no model 'efficientnet_lit0'. Did you mean 'efficientnet_lite0'?"),
+        ("aggregate=mean", "backbone.aggregate: given 'mean', but layers 1, 2 are 24, 40 wide"),
+        ("weights=base.yaml", "base.yaml: no safetensors or torch weight file that can be read"),
+    ],
+)
+@pytest.mark.parametrize("words", [("sweep.yaml",), ("sweep.yaml", "--dry-run"), ("plan", "sweep.yaml")])
+def test_a_backbone_that_cannot_be_built(refused, set_, said, words):
+    message = refused(*words, "--set", set_)
+    assert said in message
+    assert "InvalidInput" not in message
+
+
+def test_weights_that_cannot_be_fetched(refused, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ("--set", "model=resnet18.a1_in1k", "--set", "weights=pretrained", "--set", "layers=[1]")
+    said = refused("sweep.yaml", *words)
+    assert "timm's weights of resnet18.a1_in1k cannot be had (no network, and not in the cache); go online once" in said
+    assert refused("sweep.yaml", "--dry-run", *words) == said
+
+
 def test_an_impossible_combination(refused, edit):
     edit(base={"extends": "base.yaml", "data.tasks": ["bolt", "bolt"]})
     assert "tasks: every task may stand in the sequence once" in refused("sweep.yaml")
