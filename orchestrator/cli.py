@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from moleflow.errors import InvalidInput, MoleflowError
 from orchestrator import completion
 
 FAILED, INVALID = 1, 2
+NAMING = ("--base", "--cache", "--data", "--out", "--profile", "--storage", "--to", "--address", "--weights")
 
 app = typer.Typer(
     add_completion=True,
@@ -94,11 +96,12 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
+        max=1024,
         help="Trials at once, local and ray. Default: one a GPU, else as many as cores and memory hold.",
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("--threads", min=1, help="CPU threads a trial; a part of the numeric environment.")
+    int, typer.Option("--threads", min=1, max=1024, help="CPU threads a trial; a part of the numeric environment.")
 ]
 Device = Annotated[
     str, typer.Option("--device", help="auto | cpu | cuda", autocompletion=completion.of("auto", "cpu", "cuda"))
@@ -193,6 +196,8 @@ def run(
     for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
         if wanted and backend != "ray":
             raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
+    if dry_run and (detach or print_sbatch):
+        raise InvalidInput("--dry-run: runs in this process and submits nothing; leave --detach and --print-sbatch out")
     if log_json and (detach or print_sbatch):
         raise InvalidInput(
             "--log-json: tells what trials do while the command follows them; leave --detach and --print-sbatch out"
@@ -317,6 +322,8 @@ def report(
         raise InvalidInput(
             "--published: stands alone; for published rows beside those of a folder use report FOLDER --with-published"
         )
+    if published and split != "test":
+        raise InvalidInput("--split: is for a results folder, and published rows are about test images; leave it out")
     if not published and folder is None:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     if html and folder is None:
@@ -412,9 +419,10 @@ def cache_show(
 ) -> None:
     """Show what the cache of features and stages holds, give it a budget, or make room in it."""
     from orchestrator import launch
-    from orchestrator.cache import describe, empty, give_budget, make_room
+    from orchestrator.cache import check, describe, empty, give_budget, make_room
 
     place = cache or launch.default_cache()
+    check(place, part, evict, budget)
     if part is not None and not clear:
         raise InvalidInput(f"cache: given '{part}' alone; to delete it: moleflow-sweep cache --clear {part}")
     if budget is not None:
@@ -464,6 +472,10 @@ def main() -> None:
     control.register(app)
     further_commands.register(app)
     words = sys.argv[1:]
+    if empty := next(
+        (option for option, value in itertools.pairwise([*words, None]) if _is_empty(option, value)), None
+    ):
+        _refuse(f"{empty.partition('=')[0]}: given ''; give a name or path, or leave it out")
     commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     if words and not words[0].startswith("-") and words[0] not in commands:
         near = get_close_matches(words[0], commands, n=1, cutoff=0.6)
@@ -483,6 +495,11 @@ def main() -> None:
         _refuse(str(error), FAILED)
     except OSError as error:
         _refuse(f"{error.filename or 'the system'}: {error.strerror or error}", FAILED)
+
+
+def _is_empty(option: str | None, value: str | None) -> bool:
+    """Whether an option that names something is given nothing; as a path, that would mean the folder at hand."""
+    return (option in NAMING and value == "") or option in {f"{name}=" for name in NAMING}
 
 
 def _refuse(message: str, code: int = INVALID) -> None:

@@ -14,6 +14,7 @@ from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.knobs import Layer, flatten_layer, knob, version_layer
 from orchestrator import axes, ground, sweep_file
 from orchestrator.axes import Condition, Draws, Part, checked
+from orchestrator.conditions import check_conditions
 from orchestrator.sweep_file import COSTS, SELECTION, EarlyStopping, Resources, Search, SweepFile
 from orchestrator.trial import spell
 
@@ -176,18 +177,21 @@ def make_sweep(
         _axis(name, owners, f"{source}: when"): axes.condition(given, f"{source}: when.{name}")
         for name, given in keys.when.items()
     }
+    exclude = tuple(_exclusion(entry, owners, f"{source}: exclude") for entry in keys.exclude)
+    layers = {
+        v: (version_layer(v, source), *under, *chosen.base.layers(v), Layer("--set", overrides)) for v in versions
+    }
+    check_conditions(layers, owners, when, exclude, source)
     return Sweep(
         name=chosen.name,
         question=keys.question.strip(),
         source=source,
         base=chosen.base.label,
         version=version,
-        layers={
-            v: (version_layer(v, source), *under, *chosen.base.layers(v), Layer("--set", overrides)) for v in versions
-        },
+        layers=layers,
         parts=tuple(parts),
         when=_ordered(when, f"{source}: when"),
-        exclude=tuple(_exclusion(entry, owners, f"{source}: exclude") for entry in keys.exclude),
+        exclude=exclude,
         baseline=_baseline(keys.report.baseline, owners, f"{source}: report.baseline"),
         seeds=chosen.seeds,
         resources=keys.resources,

@@ -10,9 +10,13 @@ from moleflow.knobs import version_names
 
 
 def tree(place):
-    """Everything in the folder but the cache's memory of the images it has looked through."""
+    """Everything in the folder but the cache's memory of the images it has looked through and the backbones it has built."""
     links = {path: path.readlink() if path.is_symlink() else None for path in place.rglob("*") if not path.is_dir()}
-    return {path: link or path.read_bytes() for path, link in links.items() if path.name != "digests.json"}
+    return {
+        path: link or path.read_bytes()
+        for path, link in links.items()
+        if path.name != "digests.json" and path.parent.name != "backbones"
+    }
 
 
 @pytest.fixture
@@ -174,6 +178,108 @@ def test_weights_that_cannot_be_fetched(refused, monkeypatch, tmp_path_factory):
     assert refused("sweep.yaml", "--dry-run", *words) == said
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"grid": {"focal_gamma": [0, 2], "grid_size": [2, 4]}, "when": {"grid_size": {"spatial": True}}},
+            "when.lora.grid_size: lora.spatial: given true, but it is only: false; so the axis would never apply",
+        ),
+        (
+            {
+                "grid": {"focal_gamma": [0, 2], "focal_form": ["joint", "relative"]},
+                "when": {"focal_form": {"focal_gamma": "> 3"}},
+            },
+            "when.loss.focal_form: loss.focal_gamma: given > 3, but it is only: 0, 2",
+        ),
+        ({"exclude": [{"focal_gamma": 5}]}, "exclude: loss.focal_gamma: given 5, but it is only: 0, 2"),
+        ({"exclude": [{"focal_gamma": [2, 5]}]}, "exclude: loss.focal_gamma: given 5, but it is only: 0, 2"),
+        ({"name": "x" * 101}, "a name of at most 100 letters"),
+        ({"retries": 1000}, "retries: given 1000, allowed: a whole number 0..100"),
+        (
+            {"base": {"extends": "base.yaml", "epochs": 10**9}},
+            "training.epochs: given 1000000000, allowed: a whole number",
+        ),
+    ],
+)
+def test_what_would_be_a_slip_of_the_pen(refused, edit, changes, said):
+    edit(**({"report": None} | changes))
+    assert said in refused("sweep.yaml")
+
+
+def test_conditions_that_hold_for_some_version_or_value(command, edit):
+    edit(
+        version=None,
+        grid={"version": ["v3", "v4"], "grid_size": [2, 4], "focal_gamma": [0, 2]},
+        when={"grid_size": {"spatial": True}, "focal_gamma": {"version": "v3"}},
+        exclude=[{"grid_size": 4, "focal_gamma": 0}],
+        report=None,
+    )
+    assert command("plan", "sweep.yaml").code == 0
+
+
+@pytest.mark.parametrize("option", ["--base", "--cache", "--out", "--data", "--storage"])
+def test_an_option_that_is_given_nothing(refused, option):
+    said = f"error: {option}: given ''; give a name or path, or leave it out\n"
+    assert refused("sweep.yaml", option, "") == said
+    assert refused("plan", "sweep.yaml", f"{option}=") == said
+
+
+@pytest.mark.parametrize("more", ["--print-sbatch", "--detach"])
+def test_a_dry_run_that_would_submit(refused, more):
+    assert "--dry-run: runs in this process" in refused("sweep.yaml", "--dry-run", "--backend", "slurm", more)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cache", "--cache", "base.yaml"), "--cache: base.yaml is a file; give a folder"),
+        (("doctor", "--cache", "base.yaml"), "--cache: base.yaml is a file; give a folder"),
+        (("cache", "--evict"), "--evict: "),
+        (("cache", "--evict", "--budget", "none"), "--evict: "),
+        (
+            ("cache", "featres", "--clear"),
+            "given 'featres', allowed: all | features | stages | defects. Did you mean 'features'?",
+        ),
+    ],
+)
+def test_a_cache_that_cannot_be_shown_or_cleared(refused, words, said):
+    assert said in refused(*words)
+
+
+@pytest.mark.parametrize("command_", [("report", "{}"), ("export", "{}")])
+def test_tables_about_images_that_nobody_held_out(finished, command, command_):
+    before = tree(finished)
+    ended = command(*(word.format("results/small") for word in command_), "--split", "validation")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "error: --split: given validation, but no trial of results/small has validation images; take --split test, "
+        "or set data.validation_fraction and run again\n"
+    )
+    assert tree(finished) == before
+
+
+def test_a_split_of_published_rows(refused):
+    assert "--split: is for a results folder" in refused("report", "--published", "--split", "validation")
+
+
+def test_claims_of_a_folder_twice(finished, command):
+    ended = command("claims", "results/small", "results/../results/small")
+    assert ended.code == 2
+    assert "results/small is given twice; give each folder once" in ended.err
+
+
+def test_no_image_by_an_images_name(refused, place, images):
+    (place / "images").unlink()
+    shutil.copytree(images, place / "images")
+    good = place / "images/cloth/train/good"
+    (good / "0.png").mkdir()
+    assert "good/0.png: is a folder, with the name of an image" in refused("sweep.yaml")
+    (good / "0.png").rmdir()
+    (good / "0.png").symlink_to("nowhere.png")
+    assert "good/0.png: is a link to nothing, with the name of an image" in refused("sweep.yaml")
+
+
 def test_an_impossible_combination(refused, edit):
     edit(base={"extends": "base.yaml", "data.tasks": ["bolt", "bolt"]})
     assert "tasks: every task may stand in the sequence once" in refused("sweep.yaml")
@@ -299,6 +405,8 @@ def test_a_report_of_a_folder_without_a_sweep(refused):
         (["run"], "Missing argument 'file'"),
         (["sweep.yaml", "--workers", "none"], "'--workers': Input should be a valid integer"),
         (["sweep.yaml", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
+        (["sweep.yaml", "--workers", "9999"], "'--workers'"),
+        (["sweep.yaml", "--threads", "9999"], "'--threads'"),
         (["trial"], "--version"),
     ],
 )
