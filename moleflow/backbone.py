@@ -248,5 +248,7 @@ def _explain(config: Backbone, image_size: int, path: Path | None, error: Except
             "go online once (moleflow-sweep prefetch FILE), give a downloaded file as backbone.weights, or take "
             "--base efficientnet, whose weights come with the install"
         )
+        if type(error).__name__ == "LocalEntryNotFoundError":  # The hub's own text names no weights and no remedy.
+            reason = "no network, and not in the cache"
         return f"backbone.weights: timm's weights of {config.model} cannot be had ({reason[:120]}); {remedy}"
     return f"backbone.model: timm cannot build {config.model} for {image_size} pixels: {reason}"

@@ -231,7 +231,7 @@ class Loss(Section):
 class Training(Section):
     """How a task is trained."""
 
-    epochs: int = Field(40, ge=1, description="passes over a task's training images")
+    epochs: int = Field(40, ge=1, le=100_000, description="passes over a task's training images")
     batch_size: int = Field(16, ge=1, description="images a step")
     learning_rate: float = Field(1e-4, gt=0.0, description="peak learning rate")
     optimizer: Literal["adamp", "adamw"] = Field("adamp", description="timm's AdamP or torch's AdamW")

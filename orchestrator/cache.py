@@ -9,12 +9,39 @@ from pathlib import Path
 
 from moleflow.budget import VARIABLE, Evicted, budget_of, clear, evict, read_size, set_budget
 from moleflow.cache_pins import pinned_groups, pins
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.holdings import DEFECTS, FEATURES, STAGES, Entry, entries
 from moleflow.packs import PackFolder
 from orchestrator.trial import counted
 
 PARTS = {"all": None, "features": FEATURES, "stages": STAGES, "defects": DEFECTS}
+
+
+def check_folder(cache: Path) -> None:
+    """See that a cache may be there.
+
+    Raises:
+        InvalidInput: a file is.
+
+    """
+    if cache.is_file():
+        raise InvalidInput(f"--cache: {cache} is a file; give a folder")
+
+
+def check(cache: Path, part: str | None, evict: bool, budget: str | None) -> None:
+    """See that a command can do all of what it is asked for, before it shows anything.
+
+    Raises:
+        InvalidInput: no folder, no such part, or no budget to evict down to.
+
+    """
+    check_folder(cache)
+    if part is not None and part not in PARTS:
+        raise InvalidInput(_no_part(part))
+    given = budget is not None and not os.environ.get(VARIABLE)
+    size = read_size(str(budget), "--budget") if given else budget_of(cache)
+    if evict and size is None:
+        raise InvalidInput(_no_budget(cache))
 
 
 def describe(cache: Path) -> list[str]:
@@ -67,7 +94,7 @@ def make_room(cache: Path) -> str:
     """
     budget = budget_of(cache)
     if budget is None:
-        raise InvalidInput(f"--evict: {cache} has no budget; give one with --budget 50GB or {VARIABLE}")
+        raise InvalidInput(_no_budget(cache))
     return _said("evicted", evict(cache, budget), cache)
 
 
@@ -79,8 +106,16 @@ def empty(cache: Path, part: str) -> str:
 
     """
     if part not in PARTS:
-        raise InvalidInput(f"--clear: given '{part}', allowed: {' | '.join(PARTS)}")
+        raise InvalidInput(_no_part(part))
     return _said("cleared", clear(cache, PARTS[part]), cache)
+
+
+def _no_budget(cache: Path) -> str:
+    return f"--evict: {cache} has no budget; give one with --budget 50GB or {VARIABLE}"
+
+
+def _no_part(part: str) -> str:
+    return f"--clear: given '{part}', allowed: {' | '.join(PARTS)}{did_you_mean(part, PARTS)}"
 
 
 def _said(what: str, done: Evicted, cache: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from orchestrator import completion
 
 FAILED, INVALID = 1, 2
 STDOUT = 1
+NAMING = ("--base", "--cache", "--data", "--out", "--profile", "--storage", "--to", "--address", "--weights")
 
 app = typer.Typer(
     add_completion=True,
@@ -88,11 +90,12 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
+        max=1024,
         help="Trials at once, local and ray. Default: one a GPU, else as many as cores and memory hold.",
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("--threads", min=1, help="CPU threads a trial; a part of the numeric environment.")
+    int, typer.Option("--threads", min=1, max=1024, help="CPU threads a trial; a part of the numeric environment.")
 ]
 Device = Annotated[
     str, typer.Option("--device", help="auto | cpu | cuda", autocompletion=completion.of("auto", "cpu", "cuda"))
@@ -215,6 +218,8 @@ def run(
     for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
         if wanted and backend != "ray":
             raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
+    if dry_run and (detach or print_sbatch):
+        raise InvalidInput("--dry-run: runs in this process and submits nothing; leave --detach and --print-sbatch out")
     if log_json and (detach or print_sbatch):
         raise InvalidInput(
             "--log-json: tells what trials do while the command follows them; leave --detach and --print-sbatch out"
@@ -249,10 +254,9 @@ def plan(
     """
     from orchestrator import launch, listing
 
-    prepared = launch.prepare(
-        _sweep(file, data, base, sets),
-        _options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale),
-    )
+    options = _options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale)
+    prepared = launch.prepare(_sweep(file, data, base, sets), options)
+    launch.check_backbones(prepared, options, fetch=False)
     about = prepared.sweep, prepared.plan, prepared.inputs.dataset
     if as_json:
         found = listing.as_json(*about, str(prepared.folder), launch.expected_work(prepared))
@@ -421,6 +425,8 @@ def report(
         raise InvalidInput(
             "--published: stands alone; for published rows beside those of a folder use report FOLDER --with-published"
         )
+    if published and split != "test":
+        raise InvalidInput("--split: is for a results folder, and published rows are about test images; leave it out")
     if not published and folder is None:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     if html and folder is None:
@@ -548,13 +554,12 @@ def cache_show(
       moleflow-sweep cache --clear features
     """
     from orchestrator import launch
-    from orchestrator.cache import PARTS, describe, empty, give_budget, make_room
+    from orchestrator.cache import check, describe, empty, give_budget, make_room
 
     place = cache or launch.default_cache()
+    check(place, part, evict, budget)
     if part is not None and not clear:
         raise InvalidInput(f"cache: given '{part}' alone; to delete it: moleflow-sweep cache --clear {part}")
-    if part is not None:
-        _allowed("--clear", part, tuple(PARTS))
     if budget is not None:
         print(give_budget(place, budget))
     print("\n".join(describe(place)))
@@ -600,6 +605,9 @@ def main() -> None:
 
     control.register(app)
     further_commands.register(app)
+    given = itertools.pairwise([*sys.argv[1:], None])
+    if empty := next((option for option, value in given if _is_empty(option, value)), None):
+        _refuse(f"{empty.partition('=')[0]}: given ''; give a name or path, or leave it out")
     commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     completion.without_space()
     completion.write_out_run(os.environ, commands)
@@ -626,6 +634,11 @@ def main() -> None:
         _refuse(f"{error.filename or 'the system'}: {reason}", FAILED)
     if code or not words:
         raise SystemExit(code or INVALID)
+
+
+def _is_empty(option: str | None, value: str | None) -> bool:
+    """Whether an option that names something is given nothing; as a path, that would mean the folder at hand."""
+    return (option in NAMING and value == "") or option in {f"{name}=" for name in NAMING}
 
 
 def _words(typed: list[str], commands: list[str]) -> list[str]:

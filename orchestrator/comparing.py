@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,7 @@ def compared(
     """
     if len(places) < 2:
         raise InvalidInput("compare: given one folder, allowed: two or more; for one sweep: moleflow-sweep report DIR")
-    again = [place for place, n in Counter(place.resolve() for place in places).items() if n > 1]
-    if again:
-        raise InvalidInput(f"compare: {again[0]} is given twice; give each folder once")
+    folder.each_once(places, "compare")
     sweeps = [folder.read(place) for place in places]
     names = _names(places, sweeps)
     sources = [

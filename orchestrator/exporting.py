@@ -13,6 +13,7 @@ from moleflow.knobs import method_knobs, version_settings
 from moleflow.source import code_digest
 from orchestrator import folder
 from orchestrator.attempts import replace_text
+from orchestrator.reporting import check_split
 from orchestrator.reports.render import csv_text
 from orchestrator.reports.tables import Report, build
 from orchestrator.results.store import ResultStore
@@ -43,7 +44,7 @@ def export(
         document: a whole LaTeX document in place of tables for one.
 
     Raises:
-        InvalidInput: the folder holds no sweep, or the stored table is asked for in another format.
+        InvalidInput: the folder holds no sweep, the stored table is asked for in another format, or no trial has images of the split.
 
     """
     if what != "tables" and form != "csv":
@@ -57,8 +58,10 @@ def export(
     if what != "tables":
         yield from stored_csv(ResultStore(place), what, selection)
         return
+    store = ResultStore(place)
+    check_split(store, split, selection)
     made = build(
-        ResultStore(place),
+        store,
         selection,
         sweep.baseline,
         sweep.title,

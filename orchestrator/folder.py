@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +38,18 @@ class SweepFolder:
     def compared(self) -> tuple[str, ...]:
         """The trials that tables compare: all, or those that a search has chosen."""
         return self.trial_ids if self.tabled is None else self.tabled
+
+
+def each_once(places: Sequence[Path], command: str) -> None:
+    """See that no folder is given twice.
+
+    Raises:
+        InvalidInput: one is.
+
+    """
+    again = [place for place, n in Counter(place.resolve() for place in places).items() if n > 1]
+    if again:
+        raise InvalidInput(f"{command}: {again[0]} is given twice; give each folder once")
 
 
 def check_owner(folder: Path, name: str) -> None:

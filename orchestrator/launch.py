@@ -8,6 +8,7 @@ from rich.console import Console
 
 from moleflow.errors import InvalidInput
 from orchestrator import listing
+from orchestrator.backbones import check_backbones
 from orchestrator.drive import (
     FAILED,
     INTERRUPTED,
@@ -23,11 +24,13 @@ from orchestrator.live import open_view
 from orchestrator.prepared import Options, Prepared, default_cache, expected_work, prepare, setup
 from orchestrator.runner import TrialSource
 from orchestrator.search import PlannedTrials
+from orchestrator.starting import check_rehearsal, check_slurm, check_start
 from orchestrator.trial import counted
 
 __all__ = [
     "Options",
     "Prepared",
+    "check_backbones",
     "default_cache",
     "dry_run",
     "expected_work",
@@ -42,7 +45,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
     """Run what is missing, write and print the report; the exit code.
 
     Raises:
-        InvalidInput: the results folder cannot be written.
+        InvalidInput: the backend could not begin, or the results folder cannot be written.
         OSError: the disk is full before the first trial.
 
     """
@@ -55,6 +58,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         from orchestrator.study.run import run as search
 
         return search(prepared, options, console)
+    check_start(prepared, options)
     todo = prepared.plan.of("to run")
     store = open_folder(prepared, options, console)
     if options.detach:
@@ -89,10 +93,11 @@ def print_scripts(prepared: Prepared, options: Options, console: Console) -> int
     """Show the sbatch scripts that a run would submit; nothing is written, and no job is looked for.
 
     Raises:
-        InvalidInput: the profile is not valid.
+        InvalidInput: the profile is not valid, or this is no SLURM login node.
         MoleflowError: the site's largest array is not in the profile, and SLURM does not tell it.
 
     """
+    check_slurm(options)
     work = planned_work(prepared, options, prepared.plan.of("to run"))
     for text in slurm(setup(prepared, options), options).scripts(work):
         console.print(text)
@@ -103,11 +108,13 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     """Run each distinct computation of the sweep cut to one training step a task and one scored batch; the exit code.
 
     Raises:
+        InvalidInput: a backbone cannot be built.
         OSError: the temporary folder cannot be written.
 
     """
     from orchestrator.rehearsal import cut_short, distinct, rehearse
 
+    check_rehearsal(prepared, options)
     trials = distinct(prepared.sample)
     labels = {trial.id: trial.label for trial in prepared.sample}
     if not options.quiet:

@@ -20,6 +20,7 @@ from moleflow.features import FeatureCache
 from moleflow.prefetch import FeatureSet, distinct, feature_sets, fill
 from orchestrator import launch, listing
 from orchestrator.spec import Sweep
+from orchestrator.starting import check_slurm
 from orchestrator.sweep_file import Resources
 from orchestrator.trial import counted
 from orchestrator.work import Setup
@@ -61,6 +62,8 @@ def run(sweep: Sweep, options: launch.Options, console: Console) -> int:
 
     """
     on_slurm = options.backend == "slurm"
+    if on_slurm:
+        check_slurm(options)
     # Whether the compute nodes have a GPU is not to be seen here.
     prepared = launch.prepare(sweep, replace(options, device="auto") if on_slurm else options)
     setup, configs = launch.setup(prepared, options), distinct(trial.config for trial in prepared.sample)

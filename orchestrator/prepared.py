@@ -92,6 +92,8 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
         inputs = look_up(sweep.data_root, cache, configs, sweep.data_source)
     trials = sample = expansion.trials_of(sweep, expanded.variants, inputs.of)
     if sweep.search is not None:
+        if not (place / folder.FILE).exists():  # A search that has begun looks there no more.
+            _check_start_from(sweep.search.start_from, sweep.source)
         try:
             from orchestrator.study.found import found_trials
         except ModuleNotFoundError as error:
@@ -165,6 +167,14 @@ def _check_early_stopping(sweep: Sweep, variants: Sequence[expansion.Variant]) -
             f"{sweep.source}: early_stopping: looks at validation images alone, and variant {label(blind.factors)} has none "
             "to tell apart; set validation_fraction (0.2) and validation_anomalies (synthetic) in the base"
         )
+
+
+def _check_start_from(folders: Sequence[str], source: str) -> None:
+    for name in folders:
+        if not (Path(source).parent / name / "parts").is_dir():
+            raise InvalidInput(
+                f"{source}: search.start_from: {name}: no results there; give folders that a run printed as 'results'"
+            )
 
 
 def _check_gpu() -> None:

@@ -12,6 +12,7 @@ from orchestrator.reports import published, published_tables
 from orchestrator.reports import verify as verification
 from orchestrator.reports.lock import Recipe, inputs_digest
 from orchestrator.reports.tables import Report, build, write_report
+from orchestrator.reports.variants import finished_trials
 from orchestrator.reports.verify import Verdict
 from orchestrator.results.store import ResultStore
 
@@ -33,13 +34,30 @@ def report(
         split: test | validation: which images the tables are about.
 
     Raises:
-        InvalidInput: the folder holds no sweep, or the published rows are damaged.
+        InvalidInput: the folder holds no sweep, the published rows are damaged, or no trial has images of the split.
         OSError: the report cannot be written.
 
     """
     recipe = _recipe(sweep or folder.read(place), show_all, with_published, split)
-    made = _made_by(ResultStore(place), recipe)
+    store = ResultStore(place)
+    check_split(store, split, None if recipe.selection is None else set(recipe.selection))
+    made = _made_by(store, recipe)
     return made, write_report(made, place)
+
+
+def check_split(store: ResultStore, split: str, selection: set[str] | None) -> None:
+    """See that tables about validation images have a trial that knows some, if any trial has finished.
+
+    Raises:
+        InvalidInput: finished trials have test images alone.
+
+    """
+    if split == "test" or finished_trials(store, selection, split) or not finished_trials(store, selection, "test"):
+        return
+    raise InvalidInput(
+        f"--split: given {split}, but no trial of {store.folder} has {split} images; take --split test, "
+        "or set data.validation_fraction and run again"
+    )
 
 
 def inputs(store: ResultStore, sweep: folder.SweepFolder) -> str:

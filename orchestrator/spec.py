@@ -15,6 +15,7 @@ from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.knobs import Layer, allowed, fields, flatten_layer, knob, version_layer
 from orchestrator import axes, ground, sweep_file
 from orchestrator.axes import Condition, Draws, Part, checked, fits
+from orchestrator.conditions import check_conditions
 from orchestrator.sweep_file import COSTS, SELECTION, EarlyStopping, Resources, Search, SweepFile
 from orchestrator.trial import spell
 
@@ -179,21 +180,23 @@ def make_sweep(
         _axis(name, owners, f"{source}: when"): axes.condition(given, f"{source}: when.{name}")
         for name, given in keys.when.items()
     }
+    exclude = tuple(
+        _exclusion(entry, owners, f"{source}: exclude, entry {n}") for n, entry in enumerate(keys.exclude, start=1)
+    )
+    layers = {
+        v: (version_layer(v, source), *under, *chosen.base.layers(v), Layer("--set", overrides)) for v in versions
+    }
+    check_conditions(layers, owners, when, exclude, source)
     return Sweep(
         name=chosen.name,
         question=keys.question.strip(),
         source=source,
         base=chosen.base.label,
         version=version,
-        layers={
-            v: (version_layer(v, source), *under, *chosen.base.layers(v), Layer("--set", overrides)) for v in versions
-        },
+        layers=layers,
         parts=tuple(parts),
         when=_ordered(when, f"{source}: when"),
-        exclude=tuple(
-            _exclusion(entry, owners, f"{source}: exclude, entry {number}")
-            for number, entry in enumerate(keys.exclude, start=1)
-        ),
+        exclude=exclude,
         baseline=_baseline(keys.report.baseline, owners, f"{source}: report.baseline", keys.search is not None),
         seeds=chosen.seeds,
         resources=keys.resources,

@@ -113,8 +113,8 @@ class SweepFile(_Keys):
     """A sweep file."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
-        description="a name of letters, digits, _ . - (in quotes if it is a number); the sweep is known by it",
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
+        description="a name of at most 100 letters, digits, _ . - (in quotes if it is a number); the sweep is known by it",
     )
     question: str = Field(default="", description="a text: the question that the sweep answers")
     version: str | None = Field(default=None, description="the name of a version, where it is not an axis")
@@ -141,7 +141,9 @@ class SweepFile(_Keys):
     seeds: Seeds = Field(default=[0], description=_SEEDS)
     report: Report = Field(default=Report(), description="{baseline: {knob: value}}")
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
-    retries: int = Field(default=1, ge=0, description="a whole number >= 0: further attempts of a failed trial")
+    retries: int = Field(
+        default=1, ge=0, le=100, description="a whole number 0..100: further attempts of a failed trial"
+    )
     data: str | None = Field(default=None, description="a path, ~ or seen from the sweep file's folder: the data root")
     without_data: WithoutData = Field(default=WithoutData(), description="{base, seeds}: what runs without a data root")
 

@@ -30,12 +30,12 @@ VALUES = {
     "--set": "knob=value, as in --set epochs=5",
     "--split": "test | validation, as in --split validation",
     "--storage": "a URL, as in --storage sqlite:///study.db",
-    "--threads": "a whole number >= 1",
+    "--threads": "a whole number from 1 to 1024",
     "--to": "a file, as in --to tables.csv",
     "--version": "one of v1, v2, ...",
     "--weights": "pretrained, a package or a file, as in --weights pretrained",
     "--what": "tables | metrics | scores | curves | attempts, as in --what scores",
-    "--workers": "a whole number >= 1",
+    "--workers": "a whole number from 1 to 1024",
 }
 ARGUMENTS = {
     "FILE": "a sweep file, such as sweeps/v7_gamma.yaml",

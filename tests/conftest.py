@@ -179,7 +179,8 @@ def finished(place: Path, small_run: Path) -> Path:
 @pytest.fixture
 def features(place: Path, small_run: Path) -> None:
     """The small sweep's features, so that a process need not load a backbone."""
-    shutil.copytree(small_run / "cache" / "features", place / "cache" / "features")
+    for name in ("features", "backbones"):
+        shutil.copytree(small_run / "cache" / name, place / "cache" / name)
 
 
 @dataclass

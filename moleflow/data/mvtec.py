@@ -185,7 +185,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
+    for path in found:
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
+            raise InvalidInput(f"{path}: is {what}, with the name of an image; put the image there, or take it away")
+    return found
 
 
 def _visible(folder: Path) -> list[Path]:

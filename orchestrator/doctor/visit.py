@@ -8,6 +8,7 @@ from pathlib import Path
 from moleflow.errors import InvalidInput
 from moleflow.knobs import base_layers, resolve, version_layer, version_names
 from moleflow.weights import weights_file
+from orchestrator.cache import check_folder
 from orchestrator.doctor import engines, machine, material, places
 from orchestrator.doctor.finding import Finding
 from orchestrator.prepared import default_cache
@@ -24,7 +25,7 @@ def visit(data: Path | None, weights: str | None, base: str, out: Path, cache: P
         cache: the cache; None = the default one.
 
     Raises:
-        InvalidInput: no such folder, base or weights.
+        InvalidInput: no such folder, base or weights, or a file in the place of the cache.
 
     """
     given = data or (Path(os.environ["MOLEFLOW_DATA"]).expanduser() if os.environ.get("MOLEFLOW_DATA") else None)
@@ -32,6 +33,8 @@ def visit(data: Path | None, weights: str | None, base: str, out: Path, cache: P
         raise InvalidInput(
             f"--data: {data} is no folder; give the folder that holds <class>/train/good and <class>/test"
         )
+    if cache is not None:
+        check_folder(cache)
     newest = version_names()[-1]
     config = resolve([version_layer(newest, "versions"), *base_layers(base, newest, "--base", Path.cwd())])
     backbone = config.backbone

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.reports.differences import Comparison, compare, no_effects
 from orchestrator.reports.final import MEAN
 from orchestrator.reports.lock import Lock
+from orchestrator.reports.notes import error_line
 from orchestrator.reports.tables import WIDEST, Report
 from orchestrator.reports.variants import (
     FinishedTrial,
@@ -196,7 +197,7 @@ def _ended(trial_id: str, row: Mapping[str, Any] | None, split: str) -> Unfinish
     status = f"finished without {split} rows" if row["status"] == FINISHED else row["status"]
     settings = flatten(json.loads(row["config"]))
     settings.pop("seed", None)
-    error = ": ".join(filter(None, (row["error_kind"], row["error"])))
+    error = error_line(row["error_kind"], row["error"])
     return Unfinished(
         trial_id, status, row["seed"], json.loads(row["factors"]), settings, error, row["traceback"] or ""
     )

@@ -143,12 +143,43 @@ def _start(folder: Path, needs: Resources, setup: Setup, dashboard: bool) -> str
     return context.dashboard_url
 
 
+def check_address(address: str) -> None:
+    """See that a cluster can be joined at an address, without joining one whose host and port are given.
+
+    Raises:
+        InvalidInput: it is no address, or nobody answers there.
+
+    """
+    if address == "auto":
+        try:
+            with variables_set(DRIVER_VARIABLES):
+                _join(address)
+        finally:
+            ray.shutdown()
+        return
+    with _joinable(address):
+        _connect(address)
+
+
 def _join(address: str) -> str | None:
-    try:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if host and port.isdigit():  # Ray itself would wait for a quarter of an hour, and then end this process.
-            socket.create_connection((host, int(port)), ANSWER_WITHIN_S).close()
+    with _joinable(address):
+        if address != "auto":
+            _connect(address)
         return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL).dashboard_url
+
+
+def _connect(address: str) -> None:
+    """Ray itself would wait for a quarter of an hour, and then end this process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("it is no HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), ANSWER_WITHIN_S).close()
+
+
+@contextlib.contextmanager
+def _joinable(address: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise InvalidInput(

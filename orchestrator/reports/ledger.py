@@ -105,9 +105,10 @@ def read_ledger(places: Sequence[Path], everything: bool = False) -> list[ClaimR
         everything: every stored trial, not only those of each folder's latest plan.
 
     Raises:
-        InvalidInput: a folder holds no sweep.
+        InvalidInput: a folder holds no sweep, or is given twice.
 
     """
+    folder.each_once(places, "claims")
     sources: list[tuple[ResultStore, set[str] | None]] = []
     for place in places:
         selection = set(folder.read(place).trial_ids)

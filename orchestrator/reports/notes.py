@@ -254,5 +254,11 @@ def _reason(row: Mapping[str, Any] | None, split: str) -> tuple[str, str]:
     which = ", ".join([*factors, f"seed {row['seed']}"])
     if row["status"] == FINISHED:
         return f"finished without {split} rows", which
-    error = [row[name].partition("\n")[0] for name in ("error_kind", "error") if row[name] is not None]
-    return row["status"], ": ".join([which, *error])
+    error = error_line(row["error_kind"], row["error"])
+    return row["status"], ": ".join(filter(None, [which, error]))
+
+
+def error_line(kind: str | None, error: str | None) -> str:
+    """What went wrong, on one line, with its class once."""
+    said = [text.partition("\n")[0] for text in (kind, error) if text]
+    return said[1] if len(said) == 2 and said[1].startswith(f"{said[0]}: ") else ": ".join(said)

@@ -22,13 +22,18 @@ _MARKS = re.compile(r"( \(n=\d+\)| \(stale\)| †)+$")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a report is what the Parquet beside it gives; where it is not, the places and the reasons."""
+    """Whether a report is what the Parquet beside it gives; where it is not, the places and the reasons.
+
+    `damaged` are the parts that cannot be used, `left_out` the trials of the plan that are not in the report.
+    """
 
     name: str
     trials: int
     differences: tuple[str, ...]
     reasons: tuple[str, ...]
     remarks: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
+    left_out: int = 0
 
     @property
     def equal(self) -> bool:
@@ -40,7 +45,8 @@ class Verdict:
         remarks = [f"note: {remark}" for remark in self.remarks]
         if self.equal:
             trials = f"{self.trials} finished trial{'' if self.trials == 1 else 's'}"
-            return [f"{self.name}: equal, byte for byte, to what the Parquet beside it gives ({trials})", *remarks]
+            equal = f"{self.name}: equal, byte for byte, to what the Parquet beside it gives ({trials})"
+            return [equal, *self._damage(), *remarks]
         more = len(self.differences) - _SHOWN
         return [
             f"{self.name}: differs from what the Parquet beside it gives",
@@ -49,6 +55,10 @@ class Verdict:
             *(f"why: {reason}" for reason in self.reasons),
             *remarks,
         ]
+
+    def _damage(self) -> list[str]:
+        left_out = f"{self.left_out} trial{'' if self.left_out == 1 else 's'} not in the report"
+        return [f"damaged: {', '.join(self.damaged)}; {left_out}"] * bool(self.damaged)
 
 
 def verify(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: str) -> Verdict:
@@ -78,7 +88,9 @@ def verify(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: st
     expected = body + lock.comment(body)
     remarks = _remarks(read, now, code)
     if written == expected:
-        return Verdict(path.name, len(now.trials), (), (), remarks)
+        damaged = tuple(damage.path.relative_to(store.folder).as_posix() for damage in store.damaged)
+        left_out = len(set(recipe.selection or ()) - now.trials.keys())
+        return Verdict(path.name, len(now.trials), (), (), remarks, damaged, left_out)
     differences = _differences(read.body, body) or _line_differences(written, expected, "line")
     reasons = [*_reasons(read, now, same_code, store), *_published_reason(read.lock.recipe, now.recipe)]
     reasons += _made_otherwise(read.lock, now, code)

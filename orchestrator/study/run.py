@@ -17,6 +17,7 @@ from orchestrator.planning import Plan, make_plan
 from orchestrator.prepared import Options, Prepared
 from orchestrator.results.store import ResultStore
 from orchestrator.runner import TrialSource
+from orchestrator.starting import check_start
 from orchestrator.study.drivers import alone, belong, give_up_for_the_dead, signed_in
 from orchestrator.study.found import best, study_of, trials_of
 from orchestrator.study.page import write_page
@@ -43,6 +44,7 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         raise InvalidInput("--detach: a search needs its driver, which suggests while trials run; leave it out")
     space = Space(prepared.sweep, prepared.inputs.of)
     space.tests(space.base())  # What could not be tested in the end is refused now.
+    check_start(prepared, options)
     drive.open_folder(prepared, options, console)
     going = _Going(prepared, options, console, space)
     with signed_in(prepared.folder) as driver:

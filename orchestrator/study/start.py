@@ -60,7 +60,9 @@ def _earlier(search: Search, near: Path) -> Iterator[Mapping[str, Any]]:
     for name in search.start_from:
         folder = near / name
         if not (folder / "parts").is_dir():
-            raise InvalidInput(f"search.start_from: {folder}: no results there; allowed: folders that a sweep wrote")
+            raise InvalidInput(
+                f"search.start_from: {folder}: no results there; give folders that a run printed as 'results'"
+            )
         store = ResultStore(folder)
         by_trial = {r["trial_id"]: r["config"] for r in store.read("attempts", ["trial_id", "config"]).to_pylist()}
         values = stored(store, list(by_trial))

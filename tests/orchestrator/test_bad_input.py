@@ -10,9 +10,13 @@ from moleflow.knobs import version_names
 
 
 def tree(place):
-    """Everything in the folder but the cache's memory of the images it has looked through."""
+    """Everything in the folder but the cache's memory of the images it has looked through and the backbones it has built."""
     links = {path: path.readlink() if path.is_symlink() else None for path in place.rglob("*") if not path.is_dir()}
-    return {path: link or path.read_bytes() for path, link in links.items() if path.name != "digests.json"}
+    return {
+        path: link or path.read_bytes()
+        for path, link in links.items()
+        if path.name != "digests.json" and path.parent.name != "backbones"
+    }
 
 
 @pytest.fixture
@@ -98,6 +102,182 @@ def test_a_file_of_something_else(place, refused, content, said):
 def test_a_profile_that_is_not_there(refused):
     said = refused("sweep.yaml", "--backend", "slurm", "--profile", "nope.yaml")
     assert "--profile: nope.yaml: no such file; slurm/profiles/example.yaml explains" in said
+
+
+@pytest.mark.parametrize("more", [(), ("--print-sbatch",), ("--detach",)])
+def test_slurm_where_there_is_none(refused, place, monkeypatch, more):
+    monkeypatch.setenv("PATH", str(place))
+    said = refused("sweep.yaml", "--backend", "slurm", *more)
+    assert said == (
+        "error: --backend: given slurm, but scontrol is not found here; type the command on a SLURM login node, "
+        "or take --backend local\n"
+    )
+    assert refused("prefetch", "sweep.yaml", "--backend", "slurm") == said
+
+
+def test_a_finished_sweep_is_looked_at_where_there_is_no_slurm(finished, command, monkeypatch):
+    monkeypatch.setenv("PATH", str(finished))
+    assert command("sweep.yaml", "--backend", "slurm").code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("partitoin: gpu", "unknown key 'partitoin'"), ("- partition", "a mapping")]
+)
+def test_a_profile_with_a_mistake(refused, place, content, said):
+    (place / "bad.yaml").write_text(content)
+    assert said in refused("sweep.yaml", "--backend", "slurm", "--profile", "bad.yaml")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "nonsense:123", "127.0.0.1:1", "127.0.0.1:99999", "local"])
+def test_a_ray_cluster_that_is_not_there(refused, address):
+    pytest.importorskip("ray", reason="no Ray: pip install 'moleflow-sweep[ray]'")
+    said = refused("sweep.yaml", "--backend", "ray", "--address", address)
+    assert f"--address: given '{address}', but no Ray cluster can be joined there" in said
+
+
+def test_a_search_that_starts_from_nothing(refused, edit):
+    edit(
+        grid=None,
+        report=None,
+        search={"space": {"focal_gamma": {"uniform": [0, 3]}}, "trials": 2, "start_from": ["nowhere"]},
+    )
+    said = "error: sweep.yaml: search.start_from: nowhere: no results there; give folders that a run printed as 'results'\n"
+    assert refused("sweep.yaml") == said
+    assert refused("plan", "sweep.yaml") == said
+
+
+def test_a_budget_that_is_no_size(refused, monkeypatch):
+    monkeypatch.setenv("MOLEFLOW_CACHE_BUDGET", "foo")
+    assert "MOLEFLOW_CACHE_BUDGET: given 'foo', allowed: a number with a unit" in refused("sweep.yaml")
+    assert "MOLEFLOW_CACHE_BUDGET: given 'foo'" in refused("sweep.yaml", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("set_", "said"),
+    [
+        ("layers=[2,99]", "backbone.layers: given 99, but efficientnet_lite0 has the layers 0 to 4"),
+        ("model=efficientnet_lit0", "timm has no model 'efficientnet_lit0'. Did you mean 'efficientnet_lite0'?"),
+        ("aggregate=mean", "backbone.aggregate: given 'mean', but layers 1, 2 are 24, 40 wide"),
+        ("weights=base.yaml", "base.yaml: no safetensors or torch weight file that can be read"),
+    ],
+)
+@pytest.mark.parametrize("words", [("sweep.yaml",), ("sweep.yaml", "--dry-run"), ("plan", "sweep.yaml")])
+def test_a_backbone_that_cannot_be_built(refused, set_, said, words):
+    message = refused(*words, "--set", set_)
+    assert said in message
+    assert "InvalidInput" not in message
+
+
+def test_weights_that_cannot_be_fetched(refused, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ("--set", "model=resnet18.a1_in1k", "--set", "weights=pretrained", "--set", "layers=[1]")
+    said = refused("sweep.yaml", *words)
+    assert "timm's weights of resnet18.a1_in1k cannot be had (no network, and not in the cache); go online once" in said
+    assert refused("sweep.yaml", "--dry-run", *words) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"grid": {"focal_gamma": [0, 2], "grid_size": [2, 4]}, "when": {"grid_size": {"spatial": True}}},
+            "when.lora.grid_size: lora.spatial: given true, but it is only: false; so the axis would never apply",
+        ),
+        (
+            {
+                "grid": {"focal_gamma": [0, 2], "focal_form": ["joint", "relative"]},
+                "when": {"focal_form": {"focal_gamma": "> 3"}},
+            },
+            "when.loss.focal_form: loss.focal_gamma: given > 3, but it is only: 0, 2",
+        ),
+        ({"exclude": [{"focal_gamma": 5}]}, "exclude, entry 1: loss.focal_gamma: given 5, but it is only: 0, 2"),
+        ({"exclude": [{"focal_gamma": [2, 5]}]}, "exclude, entry 1: loss.focal_gamma: given 5, but it is only: 0, 2"),
+        ({"name": "x" * 101}, "a name of at most 100 letters"),
+        ({"retries": 1000}, "retries: given 1000, allowed: a whole number 0..100"),
+        (
+            {"base": {"extends": "base.yaml", "epochs": 10**9}},
+            "training.epochs: given 1000000000, allowed: a whole number",
+        ),
+    ],
+)
+def test_what_would_be_a_slip_of_the_pen(refused, edit, changes, said):
+    edit(**({"report": None} | changes))
+    assert said in refused("sweep.yaml")
+
+
+def test_conditions_that_hold_for_some_version_or_value(command, edit):
+    edit(
+        version=None,
+        grid={"version": ["v3", "v4"], "grid_size": [2, 4], "focal_gamma": [0, 2]},
+        when={"grid_size": {"spatial": True}, "focal_gamma": {"version": "v3"}},
+        exclude=[{"grid_size": 4, "focal_gamma": 0}],
+        report=None,
+    )
+    assert command("plan", "sweep.yaml").code == 0
+
+
+@pytest.mark.parametrize("option", ["--base", "--cache", "--out", "--data", "--storage"])
+def test_an_option_that_is_given_nothing(refused, option):
+    said = f"error: {option}: given ''; give a name or path, or leave it out\n"
+    assert refused("sweep.yaml", option, "") == said
+    assert refused("plan", "sweep.yaml", f"{option}=") == said
+
+
+@pytest.mark.parametrize("more", ["--print-sbatch", "--detach"])
+def test_a_dry_run_that_would_submit(refused, more):
+    assert "--dry-run: runs in this process" in refused("sweep.yaml", "--dry-run", "--backend", "slurm", more)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cache", "--cache", "base.yaml"), "--cache: base.yaml is a file; give a folder"),
+        (("doctor", "--cache", "base.yaml"), "--cache: base.yaml is a file; give a folder"),
+        (("cache", "--evict"), "--evict: "),
+        (("cache", "--evict", "--budget", "none"), "--evict: "),
+        (
+            ("cache", "featres", "--clear"),
+            "given 'featres', allowed: all | features | stages | defects. Did you mean 'features'?",
+        ),
+    ],
+)
+def test_a_cache_that_cannot_be_shown_or_cleared(refused, words, said):
+    assert said in refused(*words)
+
+
+@pytest.mark.parametrize("command_", [("report", "{}"), ("export", "{}")])
+def test_tables_about_images_that_nobody_held_out(finished, command, command_):
+    before = tree(finished)
+    ended = command(*(word.format("results/small") for word in command_), "--split", "validation")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "error: --split: given validation, but no trial of results/small has validation images; take --split test, "
+        "or set data.validation_fraction and run again\n"
+    )
+    assert tree(finished) == before
+
+
+def test_a_split_of_published_rows(refused):
+    assert "--split: is for a results folder" in refused("report", "--published", "--split", "validation")
+
+
+def test_claims_of_a_folder_twice(finished, command):
+    ended = command("claims", "results/small", "results/../results/small")
+    assert ended.code == 2
+    assert "results/small is given twice; give each folder once" in ended.err
+
+
+def test_no_image_by_an_images_name(refused, place, images):
+    (place / "images").unlink()
+    shutil.copytree(images, place / "images")
+    good = place / "images/cloth/train/good"
+    (good / "0.png").mkdir()
+    assert "good/0.png: is a folder, with the name of an image" in refused("sweep.yaml")
+    (good / "0.png").rmdir()
+    (good / "0.png").symlink_to("nowhere.png")
+    assert "good/0.png: is a link to nothing, with the name of an image" in refused("sweep.yaml")
 
 
 def test_an_impossible_combination(refused, edit):
@@ -321,6 +501,8 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         (["dashboard", "nodir"], "nodir: no such folder; give a results folder"),
         (["dashboard", "base.yaml"], "base.yaml: is a file; give the folder that a run printed as 'results'"),
         (["verify", "images/report.csv"], "only report.md can be verified; give images/report.md"),
+        (["sweep.yaml", "--workers", "9999"], "--workers: given '9999', allowed: a whole number from 1 to 1024"),
+        (["sweep.yaml", "--threads", "9999"], "--threads: given '9999', allowed: a whole number from 1 to 1024"),
     ],
 )
 def test_a_mistake_on_the_command_line(refused, words, said):

@@ -133,8 +133,19 @@ def test_leftovers_of_file_managers_are_not_images(tmp_path: Path) -> None:
     for name in ("._000.png", ".DS_Store", "Thumbs.db", "notes.txt"):
         (folder / "train/good" / name).write_bytes(b"x")
     (folder / "test" / ".cache").mkdir()
-    (folder / "test/good/nested.png").mkdir()
     assert len(scan_one(tmp_path).train) == 8
+
+
+@pytest.mark.parametrize("part", ["train/good", "test/good", "test/crack", "ground_truth/crack"])
+def test_what_bears_an_images_name_and_is_none_is_refused(tmp_path: Path, part: str) -> None:
+    nested = make_class(tmp_path) / part / "nested.png"
+    nested.mkdir(parents=True)
+    with pytest.raises(InvalidInput, match=r"nested\.png: is a folder, with the name of an image"):
+        scan_one(tmp_path)
+    nested.rmdir()
+    nested.symlink_to("nowhere.png")
+    with pytest.raises(InvalidInput, match=r"nested\.png: is a link to nothing"):
+        scan_one(tmp_path)
 
 
 def test_one_kind_of_test_image_is_enough(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -188,7 +189,8 @@ def test_the_command_prints_the_ledger_of_several_folders(contrast, stored, tmp_
         "command": [],
     }
     (place / "sweep.json").write_text(json.dumps(content))
-    for words, held in (((str(place),), 0), ((str(place), str(place), "--all"), 1)):
+    other = shutil.copytree(place, tmp_path / "copy")
+    for words, held in (((str(place),), 0), ((str(place), str(other), "--all"), 1)):
         monkeypatch.setattr(sys, "argv", ["moleflow-sweep", "claims", *words])
         with pytest.raises(SystemExit) as ended:
             cli.main()

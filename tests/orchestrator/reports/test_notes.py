@@ -8,6 +8,7 @@ import json
 import pytest
 
 from moleflow.config import TrialConfig
+from orchestrator.reports.notes import error_line
 from orchestrator.reports.render import latex_text
 from orchestrator.reports.tables import build
 
@@ -284,3 +285,16 @@ def test_validation_rows_stay_out_unless_asked_for(stored, add):
     text = markdown(stored())
     assert f"`{trial}` finished without test rows: loss.focal_gamma=2, seed 0" in text
     assert "images: validation, not test" in markdown(stored(), split="validation")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        ("Diverged", "Diverged: the loss became nan\nmore", "Diverged: the loss became nan"),
+        ("WorkerDied", "no sign of life", "WorkerDied: no sign of life"),
+        (None, "stopped", "stopped"),
+        (None, None, ""),
+    ],
+)
+def test_an_error_names_its_class_once(kind, error, said):
+    assert error_line(kind, error) == said

@@ -215,6 +215,18 @@ def test_a_damaged_part_is_named(write, ids, tmp_path):
     assert any(r.startswith(f"damaged part: parts/metrics/{name}.parquet: its bytes are not") for r in verdict.reasons)
 
 
+def test_a_report_without_the_trials_of_a_damaged_part_is_equal_and_says_so(write, ids, tmp_path):
+    write()
+    folder = tmp_path / "sweep"
+    (name,) = [path.stem for path in (folder / "parts/attempts").glob("2*.parquet")]
+    path = parts.part_file(folder / "parts", "metrics", name)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    made = build(ResultStore(folder, from_parts=True), set(ids), None, "t", current_code=CODE)
+    verdict = check(write_report(made, folder)["md"])
+    assert verdict.equal
+    assert verdict.lines()[1] == f"damaged: parts/metrics/{name}.parquet; {len(ids)} trials not in the report"
+
+
 def test_code_that_changed_since_is_a_note_while_the_bytes_are_equal(write):
     verdict = check(write(), code="beef" * 16)
     assert verdict.equal

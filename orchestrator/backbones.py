@@ -1,0 +1,110 @@
+"""Whether the backbones of a sweep can be built, asked before a folder is opened and once for each.
+
+    <cache>/backbones/<digest>      empty; a backbone with these settings, weights and version of timm was built once
+
+What was found good is remembered, so that only the first start with a new backbone imports torch and timm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from importlib.metadata import version
+from pathlib import Path
+
+from moleflow.config import TrialConfig, digest
+from moleflow.errors import Unreachable
+from moleflow.weights import PACKAGE, PRETRAINED, RANDOM, weights_identity
+from orchestrator.expansion import Resolver
+from orchestrator.prepared import Options, Prepared, setup
+
+_UNSEEN = {"storage", "projection_seed", "weights_seed"}  # No value of these can be a mistake.
+
+
+def check_backbones(prepared: Prepared, options: Options, *, fetch: bool = True, fresh: bool = False) -> None:
+    """Build each backbone that trials which are to run need, unless it is known to be good. Of a search, that of its base.
+
+    Args:
+        prepared: the sweep.
+        options: how it will run.
+        fetch: with its weights; else without those that would have to be fetched.
+        fresh: features that are stored already will not be used.
+
+    Raises:
+        InvalidInput: unknown model or layer, weights that do not fit or cannot be had here, layers that cannot be averaged.
+
+    """
+    for config in _distinct(prepared):
+        if not fetch and config.backbone.weights == PRETRAINED:
+            _check(_with_weights(config, RANDOM), prepared.cache)
+            continue
+        try:
+            _check(config, prepared.cache)
+        except Unreachable:
+            elsewhere = not fresh and (options.backend == "slurm" or options.address is not None)
+            if not elsewhere and (fresh or not _features_are_there(prepared, options, config)):
+                raise
+
+
+def _distinct(prepared: Prepared) -> list[TrialConfig]:
+    """One configuration for each backbone and image size."""
+    if prepared.sweep.search is not None:
+        return [Resolver(prepared.sweep).config({})]
+    found: dict[object, TrialConfig] = {}
+    for trial in prepared.plan.of("to run"):
+        found.setdefault((trial.config.backbone, trial.config.data.image_size), trial.config)
+    return list(found.values())
+
+
+def _check(config: TrialConfig, cache: Path) -> None:
+    known = cache / "backbones" / _key(config)
+    if known.exists():
+        return
+    import torch
+
+    from moleflow.backbone import FrozenBackbone
+    from moleflow.environment import Environment
+
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(
+        logging.ERROR
+    )  # It would tell of every attempt to reach the network; the error says that there is none.
+    try:
+        FrozenBackbone(config, Environment("cpu", torch.__version__, "float32", 1))
+    finally:
+        hub.setLevel(level)
+    with contextlib.suppress(OSError):  # It is asked again the next time.
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.touch()
+
+
+def _key(config: TrialConfig) -> str:
+    backbone = config.backbone
+    settings = backbone.model_dump(exclude=_UNSEEN)
+    if backbone.weights not in (PRETRAINED, PACKAGE, RANDOM):
+        settings["weights"] = "file"
+    size, identity = config.data.image_size, weights_identity(backbone)
+    return digest({"backbone": settings, "image_size": size, "weights": identity, "timm": version("timm")})[:32]
+
+
+def _with_weights(config: TrialConfig, weights: str) -> TrialConfig:
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
+
+
+def _features_are_there(prepared: Prepared, options: Options, like: TrialConfig) -> bool:
+    """Whether all features of the trials with a configuration's backbone are stored, so that none of them needs the weights."""
+    import torch
+
+    from moleflow.environment import Environment
+    from moleflow.prefetch import distinct
+    from orchestrator.prefetch import features_of, sets_of
+
+    made = setup(prepared, options)
+    cache = features_of(made)
+    alike = distinct(trial.config for trial in prepared.sample if trial.config.backbone == like.backbone)
+    environments = [Environment(kind, torch.__version__, "float32", options.threads) for kind in ("cpu", "cuda")]
+    return any(
+        not any(cache.missing(one.config, there, one.samples) for one in sets_of(made, alike, cache, there))
+        for there in environments
+    )
