@@ -60,6 +60,11 @@ def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: i
     if kind == "cuda":
         # Without it cuBLAS may add in another order every time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return environment_of(kind, threads)
+
+
+def environment_of(kind: Literal["cpu", "cuda"], threads: int) -> Environment:
+    """The environment that a process on this machine is in after `open_environment`; nothing is set up."""
     processor = torch.cuda.get_device_name() if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
     return Environment(kind, torch.__version__, "float32", threads, processor)
 

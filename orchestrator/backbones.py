@@ -8,7 +8,6 @@ What was found good is remembered, so that only the first start with a new backb
 from __future__ import annotations
 
 import contextlib
-import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from moleflow.config import TrialConfig, digest
 from moleflow.errors import Unreachable
 from moleflow.weights import PACKAGE, PRETRAINED, RANDOM, weights_identity
 from orchestrator.expansion import Resolver
+from orchestrator.hub import asked_once
 from orchestrator.prepared import Options, Prepared, setup
 
 _UNSEEN = {"storage", "projection_seed", "weights_seed"}  # No value of these can be a mistake.
@@ -60,20 +60,11 @@ def _check(config: TrialConfig, cache: Path) -> None:
     known = cache / "backbones" / _key(config)
     if known.exists():
         return
-    import torch
-
     from moleflow.backbone import FrozenBackbone
-    from moleflow.environment import Environment
+    from moleflow.environment import environment_of
 
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(
-        logging.ERROR
-    )  # It would tell of every attempt to reach the network; the error says that there is none.
-    try:
-        FrozenBackbone(config, Environment("cpu", torch.__version__, "float32", 1))
-    finally:
-        hub.setLevel(level)
+    with asked_once([config.backbone.weights]):
+        FrozenBackbone(config, environment_of("cpu", 1))
     with contextlib.suppress(OSError):  # It is asked again the next time.
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
@@ -96,14 +87,16 @@ def _features_are_there(prepared: Prepared, options: Options, like: TrialConfig)
     """Whether all features of the trials with a configuration's backbone are stored, so that none of them needs the weights."""
     import torch
 
-    from moleflow.environment import Environment
+    from moleflow.environment import environment_of
     from moleflow.prefetch import distinct
     from orchestrator.prefetch import features_of, sets_of
 
     made = setup(prepared, options)
     cache = features_of(made)
     alike = distinct(trial.config for trial in prepared.sample if trial.config.backbone == like.backbone)
-    environments = [Environment(kind, torch.__version__, "float32", options.threads) for kind in ("cpu", "cuda")]
+    environments = [environment_of("cpu", options.threads)]
+    if torch.cuda.is_available():
+        environments.append(environment_of("cuda", options.threads))
     return any(
         not any(cache.missing(one.config, there, one.samples) for one in sets_of(made, alike, cache, there))
         for there in environments

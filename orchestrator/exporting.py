@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +33,7 @@ def export(
     split: str = "test",
     everything: bool = False,
     document: bool = False,
+    table: str | None = None,
 ) -> Iterator[str]:
     """The text, in pieces.
 
@@ -42,9 +44,11 @@ def export(
         split: test | validation: which images the comparison tables are about.
         everything: every stored trial, not only those of the latest plan.
         document: a whole LaTeX document in place of tables for one.
+        table: of the comparison tables in LaTeX or Markdown one alone, by its number from 1 or the beginning of its title; None = all.
 
     Raises:
-        InvalidInput: the folder holds no sweep, the stored table is asked for in another format, or no trial has images of the split.
+        InvalidInput: no such table, the folder holds no sweep, the stored table is asked for in another format, or no trial has
+            images of the split.
 
     """
     if what != "tables" and form != "csv":
@@ -53,6 +57,10 @@ def export(
         )
     if document and form != "latex":
         raise InvalidInput("--document: is for LaTeX; give --format latex too")
+    if table is not None and (what != "tables" or form == "csv"):
+        raise InvalidInput(
+            "--table: is for the comparison tables in LaTeX or Markdown; give --format latex or markdown"
+        )
     sweep = folder.read(place)
     selection = None if everything else set(sweep.compared if what == "tables" else sweep.trial_ids)
     if what != "tables":
@@ -70,7 +78,26 @@ def export(
         bundles={"version": version_settings()},
         split=split,
     )
-    yield rendered(made, form, document)
+    yield rendered(made if table is None else with_one_table(made, table), form, document)
+
+
+def with_one_table(report: Report, asked: str) -> Report:
+    """The report with one of its tables alone.
+
+    Args:
+        asked: its number from 1, or the beginning of its title, in any case.
+
+    Raises:
+        InvalidInput: there is no such table, or several begin so.
+
+    """
+    numbered = {str(number): table for number, table in enumerate(report.tables, start=1)}
+    found = [numbered[asked]] if asked in numbered else []
+    found = found or [table for table in report.tables if table.title.lower().startswith(asked.lower())]
+    if len(found) != 1:
+        titles = "; ".join(f"{number} {table.title}" for number, table in numbered.items()) or "no table yet"
+        raise InvalidInput(f"--table: given '{asked}', allowed: a number, or how one title alone begins: {titles}")
+    return replace(report, tables=tuple(found))
 
 
 def rendered(report: Report, form: Format, document: bool = False) -> str:

@@ -105,6 +105,14 @@ def export(
             "--document", help="With --format latex: a whole document that compiles, not tables to put into one."
         ),
     ] = False,
+    one: Annotated[
+        str | None,
+        typer.Option(
+            "--table",
+            help="With LaTeX or Markdown: one table alone, by its number or the beginning of its title.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Give out the comparison tables, or a stored table, for other programs and papers; results/README.md explains the columns.
 
@@ -112,14 +120,14 @@ def export(
 
     For instance:
 
-      moleflow-sweep export results/v7_gamma --format latex --to gamma.tex
+      moleflow-sweep export results/v7_gamma --format latex --table 1 --to gamma.tex
       moleflow-sweep export results/v7_gamma --what scores --to scores.csv
     """
     from orchestrator import exporting
 
     chosen, table = _one_of("--format", form, exporting.FORMATS), _one_of("--what", what, exporting.WHAT)
     _one_of("--split", split, ("test", "validation"))
-    pieces = exporting.export(place, chosen, table, split, everything, document)
+    pieces = exporting.export(place, chosen, table, split, everything, document, one)
     if to is None:
         sys.stdout.writelines(pieces)
     else:

@@ -19,6 +19,7 @@ from moleflow.environment import Environment, open_environment
 from moleflow.features import FeatureCache
 from moleflow.prefetch import FeatureSet, distinct, feature_sets, fill
 from orchestrator import launch, listing
+from orchestrator.hub import asked_once
 from orchestrator.spec import Sweep
 from orchestrator.starting import check_slurm
 from orchestrator.sweep_file import Resources
@@ -95,7 +96,7 @@ def make(setup: Setup, configs: Sequence[TrialConfig], show: Show) -> Made:
     """
     environment, cache = open_environment(setup.device, setup.threads), features_of(setup)
     sets = sets_of(setup, configs, cache, environment)
-    with in_use(setup.cache):
+    with in_use(setup.cache), asked_once({config.backbone.weights for config in configs}):
         fill(sets, cache, environment, lambda n, done, wanted: show(Reached(n, len(sets), done, wanted)))
     return Made(len(sets), sum(len(one.samples) for one in sets), cache.forwards, environment.device_kind)
 

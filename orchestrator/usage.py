@@ -30,6 +30,7 @@ VALUES = {
     "--set": "knob=value, as in --set epochs=5",
     "--split": "test | validation, as in --split validation",
     "--storage": "a URL, as in --storage sqlite:///study.db",
+    "--table": "a number or the beginning of a title, as in --table 1",
     "--threads": "a whole number from 1 to 1024",
     "--to": "a file, as in --to tables.csv",
     "--version": "one of v1, v2, ...",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from importlib import metadata
 from pathlib import Path
 
 from orchestrator.doctor.finding import Finding, asked, install, one_line
+from orchestrator.hub import connects
 
 NEEDED = ("sbatch", "squeue", "scancel", "scontrol")
 ASK_WITHIN_S = 10.0
-CONNECT_WITHIN_S = 2.0
 
 
 def slurm() -> list[Finding]:
@@ -78,12 +77,3 @@ def _ray_address() -> str | None:
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     return connects(host, int(port) if port.isdigit() else 0)
-
-
-def connects(host: str, port: int, within_s: float = CONNECT_WITHIN_S) -> bool:
-    """Whether somebody listens there; nothing is sent."""
-    try:
-        socket.create_connection((host, port), within_s).close()
-    except (OSError, ValueError, OverflowError):
-        return False
-    return True

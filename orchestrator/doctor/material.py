@@ -6,19 +6,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from moleflow.config import Backbone
 from moleflow.data.images import SUFFIXES
 from moleflow.data.mvtec import GOOD, class_names
 from moleflow.errors import InvalidInput
 from moleflow.weights import PRETRAINED, RANDOM, weights_file
-from orchestrator.doctor.engines import connects
 from orchestrator.doctor.finding import Finding
+from orchestrator.hub import connects, way_out
 
 SHOWN = 5
-NET_WITHIN_S = 3.0
-HUB = "https://huggingface.co"
 
 
 def images(root: Path | None, tasks: Sequence[str], base: str) -> Finding:
@@ -87,19 +84,11 @@ def weights(backbone: Backbone, base: str, known: Mapping[str, Any]) -> Finding:
     prefetch = "moleflow-sweep prefetch FILE where there is a network, with HF_HOME on a folder that both machines see"
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         return Finding("weights", "lacks", f"{of}: not in the cache, and HF_HUB_OFFLINE is set", prefetch)
-    host, port = _way_out()
-    if connects(host, port, NET_WITHIN_S):
+    host, port = way_out()
+    if connects(host, port):
         return Finding("weights", "note", f"{of}: not in the cache; the first run fetches them ({host} answers)")
     mend = f"{prefetch}; or backbone.weights: a local file"
     return Finding("weights", "lacks", f"{of}: not in the cache, and {host} does not answer", mend)
-
-
-def _way_out() -> tuple[str, int]:
-    """Where a download would connect to: the proxy, where one is set, else the hub."""
-    names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-    proxy = next((os.environ[name] for name in names if os.environ.get(name)), None)
-    url = urlsplit(proxy or os.environ.get("HF_ENDPOINT") or HUB)
-    return url.hostname or "localhost", url.port or (443 if url.scheme == "https" else 80)
 
 
 def _count(folder: Path) -> int:

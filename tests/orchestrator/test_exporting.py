@@ -73,6 +73,22 @@ def test_tables_are_those_of_the_report_and_nothing_is_written(finished):
     assert not list(place.glob("report.*"))
 
 
+def test_one_table_is_named_by_its_number_or_the_beginning_of_its_title(small_run):
+    place = small_run / "results/small"
+    first = exported(place, form="markdown", table="1")
+    assert re.findall(r"^## (.*)", first, re.MULTILINE) == ["Per class, after the final task"]
+    assert exported(place, form="markdown", table="per CLASS") == first
+    assert exported(place, form="latex", table="1").count(r"\begin{tabular}") == 1
+    for table in ("0", "nothing", ""):
+        with pytest.raises(
+            InvalidInput, match=r"--table: given .*, allowed: a number, or .*: 1 Per class, after the final task; 2"
+        ):
+            exported(place, form="latex", table=table)
+    for form, what in (("csv", "tables"), ("csv", "scores")):
+        with pytest.raises(InvalidInput, match="--table: is for the comparison tables in LaTeX or Markdown"):
+            exported(place, form=form, what=what, table="1")
+
+
 def checked(document):
     """See that a document holds together; its tabular environments."""
     bare = re.sub(r"(?<!\\)%.*", "", document)
