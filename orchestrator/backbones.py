@@ -74,6 +74,12 @@ def _check(config: TrialConfig, cache: Path) -> None:
         FrozenBackbone(config, Environment("cpu", torch.__version__, "float32", 1))
     finally:
         hub.setLevel(level)
+    remember(config, cache)
+
+
+def remember(config: TrialConfig, cache: Path) -> None:
+    """Note that a configuration's backbone was built, so that no start need ask again."""
+    known = cache / "backbones" / _key(config)
     with contextlib.suppress(OSError):  # It is asked again the next time.
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
