@@ -65,6 +65,12 @@ def _check(config: TrialConfig, cache: Path) -> None:
 
     with asked_once([config.backbone.weights]):
         FrozenBackbone(config, environment_of("cpu", 1))
+    remember(config, cache)
+
+
+def remember(config: TrialConfig, cache: Path) -> None:
+    """Note that a configuration's backbone was built, so that no start need ask again."""
+    known = cache / "backbones" / _key(config)
     with contextlib.suppress(OSError):  # It is asked again the next time.
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()

@@ -19,6 +19,7 @@ from moleflow.environment import Environment, open_environment
 from moleflow.features import FeatureCache
 from moleflow.prefetch import FeatureSet, distinct, feature_sets, fill
 from orchestrator import launch, listing
+from orchestrator.backbones import remember
 from orchestrator.hub import asked_once
 from orchestrator.spec import Sweep
 from orchestrator.starting import check_slurm
@@ -83,6 +84,8 @@ def run(sweep: Sweep, options: launch.Options, console: Console) -> int:
     except KeyboardInterrupt:
         console.print("interrupted: what was stored is kept; the same command goes on from there")
         return INTERRUPTED
+    for config in configs:
+        remember(config, setup.cache)
     console.print(_summary(made, setup.cache))
     return 0
 

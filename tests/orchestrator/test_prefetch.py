@@ -103,8 +103,8 @@ def test_on_a_machine_without_slurm_no_job_is_left(place, edit, command, monkeyp
     edit(grid=None, report=None, seeds=1)
     monkeypatch.setenv("PATH", str(place))
     ended = command("prefetch", "sweep.yaml", "--backend", "slurm")
-    assert ended.code == 1
-    assert "SLURM took no job" in ended.err
+    assert ended.code == 2
+    assert "--backend: given slurm, but scontrol is not found here" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert list((place / "cache").glob("prefetch/*")) == []
 
