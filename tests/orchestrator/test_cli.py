@@ -32,10 +32,11 @@ def test_plan_of_a_new_sweep(place, command):
     ended = command("plan", "sweep.yaml")
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         "sweep:    small",
         "question: Does [gamma] matter?",
         "dataset:  images (images)",
+        "results:  results/small",
         "trials:   4 on base base: 0 done, 4 to run",
     ]
     differs = lines[lines.index("what differs between them:") :]

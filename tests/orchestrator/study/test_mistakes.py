@@ -21,7 +21,7 @@ def asked(**search):
         (
             asked(objectives={"image_auroc": "up"}),
             (),
-            "search.objectives: given 'up', allowed: {metric: maximize | minimize}",
+            "search.objectives.image_auroc: given 'up', allowed: maximize | minimize",
         ),
         (asked(constraints={"second": 5}), (), "search.constraints: unknown metric 'second'"),
         (asked(sampler="tpo"), (), "search.sampler: given 'tpo', allowed: random | tpe | gp | cmaes | nsga2 | qmc"),
