@@ -233,7 +233,7 @@ def test_without_slurm_it_is_one_line(place, command, monkeypatch, tmp_path) -> 
     (place / "site.yaml").write_text("max_array_size: 9\n")
     for words in (SLURM, (*SLURM, "--print-sbatch"), (*SLURM, "--detach", "--profile", "site.yaml")):
         ended = command(*words)
-        assert ended.code == 1
+        assert ended.code == 2
         assert "SLURM login node" in ended.err or "slurm cluster" in ended.err
         assert "Traceback" not in ended.err
     assert not list((place / "results").rglob("slurm/*.json"))
