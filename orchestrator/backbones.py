@@ -8,11 +8,11 @@ What was found good is remembered, so that only the first start with a new backb
 from __future__ import annotations
 
 import contextlib
-from importlib.metadata import version
 from pathlib import Path
 
 from moleflow.config import TrialConfig, digest
 from moleflow.errors import Unreachable
+from moleflow.source import version
 from moleflow.weights import PACKAGE, PRETRAINED, RANDOM, weights_identity
 from orchestrator.expansion import Resolver
 from orchestrator.hub import asked_once
@@ -57,8 +57,7 @@ def _distinct(prepared: Prepared) -> list[TrialConfig]:
 
 
 def _check(config: TrialConfig, cache: Path) -> None:
-    known = cache / "backbones" / _key(config)
-    if known.exists():
+    if _mark(config, cache).exists():
         return
     from moleflow.backbone import FrozenBackbone
     from moleflow.environment import environment_of
@@ -70,19 +69,21 @@ def _check(config: TrialConfig, cache: Path) -> None:
 
 def remember(config: TrialConfig, cache: Path) -> None:
     """Note that a configuration's backbone was built, so that no start need ask again."""
-    known = cache / "backbones" / _key(config)
+    known = _mark(config, cache)
     with contextlib.suppress(OSError):  # It is asked again the next time.
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
 
 
-def _key(config: TrialConfig) -> str:
+def _mark(config: TrialConfig, cache: Path) -> Path:
+    """The file that says that a configuration's backbone was built once."""
     backbone = config.backbone
     settings = backbone.model_dump(exclude=_UNSEEN)
     if backbone.weights not in (PRETRAINED, PACKAGE, RANDOM):
         settings["weights"] = "file"
     size, identity = config.data.image_size, weights_identity(backbone)
-    return digest({"backbone": settings, "image_size": size, "weights": identity, "timm": version("timm")})[:32]
+    built = {"backbone": settings, "image_size": size, "weights": identity, "timm": version("timm")}
+    return cache / "backbones" / digest(built)[:32]
 
 
 def _with_weights(config: TrialConfig, weights: str) -> TrialConfig:
