@@ -18,6 +18,7 @@ import argparse
 import io
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from rich.console import Console
 
 from orchestrator import launch, listing, reporting
 from orchestrator.drive import claim_folder
+from orchestrator.reports.final import METRICS
 from orchestrator.results.parts import make_part, write_part
 from orchestrator.results.schema import ATTEMPTS, TABLES, to_table
 from orchestrator.results.store import ResultStore
@@ -53,6 +55,16 @@ def timed(work: Callable[[], object]) -> Figures:
     work()
     spent = {"wall s": time.perf_counter() - wall, "CPU s": time.process_time() - cpu}
     return spent | {"MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def machine(_: Path, __: int) -> Figures:
+    """How fast this machine is at the moment: ten million steps of a Python loop, and the first touch of 256 MB."""
+
+    def steps() -> None:
+        for _ in range(10_000_000):
+            pass
+
+    return {"steps s": timed(steps)["CPU s"], "touch s": timed(lambda: b"1" * 2**28)["CPU s"]}
 
 
 def plan(place: Path, draws: int) -> Figures:
@@ -222,12 +234,13 @@ def fill(place: Path, rows: int) -> Figures:
     store.create()
     worker = trivial.make_worker(launch.setup(found, options), lambda _: None)
     names = tuple(f"class {n}" for n in range(15))
+    draws = random.Random(0)
 
     def many(trials: list[Any]) -> Mapping[str, pa.Table]:
         attempts = [trivial.attempt_row(worker, trial) for trial in trials]
         common = [{name: row[name] for name in trivial.COMMON_NAMES} for row in attempts]
         cells = [trivial.metric_row(j, i, names, 0.7) for i in range(15) for j in range(i + 1)]
-        metrics = [of | cell for of in common for cell in cells]
+        metrics = [of | cell | {name: draws.random() for name in METRICS} for of in common for cell in cells]
         return {t: to_table(t, {"metrics": metrics, ATTEMPTS: attempts}.get(t, [])) for t in TABLES}
 
     def work() -> None:
@@ -264,6 +277,7 @@ def _say(what: str, figures: Figures) -> None:
 
 def measure(sizes: argparse.Namespace, place: Path) -> Iterator[tuple[str, Figures]]:
     """Every figure that was asked for, as it comes."""
+    yield "(this machine now: ten million loop steps, first touch of 256 MB)", alone("machine", place / "machine", 0)
     if "plan" in sizes.only:
         yield f"plan: {sizes.draws} random draws", alone("plan", place / "plan", sizes.draws)
     sweep = place / "sweep", sizes.finished

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import itertools
 import math
+import operator
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,11 +147,7 @@ def trials_of(sweep: Sweep, found: Sequence[Variant], inputs: Inputs | Callable[
             if place not in read:
                 read[place] = inputs if isinstance(inputs, Inputs) else inputs(config)
             for seed in sweep.seeds:
-                seeded = (
-                    config
-                    if seed == config.seed
-                    else compact(TrialConfig.model_validate({**vars(config), "seed": seed}))
-                )
+                seeded = config if seed == config.seed else with_(config, seed=seed)
                 trial = Trial(identities.of(seeded, read[place]), seeded, variant.factors, read[place])
                 by_id.setdefault(trial.id, trial)  # two paths of one weights file are one trial
     return list(by_id.values())
@@ -194,7 +191,7 @@ def _why_not(sweep: Sweep) -> str:
 def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
     """What becomes of each combination: a variant, "excluded", or "collapsed"."""
     resolver = Resolver(sweep)
-    seen: set[tuple[int | str, ...]] = set()
+    seen: set[tuple[Any, ...]] = set()
     for rows in itertools.product(*sweep.parts):
         factors = {path: value for row in rows for path, value in row.items()}
         for axis, condition in sweep.when.items():
@@ -210,7 +207,7 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
                 raise
             yield "impossible"  # A search that meets it goes on; so does its sample.
             continue
-        key = tuple([id(group) if isinstance(group, BaseModel) else group for group in vars(config).values()])
+        key = config.version, *map(id, _groups()(vars(config)))
         if key in seen:
             yield "collapsed"
             continue
@@ -230,6 +227,12 @@ def _models() -> dict[str, type[BaseModel]]:
 
 
 @cache
+def _groups() -> Callable[[Mapping[str, Any]], tuple[BaseModel, ...]]:
+    """All groups of a configuration's values."""
+    return operator.itemgetter(*_models())
+
+
+@cache
 def _names(model: type[BaseModel]) -> set[str]:
     return set(model.model_fields)
 
@@ -238,6 +241,11 @@ def compact(model: Model) -> Model:
     """A frozen model with all of its knobs given; beside a set of their names of its own its values would be small."""
     object.__setattr__(model, "__pydantic_fields_set__", _names(type(model)))
     return model
+
+
+def with_(config: TrialConfig, **checked: object) -> TrialConfig:
+    """A configuration with other groups or another seed, which are checked."""
+    return compact(config.model_copy(update=checked))
 
 
 @dataclass(frozen=True)
@@ -258,7 +266,7 @@ class Resolver:
 
     sweep: Sweep
     _grounds: dict[str, _Ground] = field(default_factory=dict)
-    _usual: dict[tuple[str, ...], dict[str, BaseModel]] = field(default_factory=dict)
+    _usual: dict[tuple[str, ...], TrialConfig] = field(default_factory=dict)
     _checked: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
     _equal: dict[BaseModel, BaseModel] = field(default_factory=dict)
 
@@ -281,7 +289,7 @@ class Resolver:
                 own.setdefault(group, {})[name] = value
         try:
             groups = {name: self._group(version, name, values) for name, values in own.items()}
-            return compact(TrialConfig.model_validate({"version": version, **self._others(version, own), **groups}))
+            return with_(self._usual_config(version, own), **groups)
         except ValidationError:
             self._explain(version, factors)
             raise
@@ -304,13 +312,13 @@ class Resolver:
             self._grounds[version] = _Ground(flat, groups)
         return self._grounds[version]
 
-    def _others(self, version: str, own: Mapping[str, object]) -> dict[str, BaseModel]:
-        """The groups of knobs in which no factor is."""
+    def _usual_config(self, version: str, own: Mapping[str, object]) -> TrialConfig:
+        """The configuration without factors, with any values in the groups that have some."""
         place = (version, *own)
         found = self._usual.get(place)
         if found is None:
-            names = [name for name in _models() if name not in own]
-            found = self._usual[place] = {name: self._group(version, name, _NONE) for name in names}
+            groups = {name: self._group(version, name, _NONE) for name in _models() if name not in own}
+            found = self._usual[place] = TrialConfig.model_validate({"version": version, **groups})
         return found
 
     def _group(self, version: str, name: str, factors: Mapping[str, Any]) -> BaseModel:

@@ -44,7 +44,8 @@ def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig],
     tasks: dict[str, None] = {}
     backbones: dict[tuple[str, str], Backbone] = {}
     splits: dict[tuple[str, float, float, int], None] = {}
-    for config in configs:
+    # Variants share their groups of knobs: those that read the same are looked at once.
+    for config in {(id(config.data), id(config.backbone)): config for config in configs}.values():
         asked = config.data
         real = asked.validation_real_share if asked.validation_anomalies == "real" else 0.0
         splits |= dict.fromkeys((task, asked.validation_fraction, real, asked.validation_seed) for task in asked.tasks)

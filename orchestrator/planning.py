@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
 
 from orchestrator.trial import Trial
 
@@ -83,22 +86,19 @@ class Spread:
 def spread(trials: Sequence[Trial]) -> Spread:
     """What differs between the trials of a plan."""
     compared: dict[str, dict[Any, None]] = {}
-    by_group: dict[str, dict[str, dict[Any, None]]] = {}
-    known: set[tuple[str, int]] = set()
     for trial in trials:
         for path, value in trial.factors.items():
             compared.setdefault(path, {})[value] = None
-        for name, group in vars(trial.config).items():
-            # Trials share their groups of knobs: one look at each is enough. They hold them, so that no id() is taken twice.
-            if name != "seed" and (name, id(group)) not in known:
-                known.add((name, id(group)))
-                own = {name: group} if isinstance(group, str) else vars(group)
-                held = by_group.get(name) or by_group.setdefault(name, {knob: {} for knob in own})
-                for knob, value in own.items():
-                    held[knob][value] = None
-    values = {
-        knob if knob == name else f"{name}.{knob}": found for name, of in by_group.items() for knob, found in of.items()
-    }
+    configs = [vars(trial.config) for trial in trials]
+    values: dict[str, dict[Any, None]] = {}
+    for name in configs[0] if configs else ():
+        groups = list(map(itemgetter(name), configs))
+        if isinstance(groups[0], BaseModel):
+            # Trials share their groups of knobs: one look at each is enough.
+            distinct = list(map(vars, dict(zip(map(id, groups), groups, strict=True)).values()))
+            values |= {f"{name}.{knob}": dict.fromkeys(map(itemgetter(knob), distinct)) for knob in distinct[0]}
+        elif name != "seed":
+            values[name] = dict.fromkeys(groups)
     differing = {path: tuple(found) for path, found in values.items() if len(found) > 1}
     return Spread(
         compared={path: tuple(found) for path, found in compared.items()},

@@ -72,8 +72,11 @@ def trial_id(identity: Mapping[str, Any]) -> str:
 
 def _as_before(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A group's settings without the knobs that were added and left as they were; so earlier results keep their ids."""
-    added = ADDED.get(group, {})
-    return {name: value for name, value in settings.items() if name not in added or value != added[name]}
+    found = {**settings}
+    for name, value in ADDED.get(group, {}).items():
+        if found[name] == value:
+            del found[name]
+    return found
 
 
 def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
@@ -85,7 +88,25 @@ def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
 
 
 _KEYS = sorted([*TrialConfig.model_fields, "data_digests"])
-_MOST_SPELLED = 4096
+_SPELLED_OF = ["data" if key == "data_digests" else key for key in _KEYS]
+_READING = ("backbone", "data_digests")
+_MOST_KNOWN = 4096
+
+
+@dataclass(frozen=True)
+class _Spelled:
+    """One key's members of the canonical JSON by the id() of what they spell, which is held so that no other object gets that id."""
+
+    members: dict[int, str] = field(default_factory=dict)
+    held: list[object] = field(default_factory=list)
+
+    def add(self, value: object, member: str) -> str:
+        if len(self.held) >= _MOST_KNOWN:  # Random draws share no group: what was spelled is not seen again.
+            self.members.clear()
+            self.held.clear()
+        self.held.append(value)
+        self.members[id(value)] = member
+        return member
 
 
 @dataclass(frozen=True)
@@ -96,9 +117,8 @@ class Identities:
     one object is spelled as JSON once: ten times as fast for a sweep of many seeds or variants.
     """
 
-    _spelled: dict[str, dict[tuple[int, int], tuple[object, str]]] = field(
-        default_factory=lambda: {key: {} for key in _KEYS}
-    )
+    _plain: dict[str, _Spelled] = field(default_factory=lambda: {key: _Spelled() for key in _KEYS})
+    _by_inputs: dict[int, tuple[Inputs, list[_Spelled], list[dict[int, str]]]] = field(default_factory=dict)
 
     def of(self, config: TrialConfig, inputs: Inputs) -> str:
         """The trial's id.
@@ -107,24 +127,26 @@ class Identities:
             InvalidInput: a task whose digest is not among the inputs.
 
         """
-        values = vars(config)
-        members = []
-        for key, spelled in self._spelled.items():
-            value = values.get(key, config.data)
-            found = spelled.get((id(value), id(inputs)))
-            members.append(self._spell(key, value, inputs) if found is None else found[1])
+        _, spelled, known = self._by_inputs.get(id(inputs)) or self._reading(inputs)
+        values = list(map(vars(config).__getitem__, _SPELLED_OF))
+        members = [
+            member or spelled[k].add(values[k], f'"{_KEYS[k]}":{_spell(_KEYS[k], values[k], inputs)}')
+            for k, member in enumerate(map(dict.get, known, map(id, values)))
+        ]
         return hashlib.sha256(f"{{{','.join(members)}}}".encode()).hexdigest()[:12]
 
-    def _spell(self, key: str, value: object, inputs: Inputs) -> str:
-        """One key's member of the canonical JSON; for `data_digests`, `value` is the data's settings."""
-        spelled = _spell_group(key, value, inputs) if isinstance(value, BaseModel) else canonical_json(value)
-        known = self._spelled[key]
-        if len(known) >= _MOST_SPELLED:  # Random draws share no group: what was spelled is not seen again.
-            known.clear()
-        # Both objects are kept beside their JSON, so that no other one can get their id().
-        member = f'"{key}":{spelled}'
-        known[id(value), id(inputs)] = (value, inputs), member
-        return member
+    def _reading(self, inputs: Inputs) -> tuple[Inputs, list[_Spelled], list[dict[int, str]]]:
+        """What trials that read this have spelled: two keys hang on it, the others are those of all trials."""
+        if len(self._by_inputs) >= _MOST_KNOWN:
+            self._by_inputs.clear()
+        spelled = [_Spelled() if key in _READING else self._plain[key] for key in _KEYS]
+        found = self._by_inputs[id(inputs)] = inputs, spelled, [of.members for of in spelled]
+        return found
+
+
+def _spell(key: str, value: object, inputs: Inputs) -> str:
+    """The canonical JSON of one key; for `data_digests`, `value` is the data's settings."""
+    return _spell_group(key, value, inputs) if isinstance(value, BaseModel) else canonical_json(value)
 
 
 def _spell_group(key: str, group: BaseModel, inputs: Inputs) -> str:
@@ -148,15 +170,15 @@ def short(path: str) -> str:
 def label(factors: Mapping[str, Any]) -> str:
     """Factors in one line: the version first and bare, then `name=value`. Without factors it is `base`."""
     version = [str(factors["version"])] if "version" in factors else []
-    return " ".join([*version, *(f"{short(k)}={spell(v)}" for k, v in factors.items() if k != "version")]) or "base"
+    return " ".join(version + [f"{short(k)}={spell(v)}" for k, v in factors.items() if k != "version"]) or "base"
 
 
 def spell(value: object) -> str:
     """A knob's value as one types it: `2`, `0.05`, `true`, `null`, `leather,grid`."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):
         return ",".join(map(spell, value))
     return str(value)

@@ -22,6 +22,9 @@ from PIL import Image
 from orchestrator import cli
 from orchestrator.results.store import ResultStore
 
+# A shell that starts the tests in the background has SIGINT ignored, here and in every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 BASE = {
     "data": {"tasks": ["bolt", "cloth"], "image_size": 32, "mask_size": 32},
     "backbone": {

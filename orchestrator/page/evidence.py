@@ -22,7 +22,7 @@ from orchestrator.reports.variants import (
     group,
     text,
 )
-from orchestrator.results.schema import FINISHED
+from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
 
 MANY_TRIALS = 100
@@ -185,7 +185,7 @@ def _unfinished(store: ResultStore, selection: set[str] | None, known: set[str],
         "config",
     ]
     last: dict[str, Mapping[str, Any]] = {}
-    for row in sorted(store.read("attempts", columns).to_pylist(), key=lambda row: (row["started_at"], row["attempt"])):
+    for row in sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"])):
         last[row["trial_id"]] = row
     wanted = sorted((last.keys() if selection is None else selection) - known)
     return tuple(_ended(trial, last.get(trial), split) for trial in wanted)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+
 from orchestrator.reports.render import ABSENT, Cell
 
 
@@ -31,8 +33,8 @@ def stdev(values: Sequence[float]) -> float:
     """
     if len(set(values)) == 1:  # Exactly 0, whatever the rounding of the mean.
         return 0.0
-    mean = fmean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    squares: list[float] = ((np.asarray(values) - fmean(values)) ** 2).tolist()
+    return math.sqrt(math.fsum(squares) / (len(values) - 1))
 
 
 def number(value: float, share: bool = False) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from orchestrator.reports.final import MEAN
 from orchestrator.reports.render import ABSENT
-from orchestrator.reports.variants import FinishedTrial, Variant, patch_grid, plain, short_names, text, varying
+from orchestrator.reports.variants import FinishedTrial, Variant, patch_grid, short_names, text, varying
 
 LORA_SCALING = "effective LoRA scaling"
 """The number that multiplies B A x: with scaling = alpha/rank it changes with the rank, and is no setting of its own."""
@@ -86,9 +86,10 @@ def compare(
             else:
                 confounds.append(Difference(path, values, _affected(values, baselines)))
     confounds += _derived(variants, compared, baselines)
-    names = {name for v in variants for trial in v.trials for name in trial.environment}
+    ran_in = [_environments(v) for v in variants]
+    names = {name for environments in ran_in for of in environments for name in of}
     for name in sorted(names, key=lambda name: (name.startswith("package "), name)):
-        held = [sorted({_environment(trial, name) for trial in v.trials}) for v in variants]
+        held = [sorted({_environment(of, name) for of in environments}) for environments in ran_in]
         values = tuple(" + ".join(of_column) for of_column in held)
         mixed = frozenset(k for k, of_column in enumerate(held) if len(of_column) > 1)
         if len(set(values)) > 1 or mixed:
@@ -161,8 +162,13 @@ def _lora_scaling(variant: Variant) -> str:
     return " + ".join(dict.fromkeys(ABSENT if value is None else f"{value:.6g}" for value in values))
 
 
-def _environment(trial: FinishedTrial, name: str) -> str:
-    value = trial.environment.get(name, ABSENT)
+def _environments(variant: Variant) -> list[Mapping[str, str]]:
+    """Where the trials ran; they mostly share the object that says so."""
+    return list({id(trial.environment): trial.environment for trial in variant.trials}.values())
+
+
+def _environment(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, ABSENT)
     return value[:12] if name == "code_digest" else value
 
 
@@ -248,6 +254,6 @@ def saturated(variants: Sequence[Variant], classes: Sequence[str], metrics: Mapp
     for class_name in (*classes, MEAN):
         for metric, name in metrics.items():
             values = [value for v in variants for value in v.values(class_name, metric)]
-            if values and len(variants) > 1 and all(plain(value) == 1 for value in values):
+            if values and len(variants) > 1 and all(value == 1 for value in values):
                 rows.append(f"{class_name} {name}")
     return [f"Saturated at 1 in every column, and so evidence of nothing: {', '.join(rows)}."] if rows else []

@@ -53,12 +53,6 @@ class Final(Mapping[tuple[str, str], float | None]):
         """The row of each class, and of `MEAN`."""
         return {name: k for k, name in enumerate((*self.classes, MEAN))}
 
-    @cached_property
-    def undefined(self) -> frozenset[tuple[str, str]]:
-        """(class, metric) of what single classes lack."""
-        lacking = np.argwhere(np.isnan(self.table[:-1, : len(METRICS)])).tolist()
-        return frozenset((self.classes[row], METRICS[column]) for row, column in lacking)
-
     def __getitem__(self, place: tuple[str, str]) -> float | None:
         value = float(self.table[self.rows[place[0]], _PLACE[place[1]]])
         return None if np.isnan(value) else value
@@ -109,9 +103,8 @@ def finals(stored: pa.Table, split: str) -> dict[tuple[str, int], Final]:
         split: test or validation: which of them count.
 
     """
-    of_split = pc.equal(stored["split"], split)
-    if not pc.all(of_split).as_py():
-        stored = stored.filter(of_split)
+    if stored["split"].unique().to_pylist() != [split]:
+        stored = stored.filter(pc.equal(stored["split"], split))
     if not stored.num_rows:
         return {}
     trial = stored["trial_id"].combine_chunks().dictionary_encode()
@@ -185,12 +178,24 @@ def _classes(
     return [classes for classes, _ in found], [images for _, images in found]
 
 
+def undefined(finals: Sequence[Final]) -> Counter[tuple[str, str]]:
+    """How many trials have a class, but not a metric of it, by (class, metric)."""
+    tables: dict[tuple[str, ...], list[Reals]] = {}
+    for of in finals:
+        tables.setdefault(of.classes, []).append(of.table[:-1, : len(METRICS)])
+    found = Counter[tuple[str, str]]()
+    for classes, of_classes in tables.items():
+        counts = np.isnan(of_classes).sum(axis=0)
+        for row, column in np.argwhere(counts).tolist():
+            found[classes[row], METRICS[column]] += int(counts[row, column])
+    return found
+
+
 def partial_metrics(finals: Sequence[Final]) -> dict[str, set[str]]:
     """By metric, the classes that have it in some trials and lack it in others."""
     having = Counter(name for of in finals for name in of.classes)
-    lacking = Counter(place for of in finals for place in of.undefined)
     partial: dict[str, set[str]] = {}
-    for (name, metric), count in lacking.items():
+    for (name, metric), count in undefined(finals).items():
         if count < having[name]:
             partial.setdefault(metric, set()).add(name)
     return partial

@@ -122,9 +122,8 @@ def _row_digest(trial: FinishedTrial, settings: str) -> str:
         settings: digest of the trial's settings.
 
     """
-    own = {field.name: getattr(trial, field.name) for field in fields(trial)}
-    values = trial.values.table.astype("<f8").tobytes()
-    own |= {"settings": settings, "classes": trial.classes, "images": trial.images, "values": _sha256(values)}
+    values = _sha256(trial.values.table.astype("<f8", copy=False).tobytes())
+    own = vars(trial) | {"settings": settings, "classes": trial.classes, "images": trial.images, "values": values}
     return _sha256(_canonical(own).encode())[:16]
 
 
@@ -190,8 +189,11 @@ def _fits(content: Mapping[str, object], key: str, kinds: tuple[type, ...]) -> b
     return key in content and isinstance(value, kinds) and all(isinstance(words, str) for words in of)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def _sha256(content: bytes) -> str:

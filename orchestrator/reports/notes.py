@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.reports.differences import LORA_SCALING, SEEDS, Comparison, Difference, no_effects, saturated
 from orchestrator.reports.shared import shared_lines
 from orchestrator.reports.variants import FinishedTrial, Variant, lacking, mean_name, text
-from orchestrator.results.schema import FINISHED
+from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
 
 DATASETS = {"embedded": "embedded (generated images)"}
@@ -223,18 +223,17 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
 
 def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[str], split: str) -> tuple[str, ...]:
     """What was asked for and is not in the tables: counted by reason, named, with its error; and every damaged file."""
-    last: dict[str, Mapping[str, Any]] = {}
     columns = ["trial_id", "attempt", "started_at", "status", "error_kind", "error", "version", "factors", "seed"]
-    for row in sorted(store.read("attempts", columns).to_pylist(), key=lambda row: (row["started_at"], row["attempt"])):
-        last[row["trial_id"]] = row
+    rows = sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"]))
+    last = {row["trial_id"]: row for row in rows}
     wanted = last.keys() if selection is None else selection
-    missing = sorted(set(wanted) - in_tables)
+    missing = sorted(wanted - in_tables)
     reasons = {trial: _reason(last.get(trial), split) for trial in missing}
     lines = []
     if missing:
         counts = Counter(reason for reason, _ in reasons.values())
         each = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
-        lines.append(f"{len(missing)} of {_plural(len(set(wanted)), 'trial')} not in the tables: {each}.")
+        lines.append(f"{len(missing)} of {_plural(len(wanted), 'trial')} not in the tables: {each}.")
         for trial in missing[:_SHOWN]:
             reason, which = reasons[trial]
             lines.append(f"`{trial}` {reason}" + (f": {which}" if which else ""))

@@ -10,16 +10,41 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import pyarrow.compute as pc
-
 from moleflow.added import before
-from orchestrator.reports.final import MEAN, METRICS, STORED, Final, FinalStack, finals, partial_metrics, stack
+from orchestrator.reports.final import (
+    MEAN,
+    METRICS,
+    STORED,
+    Final,
+    FinalStack,
+    finals,
+    partial_metrics,
+    stack,
+    undefined,
+)
 from orchestrator.reports.render import ABSENT
-from orchestrator.results.schema import FINISHED
+from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
 
 # What has to be equal for two trials to give the same digits, beside their configuration.
-_ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cuda", "tf32", "dtype", "threads")
+_ENVIRONMENT = (
+    "dataset",
+    "code_digest",
+    "device",
+    "device_model",
+    "torch",
+    "cuda",
+    "tf32",
+    "dtype",
+    "threads",
+    "packages",
+)
+# What a finished trial has of its attempt as it is stored, and what the rest of it is made of.
+_OWN = (
+    *("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest"),
+    *("lora_scaling", "parameters_total", "seconds_spent", "seconds_reused"),
+)
+_TOLD = ("attempt", "status", "config", "factors", "flags", "git_commit", "git_dirty", "parameters_per_task")
 
 
 @dataclass(frozen=True)
@@ -105,7 +130,7 @@ class Variant:
     @cached_property
     def undefined(self) -> frozenset[tuple[str, str]]:
         """(class, metric) of what some trial lacks."""
-        return frozenset().union(*(trial.values.undefined for trial in self.trials))
+        return frozenset(undefined([trial.values for trial in self.trials]))
 
     @cached_property
     def _finals(self) -> FinalStack:
@@ -141,15 +166,14 @@ def patch_grid(settings: Mapping[str, object]) -> str:
 def finished_trials(store: ResultStore, selection: set[str] | None, split: str) -> list[FinishedTrial]:
     """The finished trials of `selection` (all when None), by trial id."""
     # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
-    attempts = store.read("attempts")
-    ended = pc.equal(attempts["status"], FINISHED)
-    columns = ["trial_id", "attempt", "status", "code_digest", "seconds_spent"]
+    attempts = rows_of(store.read("attempts", sorted({*_OWN, *_TOLD, *_ENVIRONMENT})))
     others: dict[str, list[dict[str, Any]]] = {}
-    for row in attempts.select(columns).filter(pc.invert(ended)).to_pylist():
-        others.setdefault(row["trial_id"], []).append(row)
-    attempts = attempts.filter(ended).to_pylist()
+    for row in attempts:
+        if row["status"] != FINISHED:
+            others.setdefault(row["trial_id"], []).append(row)
     metrics = finals(store.read("metrics", STORED), split)
-    chosen = [row for row in attempts if selection is None or row["trial_id"] in selection]
+    finished = [row for row in attempts if row["status"] == FINISHED]
+    chosen = [row for row in finished if selection is None or row["trial_id"] in selection]
     told = _Told()
     found = [
         told.trial(row, metrics[key], others.get(row["trial_id"], ()))
@@ -173,7 +197,6 @@ class _Told:
         dirty = ", uncommitted changes" if row["git_dirty"] else ""
         code, attempt = row["code_digest"], row["attempt"]
         earlier = sum(of["seconds_spent"] for of in others if of["attempt"] < attempt and of["code_digest"] == code)
-        own = ("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest")
         return FinishedTrial(
             factors=factors,
             settings=self._settings_of(row),
@@ -185,10 +208,7 @@ class _Told:
             seconds_lost=sum(of["seconds_spent"] for of in others),
             unfinished=tuple(of["status"] for of in others),
             parameters_per_task=None if row["parameters_per_task"] is None else tuple(row["parameters_per_task"]),
-            **{
-                name: row[name]
-                for name in (*own, "lora_scaling", "parameters_total", "seconds_spent", "seconds_reused")
-            },
+            **{name: row[name] for name in _OWN},
         )
 
     def _settings_of(self, row: Mapping[str, Any]) -> dict[str, object]:
@@ -205,10 +225,12 @@ class _Told:
         return self._settings[text_without]
 
     def _environment_of(self, row: Mapping[str, Any]) -> dict[str, str]:
-        key = tuple(row[name] for name in (*_ENVIRONMENT, "packages"))
+        key = tuple(row[name] for name in _ENVIRONMENT)
         if key not in self._environments:
             packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
-            own = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}
+            own = {
+                name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT if name != "packages"
+            }
             self._environments[key] = own | packages
         return self._environments[key]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from orchestrator.results.parts import parquet, put, read_columns, serialise, temporary_folder
+from orchestrator.results.parts import content_of, parquet, put, read_columns, serialise, temporary_folder
 from orchestrator.results.schema import TABLES, schema
 
 FILE = "compacted.json"
@@ -75,7 +75,7 @@ def read_table(folder: Path, table: str, columns: Sequence[str], known: Compacti
     if table not in known.digests:
         return None
     try:
-        content = file_of(folder, table).read_bytes()
+        content = content_of(file_of(folder, table))
     except OSError:
         return None
     if hashlib.sha256(content).hexdigest() != known.digests[table]:
@@ -95,8 +95,8 @@ def write(folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]
     (folder / "index").mkdir(exist_ok=True)
     temporary = temporary_folder(folder / "parts")
     digests, rows = {}, {}
-    for table, content_of, rows[table] in tables:
-        content = serialise(content_of)
+    for table, compacted, rows[table] in tables:
+        content = serialise(compacted)
         digests[table] = hashlib.sha256(content).hexdigest()
         put(file_of(folder, table), content, temporary)
     listed = [[name, [rows[table][name] for table in TABLES], gone] for name, gone in left.items()]

@@ -139,14 +139,14 @@ def check_part(parts: Path, name: str, columns: Sequence[str]) -> tuple[pa.Table
 
     """
     path = part_file(parts, ATTEMPTS, name)
-    content = _bytes(path)
+    content = _content(path)
     if not name.endswith(f"-{_own_digest(content)}"):
         raise DamagedPart(path, _CHANGED)
     file = parquet(content)
     digests = json.loads(file.schema_arrow.metadata[_RECEIPT])
     for table in TABLES:
         sibling = part_file(parts, table, name)
-        if table != ATTEMPTS and hashlib.sha256(_bytes(sibling)).hexdigest() != digests[table]:
+        if table != ATTEMPTS and hashlib.sha256(_content(sibling)).hexdigest() != digests[table]:
             raise DamagedPart(sibling, _CHANGED)
     return read_columns(file, columns), _told(digests)
 
@@ -154,8 +154,8 @@ def check_part(parts: Path, name: str, columns: Sequence[str]) -> tuple[pa.Table
 def read_maps(parts: Path, name: str) -> pa.Table | None:
     """The kept maps of a part; None where it has none, or they are not those that were written."""
     try:
-        receipt = parquet(_bytes(part_file(parts, ATTEMPTS, name))).schema_arrow.metadata[_RECEIPT]
-        content = _bytes(maps_file(parts, name))
+        receipt = parquet(_content(part_file(parts, ATTEMPTS, name))).schema_arrow.metadata[_RECEIPT]
+        content = _content(maps_file(parts, name))
     except DamagedPart:
         return None
     if hashlib.sha256(content).hexdigest() != json.loads(receipt).get(MAPS):
@@ -174,7 +174,7 @@ def open_part_file(parts: Path, table: str, name: str, digests: Digests | None =
 
     """
     path = part_file(parts, table, name)
-    content = _bytes(path)
+    content = _content(path)
     if digests is not None:
         told = name.rpartition("-")[2] if table == ATTEMPTS else digests[_SIBLINGS.index(table)]
         if hashlib.sha256(content).hexdigest()[: len(told)] != told:
@@ -190,18 +190,24 @@ def read_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
     return file.read(columns=list(columns), use_threads=False)
 
 
-def parquet(content: bytes) -> pq.ParquetFile:
-    """The Parquet file that these bytes are."""
-    # Arrow's own memory, not Python's: one of its threads that gives Python's back while the interpreter ends aborts the process.
-    sink = pa.BufferOutputStream()
-    sink.write(content)
-    return pq.ParquetFile(pa.BufferReader(sink.getvalue()), pre_buffer=False)
+def parquet(content: pa.Buffer) -> pq.ParquetFile:
+    """The Parquet file that is this content."""
+    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
 
 
-def _bytes(path: Path) -> bytes:
+def content_of(path: Path) -> pa.Buffer:
+    """The bytes of a file.
+
+    In Arrow's own memory, not Python's: one of its threads that gives Python's back while the interpreter ends aborts the process.
+    """
+    with pa.OSFile(str(path)) as file:
+        return file.read_buffer()
+
+
+def _content(path: Path) -> pa.Buffer:
     # Any other OSError (no permission, a failing disk) is not damage and passes through.
     try:
-        return path.read_bytes()
+        return content_of(path)
     except FileNotFoundError as error:
         raise DamagedPart(path, "it is missing") from error
 
@@ -210,7 +216,7 @@ def _told(receipt: Mapping[str, str]) -> Digests:
     return tuple(receipt[table] for table in _SIBLINGS)
 
 
-def _own_digest(content: bytes) -> str:
+def _own_digest(content: bytes | pa.Buffer) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from numbers import Integral
 from types import MappingProxyType
@@ -187,6 +187,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = MappingProxyType(
     }
 )
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _JSON_KINDS = {"factors": dict, "packages": dict, "config": dict, "flags": list}
 
 
@@ -221,6 +222,19 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
             hint = "null says 'undefined', and a diverged loss is a failed attempt"
             raise ValueError(f"{table}.{column.name}: NaN and infinity are not stored: {hint}")
     return pa.Table.from_arrays(arrays, schema=schema(table))
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table; `Table.to_pylist` loads pandas, where there is one, for the sake of times."""
+    columns = [_values(column) for column in table.itercolumns()]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_timestamp(column.type):
+        values: list[Any] = column.to_pylist()
+        return values
+    return [None if us is None else _EPOCH + timedelta(microseconds=us) for us in column.cast(pa.int64()).to_pylist()]
 
 
 def _check(where: str, column: Column, values: Sequence[object]) -> None:

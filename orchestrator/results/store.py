@@ -39,7 +39,7 @@ from orchestrator.results.parts import (
     write_part,
 )
 from orchestrator.results.pictures import Pictures
-from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, MAPS, PRUNED, TABLES, schema, to_table
+from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, MAPS, PRUNED, TABLES, rows_of, schema, to_table
 
 PART_INTERVAL_S = 1.0
 GRACE_S = 60.0
@@ -286,7 +286,7 @@ class ResultStore:
             except DamagedPart as error:
                 self._damaged[name] = error.damage
                 continue
-            self._seen[name] = tuple(Entry(name, **row) for row in rows.to_pylist())
+            self._seen[name] = tuple(Entry(name, **row) for row in rows_of(rows))
             self._digests[name] = digests
             if stamps is not None and settled(stamps):
                 self._unnoted[name] = stamps, Known(digests, self._seen[name])
@@ -446,7 +446,7 @@ class PartWriter:
             if part_file(self._store.parts, ATTEMPTS, part.name).exists():
                 self._pending.clear()
                 self._last = self._clock()
-        rows = tables[ATTEMPTS].select(COLUMNS).to_pylist()
+        rows = rows_of(tables[ATTEMPTS].select(COLUMNS))
         if stamps is not None:
             known = Known(part.digests, tuple(Entry(part.name, **row) for row in rows))
             self._store.index.note(self._worker, {part.name: (stamps, known)})

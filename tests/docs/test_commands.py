@@ -108,20 +108,20 @@ def typed(words: Words, place: Path, run: Callable[..., Any]) -> list[str]:
         found.append(word.replace("results/NAME", "results/v7_gamma").replace("-efficientnet", "-base"))
         if word.startswith("~"):
             found[-1] = str(place / "home") + word[1:]
-        elif word == "efficientnet":  # The small one in its place.
+        elif word in ("efficientnet", "demo"):  # The small one in its place.
             found[-1] = "base.yaml"
         elif word == "TRIAL":
             found[-1] = next((place / found[-2] / "attempts").glob("*.json")).name[:12]
-    return found
+    return [*found, "--base", "base.yaml"] if words[1] == "trial" and "--base" not in words else found
 
 
 SERVES = "dashboard"  # Until it is stopped; tests/orchestrator/study/test_dashboard.py clicks through it.
 
 
-def run_all(page: str, backend: str, place: Path, command: Callable[..., Any], *more: str) -> None:
-    """Run the page's commands that ask for a backend, and those that look at results, in order."""
+def run_all(page: str, backends: Words, place: Path, command: Callable[..., Any], *more: str) -> None:
+    """Run the page's commands that ask for one of the backends, and those that look at results, in order."""
     for words in commands(page):
-        if words[0] != "moleflow-sweep" or words[1] == SERVES or asked_backend(words) not in (backend, None):
+        if words[0] != "moleflow-sweep" or words[1] == SERVES or asked_backend(words) not in (*backends, None):
             continue
         given = typed(words, place, command)
         ended = command(*given, *(more if asked_backend(words) else ()))
@@ -137,38 +137,36 @@ def asked_backend(words: Words) -> str | None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("docs/extending.md", "slurm/README.md")])
 def test_commands_of(page, home, command):
-    place = home(page)
-    run_all(page, "local", place, command)
-    run_all(page, "inline", place, command)
+    run_all(page, ("local", "inline"), home(page), command)
 
 
 @pytest.mark.ray
 def test_the_command_for_ray(home, command):
-    run_all("docs/backends.md", "ray", home("docs/backends.md"), command, "--workers", "1", "--no-dashboard")
+    run_all("docs/backends.md", ("ray",), home("docs/backends.md"), command, "--workers", "1", "--no-dashboard")
 
 
 @pytest.mark.slurm
 def test_the_commands_for_slurm(home, command):
-    run_all("docs/backends.md", "slurm", home("docs/backends.md"), command)
+    run_all("docs/backends.md", ("slurm",), home("docs/backends.md"), command)
 
 
 @pytest.mark.slurm
 def test_the_scripts_of_the_page_for_those_who_run_a_cluster(home, command, monkeypatch):
     place = home("slurm/README.md")
     monkeypatch.setenv("MOLEFLOW_DATA", str(place / "home/mvtec"))
-    run_all("slurm/README.md", "slurm", place, command, "--print-sbatch")
+    run_all("slurm/README.md", ("slurm",), place, command, "--print-sbatch")
 
 
-def test_the_version_that_the_page_adds_runs(home):
+def test_the_version_that_the_page_adds_runs(home, command):
     page = "docs/extending.md"
     place = home(page)
     shutil.copytree(REPOSITORY / "moleflow", place / "moleflow")
     shutil.copytree(REPOSITORY / "orchestrator", place / "orchestrator")
     for name, text in written_out(page):
         (place / name).write_text(text)
-    (words,) = [words for words in commands(page) if words[0] == "moleflow-sweep"]
+    (words,) = [typed(words, place, command) for words in commands(page) if words[0] == "moleflow-sweep"]
     environment = os.environ | {"PYTHONPATH": str(place), "MOLEFLOW_CACHE": str(place / "cache")}
-    run = [sys.executable, "-m", "orchestrator.cli", *words[1:]]
+    run = [sys.executable, "-m", "orchestrator.cli", *words]
     ended = subprocess.run(run, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "v8" in ended.stdout
