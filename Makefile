@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not chaos and not ray"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slurm and not chaos and not ray"
 
 test-slurm: install
 	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m "slurm or chaos"

@@ -207,9 +207,11 @@ class Started:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
+                # A zombie whose threads are still ending has its files open, and so its locks.
+                ended = fields[0] == "Z" and len(list((stat.parent / "task").iterdir())) == 1
             except OSError:
                 continue
-            if int(fields[2]) == self.process.pid and fields[0] != "Z":
+            if int(fields[2]) == self.process.pid and not ended:
                 found.add(int(stat.parent.name))
         return found
 
