@@ -257,7 +257,7 @@ def plan(
     options = _options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale)
     prepared = launch.prepare(_sweep(file, data, base, sets), options)
     launch.check_backbones(prepared, options, fetch=False)
-    about = prepared.sweep, prepared.plan, prepared.inputs.dataset
+    about = prepared.sweep, prepared.plan, prepared.inputs
     if as_json:
         found = listing.as_json(*about, str(prepared.folder), launch.expected_work(prepared))
         print(json.dumps(found, indent=1, ensure_ascii=False))

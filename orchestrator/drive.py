@@ -59,7 +59,7 @@ def open_folder(prepared: Prepared, options: Options, console: Console) -> Resul
             alone = not any(record.state == RUNNING for record in (records.all() if dead else found))
             recovered = store.recover(grace_seconds=0.0) if alone else store.recover()
     if not options.quiet:
-        said = listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset, prepared.folder)
+        said = listing.header(prepared.sweep, prepared.plan, prepared.inputs, prepared.folder)
         console.print("\n".join([*said, *listing.work_lines(expected_work(prepared))]))
     for damage in recovered.set_aside:
         console.print(

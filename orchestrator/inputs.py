@@ -11,7 +11,7 @@ from moleflow.config import Backbone, TrialConfig
 from moleflow.data.choice import hold_out
 from moleflow.data.dataset import Dataset, open_dataset
 from moleflow.data.digests import DigestCache
-from moleflow.data.mvtec import class_names, scan, split
+from moleflow.data.mvtec import TaskData, class_names, scan, split
 from moleflow.errors import InvalidInput
 from moleflow.weights import weights_identity
 from orchestrator.savings import Images
@@ -20,10 +20,16 @@ from orchestrator.trial import Inputs
 
 @dataclass(frozen=True)
 class SweepInputs:
-    """The data set of a sweep, how many images each of its tasks has, and what each configuration reads of it."""
+    """The data set of a sweep, how many images each of its tasks has, and what each configuration reads of it.
+
+    Attributes:
+        notes: one sentence for each task without some metrics.
+
+    """
 
     dataset: Dataset
     images: Mapping[str, Images]
+    notes: tuple[str, ...]
     of: Callable[[TrialConfig], Inputs]
 
 
@@ -67,7 +73,17 @@ def look_up(data_root: Path | None, cache: Path, configs: Iterable[TrialConfig],
         )
 
     images = {name: Images(len(data.train), len(data.test)) for name, data in found.items()}
-    return SweepInputs(dataset, images, of)
+    return SweepInputs(dataset, images, tuple(filter(None, map(_undefined, found.values()))), of)
+
+
+def _undefined(task: TaskData) -> str:
+    """What no trial can measure of a task, in a sentence, and why."""
+    labels = {sample.label for sample in task.test}
+    if 1 not in labels:
+        return f"{task.name}: all its test images are good: neither image nor pixel metrics are defined"
+    lacking = ["all its test images are defective: no image metric is defined"] if 0 not in labels else []
+    lacking += ["it has no masks: no pixel metric is defined"] if not task.has_masks else []
+    return f"{task.name}: {'; '.join(lacking)}" if lacking else ""
 
 
 def _say_drawing() -> None:

@@ -118,9 +118,7 @@ def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
     trials = distinct(prepared.sample)
     labels = {trial.id: trial.label for trial in prepared.sample}
     if not options.quiet:
-        console.print(
-            "\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs.dataset, prepared.folder))
-        )
+        console.print("\n".join(listing.header(prepared.sweep, prepared.plan, prepared.inputs, prepared.folder)))
     console.print(
         f"dry run:  {counted(len(trials), 'distinct computation')} of {counted(len(labels), 'trial')}, one training step a task each"
     )

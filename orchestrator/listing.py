@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow.config import TrialConfig, flatten
-from moleflow.data.dataset import Dataset
 from moleflow.knobs import method_knobs
+from orchestrator.inputs import SweepInputs
 from orchestrator.planning import Plan, Spread, spread
 from orchestrator.reports.notes import COST
 from orchestrator.savings import MoreEpochs, Work
@@ -20,8 +20,9 @@ from orchestrator.trial import counted, spell
 MOST_VALUES = 12
 
 
-def header(sweep: Sweep, plan: Plan, dataset: Dataset, folder: Path) -> list[str]:
+def header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> list[str]:
     """What a run and a plan say first; `folder` is where the results go, or are."""
+    dataset = inputs.dataset
     images = "embedded (generated images, not MVTec AD)" if dataset.generated else f"{dataset.name} ({dataset.root})"
     lines = [f"sweep:    {sweep.name}"]
     if sweep.question:
@@ -29,6 +30,7 @@ def header(sweep: Sweep, plan: Plan, dataset: Dataset, folder: Path) -> list[str
     lines.append(f"dataset:  {images}")
     if sweep.note:
         lines.append(f"note:     {sweep.note}")
+    lines += [f"note:     {note}" for note in inputs.notes]
     counts = [f"{len(plan.of('done'))} done", f"{len(plan.of('to run'))} to run"]
     if plan.of("pruned"):
         counts.append(f"{len(plan.of('pruned'))} stopped early")
@@ -143,15 +145,16 @@ def _values(values: Sequence[Any]) -> str:
     return " | ".join([*map(spell, values[: MOST_VALUES - 1]), "…", f"{spell(values[-1])} ({len(values)} values)"])
 
 
-def as_json(sweep: Sweep, plan: Plan, dataset: Dataset, folder: str, work: Work | None) -> dict[str, Any]:
+def as_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: Work | None) -> dict[str, Any]:
     """The plan for programs: the sweep, what differs, what is shared, and each trial."""
     found = spread([planned.trial for planned in plan.trials])
     return {
         "sweep": sweep.name,
         "question": sweep.question,
-        "dataset": dataset.name,
+        "dataset": inputs.dataset.name,
         "base": sweep.base,
         "note": sweep.note,
+        "undefined": inputs.notes,
         "folder": folder,
         "counts": {state: len(plan.of(state)) for state in ("done", "stale", "to run")},
         "to_do": asdict(work) if work else None,

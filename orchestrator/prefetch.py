@@ -69,7 +69,7 @@ def run(sweep: Sweep, options: launch.Options, console: Console) -> int:
     # Whether the compute nodes have a GPU is not to be seen here.
     prepared = launch.prepare(sweep, replace(options, device="auto") if on_slurm else options)
     setup, configs = launch.setup(prepared, options), distinct(trial.config for trial in prepared.sample)
-    console.print("\n".join(listing.header(sweep, prepared.plan, prepared.inputs.dataset, prepared.folder)))
+    console.print("\n".join(listing.header(sweep, prepared.plan, prepared.inputs, prepared.folder)))
     try:
         with _View(console) as view:
             if on_slurm:

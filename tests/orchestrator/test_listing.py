@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,29 @@ def test_lines_name_what_would_be_without_sharing_only_where_that_is_more() -> N
         "expected: not known before a first trial has trained",
     ]
     assert listing.work_lines(None) == listing.work_lines(Work((0, 0), (0, 0), None)) == []
+
+
+def test_classes_without_some_metrics_are_named_before_anything_runs(place, draw, edit, command) -> None:
+    root = place / "mine"
+    for n, name in enumerate(("bolt", "cloth", "nut", "tile")):
+        draw(root / name, 32, n)
+    shutil.rmtree(root / "bolt/test/hole")
+    shutil.rmtree(root / "cloth/ground_truth")
+    shutil.rmtree(root / "nut/test/good")
+    edit(base={"extends": "base.yaml", "tasks": ["bolt", "cloth", "nut", "tile"]}, data="mine")
+    notes = [
+        "bolt: all its test images are good: neither image nor pixel metrics are defined",
+        "cloth: it has no masks: no pixel metric is defined",
+        "nut: all its test images are defective: no image metric is defined",
+    ]
+    ended = command("plan", "sweep.yaml")
+    assert ended.code == 0, ended.err
+    assert [line[10:] for line in ended.out.splitlines() if line.startswith("note:")] == notes
+    assert json.loads(command("plan", "sweep.yaml", "--json").out)["undefined"] == notes
+    assert command("sweep.yaml", "--backend", "inline", "--quiet", "--set", "epochs=1").code == 0
+    rows = ResultStore(place / "results/small").read("metrics").to_pylist()
+    known = {row["task_name"]: (row["image_auroc"] is not None, row["pixel_auroc"] is not None) for row in rows}
+    assert known == {"bolt": (False, False), "cloth": (True, False), "nut": (False, True), "tile": (True, True)}
 
 
 def test_lines_say_what_becomes_of_more_epochs() -> None:
