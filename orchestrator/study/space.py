@@ -19,7 +19,7 @@ from optuna.distributions import (
 from moleflow.config import TrialConfig
 from moleflow.errors import InvalidInput
 from orchestrator.axes import Distribution, Draws, checked, holds
-from orchestrator.expansion import Resolver
+from orchestrator.expansion import Resolver, with_
 from orchestrator.spec import Sweep
 from orchestrator.trial import Identities, Inputs, Trial, spell
 
@@ -102,7 +102,7 @@ class Space:
                 "allowed: synthetic | real"
             )
         reads = self.inputs(config)
-        seeded = [config.model_copy(update={"seed": seed}) for seed in (self.sweep.seeds if seeds is None else seeds)]
+        seeded = [with_(config, seed=seed) for seed in (self.sweep.seeds if seeds is None else seeds)]
         return [Trial(self._identities.of(one, reads), one, dict(factors), reads) for one in seeded]
 
     def base(self) -> dict[str, Any]:
