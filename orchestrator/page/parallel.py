@@ -8,7 +8,6 @@ from math import isfinite, log
 
 from orchestrator.page.chart import Chart, Spec, category, spans_decades, tooltip
 from orchestrator.page.evidence import QUALITY, Evidence
-from orchestrator.reports.cells import summarise
 from orchestrator.reports.final import MEAN
 from orchestrator.reports.tables import MAIN
 from orchestrator.reports.variants import plain, short_names, text
@@ -43,7 +42,7 @@ def variant_lines(evidence: Evidence) -> tuple[Chart, ...]:
     lines = []
     for k in evidence.spread(MOST):
         variant = evidence.variants[k]
-        mean = summarise(variant.values(MEAN, QUALITY)).mean
+        mean = variant.summary(MEAN, QUALITY).mean
         if mean is not None:
             values = {name: plain(variant.factors[key]) for key, name in names.items()}
             lines.append(Line(k, values, mean))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.reports.cells import summarise, summary_text
+from orchestrator.reports.cells import summary_text
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final import MEAN
 from orchestrator.reports.notes import mean_notes
@@ -44,7 +44,7 @@ def beside(
     body = []
     for class_name in (MEAN,) if wide else (*union, MEAN):
         for metric, name in metrics.items():
-            summaries = [summarise(v.values(class_name, metric)) for v in comparison.variants]
+            summaries = [v.summary(class_name, metric) for v in comparison.variants]
             pairs = zip(summaries, comparison.variants, strict=True)
             measured = [Cell(summary_text(s, len(v.seeds), metric == "routing_accuracy")) for s, v in pairs]
             printed = [Cell(_figure(rows, run, class_name, metric, classes)) for rows, run in chosen]

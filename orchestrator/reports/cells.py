@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.reports.render import ABSENT, Cell
+
+Reals = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,13 @@ class Summary:
     n: int
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarise(values: Sequence[float] | Reals) -> Summary:
     """The summary of one value for each seed."""
-    return Summary(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found):
+        return Summary(None, None, 0)
+    mean = fmean(found.tolist())
+    return Summary(mean, _about(mean, found) if len(found) > 1 else None, len(found))
 
 
 def stdev(values: Sequence[float]) -> float:
@@ -31,9 +38,13 @@ def stdev(values: Sequence[float]) -> float:
 
     `statistics.stdev` computes in fractions, which takes longer than all the rest of a report of many seeds.
     """
-    if len(set(values)) == 1:  # Exactly 0, whatever the rounding of the mean.
+    return _about(fmean(values), np.asarray(values))
+
+
+def _about(mean: float, values: Reals) -> float:
+    if values.min() == values.max():  # Exactly 0, whatever the rounding of the mean.
         return 0.0
-    squares: list[float] = ((np.asarray(values) - fmean(values)) ** 2).tolist()
+    squares: list[float] = ((values - mean) ** 2).tolist()
     return math.sqrt(math.fsum(squares) / (len(values) - 1))
 
 

@@ -253,7 +253,7 @@ def saturated(variants: Sequence[Variant], classes: Sequence[str], metrics: Mapp
     rows = []
     for class_name in (*classes, MEAN):
         for metric, name in metrics.items():
-            values = [value for v in variants for value in v.values(class_name, metric)]
-            if values and len(variants) > 1 and all(value == 1 for value in values):
+            known = [s for v in variants if (s := v.summary(class_name, metric)).n]
+            if known and len(variants) > 1 and all(s.mean == 1 and not s.sd for s in known):
                 rows.append(f"{class_name} {name}")
     return [f"Saturated at 1 in every column, and so evidence of nothing: {', '.join(rows)}."] if rows else []

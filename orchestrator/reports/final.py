@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from moleflow.metrics.continual import continual_table
-from orchestrator.results.schema import DETECTION
+from orchestrator.results.schema import DETECTION, marks, numbers
+from orchestrator.results.store import ResultStore
 
 METRICS = ("routing_accuracy", *DETECTION, *(f"oracle_{name}" for name in DETECTION), "normal_latent_norm")
 CONTINUAL = ("image_auroc", "pixel_auroc")
@@ -22,8 +22,9 @@ MEAN = "Mean"
 
 MEASURES = ("acc", "fm", "bwt")
 COLUMNS = (*METRICS, *(f"{measure}_{metric}" for metric in CONTINUAL for measure in MEASURES))
-STORED = ["trial_id", "attempt", "split", "after_task", "task", "task_name", "n_images", "n_anomalous", *METRICS]
-"""The columns of the metrics table that this is made of."""
+_EVERY_ROW = ["trial_id", "attempt", "split", "after_task", "task", *CONTINUAL]
+_AFTER_ALL = ["task_name", "n_images", "n_anomalous", *METRICS]
+"""The columns of the metrics table that this is made of: some of every row, and others of those after the final task."""
 
 _PLACE = {name: k for k, name in enumerate(COLUMNS)}
 Reals = npt.NDArray[np.float64]
@@ -77,77 +78,121 @@ class FinalStack:
     rows: Mapping[str, int]
     table: Reals
 
-    def values(self, class_name: str, metric: str) -> list[float]:
+    def values(self, class_name: str, metric: str) -> Reals:
         """The metric of each trial that has it."""
         if class_name not in self.rows:
-            return []
-        column = self.table[:, self.rows[class_name], _PLACE[metric]]
-        known: list[float] = column[~np.isnan(column)].tolist()
-        return known
+            return np.zeros(0)
+        column: Reals = self.table[:, self.rows[class_name], _PLACE[metric]]
+        return column[~np.isnan(column)]
 
 
 def stack(finals: Sequence[Final]) -> FinalStack:
     """Trials side by side."""
-    rows = {name: k for k, name in enumerate(dict.fromkeys(name for of in finals for name in of.rows))}
+    sequences = dict.fromkeys(of.classes for of in finals)  # Hardly ever more than one.
+    rows = {name: k for k, name in enumerate(dict.fromkeys(name for of in sequences for name in (*of, MEAN)))}
+    places = {of: [rows[name] for name in (*of, MEAN)] for of in sequences}
     table = np.full((len(finals), len(rows), len(COLUMNS)), np.nan)
     for k, of in enumerate(finals):
-        table[k, [rows[name] for name in of.rows]] = of.table
+        table[k, places[of.classes]] = of.table
     return FinalStack(rows, table)
 
 
-def finals(stored: pa.Table, split: str) -> dict[tuple[str, int], Final]:
+def finals(store: ResultStore, split: str) -> dict[tuple[str, int], Final]:
     """What each attempt reached, by trial id and number.
 
     Args:
-        stored: rows of the metrics table, with the columns `STORED`.
-        split: test or validation: which of them count.
+        store: the results.
+        split: test or validation: which rows count.
+
+    Raises:
+        InvalidInput, Damaged: as `ResultStore.read`.
 
     """
-    if stored["split"].unique().to_pylist() != [split]:
-        stored = stored.filter(pc.equal(stored["split"], split))
-    if not stored.num_rows:
+
+    def mark(stored: pa.Table) -> tuple[_Cells, pa.BooleanArray]:
+        of_split = _codes(stored["split"], split)
+        cells = _cells(stored.filter(marks(of_split)) if not of_split.all() else stored)
+        of_split[of_split] = cells.final
+        return cells, marks(of_split)
+
+    cells, after_all = store.read_marked("metrics", _EVERY_ROW, mark, _AFTER_ALL)
+    if not cells.attempts:
         return {}
-    trial = stored["trial_id"].combine_chunks().dictionary_encode()
-    number = stored["attempt"].to_numpy().astype(np.int64)
-    most = int(number.max()) + 1
-    keys, place = np.unique(trial.indices.to_numpy() * most + number, return_inverse=True)
-    after, task = stored["after_task"].to_numpy(), stored["task"].to_numpy()
-    last = np.zeros(len(keys), dtype=np.int64)
-    np.maximum.at(last, place, after)
-    rows = after == last[place]  # Those after the final task; of the many others only R looks at anything.
-    tables = _tables(stored, place, task, last, rows)
-    _set_continual(tables, stored, place, after, task, last)
-    classes, images = _classes(stored, rows, len(keys), place[rows], task[rows])
-    return {
-        (trial.dictionary[key // most].as_py(), key % most): Final(classes[n], images[n], tables[n])
-        for n, key in enumerate(keys.tolist())
-    }
+    tables = _tables(cells, after_all)
+    _set_continual(tables, cells)
+    classes, images = _classes(cells, after_all)
+    return {attempt: Final(classes[n], images[n], tables[n]) for n, attempt in enumerate(cells.attempts)}
 
 
-def _tables(stored: pa.Table, place: Counts, task: Counts, last: Counts, rows: npt.NDArray[np.bool_]) -> list[Reals]:
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """The cells of R of all attempts, of one split.
+
+    Attributes:
+        attempts: trial id and number of each.
+        last: their final task.
+        attempt, after, task: of each cell, the attempt's place in `attempts`, i and j.
+        final: whether i is the final task; of the many others only ACC, FM and BWT look at anything.
+        values: R[i,j] of each metric of `CONTINUAL`.
+
+    """
+
+    attempts: Sequence[tuple[str, int]]
+    last: Counts
+    attempt: Counts
+    after: Counts
+    task: Counts
+    final: npt.NDArray[np.bool_]
+    values: Mapping[str, Reals]
+
+
+def _cells(stored: pa.Table) -> _Cells:
+    trial, number = stored["trial_id"].combine_chunks().dictionary_encode(), numbers(stored["attempt"])
+    most = int(number.max(initial=0)) + 1
+    code = numbers(trial.indices) * np.int64(most) + number
+    there = np.bincount(code) > 0
+    attempt = (np.cumsum(there) - 1)[code]
+    after = numbers(stored["after_task"])
+    last = np.zeros(int(there.sum()), dtype=np.int64)
+    for task in range(int(after.max(initial=-1)) + 1):
+        last[attempt[after == task]] = task
+    ids = trial.dictionary.to_pylist()
+    attempts = [(ids[of // most], of % most) for of in np.flatnonzero(there).tolist()]
+    values = {metric: numbers(stored[metric]) for metric in CONTINUAL}
+    return _Cells(attempts, last, attempt, after, numbers(stored["task"]), after == last[attempt], values)
+
+
+def _codes(column: pa.ChunkedArray, value: str) -> npt.NDArray[np.bool_]:
+    """Which rows have this text."""
+    texts = column.combine_chunks().dictionary_encode()
+    of_value = [k for k, text in enumerate(texts.dictionary.to_pylist()) if text == value]
+    rows: npt.NDArray[np.bool_] = numbers(texts.indices) == (of_value[0] if of_value else -1)
+    return rows
+
+
+def _tables(cells: _Cells, after_all: pa.Table) -> list[Reals]:
     """The tables of all attempts, with the means, but without ACC, FM and BWT."""
-    tasks = int(last.max()) + 1
+    last, tasks = cells.last, int(cells.last.max()) + 1
     table = np.full((len(last), tasks + 1, len(COLUMNS)), np.nan)
+    place = cells.attempt[cells.final], cells.task[cells.final]
     for k, metric in enumerate(METRICS):
-        table[place[rows], task[rows], k] = stored[metric].to_numpy()[rows]
+        table[*place, k] = numbers(after_all[metric])
     total, known = np.zeros((2, len(last), len(COLUMNS)))
-    for of_task in range(tasks):  # In this order whatever the machine, so that the last bits are the same on all.
-        total += np.nan_to_num(table[:, of_task])
-        known += ~np.isnan(table[:, of_task])
+    for task in range(tasks):  # In this order whatever the machine, so that the last bits are the same on all.
+        total += np.nan_to_num(table[:, task])
+        known += ~np.isnan(table[:, task])
     means = np.where(known > 0, total / np.maximum(known, 1), np.nan)
     for n, count in enumerate((last + 1).tolist()):
         table[n, count] = means[n]
     return [table[n, : count + 1] for n, count in enumerate((last + 1).tolist())]
 
 
-def _set_continual(
-    tables: Sequence[Reals], stored: pa.Table, place: Counts, after: Counts, task: Counts, last: Counts
-) -> None:
+def _set_continual(tables: Sequence[Reals], cells: _Cells) -> None:
     """Set ACC, FM and BWT, from R of each metric of `CONTINUAL`."""
-    tasks = int(last.max()) + 1
+    last, tasks = cells.last, int(cells.last.max()) + 1
     for metric in CONTINUAL:
         r = np.full((len(last), tasks, tasks), np.nan)
-        r[place, after, task] = stored[metric].to_numpy()
+        r[cells.attempt, cells.after, cells.task] = cells.values[metric]
         columns = [_PLACE[f"{measure}_{metric}"] for measure in MEASURES]
         for final in np.unique(last).tolist():
             of_length = np.flatnonzero(last == final)
@@ -158,22 +203,21 @@ def _set_continual(
                 tables[n][-1, columns] = summary
 
 
-def _classes(
-    stored: pa.Table, rows: npt.NDArray[np.bool_], attempts: int, place: Counts, task: Counts
-) -> tuple[list[tuple[str, ...]], list[tuple[tuple[int, int], ...]]]:
+def _classes(cells: _Cells, after_all: pa.Table) -> tuple[list[tuple[str, ...]], list[tuple[tuple[int, int], ...]]]:
     """The names of each attempt's classes in task order, and the counts of their images; equal ones are one object."""
-    names = stored["task_name"].combine_chunks().dictionary_encode()
-    columns = (names.indices, stored["n_images"], stored["n_anomalous"])
-    order = np.lexsort((task, place))
-    told = np.stack([column.to_numpy()[rows][order] for column in columns], axis=1)
-    ends = np.cumsum(np.bincount(place, minlength=attempts))
+    names = after_all["task_name"].combine_chunks().dictionary_encode()
+    texts = names.dictionary.to_pylist()
+    attempt, task = cells.attempt[cells.final], cells.task[cells.final]
+    columns = [numbers(of) for of in (names.indices, after_all["n_images"], after_all["n_anomalous"])]
+    told = np.stack(columns, axis=1)[np.lexsort((task, attempt))]
+    ends = np.cumsum(np.bincount(attempt, minlength=len(cells.attempts)))
     known: dict[bytes, tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = {}
     found = []
     for of_attempt in np.split(told, ends[:-1]):
         key = of_attempt.tobytes()
         if key not in known:
             own = of_attempt.tolist()
-            known[key] = (tuple(names.dictionary[n].as_py() for n, _, _ in own), tuple((n, bad) for _, n, bad in own))
+            known[key] = (tuple(texts[n] for n, _, _ in own), tuple((n, bad) for _, n, bad in own))
         found.append(known[key])
     return [classes for classes, _ in found], [images for _, images in found]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from orchestrator.reports.cells import summarise, summary_text
+from orchestrator.reports.cells import summary_text
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final import CONTINUAL, MEAN, METRICS
 from orchestrator.reports.notes import mean_notes, same_columns
@@ -39,7 +39,7 @@ def further_table(comparison: Comparison, names: Sequence[str], widest: int) -> 
     """The other means, and what each column cost; more than `widest` columns become rows."""
     rows = []
     for metric, name in FURTHER.items():
-        cells = tuple(Cell(summary_text(summarise(v.values(MEAN, metric)), len(v.seeds))) for v in comparison.variants)
+        cells = tuple(Cell(summary_text(v.summary(MEAN, metric), len(v.seeds))) for v in comparison.variants)
         rows.append((mean_name(comparison.variants, metric, name), cells))
     costs: dict[str, Callable[[Variant], str]] = {
         "LoRA scaling": lambda v: _each((t.lora_scaling for t in v.trials), lambda x: f"{x:.6g}"),

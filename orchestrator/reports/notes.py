@@ -224,8 +224,10 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
 def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[str], split: str) -> tuple[str, ...]:
     """What was asked for and is not in the tables: counted by reason, named, with its error; and every damaged file."""
     columns = ["trial_id", "attempt", "started_at", "status", "error_kind", "error", "version", "factors", "seed"]
-    rows = sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"]))
-    last = {row["trial_id"]: row for row in rows}
+    last: dict[str, dict[str, Any]] = {}
+    if selection is None or not selection <= in_tables:
+        rows = sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"]))
+        last = {row["trial_id"]: row for row in rows}
     wanted = last.keys() if selection is None else selection
     missing = sorted(wanted - in_tables)
     reasons = {trial: _reason(last.get(trial), split) for trial in missing}

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.attempts import replace_text
 from orchestrator.reports.against import Against, against, against_table
 from orchestrator.reports.beside import beside, chosen_runs
-from orchestrator.reports.cells import Summary, change, change_text, metric_cells, summarise
+from orchestrator.reports.cells import Summary, change, change_text, metric_cells
 from orchestrator.reports.differences import Comparison, compare
 from orchestrator.reports.final import MEAN, METRICS
 from orchestrator.reports.further import FURTHER, further_table
@@ -198,7 +198,7 @@ def _baseline_name(comparison: Comparison, baseline: Mapping[str, object] | None
 
 
 def _summaries(comparison: Comparison, class_name: str, metric: str) -> list[Summary]:
-    return [summarise(variant.values(class_name, metric)) for variant in comparison.variants]
+    return [variant.summary(class_name, metric) for variant in comparison.variants]
 
 
 def _change_cells(comparison: Comparison, summaries: Sequence[Summary]) -> tuple[Cell, ...]:

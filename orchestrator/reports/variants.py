@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from moleflow.added import before
+from orchestrator.reports.cells import Summary, summarise
 from orchestrator.reports.final import (
     MEAN,
     METRICS,
-    STORED,
     Final,
     FinalStack,
     finals,
@@ -118,7 +118,12 @@ class Variant:
 
     def values(self, class_name: str, metric: str) -> list[float]:
         """The metric of each seed that has it."""
-        return self._finals.values(class_name, metric)
+        values: list[float] = self._finals.values(class_name, metric).tolist()
+        return values
+
+    def summary(self, class_name: str, metric: str) -> Summary:
+        """The summary of that."""
+        return summarise(self._finals.values(class_name, metric))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -171,7 +176,7 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     for row in attempts:
         if row["status"] != FINISHED:
             others.setdefault(row["trial_id"], []).append(row)
-    metrics = finals(store.read("metrics", STORED), split)
+    metrics = finals(store, split)
     finished = [row for row in attempts if row["status"] == FINISHED]
     chosen = [row for row in finished if selection is None or row["trial_id"] in selection]
     told = _Told()

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from orchestrator.results.parts import content_of, parquet, put, read_columns, serialise, temporary_folder
+from orchestrator.results.parts import put, serialise, temporary_folder
 from orchestrator.results.schema import TABLES, schema
 
 FILE = "compacted.json"
+_AT_ONCE = 2**16
+"""Rows, and bytes of a column: what is read of a table at a time, so that the memory is that of what is kept."""
 Left = tuple[tuple[str, int], ...]
 """(trial id, number) of the attempts of a part that do not count."""
 
@@ -70,18 +73,29 @@ def read_list(folder: Path) -> Compaction:
     return NOTHING
 
 
-def read_table(folder: Path, table: str, columns: Sequence[str], known: Compaction) -> pa.Table | None:
-    """Columns of a compacted table; None where it is not the one that the list knows, or was written with another schema."""
+def open_table(folder: Path, table: str, known: Compaction) -> pq.ParquetFile | None:
+    """A compacted table; None where it is not the one that the list knows, or was written with another schema."""
     if table not in known.digests:
         return None
     try:
-        content = content_of(file_of(folder, table))
+        # Never written to again: a new table is another file. So what is read is what the digest is taken of.
+        content = pa.OSFile(str(file_of(folder, table)))
+        if hashlib.file_digest(content, "sha256").hexdigest() != known.digests[table]:
+            return None
     except OSError:
         return None
-    if hashlib.sha256(content).hexdigest() != known.digests[table]:
-        return None
-    file = parquet(content)
-    return read_columns(file, columns) if file.schema_arrow.equals(schema(table), check_metadata=False) else None
+    content.seek(0)
+    file = pq.ParquetFile(content, pre_buffer=False, buffer_size=_AT_ONCE)
+    return file if file.schema_arrow.equals(schema(table), check_metadata=False) else None
+
+
+def read_marked(file: pq.ParquetFile, columns: Sequence[str], marks: pa.BooleanArray) -> pa.Table:
+    """Columns of the marked rows of a compacted table, of which all rows have a mark."""
+    kept, start = [], 0
+    for batch in file.iter_batches(_AT_ONCE, columns=list(columns), use_threads=False):
+        kept.append(batch.select(columns).filter(marks.slice(start, len(batch))))
+        start += len(batch)
+    return pa.Table.from_batches(kept, pa.schema([file.schema_arrow.field(name) for name in columns]))
 
 
 def write(folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]], left: Mapping[str, Left]) -> None:

@@ -12,6 +12,8 @@ from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -228,6 +230,21 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     """The rows of a table; `Table.to_pylist` loads pandas, where there is one, for the sake of times."""
     columns = [_values(column) for column in table.itercolumns()]
     return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def numbers(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
+    """The numbers of a column, NaN for null; pyarrow's own `to_numpy` loads pandas, where there is one."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if array.null_count == 0:
+        return np.from_dlpack(array)
+    known = np.from_dlpack(array.is_valid().cast(pa.uint8())).view(np.bool_)
+    values = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())[array.offset :][: len(array)]
+    return np.where(known, values, np.nan)
+
+
+def marks(rows: npt.NDArray[np.bool_]) -> pa.BooleanArray:
+    """An array of Arrow's, likewise."""
+    return pa.Array.from_buffers(pa.uint8(), len(rows), [None, pa.py_buffer(rows.view(np.uint8))]).cast(pa.bool_())
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

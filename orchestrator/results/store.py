@@ -16,10 +16,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from moleflow.errors import InvalidInput
 from orchestrator.results import compaction
@@ -44,6 +45,7 @@ from orchestrator.results.schema import ATTEMPTS, COMMON, FINISHED, MAPS, PRUNED
 PART_INTERVAL_S = 1.0
 GRACE_S = 60.0
 FOUND = "found"
+Found = TypeVar("Found")
 _COMMON = tuple(column.name for column in COMMON)
 _EMPTY = "00000000-empty"  # no rows: every reader sees the folder, with its schema, before the first attempt ends
 
@@ -133,6 +135,7 @@ class ResultStore:
         self._damaged: dict[str, Damage] = {}
         self._digests: dict[str, Digests] = {}
         self._unnoted: dict[str, tuple[Stamps, Known | None]] = {}
+        self._counting: dict[str, Entry] | None = None
 
     def create(self) -> None:
         """Make the folders, and in each table a file without rows.
@@ -161,7 +164,37 @@ class ResultStore:
 
         """
         self._look()
-        return self._gather(table, columns)[0]
+        return self._unless_changed(lambda: self._gathered(table, columns)[0])
+
+    def read_marked(
+        self,
+        table: str,
+        by: Sequence[str],
+        mark: Callable[[pa.Table], tuple[Found, pa.BooleanArray]],
+        columns: Sequence[str],
+    ) -> tuple[Found, pa.Table]:
+        """Some of the rows that `read` would give, in their order, without the memory that all of them would take.
+
+        Args:
+            table: as for `read`.
+            by: the columns that decide.
+            mark: given these of all rows, whatever it finds, and a mark for each row to read.
+            columns: what to read of the marked rows.
+
+        Raises:
+            InvalidInput, Damaged: as `read`.
+
+        """
+        self._look()
+
+        def work() -> tuple[Found, pa.Table]:
+            rows = self._rows(table)
+            found, marks = mark(self._taken(rows, by)[0])
+            if rows.one_file is not None:
+                return found, compaction.read_marked(rows.one_file, columns, marks)
+            return found, self._taken(rows, columns)[0].filter(marks)
+
+        return self._unless_changed(work)
 
     def finished(self) -> dict[str, Finished]:
         """The finished trials by id, each with the attempt that counts.
@@ -252,12 +285,7 @@ class ResultStore:
 
         """
         self._look()
-        while True:
-            try:
-                self._compact()
-                break
-            except _Changed as error:
-                self._doubt(error)
+        self._unless_changed(self._compact)
         self._note()
 
     def _look(self) -> None:
@@ -273,9 +301,11 @@ class ResultStore:
         for gone in (self._seen.keys() | self._damaged.keys()) - names:
             self._seen.pop(gone, None)
             self._damaged.pop(gone, None)
+            self._counting = None
         new = sorted(names - self._seen.keys() - self._damaged.keys())
         known = self.index.look() if new and not self._from_parts else {}
         for name in new:
+            self._counting = None
             stamps = stamps_of(self.parts, name)
             noted = None if stamps is None else known.get((name, stamps))
             if noted is not None:
@@ -297,6 +327,11 @@ class ResultStore:
         self._unnoted.clear()
 
     def _counted(self) -> dict[str, Entry]:
+        if self._counting is None:
+            self._counting = self._count()
+        return self._counting
+
+    def _count(self) -> dict[str, Entry]:
         trials: dict[str, list[Entry]] = {}
         for entry in (entry for entries in self._seen.values() for entry in entries if entry.status == FINISHED):
             trials.setdefault(entry.trial_id, []).append(entry)
@@ -309,30 +344,33 @@ class ResultStore:
 
     def _left_out(self) -> dict[str, compaction.Left]:
         """Of each part, in order, the finished attempts that do not count."""
-        counted = set(self._counted().values())
+        counted = self._counted()
         return {
-            name: tuple((e.trial_id, e.attempt) for e in entries if e.status == FINISHED and e not in counted)
+            name: tuple(
+                (e.trial_id, e.attempt) for e in entries if e.status == FINISHED and counted[e.trial_id] is not e
+            )
             for name, entries in sorted(self._seen.items())
         }
 
-    def _gather(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, int]]:
-        """The rows that count, and how many of them are of each part."""
+    def _unless_changed(self, work: Callable[[], Found]) -> Found:
+        """Work on the rows that count, again where a part turns out not to be what the index says."""
         while True:
             try:
-                return self._gathered(table, columns)
+                return work()
             except _Changed as error:
                 self._doubt(error)
 
     def _compact(self) -> None:
         left = self._left_out()
         known = compaction.read_list(self.folder)
-        whole = (compaction.read_table(self.folder, table, [], known) is not None for table in TABLES)
+        whole = (compaction.open_table(self.folder, table, known) is not None for table in TABLES)
         if not (known.covers(left) and all(whole)):
             compaction.write(self.folder, ((table, *self._gathered(table)) for table in TABLES), left)
 
     def _doubt(self, changed: _Changed) -> None:
         """A part that the index knows to be whole is not: its attempts do not count from here on, nor, once that is noted, for others."""
         del self._seen[changed.part]
+        self._counting = None
         self._damaged[changed.part] = changed.damage
         self._unnoted.pop(changed.part, None)
         stamps = stamps_of(self.parts, changed.part)
@@ -340,27 +378,41 @@ class ResultStore:
             self._unnoted[changed.part] = stamps, None
 
     def _gathered(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, int]]:
-        wanted = schema(table) if columns is None else pa.schema([schema(table).field(c) for c in columns])
+        """The rows that count, and how many of them are of each part."""
+        return self._taken(self._rows(table), schema(table).names if columns is None else columns)
+
+    def _rows(self, table: str) -> _Rows:
+        """Where the rows of a table that count are."""
         known = compaction.NOTHING if self._from_parts else compaction.read_list(self.folder)
-        compacted = compaction.read_table(self.folder, table, wanted.names, known)
-        held = {} if compacted is None else known.held[table]
-        pieces: list[pa.Table] = []
-        rows, run = {}, (0, 0)
+        file = compaction.open_table(self.folder, table, known)
+        held = {} if file is None else known.held[table]
+        runs: list[_Run | _Alone] = []
         for name, left in self._left_out().items():
             own = held.get(name)
             if own is None or own.left != left:
-                pieces += _slice(compacted, run)
-                run = (0, 0)
-                pieces.append(self._piece(table, name, wanted, left))
-                rows[name] = len(pieces[-1])
+                runs.append(_Alone(name, left))
                 continue
-            if own.start != run[1]:  # Parts that lie side by side in the compacted table are taken from it as one.
-                pieces += _slice(compacted, run)
-                run = (own.start, own.start)
-            run = (run[0], own.start + own.rows)
-            rows[name] = own.rows
-        pieces += _slice(compacted, run)
-        return pa.concat_tables(pieces or [wanted.empty_table()]).combine_chunks(), rows
+            last = runs[-1] if runs else None
+            if not isinstance(last, _Run) or last.stop != own.start:
+                runs.append(last := _Run(own.start, own.start, {}))
+            last.parts[name] = own.rows
+            last.stop += own.rows
+        return _Rows(table, file, runs)
+
+    def _taken(self, rows: _Rows, columns: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
+        """Columns of these rows, and how many of them are of each part."""
+        wanted = pa.schema([schema(rows.table).field(name) for name in columns])
+        compacted = None if rows.file is None else read_columns(rows.file, columns).select(columns)
+        pieces: list[pa.Table] = []
+        counts: dict[str, int] = {}
+        for run in rows.runs:
+            if isinstance(run, _Alone):
+                pieces.append(self._piece(rows.table, run.part, wanted, run.left))
+                counts[run.part] = len(pieces[-1])
+            elif compacted is not None:
+                pieces.append(compacted.slice(run.start, run.stop - run.start))
+                counts |= run.parts
+        return pa.concat_tables(pieces or [wanted.empty_table()]).combine_chunks(), counts
 
     def _piece(self, table: str, name: str, wanted: pa.Schema, left_out: compaction.Left) -> pa.Table:
         """One part's rows of a table, without the attempts `left_out`, in the schema `wanted`."""
@@ -393,8 +445,38 @@ class _Changed(Exception):
         self.part, self.damage = part, damage
 
 
-def _slice(compacted: pa.Table | None, run: tuple[int, int]) -> list[pa.Table]:
-    return [] if compacted is None or run[0] == run[1] else [compacted.slice(run[0], run[1] - run[0])]
+@dataclass
+class _Run:
+    """Rows of the compacted table that lie side by side: from `start` to before `stop`, so many of each part."""
+
+    start: int
+    stop: int
+    parts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """A part whose rows the compacted table does not hold, or not as they count: without the attempts `left`."""
+
+    part: str
+    left: compaction.Left
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where the rows of a table that count are, in order; `file` is the compacted one, if there is one that can be used."""
+
+    table: str
+    file: pq.ParquetFile | None
+    runs: Sequence[_Run | _Alone]
+
+    @property
+    def one_file(self) -> pq.ParquetFile | None:
+        """The compacted table, where it holds just these rows."""
+        match self.runs:
+            case [_Run(start=0, stop=stop)] if self.file is not None and stop == self.file.metadata.num_rows:
+                return self.file
+        return None
 
 
 class PartWriter:

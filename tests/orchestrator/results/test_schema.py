@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from orchestrator.results.schema import COLUMNS, MAPS, TABLES, document, schema, to_table
+from orchestrator.results.schema import COLUMNS, MAPS, TABLES, document, marks, numbers, schema, to_table
 
 README = Path(__file__).parents[3] / "results" / "README.md"
 
@@ -109,3 +110,33 @@ def test_importing_stays_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", check], check=True, cwd=README.parents[1])
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int32(), pa.int64(), pa.float64()])
+@pytest.mark.parametrize("values", [[], [1, 2, 3, 4], [1, None, 3, None], [None] * 4])
+def test_the_numbers_of_a_column_are_those_of_arrow(kind, values):
+    column = pa.chunked_array([pa.array(values[:1], kind), pa.array(values[1:], kind)])
+    for part in (column, column.slice(1)):
+        np.testing.assert_array_equal(numbers(part), part.to_numpy())
+
+
+def test_marks_are_the_same_rows_in_arrow():
+    rows = np.array([True, False, True, True] * 5)
+    assert marks(rows).to_pylist() == rows.tolist()
+    assert marks(rows[:0]).to_pylist() == []
+
+
+def test_numbers_and_rows_are_read_without_pandas(tmp_path):
+    pytest.importorskip("pandas")
+    pa.parquet.write_table(pa.table({"n": [1, 2], "x": [0.5, None], "t": ["a", None]}), tmp_path / "some.parquet")
+    code = """
+import sys
+import pyarrow.parquet as pq
+from orchestrator.results.schema import marks, numbers, rows_of
+table = pq.ParquetFile(sys.argv[1]).read(use_threads=False)
+of = numbers(table["x"])
+print(len(table.filter(marks(of == 0.5))), rows_of(table)[1], "pandas" in sys.modules)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "some.parquet")]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "1 {'n': 2, 'x': None, 't': None} False"

@@ -109,6 +109,51 @@ def test_compacted_tables_lie_outside_parts_and_hold_the_rows_that_count(store, 
     assert attempts_of(store.read("metrics")) == {(f"{n:012x}", 1) for n in (1, 2, 3)}
 
 
+@pytest.mark.parametrize("compacted", [0, 1, 2, 3])
+def test_marked_rows_are_those_of_all_rows_wherever_they_are(store, write, make_attempt, compacted):
+    for trial in (1, 2, 3):
+        write(make_attempt(trial=trial, rows=4), make_attempt(trial=trial, attempt=2, rows=5))
+        if trial == compacted:
+            store.compact()
+    rows = store.read("metrics")
+    wanted = [task % 2 == 1 for task in rows["task"].to_pylist()]
+
+    def mark(by):
+        assert by.column_names == ["task", "trial_id"]
+        assert by["trial_id"].equals(rows["trial_id"])
+        return "found", pa.array(wanted)
+
+    found, some = ResultStore(store.folder).read_marked(
+        "metrics", ["task", "trial_id"], mark, ["aupro", "task", "sweep"]
+    )
+    assert found == "found"
+    assert some.column_names == ["aupro", "task", "sweep"]
+    assert some.to_pylist() == rows.select(["aupro", "task", "sweep"]).filter(pa.array(wanted)).to_pylist()
+    assert some.num_rows == 6
+
+
+def test_marked_rows_leave_out_a_part_that_turns_out_damaged(store, write, make_attempt):
+    write(make_attempt(trial=1))
+    name = write(make_attempt(trial=2))
+    reader = ResultStore(store.folder)
+    assert len(reader.finished()) == 2
+    (store.parts / "metrics" / f"{name}.parquet").write_bytes(b"PAR1")
+    _, some = reader.read_marked("metrics", ["task"], lambda by: (None, pa.array([True] * len(by))), ["trial_id"])
+    assert set(some["trial_id"].to_pylist()) == {"000000000001"}
+    assert len(reader.damaged) == 1
+
+
+def test_a_compacted_table_whose_bytes_changed_is_not_read(store, write, make_attempt):
+    write(make_attempt(trial=1))
+    store.compact()
+    before = store.read("metrics")
+    path = store.folder / "tables" / "metrics.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert ResultStore(store.folder).read("metrics").equals(before)
+
+
 def test_at_most_one_part_a_second_each_with_whole_attempts(store, make_attempt):
     now = [100.0]
     writer = PartWriter(store, "node/7 a", clock=lambda: now[0])
