@@ -38,15 +38,15 @@ FAILED, INTERRUPTED = 1, 130
 COMPACT_FROM = 200
 
 
-def open_folder(prepared: Prepared, options: Options, console: Console) -> ResultStore:
-    """Make the folder the sweep's, clean up after the dead, and say what was found; what it stores, as it was looked at.
+def open_folder(prepared: Prepared, options: Options, console: Console) -> None:
+    """Make the folder the sweep's, clean up after the dead, and say what was found.
 
     Raises:
         InvalidInput: it cannot be written.
         OSError: the disk is full.
 
     """
-    store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
+    store, records = prepared.store, AttemptFolder(prepared.folder / "attempts")
     with writable(prepared.folder, "--out"):
         claim_folder(prepared)
         with hold(prepared.folder / ".starting"):  # Two drivers would take each other's files for a dead writer's.
@@ -68,7 +68,6 @@ def open_folder(prepared: Prepared, options: Options, console: Console) -> Resul
     for record in dead:
         label = prepared.labels.get(record.trial_id, record.trial_id)
         console.print(f"died:     {label}, attempt {record.attempt}: {burial.UNSEEN}")
-    return store
 
 
 def planned_work(prepared: Prepared, options: Options, trials: Sequence[Trial]) -> TrialSource:
@@ -112,7 +111,7 @@ def drive(
     """
     if not total:
         return False
-    store, records = ResultStore(prepared.folder), AttemptFolder(prepared.folder / "attempts")
+    store, records = prepared.store, AttemptFolder(prepared.folder / "attempts")
     view = open_view(console, labels, total, work.tally, options, prepared)
     heard = (_burials(records, store), work.events, view.show, _compaction(store))
     with view, in_use(prepared.cache, needs=[trial.config for trial in planned]):

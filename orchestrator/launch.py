@@ -60,14 +60,14 @@ def run(prepared: Prepared, options: Options, console: Console) -> int:
         return search(prepared, options, console)
     check_start(prepared, options)
     todo = prepared.plan.of("to run")
-    store = open_folder(prepared, options, console)
+    open_folder(prepared, options, console)
     if options.detach:
         return _submit_and_leave(prepared, options, planned_work(prepared, options, todo), console)
     work = planned_work(prepared, options, todo)
     interrupted = drive(prepared, options, work, prepared.labels, len(todo), console, todo)
     code = summary(work.tally, prepared.labels, len(todo), interrupted, console)
     try:
-        report_after(prepared, code, console, None if todo else store)
+        report_after(prepared, code, console, None if todo else prepared.store)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +48,8 @@ class Options:
 class Prepared:
     """A checked sweep with its images, its folder and its plan; nothing has been written there yet.
 
-    `sample` stands for all trials that there may be: the plan's own, or some of a search's space. `tabled` are the
-    ids of those that tables compare, where that is not all.
+    `sample` stands for all trials that there may be: the plan's own, or some of a search's space. `store` is what is stored, as it was
+    looked at for the plan. `tabled` are the ids of those that tables compare, where that is not all.
     """
 
     sweep: Sweep
@@ -57,14 +58,15 @@ class Prepared:
     cache: Path
     plan: Plan
     sample: Sequence[Trial]
+    store: ResultStore
     tabled: tuple[str, ...] | None = None
 
-    @property
+    @cached_property
     def trials(self) -> list[Trial]:
         """Every trial of the plan."""
         return [planned.trial for planned in self.plan.trials]
 
-    @property
+    @cached_property
     def labels(self) -> dict[str, str]:
         """Readable names by trial id."""
         return {trial.id: trial.label for trial in self.trials}
@@ -100,12 +102,11 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
             hint = "install the extra: pip install 'moleflow-sweep[search]'"
             raise InvalidInput(f"{sweep.source}: search: {error.name} is not installed; {hint}") from None
         trials = found_trials(sweep, inputs.of, place, options.storage)
-    finished, pruned = {}, frozenset[str]()
-    if (place / "parts").is_dir():
-        store = ResultStore(place)
+    store, finished, pruned = ResultStore(place), {}, frozenset[str]()
+    if store.parts.is_dir():
         finished, pruned = store.finished(), store.pruned() if sweep.stops_early else pruned
     plan = make_plan(trials, finished, code_digest(), options.rerun_stale, pruned)
-    return Prepared(sweep, inputs, place, cache, plan, sample)
+    return Prepared(sweep, inputs, place, cache, plan, sample, store)
 
 
 def expected_work(prepared: Prepared) -> Work | None:
@@ -123,10 +124,9 @@ def expected_work(prepared: Prepared) -> Work | None:
     there = list(prepared.plan.of("done"))
     configs = {trial.id: trial.config for trial in prepared.trials}
     epochs: list[dict[str, Any]] = []
-    if (prepared.folder / "parts").is_dir():
-        store = ResultStore(prepared.folder)
-        there += trained_beside(store, configs.keys(), code_digest())
-        epochs = store.read("curves", ["trial_id", "task_name", "seconds", "reused"]).to_pylist()
+    if prepared.store.parts.is_dir():
+        there += trained_beside(prepared.store, configs.keys(), code_digest())
+        epochs = prepared.store.read("curves", ["trial_id", "task_name", "seconds", "reused"]).to_pylist()
     trained = ((row["trial_id"], row["task_name"], row["seconds"]) for row in epochs if not row["reused"])
     images = prepared.inputs.images
     taken = seconds_a_step(trained, {trial.id: trial.config for trial in there} | configs, images)

@@ -15,7 +15,6 @@ from moleflow.source import code_digest
 from orchestrator import disk, drive, terminal
 from orchestrator.planning import Plan, make_plan
 from orchestrator.prepared import Options, Prepared
-from orchestrator.results.store import ResultStore
 from orchestrator.runner import TrialSource
 from orchestrator.starting import check_start
 from orchestrator.study.drivers import alone, belong, give_up_for_the_dead, signed_in
@@ -77,7 +76,7 @@ class _Going:
     def __init__(self, prepared: Prepared, options: Options, console: Console, space: Space) -> None:
         assert prepared.sweep.search is not None
         self.prepared, self.options, self.console, self.asked = prepared, options, console, prepared.sweep.search
-        self.store = ResultStore(prepared.folder)
+        self.store = prepared.store
         self.space = space
         self.study = study_of(prepared.sweep, prepared.folder, options.storage)
         self.finalists: list[Trial] = []
