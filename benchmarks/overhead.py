@@ -3,11 +3,11 @@
     python benchmarks/overhead.py [--quick] [--only plan again status local tables] [--draws 100000] [--finished 10000]
                                   [--trials 1000] [--workers 2] [--rows 1000000]
 
-`plan` expands random draws into trials and prints the plan. `again` and `status` look at a finished sweep in which every trial has a part
-of its own; both stand beside the same look without the index and the compacted tables. `local` runs trials that do nothing: this
-project's worker with its claims, records, events and Parquet, beside joblib, submitit's local executor and Ray Tune with reuse_actors, each
-with as many workers, bare and with the trial's metric and score rows in Parquet files, written beside and renamed. `tables` makes a
-report of metric rows.
+`plan` expands a grid with five seeds, and as many random draws, into trials and prints the plan. `again` and `status` look at a
+finished sweep in which every trial has a part of its own; both stand beside the same look without the index and the compacted
+tables. `local` runs trials that do nothing: this project's worker with its claims, records, events and Parquet, beside joblib,
+submitit's local executor and Ray Tune with reuse_actors, each with as many workers, bare and with the trial's metric and score rows in
+Parquet files, written beside and renamed. `tables` makes a report of metric rows.
 
 Each figure comes from a process of its own. Wall seconds and CPU seconds are printed: on a machine with other work the first say little.
 """
@@ -67,18 +67,25 @@ def machine(_: Path, __: int) -> Figures:
     return {"steps s": timed(steps)["CPU s"], "touch s": timed(lambda: b"1" * 2**28)["CPU s"]}
 
 
-def plan(place: Path, draws: int) -> Figures:
-    """`moleflow-sweep plan` of random draws."""
-    document = {"name": "draws", "version": "v7", "base": trivial.DEMO, "random": {"count": draws, "knobs": KNOBS}}
+def plan(place: Path, trials: int, space: Mapping[str, Any]) -> Figures:
+    """`moleflow-sweep plan` of so many trials."""
+    document = {"name": "planned", "version": "v7", "base": trivial.DEMO, **space}
     options = launch.Options(out=place / "results", cache=trivial.CACHE, yes=True)
 
     def work() -> None:
         sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})
         found = launch.prepare(sweep, options)
-        lines = listing.lines(found.plan)
-        assert len(lines) > draws
+        assert len(listing.lines(found.plan)) > len(found.trials) == trials
 
     return timed(work)
+
+
+def grid_of(trials: int) -> dict[str, Any]:
+    """Two axes of ten values and one of as many as it takes, each variant with `SEEDS` seeds: a multiple of 500 trials."""
+    tenths = [k / 10 for k in range(10)]
+    rates = [1e-5 * (k + 1) for k in range(trials // SEEDS // 100)]
+    axes = {"focal_gamma": tenths, "center_weight": tenths, "lr": rates}
+    return {"grid": axes, "seeds": SEEDS}
 
 
 def finish(place: Path, trials: int) -> Figures:
@@ -279,7 +286,9 @@ def measure(sizes: argparse.Namespace, place: Path) -> Iterator[tuple[str, Figur
     """Every figure that was asked for, as it comes."""
     yield "(this machine now: ten million loop steps, first touch of 256 MB)", alone("machine", place / "machine", 0)
     if "plan" in sizes.only:
-        yield f"plan: {sizes.draws} random draws", alone("plan", place / "plan", sizes.draws)
+        draws = {"random": {"count": sizes.draws, "knobs": KNOBS}}
+        for what, space in (("trials of a grid", grid_of(sizes.draws)), ("random draws", draws)):
+            yield f"plan: {sizes.draws} {what}", alone("plan", place / "plan", sizes.draws, space)
     sweep = place / "sweep", sizes.finished
     if {"again", "status"} & {*sizes.only}:
         yield f"(a finished sweep of {sizes.finished} trials, one part each)", alone("finish", *sweep)
@@ -293,7 +302,12 @@ def measure(sizes: argparse.Namespace, place: Path) -> Iterator[tuple[str, Figur
         yield "again: with the report that is there", alone("again", *sweep)
     if "local" in sizes.only:
         size = sizes.trials, sizes.workers
-        yield f"local: {sizes.trials} trials, {sizes.workers} workers", alone("local", place / "local", *size)
+        for turn in range(3):  # The fastest two in turns, as they vary from run to run.
+            yield (
+                f"local: {sizes.trials} trials, {sizes.workers} workers",
+                alone("local", place / f"local-{turn}", *size),
+            )
+            yield "local: joblib, the same rows stored", alone("joblib", place / f"joblib-{turn}", *size, True)
         for peer in ("joblib", "submitit", "tune"):
             for stored in (False, True):
                 what = f"local: {peer}, {'the same rows stored' if stored else 'nothing stored'}"

@@ -23,7 +23,8 @@ import numpy as np
 
 from orchestrator import folder as sweep_folder
 from orchestrator import reporting
-from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows, PartWriter
 
 CLASSES = ("leather", "grid", "transistor")
 EPOCHS = 10

@@ -10,7 +10,8 @@ from moleflow.claim import hold
 from orchestrator.attempts import FAILED, RUNNING, STOPPED, WORKER_DIED, AttemptFolder, Record
 from orchestrator.event_log import epochs_told
 from orchestrator.results.schema import ATTEMPTS
-from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows, PartWriter
 
 _KEY = ["trial_id", "attempt", "status"]
 UNSEEN = "its process is gone and left no word: it was killed, or the machine went down"

@@ -63,7 +63,7 @@ def work_lines(work: Work | None) -> list[str]:
             f"{work.hours[1]:.2g} compute-hours of training by the steps measured so far{_instead(*work.hours, '.2g')}"
         )
     return [
-        f"stages:   {work.stages[1]:,} to train{_instead(*work.stages, ',')}",
+        f"stages:   {work.stages[1]:,} to train at most{_instead(*work.stages, ',')}",
         f"forwards: {work.forwards[1]:,} images at most{_instead(*work.forwards, ',')}",
         f"expected: {hours}",
         *_more_epochs(work.more_epochs),

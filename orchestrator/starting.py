@@ -9,8 +9,7 @@ from moleflow.budget import budget_of
 from moleflow.errors import InvalidInput
 from orchestrator.backbones import check_backbones
 from orchestrator.prepared import Options, Prepared
-
-SLURM_COMMANDS = ("scontrol", "sbatch", "squeue")
+from orchestrator.slurm.queue import COMMANDS
 
 
 def check_start(prepared: Prepared, options: Options) -> None:
@@ -51,7 +50,7 @@ def check_slurm(options: Options, submits: bool = True) -> None:
     from orchestrator.profile import load_profile
 
     load_profile(options.profile)
-    missing = next((name for name in SLURM_COMMANDS if shutil.which(name) is None), None)
+    missing = next((name for name in COMMANDS if shutil.which(name) is None), None)
     if submits and missing:
         raise InvalidInput(
             f"--backend: given slurm, but {missing} is not found here; type the command on a SLURM login node, "

@@ -31,7 +31,8 @@ from orchestrator.event_log import EventLog, event_logs
 from orchestrator.events import PROGRESS, Event, Events
 from orchestrator.results.pictures import Pictures, grey_png
 from orchestrator.results.schema import DETECTION
-from orchestrator.results.store import AttemptRows, PartWriter, Refused, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows, PartWriter, Refused
 from orchestrator.trial import Trial, identity
 from orchestrator.work import Setup
 

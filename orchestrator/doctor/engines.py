@@ -10,17 +10,17 @@ from pathlib import Path
 
 from orchestrator.doctor.finding import Finding, asked, install, one_line
 from orchestrator.hub import connects
+from orchestrator.slurm.queue import COMMANDS
 
-NEEDED = ("sbatch", "squeue", "scancel", "scontrol")
 ASK_WITHIN_S = 10.0
 
 
 def slurm() -> list[Finding]:
     """The commands, a controller that answers, and what submits."""
     login = 'type the command on a login node; for tests: slurm/cluster.sh up && eval "$(slurm/cluster.sh env)"'
-    missing = [name for name in NEEDED if not shutil.which(name)]
+    missing = [name for name in COMMANDS if not shutil.which(name)]
     if missing:
-        said = "no SLURM here" if len(missing) == len(NEEDED) else f"without {', '.join(missing)}"
+        said = "no SLURM here" if len(missing) == len(COMMANDS) else f"without {', '.join(missing)}"
         return [Finding("slurm", "lacks", said, login), package("submitit", "submitit", "")]
     accounting = "" if shutil.which("sacct") else "; no sacct: what happened to jobs of long ago is not known"
     code, out, error = asked(["scontrol", "ping"], ASK_WITHIN_S)

@@ -15,12 +15,15 @@ from orchestrator.sweep_file import Resources
 
 IMPORT_WITHIN_S = 120.0
 GPUS_WITHIN_S = 15.0
+HAS_BFLOAT16 = "AVX512"
+"""The instructions, as torch names them, without which its matrix products in bfloat16 are computed one number after the other."""
 
 # Run apart: an import that crashes or hangs takes nothing else with it.
 _IMPORTS = """
 import json, sys
 import torch
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}
+found["cpu"] = torch.backends.cpu.get_cpu_capability()
 import orchestrator.worker
 from moleflow.timm_import import import_timm
 timm = import_timm()
@@ -55,9 +58,13 @@ def imports(model: str, weights: str) -> tuple[list[Finding], dict[str, Any]]:
         return [Finding("worker", "lacks", f"cannot be imported: {one_line(error or out)}", install())], found
     build = f"CUDA {found['cuda']}" if found["cuda"] else "no CUDA"
     return [
-        Finding("torch", "ok", f"{found['torch']} ({build})"),
+        Finding("torch", "ok", f"{found['torch']} ({build}; {found['cpu']}{_slow(found['cpu'])})"),
         Finding("worker", "ok", "torch, timm and all else that a worker needs can be imported"),
     ], found
+
+
+def _slow(cpu: str) -> str:
+    return "" if cpu.startswith(HAS_BFLOAT16) else ": training.products: bfloat16 takes longer than float32 on this CPU"
 
 
 def gpus(torch_sees: int | None) -> Finding:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from moleflow.metrics.continual import continual_table
-from orchestrator.results.schema import DETECTION, marks, numbers
+from orchestrator.results.schema import DETECTION, holding, marks, numbers
 from orchestrator.results.store import ResultStore
 
 METRICS = ("routing_accuracy", *DETECTION, *(f"oracle_{name}" for name in DETECTION), "normal_latent_norm")
@@ -110,7 +110,7 @@ def finals(store: ResultStore, split: str) -> dict[tuple[str, int], Final]:
     """
 
     def mark(stored: pa.Table) -> tuple[_Cells, pa.BooleanArray]:
-        of_split = _codes(stored["split"], split)
+        of_split = holding(stored["split"], split)
         cells = _cells(stored.filter(marks(of_split)) if not of_split.all() else stored)
         of_split[of_split] = cells.final
         return cells, marks(of_split)
@@ -160,14 +160,6 @@ def _cells(stored: pa.Table) -> _Cells:
     attempts = [(ids[of // most], of % most) for of in np.flatnonzero(there).tolist()]
     values = {metric: numbers(stored[metric]) for metric in CONTINUAL}
     return _Cells(attempts, last, attempt, after, numbers(stored["task"]), after == last[attempt], values)
-
-
-def _codes(column: pa.ChunkedArray, value: str) -> npt.NDArray[np.bool_]:
-    """Which rows have this text."""
-    texts = column.combine_chunks().dictionary_encode()
-    of_value = [k for k, text in enumerate(texts.dictionary.to_pylist()) if text == value]
-    rows: npt.NDArray[np.bool_] = numbers(texts.indices) == (of_value[0] if of_value else -1)
-    return rows
 
 
 def _tables(cells: _Cells, after_all: pa.Table) -> list[Reals]:

@@ -23,7 +23,7 @@ from orchestrator.reports.final import (
     undefined,
 )
 from orchestrator.reports.render import ABSENT
-from orchestrator.results.schema import FINISHED, rows_of
+from orchestrator.results.schema import FINISHED, holding, marks, rows_of
 from orchestrator.results.store import ResultStore
 
 # What has to be equal for two trials to give the same digits, beside their configuration.
@@ -37,14 +37,23 @@ _ENVIRONMENT = (
     "tf32",
     "dtype",
     "threads",
-    "packages",
 )
 # What a finished trial has of its attempt as it is stored, and what the rest of it is made of.
 _OWN = (
     *("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest"),
     *("lora_scaling", "parameters_total", "seconds_spent", "seconds_reused"),
 )
-_TOLD = ("attempt", "status", "config", "factors", "flags", "git_commit", "git_dirty", "parameters_per_task")
+_TOLD = (
+    "attempt",
+    "status",
+    "config",
+    "factors",
+    "flags",
+    "git_commit",
+    "git_dirty",
+    "parameters_per_task",
+    "packages",
+)
 
 
 @dataclass(frozen=True)
@@ -171,19 +180,16 @@ def patch_grid(settings: Mapping[str, object]) -> str:
 def finished_trials(store: ResultStore, selection: set[str] | None, split: str) -> list[FinishedTrial]:
     """The finished trials of `selection` (all when None), by trial id."""
     # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
-    attempts = rows_of(store.read("attempts", sorted({*_OWN, *_TOLD, *_ENVIRONMENT})))
+    attempts = store.read("attempts", sorted({*_OWN, *_TOLD, *_ENVIRONMENT}))
+    finished = holding(attempts["status"], FINISHED)
     others: dict[str, list[dict[str, Any]]] = {}
-    for row in attempts:
-        if row["status"] != FINISHED:
-            others.setdefault(row["trial_id"], []).append(row)
-    metrics = finals(store, split)
-    finished = [row for row in attempts if row["status"] == FINISHED]
-    chosen = [row for row in finished if selection is None or row["trial_id"] in selection]
-    told = _Told()
+    for row in rows_of(attempts.filter(marks(~finished))):
+        others.setdefault(row["trial_id"], []).append(row)
+    metrics, told = finals(store, split), _Told()
     found = [
         told.trial(row, metrics[key], others.get(row["trial_id"], ()))
-        for row in chosen
-        if (key := (row["trial_id"], row["attempt"])) in metrics
+        for row in rows_of(attempts.filter(marks(finished)))
+        if (key := (row["trial_id"], row["attempt"])) in metrics and (selection is None or row["trial_id"] in selection)
     ]
     return sorted(found, key=lambda trial: trial.trial_id)
 
@@ -230,12 +236,10 @@ class _Told:
         return self._settings[text_without]
 
     def _environment_of(self, row: Mapping[str, Any]) -> dict[str, str]:
-        key = tuple(row[name] for name in _ENVIRONMENT)
+        key = tuple(row[name] for name in (*_ENVIRONMENT, "packages"))
         if key not in self._environments:
             packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
-            own = {
-                name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT if name != "packages"
-            }
+            own = {name: "none" if row[name] is None else text(row[name]) for name in _ENVIRONMENT}
             self._environments[key] = own | packages
         return self._environments[key]
 

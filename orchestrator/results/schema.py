@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -226,10 +226,10 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema(table))
 
 
-def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table; `Table.to_pylist` loads pandas, where there is one, for the sake of times."""
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table, one by one; `Table.to_pylist` loads pandas, where there is one, for the sake of times."""
     columns = [_values(column) for column in table.itercolumns()]
-    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return (dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
@@ -240,6 +240,14 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     known = np.from_dlpack(array.is_valid().cast(pa.uint8())).view(np.bool_)
     values = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())[array.offset :][: len(array)]
     return np.where(known, values, np.nan)
+
+
+def holding(column: pa.ChunkedArray, text: str) -> npt.NDArray[np.bool_]:
+    """Which rows of a column of texts have this one."""
+    coded = column.combine_chunks().dictionary_encode()
+    wanted = [k for k, known in enumerate(coded.dictionary.to_pylist()) if known == text]
+    rows: npt.NDArray[np.bool_] = numbers(coded.indices) == (wanted[0] if wanted else -1)
+    return rows
 
 
 def marks(rows: npt.NDArray[np.bool_]) -> pa.BooleanArray:

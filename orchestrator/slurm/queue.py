@@ -11,6 +11,8 @@ from typing import Literal
 
 from orchestrator.slurm.jobs import Element
 
+COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
+"""What has to be there to submit jobs and to follow them."""
 ASK_SECONDS = 60.0
 NAMELESS = "allocation"  # What accounting calls a short job whose name it has not got.
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "SUSPENDED", "STOPPED"})

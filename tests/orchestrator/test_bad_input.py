@@ -109,7 +109,7 @@ def test_slurm_where_there_is_none(refused, place, monkeypatch, more):
     monkeypatch.setenv("PATH", str(place))
     said = refused("sweep.yaml", "--backend", "slurm", *more)
     assert said == (
-        "error: --backend: given slurm, but scontrol is not found here; type the command on a SLURM login node, "
+        "error: --backend: given slurm, but sbatch is not found here; type the command on a SLURM login node, "
         "or take --backend local\n"
     )
     assert refused("prefetch", "sweep.yaml", "--backend", "slurm") == said

@@ -24,12 +24,12 @@ def said(out: str) -> list[str]:
 
 def test_lines_name_what_would_be_without_sharing_only_where_that_is_more() -> None:
     assert listing.work_lines(Work((12, 5), (4_000, 1_000), (3.0, 1.5))) == [
-        "stages:   5 to train, 12 without sharing",
+        "stages:   5 to train at most, 12 without sharing",
         "forwards: 1,000 images at most, 4,000 without sharing",
         "expected: 1.5 compute-hours of training by the steps measured so far, 3 without sharing",
     ]
     assert listing.work_lines(Work((5, 5), (100, 100), None)) == [
-        "stages:   5 to train",
+        "stages:   5 to train at most",
         "forwards: 100 images at most",
         "expected: not known before a first trial has trained",
     ]
@@ -71,7 +71,7 @@ def test_lines_say_what_becomes_of_more_epochs() -> None:
 def test_a_plan_says_what_its_trials_share_and_a_run_says_it_first(place: Path, edit: Any, command: Any) -> None:
     edit(version="v3", grid={"image_score": ["max", "top_k"], "smoothing": [0.0, 2.0]}, report=None, seeds=1)
     first = [
-        "stages:   2 to train, 8 without sharing",
+        "stages:   2 to train at most, 8 without sharing",
         "forwards: 40 images at most, 160 without sharing",
         "expected: not known before a first trial has trained",
     ]
@@ -82,7 +82,7 @@ def test_a_plan_says_what_its_trials_share_and_a_run_says_it_first(place: Path, 
     # What the trials that are done have trained is there for the new ones: one seed more trains, one score more does not.
     edit(version="v3", grid={"image_score": ["max", "top_k", "quantile"], "smoothing": [0.0]}, report=None, seeds=2)
     stages, forwards, expected = said(command("plan", "sweep.yaml").out)
-    assert stages == "stages:   2 to train, 8 without sharing"
+    assert stages == "stages:   2 to train at most, 8 without sharing"
     assert forwards.startswith("forwards: 40 images at most")
     assert "compute-hours of training by the steps measured so far" in expected
     to_do = json.loads(command("plan", "sweep.yaml", "--json").out)["to_do"]

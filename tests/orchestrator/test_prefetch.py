@@ -104,7 +104,7 @@ def test_on_a_machine_without_slurm_no_job_is_left(place, edit, command, monkeyp
     monkeypatch.setenv("PATH", str(place))
     ended = command("prefetch", "sweep.yaml", "--backend", "slurm")
     assert ended.code == 2
-    assert "--backend: given slurm, but scontrol is not found here" in ended.err
+    assert "--backend: given slurm, but sbatch is not found here" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert list((place / "cache").glob("prefetch/*")) == []
 

@@ -21,7 +21,8 @@ from orchestrator import launch
 from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
 from orchestrator.events import Event
 from orchestrator.folder import check_owner
-from orchestrator.results.store import AttemptRows, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows
 from orchestrator.spec import load_sweep
 from orchestrator.worker import Worker, first_row
 

@@ -34,7 +34,7 @@ def listener():
 
 
 def slurm(**extra):
-    return dict.fromkeys(engines.NEEDED, "true") | {"sacct": "true"} | extra
+    return dict.fromkeys(engines.COMMANDS, "true") | {"sacct": "true"} | extra
 
 
 def test_no_slurm(programs):

@@ -17,7 +17,8 @@ import pytest
 from moleflow.knobs import method_knobs, version_settings
 from orchestrator import folder, reporting
 from orchestrator.page.evidence import Evidence, gather
-from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows, PartWriter
 
 BASELINE = {"training.learning_rate": 1e-3, "lora.rank": 8, "loss.focal_gamma": 0.0}
 

@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 from orchestrator.reports.published import Published, PublishedRows, load
 from orchestrator.reports.tables import build, write_report
 from orchestrator.results.schema import DETECTION
-from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows, PartWriter
 
 CONFIG = {
     "version": "v7",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.reports.across import Source, across, column_fits
-from orchestrator.results.store import PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter
 
 GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16

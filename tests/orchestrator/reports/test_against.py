@@ -124,7 +124,8 @@ def test_without_a_baseline_or_a_second_column_there_is_no_such_table(stored, ad
 
 
 def test_equal_scores_make_equal_bytes_whatever_the_order_of_writing(stored, add, make_trial, make_images, tmp_path):
-    from orchestrator.results.store import PartWriter, ResultStore
+    from orchestrator.results.store import ResultStore
+    from orchestrator.results.writer import PartWriter
 
     trials = [({GAMMA: gamma}, seed, make_images((gamma, 1.0), seed)) for gamma in (0.0, 2.0) for seed in (0, 1)]
     for factors, seed, images in trials:

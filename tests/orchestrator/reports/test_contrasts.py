@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.reports.claims import stated_claims
 from orchestrator.reports.ledger import ledger
-from orchestrator.results.store import PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter
 
 GAMMA, FORM = "loss.focal_gamma", "loss.focal_form"
 STATED = stated_claims()

@@ -13,7 +13,8 @@ from orchestrator import cli
 from orchestrator.reports.claims import Stated, rules_digest, stated_claims
 from orchestrator.reports.ledger import ledger, ledger_markdown
 from orchestrator.reports.paired import IMAGES_AND_SEEDS, SEEDS
-from orchestrator.results.store import PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter
 
 GAMMA, FORM = "loss.focal_gamma", "loss.focal_form"
 STATED = stated_claims()

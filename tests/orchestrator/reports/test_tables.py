@@ -261,7 +261,8 @@ def test_markdown_survives_odd_names(stored, add):
 
 
 def test_equal_results_make_equal_bytes(stored, add, tmp_path, make_trial):
-    from orchestrator.results.store import PartWriter, ResultStore
+    from orchestrator.results.store import ResultStore
+    from orchestrator.results.writer import PartWriter
 
     trials = [({GAMMA: gamma}, seed) for gamma in (0.0, 2.0) for seed in (0, 1)]
     for factors, seed in trials:

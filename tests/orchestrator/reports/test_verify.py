@@ -15,7 +15,8 @@ from orchestrator.reports.tables import build, write_report
 from orchestrator.reports.verify import verify
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES
-from orchestrator.results.store import PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter
 
 GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16  # of every generated trial

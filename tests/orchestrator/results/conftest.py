@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.results.schema import COLUMNS, COMMON
-from orchestrator.results.store import AttemptRows, PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows, PartWriter
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from orchestrator.results import index
 from orchestrator.results import store as results
 from orchestrator.results.schema import TABLES
-from orchestrator.results.store import FOUND, PartWriter, ResultStore
+from orchestrator.results.store import FOUND, ResultStore
+from orchestrator.results.writer import PartWriter
 
 SHORT_NS = 30_000_000
 

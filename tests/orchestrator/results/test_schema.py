@@ -135,7 +135,7 @@ import pyarrow.parquet as pq
 from orchestrator.results.schema import marks, numbers, rows_of
 table = pq.ParquetFile(sys.argv[1]).read(use_threads=False)
 of = numbers(table["x"])
-print(len(table.filter(marks(of == 0.5))), rows_of(table)[1], "pandas" in sys.modules)
+print(len(table.filter(marks(of == 0.5))), list(rows_of(table))[1], "pandas" in sys.modules)
 """
     words = [sys.executable, "-c", code, str(tmp_path / "some.parquet")]
     said = subprocess.run(words, check=True, capture_output=True, text=True).stdout

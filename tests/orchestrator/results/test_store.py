@@ -15,7 +15,8 @@ import pytest
 from moleflow.errors import InvalidInput
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES, schema
-from orchestrator.results.store import PartWriter, Refused, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter, Refused
 
 
 def attempts_of(table):

@@ -22,7 +22,8 @@ import os, runpy, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 generated_attempt = runpy.run_path({str(ROWS)!r})["generated_attempt"]
-from orchestrator.results.store import PartWriter, ResultStore
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter
 store = ResultStore(Path(sys.argv[1]))
 writer = PartWriter(store, "child")
 """
