@@ -182,13 +182,16 @@ def _tables(cells: _Cells, after_all: pa.Table) -> list[Reals]:
 def _set_continual(tables: Sequence[Reals], cells: _Cells) -> None:
     """Set ACC, FM and BWT, from R of each metric of `CONTINUAL`."""
     last, tasks = cells.last, int(cells.last.max()) + 1
+    lengths = np.unique(last).tolist()
+    r = np.empty((len(last), tasks, tasks))
     for metric in CONTINUAL:
-        r = np.full((len(last), tasks, tasks), np.nan)
+        r.fill(np.nan)
         r[cells.attempt, cells.after, cells.task] = cells.values[metric]
         columns = [_PLACE[f"{measure}_{metric}"] for measure in MEASURES]
-        for final in np.unique(last).tolist():
+        for final in lengths:
             of_length = np.flatnonzero(last == final)
-            found = continual_table(r[of_length, : final + 1, : final + 1])
+            some = r if len(lengths) == 1 else r[of_length, : final + 1, : final + 1]
+            found = continual_table(some)
             # FM and BWT do not need the last task. Without ACC they are left out: the three are read together.
             found[np.isnan(found[:, 0])] = np.nan
             for n, summary in zip(of_length.tolist(), found, strict=True):
