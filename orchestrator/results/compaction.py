@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.results import parts
 from orchestrator.results.parts import put, serialise, temporary_folder
 from orchestrator.results.schema import TABLES, schema
 
@@ -73,29 +74,69 @@ def read_list(folder: Path) -> Compaction:
     return NOTHING
 
 
+class Lost(Exception):
+    """A compacted table that was the right one when it was opened can no longer be read: somebody else has changed it, or the disk."""
+
+
 def open_table(folder: Path, table: str, known: Compaction) -> pq.ParquetFile | None:
-    """A compacted table; None where it is not the one that the list knows, or was written with another schema."""
+    """A compacted table; None where it is not the one that the list knows, or was written with another schema.
+
+    Its digest is taken here, and what is read later is compared with the checksums of its pages.
+    """
     if table not in known.digests:
         return None
-    try:
-        # Never written to again: a new table is another file. So what is read is what the digest is taken of.
+    with contextlib.suppress(OSError, pa.ArrowException):
         content = pa.OSFile(str(file_of(folder, table)))
         if hashlib.file_digest(content, "sha256").hexdigest() != known.digests[table]:
             return None
-    except OSError:
-        return None
-    content.seek(0)
-    file = pq.ParquetFile(content, pre_buffer=False, buffer_size=_AT_ONCE)
-    return file if file.schema_arrow.equals(schema(table), check_metadata=False) else None
+        content.seek(0)
+        file = pq.ParquetFile(content, pre_buffer=False, buffer_size=_AT_ONCE, page_checksum_verification=True)
+        if file.schema_arrow.equals(schema(table), check_metadata=False):
+            return file
+    return None
+
+
+def read_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+    """Columns of a compacted table.
+
+    Raises:
+        Lost: it has changed since it was opened.
+
+    """
+    with _of_all_rows(file) as count:
+        table = parts.read_columns(file, columns).select(columns)
+        count(table.num_rows)
+    return table
 
 
 def read_marked(file: pq.ParquetFile, columns: Sequence[str], marks: pa.BooleanArray) -> pa.Table:
-    """Columns of the marked rows of a compacted table, of which all rows have a mark."""
+    """Columns of the marked rows of a compacted table, of which all rows have a mark.
+
+    Raises:
+        Lost: it has changed since it was opened.
+
+    """
     kept, start = [], 0
-    for batch in file.iter_batches(_AT_ONCE, columns=list(columns), use_threads=False):
-        kept.append(batch.select(columns).filter(marks.slice(start, len(batch))))
-        start += len(batch)
+    with _of_all_rows(file) as count:
+        for batch in file.iter_batches(_AT_ONCE, columns=list(columns), use_threads=False):
+            kept.append(batch.select(columns).filter(marks.slice(start, len(batch))))
+            start += len(batch)
+        count(start)
     return pa.Table.from_batches(kept, pa.schema([file.schema_arrow.field(name) for name in columns]))
+
+
+@contextlib.contextmanager
+def _of_all_rows(file: pq.ParquetFile) -> Iterator[Callable[[int], None]]:
+    """Reading a file; gives what is to be told how many rows were read. One that was cut off may just have fewer."""
+
+    def count(rows: int) -> None:
+        if rows != file.metadata.num_rows:
+            raise Lost(f"{rows} of {file.metadata.num_rows} rows")
+
+    try:
+        yield count
+    except (OSError, pa.ArrowException) as error:
+        raise Lost(str(error)) from error
 
 
 def write(folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]], left: Mapping[str, Left]) -> None:

@@ -62,7 +62,7 @@ def temporary_folder(parts: Path) -> Path:
 def serialise(table: pa.Table) -> bytes:
     """The bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

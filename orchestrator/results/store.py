@@ -107,7 +107,7 @@ class ResultStore:
 
         """
         self._look()
-        return self._unless_changed(lambda: self._gathered(table, columns)[0])
+        return self._unless_changed(lambda compacted: self._gathered(table, compacted, columns)[0])
 
     def read_marked(
         self,
@@ -130,8 +130,8 @@ class ResultStore:
         """
         self._look()
 
-        def work() -> tuple[Found, pa.Table]:
-            rows = self._rows(table)
+        def work(compacted: bool) -> tuple[Found, pa.Table]:
+            rows = self._rows(table, compacted)
             found, marks = mark(self._taken(rows, by)[0])
             if rows.one_file is not None:
                 return found, compaction.read_marked(rows.one_file, columns, marks)
@@ -210,6 +210,7 @@ class ResultStore:
                 if time.time() - path.stat().st_mtime > grace_seconds and not receipt.exists():
                     path.unlink()
                     removed.append(path)
+        self._damaged.clear()  # What was damaged when it was looked at may have been on its way, and whole by now.
         set_aside = self.damaged
         for name in list(self._damaged):
             for table in TABLES:
@@ -252,15 +253,15 @@ class ResultStore:
             stamps = stamps_of(self.parts, name)
             noted = None if stamps is None else known.get((name, stamps))
             if noted is not None:
-                self._seen[name], self._digests[name] = noted.entries, noted.digests
+                self._digests[name], self._seen[name] = noted.digests, noted.entries
                 continue
             try:
                 rows, digests = check_part(self.parts, name, COLUMNS)
             except DamagedPart as error:
                 self._damaged[name] = error.damage
                 continue
-            self._seen[name] = tuple(Entry(name, **row) for row in rows_of(rows))
             self._digests[name] = digests
+            self._seen[name] = tuple(Entry(name, **row) for row in rows_of(rows))
             if stamps is not None and settled(stamps):
                 self._unnoted[name] = stamps, Known(digests, self._seen[name])
 
@@ -289,26 +290,32 @@ class ResultStore:
         """Of each part, in order, the finished attempts that do not count."""
         counted = self._counted()
         return {
-            name: tuple(
-                (e.trial_id, e.attempt) for e in entries if e.status == FINISHED and counted[e.trial_id] is not e
-            )
+            name: tuple((e.trial_id, e.attempt) for e in entries if e.status == FINISHED and e != counted[e.trial_id])
             for name, entries in sorted(self._seen.items())
         }
 
-    def _unless_changed(self, work: Callable[[], Found]) -> Found:
-        """Work on the rows that count, again where a part turns out not to be what the index says."""
+    def _unless_changed(self, work: Callable[[bool], Found]) -> Found:
+        """Work on the rows that count, again where what holds them turns out not to be what it was.
+
+        Args:
+            work: told whether to read what the compacted tables hold from them.
+
+        """
+        compacted = not self._from_parts
         while True:
             try:
-                return work()
+                return work(compacted)
             except _Changed as error:
                 self._doubt(error)
+            except compaction.Lost:
+                compacted = False
 
-    def _compact(self) -> None:
+    def _compact(self, compacted: bool) -> None:
         left = self._left_out()
         known = compaction.read_list(self.folder)
         whole = (compaction.open_table(self.folder, table, known) is not None for table in TABLES)
         if not (known.covers(left) and all(whole)):
-            compaction.write(self.folder, ((table, *self._gathered(table)) for table in TABLES), left)
+            compaction.write(self.folder, ((table, *self._gathered(table, compacted)) for table in TABLES), left)
 
     def _doubt(self, changed: _Changed) -> None:
         """A part that the index knows to be whole is not: its attempts do not count from here on, nor, once that is noted, for others."""
@@ -320,13 +327,15 @@ class ResultStore:
         if stamps is not None:
             self._unnoted[changed.part] = stamps, None
 
-    def _gathered(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, int]]:
+    def _gathered(
+        self, table: str, compacted: bool, columns: Sequence[str] | None = None
+    ) -> tuple[pa.Table, dict[str, int]]:
         """The rows that count, and how many of them are of each part."""
-        return self._taken(self._rows(table), schema(table).names if columns is None else columns)
+        return self._taken(self._rows(table, compacted), schema(table).names if columns is None else columns)
 
-    def _rows(self, table: str) -> _Rows:
+    def _rows(self, table: str, compacted: bool) -> _Rows:
         """Where the rows of a table that count are."""
-        known = compaction.NOTHING if self._from_parts else compaction.read_list(self.folder)
+        known = compaction.read_list(self.folder) if compacted else compaction.NOTHING
         file = compaction.open_table(self.folder, table, known)
         held = {} if file is None else known.held[table]
         runs: list[_Run | _Alone] = []
@@ -345,7 +354,7 @@ class ResultStore:
     def _taken(self, rows: _Rows, columns: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
         """Columns of these rows, and how many of them are of each part."""
         wanted = pa.schema([schema(rows.table).field(name) for name in columns])
-        compacted = None if rows.file is None else read_columns(rows.file, columns).select(columns)
+        compacted = None if rows.file is None else compaction.read_columns(rows.file, columns)
         pieces: list[pa.Table] = []
         counts: dict[str, int] = {}
         for run in rows.runs:

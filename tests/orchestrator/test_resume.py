@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.attempts import DIED, FAILED, FINISHED, INTERRUPTED, RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.results import index, store
 from orchestrator.results.store import ResultStore
 
 ATTEMPTS = Path("results/small/attempts")
@@ -33,6 +34,14 @@ def test_running_again_trains_nothing(finished, command):
     assert "4 done, 0 to run" in again.out
     assert len(states(finished)) == 4
     assert before == {path: path.read_bytes() for path in finished.rglob("results/small/parts/**/*.parquet")}
+
+
+def test_a_second_start_with_its_report_there_looks_at_each_part_once(finished, command, monkeypatch):
+    assert command("sweep.yaml", "--backend", "inline").code == 0
+    looked = []
+    monkeypatch.setattr(store, "stamps_of", lambda parts, name: looked.append(name) or index.stamps_of(parts, name))
+    assert command("sweep.yaml", "--backend", "inline").code == 0
+    assert sorted(looked) == sorted(p.stem for p in (finished / "results/small/parts/attempts").glob("2*.parquet"))
 
 
 def test_an_extended_file_runs_only_what_is_new(finished, command, edit):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from orchestrator.doctor import machine, places
 from orchestrator.doctor.finding import Finding
@@ -47,6 +48,7 @@ def test_the_round_on_this_machine(place, command, apart):
     assert list(found) == NAMES
     assert told["runs_here"]
     assert told["backends"]["local"] == {"lacks": []}
+    assert ("bfloat16 takes longer" in found["torch"]["said"]) == (torch.backends.cpu.get_cpu_capability() == "AVX2")
     assert found["images"]["said"].startswith("images: 2 classes (bolt, cloth), 24 training and 16 test images")
     assert found["weights"]["said"] == "base base.yaml: efficientnet_lite0, drawn at random"
     assert {finding["state"] for finding in told["findings"]} <= {"ok", "lacks", "note"}

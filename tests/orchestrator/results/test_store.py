@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleflow.errors import InvalidInput
-from orchestrator.results import parts
+from orchestrator.results import compaction, parts
 from orchestrator.results.schema import TABLES, schema
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import PartWriter, Refused
@@ -21,6 +21,14 @@ from orchestrator.results.writer import PartWriter, Refused
 
 def attempts_of(table):
     return {(t, a) for t, a in zip(table["trial_id"].to_pylist(), table["attempt"].to_pylist(), strict=True)}
+
+
+def flipped(content: bytes) -> bytes:
+    """With a bit changed in the middle of a column of figures."""
+    columns = pq.ParquetFile(pa.BufferReader(content)).metadata.row_group(0)
+    (of,) = [c for c in map(columns.column, range(columns.num_columns)) if c.path_in_schema == "image_auroc"]
+    at = of.dictionary_page_offset + of.total_compressed_size // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
 def test_what_is_written_is_read_with_the_explicit_schema(store, write, make_attempt):
@@ -153,6 +161,43 @@ def test_a_compacted_table_whose_bytes_changed_is_not_read(store, write, make_at
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert ResultStore(store.folder).read("metrics").equals(before)
+
+
+@pytest.mark.parametrize("harm", [lambda content: b"", lambda content: bytes(len(content)), flipped])
+def test_a_compacted_table_that_is_overwritten_while_it_is_read_gives_way_to_the_parts(
+    store, write, make_attempt, harm
+):
+    write(make_attempt(trial=1, rows=500))
+    store.compact()
+    before = store.read("metrics")
+    path = store.folder / "tables" / "metrics.parquet"
+    content = path.read_bytes()
+
+    def mark(by):
+        path.write_bytes(harm(content))  # In place, as no writer of ours does.
+        return None, pa.array([True] * len(by))
+
+    _, rows = ResultStore(store.folder).read_marked("metrics", ["task"], mark, before.column_names)
+    assert rows.to_pylist() == before.to_pylist()
+    path.write_bytes(content)
+    file = compaction.open_table(store.folder, "metrics", compaction.read_list(store.folder))
+    path.write_bytes(harm(content))
+    with pytest.raises(compaction.Lost):
+        compaction.read_columns(file, before.column_names)
+    store.compact()
+    assert pq.read_table(path).equals(before)
+
+
+def test_a_part_that_was_on_its_way_and_is_whole_now_is_not_set_aside(store, write, make_attempt):
+    name = write(make_attempt())
+    part, away = store.parts / "scores" / f"{name}.parquet", store.folder / "away"
+    part.rename(away)
+    reader = ResultStore(store.folder)
+    assert (reader.finished(), len(reader.damaged)) == ({}, 1)
+    away.rename(part)
+    assert reader.recover().set_aside == ()
+    assert len(reader.finished()) == 1
+    assert part.exists()
 
 
 def test_at_most_one_part_a_second_each_with_whole_attempts(store, make_attempt):
