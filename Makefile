@@ -25,7 +25,7 @@ bench: install
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/overhead.py --quick
-	$(BIN)/python benchmarks/sweep.py --images 12 --without c
+	$(BIN)/python benchmarks/sweep.py --only 5 --without c
 
 check: install
 	$(BIN)/ruff check .

@@ -64,13 +64,11 @@ def write_sweep(name: str, place: Path, given: argparse.Namespace) -> Path:
     return path
 
 
-def ours(
-    sweep: Path, place: Path, given: argparse.Namespace, workers: int = CORES, sets: list[str] | None = None
-) -> float:
-    """Seconds of `moleflow-sweep` with an empty cache."""
+def ours(sweep: Path, place: Path, images: Path, given: argparse.Namespace, workers: int = CORES) -> float:
+    """Seconds of `moleflow-sweep` with an empty cache, on images that are there, as the loop has them."""
     words = ["run", str(sweep), "--out", str(place / "out"), "--cache", str(place / "cache"), "--workers", str(workers)]
-    words += ["--data", str(given.data)] if given.data else []
-    for setting in [*(given.set or []), *(sets or [])]:
+    words += ["--data", str(images)]
+    for setting in given.set or []:
         words += ["--set", setting]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "orchestrator.cli", *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)
@@ -97,7 +95,7 @@ def compared(name: str, given: argparse.Namespace) -> dict[str, Any]:
             "base": given.base,
             "epochs": given.epochs,
         }
-        found["b_seconds"] = ours(path, place / "b", given)
+        found["b_seconds"] = ours(path, place / "b", prepared.inputs.dataset.root.absolute(), given)
         shared = rows_of(place / "b" / "out")
         found |= counts(place / "b")
         if "a" not in given.without:
@@ -165,7 +163,7 @@ def alone(
         one = place / "c" / trial.id
         one.mkdir(parents=True)
         (one / "one.yaml").write_text(yaml.safe_dump(document))
-        seconds += ours(one / "one.yaml", one, given, workers=1)
+        seconds += ours(one / "one.yaml", one, prepared.inputs.dataset.root.absolute(), given, workers=1)
         for key, row in rows_of(one / "out").items():
             looked += 1
             differing += any(row[name] != shared[key][name] for name in DIGITS)
