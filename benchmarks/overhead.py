@@ -309,7 +309,7 @@ def measure(sizes: argparse.Namespace, place: Path) -> Iterator[tuple[str, Figur
             )
             yield "local: joblib, the same rows stored", alone("joblib", place / f"joblib-{turn}", *size, True)
         for peer in ("joblib", "submitit", "tune"):
-            for stored in (False, True):
+            for stored in (False,) if peer == "joblib" else (False, True):
                 what = f"local: {peer}, {'the same rows stored' if stored else 'nothing stored'}"
                 yield what, alone(peer, place / f"{peer}-{stored}", *size, stored)
     if "tables" in sizes.only:

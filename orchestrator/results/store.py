@@ -210,7 +210,10 @@ class ResultStore:
                 if time.time() - path.stat().st_mtime > grace_seconds and not receipt.exists():
                     path.unlink()
                     removed.append(path)
-        self._damaged.clear()  # What was damaged when it was looked at may have been on its way, and whole by now.
+        # What was damaged when it was looked at may have been on its way, and whole by now; what the index was wrong about is noted first,
+        # so that it is read.
+        self._note()
+        self._damaged.clear()
         set_aside = self.damaged
         for name in list(self._damaged):
             for table in TABLES:

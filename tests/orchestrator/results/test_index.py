@@ -255,6 +255,15 @@ def test_bytes_that_changed_without_a_trace_are_never_compacted_and_run_again(st
     assert ResultStore(store.folder).damaged == ()
 
 
+def test_bytes_that_are_found_changed_are_set_aside_by_the_store_that_found_them(store, two):
+    path = file_of(store, "metrics", two)
+    flip_unseen(path)
+    reader = ResultStore(store.folder)
+    assert set(reader.read("metrics")["trial_id"].to_pylist()) == {"000000000001"}
+    assert [damage.path for damage in reader.recover().set_aside] == [path]
+    assert set(reader.finished()) == {"000000000001"}
+
+
 def test_a_receipt_that_changed_without_a_trace_is_found_too(store, two):
     path = file_of(store, "attempts", two)
     flip_unseen(path)
