@@ -22,12 +22,13 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from moleflow.config import TrialConfig
 from moleflow.data.embedded import render
-from moleflow.data.mvtec import Sample, TaskData, class_names, load_mask, scan
+from moleflow.data.loading import load_mask
+from moleflow.data.mvtec import Sample, TaskData, class_names, scan
 from moleflow.environment import open_environment
-from moleflow.features import FeatureCache
-from moleflow.knobs import base_layers, resolve, version_layer
+from moleflow.features.feature_cache import FeatureCache
+from moleflow.settings.config import TrialConfig
+from moleflow.settings.knobs import base_layers, resolve, version_layer
 
 Array = npt.NDArray[np.float32]
 BANK_SHARE, BANKS = 0.1, 5

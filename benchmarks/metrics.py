@@ -33,8 +33,8 @@ import torch
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from moleflow.features.timm_import import import_timm
 from moleflow.metrics.regions import FPR_LIMIT, pixel_metrics
-from moleflow.timm_import import import_timm
 
 Masks = npt.NDArray[np.bool_]
 Maps = npt.NDArray[np.float32]

@@ -21,17 +21,18 @@ BEGUN = time.perf_counter()
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from moleflow.backbone import FrozenBackbone  # noqa: E402
-from moleflow.config import TrialConfig, digest  # noqa: E402
-from moleflow.data.choice import choose  # noqa: E402
+from moleflow.cache.stages import ROOT, stage_id  # noqa: E402
 from moleflow.data.digests import DigestCache  # noqa: E402
-from moleflow.data.mvtec import Sample, load_image, scan  # noqa: E402
+from moleflow.data.loading import load_image  # noqa: E402
+from moleflow.data.mvtec import Sample, scan  # noqa: E402
+from moleflow.data.splits import choose_splits  # noqa: E402
 from moleflow.environment import open_environment  # noqa: E402
-from moleflow.evaluation import Evaluation  # noqa: E402
+from moleflow.features.backbone import FrozenBackbone  # noqa: E402
+from moleflow.features.weights import weights_identity  # noqa: E402
 from moleflow.models.detector import Detector  # noqa: E402
-from moleflow.stages import ROOT, stage_id  # noqa: E402
-from moleflow.training import Randomness, train_task  # noqa: E402
-from moleflow.weights import weights_identity  # noqa: E402
+from moleflow.settings.config import TrialConfig, digest  # noqa: E402
+from moleflow.training.evaluation import Evaluation  # noqa: E402
+from moleflow.training.train_task import Randomness, train_task  # noqa: E402
 
 
 class OnTheFly:
@@ -77,7 +78,7 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
     parent, detector, rows = ROOT, None, []
     kept: list[torch.Tensor] = []
     for task, data in enumerate(tasks):
-        chosen = choose(data, config.data, config.seed, place / "synthetic")
+        chosen = choose_splits(data, config.data, config.seed, place / "synthetic")
         training: Any = OnTheFly(backbone, config, chosen.train, forwards)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
@@ -90,7 +91,7 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         # Nothing is kept from the evaluation after the task before, as a script that ends with a table would.
         evaluation = Evaluation(config, detector)
         for seen, features in zip(tasks, kept, strict=False):
-            tested = choose(seen, config.data, config.seed, place / "synthetic").test
+            tested = choose_splits(seen, config.data, config.seed, place / "synthetic").test
             test = OnTheFly(backbone, config, tested, forwards)[:]
             evaluation.add_task(features, tested, seen.has_masks, lambda test=test: test)
         for j, seen in enumerate(tasks[: task + 1]):

@@ -33,15 +33,18 @@ import pyarrow.parquet as pq
 import trivial
 from rich.console import Console
 
-from orchestrator import launch, listing, reporting
-from orchestrator.drive import claim_folder
-from orchestrator.reports.final import METRICS
+from orchestrator.driver.driver import prepare_folder, write_plan
+from orchestrator.driver.launch import run_sweep
+from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.monitor.status import StatusReader
+from orchestrator.monitor.status_view import status_lines
+from orchestrator.plan import listing
+from orchestrator.reports import make
+from orchestrator.reports.final_metrics import METRICS
 from orchestrator.results.parts import make_part, write_part
 from orchestrator.results.schema import ATTEMPTS, TABLES, to_table
 from orchestrator.results.store import ResultStore
-from orchestrator.spec import make_sweep
-from orchestrator.status import StatusReader
-from orchestrator.status_view import as_lines
+from orchestrator.sweep.sweep import make_sweep
 
 SECTIONS = ("plan", "again", "status", "local", "tables")
 SEEDS = 5
@@ -70,12 +73,12 @@ def machine(_: Path, __: int) -> Figures:
 def plan(place: Path, trials: int, space: Mapping[str, Any]) -> Figures:
     """`moleflow-sweep plan` of so many trials."""
     document = {"name": "planned", "version": "v7", "base": trivial.DEMO, **space}
-    options = launch.Options(out=place / "results", cache=trivial.CACHE, yes=True)
+    options = Options(out=place / "results", cache=trivial.CACHE, yes=True)
 
     def work() -> None:
         sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})
-        found = launch.prepare(sweep, options)
-        assert len(listing.lines(found.plan)) > len(found.trials) == trials
+        found = prepare(sweep, options)
+        assert len(listing.plan_lines(found.plan)) > len(found.trials) == trials
 
     return timed(work)
 
@@ -92,8 +95,8 @@ def finish(place: Path, trials: int) -> Figures:
     """A finished sweep: every trial with a record and a part of its own."""
     found, options = trivial.prepared_sweep(place, trials // SEEDS, SEEDS)
     found.folder.mkdir(parents=True)
-    claim_folder(found)
-    worker = trivial.make_worker(launch.setup(found, options), lambda _: None)
+    write_plan(found)
+    worker = trivial.make_worker(worker_config(found, options), lambda _: None)
 
     def work() -> None:
         for trial in found.trials:
@@ -111,7 +114,7 @@ def again(place: Path, trials: int) -> Figures:
     def work() -> None:
         found, options = trivial.prepared_sweep(place, trials // SEEDS, SEEDS)
         assert len(found.plan.of("done")) == len(found.trials)
-        assert launch.run(found, options, Console(file=io.StringIO())) == 0
+        assert run_sweep(found, options, Console(file=io.StringIO())) == 0
 
     return timed(work)
 
@@ -121,7 +124,7 @@ def planned_again(place: Path, trials: int) -> Figures:
 
     def work() -> None:
         found, options = trivial.prepared_sweep(place, trials // SEEDS, SEEDS)
-        launch.open_folder(found, options, Console(file=io.StringIO()))
+        prepare_folder(found, options, Console(file=io.StringIO()))
         ResultStore(found.folder).compact()
 
     return timed(work)
@@ -133,7 +136,7 @@ def status(place: Path, _: int) -> Figures:
     def work() -> None:
         seen = StatusReader(place / "results").look()
         assert seen.counts["finished"] == len(seen.trials)
-        as_lines(seen)
+        status_lines(seen)
 
     return timed(work)
 
@@ -150,10 +153,10 @@ def full_look(place: Path, trials: int) -> Figures:
 def local(place: Path, trials: int, workers: int) -> Figures:
     """Trials that do nothing on this project's local backend."""
     from orchestrator.backends.local import LocalBackend
-    from orchestrator.events import Event
-    from orchestrator.runner import TrialSource
-    from orchestrator.search import PlannedTrials
-    from orchestrator.sweep_file import Resources
+    from orchestrator.execution.planned_trials import PlannedTrials
+    from orchestrator.execution.trial_source import TrialSource
+    from orchestrator.records.events import Event
+    from orchestrator.sweep.file_schema import Resources
 
     found, options = trivial.prepared_sweep(place, 1, trials)
     found.folder.mkdir(parents=True)
@@ -165,7 +168,7 @@ def local(place: Path, trials: int, workers: int) -> Figures:
         if event.kind == "started":
             begun.append(time.perf_counter())
 
-    LocalBackend(launch.setup(found, options), workers, make=trivial.make_worker).run(source, tell)
+    LocalBackend(worker_config(found, options), workers, make=trivial.make_worker).run(source, tell)
     assert len(source.tally.finished) == trials, source.tally
     return _a_trial(begun)
 
@@ -236,10 +239,10 @@ def fill(place: Path, rows: int) -> Figures:
     """A store of metric rows: 15 tasks, 120 rows a trial, 8 variants, compacted."""
     found, options = trivial.prepared_sweep(place, 8, max(2, rows // 960))
     found.folder.mkdir(parents=True)
-    claim_folder(found)
+    write_plan(found)
     store = ResultStore(found.folder)
     store.create()
-    worker = trivial.make_worker(launch.setup(found, options), lambda _: None)
+    worker = trivial.make_worker(worker_config(found, options), lambda _: None)
     names = tuple(f"class {n}" for n in range(15))
     draws = random.Random(0)
 
@@ -262,7 +265,7 @@ def tables(place: Path, _: int) -> Figures:
     """The report of these rows."""
 
     def work() -> None:
-        made, _ = reporting.report(place / "results")
+        made, _ = make.make_report(place / "results")
         assert made.tables
 
     return timed(work)

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import folder as sweep_folder
-from orchestrator import reporting
+from orchestrator.html_report.make import make_page
+from orchestrator.records import sweep_folder
+from orchestrator.reports import make
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import AttemptRows, PartWriter
 
@@ -143,7 +144,7 @@ def generate(place: Path, variants: int, seeds: int) -> None:
     of = sweep_folder.SweepFolder(
         "generated", "generated: numbers that no trial gave", baseline, tuple(ids), "embedded"
     )
-    sweep_folder.write(place, of, {})
+    sweep_folder.write_sweep_folder(place, of, {})
 
 
 def opening_ms(page: Path) -> list[float]:
@@ -180,9 +181,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         generate(Path(place), given.variants, given.seeds)
         begun = time.process_time()
-        made, _ = reporting.report(Path(place))
+        made, _ = make.make_report(Path(place))
         reported = time.process_time()
-        page = reporting.page(Path(place), made)
+        page = make_page(Path(place), made)
         ended = time.process_time()
         trials = len(made.lock.trials) if made.lock else 0
         print(f"{trials} trials of generated numbers, {given.variants} variants, {given.seeds} seeds each")

@@ -38,16 +38,16 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.cluster_utils import Cluster
 
-from orchestrator import launch
-from orchestrator.backends.ray import RayBackend
-from orchestrator.event_log import EventLog, event_logs
-from orchestrator.events import Event, Events
-from orchestrator.runner import TrialSource
-from orchestrator.search import PlannedTrials
-from orchestrator.spec import make_sweep
-from orchestrator.sweep_file import Resources
-from orchestrator.trial import Trial
-from orchestrator.work import Setup
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.execution.backend import WorkerConfig
+from orchestrator.execution.planned_trials import PlannedTrials
+from orchestrator.execution.trial_source import TrialSource
+from orchestrator.records.event_log import EventLog, event_logs
+from orchestrator.records.events import Event, Events
+from orchestrator.sweep.file_schema import Resources
+from orchestrator.sweep.sweep import make_sweep
+from orchestrator.sweep.trial import Trial
 
 NEEDS = Resources(cpus=1, mem_gb=0.1)
 DEMO = {"extends": "demo", "data": {"tasks": ["leather", "grid"], "train_images": 8, "test_images": 8}}
@@ -65,7 +65,7 @@ def trivial(place: Path, name: str, seconds: float) -> None:
 class Trivial:
     """What runs trials in the place of the project's worker; it tells of them as that one does."""
 
-    def __init__(self, seconds: float, setup: Setup, events: Events) -> None:
+    def __init__(self, seconds: float, setup: WorkerConfig, events: Events) -> None:
         self._seconds, self._place, self._tell = seconds, setup.folder, events
         self._log = EventLog(event_logs(setup.folder) / f"{setup.worker}.jsonl")
 
@@ -125,7 +125,7 @@ def raw(place: Path, trials: Sequence[Trial], seconds: float, held: Held) -> Non
     ).fit()
 
 
-def ours(trials: Sequence[Trial], seconds: float, held: Held, setup: Setup, address: str) -> None:
+def ours(trials: Sequence[Trial], seconds: float, held: Held, setup: WorkerConfig, address: str) -> None:
     """This project's backend."""
     source = TrialSource(PlannedTrials(trials), NEEDS, retries=0)
 
@@ -142,9 +142,9 @@ def alone(which: str, place: Path, address: str, count: int, seconds: float, cpu
     """One run in this process, which shall do nothing else."""
     document = {"name": "overhead", "version": "v3", "base": DEMO, "seeds": count}
     sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})
-    chosen = launch.Options(out=place / "results", cache=place / "cache", backend="ray")
-    prepared = launch.prepare(sweep, chosen)
-    setup = launch.setup(prepared, chosen)
+    chosen = Options(out=place / "results", cache=place / "cache", backend="ray")
+    prepared = prepare(sweep, chosen)
+    setup = worker_config(prepared, chosen)
     setup.folder.mkdir(parents=True)
     held = Held(count)
     start = time.time()

@@ -30,19 +30,19 @@ import optuna
 from optuna.trial import TrialState
 from surrogate import METRIC, Model, Surrogate, fit
 
-from moleflow.config import TrialConfig
 from moleflow.errors import InvalidInput
-from orchestrator.events import Event
-from orchestrator.spec import Sweep, load_sweep
-from orchestrator.study.found import study_of
-from orchestrator.study.search import OptunaSearch
-from orchestrator.study.space import Space
-from orchestrator.study.start import begin
-from orchestrator.study.storage import JOURNAL
-from orchestrator.study.values import Values
-from orchestrator.sweep_file import Sampler
-from orchestrator.trial import Inputs, Trial
-from orchestrator.work import Pause
+from moleflow.settings.config import TrialConfig
+from orchestrator.execution.backend import SourceSignal
+from orchestrator.records.events import Event
+from orchestrator.search.initial_trials import enqueue_initial_trials
+from orchestrator.search.objective import Values
+from orchestrator.search.optuna_search import OptunaSearch
+from orchestrator.search.space import Space
+from orchestrator.search.storage import JOURNAL
+from orchestrator.search.tried_trials import study_of
+from orchestrator.sweep.file_schema import Sampler
+from orchestrator.sweep.sweep import Sweep, load_sweep
+from orchestrator.sweep.trial import Inputs, Trial
 
 SAMPLERS = get_args(Sampler)
 AT_EACH_SIZE = 20
@@ -94,7 +94,7 @@ class Search:
         assert space.sweep.search is not None
         self.study, self._value = study, value
         self._known: dict[str, Values] = {}
-        begin(study, space, space.sweep.search, Path())
+        enqueue_initial_trials(study, space, space.sweep.search, Path())
         known = self._known
         self._search = OptunaSearch(
             study, space, lambda ids: {i: known[i] for i in ids if i in known}, "benchmark", lambda _: None
@@ -106,7 +106,7 @@ class Search:
         trial = self._search.ask()
         asked = Seconds.now() - start
         if not isinstance(trial, Trial):
-            assert trial is Pause.DONE
+            assert trial is SourceSignal.DONE
             return None
         values = {METRIC: self._value(trial.config), "seconds": 0.0, "parameters": 0.0}
         self._known[trial.id] = values

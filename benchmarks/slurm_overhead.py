@@ -16,18 +16,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import launch
-from orchestrator.backends.slurm import SlurmBackend
-from orchestrator.profile import SiteProfile
+from orchestrator.backends.slurm.backend import SlurmBackend
+from orchestrator.backends.slurm.job_array import array_shape, submitit_executor
+from orchestrator.backends.slurm.site_profile import SiteProfile
+from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.execution.backend import WorkerConfig
+from orchestrator.execution.planned_trials import PlannedTrials
+from orchestrator.execution.trial_source import TrialSource
+from orchestrator.execution.worker import Worker
 from orchestrator.results.store import ResultStore
-from orchestrator.runner import TrialSource
-from orchestrator.search import PlannedTrials
-from orchestrator.slurm.batch import executor, shape
-from orchestrator.spec import make_sweep
-from orchestrator.sweep_file import Resources
-from orchestrator.trial import Trial
-from orchestrator.work import Setup
-from orchestrator.worker import Worker
+from orchestrator.sweep.file_schema import Resources
+from orchestrator.sweep.sweep import make_sweep
+from orchestrator.sweep.trial import Trial
 
 NEEDS = Resources(time_min=20, mem_gb=2)
 TINY = {
@@ -38,22 +38,22 @@ TINY = {
 }
 
 
-def run_one(setup: Setup, trial: Trial) -> None:
+def run_one(setup: WorkerConfig, trial: Trial) -> None:
     """One trial, as somebody who uses submitit alone would run it."""
     worker = Worker(setup, lambda _: None)
     worker.run(trial)
     worker.flush()
 
 
-def plain(setup: Setup, trials: list[Trial], parallelism: int) -> None:
+def plain(setup: WorkerConfig, trials: list[Trial], parallelism: int) -> None:
     """submitit's map_array over the trials."""
     profile = SiteProfile(gres=None, parallelism=parallelism)
-    submitter = executor(setup.folder / "plain", "plain", shape(NEEDS, profile), profile, setup.threads)
+    submitter = submitit_executor(setup.folder / "plain", "plain", array_shape(NEEDS, profile), profile, setup.threads)
     for job in submitter.map_array(run_one, [setup] * len(trials), trials):
         job.result()
 
 
-def ours(setup: Setup, trials: list[Trial], parallelism: int, together: int) -> None:
+def ours(setup: WorkerConfig, trials: list[Trial], parallelism: int, together: int) -> None:
     """This project's backend over the trials."""
     source = TrialSource(PlannedTrials(trials), NEEDS, retries=0)
     profile = SiteProfile(gres=None, parallelism=parallelism, trials_per_job=together)
@@ -62,12 +62,12 @@ def ours(setup: Setup, trials: list[Trial], parallelism: int, together: int) -> 
         raise SystemExit(f"a trial failed: {event.facts['error']}")
 
 
-def timed(name: str, place: Path, trials: int, run: Callable[[Setup, list[Trial]], None]) -> None:
+def timed(name: str, place: Path, trials: int, run: Callable[[WorkerConfig, list[Trial]], None]) -> None:
     """Run a fresh sweep of so many trials and print when its results were there."""
     document = {"name": "overhead", "version": "v3", "base": TINY, "seeds": trials}
     sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})
-    prepared = launch.prepare(sweep, launch.Options(out=place / name, cache=place / "cache", backend="slurm"))
-    setup = launch.setup(prepared, launch.Options(backend="slurm"))
+    prepared = prepare(sweep, Options(out=place / name, cache=place / "cache", backend="slurm"))
+    setup = worker_config(prepared, Options(backend="slurm"))
     # Every sweep trains its own stages, and all have the features that the first one computed.
     setup = replace(setup, cache=place / f"cache of {name}")
     setup.cache.mkdir()

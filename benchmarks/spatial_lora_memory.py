@@ -13,8 +13,8 @@ import sys
 
 import torch
 
-from moleflow.config import Lora
 from moleflow.models.lora import LoRALinear
+from moleflow.settings.config import LoraKnobs
 
 WIDTH, SIDE, RANK, GRID = 768, 37, 32, 8
 
@@ -23,7 +23,7 @@ def growth(kind: str, images: int) -> float:
     """MiB by which one forward and backward pass raises the peak."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    lora = Lora(rank=RANK, grid_size=GRID, spatial=kind == "spatial")
+    lora = LoraKnobs(rank=RANK, grid_size=GRID, spatial=kind == "spatial")
     layer = LoRALinear(WIDTH, WIDTH, generator).add_expert(0, lora, generator)
     layer.base.requires_grad_(False)
     layer.active, layer.shape = "0", (2, 2)

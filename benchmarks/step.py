@@ -25,15 +25,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moleflow.config import TrialConfig
 from moleflow.environment import open_environment
-from moleflow.knobs import Layer, resolve, version_layer
+from moleflow.features.timm_import import import_timm
 from moleflow.models.adapters import InputAdapter
 from moleflow.models.detector import Detector
 from moleflow.models.flow import Flow, PatchBlock
 from moleflow.models.lora import LoraExpert, LoRALinear
-from moleflow.timm_import import import_timm
-from moleflow.training import Randomness, optimizer_of, train_step
+from moleflow.settings.config import TrialConfig
+from moleflow.settings.knobs import Layer, resolve, version_layer
+from moleflow.training.train_task import Randomness, optimizer_of, train_step
 from orchestrator.doctor.machine import SLOW_BFLOAT16
 
 IMAGES = 16

@@ -29,14 +29,14 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from moleflow.added import before
-from moleflow.config import TrialConfig, flatten
 from moleflow.errors import InvalidInput
-from orchestrator.axes import Distribution
+from moleflow.settings.config import TrialConfig, flatten_config
+from moleflow.settings.knob_history import values_before_knob_existed
 from orchestrator.results.store import ResultStore
-from orchestrator.study.space import Space
-from orchestrator.study.values import stored
-from orchestrator.trial import spell
+from orchestrator.search.objective import stored_values
+from orchestrator.search.space import Space
+from orchestrator.sweep.axes import Distribution
+from orchestrator.sweep.trial import spell
 
 METRIC = "image_auroc"
 Model = Literal["trees", "gp"]
@@ -70,7 +70,7 @@ class Surrogate:
 
     def value(self, config: TrialConfig) -> float:
         """The validation image AUROC that a configuration would have, mean over classes."""
-        return min(float(self.regression.predict(row(self.space, flatten(config))[None])[0]), 1.0)
+        return min(float(self.regression.predict(row(self.space, flatten_config(config))[None])[0]), 1.0)
 
     def __str__(self) -> str:
         """Its measure, in one line."""
@@ -99,7 +99,7 @@ def fit(space: Space, folder: Path, model: Model, seed: int) -> Surrogate:
     store = ResultStore(folder)
     configs = {r["trial_id"]: r["config"] for r in store.read("attempts", ["trial_id", "config"]).to_pylist()}
     by_settings: dict[bytes, tuple[npt.NDArray[np.float64], list[float]]] = {}
-    for trial_id, values in stored(store, list(configs)).items():
+    for trial_id, values in stored_values(store, list(configs)).items():
         if METRIC in values:
             found = row(space, _settings(configs[trial_id]))
             by_settings.setdefault(found.tobytes(), (found, []))[1].append(values[METRIC])
@@ -141,7 +141,7 @@ def _gp(columns: int, seed: int) -> RegressorMixin:
 
 def _settings(config: str) -> dict[str, Any]:
     """A stored configuration, with the knobs that are no part of an id at their first value."""
-    return before() | flatten(json.loads(config))
+    return values_before_knob_existed() | flatten_config(json.loads(config))
 
 
 def row(space: Space, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:

@@ -30,9 +30,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from moleflow.features import FeatureCache
-from orchestrator import launch
-from orchestrator.spec import load_sweep
+from moleflow.features.feature_cache import FeatureCache
+from orchestrator.driver.prepare import Options, Prepared, prepare
+from orchestrator.sweep.sweep import load_sweep
 
 HERE = Path(__file__).parent
 CORES = os.cpu_count() or 1
@@ -88,7 +88,7 @@ def compared(name: str, given: argparse.Namespace) -> dict[str, Any]:
         place = Path(scratch)
         path = write_sweep(name, place, given)
         sweep = load_sweep(path, sets=given.set or [], data_root=given.data)
-        prepared = launch.prepare(sweep, launch.Options(out=place / "none", cache=place / "plan"))
+        prepared = prepare(sweep, Options(out=place / "none", cache=place / "plan"))
         found: dict[str, Any] = {
             "sweep": name,
             "trials": len(prepared.trials),
@@ -116,9 +116,7 @@ def counts(place: Path) -> dict[str, Any]:
     }
 
 
-def notes_way(
-    prepared: launch.Prepared, shared: dict[Any, Any], place: Path, given: argparse.Namespace
-) -> dict[str, Any]:
+def notes_way(prepared: Prepared, shared: dict[Any, Any], place: Path, given: argparse.Namespace) -> dict[str, Any]:
     """(a), as a shell loop would."""
     trials = prepared.trials[: given.only] if given.only else prepared.trials
     seconds, startup, forwards, apart = [], [], 0, 0.0
@@ -151,7 +149,7 @@ def notes_way(
 
 
 def alone(
-    prepared: launch.Prepared, path: Path, shared: dict[Any, Any], place: Path, given: argparse.Namespace
+    prepared: Prepared, path: Path, shared: dict[Any, Any], place: Path, given: argparse.Namespace
 ) -> dict[str, Any]:
     """(c): a process and an empty cache for each trial; whether its digits are those of (b)."""
     seconds, differing, looked = 0.0, 0, 0

@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moleflow.config import TrialConfig
-from orchestrator import launch
-from orchestrator.events import Events
+from moleflow.settings.config import TrialConfig
+from orchestrator.driver.prepare import Options, Prepared, prepare
+from orchestrator.execution.backend import WorkerConfig
+from orchestrator.records.events import Events
 from orchestrator.results.schema import COMMON
-from orchestrator.spec import make_sweep
-from orchestrator.trial import Trial
-from orchestrator.work import Setup
+from orchestrator.sweep.sweep import make_sweep
+from orchestrator.sweep.trial import Trial
 
 if TYPE_CHECKING:  # They load torch, which a plan does without.
-    from moleflow.sequence import Outcome
-    from orchestrator.worker import Worker
+    from moleflow.training.sequence import SequenceResult
+    from orchestrator.execution.worker import Worker
 
 DEMO = {"extends": "demo", "data": {"tasks": ["leather", "grid"], "train_images": 8, "test_images": 8}}
 
@@ -71,9 +71,9 @@ def score_rows(names: tuple[str, ...], value: float) -> list[dict[str, Any]]:
     ]
 
 
-def _sequence(config: TrialConfig, _place: object, told: Any) -> Outcome:
+def _sequence(config: TrialConfig, _place: object, told: Any) -> SequenceResult:
     """Rows of a trial that was not run; they follow from its seed."""
-    from moleflow.sequence import Outcome, TaskReport
+    from moleflow.training.sequence import SequenceResult, TaskReport
 
     names = config.data.tasks
     value = 0.5 + (config.seed % 1000) / 2000
@@ -81,12 +81,14 @@ def _sequence(config: TrialConfig, _place: object, told: Any) -> Outcome:
         told.on_task(
             TaskReport(task, [metric_row(earlier, task, names, value) for earlier in range(task + 1)], [], 1.0, 0.0)
         )
-    return Outcome(score_rows(names, value), False, f"state of {value}", f"scores of {value}", [10] * len(names), 0.5)
+    return SequenceResult(
+        score_rows(names, value), False, f"state of {value}", f"scores of {value}", [10] * len(names), 0.5
+    )
 
 
-def make_worker(setup: Setup, events: Events) -> Worker:
+def make_worker(setup: WorkerConfig, events: Events) -> Worker:
     """The project's worker, in this process, with that sequence."""
-    from orchestrator import worker
+    from orchestrator.execution import worker
 
     vars(worker)["run_sequence"] = _sequence
     return worker.Worker(setup, events)
@@ -94,7 +96,7 @@ def make_worker(setup: Setup, events: Events) -> Worker:
 
 def attempt_row(of: Worker, trial: Trial) -> dict[str, Any]:
     """The row of a finished attempt at a trial, the first."""
-    from orchestrator.worker import first_row
+    from orchestrator.execution.attempt_row import first_row
 
     now = datetime.now(UTC)
     own = {"attempt": 1, "status": "finished", "started_at": now, "ended_at": now, "seconds_spent": 1.0}
@@ -102,10 +104,10 @@ def attempt_row(of: Worker, trial: Trial) -> dict[str, Any]:
     return first_row(of.setup, of.environment, trial) | own | digests
 
 
-def prepared_sweep(place: Path, variants: int, seeds: int) -> tuple[launch.Prepared, launch.Options]:
+def prepared_sweep(place: Path, variants: int, seeds: int) -> tuple[Prepared, Options]:
     """A sweep of `variants` learning rates and `seeds` seeds on the embedded images, with results in `place`."""
     rates = [round(1e-4 + k * 1e-7, 9) for k in range(variants)]
     document = {"name": "overhead", "version": "v3", "base": DEMO, "seeds": seeds, "grid": {"learning_rate": rates}}
     sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})
-    options = launch.Options(out=place / "results", cache=CACHE, yes=True, quiet=True)
-    return launch.prepare(sweep, options), options
+    options = Options(out=place / "results", cache=CACHE, yes=True, quiet=True)
+    return prepare(sweep, options), options

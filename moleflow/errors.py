@@ -22,7 +22,7 @@ class InvalidInput(MoleflowError):
     """A mistake in what the user gave. The message says what was given, what is allowed and what to do."""
 
 
-class Unreachable(InvalidInput):
+class WeightsUnavailable(InvalidInput):
     """Weights that are not on this machine cannot be fetched."""
 
 

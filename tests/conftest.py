@@ -19,7 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from orchestrator import cli
+from orchestrator.cli import entry
 from orchestrator.results.store import ResultStore
 
 # A shell that starts the tests in the background has SIGINT ignored, here and in every process that the tests start.
@@ -131,7 +131,7 @@ def run_here(folder: Path, *words: str, capture: pytest.CaptureFixture[str] | No
         patch.delenv("MOLEFLOW_DATA", raising=False)
         patch.setattr(sys, "argv", ["moleflow-sweep", *words])
         try:
-            cli.main()
+            entry.main()
             code = 0
         except SystemExit as left:
             code = int(left.code or 0)

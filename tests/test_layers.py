@@ -1,29 +1,79 @@
-"""The import arrows of the house: read from the source, not from what happens to be imported."""
+"""The house: rooms, the arrows allowed between them, and what no room may import. Read from the source, not from `sys.modules`."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("moleflow", "orchestrator") for path in (ROOT / package).rglob("*.py"))
-TIMM = {"moleflow/timm_import.py", "moleflow/backbone.py"}
-# A model may stand on another only where it is made of it.
+HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optuna", "pyarrow", "polars", "duckdb"}
+
+# Each room, and the rooms that it may import from. docs/architecture.md says what each one is.
+MOLEFLOW = {
+    "errors": "",
+    "files": "",
+    "metrics": "",
+    "code_digest": "errors",
+    "environment": "errors",
+    "settings": "errors",
+    "data": "code_digest errors files settings",
+    "models": "settings",
+    "cache": "code_digest environment errors files settings",
+    "features": "cache code_digest data environment errors settings",
+    "training": "cache data environment errors features metrics models settings",
+}
+ORCHESTRATOR = {
+    "exit_codes": "",
+    "host": "moleflow.errors moleflow.features",
+    "results": "moleflow.errors moleflow.files",
+    "sweep": "moleflow.errors moleflow.settings",
+    "records": "results moleflow.cache moleflow.errors moleflow.files",
+    "plan": "results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
+    "reports": "records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
+    "moleflow.settings",
+    "claims": "records reports results moleflow.errors moleflow.settings",
+    "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data "
+    "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
+    "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest "
+    "moleflow.environment moleflow.errors moleflow.features moleflow.settings",
+    "monitor": "execution host records results sweep moleflow.cache moleflow.errors",
+    "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.settings",
+    "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
+    "html_report": "monitor records reports results search moleflow.settings",
+    "driver": "backends execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
+    "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.settings",
+    "cli": "backends claims doctor driver exit_codes host html_report monitor plan records reports search sweep "
+    "moleflow.errors moleflow.settings",
+}
+ALLOWED = {
+    f"{package}.{room}": {name if name.startswith("moleflow.") else f"{package}.{name}" for name in below.split()}
+    for package, rooms in (("moleflow", MOLEFLOW), ("orchestrator", ORCHESTRATOR))
+    for room, below in rooms.items()
+}
+# A model may be made of another only where this says so.
 MODELS = {
     "detector": {"adapters", "flow", "patch_attention"},
-    "flow": {"coupling", "cross_patch", "lora"},
+    "flow": {"cached_tensor", "coupling", "cross_patch", "lora"},
     "cross_patch": {"coupling"},
-    "lora": {"spatial_lora"},
+    "lora": {"cached_tensor", "seeded_linear", "spatial_lora"},
+    "adapters": {"seeded_linear"},
 }
-HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optuna", "pyarrow", "polars", "duckdb"}
 
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def module(path: Path) -> str:
+    return name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -40,101 +90,117 @@ def imported(path: Path) -> set[str]:
     return set(imports(ast.parse(path.read_text())))
 
 
-def uses(path: Path, module: str) -> bool:
-    return any(found == module or found.startswith(f"{module}.") for found in imported(path))
+MODULES = {module(path): imported(path) for path in SOURCES}
+
+
+def room(dotted: str) -> str:
+    return ".".join(dotted.split(".")[:2])
+
+
+def own_imports(dotted: str) -> set[str]:
+    """The modules of this project that a module imports."""
+    found = set()
+    for one in MODULES[dotted]:
+        parent = one.rpartition(".")[0]
+        found |= {one} & MODULES.keys() or {parent} & MODULES.keys()
+    return found - {"moleflow", "orchestrator"}
+
+
+def arrows() -> dict[str, set[str]]:
+    """The rooms that each room imports from, itself left out."""
+    found: dict[str, set[str]] = {room(one): set() for one in MODULES if "." in one}
+    for dotted in MODULES:
+        if "." in dotted:
+            found[room(dotted)] |= {room(one) for one in own_imports(dotted)} - {room(dotted)}
+    return found
+
+
+def floors(rooms: dict[str, set[str]]) -> int:
+    """Floors of a house in which each room lies above all that it imports from."""
+    level: dict[str, int] = {}
+    for one in TopologicalSorter(rooms).static_order():
+        level[one] = 1 + max((level[below] for below in rooms.get(one, ())), default=0)
+    return max(level.values())
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    """An arrow that is not in the table fails, and so does a table that allows what nobody uses."""
+    assert arrows() == ALLOWED
+
+
+def test_there_is_no_circle_between_modules() -> None:
+    TopologicalSorter({dotted: own_imports(dotted) - {dotted} for dotted in MODULES}).prepare()
+
+
+@pytest.mark.parametrize(("package", "most"), [("moleflow", 5), ("orchestrator", 7)])
+def test_a_package_has_few_floors(package: str, most: int) -> None:
+    own = {
+        one: {below for below in rooms if below.startswith(package)}
+        for one, rooms in arrows().items()
+        if one.startswith(package)
+    }
+    assert floors(own) <= most
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_the_arrows(path):
-    here = name(path)
-    if here.startswith("moleflow/"):
-        assert not uses(path, "orchestrator")
-    elif here != "orchestrator/worker.py":
-        assert not uses(path, "moleflow.sequence")
-    if here not in TIMM:
-        assert not uses(path, "timm")
-    elif here != "moleflow/timm_import.py":
-        assert uses(path, "moleflow.timm_import.import_timm")
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        assert any(isinstance(called, ast.Name) and called.id == "import_timm" for called in calls)
-
-
-def test_the_two_packages_meet_in_the_worker():
-    assert uses(ROOT / "orchestrator/worker.py", "moleflow.sequence")
+def test_only_one_module_imports_timm_and_only_workers_run_sequences(path: Path) -> None:
+    here, found = module(path), imported(path)
+    heads = {one.split(".")[0] for one in found}
+    if here not in ("moleflow.features.timm_import", "moleflow.features.backbone"):
+        assert "timm" not in heads
+    if here == "moleflow.features.backbone":  # It calls the import that works without torchvision's operators.
+        assert "moleflow.features.timm_import.import_timm" in found
+    if here.startswith("orchestrator.") and here != "orchestrator.execution.worker":
+        assert not any(one.startswith("moleflow.training.sequence") for one in found)
+    if here.startswith(("moleflow.data", "moleflow.settings", "orchestrator.results", "orchestrator.reports")):
+        assert "torch" not in heads
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "moleflow/models").glob("[!_]*.py")), ids=name)
-def test_models_stand_side_by_side(path):
+def test_models_are_made_of_few_others(path: Path) -> None:
     siblings = {found.split(".")[2] for found in imported(path) if found.startswith("moleflow.models.")}
     assert siblings <= MODELS.get(path.stem, set())
 
 
-@pytest.mark.parametrize(
-    ("group", "apart"),
-    [
-        (
-            "moleflow/models",
-            ("moleflow.data", "moleflow.metrics", "moleflow.losses", "moleflow.training", "moleflow.sequence"),
-        ),
-        ("moleflow/metrics", ("moleflow",)),
-        (
-            "moleflow/data",
-            (
-                "moleflow.models",
-                "moleflow.metrics",
-                "moleflow.losses",
-                "moleflow.training",
-                "moleflow.sequence",
-                "torch",
-            ),
-        ),
-        ("orchestrator/results", ("orchestrator.reports", "orchestrator.backends", "orchestrator.worker", "torch")),
-        ("orchestrator/reports", ("orchestrator.backends", "orchestrator.worker", "orchestrator.spec", "torch")),
-    ],
-)
-def test_groups_keep_to_themselves(group, apart):
-    for path in (ROOT / group).rglob("*.py"):
-        own = f"{group.replace('/', '.')}."
-        for found in imported(path):
-            assert found.startswith(own) or not any(found == a or found.startswith(f"{a}.") for a in apart), (
-                name(path),
-                found,
-            )
+def test_planning_is_pure() -> None:
+    """Same sweep, same plan: no file, clock or process is looked at."""
+    for one in ("plan.plan", "plan.stage_tree", "sweep.expansion", "sweep.trial", "execution.planned_trials"):
+        assert not MODULES[f"orchestrator.{one}"] & {"os", "pathlib.Path", "time", "subprocess"}
 
 
-@pytest.mark.parametrize("module", ["config", "losses", "knobs", "documents", "errors"])
-def test_the_ground_knows_nothing_of_what_stands_on_it(module):
-    path = ROOT / f"moleflow/{module}.py"
-    above = (
-        "moleflow.data",
-        "moleflow.models",
-        "moleflow.metrics",
-        "moleflow.training",
-        "moleflow.sequence",
-        "moleflow.features",
-    )
-    assert not any(uses(path, one) for one in above)
+@pytest.mark.parametrize("program", ["import orchestrator", "from orchestrator.cli.entry import main"])
+def test_the_command_line_loads_nothing_heavy_by_itself(program: str) -> None:
+    """`--help` and completion answer at once."""
+    check = f"import sys; {program}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
-def test_planning_is_pure():
-    for module in ("planning", "expansion", "trial", "search"):
-        assert not imported(ROOT / f"orchestrator/{module}.py") & {"os", "pathlib.Path", "time", "subprocess"}
-
-
-def top_level(node: ast.AST) -> Iterator[str]:
-    return imports(node) if isinstance(node, ast.Import | ast.ImportFrom) else iter(())
-
-
-def test_the_command_line_loads_nothing_heavy_by_itself():
-    tree = ast.parse((ROOT / "orchestrator/cli.py").read_text())
-    first = {found for node in tree.body for found in imports(node) if isinstance(node, ast.Import | ast.ImportFrom)}
-    assert not {found.split(".")[0] for found in first} & HEAVY
-    # What a shell is offered after Tab is a part of an option's declaration; it imports nothing but when it is asked.
-    assert {found for found in first if found.startswith("orchestrator")} == {"orchestrator.completion"}
-    offered = ast.parse((ROOT / "orchestrator/completion.py").read_text())
-    assert not any(found.startswith(("moleflow", "orchestrator")) for node in offered.body for found in top_level(node))
-
-
-def test_the_entry_point_is_the_command_line():
+def test_the_entry_point_is_the_command_line() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"moleflow-sweep": "orchestrator.cli:main"}
+
+
+def definitions() -> Iterator[tuple[str, str, str, str]]:
+    """(kind, package, module, name) of every public class and function at the top of a module."""
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            kind = {ast.ClassDef: "class", ast.FunctionDef: "function"}.get(type(node))
+            if kind and not node.name.startswith("_"):  # type: ignore[attr-defined]
+                yield kind, name(path).split("/")[0], module(path), node.name  # type: ignore[attr-defined]
+
+
+def test_one_name_means_one_class() -> None:
+    places: dict[str, set[str]] = {}
+    for kind, _, here, one in definitions():
+        if kind == "class":
+            places.setdefault(one, set()).add(here)
+    assert {one: sorted(found) for one, found in places.items() if len(found) > 1} == {}
+
+
+def test_one_name_means_one_function_in_a_package() -> None:
+    places: dict[tuple[str, str], set[str]] = {}
+    for kind, package, here, one in definitions():
+        if kind == "function":
+            places.setdefault((package, one), set()).add(here)
+    assert {one: sorted(found) for one, found in places.items() if len(found) > 1} == {}

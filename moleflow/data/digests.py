@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from moleflow.data.images import check_image, read_bytes
+from moleflow.files import write_atomically
 
 # A file written this short a time ago could change again without its time stamp changing.
 _SETTLED_NS = 2_000_000_000
@@ -72,12 +72,7 @@ class DigestCache:
         self._new = {}
         rows = {name: [*stamp, *astuple(facts)] for name, (stamp, facts) in self._known.items()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_text(json.dumps(rows), encoding="utf-8")
-            os.replace(beside, self._path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(self._path, json.dumps(rows).encode(), durable=False)
 
     def _read(self) -> dict[str, tuple[Stamp, ImageFacts]]:
         if self._path is None:

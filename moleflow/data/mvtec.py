@@ -11,36 +11,24 @@ images changes no result.
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from moleflow.config import digest
 from moleflow.data.digests import DigestCache
-from moleflow.data.images import SUFFIXES, read_image, read_mask
-from moleflow.errors import Damaged, InvalidInput, did_you_mean
+from moleflow.data.images import SUFFIXES
+from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.settings.config import digest
 
 __all__ = [
     "DigestCache",
     "Sample",
     "TaskData",
     "class_names",
-    "limit",
-    "limit_test",
-    "load_image",
-    "load_mask",
     "scan",
-    "split",
 ]
 
 GOOD = "good"
-Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
 _WANTED = f"images ({', '.join(SUFFIXES)})"
 
 
@@ -200,81 +188,3 @@ def _visible(folder: Path) -> list[Path]:
 
 def _masks(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in _images(folder)}
-
-
-def load_image(sample: Sample, size: int, interpolation: Literal["bilinear", "bicubic"]) -> npt.NDArray[np.uint8]:
-    """The sample's image as RGB: uint8 (size, size, 3).
-
-    Raises:
-        Damaged: the file is not the one that was scanned.
-        InvalidInput: it cannot be read.
-    """
-    return _there(sample, lambda: read_image(sample.path, size, interpolation, sample.digest))
-
-
-def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
-    """The sample's defective pixels: bool (size, size), resized nearest; all False without a mask.
-
-    Raises:
-        Damaged: the file is not the one that was scanned.
-        InvalidInput: it cannot be read.
-    """
-    mask = sample.mask
-    if mask is None:
-        return np.zeros((size, size), dtype=np.bool_)
-    return _there(sample, lambda: read_mask(mask, size, sample.mask_digest))
-
-
-def _there(sample: Sample, read: Callable[[], Pixels]) -> Pixels:
-    """What `read` gives; generated files that were taken away, to keep the cache within its budget, are drawn again."""
-    try:
-        return read()
-    except (Damaged, InvalidInput):
-        if sample.redraw is None or all(path is None or path.exists() for path in (sample.path, sample.mask)):
-            raise
-    sample.redraw()
-    return read()
-
-
-def split(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Normal images as (train, validation), the order of `samples` kept.
-
-    Args:
-        fraction: share that is held out, rounded, at least one image if above 0.
-        seed: of the draw; the same images give the same split whatever their names.
-
-    Raises:
-        InvalidInput: no image would be left to train on.
-    """
-    held = max(1, round(fraction * len(samples))) if fraction > 0 else 0
-    if held >= len(samples):
-        left = f"which leaves no training image of {len(samples)}"
-        raise InvalidInput(f"data.validation_fraction: given {fraction}, {left}; take a smaller share or add images")
-    chosen = _drawn(samples, held, seed)
-    validation = tuple(s for i, s in enumerate(samples) if i in chosen)
-    return tuple(s for i, s in enumerate(samples) if i not in chosen), validation
-
-
-def limit(samples: Sequence[Sample], count: int | None, seed: int) -> tuple[Sample, ...]:
-    """At most `count` of the samples, drawn by content; None = all."""
-    chosen = range(len(samples)) if count is None else _drawn(samples, count, seed)
-    return tuple(s for i, s in enumerate(samples) if i in chosen)
-
-
-def limit_test(samples: Sequence[Sample], count: int | None, seed: int) -> tuple[Sample, ...]:
-    """At most `count` of the test samples, half of them defective; where one kind is short, the other fills up."""
-    if count is None:
-        return tuple(samples)
-    good = [s for s in samples if s.label == 0]
-    bad = [s for s in samples if s.label == 1]
-    defective = min(len(bad), max(math.ceil(count / 2), count - len(good)))
-    return limit(good, count - defective, seed) + limit(bad, defective, seed)
-
-
-def _drawn(samples: Sequence[Sample], count: int, seed: int) -> set[int]:
-    """Positions of `count` samples: ranked by a hash of seed and content, which knows no file names."""
-
-    def rank(position: int) -> tuple[str, int]:
-        return hashlib.sha256(f"{seed}:{samples[position].digest}".encode()).hexdigest(), position
-
-    return set(sorted(range(len(samples)), key=rank)[:count])

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
@@ -21,26 +19,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from moleflow.config import Data, digest
+from moleflow.code_digest import code_digest
 from moleflow.data.images import check_image
-from moleflow.data.mvtec import Sample, limit, load_image
+from moleflow.data.loading import load_image
+from moleflow.data.mvtec import Sample
+from moleflow.data.subsets import limit
 from moleflow.errors import InvalidInput
-from moleflow.source import code_digest
+from moleflow.files import write_atomically
+from moleflow.settings.config import DataKnobs, digest
 
 LEAST_SHARE, LARGEST_SHARE = 0.003, 0.08  # of the image's area; most are small, as most real defects are
 LEAST_CHANGE = 15.0  # mean absolute difference over the mask, in grey levels of 255
 _TRIES = 20
-_CODE = (
-    "data/images.py",
-    "data/mvtec.py",
-    "data/synthetic.py",
-)  # Other code may draw otherwise, and names its images otherwise.
 
 Pixels = npt.NDArray[np.uint8]
 Defective = tuple[Pixels, npt.NDArray[np.bool_]]
 
 
-def with_defects(normal: Sequence[Sample], settings: Data, folder: Path) -> tuple[Sample, ...]:
+def with_defects(normal: Sequence[Sample], settings: DataKnobs, folder: Path) -> tuple[Sample, ...]:
     """One defective image for each normal one; what is drawn depends on the settings and on the images' contents alone.
 
     Args:
@@ -84,7 +80,7 @@ def cut_paste(image: Pixels, draws: np.random.Generator) -> Defective:
     return found, mask
 
 
-def blend(image: Pixels, other: Pixels, draws: np.random.Generator) -> Defective:
+def blend_patch(image: Pixels, other: Pixels, draws: np.random.Generator) -> Defective:
     """`other`, turned and of shifted brightness, shown through the peaks of smooth noise in `image` (H, H, 3); and their mask (H, H)."""
     cells = int(draws.integers(4, 11))
     coarse = Image.fromarray(draws.standard_normal((cells + 2, cells + 2)).astype(np.float32))
@@ -112,12 +108,12 @@ def visible(draw: Callable[[], Defective], image: Pixels) -> Defective:
     return best
 
 
-def _made(sample: Sample, other: Sample | None, settings: Data, folder: Path) -> Sample:
+def _made(sample: Sample, other: Sample | None, settings: DataKnobs, folder: Path) -> Sample:
     """The defective image of `sample`: cut-paste, or a blend with `other`; from the folder, or drawn now."""
     kind = "cut-paste" if other is None else "blend"
     reads = settings.image_size, settings.interpolation
     contents = [kind, settings.validation_seed, sample.digest, other.digest if other else None]
-    name = digest([code_digest(*_CODE), *contents, *reads])
+    name = digest([code_digest("defects"), *contents, *reads])
     paths = folder / f"{name}.png", folder / f"{name}.mask.png"
     stored = [_sound(path) for path in paths]
     if None in stored:
@@ -127,7 +123,7 @@ def _made(sample: Sample, other: Sample | None, settings: Data, folder: Path) ->
             defective = visible(lambda: cut_paste(image, draws), image)
         else:
             texture = load_image(other, *reads)
-            defective = visible(lambda: blend(image, texture, draws), image)
+            defective = visible(lambda: blend_patch(image, texture, draws), image)
         stored = [_written(paths[0], defective[0]), _written(paths[1], defective[1] * np.uint8(255))]
     of_image, of_mask = stored
     again = partial(_made, sample, other, settings, folder)
@@ -159,10 +155,5 @@ def _written(path: Path, pixels: Pixels) -> str:
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        beside.write_bytes(buffer.getvalue())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, buffer.getvalue(), durable=False)
     return hashlib.sha256(buffer.getvalue()).hexdigest()

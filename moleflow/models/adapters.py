@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moleflow.config import Adapter
-from moleflow.linear import drawn_linear
+from moleflow.models.seeded_linear import seeded_linear
+from moleflow.settings.config import AdapterKnobs
 
 
 class InputAdapter(nn.Module):
@@ -19,7 +19,7 @@ class InputAdapter(nn.Module):
         identity: share of the untouched input in the output, 0 to 1.
     """
 
-    def __init__(self, width: int, config: Adapter, identity: float, generator: torch.Generator) -> None:
+    def __init__(self, width: int, config: AdapterKnobs, identity: float, generator: torch.Generator) -> None:
         super().__init__()
         self.identity = identity
         self.norm = config.norm
@@ -36,8 +36,8 @@ class InputAdapter(nn.Module):
             self.norm_weight = self.norm_bias = None
         hidden = {"D//4": max(1, width // 4), "max(D//2,128)": max(width // 2, 128)}
         size = hidden[config.hidden] if isinstance(config.hidden, str) else config.hidden
-        self.inner = drawn_linear(width, size, generator)
-        self.outer = drawn_linear(size, width, generator)
+        self.inner = seeded_linear(width, size, generator)
+        self.outer = seeded_linear(size, width, generator)
         with torch.no_grad():
             # "random" is small, so that a live residual starts near the identity as the published one does.
             self.outer.weight.mul_(0.0 if config.output_init == "zero" else 0.1)

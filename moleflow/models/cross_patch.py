@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from moleflow.config import Flow as FlowConfig
 from moleflow.models.coupling import SUBNET_SCALE, affine_coupling, scaled_permutation
+from moleflow.settings.config import FlowKnobs
 
 Subnet = Callable[[int, int], nn.Module]
 
@@ -35,7 +35,7 @@ class CrossPatchBlock(nn.Module):
     w_perm: Tensor
 
     def __init__(
-        self, width: int, config: FlowConfig, subnet: Subnet, rotation: Tensor, generator: torch.Generator
+        self, width: int, config: FlowKnobs, subnet: Subnet, rotation: Tensor, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.splits = [width - width // 2, width // 2]

@@ -10,15 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from moleflow.config import TrialConfig
 from moleflow.models.adapters import InputAdapter
 from moleflow.models.flow import Flow
 from moleflow.models.patch_attention import PatchAttention
+from moleflow.settings.config import TrialConfig
 
 _TASK_PART = re.compile(r"(?:^|\.)(?:experts|adapters|statistics)\.(\d+)\.")
 
 
-class Draws(Protocol):
+class InitialDraws(Protocol):
     """Named random generators: the same name gives the same numbers."""
 
     def __call__(self, name: str) -> torch.Generator:
@@ -55,7 +55,7 @@ class Detector(nn.Module):
 
     position: Tensor
 
-    def __init__(self, config: TrialConfig, shape: tuple[int, int, int], draws: Draws) -> None:
+    def __init__(self, config: TrialConfig, shape: tuple[int, int, int], draws: InitialDraws) -> None:
         super().__init__()
         self.config = config
         self.width = shape[2]
@@ -70,7 +70,7 @@ class Detector(nn.Module):
         )
         self.register_buffer("position", code, persistent=False)
 
-    def add_task(self, task: int, draws: Draws) -> None:
+    def add_task(self, task: int, draws: InitialDraws) -> None:
         """Add what `task` owns: statistics, adapter, experts (generators "adapter" and "expert")."""
         config = self.config
         if config.features.standardise == "per_task" or (config.features.standardise == "task0" and task == 0):

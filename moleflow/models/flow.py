@@ -10,12 +10,11 @@ import torch
 from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 
-from moleflow.config import Flow as FlowConfig
-from moleflow.config import Lora
-from moleflow.derived import Derived
+from moleflow.models.cached_tensor import CachedTensorValue
 from moleflow.models.coupling import affine_coupling, scaled_permutation
 from moleflow.models.cross_patch import CrossPatchBlock
 from moleflow.models.lora import LoRALinear
+from moleflow.settings.config import FlowKnobs, LoraKnobs
 
 Subnet = Callable[[int, int], nn.Module]
 
@@ -35,7 +34,7 @@ class Flow(nn.Module):
     """
 
     def __init__(
-        self, width: int, config: FlowConfig, generator: torch.Generator, dtype: torch.dtype = torch.float32
+        self, width: int, config: FlowKnobs, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
         self.width = width
@@ -46,7 +45,7 @@ class Flow(nn.Module):
         """Every linear layer that can hold experts, in order."""
         return iter(self._layers)
 
-    def add_expert(self, task: int, lora: Lora, generator: torch.Generator) -> None:
+    def add_expert(self, task: int, lora: LoraKnobs, generator: torch.Generator) -> None:
         """Give `task` its own low-rank expert in every layer."""
         for layer in self.layers():
             layer.add_expert(task, lora, generator)
@@ -92,7 +91,7 @@ class PatchBlock(nn.Module):
     Parameters and inverse are FrEIA's; the way forward is its own, with less work for the same numbers.
     """
 
-    def __init__(self, width: int, config: FlowConfig, subnet: Subnet, permutation: Tensor) -> None:
+    def __init__(self, width: int, config: FlowKnobs, subnet: Subnet, permutation: Tensor) -> None:
         super().__init__()
         # FrEIA draws its permutation from numpy's global generator, and takes minutes for a soft one of many channels. It is given
         # the cheap kind here and then overwritten.
@@ -111,7 +110,7 @@ class PatchBlock(nn.Module):
         with torch.no_grad():
             self.block.get_parameter("w_perm").copy_(permutation)
             self.block.get_parameter("w_perm_inv").copy_(permutation.T)
-        self._kept: Derived[tuple[Tensor, Tensor, Tensor]] = Derived()
+        self._kept: CachedTensorValue[tuple[Tensor, Tensor, Tensor]] = CachedTensorValue()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, H, W, D) and log_det (B, H, W) of x (B, H, W, D)."""
@@ -140,7 +139,7 @@ class PatchBlock(nn.Module):
         return whole
 
 
-def _block(width: int, config: FlowConfig, generator: torch.Generator, dtype: torch.dtype) -> nn.Module:
+def _block(width: int, config: FlowKnobs, generator: torch.Generator, dtype: torch.dtype) -> nn.Module:
     def subnet(inputs: int, outputs: int) -> nn.Sequential:
         hidden = max(1, round(config.hidden_ratio * inputs))
         return nn.Sequential(
@@ -148,13 +147,15 @@ def _block(width: int, config: FlowConfig, generator: torch.Generator, dtype: to
         ).to(dtype)
 
     if config.cpcf:
-        return CrossPatchBlock(width, config, subnet, rotation(width, generator), generator).to(dtype)
+        return CrossPatchBlock(width, config, subnet, random_rotation(width, generator), generator).to(dtype)
     soft = config.permutation == "soft"
-    permutation = rotation(width, generator) if soft else torch.eye(width)[torch.randperm(width, generator=generator)]
+    permutation = (
+        random_rotation(width, generator) if soft else torch.eye(width)[torch.randperm(width, generator=generator)]
+    )
     return PatchBlock(width, config, subnet, permutation.to(dtype))
 
 
-def rotation(width: int, generator: torch.Generator) -> Tensor:
+def random_rotation(width: int, generator: torch.Generator) -> Tensor:
     """A rotation (width, width) in float64, drawn uniformly (Haar) from SO(width).
 
     QR of a Gaussian matrix with the signs fixed (Mezzadri 2007).

@@ -7,10 +7,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from moleflow.config import Lora
-from moleflow.derived import Derived
-from moleflow.linear import drawn_linear
+from moleflow.models.cached_tensor import CachedTensorValue
+from moleflow.models.seeded_linear import seeded_linear
 from moleflow.models.spatial_lora import SpatialLoraExpert
+from moleflow.settings.config import LoraKnobs
 
 
 class LoraExpert(nn.Module):
@@ -20,7 +20,7 @@ class LoraExpert(nn.Module):
     bias (outputs) start at zero, so a new expert changes nothing.
     """
 
-    def __init__(self, inputs: int, outputs: int, lora: Lora, generator: torch.Generator) -> None:
+    def __init__(self, inputs: int, outputs: int, lora: LoraKnobs, generator: torch.Generator) -> None:
         super().__init__()
         self.scaling = lora.effective_scaling
         self.a = nn.Parameter(torch.empty(lora.rank, inputs))
@@ -31,7 +31,7 @@ class LoraExpert(nn.Module):
         else:
             nn.init.zeros_(self.a)
 
-    def forward(self, x: Tensor, base: nn.Linear, kept: Derived[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, base: nn.Linear, kept: CachedTensorValue[Tensor]) -> Tensor:
         """y (P, outputs) of x (P, inputs) through `base` with this update, the same at every position; in the precision of x.
 
         Without gradients the sum of the matrices is taken from `kept`.
@@ -90,14 +90,14 @@ class LoRALinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.base = drawn_linear(inputs, outputs, generator)
+        self.base = seeded_linear(inputs, outputs, generator)
         self.experts = nn.ModuleDict()
         self.active: str | None = None
         self.shape = (1, 1)
         self.products: torch.dtype | None = None
-        self._kept: Derived[Tensor] = Derived()
+        self._kept: CachedTensorValue[Tensor] = CachedTensorValue()
 
-    def add_expert(self, task: int, lora: Lora, generator: torch.Generator) -> Self:
+    def add_expert(self, task: int, lora: LoraKnobs, generator: torch.Generator) -> Self:
         """Give `task` an expert of its own."""
         kind = SpatialLoraExpert if lora.spatial else LoraExpert
         self.experts[str(task)] = kind(self.base.in_features, self.base.out_features, lora, generator)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from moleflow.config import Attention
+from moleflow.settings.config import AttentionKnobs
 
 
 class PatchAttention(nn.Module):
@@ -22,7 +22,7 @@ class PatchAttention(nn.Module):
         generator: source of the initial weights.
     """
 
-    def __init__(self, width: int, config: Attention, generator: torch.Generator) -> None:
+    def __init__(self, width: int, config: AttentionKnobs, generator: torch.Generator) -> None:
         super().__init__()
         hidden = config.hidden
         self.norm, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf, shrunk_covariance
 
-from moleflow.config import Router as RouterConfig
+from moleflow.settings.config import RouterKnobs
 
 JITTER = 1e-5
 
@@ -27,7 +27,7 @@ class TaskGaussian:
         return distances
 
 
-def fit_gaussian(pooled: npt.NDArray[np.float64], config: RouterConfig) -> TaskGaussian:
+def fit_gaussian(pooled: npt.NDArray[np.float64], config: RouterKnobs) -> TaskGaussian:
     """The Gaussian of a task's mean-pooled features (N, D).
 
     With fewer images than dimensions the sample covariance is singular and 1e-5 on its diagonal, all that the notes add, makes

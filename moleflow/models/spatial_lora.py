@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moleflow.config import Lora
+from moleflow.settings.config import LoraKnobs
 
 
 class SpatialLoraExpert(nn.Module):
@@ -22,7 +22,7 @@ class SpatialLoraExpert(nn.Module):
     for 16 images, seven arrays of patches x D, where plain LoRA takes 258 MiB and factors per patch would take 4 GiB.
     """
 
-    def __init__(self, inputs: int, outputs: int, lora: Lora, generator: torch.Generator) -> None:
+    def __init__(self, inputs: int, outputs: int, lora: LoraKnobs, generator: torch.Generator) -> None:
         super().__init__()
         self.scaling = lora.effective_scaling
         grid = lora.grid_size

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.events import Event, Events
-from orchestrator.work import Setup, Source, WorkItem, run_loop
+from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
+from orchestrator.records.events import Event, Events
 
 
 class InlineBackend:
     """Runs every trial here. What a worker tells is passed on at once, not at the next poll."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerConfig) -> None:
         self._setup = setup
 
-    def run(self, source: Source, events: Events) -> None:
+    def run(self, source: TrialSupply, events: Events) -> None:
         """Pull and run until the source is done."""
         run_loop(_InlineEngine(self._setup, events), source, events)
 
 
 class _InlineEngine:
-    def __init__(self, setup: Setup, events: Events) -> None:
-        from orchestrator.worker import Worker
+    def __init__(self, setup: WorkerConfig, events: Events) -> None:
+        from orchestrator.execution.worker import Worker
 
         self._worker = Worker(setup, events)
         self._item: WorkItem | None = None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import os
 import selectors
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,18 +14,19 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
-from orchestrator import disk
-from orchestrator.attempts import WORKER_DIED
-from orchestrator.events import ENDS, Event, Events
-from orchestrator.sweep_file import Resources
-from orchestrator.trial import Trial
-from orchestrator.variables import thread_variables, variables_set
-from orchestrator.work import Setup, Source, WorkItem, run_loop
+from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
+from orchestrator.host import disk
+from orchestrator.host.environment_variables import set_variables, thread_variables
+from orchestrator.host.hardware import available_cores, memory_gb, visible_gpus
+from orchestrator.records.attempts import WORKER_DIED
+from orchestrator.records.events import ENDS, Event, Events
+from orchestrator.sweep.file_schema import Resources
+from orchestrator.sweep.trial import Trial
 
 if TYPE_CHECKING:
-    from orchestrator.worker import Worker
+    from orchestrator.execution.worker import Worker
 
-    MakeWorker = Callable[[Setup, Events], Worker]
+    MakeWorker = Callable[[WorkerConfig, Events], Worker]
 
 STOP_SECONDS = 5.0
 
@@ -45,7 +44,7 @@ class LocalBackend:
 
     def __init__(
         self,
-        setup: Setup,
+        setup: WorkerConfig,
         workers: int | None = None,
         resources: Resources | None = None,
         stop_seconds: float = STOP_SECONDS,
@@ -64,13 +63,13 @@ class LocalBackend:
         """How many processes it starts at most."""
         return len(self._slots)
 
-    def run(self, source: Source, events: Events) -> None:
+    def run(self, source: TrialSupply, events: Events) -> None:
         """Pull and run until the source is done."""
         run_loop(_LocalEngine(self._setup, self._slots, self._stop_seconds, self._make), source, events)
 
 
 @dataclass
-class _Seat:
+class _WorkerSlot:
     """One worker process, its pipe, and the trials it has not yet reported the end of."""
 
     number: int
@@ -82,10 +81,12 @@ class _Seat:
 
 
 class _LocalEngine:
-    def __init__(self, setup: Setup, slots: list[str | None], stop_seconds: float, make: MakeWorker | None) -> None:
+    def __init__(
+        self, setup: WorkerConfig, slots: list[str | None], stop_seconds: float, make: MakeWorker | None
+    ) -> None:
         self._setup, self._slots, self._stop_seconds, self._make = setup, slots, stop_seconds, make
         self._context = multiprocessing.get_context("spawn")
-        self._seats: dict[int, _Seat] = {}
+        self._seats: dict[int, _WorkerSlot] = {}
         self._selector = selectors.DefaultSelector()  # Kept: to make one for each look costs more than the look.
 
     def free(self) -> int:
@@ -132,7 +133,7 @@ class _LocalEngine:
             self._leave(seat)
         self._selector.close()
 
-    def _start(self, number: int) -> _Seat:
+    def _start(self, number: int) -> _WorkerSlot:
         here, there = self._context.Pipe()
         setup = replace(self._setup, worker=f"{self._setup.worker}-{number}")
         variables = thread_variables(setup.threads)
@@ -140,30 +141,30 @@ class _LocalEngine:
         if gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = gpu
         process = self._context.Process(
-            target=_serve, args=(there, setup, self._make), name=f"moleflow worker {number}", daemon=True
+            target=_run_worker, args=(there, setup, self._make), name=f"moleflow worker {number}", daemon=True
         )
         # Ctrl-C reaches the whole process group, and so may SLURM's warning; the driver alone acts on them, from the worker's first
         # instruction on.
         before = {heard: signal.signal(heard, signal.SIG_IGN) for heard in (signal.SIGINT, signal.SIGUSR2)}
         try:
-            with variables_set(variables):
+            with set_variables(variables):
                 process.start()
         finally:
             for heard, handler in before.items():
                 signal.signal(heard, handler)
         there.close()
-        seat = self._seats[number] = _Seat(number, gpu, process, here, busy=False, open={})
+        seat = self._seats[number] = _WorkerSlot(number, gpu, process, here, busy=False, open={})
         self._selector.register(here, selectors.EVENT_READ, seat)
         self._selector.register(process.sentinel, selectors.EVENT_READ, seat)
         return seat
 
-    def _leave(self, seat: _Seat) -> None:
+    def _leave(self, seat: _WorkerSlot) -> None:
         del self._seats[seat.number]
         self._selector.unregister(seat.pipe)
         self._selector.unregister(seat.process.sentinel)
         seat.pipe.close()
 
-    def _receive(self, seat: _Seat, take: Callable[[Event], None]) -> bool:
+    def _receive(self, seat: _WorkerSlot, take: Callable[[Event], None]) -> bool:
         """Take one message, waiting for it where none is there; False once there will be no more."""
         try:
             message = seat.pipe.recv()
@@ -180,7 +181,7 @@ class _LocalEngine:
         take(message)
         return True
 
-    def _lost(self, seat: _Seat) -> list[Event]:
+    def _lost(self, seat: _WorkerSlot) -> list[Event]:
         """A worker died: each trial it still had costs an attempt, and its seat is free for a new process."""
         seat.process.join()
         self._leave(seat)
@@ -193,22 +194,27 @@ class _LocalEngine:
         ]
 
 
-def _serve(pipe: Connection, setup: Setup, make: MakeWorker | None) -> None:
+def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker | None) -> None:
     """The life of a worker process: take trials until told to end or until the driver is gone."""
-    from orchestrator.worker import Stop, Worker, stop_on_signal
+    from orchestrator.execution.signals import WorkerStopped, stop_on_signal
+    from orchestrator.execution.worker import Worker
 
     def tell(event: Event) -> None:
         try:
             pipe.send(event)
         except OSError:
-            raise Stop from None  # The driver is gone, and nobody would ever wait for this process.
+            raise WorkerStopped from None  # The driver is gone, and nobody would ever wait for this process.
 
     stop_on_signal()
-    with contextlib.suppress(Stop, EOFError, BrokenPipeError, ConnectionResetError):
+    with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError, ConnectionResetError):
         try:
             worker = (make or Worker)(setup, tell)
         except Exception as error:
-            why = disk.explain(setup.folder, error) if isinstance(error, OSError) else f"no worker can start: {error}"
+            why = (
+                disk.explain_disk_error(setup.folder, error)
+                if isinstance(error, OSError)
+                else f"no worker can start: {error}"
+            )
             tell(Event("fatal", "", {"error": why}))
             return
         asked = selectors.DefaultSelector()
@@ -230,34 +236,3 @@ def _serve(pipe: Connection, setup: Setup, make: MakeWorker | None) -> None:
             )  # The rest takes no time, and nobody would catch a Stop in it.
             worker.flush()
     os._exit(0)  # Everything is written; the interpreter would take a second to take torch apart.
-
-
-def memory_gb() -> float:
-    """Memory of this machine in GB; as much as anyone asks for where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (ValueError, OSError, AttributeError):
-        return math.inf
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without loading CUDA."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [gpu for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return done.stdout.split()

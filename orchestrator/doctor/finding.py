@@ -30,7 +30,7 @@ class Finding:
     mend: str | None = None
 
 
-def install(extra: str = "") -> str:
+def install_hint(extra: str = "") -> str:
     """The command that installs this project, with an extra: from its checkout, where it runs from one."""
     wanted = f"[{extra}]" if extra else ""
     if (PROJECT / "pyproject.toml").is_file():
@@ -39,7 +39,7 @@ def install(extra: str = "") -> str:
     return f"pip install 'moleflow-sweep{wanted}'"
 
 
-def asked(
+def run_program(
     command: Sequence[str], within_s: float, environment: Mapping[str, str] | None = None
 ) -> tuple[int | None, str, str]:
     """What a command answers: its exit code, stdout and stderr; the code is None where it is not there or answers too late."""

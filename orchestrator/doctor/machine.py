@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from moleflow.weights import PRETRAINED
-from orchestrator.backends.local import available_cores, memory_gb
-from orchestrator.doctor.finding import Finding, asked, install, one_line
-from orchestrator.sweep_file import Resources
+from moleflow.features.weights import PRETRAINED
+from orchestrator.doctor.finding import Finding, install_hint, one_line, run_program
+from orchestrator.host.hardware import available_cores, memory_gb
+from orchestrator.sweep.file_schema import Resources
 
 IMPORT_WITHIN_S = 120.0
 GPUS_WITHIN_S = 15.0
@@ -24,8 +24,8 @@ import json, sys
 import torch
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}
 found["cpu"] = torch.backends.cpu.get_cpu_capability()
-import orchestrator.worker
-from moleflow.timm_import import import_timm
+import orchestrator.execution.worker
+from moleflow.features.timm_import import import_timm
 timm = import_timm()
 model = sys.argv[1]
 if model:
@@ -40,14 +40,14 @@ print(json.dumps(found))
 """
 
 
-def python() -> Finding:
+def find_python() -> Finding:
     """The interpreter."""
     return Finding("python", "ok", f"{platform.python_version()} ({sys.executable})")
 
 
-def imports(model: str, weights: str) -> tuple[list[Finding], dict[str, Any]]:
+def find_imports(model: str, weights: str) -> tuple[list[Finding], dict[str, Any]]:
     """Whether a worker could start: torch, timm and all else that it imports; and what timm knows of a backbone's weights."""
-    code, out, error = asked(
+    code, out, error = run_program(
         [sys.executable, "-W", "ignore", "-c", _IMPORTS, model if weights == PRETRAINED else ""], IMPORT_WITHIN_S
     )
     try:
@@ -55,7 +55,7 @@ def imports(model: str, weights: str) -> tuple[list[Finding], dict[str, Any]]:
     except (ValueError, IndexError):
         code, found = 1, {}
     if code != 0:
-        return [Finding("worker", "lacks", f"cannot be imported: {one_line(error or out)}", install())], found
+        return [Finding("worker", "lacks", f"cannot be imported: {one_line(error or out)}", install_hint())], found
     build = f"CUDA {found['cuda']}" if found["cuda"] else "no CUDA"
     return [
         Finding("torch", "ok", f"{found['torch']} ({build}; {found['cpu']}{_slow(found['cpu'])})"),
@@ -67,7 +67,7 @@ def _slow(cpu: str) -> str:
     return "" if cpu != SLOW_BFLOAT16 else ": training.products: bfloat16 takes longer than float32 on this CPU"
 
 
-def gpus(torch_sees: int | None) -> Finding:
+def find_gpus(torch_sees: int | None) -> Finding:
     """The GPUs that nvidia-smi knows, and whether this torch sees any.
 
     Args:
@@ -75,7 +75,7 @@ def gpus(torch_sees: int | None) -> Finding:
 
     """
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    code, out, error = asked(query, GPUS_WITHIN_S)
+    code, out, error = run_program(query, GPUS_WITHIN_S)
     cards = [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
     if not cards:
         why = "" if code is None and "within" not in error else f" (nvidia-smi: {one_line(error or out)})"
@@ -92,7 +92,7 @@ def gpus(torch_sees: int | None) -> Finding:
     return Finding("gpus", "note", f"{said}; torch sees none of them", mend)
 
 
-def size() -> Finding:
+def find_size() -> Finding:
     """Cores and memory, and how many trials at once that makes."""
     needs, cores, memory = Resources(), available_cores(), memory_gb()
     at_once = max(1, int(min(cores // needs.cpus, memory // needs.mem_gb)))

@@ -22,20 +22,20 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 """What each needs, by the names of findings."""
 
 
-def lacking(findings: Sequence[Finding], needed: Sequence[str]) -> list[str]:
+def lacking_by_backend(findings: Sequence[Finding], needed: Sequence[str]) -> list[str]:
     """The findings among `needed` that lack something."""
     return [finding.name for finding in findings if finding.name in needed and finding.state == "lacks"]
 
 
 def runs_here(findings: Sequence[Finding]) -> bool:
     """Whether sweeps can run on this machine."""
-    return not lacking(findings, BACKENDS["local"])
+    return not lacking_by_backend(findings, BACKENDS["local"])
 
 
-def as_lines(findings: Sequence[Finding]) -> list[str]:
+def doctor_lines(findings: Sequence[Finding]) -> list[str]:
     """A line for each finding, backend and feature: ok, lacks or note, and how to mend it."""
-    verdicts = [(f"--backend {name}", lacking(findings, needed)) for name, needed in BACKENDS.items()]
-    verdicts += [(name, lacking(findings, needed)) for name, needed in FEATURES.items()]
+    verdicts = [(f"--backend {name}", lacking_by_backend(findings, needed)) for name, needed in BACKENDS.items()]
+    verdicts += [(name, lacking_by_backend(findings, needed)) for name, needed in FEATURES.items()]
     rows = [(f.state, f.name, f.said + (f"  [mend: {f.mend}]" if f.mend else "")) for f in findings]
     told = [("lacks" if missing else "ok", name, ", ".join(missing)) for name, missing in verdicts]
     width = max(len(name) for _, name, _ in (*rows, *told))
@@ -45,11 +45,11 @@ def as_lines(findings: Sequence[Finding]) -> list[str]:
     return [*lines[: len(rows)], "", *lines[len(rows) :]]
 
 
-def as_document(findings: Sequence[Finding]) -> dict[str, Any]:
+def doctor_document(findings: Sequence[Finding]) -> dict[str, Any]:
     """The same for programs."""
     return {
         "findings": [asdict(finding) for finding in findings],
-        "backends": {name: {"lacks": lacking(findings, needed)} for name, needed in BACKENDS.items()},
-        "features": {name: {"lacks": lacking(findings, needed)} for name, needed in FEATURES.items()},
+        "backends": {name: {"lacks": lacking_by_backend(findings, needed)} for name, needed in BACKENDS.items()},
+        "features": {name: {"lacks": lacking_by_backend(findings, needed)} for name, needed in FEATURES.items()},
         "runs_here": runs_here(findings),
     }

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrator.reports.final import MEAN
+from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.finished_trials import FinishedTrial
+from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.render import ABSENT
-from orchestrator.reports.variants import FinishedTrial, Variant, patch_grid, short_names, text, varying
+from orchestrator.reports.variants import VariantColumn, patch_grid, short_names, varying
 
 LORA_SCALING = "effective LoRA scaling"
 """The number that multiplies B A x: with scaling = alpha/rank it changes with the rank, and is no setting of its own."""
@@ -39,7 +41,7 @@ class Comparison:
     settings that a compared factor sets by itself, as a version does with its method knobs.
     """
 
-    variants: tuple[Variant, ...]
+    variants: tuple[VariantColumn, ...]
     compared: tuple[str, ...]
     baselines: tuple[int | None, ...]
     bundled: Mapping[str, tuple[str, ...]]
@@ -56,8 +58,8 @@ class Comparison:
         return len({variant.seeds for variant in self.variants}) <= 1
 
 
-def compare(
-    variants: Sequence[Variant],
+def compare_variants(
+    variants: Sequence[VariantColumn],
     baseline: Mapping[str, object] | None,
     covers: Mapping[str, Sequence[str]],
     bundles: Mapping[str, Mapping[str, Mapping[str, object]]] | None = None,
@@ -78,7 +80,7 @@ def compare(
     bundled: dict[str, list[str]] = {}
     confounds = []
     for path in sorted({path for v in variants for path in v.settings}):
-        values = tuple(text(v.settings.get(path, ABSENT)) for v in variants)
+        values = tuple(setting_text(v.settings.get(path, ABSENT)) for v in variants)
         if len(set(values)) > 1 and not any(_below(path, key) for key in compared):
             owners = [key for key in compared if _sets(key, path, variants, covers, bundles or {})]
             if owners:
@@ -105,7 +107,7 @@ def compare(
 def _sets(
     factor: str,
     path: str,
-    variants: Sequence[Variant],
+    variants: Sequence[VariantColumn],
     covers: Mapping[str, Sequence[str]],
     bundles: Mapping[str, Mapping[str, Mapping[str, object]]],
 ) -> bool:
@@ -116,15 +118,16 @@ def _sets(
     if brought is None:
         return True
     return all(
-        text(v.settings.get(path, ABSENT)) == text(brought.get(str(v.factors[factor]), {}).get(path, ABSENT))
+        setting_text(v.settings.get(path, ABSENT))
+        == setting_text(brought.get(str(v.factors[factor]), {}).get(path, ABSENT))
         for v in variants
         if factor in v.factors
     )
 
 
 def _baselines_first(
-    variants: Sequence[Variant], baselines: Sequence[int | None]
-) -> tuple[tuple[Variant, ...], tuple[int | None, ...]]:
+    variants: Sequence[VariantColumn], baselines: Sequence[int | None]
+) -> tuple[tuple[VariantColumn, ...], tuple[int | None, ...]]:
     """Each baseline before the columns that are measured against it, and last those without one; else as given."""
 
     def place(k: int) -> tuple[int, bool, int]:
@@ -141,7 +144,9 @@ def _below(path: str, name: str) -> bool:
     return path == name or path.startswith(f"{name}.")
 
 
-def _derived(variants: Sequence[Variant], compared: Sequence[str], baselines: Sequence[int | None]) -> list[Difference]:
+def _derived(
+    variants: Sequence[VariantColumn], compared: Sequence[str], baselines: Sequence[int | None]
+) -> list[Difference]:
     """What follows from settings, and differs where the setting that names it does not."""
     found = []
     grids = tuple(patch_grid(v.settings) for v in variants)
@@ -149,7 +154,9 @@ def _derived(variants: Sequence[Variant], compared: Sequence[str], baselines: Se
     if len(set(grids)) > 1 and not all(named) and "backbone.grid" not in compared:
         found.append(Difference(PATCH_GRID, grids, _affected(grids, baselines)))
     scalings = tuple(_lora_scaling(v) for v in variants)
-    rules = [tuple(text(v.settings.get(path, ABSENT)) for path in ("lora.scaling", "lora.alpha")) for v in variants]
+    rules = [
+        tuple(setting_text(v.settings.get(path, ABSENT)) for path in ("lora.scaling", "lora.alpha")) for v in variants
+    ]
     first = {rule: k for k, rule in reversed(list(enumerate(rules)))}
     against = [first[rules[k]] if of is None else of for k, of in enumerate(baselines)]
     # Whoever sets another rule or alpha means another scaling; under the same ones the rank alone has moved it.
@@ -157,12 +164,12 @@ def _derived(variants: Sequence[Variant], compared: Sequence[str], baselines: Se
     return [*found, Difference(LORA_SCALING, scalings, moved)] if moved else found
 
 
-def _lora_scaling(variant: Variant) -> str:
+def _lora_scaling(variant: VariantColumn) -> str:
     values = [trial.lora_scaling for trial in variant.trials]
     return " + ".join(dict.fromkeys(ABSENT if value is None else f"{value:.6g}" for value in values))
 
 
-def _environments(variant: Variant) -> list[Mapping[str, str]]:
+def _environments(variant: VariantColumn) -> list[Mapping[str, str]]:
     """Where the trials ran; they mostly share the object that says so."""
     return list({id(trial.environment): trial.environment for trial in variant.trials}.values())
 
@@ -179,13 +186,13 @@ def _affected(values: Sequence[str], baselines: Sequence[int | None]) -> frozens
     return frozenset(k for k, value in enumerate(values) if value != against[k])
 
 
-def _baselines(variants: Sequence[Variant], baseline: Mapping[str, object]) -> tuple[int | None, ...]:
+def _baselines(variants: Sequence[VariantColumn], baseline: Mapping[str, object]) -> tuple[int | None, ...]:
     if not baseline or not variants:
         return (None,) * len(variants)
     keys = list(variants[0].factors)
     dotted = {short: key for key, short in short_names(keys).items()}
-    wanted = {dotted.get(name, name): text(value) for name, value in baseline.items()}
-    held = [{key: text(value) for key, value in {**v.settings, **v.factors}.items()} for v in variants]
+    wanted = {dotted.get(name, name): setting_text(value) for name, value in baseline.items()}
+    held = [{key: setting_text(value) for key, value in {**v.settings, **v.factors}.items()} for v in variants]
     fitting = [k for k, of in enumerate(held) if wanted.items() <= of.items()]
 
     def of_column(k: int) -> int | None:
@@ -199,7 +206,7 @@ def _baselines(variants: Sequence[Variant], baseline: Mapping[str, object]) -> t
     return tuple(of_column(k) for k in range(len(variants)))
 
 
-def no_effects(variants: Sequence[Variant]) -> list[str]:
+def no_effects(variants: Sequence[VariantColumn]) -> list[str]:
     """One sentence for each group of variants whose digests agree for every seed that they share."""
     found: dict[tuple[str, str], list[str]] = {}
     taken: set[int] = set()
@@ -215,7 +222,7 @@ def no_effects(variants: Sequence[Variant]) -> list[str]:
     return lines
 
 
-def _alike(variants: Sequence[Variant]) -> list[set[int]]:
+def _alike(variants: Sequence[VariantColumn]) -> list[set[int]]:
     """For each variant the places of those that share a digest with it at some seed; no others can agree."""
     holders: dict[tuple[str, int, str], set[int]] = {}
     keys = [
@@ -231,7 +238,7 @@ def _digests(trial: FinishedTrial) -> tuple[tuple[str, str | None], ...]:
     return ("state", trial.state_digest), ("scores", trial.scores_digest)
 
 
-def _agreement(a: Variant, b: Variant) -> str | None:
+def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
     mine, theirs = ({trial.seed: trial for trial in v.trials} for v in (a, b))
     common = sorted(mine.keys() & theirs.keys())
     if not common:
@@ -248,7 +255,7 @@ def _agreement(a: Variant, b: Variant) -> str | None:
     return f"no effect on the scores (equal scores digests for {seeds})." if scores else None
 
 
-def saturated(variants: Sequence[Variant], classes: Sequence[str], metrics: Mapping[str, str]) -> list[str]:
+def saturated(variants: Sequence[VariantColumn], classes: Sequence[str], metrics: Mapping[str, str]) -> list[str]:
     """One sentence for each row of `metrics` ({metric: its name}) in which every seed of every column is 1."""
     rows = []
     for class_name in (*classes, MEAN):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow.errors import InvalidInput
-from orchestrator.reports.variants import FinishedTrial, plain
+from orchestrator.reports.finished_trials import FinishedTrial
+from orchestrator.reports.number_format import plain_value
 
 _OPENS, _CLOSES = "\n<!-- lock\n", "\n-->\n"
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -79,7 +80,7 @@ class Lock:
             "text": _sha256(body.encode()),
         }
         # A ">" in a title must not end the comment.
-        lines = [f"{json.dumps(key)}: {_canonical(plain(value))}" for key, value in content.items()]
+        lines = [f"{json.dumps(key)}: {_canonical(plain_value(value))}" for key, value in content.items()]
         return _OPENS + "{\n" + ",\n".join(lines).replace(">", "\\u003e") + "\n}" + _CLOSES
 
 
@@ -107,12 +108,12 @@ def inputs_digest(recipe: Recipe, rows: str, brings: object = None) -> str:
         brings: as for `make_lock`.
 
     """
-    return _sha256(_canonical([plain(asdict(recipe)), rows, report_code(), _made_with(brings)]).encode())
+    return _sha256(_canonical([plain_value(asdict(recipe)), rows, report_code(), _made_with(brings)]).encode())
 
 
 def _made_with(brings: object) -> dict[str, str]:
     packages = {name: version(name) for name in ("numpy", "scipy")}
-    return packages | {"what versions bring": _sha256(_canonical(plain(brings)).encode())[:16]}
+    return packages | {"what versions bring": _sha256(_canonical(plain_value(brings)).encode())[:16]}
 
 
 def _row_digest(trial: FinishedTrial, settings: str) -> str:

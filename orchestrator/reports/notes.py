@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.reports.differences import LORA_SCALING, SEEDS, Comparison, Difference, no_effects, saturated
-from orchestrator.reports.shared import shared_lines
-from orchestrator.reports.variants import FinishedTrial, Variant, lacking, mean_name, text
+from orchestrator.reports.finished_trials import FinishedTrial
+from orchestrator.reports.number_format import setting_text
+from orchestrator.reports.shared_settings import shared_lines
+from orchestrator.reports.variants import VariantColumn, lacking, mean_name
 from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
 
@@ -97,7 +99,7 @@ def _seed_note(comparison: Comparison) -> str:
     return f"† {words} A paired test uses only the seeds that a column shares with its baseline."
 
 
-def _densities(variants: Sequence[Variant]) -> list[str]:
+def _densities(variants: Sequence[VariantColumn]) -> list[str]:
     """Of what the likelihood is a density, where that is not the features themselves."""
     lines = []
     maps = {
@@ -118,7 +120,7 @@ def _densities(variants: Sequence[Variant]) -> list[str]:
     return lines
 
 
-def _flags(variants: Sequence[Variant]) -> list[str]:
+def _flags(variants: Sequence[VariantColumn]) -> list[str]:
     flags: dict[str, list[str]] = {}
     for variant in variants:
         for flag in dict.fromkeys(flag for t in variant.trials for flag in t.flags):
@@ -131,7 +133,7 @@ def _where(labels: Sequence[str], columns: int) -> str:
     return "" if len(labels) == columns else f" (in {_code(labels)})"
 
 
-def mean_notes(variants: Sequence[Variant], metrics: Mapping[str, str]) -> list[str]:
+def mean_notes(variants: Sequence[VariantColumn], metrics: Mapping[str, str]) -> list[str]:
     """Which of `metrics` ({metric: its name}) some class lacks, and which classes their means are over."""
     found: dict[str, list[str]] = {}
     for metric, name in metrics.items():
@@ -143,7 +145,7 @@ def mean_notes(variants: Sequence[Variant], metrics: Mapping[str, str]) -> list[
     return [f"{words}: {', '.join(names)}." for words, names in found.items()]
 
 
-def _stale(variants: Sequence[Variant], current_code: str) -> list[str]:
+def _stale(variants: Sequence[VariantColumn], current_code: str) -> list[str]:
     lines = []
     for v in variants:
         stale = [t for t in v.trials if t.code_digest != current_code]
@@ -170,7 +172,7 @@ def _compared(comparison: Comparison) -> str:
         return "no factor differs." if len(comparison.variants) > 1 else "one column, so nothing is compared."
     factors = []
     for key in comparison.compared:
-        values = dict.fromkeys(text(v.factors[key]) for v in comparison.variants)
+        values = dict.fromkeys(setting_text(v.factors[key]) for v in comparison.variants)
         factors.append(f"`{key}` ({', '.join(values)})")
     return f"compared: {'; '.join(factors)}."
 
@@ -188,14 +190,14 @@ def _differences(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _values(difference: Difference, variants: Sequence[Variant]) -> str:
+def _values(difference: Difference, variants: Sequence[VariantColumn]) -> str:
     columns: dict[str, list[str]] = {}
     for value, variant in zip(difference.values, variants, strict=True):
         columns.setdefault(value, []).append(variant.label)
     return f"`{difference.name}`: " + "; ".join(f"{value} in {_code(labels)}" for value, labels in columns.items())
 
 
-def _spread(variants: Sequence[Variant]) -> str:
+def _spread(variants: Sequence[VariantColumn]) -> str:
     if max(len(v.seeds) for v in variants) == 1:
         return "one seed gives no spread."
     return "cells are mean ± standard deviation over seeds (ddof 1)."
@@ -204,7 +206,7 @@ def _spread(variants: Sequence[Variant]) -> str:
 def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> list[str]:
     if not baseline:
         return []
-    name = ", ".join(f"{key}={text(value)}" for key, value in baseline.items())
+    name = ", ".join(f"{key}={setting_text(value)}" for key, value in baseline.items())
     pairs = list(enumerate(comparison.baselines))
     without = [comparison.variants[k].label for k, of in pairs if of is None]
     if len(without) == len(pairs):
@@ -251,7 +253,7 @@ def _reason(row: Mapping[str, Any] | None, split: str) -> tuple[str, str]:
     """Why a trial is not in the tables, in a word; and which one it is, with its error."""
     if row is None:
         return "not run", ""
-    factors = [f"{key}={text(value)}" for key, value in json.loads(row["factors"]).items()] or [row["version"]]
+    factors = [f"{key}={setting_text(value)}" for key, value in json.loads(row["factors"]).items()] or [row["version"]]
     which = ", ".join([*factors, f"seed {row['seed']}"])
     if row["status"] == FINISHED:
         return f"finished without {split} rows", which

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from orchestrator.reports.bootstrap import RESAMPLES, Contrast, Interval, TrialScores, intervals
+from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.statistics import effect_size, exact, floor, holm, seed_noise, signed_rank, t_interval
-from orchestrator.reports.variants import FinishedTrial, Variant
+from orchestrator.reports.variants import VariantColumn
 
 BOOTSTRAP_SEED = 0
 _EXACT = 12
@@ -20,7 +21,7 @@ SEEDS = "seeds (t)"
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedComparison:
     """Variant b against variant a over the `n` seeds that both have.
 
     Attributes:
@@ -63,13 +64,13 @@ class Paired:
         return len(self.seeds)
 
 
-def paired(
-    pairs: Sequence[tuple[Variant, Variant]],
+def compare_paired(
+    pairs: Sequence[tuple[VariantColumn, VariantColumn]],
     scores: Mapping[str, TrialScores],
     classes: Sequence[Sequence[str] | None] | None = None,
     metric: str = "image_auroc",
     resamples: int = RESAMPLES,
-) -> list[Paired]:
+) -> list[PairedComparison]:
     """Compare the second variant of each pair with the first; together they are one family.
 
     Args:
@@ -81,7 +82,7 @@ def paired(
 
     """
     selected = [None] * len(pairs) if classes is None else list(classes)
-    found: list[Paired] = []
+    found: list[PairedComparison] = []
     contrasts: dict[int, Contrast] = {}
     for k, ((a, b), of_pair) in enumerate(zip(pairs, selected, strict=True)):
         result, contrast = _one(a, b, scores if metric == "image_auroc" else {}, of_pair, metric)
@@ -99,25 +100,25 @@ def paired(
 
 
 def _one(
-    a: Variant, b: Variant, scores: Mapping[str, TrialScores], classes: Sequence[str] | None, metric: str
-) -> tuple[Paired, Contrast | None]:
+    a: VariantColumn, b: VariantColumn, scores: Mapping[str, TrialScores], classes: Sequence[str] | None, metric: str
+) -> tuple[PairedComparison, Contrast | None]:
     """All but what needs the bootstrap, and what the bootstrap needs."""
     of_a, of_b = ({trial.seed: trial for trial in v.trials} for v in (a, b))
     seeds = tuple(sorted(of_a.keys() & of_b.keys()))
     if not seeds:
-        return Paired((), resampled="no seed in common"), None
+        return PairedComparison((), resampled="no seed in common"), None
     trials = [(of_a[seed], of_b[seed]) for seed in seeds]
     if len({frozenset(trial.classes) for pair in trials for trial in pair}) > 1:
-        return Paired(seeds, resampled="not the same classes"), None
+        return PairedComparison(seeds, resampled="not the same classes"), None
     names = tuple(sorted(trials[0][0].classes if classes is None else classes))
     values = [(_mean(x, names, metric), _mean(y, names, metric)) for x, y in trials]
     first = [x for x, _ in values if x is not None]
     second = [y for _, y in values if y is not None]
     if not names or len(first) < len(seeds) or len(second) < len(seeds):
-        return Paired(seeds, resampled="the metric is undefined"), None
+        return PairedComparison(seeds, resampled="the metric is undefined"), None
     differences = [round(y - x, _EXACT) for x, y in zip(first, second, strict=True)]
     over_seeds = t_interval(differences)
-    result = Paired(
+    result = PairedComparison(
         seeds,
         baseline=fmean(first),
         difference=fmean(differences),
@@ -164,7 +165,7 @@ def _unusable(
     return None
 
 
-def _with_interval(result: Paired, interval: Interval | None) -> Paired:
+def _with_interval(result: PairedComparison, interval: Interval | None) -> PairedComparison:
     if interval is None:
         return replace(result, resampled="one image of a kind: nothing to draw from")
     what = IMAGES_AND_SEEDS if interval.over_seeds else IMAGES
@@ -178,18 +179,18 @@ BEYOND = "beyond seed noise"
 UNDECIDED = "undecided"
 
 
-def _trials(result: Paired, a: Variant, b: Variant) -> list[tuple[FinishedTrial, FinishedTrial]]:
+def _trials(result: PairedComparison, a: VariantColumn, b: VariantColumn) -> list[tuple[FinishedTrial, FinishedTrial]]:
     of_a, of_b = ({trial.seed: trial for trial in v.trials} for v in (a, b))
     return [(of_a[seed], of_b[seed]) for seed in result.seeds]
 
 
-def _equal(result: Paired, a: Variant, b: Variant) -> bool:
+def _equal(result: PairedComparison, a: VariantColumn, b: VariantColumn) -> bool:
     """Whether the scores of all seeds in common are the same, bit by bit."""
     trials = _trials(result, a, b)
     return bool(trials) and all(x.scores_digest is not None and x.scores_digest == y.scores_digest for x, y in trials)
 
 
-def _verdict(result: Paired, a: Variant, b: Variant, metric: str) -> str:
+def _verdict(result: PairedComparison, a: VariantColumn, b: VariantColumn, metric: str) -> str:
     if _equal(result, a, b):
         return NO_EFFECT
     if result.difference is None:

@@ -13,12 +13,11 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from moleflow.documents import read_mapping
 from moleflow.errors import InvalidInput
-from orchestrator.reports.cells import change_text
-from orchestrator.reports.final import MEAN
+from moleflow.settings.yaml_reader import read_mapping
+from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.number_format import change_text, setting_text
 from orchestrator.reports.render import ABSENT
-from orchestrator.reports.variants import text
 
 FOLDER = Path(__file__).parents[2] / "results" / "published"
 NOT_RECORDED = "not recorded"
@@ -83,7 +82,7 @@ class PublishedRun(_Keys):
 
     def setting(self, path: str) -> str:
         """A setting as tables show it; what is inferred says so."""
-        value = text(self.settings.get(path, NOT_RECORDED))
+        value = setting_text(self.settings.get(path, NOT_RECORDED))
         return f"{value} (inferred)" if path in self.inferred else value
 
 
@@ -140,12 +139,12 @@ def before_of(rows: PublishedRows, run: PublishedRun) -> PublishedRun | None:
     return None if run.against is None else rows.run(run.against)
 
 
-def marks(rows: PublishedRows, run: PublishedRun) -> list[str]:
+def confound_marks(rows: PublishedRows, run: PublishedRun) -> list[str]:
     """What is wrong with the step to this run from the one that it builds on: confounded, without effect, or nothing."""
     of = before_of(rows, run)
     if of is None:
         return []
-    found = ["†"] if confounds(of, run, run.compares) else []
+    found = ["†"] if published_confounds(of, run, run.compares) else []
     return [*found, "(no effect)"] if without_effect(of, run) else found
 
 
@@ -156,7 +155,7 @@ def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
         return []
     step, compared = f"{before.name} -> {run.name}", ", ".join(f"`{path}`" for path in run.compares)
     lines = []
-    found = confounds(before, run, run.compares)
+    found = published_confounds(before, run, run.compares)
     if found:
         each = "; ".join(f"`{c.path}`: {c.before} in `{before.name}`, {c.after} in `{run.name}`" for c in found)
         lines.append(f"† {step} is confounded. Compared: {compared}. Not compared, yet different: {each}.")
@@ -171,7 +170,7 @@ def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
 
 def run_records(rows: PublishedRows, run: PublishedRun) -> list[tuple[object, ...]]:
     """A run as rows of a report's CSV; the figures stand there as they are printed."""
-    own = " ".join(["published", *marks(rows, run)])
+    own = " ".join(["published", *confound_marks(rows, run)])
     n = None if run.settings.get("seed") in (None, NOT_RECORDED) else 1
     return [(rows.dataset, run.label, *place, figure, None, n, None, own) for place, figure in run.figures().items()]
 
@@ -189,7 +188,7 @@ class Published:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load(folder: Path = FOLDER) -> Published:
+def load_published(folder: Path = FOLDER) -> Published:
     """The rows in every YAML file of `folder`, those with figures of single classes first.
 
     Raises:
@@ -245,11 +244,11 @@ class Confound:
     after: str
 
 
-def confounds(before: PublishedRun, after: PublishedRun, compared: Sequence[str]) -> tuple[Confound, ...]:
+def published_confounds(before: PublishedRun, after: PublishedRun, compared: Sequence[str]) -> tuple[Confound, ...]:
     """Every setting beside the `compared` ones that differs between two runs, or that is not recorded for one of them."""
     found = []
     for path in sorted({*before.settings, *after.settings} - set(compared)):
-        a, b = (text(run.settings.get(path, ABSENT)) for run in (before, after))
+        a, b = (setting_text(run.settings.get(path, ABSENT)) for run in (before, after))
         if a != b or NOT_RECORDED in (a, b):
             found.append(Confound(path, before.setting(path), after.setting(path)))
     return tuple(found)

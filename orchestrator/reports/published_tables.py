@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.reports.cells import change_text
-from orchestrator.reports.final import MEAN
+from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.number_format import change_text, setting_text
 from orchestrator.reports.published import (
     ClaimedChanges,
     Published,
     PublishedRows,
     PublishedRun,
     before_of,
+    confound_marks,
     follows,
-    marks,
     relative_change,
     run_records,
     step_notes,
 )
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.tables import MAIN, Report
-from orchestrator.reports.variants import text
 
 NOTES_NAMES = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUC", "pixel_auroc": "Pixel AUC"}
 _CONTEXT = {"backbone.model": "Backbone", "patch_grid": "Patch grid"}
 
 
-def published_report(published: Published) -> Report:
+def build_published_report(published: Published) -> Report:
     """The published rows with their confounds; nothing in it was measured here."""
     tables, records = [], []
     for rows in published.files:
@@ -49,7 +48,7 @@ def runs_table(rows: PublishedRows) -> Table:
     routing = {run.figure(c, m) for run in rows.runs for c, m in places if m == "routing_accuracy"} - {None}
     shown = [(c, m) for c, m in places if m != "routing_accuracy" or len(routing) > 1]
     notes = [f"Routing accuracy: {routing.pop()} wherever it is published."] if len(routing) == 1 else []
-    seeds = {text(run.settings.get("seed")) for run in rows.runs}
+    seeds = {setting_text(run.settings.get("seed")) for run in rows.runs}
     if len(seeds) == 1 and seeds != {"not recorded"}:
         notes.append(f"Seeds: {seeds.pop()} (n = 1 in every row): no spread, and no test, can be given.")
     notes += [line for run in rows.runs for line in step_notes(rows, run)]
@@ -59,7 +58,7 @@ def runs_table(rows: PublishedRows) -> Table:
     for run in rows.runs:
         context = [Cell(run.setting(path)) for path in _CONTEXT]
         figures = [Cell(run.figure(c, m) or ABSENT) for c, m in shown]
-        body.append((" ".join([run.name, *marks(rows, run)]), (*context, *figures)))
+        body.append((" ".join([run.name, *confound_marks(rows, run)]), (*context, *figures)))
     header = ("Run", *_CONTEXT.values(), *(f"{c} {MAIN[m]}" for c, m in shown))
     sequence = " -> ".join(rows.classes) or str(rows.tasks)
     return Table(f"Published: {sequence} ({rows.dataset})", header, tuple(body), tuple(notes))
@@ -82,7 +81,7 @@ def steps_table(rows: PublishedRows) -> Table:
         before = before_of(rows, run)
         if before is not None:
             changes = [Cell(change_text(relative_change(before.figure(MEAN, m), run.figure(MEAN, m)))) for m in metrics]
-            name = " ".join([f"{before.name} -> {run.name}", *marks(rows, run)])
+            name = " ".join([f"{before.name} -> {run.name}", *confound_marks(rows, run)])
             body.append((name, (*changes, Cell(", ".join(f"`{path}`" for path in run.compares)))))
     header = ("Step", *(f"{MEAN} {MAIN[m]}" for m in metrics), "Compared")
     notes = (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from orchestrator.reports.bootstrap import LEVEL
-from orchestrator.reports.cells import stdev
+from orchestrator.reports.number_format import stdev
 
 EFFECT_NAME = "d_z"
 """Cohen's d_z: the mean of the paired differences over their standard deviation."""

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.attempts import replace_text
-from orchestrator.reports.against import Against, against, against_table
-from orchestrator.reports.beside import beside, chosen_runs
-from orchestrator.reports.cells import Summary, change, change_text, metric_cells
-from orchestrator.reports.differences import Comparison, compare
-from orchestrator.reports.final import MEAN, METRICS
-from orchestrator.reports.further import FURTHER, further_table
+from moleflow.files import write_atomically
+from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baseline
+from orchestrator.reports.differences import Comparison, compare_variants
+from orchestrator.reports.final_metrics import MEAN, METRICS
+from orchestrator.reports.finished_trials import finished_trials
 from orchestrator.reports.lock import Lock, Recipe, make_lock
+from orchestrator.reports.means_and_cost_table import FURTHER, means_and_cost_table
 from orchestrator.reports.notes import header_lines, main_notes, mean_notes, same_columns, unfinished
+from orchestrator.reports.number_format import Summary, change, change_text, metric_cells, setting_text
 from orchestrator.reports.published import Published, run_records
+from orchestrator.reports.published_columns import chosen_runs, published_columns
 from orchestrator.reports.render import (
     Cell,
     Table,
@@ -25,7 +26,7 @@ from orchestrator.reports.render import (
     markdown_list,
     markdown_table,
 )
-from orchestrator.reports.variants import comparable_means, finished_trials, group, mean_name, text
+from orchestrator.reports.variants import comparable_means, group_variants, mean_name
 from orchestrator.results.store import ResultStore
 
 WIDEST = 8
@@ -76,7 +77,7 @@ class Report:
         return csv_text(_CSV, self.records)
 
 
-def build(
+def build_report(
     store: ResultStore,
     selection: set[str] | None,
     baseline: Mapping[str, object] | None,
@@ -113,13 +114,13 @@ def build(
     recipe = Recipe(title, wanted, baseline, split, command, current_code, digest)
     lock = make_lock(recipe, trials, [covers, bundles])
     trials = comparable_means(trials)
-    comparison = compare(group(trials), baseline, covers or {}, bundles)
+    comparison = compare_variants(group_variants(trials), baseline, covers or {}, bundles)
     missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
     header = header_lines(comparison, split)
     if not trials:
         return Report(title, header, (), missing, (), lock)
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
-    statistics = against(comparison, store, split)
+    statistics = compare_with_baseline(comparison, store, split)
     tables, records = tables_of(comparison, classes, baseline, current_code, statistics, published)
     return Report(title, header, tables, missing, records, lock)
 
@@ -129,7 +130,7 @@ def tables_of(
     classes: Sequence[str],
     baseline: Mapping[str, object] | None,
     current_code: str | None,
-    statistics: Sequence[Against],
+    statistics: Sequence[BaselineComparison],
     published: Published | None = None,
 ) -> tuple[tuple[Table, ...], tuple[Record, ...]]:
     """The tables of a comparison that has a finished trial, and the numbers behind them.
@@ -144,11 +145,11 @@ def tables_of(
     notes = main_notes(comparison, baseline, classes, detection, current_code)
     name = _baseline_name(comparison, baseline)
     tables = _main(comparison, classes, names, notes, _CHANGE + name)
-    tables.append(further_table(comparison, names, WIDEST))
-    tables += [against_table(of, comparison, names, name) for of in statistics]
+    tables.append(means_and_cost_table(comparison, names, WIDEST))
+    tables += [baseline_table(of, comparison, names, name) for of in statistics]
     records = _records(comparison, classes, current_code, statistics)
     if published is not None:
-        tables.append(beside(comparison, classes, names, MAIN, published, WIDEST))
+        tables.append(published_columns(comparison, classes, names, MAIN, published, WIDEST))
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))
     return tuple(tables), records
 
@@ -175,7 +176,7 @@ def write_text(path: Path, content: str) -> None:
         OSError: the folder cannot be written.
 
     """
-    replace_text(path, content, lasting=False)  # It can be made again.
+    write_atomically(path, content.encode(), durable=False)  # It can be made again.
 
 
 def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:
@@ -194,7 +195,11 @@ def _column_names(comparison: Comparison, current_code: str | None) -> tuple[str
 
 def _baseline_name(comparison: Comparison, baseline: Mapping[str, object] | None) -> str:
     labels = {comparison.variants[of].label for of in comparison.baselines if of is not None}
-    return labels.pop() if len(labels) == 1 else ", ".join(f"{key}={text(v)}" for key, v in (baseline or {}).items())
+    return (
+        labels.pop()
+        if len(labels) == 1
+        else ", ".join(f"{key}={setting_text(v)}" for key, v in (baseline or {}).items())
+    )
 
 
 def _summaries(comparison: Comparison, class_name: str, metric: str) -> list[Summary]:
@@ -245,7 +250,7 @@ def _main(
 
 
 def _records(
-    comparison: Comparison, classes: Sequence[str], current_code: str | None, statistics: Sequence[Against]
+    comparison: Comparison, classes: Sequence[str], current_code: str | None, statistics: Sequence[BaselineComparison]
 ) -> tuple[Record, ...]:
     records: list[list[Record]] = [[] for _ in comparison.variants]
     own = [

@@ -61,7 +61,7 @@ class Verdict:
         return [f"damaged: {', '.join(self.damaged)}; {left_out}"] * bool(self.damaged)
 
 
-def verify(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: str) -> Verdict:
+def check_report(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: str) -> Verdict:
     """Make a report again from the store in its folder, and compare.
 
     Args:

@@ -16,9 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moleflow.files import write_atomically
 from orchestrator.results import parts
-from orchestrator.results.parts import put, serialise, temporary_folder
-from orchestrator.results.schema import TABLES, schema
+from orchestrator.results.parts import serialise, temporary_folder
+from orchestrator.results.schema import TABLES, arrow_schema
 
 FILE = "compacted.json"
 _AT_ONCE = 2**16
@@ -28,7 +29,7 @@ Left = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldRows:
     """What a compacted table holds of a part: `rows` rows from row `start` on, those of the attempts `left` not among them."""
 
     start: int
@@ -41,7 +42,7 @@ class Compaction:
     """What the compacted tables of a results folder hold: the digest of each file, and by table what there is of each part."""
 
     digests: Mapping[str, str]
-    held: Mapping[str, Mapping[str, Held]]
+    held: Mapping[str, Mapping[str, HeldRows]]
 
     def covers(self, parts: Mapping[str, Left]) -> bool:
         """Whether they hold these parts with these attempts left out, and no others."""
@@ -63,18 +64,18 @@ def read_list(folder: Path) -> Compaction:
         if digest != hashlib.sha256(content).hexdigest().encode():
             return NOTHING
         told = json.loads(content)
-        held: dict[str, dict[str, Held]] = {table: {} for table in TABLES}
+        held: dict[str, dict[str, HeldRows]] = {table: {} for table in TABLES}
         start = dict.fromkeys(TABLES, 0)
         for name, rows, left in told["parts"]:
             gone = tuple((trial, attempt) for trial, attempt in left)
             for table, count in zip(TABLES, rows, strict=True):
-                held[table][name] = Held(start[table], count, gone)
+                held[table][name] = HeldRows(start[table], count, gone)
                 start[table] += count
         return Compaction(told["tables"], held)
     return NOTHING
 
 
-class Lost(Exception):
+class TableChanged(Exception):
     """A compacted table that was the right one when it was opened can no longer be read: somebody else has changed it, or the disk."""
 
 
@@ -91,12 +92,12 @@ def open_table(folder: Path, table: str, known: Compaction) -> pq.ParquetFile | 
             return None
         content.seek(0)
         file = pq.ParquetFile(content, pre_buffer=False, buffer_size=_AT_ONCE, page_checksum_verification=True)
-        if file.schema_arrow.equals(schema(table), check_metadata=False):
+        if file.schema_arrow.equals(arrow_schema(table), check_metadata=False):
             return file
     return None
 
 
-def read_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+def read_compacted_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
     """Columns of a compacted table.
 
     Raises:
@@ -131,15 +132,17 @@ def _of_all_rows(file: pq.ParquetFile) -> Iterator[Callable[[int], None]]:
 
     def count(rows: int) -> None:
         if rows != file.metadata.num_rows:
-            raise Lost(f"{rows} of {file.metadata.num_rows} rows")
+            raise TableChanged(f"{rows} of {file.metadata.num_rows} rows")
 
     try:
         yield count
     except (OSError, pa.ArrowException) as error:
-        raise Lost(str(error)) from error
+        raise TableChanged(str(error)) from error
 
 
-def write(folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]], left: Mapping[str, Left]) -> None:
+def write_compacted(
+    folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]], left: Mapping[str, Left]
+) -> None:
     """Write the tables, each with how many of its rows are of each part, in order; then the list of what they hold.
 
     Raises:
@@ -153,7 +156,9 @@ def write(folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]
     for table, compacted, rows[table] in tables:
         content = serialise(compacted)
         digests[table] = hashlib.sha256(content).hexdigest()
-        put(file_of(folder, table), content, temporary)
+        write_atomically(file_of(folder, table), content, folder=temporary)
     listed = [[name, [rows[table][name] for table in TABLES], gone] for name, gone in left.items()]
     text = json.dumps({"tables": digests, "parts": listed}, separators=(",", ":")).encode()
-    put(folder / "index" / FILE, hashlib.sha256(text).hexdigest().encode() + b"\n" + text, temporary)
+    write_atomically(
+        folder / "index" / FILE, hashlib.sha256(text).hexdigest().encode() + b"\n" + text, folder=temporary
+    )

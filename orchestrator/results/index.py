@@ -32,7 +32,7 @@ SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
-class Entry:
+class AttemptEntry:
     """What planning and reading have to know of one attempt in a part."""
 
     part: str
@@ -44,18 +44,18 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Known:
+class IndexedPart:
     """A part that was whole: the digests of its files, and its attempts."""
 
     digests: Digests
-    entries: tuple[Entry, ...]
+    entries: tuple[AttemptEntry, ...]
 
 
 COLUMNS = ["trial_id", "attempt", "status", "code_digest", "started_at"]
 """The columns of the attempts table that an entry is made of."""
 
 
-def stamps_of(parts: Path, name: str) -> Stamps | None:
+def file_stamps(parts: Path, name: str) -> Stamps | None:
     """Size and times of change of a part's files; None where one is missing."""
     found = []
     for table in TABLES:
@@ -67,7 +67,7 @@ def stamps_of(parts: Path, name: str) -> Stamps | None:
     return tuple(found)
 
 
-def settled(stamps: Stamps) -> bool:
+def older_than_clock_tick(stamps: Stamps) -> bool:
     """Whether whatever changes the files from now on changes their stamps too."""
     return max(at for _, *times in stamps for at in times) < time.time_ns() - SETTLED_NS
 
@@ -78,9 +78,9 @@ class PartIndex:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[str, int] = {}
-        self._known: dict[tuple[str, Stamps], Known | None] = {}
+        self._known: dict[tuple[str, Stamps], IndexedPart | None] = {}
 
-    def look(self) -> Mapping[tuple[str, Stamps], Known | None]:
+    def look(self) -> Mapping[tuple[str, Stamps], IndexedPart | None]:
         """Each part that was whole, by its name and the stamps that its files had; None for one that is in doubt."""
         with contextlib.suppress(OSError):  # Not there, or not to be read: then every part is.
             for name in os.listdir(self.folder):
@@ -90,7 +90,7 @@ class PartIndex:
                         self._known[part] = known if self._known.get(part, known) is not None else None
         return self._known
 
-    def note(self, writer: str, parts: Mapping[str, tuple[Stamps, Known | None]]) -> None:
+    def note(self, writer: str, parts: Mapping[str, tuple[Stamps, IndexedPart | None]]) -> None:
         """Append parts that are whole (None: in doubt) to the file of a writer; a full disk loses the lines and stops nothing."""
         if not parts:
             return
@@ -100,7 +100,7 @@ class PartIndex:
             with (self.folder / f"{writer}.jsonl").open("ab") as file:
                 file.write(lines)
 
-    def _new(self, name: str) -> Iterator[tuple[tuple[str, Stamps], Known | None]]:
+    def _new(self, name: str) -> Iterator[tuple[tuple[str, Stamps], IndexedPart | None]]:
         """The lines of a writer that are whole, of those appended since the last look."""
         with (self.folder / name).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -115,7 +115,7 @@ class PartIndex:
                 yield _parsed(line)
 
 
-def _line(name: str, stamps: Stamps, known: Known | None) -> bytes:
+def _line(name: str, stamps: Stamps, known: IndexedPart | None) -> bytes:
     told: dict[str, Any] = {"part": name, "files": stamps, "doubt": True}
     if known is not None:
         attempts = [[e.trial_id, e.attempt, e.status, e.code_digest, e.started_at.isoformat()] for e in known.entries]
@@ -124,7 +124,7 @@ def _line(name: str, stamps: Stamps, known: Known | None) -> bytes:
     return _digest(content) + b" " + content + b"\n"
 
 
-def _parsed(line: bytes) -> tuple[tuple[str, Stamps], Known | None]:
+def _parsed(line: bytes) -> tuple[tuple[str, Stamps], IndexedPart | None]:
     digest, _, content = line.partition(b" ")
     if digest != _digest(content):
         raise ValueError("damaged")
@@ -137,10 +137,10 @@ def _parsed(line: bytes) -> tuple[tuple[str, Stamps], Known | None]:
     if "doubt" in told:
         return key, None
     entries = [
-        Entry(part, trial, attempt, status, code, datetime.fromisoformat(started))
+        AttemptEntry(part, trial, attempt, status, code, datetime.fromisoformat(started))
         for trial, attempt, status, code, started in told["attempts"]
     ]
-    return key, Known(tuple(told["sha256"]), tuple(entries))
+    return key, IndexedPart(tuple(told["sha256"]), tuple(entries))
 
 
 def _digest(content: bytes) -> bytes:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moleflow.errors import Damaged
-from orchestrator.results.index import Digests, Stamps, stamps_of
+from moleflow.files import sync_folder, write_atomically
+from orchestrator.results.index import Digests, Stamps, file_stamps
 from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES
 
 _SIBLINGS = [table for table in TABLES if table != ATTEMPTS]
@@ -67,22 +67,6 @@ def serialise(table: pa.Table) -> bytes:
     return content
 
 
-def put(path: Path, content: bytes, temporary: Path) -> None:
-    """Make `path` hold `content`, or leave it as it is.
-
-    Raises:
-        OSError: the disk is full or not writable; nothing is left behind.
-
-    """
-    temp = temporary / f"{path.stem}.{uuid.uuid4().hex}"
-    try:
-        _write_synced(temp, content)
-        os.replace(temp, path)
-    except BaseException:
-        _remove([temp])
-        raise
-
-
 @dataclass(frozen=True)
 class Part:
     """A part that is ready to be written: its name, the bytes of its file in each table, and the digests that the index holds."""
@@ -115,7 +99,7 @@ def write_part(parts: Path, part: Part) -> Stamps | None:
     if MAPS in part.contents:
         place = maps_file(parts, part.name)
         place.parent.mkdir(exist_ok=True)
-        put(place, part.contents[MAPS], temporary_folder(parts))
+        write_atomically(place, part.contents[MAPS], folder=temporary_folder(parts))
     try:
         written = [(len(part.contents[table]), _write_synced(temps[table], part.contents[table])) for table in TABLES]
         for table in TABLES:  # attempts is the last of them
@@ -125,9 +109,9 @@ def write_part(parts: Path, part: Part) -> Stamps | None:
         if not part_file(parts, ATTEMPTS, part.name).exists():
             _remove([part_file(parts, table, part.name) for table in TABLES])
         raise
-    _sync_folder(parts / ATTEMPTS)
+    sync_folder(parts / ATTEMPTS)
     # The renaming too is a change, of which the system alone tells the time.
-    there = stamps_of(parts, part.name)
+    there = file_stamps(parts, part.name)
     return there and tuple((*own, changed) for own, (_, _, changed) in zip(written, there, strict=True))
 
 
@@ -230,16 +214,6 @@ def _write_synced(path: Path, content: bytes) -> int:
         os.utime(file.fileno(), ns=(now, now))
         os.fsync(file.fileno())
     return now
-
-
-def _sync_folder(folder: Path) -> None:
-    # Makes the renames last through a power cut; file systems that cannot do it for folders say so with an error.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _remove(paths: Sequence[Path]) -> None:

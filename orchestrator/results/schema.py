@@ -194,7 +194,7 @@ _JSON_KINDS = {"factors": dict, "packages": dict, "config": dict, "flags": list}
 
 
 @cache
-def schema(table: str) -> pa.Schema:
+def arrow_schema(table: str) -> pa.Schema:
     """The Arrow schema of a table; each field carries its meaning as metadata, so it travels with the file."""
     return pa.schema([pa.field(c.name, c.type, c.nullable, {"meaning": c.meaning}) for c in COLUMNS[table]])
 
@@ -223,7 +223,7 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
         if pa.types.is_floating(column.type) and not pc.all(pc.is_finite(array), min_count=0).as_py():
             hint = "null says 'undefined', and a diverged loss is a failed attempt"
             raise ValueError(f"{table}.{column.name}: NaN and infinity are not stored: {hint}")
-    return pa.Table.from_arrays(arrays, schema=schema(table))
+    return pa.Table.from_arrays(arrays, schema=arrow_schema(table))
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -250,7 +250,7 @@ def holding(column: pa.ChunkedArray, text: str) -> npt.NDArray[np.bool_]:
     return rows
 
 
-def marks(rows: npt.NDArray[np.bool_]) -> pa.BooleanArray:
+def boolean_mask(rows: npt.NDArray[np.bool_]) -> pa.BooleanArray:
     """An array of Arrow's, likewise."""
     return pa.Array.from_buffers(pa.uint8(), len(rows), [None, pa.py_buffer(rows.view(np.uint8))]).cast(pa.bool_())
 

@@ -22,22 +22,31 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moleflow.errors import InvalidInput
+from moleflow.files import write_atomically
 from orchestrator.results import compaction
-from orchestrator.results.index import COLUMNS, Digests, Entry, Known, PartIndex, Stamps, settled, stamps_of
+from orchestrator.results.index import (
+    COLUMNS,
+    AttemptEntry,
+    Digests,
+    IndexedPart,
+    PartIndex,
+    Stamps,
+    file_stamps,
+    older_than_clock_tick,
+)
 from orchestrator.results.parts import (
     Damage,
     DamagedPart,
     check_part,
     open_part_file,
     part_file,
-    put,
     read_columns,
     read_maps,
     serialise,
     temporary_folder,
 )
-from orchestrator.results.pictures import Pictures
-from orchestrator.results.schema import ATTEMPTS, FINISHED, MAPS, PRUNED, TABLES, rows_of, schema, to_table
+from orchestrator.results.schema import ATTEMPTS, FINISHED, MAPS, PRUNED, TABLES, arrow_schema, rows_of, to_table
+from orchestrator.results.thumbnails import ThumbnailStore
 
 GRACE_S = 60.0
 FOUND = "found"
@@ -46,7 +55,7 @@ _EMPTY = "00000000-empty"  # no rows: every reader sees the folder, with its sch
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedAttempt:
     """The attempt that counts of a finished trial."""
 
     attempt: int
@@ -74,11 +83,11 @@ class ResultStore:
         self.parts = folder / "parts"
         self.index = PartIndex(folder / "index")
         self._from_parts = from_parts
-        self._seen: dict[str, tuple[Entry, ...]] = {}
+        self._seen: dict[str, tuple[AttemptEntry, ...]] = {}
         self._damaged: dict[str, Damage] = {}
         self._digests: dict[str, Digests] = {}
-        self._unnoted: dict[str, tuple[Stamps, Known | None]] = {}
-        self._counting: dict[str, Entry] | None = None
+        self._unnoted: dict[str, tuple[Stamps, IndexedPart | None]] = {}
+        self._counting: dict[str, AttemptEntry] | None = None
 
     def create(self) -> None:
         """Make the folders, and in each table a file without rows.
@@ -92,7 +101,7 @@ class ResultStore:
             (self.parts / table).mkdir(exist_ok=True)
             empty = part_file(self.parts, table, _EMPTY)
             if not empty.exists():
-                put(empty, serialise(to_table(table, [])), temporary_folder(self.parts))
+                write_atomically(empty, serialise(to_table(table, [])), folder=temporary_folder(self.parts))
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows that count, each once: of a finished trial its one attempt, and every attempt that ended otherwise.
@@ -139,14 +148,14 @@ class ResultStore:
 
         return self._unless_changed(work)
 
-    def finished(self) -> dict[str, Finished]:
+    def finished(self) -> dict[str, FinishedAttempt]:
         """The finished trials by id, each with the attempt that counts.
 
         Of several finished attempts the lowest number counts; where code versions differ, of those made by the code of
         the most recently started one.
         """
         self._look()
-        return {trial: Finished(e.attempt, e.code_digest, e.started_at) for trial, e in self._counted().items()}
+        return {trial: FinishedAttempt(e.attempt, e.code_digest, e.started_at) for trial, e in self._counted().items()}
 
     def maps(self, trial_ids: Collection[str]) -> list[dict[str, Any]]:
         """The kept anomaly maps of finished trials, with small pictures of the images; without those that are lost.
@@ -160,7 +169,7 @@ class ResultStore:
         read = (read_maps(self.parts, part) for part in sorted(set(wanted.values())))
         rows = [row for table in read if table is not None for row in table.to_pylist()]
         rows = [row for row in rows if (row["trial_id"], row["attempt"]) in wanted]
-        pictures = Pictures(self.folder)
+        pictures = ThumbnailStore(self.folder)
         found = ((row, pictures.read(row["image_digest"])) for row in rows)
         return [row | {"picture": seen.picture, "mask": seen.mask} for row, seen in found if seen is not None]
 
@@ -253,7 +262,7 @@ class ResultStore:
         known = self.index.look() if new and not self._from_parts else {}
         for name in new:
             self._counting = None
-            stamps = stamps_of(self.parts, name)
+            stamps = file_stamps(self.parts, name)
             noted = None if stamps is None else known.get((name, stamps))
             if noted is not None:
                 self._digests[name], self._seen[name] = noted.digests, noted.entries
@@ -264,22 +273,22 @@ class ResultStore:
                 self._damaged[name] = error.damage
                 continue
             self._digests[name] = digests
-            self._seen[name] = tuple(Entry(name, **row) for row in rows_of(rows))
-            if stamps is not None and settled(stamps):
-                self._unnoted[name] = stamps, Known(digests, self._seen[name])
+            self._seen[name] = tuple(AttemptEntry(name, **row) for row in rows_of(rows))
+            if stamps is not None and older_than_clock_tick(stamps):
+                self._unnoted[name] = stamps, IndexedPart(digests, self._seen[name])
 
     def _note(self) -> None:
         """Let the index know of parts that were found whole without it, or not to be what it says."""
         self.index.note(FOUND, self._unnoted)
         self._unnoted.clear()
 
-    def _counted(self) -> dict[str, Entry]:
+    def _counted(self) -> dict[str, AttemptEntry]:
         if self._counting is None:
             self._counting = self._count()
         return self._counting
 
-    def _count(self) -> dict[str, Entry]:
-        trials: dict[str, list[Entry]] = {}
+    def _count(self) -> dict[str, AttemptEntry]:
+        trials: dict[str, list[AttemptEntry]] = {}
         for entry in (entry for entries in self._seen.values() for entry in entries if entry.status == FINISHED):
             trials.setdefault(entry.trial_id, []).append(entry)
         counted = {}
@@ -310,7 +319,7 @@ class ResultStore:
                 return work(compacted)
             except _Changed as error:
                 self._doubt(error)
-            except compaction.Lost:
+            except compaction.TableChanged:
                 compacted = False
 
     def _compact(self, compacted: bool) -> None:
@@ -318,7 +327,9 @@ class ResultStore:
         known = compaction.read_list(self.folder)
         whole = (compaction.open_table(self.folder, table, known) is not None for table in TABLES)
         if not (known.covers(left) and all(whole)):
-            compaction.write(self.folder, ((table, *self._gathered(table, compacted)) for table in TABLES), left)
+            compaction.write_compacted(
+                self.folder, ((table, *self._gathered(table, compacted)) for table in TABLES), left
+            )
 
     def _doubt(self, changed: _Changed) -> None:
         """A part that the index knows to be whole is not: its attempts do not count from here on, nor, once that is noted, for others."""
@@ -326,7 +337,7 @@ class ResultStore:
         self._counting = None
         self._damaged[changed.part] = changed.damage
         self._unnoted.pop(changed.part, None)
-        stamps = stamps_of(self.parts, changed.part)
+        stamps = file_stamps(self.parts, changed.part)
         if stamps is not None:
             self._unnoted[changed.part] = stamps, None
 
@@ -334,34 +345,34 @@ class ResultStore:
         self, table: str, compacted: bool, columns: Sequence[str] | None = None
     ) -> tuple[pa.Table, dict[str, int]]:
         """The rows that count, and how many of them are of each part."""
-        return self._taken(self._rows(table, compacted), schema(table).names if columns is None else columns)
+        return self._taken(self._rows(table, compacted), arrow_schema(table).names if columns is None else columns)
 
     def _rows(self, table: str, compacted: bool) -> _Rows:
         """Where the rows of a table that count are."""
         known = compaction.read_list(self.folder) if compacted else compaction.NOTHING
         file = compaction.open_table(self.folder, table, known)
         held = {} if file is None else known.held[table]
-        runs: list[_Run | _Alone] = []
+        runs: list[_RowRange | _UncompactedPart] = []
         for name, left in self._left_out().items():
             own = held.get(name)
             if own is None or own.left != left:
-                runs.append(_Alone(name, left))
+                runs.append(_UncompactedPart(name, left))
                 continue
             last = runs[-1] if runs else None
-            if not isinstance(last, _Run) or last.stop != own.start:
-                runs.append(last := _Run(own.start, own.start, {}))
+            if not isinstance(last, _RowRange) or last.stop != own.start:
+                runs.append(last := _RowRange(own.start, own.start, {}))
             last.parts[name] = own.rows
             last.stop += own.rows
         return _Rows(table, file, runs)
 
     def _taken(self, rows: _Rows, columns: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
         """Columns of these rows, and how many of them are of each part."""
-        wanted = pa.schema([schema(rows.table).field(name) for name in columns])
-        compacted = None if rows.file is None else compaction.read_columns(rows.file, columns)
+        wanted = pa.schema([arrow_schema(rows.table).field(name) for name in columns])
+        compacted = None if rows.file is None else compaction.read_compacted_columns(rows.file, columns)
         pieces: list[pa.Table] = []
         counts: dict[str, int] = {}
         for run in rows.runs:
-            if isinstance(run, _Alone):
+            if isinstance(run, _UncompactedPart):
                 pieces.append(self._piece(rows.table, run.part, wanted, run.left))
                 counts[run.part] = len(pieces[-1])
             elif compacted is not None:
@@ -401,7 +412,7 @@ class _Changed(Exception):
 
 
 @dataclass
-class _Run:
+class _RowRange:
     """Rows of the compacted table that lie side by side: from `start` to before `stop`, so many of each part."""
 
     start: int
@@ -410,7 +421,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Alone:
+class _UncompactedPart:
     """A part whose rows the compacted table does not hold, or not as they count: without the attempts `left`."""
 
     part: str
@@ -423,12 +434,12 @@ class _Rows:
 
     table: str
     file: pq.ParquetFile | None
-    runs: Sequence[_Run | _Alone]
+    runs: Sequence[_RowRange | _UncompactedPart]
 
     @property
     def one_file(self) -> pq.ParquetFile | None:
         """The compacted table, where it holds just these rows."""
         match self.runs:
-            case [_Run(start=0, stop=stop)] if self.file is not None and stop == self.file.metadata.num_rows:
+            case [_RowRange(start=0, stop=stop)] if self.file is not None and stop == self.file.metadata.num_rows:
                 return self.file
         return None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from orchestrator.results.index import COLUMNS, Entry, Known
+from orchestrator.results.index import COLUMNS, AttemptEntry, IndexedPart
 from orchestrator.results.parts import make_part, part_file, write_part
 from orchestrator.results.schema import ATTEMPTS, COMMON, MAPS, TABLES, rows_of, to_table
 from orchestrator.results.store import ResultStore
@@ -44,10 +44,10 @@ class AttemptRows:
             ValueError: a row does not fit the schema, or holds a NaN.
 
         """
-        return tables_of([self])
+        return attempt_tables([self])
 
 
-def tables_of(attempts: Sequence[AttemptRows]) -> dict[str, pa.Table]:
+def attempt_tables(attempts: Sequence[AttemptRows]) -> dict[str, pa.Table]:
     """The rows of several attempts, checked, as one Arrow table for each of the four tables and the kept maps.
 
     Raises:
@@ -63,7 +63,7 @@ def tables_of(attempts: Sequence[AttemptRows]) -> dict[str, pa.Table]:
     return {table: to_table(table, of) for table, of in rows.items()}
 
 
-class Refused(ValueError):
+class InvalidRows(ValueError):
     """Rows of attempts that do not fit the schema, or hold a NaN: what is wrong, by trial id and number of the attempt."""
 
     def __init__(self, errors: Mapping[tuple[str, int], ValueError]) -> None:
@@ -122,14 +122,14 @@ class PartWriter:
                 self._last = self._clock()
         rows = rows_of(tables[ATTEMPTS].select(COLUMNS))
         if stamps is not None:
-            known = Known(part.digests, tuple(Entry(part.name, **row) for row in rows))
+            known = IndexedPart(part.digests, tuple(AttemptEntry(part.name, **row) for row in rows))
             self._store.index.note(self._worker, {part.name: (stamps, known)})
         return part.name
 
     def _checked(self) -> dict[str, pa.Table]:
         """The tables of what was added: together, which is faster by far than one by one."""
         try:
-            return tables_of(self._pending)
+            return attempt_tables(self._pending)
         except ValueError:
             wrong: dict[tuple[str, int], ValueError] = {}
             for rows in self._pending:
@@ -138,4 +138,4 @@ class PartWriter:
                 except ValueError as error:
                     wrong[rows.name] = error
             self._pending = [rows for rows in self._pending if rows.name not in wrong]
-            raise Refused(wrong) from None
+            raise InvalidRows(wrong) from None

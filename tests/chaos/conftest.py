@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.attempts import RUNNING, AttemptFolder, Record
+from orchestrator.records.attempts import RUNNING, AttemptFolder, AttemptRecord
 from orchestrator.results.store import ResultStore
 
 SEED = int(os.environ.get("MOLEFLOW_CHAOS_SEED", "1"))
@@ -102,7 +102,7 @@ class Siege:
         """The drivers that are alive."""
         return [driver for driver in self.drivers if driver.poll() is None]
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[AttemptRecord]:
         """Every attempt."""
         return AttemptFolder(self.results / "attempts").all()
 
@@ -113,14 +113,14 @@ class Siege:
         self._seen = self._seen or ResultStore(self.results)
         return len(self._seen.finished())
 
-    def at_work(self) -> list[Record]:
+    def at_work(self) -> list[AttemptRecord]:
         """The attempts whose process is there and at it."""
         ours = commands_of(self.place)
         return [r for r in self.records() if r.content.get("state") == RUNNING and r.content.get("pid") in ours]
 
-    def one_at_work(self) -> Record:
+    def one_at_work(self) -> AttemptRecord:
         """One of them, this very moment."""
-        found: list[Record] = self.until(self.at_work, "a trial that is being worked on", driven=True)
+        found: list[AttemptRecord] = self.until(self.at_work, "a trial that is being worked on", driven=True)
         return self.random.choice(found)
 
     def signal_worker(self, number: int) -> None:

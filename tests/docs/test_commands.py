@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.spec import load_sweep
+from orchestrator.sweep.sweep import load_sweep
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = ["README.md", "slurm/README.md", *sorted(f"docs/{path.name}" for path in REPOSITORY.glob("docs/*.md"))]

@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from orchestrator import launch
-from orchestrator.backends.ray import RayBackend
-from orchestrator.events import Event
-from orchestrator.runner import Tally, TrialSource
-from orchestrator.search import PlannedTrials
-from orchestrator.spec import load_sweep
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.execution.planned_trials import PlannedTrials
+from orchestrator.execution.trial_source import RunOutcome, TrialSource
+from orchestrator.records.events import Event
+from orchestrator.sweep.sweep import load_sweep
 
 
 @pytest.fixture
-def on_ray(place: Path) -> Callable[..., Tally]:
+def on_ray(place: Path) -> Callable[..., RunOutcome]:
     """Run what the folder's sweep.yaml names on Ray, telling `listen` every event; what became of the trials."""
 
-    def run(listen: Callable[[Event], None] = lambda _: None, **options: Any) -> Tally:
+    def run(listen: Callable[[Event], None] = lambda _: None, **options: Any) -> RunOutcome:
         sweep = load_sweep(place / "sweep.yaml")
-        chosen = launch.Options(out=place / "results/small", cache=place / "cache", backend="ray")
-        prepared = launch.prepare(sweep, chosen)
+        chosen = Options(out=place / "results/small", cache=place / "cache", backend="ray")
+        prepared = prepare(sweep, chosen)
         source = TrialSource(PlannedTrials(prepared.trials), sweep.resources, sweep.retries)
 
         def tell(event: Event) -> None:
@@ -33,7 +33,7 @@ def on_ray(place: Path) -> Callable[..., Tally]:
             listen(event)
 
         options = {"dashboard": False} | options
-        RayBackend(launch.setup(prepared, chosen), sweep.resources, **options).run(source, tell)
+        RayBackend(worker_config(prepared, chosen), sweep.resources, **options).run(source, tell)
         return source.tally
 
     return run
@@ -53,11 +53,11 @@ def long_run(tmp_path_factory: pytest.TempPathFactory, images: Path, furnish: Ca
     changes = {"grid": {"focal_gamma": [0, 2], "epochs": [200]}}
     folder = tmp_path_factory.mktemp("long_run")
     sweep = load_sweep(furnish(folder, images, **changes))
-    prepared = launch.prepare(sweep, launch.Options(out=folder / "results/small", cache=folder / "cache"))
+    prepared = prepare(sweep, Options(out=folder / "results/small", cache=folder / "cache"))
     source = TrialSource(PlannedTrials(prepared.trials), sweep.resources, sweep.retries)
     from orchestrator.backends.inline import InlineBackend
 
-    InlineBackend(launch.setup(prepared, launch.Options(backend="inline"))).run(source, source.events)
+    InlineBackend(worker_config(prepared, Options(backend="inline"))).run(source, source.events)
     assert len(source.tally.finished) == 4
     return Long(folder, changes)
 

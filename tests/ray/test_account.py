@@ -7,8 +7,8 @@ import gc
 import pytest
 from ray.tune.experiment import Trial as TuneTrial
 
-from orchestrator.events import ENDS
-from orchestrator.ray_tune.account import KEPT_OF_A_RESULT, Account
+from orchestrator.backends.ray.tune_source import KEPT_OF_A_RESULT, TuneSource
+from orchestrator.records.events import ENDS
 
 pytestmark = pytest.mark.ray
 
@@ -20,7 +20,7 @@ def test_of_a_trial_that_is_over_neither_tune_nor_the_account_keeps_what_it_was_
         if event.kind not in ENDS:
             return
         known = gc.get_objects()
-        accounts = [one for one in known if type(one) is Account and one.setup.folder.is_relative_to(place)]
+        accounts = [one for one in known if type(one) is TuneSource and one.setup.folder.is_relative_to(place)]
         over = [one for one in known if type(one) is TuneTrial and one.status == TuneTrial.TERMINATED]
         looks.append((accounts, over))
 

@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.attempts import DIED, FAILED, FINISHED, INTERRUPTED, PRUNED, RUNNING, WORKER_DIED, AttemptFolder
-from orchestrator.event_log import Follower, event_logs
+from orchestrator.records.attempts import (
+    DIED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    PRUNED,
+    RUNNING,
+    WORKER_DIED,
+    AttemptFolder,
+)
+from orchestrator.records.event_log import LogFollower, event_logs
 from orchestrator.results.store import ResultStore
-from orchestrator.spec import load_sweep
+from orchestrator.sweep.sweep import load_sweep
 
 RESULTS = Path("results/small")
 pytestmark = pytest.mark.ray
@@ -30,7 +39,9 @@ def records(place):
 
 def under_way(place, kind="epoch"):
     """The records of trials that run at this moment and have told an event of this kind."""
-    told = {entry.event.trial_id for entry in Follower(event_logs(place / RESULTS)).look() if entry.event.kind == kind}
+    told = {
+        entry.event.trial_id for entry in LogFollower(event_logs(place / RESULTS)).look() if entry.event.kind == kind
+    }
     return [record for record in records(place).all() if record.state == RUNNING and record.trial_id in told]
 
 

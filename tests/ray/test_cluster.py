@@ -10,7 +10,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.cluster_utils import Cluster
 
-from orchestrator.attempts import FAILED, FINISHED, WORKER_DIED, AttemptFolder
+from orchestrator.records.attempts import FAILED, FINISHED, WORKER_DIED, AttemptFolder
 from orchestrator.results.store import ResultStore
 
 pytestmark = pytest.mark.ray

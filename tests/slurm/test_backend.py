@@ -13,9 +13,17 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.attempts import CANCELLED, FAILED, FINISHED, INTERRUPTED, NO_PROGRESS, AttemptFolder, Record
+from orchestrator.backends.slurm.submissions import job_folder
+from orchestrator.records.attempts import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    NO_PROGRESS,
+    AttemptFolder,
+    AttemptRecord,
+)
 from orchestrator.results.store import ResultStore
-from orchestrator.slurm.jobs import job_folder
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("jobs")]
 
@@ -23,7 +31,7 @@ SLURM = ("sweep.yaml", "--backend", "slurm", "--quiet")
 LONG = {"grid": None, "seeds": 1, "report": None, "resources": {"time_min": 3}}
 
 
-def records(folder: Path) -> list[Record]:
+def records(folder: Path) -> list[AttemptRecord]:
     return AttemptFolder(folder / "attempts").all()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moleflow.claim import process_started
+from moleflow.cache.claim import process_started
 
 pytestmark = pytest.mark.slurm
 

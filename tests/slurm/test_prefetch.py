@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.prefetch import INTERRUPTED
+from orchestrator.driver.prefetch import INTERRUPTED
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("jobs")]
 

@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from orchestrator.slurm.jobs import Element, Submission
-from orchestrator.slurm.queue import OUT_OF_MEMORY, UNHEARD, Queue, Unreachable, find_job, largest_array
+from orchestrator.backends.slurm.queue import OUT_OF_MEMORY, UNHEARD, Queue, SlurmUnavailable, find_job, largest_array
+from orchestrator.backends.slurm.submissions import Element, Submission
 
 pytestmark = pytest.mark.slurm
 
@@ -59,5 +59,5 @@ def test_too_little_memory_is_told_by_a_step_alone(cluster, tmp_path):
 
 def test_no_slurm_is_no_answer(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unreachable, match="no SLURM login node"):
+    with pytest.raises(SlurmUnavailable, match="no SLURM login node"):
         Queue().states([element("1", "moleflow-small-0123456789ab")])

@@ -12,7 +12,7 @@ Sizes and contrasts of the defects are spread from subtle to plain so that a mem
 between .75 and .97 image AUROC in each class (benchmarks/embedded_difficulty.py measures it).
 """
 
-from moleflow.data.embedded.drawing import Draws
+from moleflow.data.embedded.drawing import NoiseSource
 from moleflow.data.embedded.folder import content_digest, ensure_embedded
 from moleflow.data.embedded.rendering import DEFECTS, EMBEDDED_CLASSES, EMBEDDED_VERSION, render, render_image
 
@@ -20,7 +20,7 @@ __all__ = [
     "DEFECTS",
     "EMBEDDED_CLASSES",
     "EMBEDDED_VERSION",
-    "Draws",
+    "NoiseSource",
     "content_digest",
     "ensure_embedded",
     "render",

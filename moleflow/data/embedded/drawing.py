@@ -24,7 +24,7 @@ Point = tuple[float, float]  # x to the right, y down, in pixels
 Y, X = (axis.astype(np.float32) for axis in np.mgrid[0:SIZE, 0:SIZE])
 
 
-class Draws:
+class NoiseSource:
     """Numbers of one stream, named by a key: the raw 64-bit output of PCG64."""
 
     def __init__(self, *key: str | int) -> None:
@@ -56,7 +56,7 @@ class Draws:
         return 1.0 if self.between(0, 1) < 0.5 else -1.0
 
 
-def rotation(half_tangent: float) -> tuple[float, float]:
+def pixel_rotation(half_tangent: float) -> tuple[float, float]:
     """Cosine and sine of an angle a given as tan(a / 2): rational, so exact to the last bit everywhere."""
     square = half_tangent * half_tangent
     return (1 - square) / (1 + square), 2 * half_tangent / (1 + square)
@@ -64,13 +64,13 @@ def rotation(half_tangent: float) -> tuple[float, float]:
 
 def turned(x: Plane, y: Plane, half_tangent: float) -> tuple[Plane, Plane]:
     """Coordinates turned about the origin."""
-    cosine, sine = rotation(half_tangent)
+    cosine, sine = pixel_rotation(half_tangent)
     return cosine * x - sine * y, sine * x + cosine * y
 
 
 def turned_point(point: Point, centre: Point, half_tangent: float) -> Point:
     """`point` turned about `centre`."""
-    cosine, sine = rotation(half_tangent)
+    cosine, sine = pixel_rotation(half_tangent)
     x, y = point[0] - centre[0], point[1] - centre[1]
     return centre[0] + cosine * x - sine * y, centre[1] + sine * x + cosine * y
 
@@ -86,7 +86,7 @@ def smooth(t: Plane) -> Plane:
     return t * t * (3 - 2 * t)
 
 
-def value_noise(draws: Draws, cell: float) -> Plane:
+def value_noise(draws: NoiseSource, cell: float) -> Plane:
     """Value noise in [-1, 1]: random numbers on a lattice of `cell` pixels, smoothly interpolated."""
     count = int(SIZE / cell) + 3
     lattice = draws.field(count, count) * 2 - 1
@@ -138,10 +138,10 @@ def blend(image: Plane, share: Plane, colour: Plane) -> Plane:
     return result
 
 
-def curve(draws: Draws, length: float, bend: float, margin: float, steps: int = 6) -> list[Point]:
+def curve(draws: NoiseSource, length: float, bend: float, margin: float, steps: int = 6) -> list[Point]:
     """A curved line (quadratic Bezier) of about `length` pixels at a random angle, its middle off the border."""
     cx, cy = draws.between(margin, SIZE - margin), draws.between(margin, SIZE - margin)
-    cosine, sine = rotation(draws.between(-1, 1))
+    cosine, sine = pixel_rotation(draws.between(-1, 1))
     ux, uy = cosine * length / 2, sine * length / 2
     aside = draws.between(-bend, bend)
     mx, my = cx - uy * aside, cy + ux * aside
@@ -155,7 +155,7 @@ def curve(draws: Draws, length: float, bend: float, margin: float, steps: int = 
     ]
 
 
-def blob(draws: Draws, radius: float, centre: Point) -> Plane:
+def blob(draws: NoiseSource, radius: float, centre: Point) -> Plane:
     """Signed distance to the edge of a ragged spot (negative inside)."""
     dx, dy = X - centre[0], Y - centre[1]
     ragged = 0.35 * value_noise(draws, radius * 0.8) + 0.12 * value_noise(draws, max(3.0, radius * 0.25))

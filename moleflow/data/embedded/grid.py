@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moleflow.data.embedded.drawing import (
-    Draws,
+    NoiseSource,
     Plane,
     X,
     Y,
@@ -32,7 +32,7 @@ def _wires(across: Plane, along: Plane, pitch: float, width: float) -> tuple[Pla
     return inside(np.abs(offset) - width), lit, rise
 
 
-def grid(scene: Draws, kind: str, defect: Draws) -> Plane:
+def grid(scene: NoiseSource, kind: str, defect: NoiseSource) -> Plane:
     """Woven metal mesh over a dark ground; `kind` is a defect or "good"."""
     u, v = turned(X - 128, Y - 128, scene.between(-0.02, 0.02))
     pitch, width = scene.between(19.5, 21.5), scene.between(2.8, 3.5)

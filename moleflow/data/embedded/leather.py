@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moleflow.data.embedded.drawing import (
-    Draws,
+    NoiseSource,
     Plane,
     X,
     Y,
@@ -22,7 +22,7 @@ from moleflow.data.embedded.drawing import (
 )
 
 
-def _pebbles(draws: Draws, u: Plane, v: Plane) -> Plane:
+def _pebbles(draws: NoiseSource, u: Plane, v: Plane) -> Plane:
     """Grain height 0..1: the gap between the nearest and second nearest of scattered points (Worley noise)."""
     jitter_x, jitter_y = 0.15 + 0.7 * draws.field(64, 64), 0.15 + 0.7 * draws.field(64, 64)
     left, top = np.floor(u), np.floor(v)
@@ -39,7 +39,7 @@ def _pebbles(draws: Draws, u: Plane, v: Plane) -> Plane:
     return height
 
 
-def leather(scene: Draws, kind: str, defect: Draws) -> Plane:
+def leather(scene: NoiseSource, kind: str, defect: NoiseSource) -> Plane:
     """Brown pebbled leather under slanting light; `kind` is a defect or "good"."""
     u, v = turned(X, Y, scene.between(-1, 1))
     pitch = scene.between(8.5, 11.5)

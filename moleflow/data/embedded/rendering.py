@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from moleflow.data.embedded.drawing import SIZE, Draws, Plane, X, value_noise
+from moleflow.data.embedded.drawing import SIZE, NoiseSource, Plane, X, value_noise
 from moleflow.data.embedded.grid import grid
 from moleflow.data.embedded.leather import leather
 from moleflow.data.embedded.transistor import transistor
@@ -22,7 +22,11 @@ DEFECTS = {
     "transistor": {"bent_lead": 10, "cut_lead": 10, "damaged_case": 10, "misplaced": 10},
 }
 EMBEDDED_CLASSES = tuple(DEFECTS)
-PAINTERS: dict[str, Callable[[Draws, str, Draws], Plane]] = {"leather": leather, "grid": grid, "transistor": transistor}
+PAINTERS: dict[str, Callable[[NoiseSource, str, NoiseSource], Plane]] = {
+    "leather": leather,
+    "grid": grid,
+    "transistor": transistor,
+}
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,8 +34,8 @@ Pixels = npt.NDArray[np.uint8]
 def render_image(name: str, split: str, kind: str, index: int, with_defect: bool = True) -> Pixels:
     """One image (256, 256, 3) of class `name`; `with_defect=False` leaves the defect out and changes nothing else."""
     key = (EMBEDDED_VERSION, name, split, kind, index)
-    image = PAINTERS[name](Draws(*key, "scene"), kind if with_defect else "good", Draws(*key, "defect"))
-    camera = Draws(*key, "camera")
+    image = PAINTERS[name](NoiseSource(*key, "scene"), kind if with_defect else "good", NoiseSource(*key, "defect"))
+    camera = NoiseSource(*key, "camera")
     light = camera.between(0.9, 1.1) * (
         1 + 0.07 * value_noise(camera, 200) + camera.between(-0.08, 0.08) * (X - 128) / 128
     )

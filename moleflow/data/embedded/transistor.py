@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moleflow.data.embedded.drawing import (
-    Draws,
+    NoiseSource,
     Plane,
     Point,
     X,
@@ -23,7 +23,7 @@ from moleflow.data.embedded.drawing import (
 )
 
 
-def transistor(scene: Draws, kind: str, defect: Draws) -> Plane:
+def transistor(scene: NoiseSource, kind: str, defect: NoiseSource) -> Plane:
     """A three-legged black part on copper strip board; `kind` is a defect or "good"."""
     hole_x, hole_y, pitch = 128 + scene.between(-7, 7), 212 + scene.between(-9, 9), 56.0  # hole of the middle lead
     along, down = (X - hole_x) / pitch, (Y - hole_y) / pitch

@@ -19,14 +19,14 @@ from moleflow.data.embedded import (
     DEFECTS,
     EMBEDDED_CLASSES,
     EMBEDDED_VERSION,
-    Draws,
+    NoiseSource,
     content_digest,
     ensure_embedded,
     render_image,
 )
 from moleflow.data.embedded.folder import complete, publish
 from moleflow.data.mvtec import scan
-from moleflow.features import FeatureCache
+from moleflow.features.feature_cache import FeatureCache
 
 DIGEST = "6c93eb6e612fbb37dea4423622ca5905557e42344d74b34a12b2abe2ddab0400"
 DEFECTIVE = [(name, kind, index) for name in DEFECTS for kind in DEFECTS[name] for index in range(DEFECTS[name][kind])]
@@ -102,13 +102,13 @@ def test_an_image_depends_on_nothing_but_its_own_key(images: Path) -> None:
 
 
 def test_draws_are_uniform_and_named() -> None:
-    numbers = Draws("a", 1).field(200, 200)
+    numbers = NoiseSource("a", 1).field(200, 200)
     assert numbers.min() >= 0
     assert numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.01
-    assert np.array_equal(numbers, Draws("a", 1).field(200, 200))
-    assert not np.array_equal(numbers, Draws("a", 2).field(200, 200))
-    assert {Draws("b", i).integer(3) for i in range(50)} == {0, 1, 2}
+    assert np.array_equal(numbers, NoiseSource("a", 1).field(200, 200))
+    assert not np.array_equal(numbers, NoiseSource("a", 2).field(200, 200))
+    assert {NoiseSource("b", i).integer(3) for i in range(50)} == {0, 1, 2}
 
 
 def test_digest_sees_pixels_and_paths_but_not_the_encoder(tmp_path: Path) -> None:

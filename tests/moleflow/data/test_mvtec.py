@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moleflow.data.mvtec import (
-    DigestCache,
-    TaskData,
-    class_names,
-    limit,
-    limit_test,
-    load_image,
-    load_mask,
-    scan,
-    split,
-)
+from moleflow.data.mvtec import DigestCache, TaskData, class_names, load_image, load_mask, scan
+from moleflow.data.subsets import limit, limit_test, split
 from moleflow.errors import Damaged, InvalidInput
 
 SIDE = 24

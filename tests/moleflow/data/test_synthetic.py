@@ -11,22 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moleflow.config import Data
-from moleflow.data.mvtec import Sample, load_image, load_mask, scan
+from moleflow.data.loading import load_image, load_mask
+from moleflow.data.mvtec import Sample, scan
 from moleflow.data.synthetic import (
     LARGEST_SHARE,
     LEAST_CHANGE,
     LEAST_SHARE,
     Defective,
-    blend,
+    blend_patch,
     cut_paste,
     visible,
     with_defects,
 )
 from moleflow.errors import Damaged
+from moleflow.settings.config import DataKnobs
 
 SIZE = 32
-SETTINGS = Data(tasks=("bolt",), image_size=SIZE, validation_fraction=0.5)
+SETTINGS = DataKnobs(tasks=("bolt",), image_size=SIZE, validation_fraction=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_told(normal: tuple[Sample, ...], tmp
 Draw = Callable[[np.ndarray, np.random.Generator], Defective]
 
 
-@pytest.mark.parametrize("draw", [cut_paste, lambda image, draws: blend(image, image[::-1].copy(), draws)])
+@pytest.mark.parametrize("draw", [cut_paste, lambda image, draws: blend_patch(image, image[::-1].copy(), draws)])
 def test_grey_images_stay_grey(draw: Draw) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (64, 64, 1), dtype=np.uint8).repeat(3, axis=2)
     for seed in range(5):

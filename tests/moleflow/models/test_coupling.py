@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from moleflow.config import Flow as FlowConfig
 from moleflow.models.coupling import affine_coupling, scaled_permutation
-from moleflow.models.flow import PatchBlock, rotation
+from moleflow.models.flow import PatchBlock, random_rotation
+from moleflow.settings.config import FlowKnobs as FlowConfig
 
 
 def _block(width: int, dtype: torch.dtype) -> PatchBlock:
@@ -21,7 +21,7 @@ def _block(width: int, dtype: torch.dtype) -> PatchBlock:
         torch.nn.init.normal_(layer.bias, generator=generator)
         return layer
 
-    made = PatchBlock(width, FlowConfig(clamp=1.3), subnet, rotation(width, generator)).to(dtype)
+    made = PatchBlock(width, FlowConfig(clamp=1.3), subnet, random_rotation(width, generator)).to(dtype)
     with torch.no_grad():
         for name in ("global_scale", "global_offset"):
             made.block.get_parameter(name).add_(torch.randn(1, width, generator=generator))
@@ -68,5 +68,5 @@ def test_gradients_are_those_of_finite_differences() -> None:
     scale = (0.5 + torch.rand(7, dtype=torch.float64, generator=generator)).requires_grad_()
     offset = torch.randn(7, dtype=torch.float64, generator=generator).requires_grad_()
     assert torch.autograd.gradcheck(lambda *given: affine_coupling(*given, 1.9), (x1, x2, 5 * raw))
-    turned = rotation(7, generator)
+    turned = random_rotation(7, generator)
     assert torch.autograd.gradcheck(lambda *given: scaled_permutation(*given, turned), (y, scale, offset))

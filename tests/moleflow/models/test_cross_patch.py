@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleflow.config import Flow as FlowConfig
 from moleflow.models.cross_patch import AttentionContext, ConvContext, CrossPatchBlock, MeanContext
-from moleflow.models.flow import PatchBlock, rotation
+from moleflow.models.flow import PatchBlock, random_rotation
+from moleflow.settings.config import FlowKnobs as FlowConfig
 
 SIZES = {"height": st.integers(1, 6), "width": st.integers(1, 6), "kernel": st.sampled_from([1, 3, 5, 7])}
 
@@ -87,7 +87,7 @@ def test_the_coupling_is_that_of_freia_on_equal_coefficients(width: int, size: f
         return layer
 
     config = FlowConfig(clamp=1.3, context="mean")
-    rotated = rotation(width, generator)
+    rotated = random_rotation(width, generator)
     ours = CrossPatchBlock(width, config, subnet, rotated, generator).double().requires_grad_(False)
     freia = PatchBlock(width, config, subnet, rotated).requires_grad_(False)
     for mine, its in ((ours.global_scale, "global_scale"), (ours.global_offset, "global_offset")):

@@ -7,13 +7,13 @@ import re
 import pytest
 import torch
 
-from moleflow.config import Adapter, TrialConfig
-from moleflow.knobs import Layer, resolve, version_layer, version_names
-from moleflow.losses import patch_nll, training_loss
+from moleflow.cache.stage_state import state_digest
 from moleflow.models.adapters import InputAdapter
 from moleflow.models.detector import Detector, position_code
-from moleflow.stages import state_digest
-from moleflow.training import Randomness, train_task
+from moleflow.settings.config import AdapterKnobs, TrialConfig
+from moleflow.settings.knobs import Layer, resolve, version_layer, version_names
+from moleflow.training.losses import patch_nll, training_loss
+from moleflow.training.train_task import Randomness, train_task
 
 SHAPE = (4, 4, 12)
 VERSIONS = version_names()
@@ -199,7 +199,7 @@ def test_standardised_features_have_zero_mean_and_unit_variance(standardise: str
 
 
 def test_published_adapter_starts_as_the_instance_norm_alone() -> None:
-    adapter = InputAdapter(12, Adapter(), 0.0, torch.Generator())
+    adapter = InputAdapter(12, AdapterKnobs(), 0.0, torch.Generator())
     x = _features(0)
     expected = torch.nn.functional.instance_norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     torch.testing.assert_close(adapter(x), expected)

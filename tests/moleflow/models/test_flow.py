@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from moleflow.config import Flow as FlowConfig
-from moleflow.config import Lora
-from moleflow.knobs import resolve, version_layer, version_names
-from moleflow.models.flow import Flow, rotation
+from moleflow.models.flow import Flow, random_rotation
+from moleflow.settings.config import FlowKnobs as FlowConfig
+from moleflow.settings.config import LoraKnobs
+from moleflow.settings.knobs import resolve, version_layer, version_names
 
 SHAPE = (3, 4, 6)
 COUPLINGS = {
@@ -20,7 +20,7 @@ COUPLINGS = {
     },
     "cpcf-kernel-5": FlowConfig(blocks=3, cpcf=True, context="mean", context_kernel=5),
 }
-LORAS = {"plain": Lora(rank=3), "spatial": Lora(rank=3, spatial=True, grid_size=2)}
+LORAS = {"plain": LoraKnobs(rank=3), "spatial": LoraKnobs(rank=3, spatial=True, grid_size=2)}
 CASES = {f"{c}-{name}": (flow, lora) for c, flow in COUPLINGS.items() for name, lora in LORAS.items()}
 for version in version_names():
     whole = resolve([version_layer(version, "test")])
@@ -30,7 +30,7 @@ for version in version_names():
     )
 
 
-def _flow(flow: FlowConfig, lora: Lora, dtype: torch.dtype, seed: int = 0, width: int = SHAPE[2]) -> Flow:
+def _flow(flow: FlowConfig, lora: LoraKnobs, dtype: torch.dtype, seed: int = 0, width: int = SHAPE[2]) -> Flow:
     """A flow whose expert does something, as a trained one would."""
     generator = torch.Generator().manual_seed(seed)
     made = Flow(width, flow, generator, dtype)
@@ -156,7 +156,7 @@ def test_seed_alone_decides_and_global_generators_are_left_alone(case: str) -> N
 def test_rotation_is_one() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        q = rotation(7, generator)
+        q = random_rotation(7, generator)
         torch.testing.assert_close(q @ q.T, torch.eye(7, dtype=torch.float64))
         assert torch.linalg.det(q) > 0
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moleflow.config import Lora
 from moleflow.models.lora import LoraExpert, LoRALinear
+from moleflow.settings.config import LoraKnobs
 
 
 @pytest.mark.parametrize(
     ("lora", "scaling"),
     [
-        (Lora(rank=32, alpha=1.0, scaling="alpha/(2*rank)"), 0.015625),
-        (Lora(rank=32, alpha=1.0, scaling="alpha/rank"), 0.03125),
-        (Lora(rank=4, alpha=2.0, scaling="alpha/rank"), 0.5),
-        (Lora(rank=32, scaling=0.7), 0.7),
+        (LoraKnobs(rank=32, alpha=1.0, scaling="alpha/(2*rank)"), 0.015625),
+        (LoraKnobs(rank=32, alpha=1.0, scaling="alpha/rank"), 0.03125),
+        (LoraKnobs(rank=4, alpha=2.0, scaling="alpha/rank"), 0.5),
+        (LoraKnobs(rank=32, scaling=0.7), 0.7),
     ],
 )
-def test_effective_scaling(lora: Lora, scaling: float) -> None:
+def test_effective_scaling(lora: LoraKnobs, scaling: float) -> None:
     assert lora.effective_scaling == scaling
 
 
-def _layer(lora: Lora, generator: torch.Generator) -> LoRALinear:
+def _layer(lora: LoraKnobs, generator: torch.Generator) -> LoRALinear:
     """A layer in float64 whose expert does something, as a trained one would."""
     layer = LoRALinear(5, 3, generator).add_expert(0, lora, generator).double()
     layer.active = "0"
@@ -33,7 +33,7 @@ def _layer(lora: Lora, generator: torch.Generator) -> LoRALinear:
 
 def test_update_is_scaled_b_a_x_plus_bias() -> None:
     generator = torch.Generator().manual_seed(0)
-    layer = _layer(Lora(rank=2, scaling=0.25), generator)
+    layer = _layer(LoraKnobs(rank=2, scaling=0.25), generator)
     expert = layer.experts["0"]
     x = torch.randn(7, 5, dtype=torch.float64, generator=generator)
     torch.testing.assert_close(layer(x) - layer.base(x), 0.25 * x @ (expert.b @ expert.a).T + expert.bias)
@@ -43,7 +43,7 @@ def test_update_is_scaled_b_a_x_plus_bias() -> None:
 @pytest.mark.parametrize("expert", [True, False], ids=["expert trains", "expert frozen"])
 def test_gradients_are_those_of_the_formula(base: bool, expert: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    layer = _layer(Lora(rank=2, scaling=0.25), generator)
+    layer = _layer(LoraKnobs(rank=2, scaling=0.25), generator)
     layer.base.requires_grad_(base)
     layer.experts.requires_grad_(expert)
     x = torch.randn(4, 5, dtype=torch.float64, generator=generator).requires_grad_()
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_the_formula(base: bool, expert: bool) -> None:
 @pytest.mark.parametrize("spatial", [False, True])
 def test_products_in_bfloat16_are_near_and_train_in_float32(active: str | None, spatial: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    layer = _layer(Lora(rank=2, scaling=0.25, spatial=spatial, grid_size=2), generator).float()
+    layer = _layer(LoraKnobs(rank=2, scaling=0.25, spatial=spatial, grid_size=2), generator).float()
     layer.active, layer.shape = active, (2, 2)
     x = torch.randn(8, 5, generator=generator).requires_grad_()
     inputs = [x, layer.base.weight, *(layer.experts["0"].parameters() if active else ())]
@@ -75,7 +75,7 @@ def test_products_in_bfloat16_are_near_and_train_in_float32(active: str | None, 
 
 
 def test_initial_values_are_the_published_ones() -> None:
-    expert = LoraExpert(50, 30, Lora(rank=8), torch.Generator().manual_seed(0))
+    expert = LoraExpert(50, 30, LoraKnobs(rank=8), torch.Generator().manual_seed(0))
     bound = (6 / (50 + 8)) ** 0.5
     assert expert.a.abs().max() <= bound
     assert expert.a.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
@@ -86,7 +86,7 @@ def test_initial_values_are_the_published_ones() -> None:
 def test_zero_start_is_dead_but_for_the_bias() -> None:
     """Each factor's gradient is a product with the other one, and so exactly 0."""
     generator = torch.Generator().manual_seed(0)
-    layer = LoRALinear(5, 3, generator).add_expert(0, Lora(rank=2, init="zero"), generator)
+    layer = LoRALinear(5, 3, generator).add_expert(0, LoraKnobs(rank=2, init="zero"), generator)
     layer.active = "0"
     expert = layer.experts["0"]
     assert not expert.a.any()
@@ -98,5 +98,5 @@ def test_zero_start_is_dead_but_for_the_bias() -> None:
 
 
 def test_bias_is_a_knob() -> None:
-    layer = LoRALinear(4, 4, torch.Generator()).add_expert(0, Lora(rank=1, task_bias=False), torch.Generator())
+    layer = LoRALinear(4, 4, torch.Generator()).add_expert(0, LoraKnobs(rank=1, task_bias=False), torch.Generator())
     assert [name for name, _ in layer.experts.named_parameters()] == ["0.a", "0.b"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from moleflow.config import Attention
 from moleflow.models.patch_attention import PatchAttention
+from moleflow.settings.config import AttentionKnobs
 
 
 def _module(**knobs: object) -> tuple[PatchAttention, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return PatchAttention(8, Attention(enabled=True, hidden=6, **knobs), generator), torch.randn(
+    return PatchAttention(8, AttentionKnobs(enabled=True, hidden=6, **knobs), generator), torch.randn(
         2, 3, 3, 8, generator=generator
     )
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import mahalanobis
 
-from moleflow.config import Router
 from moleflow.models.router import fit_gaussian, route
+from moleflow.settings.config import RouterKnobs
 
 
 def _cloud(centre: float, count: int, width: int, seed: int) -> np.ndarray:
@@ -19,7 +19,7 @@ def _cloud(centre: float, count: int, width: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("shrinkage", ["none", "ledoit_wolf", 0.3])
 def test_separate_clouds_are_told_apart(shrinkage: str | float) -> None:
     gaussians = [
-        fit_gaussian(_cloud(centre, 100, 6, seed), Router(shrinkage=shrinkage))
+        fit_gaussian(_cloud(centre, 100, 6, seed), RouterKnobs(shrinkage=shrinkage))
         for seed, centre in enumerate((0.0, 5.0, -5.0))
     ]
     pooled = np.concatenate([_cloud(centre, 20, 6, 10 + seed) for seed, centre in enumerate((0.0, 5.0, -5.0))])
@@ -28,7 +28,7 @@ def test_separate_clouds_are_told_apart(shrinkage: str | float) -> None:
 
 def test_distance_is_scipys_mahalanobis() -> None:
     cloud = _cloud(1.0, 50, 4, 0)
-    gaussian = fit_gaussian(cloud, Router(shrinkage="none"))
+    gaussian = fit_gaussian(cloud, RouterKnobs(shrinkage="none"))
     inverse = np.linalg.inv(np.cov(cloud.T) + 1e-5 * np.eye(4))
     point = np.array([[0.3, -1.0, 2.0, 0.0]])
     assert gaussian.distance(point)[0] == pytest.approx(
@@ -42,7 +42,7 @@ def test_few_images_need_shrinkage() -> None:
     new = _cloud(0.0, 100, 60, 2)
     shares = {}
     for shrinkage in ("none", "ledoit_wolf"):
-        gaussians = [fit_gaussian(cloud, Router(shrinkage=shrinkage)) for cloud in (own, other)]
+        gaussians = [fit_gaussian(cloud, RouterKnobs(shrinkage=shrinkage)) for cloud in (own, other)]
         shares[shrinkage] = float(np.mean(route(new, gaussians) == 0))
     assert shares["none"] < 0.1
     assert shares["ledoit_wolf"] > 0.95
@@ -60,7 +60,7 @@ def test_routes_are_those_of_brute_force_in_any_order_of_tasks(
     counts: list[int], width: int, shrinkage: str | float, seed: int, data: st.DataObject
 ) -> None:
     clouds = [_cloud(0.7 * task, count, width, seed + task) for task, count in enumerate(counts)]
-    gaussians = [fit_gaussian(cloud, Router(shrinkage=shrinkage)) for cloud in clouds]
+    gaussians = [fit_gaussian(cloud, RouterKnobs(shrinkage=shrinkage)) for cloud in clouds]
     pooled = _cloud(0.5, 10, width, seed + 50)
     expected = []
     for point in pooled:
@@ -80,10 +80,10 @@ def test_shrinkage_mixes_the_covariance_with_its_mean_variance(count: int, width
     cloud = _cloud(1.0, count, width, seed)
     sample = np.atleast_2d(np.cov(cloud.T))
     mixed = (1 - share) * sample + share * np.trace(sample) / width * np.eye(width) + 1e-5 * np.eye(width)
-    precision = fit_gaussian(cloud, Router(shrinkage=share)).precision
+    precision = fit_gaussian(cloud, RouterKnobs(shrinkage=share)).precision
     np.testing.assert_allclose(precision @ mixed, np.eye(width), atol=1e-6)
 
 
 def test_ties_go_to_the_earlier_task() -> None:
-    gaussian = fit_gaussian(_cloud(0.0, 20, 3, 0), Router())
+    gaussian = fit_gaussian(_cloud(0.0, 20, 3, 0), RouterKnobs())
     assert route(_cloud(0.0, 5, 3, 1), [gaussian] * 3).tolist() == [0] * 5

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleflow.config import Lora
-from moleflow.derived import Derived
+from moleflow.models.cached_tensor import CachedTensorValue
 from moleflow.models.lora import LoraExpert
 from moleflow.models.spatial_lora import SpatialLoraExpert, node_weights
+from moleflow.settings.config import LoraKnobs
 
 
 def _filled(expert: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
@@ -47,7 +47,8 @@ def test_update_is_that_of_grid_samples_factors(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     expert = _filled(
-        SpatialLoraExpert(inputs, outputs, Lora(rank=rank, scaling=0.5, grid_size=grid), generator).double(), generator
+        SpatialLoraExpert(inputs, outputs, LoraKnobs(rank=rank, scaling=0.5, grid_size=grid), generator).double(),
+        generator,
     )
     x = torch.randn(2, height, width, inputs, dtype=torch.float64, generator=generator)
     a, b = _sampled(expert.a.detach(), height, width), _sampled(expert.b.detach(), height, width)
@@ -57,12 +58,12 @@ def test_update_is_that_of_grid_samples_factors(
 
 def test_a_grid_of_one_is_plain_lora() -> None:
     generator = torch.Generator().manual_seed(0)
-    plain = _filled(LoraExpert(6, 5, Lora(rank=3), generator), generator)
-    spatial = SpatialLoraExpert(6, 5, Lora(rank=3, spatial=True, grid_size=1), generator)
+    plain = _filled(LoraExpert(6, 5, LoraKnobs(rank=3), generator), generator)
+    spatial = SpatialLoraExpert(6, 5, LoraKnobs(rank=3, spatial=True, grid_size=1), generator)
     spatial.load_state_dict({"a": plain.a[None, None], "b": plain.b[None, None], "bias": plain.bias})
     x = torch.randn(2 * 12, 6, generator=generator)
     base = torch.nn.Linear(6, 5)
-    torch.testing.assert_close(base(x) + spatial(x, (3, 4)), plain(x, base, Derived()), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(base(x) + spatial(x, (3, 4)), plain(x, base, CachedTensorValue()), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("length", "grid"), [(5, 1), (1, 4), (4, 4), (3, 8), (37, 8)])
@@ -76,7 +77,7 @@ def test_node_weights_sum_to_one_and_ends_meet_ends(length: int, grid: int) -> N
 
 
 def test_initial_values_are_those_of_plain_lora_at_every_node() -> None:
-    expert = SpatialLoraExpert(50, 30, Lora(rank=8, grid_size=2), torch.Generator().manual_seed(0))
+    expert = SpatialLoraExpert(50, 30, LoraKnobs(rank=8, grid_size=2), torch.Generator().manual_seed(0))
     bound = (6 / (50 + 8)) ** 0.5
     assert expert.a.abs().amax(dim=(2, 3)).max() <= bound
     assert expert.a.std(dim=(2, 3)).flatten().tolist() == pytest.approx([bound / 3**0.5] * 4, rel=0.1)
@@ -89,7 +90,7 @@ def test_published_zero_start_is_dead() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2 * 9, 4, generator=generator)
     for init, dead in (("zero", True), ("xavier", False)):
-        expert = SpatialLoraExpert(4, 4, Lora(rank=2, grid_size=2, init=init), generator)
+        expert = SpatialLoraExpert(4, 4, LoraKnobs(rank=2, grid_size=2, init=init), generator)
         expert(x, (3, 3)).square().sum().backward()
         (expert(x, (3, 3)) - 1).square().sum().backward()
         assert (not expert.a.grad.any() and not expert.b.grad.any()) == dead

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from orchestrator import launch
-from orchestrator.attempts import FAILED, FINISHED, AttemptFolder
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.backends.local import LocalBackend
-from orchestrator.backends.ray import RayBackend
-from orchestrator.events import ENDS, Event
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.execution.backend import Backend, WorkerConfig
+from orchestrator.execution.planned_trials import PlannedTrials
+from orchestrator.execution.trial_source import RunOutcome, TrialSource
+from orchestrator.records.attempts import FAILED, FINISHED, AttemptFolder
+from orchestrator.records.events import ENDS, Event
 from orchestrator.results.store import ResultStore
-from orchestrator.runner import Tally, TrialSource
-from orchestrator.search import PlannedTrials
-from orchestrator.spec import load_sweep
-from orchestrator.trial import Trial
-from orchestrator.work import Backend, Setup
+from orchestrator.sweep.sweep import load_sweep
+from orchestrator.sweep.trial import Trial
 
-BACKENDS: dict[str, Callable[[Setup], Backend]] = {
+BACKENDS: dict[str, Callable[[WorkerConfig], Backend]] = {
     "inline": InlineBackend,
     "local": lambda setup: LocalBackend(setup, workers=2),
     "ray": lambda setup: RayBackend(setup, dashboard=False),
@@ -43,7 +43,7 @@ class Ran:
     trials: tuple[Trial, ...]
     diverging: frozenset[str]
     events: list[Event]
-    tally: Tally
+    tally: RunOutcome
 
     def of(self, trial: Trial) -> list[Event]:
         return [event for event in self.events if event.trial_id == trial.id]
@@ -59,7 +59,7 @@ def run_on(
         if name not in known:
             folder = tmp_path_factory.mktemp(name)
             sweep = load_sweep(furnish(folder, images, grid=None, list=VARIANTS, report=None))
-            prepared = launch.prepare(sweep, launch.Options(out=folder / "results", cache=folder / "cache"))
+            prepared = prepare(sweep, Options(out=folder / "results", cache=folder / "cache"))
             source = TrialSource(PlannedTrials(prepared.trials), sweep.resources, sweep.retries)
             events: list[Event] = []
 
@@ -67,7 +67,7 @@ def run_on(
                 source.events(event)
                 events.append(event)
 
-            BACKENDS[name](launch.setup(prepared, launch.Options(backend=name))).run(source, tell)
+            BACKENDS[name](worker_config(prepared, Options(backend=name))).run(source, tell)
             diverging = frozenset(t.id for t in prepared.trials if t.config.training.learning_rate == 1e30)
             known[name] = Ran(folder / "results", tuple(prepared.trials), diverging, events, source.tally)
         return known[name]

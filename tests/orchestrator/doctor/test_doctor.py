@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from orchestrator.doctor import machine, places
+from orchestrator.doctor import folders, machine
 from orchestrator.doctor.finding import Finding
-from orchestrator.doctor.report import BACKENDS, FEATURES, as_document, as_lines, runs_here
+from orchestrator.doctor.report import BACKENDS, FEATURES, doctor_document, doctor_lines, runs_here
 
 NAMES = [
     "python",
@@ -73,7 +73,7 @@ def test_an_import_that_hangs_is_not_waited_for(place, monkeypatch):
     (place / "torch.py").write_text("import time; time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(place))
     monkeypatch.setattr(machine, "IMPORT_WITHIN_S", 0.5)
-    ((found,), known) = machine.imports("", "random")
+    ((found,), known) = machine.find_imports("", "random")
     assert (found.state, known) == ("lacks", {})
     assert "no answer within 0.5 s" in found.said
 
@@ -97,10 +97,10 @@ def test_what_follows_from_findings():
     assert runs_here(whole)
     without = [Finding(f.name, "lacks", "gone", "do this") if f.name in ("ray", "optuna") else f for f in whole]
     assert runs_here(without)
-    told = as_document(without)
+    told = doctor_document(without)
     assert {name for name, of in told["backends"].items() if of["lacks"]} == {"ray"}
     assert told["features"] == {"search": {"lacks": ["optuna"]}, "html report": {"lacks": []}}
-    lines = [line.split() for line in as_lines(without)]
+    lines = [line.split() for line in doctor_lines(without)]
     assert ["lacks", "ray", "gone", "[mend:", "do", "this]"] in lines
     assert ["lacks", "search", "optuna"] in lines
     assert not runs_here([Finding("cache", "lacks", "no")])
@@ -108,25 +108,28 @@ def test_what_follows_from_findings():
 
 
 def test_places(tmp_path, monkeypatch):
-    assert places.room("results", tmp_path / "a/b/c", "--out").state == "ok"
-    monkeypatch.setattr(places, "LITTLE_GB", 1e9)
-    assert "which is little" in places.room("results", tmp_path, "--out").said
+    assert folders.free_space("results", tmp_path / "a/b/c", "--out").state == "ok"
+    monkeypatch.setattr(folders, "LITTLE_GB", 1e9)
+    assert "which is little" in folders.free_space("results", tmp_path, "--out").said
     monkeypatch.setenv("MOLEFLOW_CACHE_BUDGET", "50GB")
-    assert places.budget(tmp_path).said == "50.0 GB (MOLEFLOW_CACHE_BUDGET)"
+    assert folders.cache_budget(tmp_path).said == "50.0 GB (MOLEFLOW_CACHE_BUDGET)"
     monkeypatch.setenv("MOLEFLOW_CACHE_BUDGET", "much")
-    assert places.budget(tmp_path).state == "lacks"
+    assert folders.cache_budget(tmp_path).state == "lacks"
     monkeypatch.delenv("MOLEFLOW_CACHE_BUDGET")
-    assert (places.budget(tmp_path).state, places.budget(tmp_path).said[:5]) == ("note", "none:")
+    assert (folders.cache_budget(tmp_path).state, folders.cache_budget(tmp_path).said[:5]) == ("note", "none:")
 
 
 def test_gpus_as_nvidia_smi_tells_of_them(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.gpus(None).said == "none: trials run on the CPU"
+    assert machine.find_gpus(None).said == "none: trials run on the CPU"
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'NVIDIA X, 81920 MiB'\necho 'NVIDIA X, 81920 MiB'\n")
     program.chmod(0o755)
-    assert machine.gpus(2).said == "2: NVIDIA X, 81920 MiB"
-    assert "1 of them visible" in machine.gpus(1).said
-    assert (machine.gpus(0).state, machine.gpus(0).said) == ("note", "2: NVIDIA X, 81920 MiB; torch sees none of them")
+    assert machine.find_gpus(2).said == "2: NVIDIA X, 81920 MiB"
+    assert "1 of them visible" in machine.find_gpus(1).said
+    assert (machine.find_gpus(0).state, machine.find_gpus(0).said) == (
+        "note",
+        "2: NVIDIA X, 81920 MiB; torch sees none of them",
+    )
     program.write_text("#!/bin/sh\necho 'no driver' >&2; exit 9\n")
-    assert machine.gpus(None).said == "none (nvidia-smi: no driver): trials run on the CPU"
+    assert machine.find_gpus(None).said == "none (nvidia-smi: no driver): trials run on the CPU"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.reports.tables import build
+from orchestrator.reports.tables import build_report
 
 GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16
@@ -12,7 +12,7 @@ CODE = "c0de" * 16
 
 def markdown(store, **named):
     arguments = {"selection": None, "baseline": None, "title": "t"} | named
-    return build(store, **arguments).markdown()
+    return build_report(store, **arguments).markdown()
 
 
 def header_of(text):
@@ -42,7 +42,7 @@ def test_every_other_setting_that_differs_is_a_confound_and_marks_its_columns(st
     )
     assert header_of(text) == "| Metric | version=v1 | version=v2 † | version=v3 † |"
     assert "† Also differing, as listed there: `backbone.grid`, `backbone.model`." in text  # under the other tables
-    csv = build(stored(), None, {"version": "v1"}, "t").csv()
+    csv = build_report(stored(), None, {"version": "v1"}, "t").csv()
     assert {line.rsplit(",", 1)[1] for line in csv.splitlines() if "version=v2" in line} == {"†"}
 
 

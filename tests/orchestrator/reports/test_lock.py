@@ -12,9 +12,9 @@ import scipy
 from moleflow.errors import InvalidInput
 from orchestrator.reports import lock as locks
 from orchestrator.reports.lock import read_lock
-from orchestrator.reports.published import load
-from orchestrator.reports.tables import build, write_report
-from orchestrator.reports.verify import verify
+from orchestrator.reports.published import load_published
+from orchestrator.reports.tables import build_report, write_report
+from orchestrator.reports.verify import check_report
 
 GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16  # of every generated trial
@@ -23,7 +23,7 @@ CODE = "c0de" * 16  # of every generated trial
 def remake(store, recipe, **named):
     named = {"current_code": recipe.code, "command": recipe.command} | named
     selection = None if recipe.selection is None else set(recipe.selection)
-    return build(store, selection, recipe.baseline, recipe.title, **named)
+    return build_report(store, selection, recipe.baseline, recipe.title, **named)
 
 
 def alter(path, old, new):
@@ -33,7 +33,7 @@ def alter(path, old, new):
 
 
 def test_the_lock_names_what_made_the_report_and_holds_no_time_and_no_path(write, ids, tmp_path):
-    report = write(published=load(), command="moleflow-sweep report FOLDER --with-published")
+    report = write(published=load_published(), command="moleflow-sweep report FOLDER --with-published")
     written = report.read_text(encoding="utf-8")
     comment = written[written.rindex("<!-- lock") :]
     assert comment.count(">") == 1  # the title's own arrow does not end the comment
@@ -42,7 +42,7 @@ def test_the_lock_names_what_made_the_report_and_holds_no_time_and_no_path(write
     assert content["selection"] == sorted(ids) == sorted(content["trials"])
     assert (content["baseline"], content["code"]) == ({GAMMA: 0}, CODE)
     assert content["command"] == "moleflow-sweep report FOLDER --with-published"
-    assert content["published"] == load().digest
+    assert content["published"] == load_published().digest
     assert {name: content["made_with"][name] for name in ("numpy", "scipy")} == {
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
@@ -73,11 +73,11 @@ def test_a_report_without_a_whole_lock_is_refused(write, damage, said):
 
 def test_what_is_no_report_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="no such file"):
-        verify(tmp_path / "report.md", remake, CODE)
+        check_report(tmp_path / "report.md", remake, CODE)
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
     for path in (tmp_path, tmp_path / "bytes.md"):
         with pytest.raises(InvalidInput, match="cannot be read as text"):
-            verify(path, remake, CODE)
+            check_report(path, remake, CODE)
 
 
 def test_the_lock_ends_the_report_that_a_run_writes_and_names_the_command(finished, command, edit):
@@ -95,10 +95,10 @@ def test_what_a_version_brings_that_changed_since_is_named(add, stored, tmp_path
     add({"version": "v7"}, version="v7", settings={"lora.rank": 64})
     covers = {"version": ["lora.rank"]}
     then, now = ({"version": {"v3": {"lora.rank": 32}, "v7": {"lora.rank": rank}}} for rank in (64, 16))
-    report = build(stored(), None, None, "t", current_code=CODE, covers=covers, bundles=then)
+    report = build_report(stored(), None, None, "t", current_code=CODE, covers=covers, bundles=then)
     path = write_report(report, tmp_path / "sweep")["md"]
-    assert verify(path, lambda *of: remake(*of, covers=covers, bundles=then), CODE).equal
-    verdict = verify(path, lambda *of: remake(*of, covers=covers, bundles=now), CODE)
+    assert check_report(path, lambda *of: remake(*of, covers=covers, bundles=then), CODE).equal
+    verdict = check_report(path, lambda *of: remake(*of, covers=covers, bundles=now), CODE)
     assert any("column 'version=v7' of the report is 'version=v7 †'" in of for of in verdict.differences)
     (reason,) = verdict.reasons
     digests = re.fullmatch("what versions bring: ([0-9a-f]{16}) when the report was made, ([0-9a-f]{16}) today", reason)
@@ -108,11 +108,11 @@ def test_what_a_version_brings_that_changed_since_is_named(add, stored, tmp_path
 def test_other_code_and_other_packages_are_reasons(write):
     report = write()
     alter(report, f'"numpy":"{numpy.__version__}"', '"numpy":"1.0"')
-    assert verify(report, remake, CODE).equal  # The text is what counts.
+    assert check_report(report, remake, CODE).equal  # The text is what counts.
     alter(report, "0.5100", "0.5900")
     written = report.read_text(encoding="utf-8")
     alter(report, read_lock(written, "report").text, locks._sha256(written[: written.rindex("\n<!-- lock")].encode()))
-    assert verify(report, remake, "beef" * 16).reasons == (
+    assert check_report(report, remake, "beef" * 16).reasons == (
         "the detector's code was c0dec0dec0de, and is beefbeefbeef today",
         f"numpy: 1.0 when the report was made, {numpy.__version__} today",
     )

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from moleflow.config import TrialConfig
+from moleflow.settings.config import TrialConfig
 from orchestrator.reports.notes import error_line
 from orchestrator.reports.render import latex_text
-from orchestrator.reports.tables import build
+from orchestrator.reports.tables import build_report
 
 GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16
@@ -18,7 +18,7 @@ CODE = "c0de" * 16
 
 def markdown(store, **named):
     arguments = {"selection": None, "baseline": None, "title": "t"} | named
-    return build(store, **arguments).markdown()
+    return build_report(store, **arguments).markdown()
 
 
 def header_of(text):
@@ -179,7 +179,7 @@ def test_a_table_whose_column_has_a_flag_shows_it(stored, add, start):
     assert TrialConfig.model_validate(quiet).flags() == []
     add({"version": "v3"})
     add({"version": "v9"}, settings=FLAGGED[start], flags=json.dumps(flags))
-    report = build(stored(), None, None, "t")
+    report = build_report(stored(), None, None, "t")
     assert f"flag: {flags[0]} (in `version=v9`)" in report.tables[0].notes
     assert f"flag: {latex_text(flags[0])}" in report.latex().partition("\\end{table}")[0]
 
@@ -231,7 +231,7 @@ def test_what_is_missing_is_counted_and_named_never_dropped(stored, add):
     assert f"- `{failed}` failed: loss.focal_gamma=2, seed 0: Diverged: task grid, epoch 3\n" in text
     assert f"- `{pruned}` pruned: loss.focal_gamma=2, seed 1" in text
     assert f"- `{never}` not run" in text
-    latex = build(stored(), done | {failed}, None, "t").latex()
+    latex = build_report(stored(), done | {failed}, None, "t").latex()
     assert "1 of 3 trials not in the tables: 1 failed." in latex
     assert "Not in the tables" not in markdown(stored(), selection=done)
 
@@ -272,7 +272,7 @@ def test_damaged_files_are_named(stored, add):
 
 def test_a_report_of_nothing_says_so(stored, add):
     failed = add({GAMMA: 2.0}, status="failed", error_kind="Diverged", error="x")
-    report = build(stored(), {failed}, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), {failed}, {GAMMA: 0.0}, "t")
     assert "no finished trial yet" in report.markdown()
     assert "1 of 1 trial not in the tables: 1 failed" in report.markdown()
     assert "1 of 1 trial not in the tables: 1 failed" in report.latex()

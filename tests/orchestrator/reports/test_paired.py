@@ -7,6 +7,7 @@ from statistics import fmean
 import pytest
 
 from orchestrator.reports.bootstrap import ClassScores, read_scores
+from orchestrator.reports.finished_trials import finished_trials
 from orchestrator.reports.paired import (
     BEYOND,
     IMAGES,
@@ -15,10 +16,10 @@ from orchestrator.reports.paired import (
     NOT_MEASURED,
     SATURATED,
     SEEDS,
-    paired,
+    compare_paired,
 )
 from orchestrator.reports.statistics import holm, t_interval
-from orchestrator.reports.variants import finished_trials, group
+from orchestrator.reports.variants import group_variants
 
 GAMMA = "loss.focal_gamma"
 
@@ -29,7 +30,7 @@ def both(stored):
 
     def both():
         store = stored()
-        variants = group(finished_trials(store, None, "test"))
+        variants = group_variants(finished_trials(store, None, "test"))
         ids = {trial.trial_id for variant in variants for trial in variant.trials}
         return variants, read_scores(store, ids, "test")
 
@@ -42,7 +43,7 @@ def test_only_seeds_in_common_count(add, both, make_images):
     for seed in (2, 3, 1):
         add({GAMMA: 2.0}, seed, images=make_images((1.5, 1.0), seed + 10))
     (a, b), scores = both()
-    result = paired([(a, b)], scores)[0]
+    result = compare_paired([(a, b)], scores)[0]
     assert (result.seeds, result.n, result.resampled) == ((1, 2), 2, IMAGES)
     values = [{trial.seed: trial.values["Mean", "image_auroc"] for trial in v.trials} for v in (a, b)]
     assert result.difference == pytest.approx(fmean(values[1][s] - values[0][s] for s in (1, 2)))
@@ -55,10 +56,10 @@ def test_five_seeds_are_drawn_as_well_and_widen_the_interval(add, both, make_ima
         add({GAMMA: 0.0}, seed, images=make_images((1.0, 1.0), seed, n=200))
         add({GAMMA: 2.0}, seed, images=make_images((0.2 + seed / 2, 1.0), seed + 10, n=200))
     (a, b), scores = both()
-    all_seeds = paired([(a, b)], scores)[0]
+    all_seeds = compare_paired([(a, b)], scores)[0]
     assert all_seeds.resampled == IMAGES_AND_SEEDS
     few = type(a)(a.label, a.factors, a.trials[:4])
-    four = paired([(few, b)], scores)[0]
+    four = compare_paired([(few, b)], scores)[0]
     assert four.resampled == IMAGES
     assert all_seeds.high - all_seeds.low > 1.5 * (four.high - four.low)
 
@@ -67,7 +68,7 @@ def test_one_seed_gives_an_interval_over_images_and_no_test(add, both, make_imag
     add({GAMMA: 0.0}, images=make_images((1.0, 0.5)))
     add({GAMMA: 2.0}, images=make_images((1.5, 1.0), 1))
     (a, b), scores = both()
-    result = paired([(a, b)], scores)[0]
+    result = compare_paired([(a, b)], scores)[0]
     assert result.low < result.high
     assert (result.p, result.p_holm, result.effect, result.noise, result.verdict) == (None, None, None, None, "")
 
@@ -78,7 +79,7 @@ def test_no_common_seed_other_images_and_wrong_scores_give_no_interval(add, both
     add({GAMMA: 2.0}, 0, images=make_images((1.0, 0.5), n=20))
     add({GAMMA: 3.0}, 0)
     (a, b, c, d), scores = both()
-    results = paired([(a, b), (a, c), (a, d)], scores)
+    results = compare_paired([(a, b), (a, c), (a, d)], scores)
     assert [result.resampled.split(";")[0] for result in results] == [
         "no seed in common",
         "not the same test images",
@@ -90,7 +91,7 @@ def test_no_common_seed_other_images_and_wrong_scores_give_no_interval(add, both
     spoilt = scores | {
         trial: scores[trial] | {"leather": ClassScores(leather.images, leather.anomalous, -leather.scores)}
     }
-    assert "do not give the stored image AUROC" in paired([(a, a)], spoilt)[0].resampled
+    assert "do not give the stored image AUROC" in compare_paired([(a, a)], spoilt)[0].resampled
 
 
 def test_pixel_metrics_have_an_interval_over_seeds_alone(add, both):
@@ -98,10 +99,10 @@ def test_pixel_metrics_have_an_interval_over_seeds_alone(add, both):
         add({GAMMA: 0.0}, seed, pixel=(0.90, 0.80 + seed / 100))
         add({GAMMA: 2.0}, seed, pixel=(0.92, 0.81 + seed / 50))
     (a, b), scores = both()
-    result = paired([(a, b)], scores, metric="pixel_auroc")[0]
+    result = compare_paired([(a, b)], scores, metric="pixel_auroc")[0]
     assert result.resampled == SEEDS
     assert (result.low, result.high) == pytest.approx(t_interval([0.015, 0.020, 0.025]))
-    first = paired([(a, b)], scores, [("leather",)], "pixel_auroc")[0]
+    first = compare_paired([(a, b)], scores, [("leather",)], "pixel_auroc")[0]
     assert (first.low, first.high) == pytest.approx((0.02, 0.02))
 
 
@@ -115,7 +116,7 @@ def test_verdicts(add, both, make_images):
         add({GAMMA: 4.0}, seed, images=perfect)
         add({GAMMA: 5.0}, seed, images=perfect)
     (a, same, alike, better, top, also), scores = both()
-    results = paired([(a, same), (a, alike), (a, better), (top, also)], scores)
+    results = compare_paired([(a, same), (a, alike), (a, better), (top, also)], scores)
     assert [result.verdict for result in results] == [NO_EFFECT, NOT_MEASURED, BEYOND, SATURATED]
     # Equal digests are no test, and do not count in the correction of the others.
     assert (results[0].p, results[0].floor, results[0].p_holm) == (None, None, None)

@@ -9,12 +9,24 @@ import pytest
 import yaml
 
 from moleflow.errors import InvalidInput
-from moleflow.knobs import fields
+from moleflow.settings.knobs import fields
 from orchestrator.reports import published as rows_of_notes
-from orchestrator.reports.cells import change_text
-from orchestrator.reports.final import MEAN
-from orchestrator.reports.published import FOLDER, NOT_RECORDED, confounds, load, relative_change, value
-from orchestrator.reports.published_tables import as_the_notes_print, changes_table, published_report, results_table
+from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.number_format import change_text
+from orchestrator.reports.published import (
+    FOLDER,
+    NOT_RECORDED,
+    load_published,
+    published_confounds,
+    relative_change,
+    value,
+)
+from orchestrator.reports.published_tables import (
+    as_the_notes_print,
+    build_published_report,
+    changes_table,
+    results_table,
+)
 
 # Typed from the update notes, sections v1 and v2.
 V1 = """
@@ -151,13 +163,16 @@ def test_settings_are_knobs_and_everything_has_a_source(published):
 
 
 def test_v1_to_v2_is_marked_as_confounded_by_backbone_and_grid(three):
-    found = {c.path: (c.before, c.after) for c in confounds(three.run("v1"), three.run("v2"), three.run("v2").compares)}
+    found = {
+        c.path: (c.before, c.after)
+        for c in published_confounds(three.run("v1"), three.run("v2"), three.run("v2").compares)
+    }
     assert found == {
         "backbone.model": (NOT_RECORDED, "vit_base_patch14_dinov2.lvd142m"),
         "data.image_size": (NOT_RECORDED, "518"),
         "patch_grid": ("14x14 (inferred)", "37x37"),
     }
-    markdown = published_report(load()).markdown()
+    markdown = build_published_report(load_published()).markdown()
     (note,) = [
         line for line in markdown.split("## ")[1].splitlines() if line.startswith("- † v1 -\\> v2 is confounded")
     ]
@@ -171,12 +186,12 @@ def test_v1_to_v2_is_marked_as_confounded_by_backbone_and_grid(three):
 def test_a_setting_that_nobody_recorded_is_a_confound_even_on_both_sides(three):
     v2 = three.run("v2")
     unknown = v2.model_copy(update={"settings": v2.settings | {"training.epochs": NOT_RECORDED}})
-    assert [c.path for c in confounds(unknown, unknown, ())] == ["training.epochs"]
-    assert confounds(v2, v2, ()) == ()
+    assert [c.path for c in published_confounds(unknown, unknown, ())] == ["training.epochs"]
+    assert published_confounds(v2, v2, ()) == ()
 
 
 def test_v5_0_alone_had_no_effect(three):
-    markdown = published_report(load()).markdown()
+    markdown = build_published_report(load_published()).markdown()
     assert "v3@224 -\\> v5.0: no effect: `v5.0` equals `v3@224` in every published digit" in markdown
     assert "| v3@224 -\\> v5.0 (no effect) | 0.0% | 0.0% |" in markdown
     assert markdown.count("no effect:") == 1
@@ -238,18 +253,18 @@ def damaged(tmp_path):
 )
 def test_damaged_rows_are_refused_in_one_line(damaged, change, said):
     with pytest.raises(InvalidInput) as refused:
-        load(damaged(change))
+        load_published(damaged(change))
     assert said in str(refused.value)
     assert "rows.yaml" in str(refused.value)
 
 
 def test_a_folder_without_published_rows_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="no published rows"):
-        load(tmp_path)
+        load_published(tmp_path)
 
 
 def test_the_digest_is_that_of_the_content(damaged, published, tmp_path):
-    same = load(damaged(lambda c: None))
+    same = load_published(damaged(lambda c: None))
     assert same.files == published.files[:1]
-    other = load(damaged(lambda c: c["runs"][0]["means"].update(image_auroc="0.8287")))
+    other = load_published(damaged(lambda c: c["runs"][0]["means"].update(image_auroc="0.8287")))
     assert other.digest != same.digest

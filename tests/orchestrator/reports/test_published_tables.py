@@ -8,12 +8,12 @@ import re
 
 import pytest
 
-from orchestrator.reports.published import load
-from orchestrator.reports.published_tables import published_report
+from orchestrator.reports.published import load_published
+from orchestrator.reports.published_tables import build_published_report
 
 
 def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them(three):
-    report = published_report(load())
+    report = build_published_report(load_published())
     markdown, first = report.markdown(), report.tables[0]
     assert "Mean Image AUROC" in first.header
     assert "Mean Pixel AUROC" in first.header
@@ -29,7 +29,7 @@ def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them(th
 def test_the_command_shows_the_published_rows_without_a_folder(place, command):
     ended = command("report", "--published")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out == published_report(load()).markdown() + "\n"
+    assert ended.out == build_published_report(load_published()).markdown() + "\n"
     assert command("report", "--published", "--format", "csv").out.startswith("dataset,variant,class,metric")
     assert not (place / "results").exists()
 

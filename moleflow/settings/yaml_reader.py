@@ -1,0 +1,193 @@
+"""Reading YAML the safe way: no tags, no duplicate keys, numbers as people write them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moleflow.errors import InvalidInput
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it, but numbers are YAML 1.2's and a key given twice is an error.
+
+    So `1e-4` is a number, and `01`, `1:30` and `2024-01-01` are texts instead of 1, 90 and a date.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain name; write it without [ ] { }", key_node.start_mark
+                )
+            if key_node.value in seen:
+                problem = f"the key '{key_node.value}' is given twice; keep one of them"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_NOT_JSON = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "binary", "set", "omap", "pairs")}
+_Loader.yaml_constructors = {
+    tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag not in _NOT_JSON
+}
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")}
+_NUMBERS = {
+    "int": r"^[-+]?(0|[1-9][0-9_]*)$",
+    "float": r"^([-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+|[-+]?(\d+\.\d*|\.\d+)|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag not in _REPLACED]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789"))
+
+
+def parse(text: str, source: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        InvalidInput: the text is not YAML, uses a tag such as `!!python/object`, or gives a key twice.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506, it is a SafeLoader
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InvalidInput(
+            f"{source}, line {line}: a control character (#x{error.character:02x}); take it away"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        place, problem = _explained(error)
+        raise InvalidInput(f"{source}{f', line {place.line + 1}' if place else ''}: {problem}") from None
+    except RecursionError:
+        raise InvalidInput(f"{source}: is nested too deeply; take some levels away") from None
+    except (ValueError, KeyError):  # A standard tag on a value that is none of its kind.
+        raise InvalidInput(
+            f"{source}: a tag such as !!int stands before a value of another kind; write plain YAML values, without tags"
+        ) from None
+
+
+_QUOTES = "needs quotes around it"
+# What the parser says, what it means, and whether the place is where it began (or else where it ended).
+_PROBLEMS: list[tuple[str, str, bool]] = [
+    (r"'\\t'", "a tab; YAML is indented with spaces", False),
+    (r"constructor for the tag '(.+)'", r"the tag \1; tags are not allowed here, write plain YAML values", False),
+    (r"undefined tag handle '(.+)'", r"the tag \1; tags are not allowed here, write plain YAML values", False),
+    (r"another document", "a second document begins here with ---; keep one, and take the --- away", False),
+    (r"quoted scalar .*(end of stream|document separator)", "a quote is opened here and never closed; close it", True),
+    (r"flow sequence .*<stream end>", "a [ is opened here and never closed; close it with ]", True),
+    (r"flow mapping .*<stream end>", "a { is opened here and never closed; close it with }", True),
+    (r"expected ',' or '(.)'", r"a comma or a \1 is missing here; a text with , [ ] { } in it " + _QUOTES, False),
+    (
+        r"mapping values are not allowed here",
+        f"a colon that no key fits; a text with ': ' in it {_QUOTES}, a space must follow the colon of each key, "
+        "and the keys of a group begin in one column",
+        False,
+    ),
+    (r"sequence entries are not allowed", "a - that no list fits; write each entry on a line of its own", False),
+    (r"for merging", "<< takes a mapping, or a list of mappings", False),
+    (r"duplicate anchor '(.+?)'", r"&\1 is given twice; keep one of them", False),
+    (
+        r"undefined alias '(.*)'",
+        rf"nothing is called &\1 that *\1 could mean; a text that begins with * {_QUOTES}",
+        False,
+    ),
+    (r"scanning an (alias|anchor)", f"a text that begins with * or & {_QUOTES}", True),
+    (r"character ('.+') that cannot start", rf"a text that begins with \1 {_QUOTES}", False),
+    (r"could not find expected ':'", "a line without a key; a space must follow each colon", True),
+    (
+        r"<block end>",
+        "does not fit the lines above it; see to the indentation, and to quotes that end too early",
+        False,
+    ),
+    (r"unindent does not match", "the indentation fits none of the lines above", False),
+    (r"unknown escape character ('.+')", r"\\ before \1 in double quotes means nothing; use single quotes", False),
+    (r"(escape sequence|hexadecimal)", "\\\\ in double quotes has a meaning of its own; use single quotes", False),
+]
+
+
+def _explained(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]:
+    """Where in the file it is, and what to do."""
+    said = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+    for pattern, meaning, at_start in _PROBLEMS:
+        if found := re.search(pattern, said):
+            text = found.expand(meaning).replace("tag:yaml.org,2002:", "!!")
+            return (error.context_mark if at_start else error.problem_mark), text
+    return error.problem_mark or error.context_mark, error.problem or said
+
+
+def yaml_text(value: object, most: int = 80) -> str:
+    """A value as a YAML file has it, cut where it is long: null, true, .nan, 'a text', [1, 2], {key: value}."""
+    text = _flow(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _flow(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' * (value < 0)}.inf"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_flow(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_flow, value))}]"
+    return repr(value)
+
+
+def kind(value: object) -> str:
+    """What a value is, in words."""
+    if isinstance(value, bool):
+        return yaml_text(value)
+    return {str: "a text", int: "a number", float: "a number", list: "a list", dict: "a mapping"}.get(
+        type(value), "null"
+    )
+
+
+def others(path: Path) -> str:
+    """What there is in the place of a file that is not: the nearest name, or some YAML files beside it."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"; there is no folder {folder} either"
+    names = sorted(one.name for one in folder.iterdir() if one.suffix in (".yaml", ".yml"))
+    stems = {Path(name).stem: name for name in names}
+    near = difflib.get_close_matches(path.stem, stems, n=1)
+    if near:
+        return f". Did you mean '{folder / stems[near[0]]}'?"
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"; YAML files in {'this folder' if folder == Path() else folder}: {some or 'none'}"
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InvalidInput: no such file, not text, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: no such file{others(path)}") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{path}: is a folder, and a YAML file is needed") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path}: is no text; a YAML file is needed") from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
+    value = parse(text, str(path))
+    if value is None:
+        raise InvalidInput(f"{path}: is empty; a mapping of keys to values is needed")
+    if not isinstance(value, dict):
+        colon = "; a space must follow each colon" if isinstance(value, str) and ":" in value else ""
+        raise InvalidInput(f"{path}: holds {kind(value)}, but a mapping of keys to values is needed{colon}")
+    bad = [k for k in value if not isinstance(k, str)]
+    if bad:
+        raise InvalidInput(f"{path}: the key {yaml_text(bad[0])} is not a name; put it in quotes")
+    return value

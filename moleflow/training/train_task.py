@@ -1,0 +1,182 @@
+"""One task: features in, trained state out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moleflow.cache.stage_state import Checkpoint, Epoch
+from moleflow.errors import Diverged
+from moleflow.models.detector import Detector
+from moleflow.settings.config import TrainingKnobs, TrialConfig
+from moleflow.training.adamp import AdamP
+from moleflow.training.losses import training_loss
+
+ABSURD_LOSS = 1e10
+PRODUCTS = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """The random numbers of a stage: from the seed, the parent stage's lineage and the task, never carried over."""
+
+    seed: int
+    parent_lineage: str
+    task: int
+
+    def __call__(self, name: str) -> torch.Generator:
+        """A fresh CPU generator for the draws called `name`."""
+        text = f"{self.seed}:{self.parent_lineage}:{self.task}:{name}"
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
+
+
+def new_detector(config: TrialConfig, features: Tensor, randomness: Randomness, device: torch.device) -> Detector:
+    """A detector without any task, on `device`, for features (N, H, W, D)."""
+    return Detector(config, (features.shape[1], features.shape[2], features.shape[3]), randomness).to(device)
+
+
+def train_task(
+    detector: Detector,
+    features: Tensor,
+    task: int,
+    config: TrialConfig,
+    randomness: Randomness,
+    on_epoch: Callable[[Epoch], None],
+    start: Checkpoint | None = None,
+    keep: Callable[[Checkpoint], None] | None = None,
+) -> Checkpoint:
+    """Measure the features' statistics and train what `task` trains, in place.
+
+    Args:
+        features: (N, H, W, D) of the task's training images, on any device; moved to the detector's.
+        on_epoch: called after every epoch that is trained here.
+        start: where an earlier training of this task got to; it is gone on from there to the digits of an uninterrupted one.
+        keep: given what each epoch reached, before `on_epoch`.
+
+    Returns:
+        What the last epoch reached.
+
+    Raises:
+        Diverged: a loss became NaN, infinite or larger than 1e10; the message names the task and the epoch.
+    """
+    knobs = config.training
+    detector.measure(task, features)
+    features = features.to(detector.position.device)
+    parameters = detector.trainable(task)
+    optimizer = optimizer_of(parameters.values(), knobs)
+    count = len(features)
+    batch = min(knobs.batch_size, count)
+    steps = count // batch if knobs.drop_last else math.ceil(count / batch)
+    if start is not None:
+        detector.load_task_state(task, start.state)
+        _load_optimizer_state(optimizer, parameters, start.optimizer)
+    fixed = {name: _copy(t) for name, t in detector.task_state(task).items() if name not in parameters}
+    reached = start or Checkpoint((), {}, {})
+    detector.train()
+    detector.set_products(PRODUCTS[knobs.products])
+    for epoch in range(len(reached.epochs), knobs.epochs):
+        begun = time.perf_counter()
+        order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
+        losses, nlls, norms = [], [], []
+        detector.set_dropout(randomness(f"dropout {epoch}") if task == 0 else None)
+        for step in range(steps):
+            rate = learning_rate(knobs, task, epoch * steps + step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, nll, norm = train_step(
+                detector, features[order[step * batch : (step + 1) * batch]], task, config, optimizer
+            )
+            losses.append(loss)
+            nlls.append(nll)
+            norms.append(norm)
+        means = [torch.stack(values).double().mean().item() for values in (losses, nlls, norms)]
+        if not all(math.isfinite(value) for value in means) or abs(means[0]) > ABSURD_LOSS:
+            raise Diverged(
+                f"task {task} ({config.data.tasks[task]}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}"
+            )
+        record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - begun)
+        reached = Checkpoint(
+            (*reached.epochs, record),
+            fixed | {name: _copy(parameter) for name, parameter in parameters.items()},
+            _optimizer_state(optimizer, parameters),
+        )
+        if keep is not None:
+            keep(reached)
+        on_epoch(record)
+    detector.set_dropout(None)
+    detector.set_products(None)
+    detector.requires_grad_(False)
+    detector.eval()
+    return reached
+
+
+def train_step(
+    detector: Detector, images: Tensor, task: int, config: TrialConfig, optimizer: torch.optim.Optimizer
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step on features `images` (B, H, W, D): its loss, its plain NLL and the norm of its gradient, as numbers on the device."""
+    z, log_det = detector(images, task)
+    loss, nll = training_loss(z, log_det, config.loss, images)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trained], foreach=True)
+    if config.training.gradient_clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(trained, config.training.gradient_clip, norm, foreach=True)
+    optimizer.step()
+    return loss.detach(), nll, norm
+
+
+def learning_rate(knobs: TrainingKnobs, task: int, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (from 0): linear warm-up on tasks after the first, then constant or cosine.
+
+    lr = peak * (f + (1-f) * (1 + cos(pi t)) / 2), t from 0 after the warm-up to 1 at the last step, f the final fraction
+    (Loshchilov and Hutter 2017).
+    """
+    total = knobs.epochs * steps_per_epoch
+    warmup = min(knobs.warmup_epochs * steps_per_epoch, total // 2) if task > 0 else 0
+    if step < warmup:
+        return knobs.learning_rate * (step + 1) / (warmup + 1)
+    if knobs.schedule == "constant":
+        return knobs.learning_rate
+    t = (step - warmup) / max(1, total - warmup - 1)
+    return knobs.learning_rate * (knobs.final_fraction + (1 - knobs.final_fraction) * 0.5 * (1 + math.cos(math.pi * t)))
+
+
+def optimizer_of(parameters: Iterable[torch.nn.Parameter], knobs: TrainingKnobs) -> torch.optim.Optimizer:
+    """The optimizer that the knobs ask for, at the peak learning rate."""
+    if knobs.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay, fused=True)
+    return AdamP(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay)
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    """The optimizer's numbers as `<parameter>/<entry>`; the step count is stored as a tensor too."""
+    return {
+        f"{name}/{entry}": _copy(value) if isinstance(value, Tensor) else torch.tensor(value)
+        for name, parameter in parameters.items()
+        for entry, value in optimizer.state[parameter].items()
+    }
+
+
+def _load_optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], stored: dict[str, Tensor]
+) -> None:
+    """Put back what `_optimizer_state` gave."""
+    positions = {name: position for position, name in enumerate(parameters)}
+    state: dict[int, dict[str, Any]] = {position: {} for position in positions.values()}
+    for path, value in stored.items():
+        name, _, entry = path.rpartition("/")
+        # AdamP counts its steps in a Python number, AdamW in a float tensor; powers of the two differ in their last digits.
+        state[positions[name]][entry] = value.clone() if value.is_floating_point() else value.item()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,221 @@
+"""The commands report, claims, verify, compare and export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moleflow.errors import InvalidInput
+from orchestrator.cli import completion
+from orchestrator.cli.app import _allowed
+from orchestrator.exit_codes import FAILED
+
+if TYPE_CHECKING:
+    pass
+from orchestrator.cli.app import ShowAll, Split, check_choice
+
+
+def report(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")
+    ] = False,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            help="test | validation: which images the tables are about.",
+            autocompletion=completion.words_of("test", "validation"),
+        ),
+    ] = "test",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="markdown | csv | latex", autocompletion=completion.words_of("markdown", "csv", "latex")
+        ),
+    ] = "markdown",
+    with_published: Annotated[
+        bool, typer.Option("--with-published", help="Put the published rows beside the measured ones.")
+    ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="The published rows alone; needs no folder and writes nothing.")
+    ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also report.html: one file with tables, charts, trials and anomaly maps.")
+    ] = False,
+) -> None:
+    """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there.
+
+    For instance:
+
+      moleflow-sweep report results/v7_gamma --html
+      moleflow-sweep report results/v7_gamma --with-published
+      moleflow-sweep report --published
+    """
+    from orchestrator.reports import make
+
+    _allowed("--format", form, ("markdown", "csv", "latex"))
+    _allowed("--split", split, ("test", "validation"))
+    if published and (folder or everything or with_published):
+        raise InvalidInput(
+            "--published: stands alone; for published rows beside those of a folder use report FOLDER --with-published"
+        )
+    if published and split != "test":
+        raise InvalidInput("--split: is for a results folder, and published rows are about test images; leave it out")
+    if not published and folder is None:
+        raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
+    if html and folder is None:
+        raise InvalidInput("--html: is for a results folder: report FOLDER --html")
+    made, paths = (
+        (make.published_report(), {})
+        if folder is None
+        else make.make_report(folder, everything, with_published, split=split)
+    )
+    if html and folder is not None:
+        from orchestrator.html_report.make import make_page
+
+        paths["html"] = make_page(folder, made)
+    print({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
+    if paths:
+        print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
+
+
+def claims(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Results folders; a contrast may span them.", show_default=False)
+    ],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every stored trial, not only those of the latest plans.")
+    ] = False,
+) -> None:
+    """Print the ledger of the update notes' claims: measured, interval, and held, refuted or undecided by stated rules.
+
+    For instance:
+
+      moleflow-sweep claims results/v7_gamma results/v3_ablation
+    """
+    from orchestrator.claims.claims import stated_claims
+    from orchestrator.claims.ledger import ledger_markdown, read_ledger
+
+    print(ledger_markdown(read_ledger(folders, everything), stated_claims().rules))
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md, or its folder.", show_default=False)],
+) -> None:
+    """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not.
+
+    For instance:
+
+      moleflow-sweep verify results/v7_gamma/report.md
+    """
+    from orchestrator.reports import make
+
+    verdict = make.verify_report(file / "report.md" if file.is_dir() else file)
+    print("\n".join(verdict.lines()))
+    raise typer.Exit(0 if verdict.equal else FAILED)
+
+
+def compare(
+    places: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Results folders, two or more.", show_default=False)
+    ],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="markdown | csv | latex", autocompletion=completion.words_of("markdown", "csv", "latex")
+        ),
+    ] = "markdown",
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            help="knob=value, or sweep=NAME; given often they have to hold together. "
+            "Default: the sweeps' own baseline where they have the same.",
+        ),
+    ] = None,
+    split: Split = "test",
+    everything: ShowAll = False,
+) -> None:
+    """Print the tables of several sweeps side by side: a column for each variant of each of them. Writes nothing.
+
+    Sweeps on other images stand in tables of their own, and other code or another environment is said first and marked.
+
+    For instance:
+
+      moleflow-sweep compare results/v7_gamma results/v3_ablation
+      moleflow-sweep compare results/a results/b --baseline version=v3
+    """
+    from orchestrator.reports.compare import compare_sweeps
+    from orchestrator.reports.export import FORMATS, render_report
+
+    chosen = check_choice("--format", form, FORMATS)
+    check_choice("--split", split, ("test", "validation"))
+    print(render_report(compare_sweeps(places, baseline or (), split, everything), chosen), end="")
+
+
+def export(
+    place: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False)
+    ],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="csv | latex | markdown; stored tables are CSV.",
+            autocompletion=completion.words_of("csv", "latex", "markdown"),
+        ),
+    ] = "csv",
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A file, replaced as a whole. Default: stdout.", show_default=False)
+    ] = None,
+    what: Annotated[
+        str,
+        typer.Option(
+            "--what",
+            help="tables (the comparison) | metrics | scores | curves | attempts (as stored).",
+            autocompletion=completion.words_of("tables", "metrics", "scores", "curves", "attempts"),
+        ),
+    ] = "tables",
+    split: Split = "test",
+    everything: ShowAll = False,
+    document: Annotated[
+        bool,
+        typer.Option(
+            "--document", help="With --format latex: a whole document that compiles, not tables to put into one."
+        ),
+    ] = False,
+    one: Annotated[
+        str | None,
+        typer.Option(
+            "--table",
+            help="With LaTeX or Markdown: one table alone, by its number or the beginning of its title.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Give out the comparison tables, or a stored table, for other programs and papers; results/README.md explains the columns.
+
+    LaTeX tables need the package booktabs.
+
+    For instance:
+
+      moleflow-sweep export results/v7_gamma --format latex --table 1 --to gamma.tex
+      moleflow-sweep export results/v7_gamma --what scores --to scores.csv
+    """
+    from orchestrator.reports import export
+
+    chosen, table = check_choice("--format", form, export.FORMATS), check_choice("--what", what, export.WHAT)
+    check_choice("--split", split, ("test", "validation"))
+    pieces = export.export_tables(place, chosen, table, split, everything, document, one)
+    if to is None:
+        sys.stdout.writelines(pieces)
+    else:
+        export.write_pieces(pieces, to)
+        print(f"written: {to}", file=sys.stderr)

@@ -1,0 +1,277 @@
+"""The commands run, plan, prefetch and trial."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moleflow.errors import InvalidInput
+from orchestrator.cli import completion
+from orchestrator.cli.app import (
+    BackendName,
+    Base,
+    CacheDir,
+    Data,
+    Device,
+    File,
+    Out,
+    Profile,
+    Quiet,
+    RerunStale,
+    Sets,
+    Storage,
+    Threads,
+    Workers,
+    Yes,
+    _allowed,
+    load_sweep_file,
+    open_console,
+    run_options,
+)
+
+
+def run(
+    file: File,
+    data: Data = None,
+    base: Base = None,
+    sets: Sets = None,
+    out: Out = None,
+    cache: CacheDir = None,
+    backend: BackendName = "local",
+    profile: Profile = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit to SLURM and return.")] = False,
+    print_sbatch: Annotated[
+        bool, typer.Option("--print-sbatch", help="Show the SLURM scripts that would be submitted; nothing is written.")
+    ] = False,
+    workers: Workers = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    address: Annotated[
+        str | None, typer.Option("--address", help="A running Ray cluster: auto | HOST:PORT. Default: start Ray here.")
+    ] = None,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard/--no-dashboard", help="Whether a Ray that is started here has a dashboard.")
+    ] = True,
+    storage: Storage = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One training step a task for each distinct computation; nothing is kept.")
+    ] = False,
+    yes: Yes = False,
+    rerun_stale: RerunStale = False,
+    quiet: Quiet = False,
+    log_json: Annotated[
+        bool,
+        typer.Option(
+            "--log-json",
+            help="Every event as one line of JSON on stdout, with its time, and nothing else there; tables go to stderr.",
+        ),
+    ] = False,
+) -> None:
+    r"""Run every trial of a sweep that is not finished yet, then print and write its tables.
+
+    What has finished is kept: the same command goes on, and one with more
+    seeds or values runs those alone.
+
+    For instance:
+
+      moleflow-sweep run sweeps/v7_gamma.yaml --base demo
+      moleflow-sweep run sweeps/v7_gamma.yaml --data ~/mvtec --workers 4
+      moleflow-sweep run sweeps/v7_gamma.yaml --set epochs=5 --out results/short
+      moleflow-sweep run sweeps/v7_gamma.yaml --backend slurm \
+          --profile slurm/profiles/mylab.yaml --data ~/mvtec --detach
+
+    A line of --log-json holds time (seconds since 1970), kind, trial_id, label,
+    what the worker told, trials_over, trials_total and seconds_left:
+
+      moleflow-sweep run FILE --log-json | jq 'select(.kind == "epoch") | .loss'
+    """
+    from orchestrator.driver import dry_run as rehearsal
+    from orchestrator.driver.launch import print_scripts, run_sweep
+    from orchestrator.driver.prepare import prepare
+
+    options = run_options(
+        out=out,
+        cache=cache,
+        backend=backend,
+        profile=profile,
+        detach=detach,
+        address=address,
+        dashboard=dashboard,
+        storage=storage,
+        workers=workers,
+        threads=threads,
+        device=device,
+        yes=yes,
+        rerun_stale=rerun_stale,
+        quiet=quiet or log_json,
+        log_json=log_json,
+    )
+    for name, given in (("--profile", profile), ("--detach", detach), ("--print-sbatch", print_sbatch)):
+        if given and backend != "slurm":
+            raise InvalidInput(f"{name}: is for SLURM; give --backend slurm too")
+    if profile and not profile.is_file():
+        raise InvalidInput(f"--profile: {profile}: no such file; slurm/profiles/example.yaml explains how to write one")
+    for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
+        if wanted and backend != "ray":
+            raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
+    if dry_run and (detach or print_sbatch):
+        raise InvalidInput("--dry-run: runs in this process and submits nothing; leave --detach and --print-sbatch out")
+    if log_json and (detach or print_sbatch):
+        raise InvalidInput(
+            "--log-json: tells what trials do while the command follows them; leave --detach and --print-sbatch out"
+        )
+    sweep = load_sweep_file(file, data, base, sets)
+    if storage and sweep.search is None:
+        raise InvalidInput(f"--storage: is for searches, and {file} has none")
+    prepared = prepare(sweep, options)
+    action = rehearsal.dry_run if dry_run else print_scripts if print_sbatch else run_sweep
+    raise typer.Exit(action(prepared, options, open_console(stderr=log_json)))
+
+
+def plan(
+    file: File,
+    data: Data = None,
+    base: Base = None,
+    sets: Sets = None,
+    out: Out = None,
+    cache: CacheDir = None,
+    storage: Storage = None,
+    yes: Yes = False,
+    rerun_stale: RerunStale = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The plan as one JSON document.")] = False,
+) -> None:
+    """List a sweep's trials: ids, what differs between them, what is done and what would run.
+
+    For instance:
+
+      moleflow-sweep plan sweeps/v7_gamma.yaml
+      moleflow-sweep plan sweeps/v7_gamma.yaml --data ~/mvtec --json
+    """
+    from orchestrator.driver.preflight import check_backbones
+    from orchestrator.driver.prepare import expected_work, prepare
+    from orchestrator.plan import listing
+
+    options = run_options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale)
+    prepared = prepare(load_sweep_file(file, data, base, sets), options)
+    check_backbones(prepared, options, fetch=False)
+    about = prepared.sweep, prepared.plan, prepared.inputs
+    if as_json:
+        found = listing.plan_json(*about, str(prepared.folder), expected_work(prepared))
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    expected = expected_work(prepared)
+    print(
+        "\n".join(
+            [
+                *listing.plan_header(*about, prepared.folder),
+                *listing.work_lines(expected),
+                *listing.plan_lines(prepared.plan, prepared.sweep.search),
+            ]
+        )
+    )
+
+
+def prefetch(
+    file: File,
+    data: Data = None,
+    base: Base = None,
+    sets: Sets = None,
+    cache: CacheDir = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            help="local (this process) | slurm (one job, which the command waits for).",
+            autocompletion=completion.words_of("local", "slurm"),
+        ),
+    ] = "local",
+    profile: Profile = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    yes: Yes = False,
+) -> None:
+    r"""Fetch the weights and compute the features of all trials of a sweep, so that none of them needs a network or a backbone.
+
+    For instance:
+
+      moleflow-sweep prefetch sweeps/v7_gamma.yaml --data ~/mvtec
+      moleflow-sweep prefetch sweeps/v7_gamma.yaml --backend slurm \
+          --profile slurm/profiles/mylab.yaml --data ~/mvtec
+    """
+    from orchestrator.driver import prefetch as made
+
+    _allowed("--backend", backend, ("local", "slurm"))
+    if profile and backend != "slurm":
+        raise InvalidInput("--profile: is for SLURM; give --backend slurm too")
+    options = run_options(cache=cache, backend=backend, profile=profile, threads=threads, device=device, yes=yes)
+    raise typer.Exit(made.run_prefetch(load_sweep_file(file, data, base, sets), options, open_console()))
+
+
+def trial(
+    version: Annotated[
+        str,
+        typer.Option(
+            "--version",
+            help="The method: v1 | v2 | v3 | v4 | v4.1 | v5 | v6 | v7",
+            autocompletion=completion.version_words,
+        ),
+    ],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="knob=value, such as --set epochs=5; may be given often.",
+            autocompletion=completion.setting_words,
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="Base settings by name or .yaml path; `demo` is minutes of work. "
+            "Default: vit_b16, or demo where no images are given.",
+            autocompletion=completion.base_words,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in training.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder of classes in the MVTec AD layout. Default: MOLEFLOW_DATA, else embedded images."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Results folder. Default: results/trial-VERSION, and the base if not its own."),
+    ] = None,
+    cache: CacheDir = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Run a single task sequence, with any knob set.
+
+    For instance:
+
+      moleflow-sweep trial --version v7 --set focal_gamma=2 --base demo
+      moleflow-sweep trial --version v3 --seed 1 --data ~/mvtec
+    """
+    from orchestrator.driver.launch import run_sweep
+    from orchestrator.driver.prepare import prepare
+    from orchestrator.sweep.overrides import parse_sets
+    from orchestrator.sweep.sweep import make_sweep
+
+    document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
+    if sets:  # As factors they are named in the tables.
+        once = {
+            "version": f"the version is given by --version {version}; give it once, there",
+            "seed": "give --seed {}",
+        }
+        document["list"] = [parse_sets(sets, once)]
+    sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
+    options = run_options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
+    raise typer.Exit(run_sweep(prepare(sweep, options), options, open_console()))

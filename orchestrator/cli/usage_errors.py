@@ -1,0 +1,107 @@
+"""Mistakes in how a command is typed, each in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from moleflow.errors import did_you_mean
+
+_ERRORS: Any = import_module(typer.BadParameter.__module__)  # Where they lie differs between releases of typer.
+UsageError: type[Exception] = _ERRORS.UsageError
+
+VALUES = {
+    "--address": "auto or HOST:PORT, as in --address auto",
+    "--backend": "inline | local | slurm | ray, as in --backend slurm",
+    "--base": "a base, as in --base demo",
+    "--baseline": "knob=value, as in --baseline version=v3",
+    "--budget": "a size or none, as in --budget 50GB",
+    "--cache": "a folder, as in --cache /scratch/moleflow",
+    "--data": "a folder of classes, as in --data ~/mvtec",
+    "--device": "auto | cpu | cuda, as in --device cpu",
+    "--format": "markdown | csv | latex, as in --format latex",
+    "--out": "a folder, as in --out results/again",
+    "--port": "a whole number from 0 to 65535",
+    "--profile": "a file, as in --profile slurm/profiles/mylab.yaml",
+    "--seed": "a whole number >= 0",
+    "--set": "knob=value, as in --set epochs=5",
+    "--split": "test | validation, as in --split validation",
+    "--storage": "a URL, as in --storage sqlite:///study.db",
+    "--table": "a number or the beginning of a title, as in --table 1",
+    "--threads": "a whole number from 1 to 1024",
+    "--to": "a file, as in --to tables.csv",
+    "--version": "one of v1, v2, ...",
+    "--weights": "pretrained, a package or a file, as in --weights pretrained",
+    "--what": "tables | metrics | scores | curves | attempts, as in --what scores",
+    "--workers": "a whole number from 1 to 1024",
+}
+ARGUMENTS = {
+    "FILE": "a sweep file, such as sweeps/v7_gamma.yaml",
+    "DIR": "a results folder, such as results/v7_gamma",
+    "TRIAL": "a trial too, as moleflow-sweep status DIR shows them",
+    "REPORT": "a report.md, or its folder, such as results/v7_gamma",
+}
+_ONE = {
+    "FILE": "one sweep file",
+    "DIR": "one results folder",
+    "TRIAL": "one trial",
+    "REPORT": "one report",
+    "PART": "one part",
+}
+
+
+def explain_usage_error(error: Any, words: Sequence[str]) -> str:
+    """What was typed wrongly, and what to do.
+
+    Args:
+        error: a UsageError.
+        words: the words after the program's name.
+
+    """
+    context = error.ctx
+    command = context.info_name if context is not None and context.parent is not None else ""
+    if isinstance(error, _ERRORS.NoSuchOption):
+        return _no_such_option(error.option_name, command, context, words)
+    if isinstance(error, _ERRORS.BadOptionUsage):
+        name = error.option_name
+        return f"{name}: give {VALUES.get(name, 'a value')}" if words[-1] == name else f"{name}: takes no value"
+    if isinstance(error, _ERRORS.MissingParameter):
+        name = error.param.opts[0]
+        if name.startswith("-"):
+            return f"{command}: give {name}, {VALUES[name]}"
+        return f"{command}: give {ARGUMENTS[error.param.metavar]}"
+    if isinstance(error, _ERRORS.BadParameter):
+        name = error.param.opts[0]
+        return f"{name}: given '{_given(name, words)}', allowed: {VALUES.get(name, 'another value')}"
+    if context is not None and "extra argument" in error.message:
+        return f"{command}: {_extra(error.message.rpartition('(')[2].rstrip(')'), context)}"
+    return f"{command}: {error.message}" if command else error.message
+
+
+def _no_such_option(name: str, command: str, context: Any, words: Sequence[str]) -> str:
+    given = next((word.partition("=")[0] for word in words if word.startswith(name)), name)
+    options = [] if context is None else [option for one in context.command.params for option in one.opts]
+    near = did_you_mean(given, [option for option in options if option.startswith("--")])
+    more = near or f"; {' '.join(['moleflow-sweep', command]).strip()} --help lists them"
+    return f"{f'{command}: ' if command else ''}no option '{given}'{more}"
+
+
+def _given(name: str, words: Sequence[str]) -> str:
+    """The value of an option that was given once, or for the last time."""
+    found = ""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.partition("=")[0] == name:
+            found = word.partition("=")[2] if "=" in word else after
+    return found
+
+
+def _extra(extra: str, context: Any) -> str:
+    """What to say of arguments that a command does not take."""
+    taken = [one for one in context.command.params if not one.opts[0].startswith("-")]
+    given = ", ".join(str(context.params[one.name]) for one in taken if context.params.get(one.name) is not None)
+    if not taken:
+        return f"given '{extra}'; it takes no argument"
+    return f"given '{extra}' besides {given}; it takes {' and '.join(_ONE[one.metavar] for one in taken)}"

@@ -1,0 +1,61 @@
+"""The backend that a command names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moleflow.errors import InvalidInput
+from orchestrator.driver.prepare import Options
+from orchestrator.execution.backend import Backend, WorkerConfig
+from orchestrator.sweep.sweep import Sweep
+
+if TYPE_CHECKING:
+    from orchestrator.driver.prepare import Options
+if TYPE_CHECKING:
+    from orchestrator.backends.slurm.backend import SlurmBackend
+
+
+def choose_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend:
+    if options.backend == "inline":
+        from orchestrator.backends.inline import InlineBackend
+
+        return InlineBackend(setup)
+    if options.backend == "slurm":
+        return slurm_backend(setup, options)
+    if options.backend == "ray":
+        return _ray(setup, sweep, options)
+    from orchestrator.backends.local import LocalBackend
+
+    return LocalBackend(setup, options.workers, sweep.resources)
+
+
+def _ray(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend:
+    try:
+        from orchestrator.backends.ray.backend import RayBackend
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"--backend ray: {error.name} is not installed; install the extra: pip install 'moleflow-sweep[ray]'"
+        ) from None
+    say = (lambda _: None) if options.quiet else print
+    return RayBackend(
+        setup,
+        sweep.resources,
+        options.workers,
+        options.address,
+        options.dashboard,
+        say,
+        early_stopping=sweep.early_stopping,
+    )
+
+
+def slurm_backend(setup: WorkerConfig, options: Options) -> SlurmBackend:
+    """The cluster of `options.profile`, or one without anything special.
+
+    Raises:
+        InvalidInput: the profile is not valid.
+
+    """
+    from orchestrator.backends.slurm.backend import SlurmBackend
+    from orchestrator.backends.slurm.site_profile import load_profile
+
+    return SlurmBackend(setup, load_profile(options.profile))

@@ -1,0 +1,108 @@
+"""The dry run: every distinct computation of a sweep, cut short, in this process and a temporary folder."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.driver.driver import broadcast, open_view
+from orchestrator.driver.preflight import check_dry_run
+from orchestrator.driver.prepare import Options, Prepared, worker_config
+from orchestrator.execution.backend import TrialSupply, WorkerConfig
+from orchestrator.execution.planned_trials import PlannedTrials
+from orchestrator.execution.trial_source import TrialSource
+from orchestrator.exit_codes import FAILED, INTERRUPTED
+from orchestrator.plan import listing
+from orchestrator.records.events import Event, Events
+from orchestrator.results.store import ResultStore
+from orchestrator.sweep.trial import Trial, counted
+
+
+def distinct_computations(trials: Iterable[Trial]) -> list[Trial]:
+    """One trial of each configuration: seeds change numbers, not shapes, so the first seed stands for all."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        found.setdefault(trial.config.model_copy(update={"seed": 0}).model_dump_json(), trial)
+    return list(found.values())
+
+
+def cut_short(trial: Trial) -> Trial:
+    """The same trial at real shapes with one training step a task and one scored batch."""
+    data, training = trial.config.data, trial.config.training
+    batch = training.batch_size
+    scored = max(2, batch)
+    data = data.model_copy(
+        update={
+            "train_images": min(max(2, batch), data.train_images or batch),
+            "test_images": min(scored, data.test_images or scored),
+        }
+    )
+    short = trial.config.model_copy(update={"data": data, "training": training.model_copy(update={"epochs": 1})})
+    return replace(trial, config=short)
+
+
+def run_cut_short(source: TrialSupply, setup: WorkerConfig, events: Events) -> None:
+    """Run what the source has in a temporary folder with a temporary cache; nothing stays.
+
+    Raises:
+        OSError: the temporary folder cannot be written.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="moleflow-dry-run-") as temporary:
+        place = Path(temporary)
+        ResultStore(place / "results").create()
+        InlineBackend(replace(setup, folder=place / "results", cache=place / "cache")).run(
+            source, _without_scores(events)
+        )
+
+
+def _without_scores(events: Events) -> Events:
+    """One training step gives no score that anybody should see."""
+
+    def tell(event: Event) -> None:
+        events(replace(event, facts={name: fact for name, fact in event.facts.items() if name != "image_auroc"}))
+
+    return tell
+
+
+def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
+    """Run each distinct computation of the sweep cut to one training step a task and one scored batch; the exit code.
+
+    Raises:
+        InvalidInput: a backbone cannot be built.
+        OSError: the temporary folder cannot be written.
+
+    """
+    pass
+
+    check_dry_run(prepared, options)
+    trials = distinct_computations(prepared.sample)
+    labels = {trial.id: trial.label for trial in prepared.sample}
+    if not options.quiet:
+        console.print("\n".join(listing.plan_header(prepared.sweep, prepared.plan, prepared.inputs, prepared.folder)))
+    console.print(
+        f"dry run:  {counted(len(trials), 'distinct computation')} of {counted(len(labels), 'trial')}, one training step a task each"
+    )
+    rehearsals = PlannedTrials([cut_short(trial) for trial in trials])
+    source = TrialSource(rehearsals, prepared.sweep.resources, retries=0, most_identical=math.inf)
+    interrupted = False
+    with open_view(console, labels, len(trials), source.tally, options, None) as view:
+        try:
+            run_cut_short(source, worker_config(prepared, options), broadcast((source.events, view.show)))
+        except KeyboardInterrupt:
+            interrupted = True
+    tally = source.tally
+    for trial_id, event in tally.failed.items():
+        console.print(f"would fail: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
+    if tally.stopped_by:
+        console.print(f"stopped: {tally.stopped_by}")
+    console.print(f"dry run: {len(tally.finished)} of {len(trials)} passed, nothing was kept")
+    if interrupted:
+        return INTERRUPTED
+    return 0 if len(tally.finished) == len(trials) else FAILED

@@ -1,0 +1,194 @@
+"""From a sweep and a command's options to a plan: everything that can be checked before a trial starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from moleflow.code_digest import code_digest
+from moleflow.errors import InvalidInput
+from orchestrator.execution.backend import WorkerConfig
+from orchestrator.host import disk, provenance
+from orchestrator.host.cache_folder import default_cache
+from orchestrator.plan.cost_estimate import WorkEstimate, estimate_work, seconds_per_step
+from orchestrator.plan.earlier_trials import earlier_finished_trials
+from orchestrator.plan.inputs import SweepInputs, scan_inputs
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.records import sweep_folder
+from orchestrator.results.store import ResultStore
+from orchestrator.sweep import expansion
+from orchestrator.sweep.sweep import Sweep
+from orchestrator.sweep.trial import Trial, label
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, beside what to run."""
+
+    out: Path | None = None
+    cache: Path | None = None
+    backend: Literal["inline", "local", "slurm", "ray"] = "local"
+    address: str | None = None
+    dashboard: bool = True
+    profile: Path | None = None
+    detach: bool = False
+    workers: int | None = None
+    threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    storage: str | None = None
+    yes: bool = False
+    rerun_stale: bool = False
+    quiet: bool = False
+    log_json: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked sweep with its images, its folder and its plan; nothing has been written there yet.
+
+    `sample` stands for all trials that there may be: the plan's own, or some of a search's space. `store` is what is stored, as it was
+    looked at for the plan. `tabled` are the ids of those that tables compare, where that is not all.
+    """
+
+    sweep: Sweep
+    inputs: SweepInputs
+    folder: Path
+    cache: Path
+    plan: Plan
+    sample: Sequence[Trial]
+    store: ResultStore
+    tabled: tuple[str, ...] | None = None
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Every trial of the plan."""
+        return [planned.trial for planned in self.plan.trials]
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Readable names by trial id."""
+        return {trial.id: trial.label for trial in self.trials}
+
+
+def prepare(sweep: Sweep, options: Options) -> Prepared:
+    """Check everything that can be checked before a trial starts.
+
+    Raises:
+        InvalidInput: any mistake in the sweep, the images, the weights, the folders or the device.
+        OSError: a disk is full.
+
+    """
+    place = options.out or Path("results") / sweep.name
+    sweep_folder.check_owner(place, sweep.name)
+    if options.device == "cuda" and options.backend in ("inline", "local"):
+        _check_gpu()
+    expanded = expansion.expand(sweep, yes=options.yes)
+    if sweep.early_stopping is not None:
+        _check_early_stopping(sweep, expanded.variants)
+    cache = options.cache or default_cache()
+    with writable(cache, "--cache or MOLEFLOW_CACHE"):
+        configs = [variant.config for variant in expanded.variants]
+        configs += expansion.configurations_reading_inputs(sweep) if sweep.search is not None else []
+        inputs = scan_inputs(sweep.data_root, cache, configs, sweep.data_source)
+    trials = sample = expansion.trials_of(sweep, expanded.variants, inputs.of)
+    if sweep.search is not None:
+        if not (place / sweep_folder.FILE).exists():  # A search that has begun looks there no more.
+            _check_start_from(sweep.search.start_from, sweep.source)
+        try:
+            from orchestrator.search.tried_trials import tried_trials
+        except ModuleNotFoundError as error:
+            hint = "install the extra: pip install 'moleflow-sweep[search]'"
+            raise InvalidInput(f"{sweep.source}: search: {error.name} is not installed; {hint}") from None
+        trials = tried_trials(sweep, inputs.of, place, options.storage)
+    store, finished, pruned = ResultStore(place), {}, frozenset[str]()
+    if store.parts.is_dir():
+        finished, pruned = store.finished(), store.pruned() if sweep.stops_early else pruned
+    plan = make_plan(trials, finished, code_digest(), options.rerun_stale, pruned)
+    return Prepared(sweep, inputs, place, cache, plan, sample, store)
+
+
+def expected_work(prepared: Prepared) -> WorkEstimate | None:
+    """What there is to run, without sharing and with it; None where a search decides that as it goes.
+
+    Raises:
+        OSError: results cannot be read.
+
+    """
+    if prepared.sweep.search is not None:
+        return None
+    todo = prepared.plan.of("to run")
+    if not todo:  # A sweep that is over is looked at often, and need not read how long it took.
+        return estimate_work(todo, prepared.inputs.images, {})
+    there = list(prepared.plan.of("done"))
+    configs = {trial.id: trial.config for trial in prepared.trials}
+    epochs: list[dict[str, Any]] = []
+    if prepared.store.parts.is_dir():
+        there += earlier_finished_trials(prepared.store, configs.keys(), code_digest())
+        epochs = prepared.store.read("curves", ["trial_id", "task_name", "seconds", "reused"]).to_pylist()
+    trained = ((row["trial_id"], row["task_name"], row["seconds"]) for row in epochs if not row["reused"])
+    images = prepared.inputs.images
+    taken = seconds_per_step(trained, {trial.id: trial.config for trial in there} | configs, images)
+    return estimate_work(todo, images, taken, there)
+
+
+def worker_config(prepared: Prepared, options: Options) -> WorkerConfig:
+    """What the workers of a run need."""
+    return WorkerConfig(
+        sweep=prepared.sweep.name,
+        folder=prepared.folder.absolute(),
+        cache=prepared.cache.absolute(),
+        data_root=prepared.inputs.dataset.root.absolute(),
+        dataset=prepared.inputs.dataset.name,
+        backend=options.backend,
+        worker=f"{options.backend}-{os.getpid()}",
+        device=options.device,
+        threads=options.threads,
+        rerun_stale=options.rerun_stale,
+        provenance=provenance.provenance_facts(),
+        time_min=prepared.sweep.resources.time_min,
+    )
+
+
+def _check_early_stopping(sweep: Sweep, variants: Sequence[expansion.Variant]) -> None:
+    """Whoever stops trials by their metrics chooses among them, and may not look at test images."""
+    blind = next((v for v in variants if v.config.data.validation_anomalies == "none"), None)
+    if blind is not None:
+        raise InvalidInput(
+            f"{sweep.source}: early_stopping: looks at validation images alone, and variant {label(blind.factors)} has none "
+            "to tell apart; set validation_fraction (0.2) and validation_anomalies (synthetic) in the base"
+        )
+
+
+def _check_start_from(folders: Sequence[str], source: str) -> None:
+    for name in folders:
+        if not (Path(source).parent / name / "parts").is_dir():
+            raise InvalidInput(
+                f"{source}: search.start_from: {name}: no results there; give folders that a run printed as 'results'"
+            )
+
+
+def _check_gpu() -> None:
+    from orchestrator.host.hardware import visible_gpus
+
+    if not visible_gpus():
+        hint = "allowed: auto | cpu, or make one visible (CUDA_VISIBLE_DEVICES)"
+        raise InvalidInput(f"--device: given 'cuda', but no GPU is visible here; {hint}")
+
+
+@contextlib.contextmanager
+def writable(place: Path, option: str) -> Iterator[None]:
+    """Turn a folder that cannot be written into the user's mistake; a full disk is none."""
+    try:
+        yield
+    except OSError as error:
+        where, reason = error.filename or place, error.strerror or str(error)
+        if disk.is_full(error):
+            raise OSError(
+                error.errno, f"{reason}; free some, or give another folder with {option}", str(where)
+            ) from None
+        raise InvalidInput(f"{where}: cannot be written ({reason}); give another folder with {option}") from None

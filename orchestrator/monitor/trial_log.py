@@ -1,0 +1,119 @@
+"""What the workers told of one trial, and how its attempts ended, as lines for people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from orchestrator.records.attempts import CANCELLED, DIED, FAILED, RUNNING, AttemptFolder, AttemptRecord
+from orchestrator.records.dead_attempts import UNSEEN
+from orchestrator.records.event_log import LogFollower, event_logs
+from orchestrator.records.events import Event
+
+_ENDS_OF_ATTEMPTS = frozenset({"finished", "failed", "interrupted", "cancelled", "fatal"})
+
+
+def describe_event(event: Event) -> str:
+    """An event in words, without its trial, attempt and worker."""
+    facts = event.facts
+    if event.kind == "features":
+        return f"features {facts['done']}/{facts['total']}"
+    if event.kind == "epoch":
+        return f"{facts['task_name']}  epoch {facts['epoch']}/{facts['epochs']}  loss {facts['loss']:.4g}"
+    if event.kind == "task":
+        source = "  taken from the store" if facts.get("reused") else ""
+        return f"{facts['task_name']}  done{_auroc(facts.get('image_auroc'))}{source}"
+    if event.kind == "finished":
+        seconds = facts.get("seconds")
+        return f"finished{_auroc(facts.get('image_auroc'))}" + ("" if seconds is None else f"  {seconds:.1f} s")
+    if event.kind == "held":
+        return f"another run is at it ({facts.get('by')})"
+    if event.kind == "note":
+        return str(facts["note"])
+    if event.kind == "elsewhere":
+        return "another run has finished it"
+    said = facts.get("error")
+    word = "stopped" if event.kind == "fatal" else event.kind
+    return word if said in (None, word) else f"{word}: {said}"
+
+
+def _auroc(value: float | None) -> str:
+    return "" if value is None else f"  image AUROC {value:.4f}"
+
+
+class TrialLog:
+    """The log of a trial over all its attempts and workers, read on from look to look.
+
+    Workers log what they do; how an attempt ended whose worker could not log it any more stands in its record alone.
+
+    Args:
+        sweep_folder: the results folder.
+        trial_id: the trial.
+
+    """
+
+    def __init__(self, sweep_folder: Path, trial_id: str) -> None:
+        self._trial_id = trial_id
+        self._follower = LogFollower(event_logs(sweep_folder))
+        self._records = AttemptFolder(sweep_folder / "attempts")
+        self._ended: set[int] = set()
+        self._unlogged: set[int] = set()
+
+    def look(self, last: bool = True) -> list[str]:
+        """The lines that are new since the last look, oldest first.
+
+        Args:
+            last: whether this is the last look. Before that the end of an attempt that only its record tells waits for one more look,
+                as workers close the record a moment before they log the end.
+
+        """
+        told = [*self._logged(), *self._recorded(last)]
+        return [line for _, _, line in sorted(told, key=lambda one: one[:2])]
+
+    def _logged(self) -> Iterator[tuple[float, int, str]]:
+        for entry in self._follower.look():
+            facts = entry.event.facts
+            number = facts.get("attempt")
+            if entry.event.trial_id != self._trial_id:
+                continue
+            if entry.event.kind in _ENDS_OF_ATTEMPTS and number is not None:
+                if number in self._ended:
+                    continue
+                self._ended.add(number)
+            line = _line(entry.time, number, entry.worker, describe_event(entry.event), facts.get("traceback"))
+            yield entry.time, number or 0, line
+
+    def _recorded(self, last: bool) -> Iterator[tuple[float, int, str]]:
+        for record in self._records.of_trial(self._trial_id):
+            state, content = record.state, record.content
+            if state == RUNNING or record.attempt in self._ended:
+                continue
+            if not last and record.attempt not in self._unlogged:
+                self._unlogged.add(record.attempt)
+                continue
+            self._ended.add(record.attempt)
+            if state == DIED:
+                text = f"{FAILED}: {UNSEEN}"
+            elif content.get("error_kind") == CANCELLED:
+                text = "cancelled"
+            else:
+                text = ": ".join(filter(None, (state, content.get("error"))))
+            at = content.get("ended_at") or _heartbeat(record)
+            worker = content.get("row", {}).get("worker")
+            yield at, record.attempt, _line(at, record.attempt, worker, text, content.get("traceback"))
+
+
+def _heartbeat(record: AttemptRecord) -> float:
+    """When somebody was last seen at an attempt."""
+    try:
+        return record.path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _line(at: float, attempt: int | None, worker: str | None, text: str, traceback: str | None) -> str:
+    when = datetime.fromtimestamp(at).isoformat(" ", "seconds")
+    number = None if attempt is None else f"attempt {attempt}"
+    return "\n".join(filter(None, ("  ".join(filter(None, (when, number, worker, text))), (traceback or "").rstrip())))

@@ -1,0 +1,148 @@
+"""A plan in lines for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from moleflow.settings.config import TrialConfig, flatten_config
+from moleflow.settings.knobs import method_knobs
+from orchestrator.plan.cost_estimate import WorkEstimate
+from orchestrator.plan.inputs import SweepInputs
+from orchestrator.plan.plan import Plan, Spread, spread
+from orchestrator.sweep.file_schema import SearchKeys
+from orchestrator.sweep.sweep import Sweep
+from orchestrator.sweep.trial import counted, spell
+
+MOST_VALUES = 12
+
+
+def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> list[str]:
+    """What a run and a plan say first; `folder` is where the results go, or are."""
+    dataset = inputs.dataset
+    images = "embedded (generated images, not MVTec AD)" if dataset.generated else f"{dataset.name} ({dataset.root})"
+    lines = [f"sweep:    {sweep.name}"]
+    if sweep.question:
+        lines.append(f"question: {' '.join(sweep.question.split())}")
+    lines.append(f"dataset:  {images}")
+    if sweep.note:
+        lines.append(f"note:     {sweep.note}")
+    lines += [f"note:     {note}" for note in inputs.notes]
+    counts = [f"{len(plan.of('done'))} done", f"{len(plan.of('to run'))} to run"]
+    if plan.of("pruned"):
+        counts.append(f"{len(plan.of('pruned'))} stopped early")
+    if plan.of("stale"):
+        counts.append(f"{len(plan.of('stale'))} stale (made by other code; --rerun-stale runs them again)")
+    if sweep.search is not None:
+        lines.append(f"search:   {_search(sweep, sweep.search)}")
+    lines.append(f"results:  {folder}")
+    if sweep.search is not None and not plan.trials:
+        return [*lines, f"trials:   none yet, on base {sweep.base}"]
+    return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
+
+
+def _search(sweep: Sweep, asked: SearchKeys) -> str:
+    looked = (
+        f"{counted(asked.trials, 'configuration')} by {asked.sampler}, each with {counted(len(sweep.seeds), 'seed')}"
+    )
+    best = "the best" if asked.finalists == 1 else f"the best {asked.finalists}" if asked.finalists else "none"
+    tested = f"{best} and the base with {counted(len(sweep.final_seeds or sweep.seeds), 'seed')}"
+    return f"{looked}, on validation images; tested then: {tested if asked.finalists else best}"
+
+
+def work_lines(work: WorkEstimate | None) -> list[str]:
+    """What there is to do, and what it would be if every trial did all of its own."""
+    if work is None or not work.stages[0]:
+        return []
+    hours = "not known before a first trial has trained"
+    if work.hours is not None:
+        hours = (
+            f"{work.hours[1]:.2g} compute-hours of training by the steps measured so far{_instead(*work.hours, '.2g')}"
+        )
+    return [
+        f"stages:   {work.stages[1]:,} to train at most{_instead(*work.stages, ',')}",
+        f"forwards: {work.forwards[1]:,} images at most{_instead(*work.forwards, ',')}",
+        f"expected: {hours}",
+    ]
+
+
+def _instead(alone: float, shared: float, form: str) -> str:
+    return f", {alone:{form}} without sharing" if alone > shared else ""
+
+
+def plan_lines(plan: Plan, search: SearchKeys | None = None) -> list[str]:
+    """What differs between the trials, what they share, and each trial with its state; of a search that has none yet, its space."""
+    if search is not None and not plan.trials:
+        return ["", "the space:", *_columns({knob: _range(given) for knob, given in search.space.items()})]
+    found = spread([planned.trial for planned in plan.trials])
+    rows = [f"  {planned.trial.id}  {planned.state:<6}  {planned.trial.label}" for planned in plan.trials]
+    return [*_differing(found), *_shared(found), "", "the trials:", *rows]
+
+
+def _range(given: Mapping[str, Any]) -> str:
+    """What a search may draw a knob from, as the file has it."""
+    ((kind, values),) = given.items()
+    return _values(values) if kind == "choice" else f"{spell(values[0])} to {spell(values[1])} ({kind})"
+
+
+def _differing(found: Spread) -> list[str]:
+    compared = {path: _values(values) for path, values in found.compared.items()} | {"seed": _values(found.seeds)}
+    said = ["", "what differs between them:", *_columns(compared)]
+    own = [path for path in found.following if "version" in found.compared and path in method_knobs()]
+    if own:
+        said.append(f"  set by the version: {', '.join(own)}")
+    others = {path: _values(values) for path, values in found.following.items() if path not in own}
+    if others:
+        said += ["not compared, yet different:", *_columns(others)]
+    return said
+
+
+def _shared(found: Spread) -> list[str]:
+    usual = flatten_config(TrialConfig())
+    own = {path: spell(value) for path, value in found.shared.items() if value != usual[path]}
+    rest = len(found.shared) - len(own)
+    return ["", f"what they share ({rest} more settings have their default; `--json` lists all):", *_columns(own)]
+
+
+def _columns(entries: Mapping[str, str]) -> list[str]:
+    width = max((len(name) for name in entries), default=0)
+    return [f"  {name:<{width}}  {value}" for name, value in entries.items()]
+
+
+def _values(values: Sequence[Any]) -> str:
+    if len(values) <= MOST_VALUES:
+        return " | ".join(map(spell, values))
+    return " | ".join([*map(spell, values[: MOST_VALUES - 1]), "…", f"{spell(values[-1])} ({len(values)} values)"])
+
+
+def plan_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: WorkEstimate | None) -> dict[str, Any]:
+    """The plan for programs: the sweep, what differs, what is shared, and each trial."""
+    found = spread([planned.trial for planned in plan.trials])
+    return {
+        "sweep": sweep.name,
+        "question": sweep.question,
+        "dataset": inputs.dataset.name,
+        "base": sweep.base,
+        "note": sweep.note,
+        "undefined": inputs.notes,
+        "folder": folder,
+        "counts": {state: len(plan.of(state)) for state in ("done", "stale", "to run")},
+        "to_do": asdict(work) if work else None,
+        "compared": found.compared,
+        "yet_different": found.following,
+        "seeds": found.seeds,
+        "shared": found.shared,
+        "trials": [
+            {
+                "trial_id": planned.trial.id,
+                "label": planned.trial.label,
+                "state": planned.state,
+                "version": planned.trial.config.version,
+                "seed": planned.trial.config.seed,
+                "factors": dict(planned.trial.factors),
+            }
+            for planned in plan.trials
+        ],
+    }

@@ -1,0 +1,110 @@
+"""Trials and what is stored -> what is done, what is stale, what to run, and what differs. Pure: no files, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+from orchestrator.sweep.trial import Trial
+
+State = Literal["done", "pruned", "stale", "to run"]
+
+
+class StoredResult(Protocol):
+    """What a plan has to know of a finished trial."""
+
+    @property
+    def code_digest(self) -> str:
+        """Digest of the code that made the result."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial and what the plan makes of it."""
+
+    trial: Trial
+    state: State
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every trial of a sweep with its state, in the order of the sweep file."""
+
+    trials: tuple[PlannedTrial, ...]
+
+    def of(self, state: State) -> tuple[Trial, ...]:
+        """The trials in one state."""
+        return tuple(planned.trial for planned in self.trials if planned.state == state)
+
+
+def make_plan(
+    trials: Sequence[Trial],
+    finished: Mapping[str, StoredResult],
+    code: str,
+    rerun_stale: bool = False,
+    pruned: Collection[str] = (),
+) -> Plan:
+    """What to run.
+
+    A finished trial is never run again, unless other code made its result (it is stale) and the user asks for that; nor is one that
+    was `pruned`, stopped early for good.
+    """
+
+    def state(trial: Trial) -> State:
+        known = finished.get(trial.id)
+        if known is None:
+            return "pruned" if trial.id in pruned else "to run"
+        if known.code_digest == code:
+            return "done"
+        return "to run" if rerun_stale else "stale"
+
+    return Plan(tuple(PlannedTrial(trial, state(trial)) for trial in trials))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What differs between trials, as {dotted path: values in order}, and what does not, as {dotted path: value}.
+
+    Attributes:
+        compared: the sweep's axes, where they apply.
+        following: settings that differ and are no axis: set by a version, or by a base for one version alone.
+        shared: everything else, without the seed.
+        seeds: all seeds.
+
+    """
+
+    compared: Mapping[str, tuple[Any, ...]]
+    following: Mapping[str, tuple[Any, ...]]
+    shared: Mapping[str, Any]
+    seeds: tuple[int, ...]
+
+
+def spread(trials: Sequence[Trial]) -> Spread:
+    """What differs between the trials of a plan."""
+    compared: dict[str, dict[Any, None]] = {}
+    for trial in trials:
+        for path, value in trial.factors.items():
+            compared.setdefault(path, {})[value] = None
+    configs = [vars(trial.config) for trial in trials]
+    values: dict[str, dict[Any, None]] = {}
+    for name in configs[0] if configs else ():
+        groups = list(map(itemgetter(name), configs))
+        if isinstance(groups[0], BaseModel):
+            # Trials share their groups of knobs: one look at each is enough.
+            distinct = list(map(vars, dict(zip(map(id, groups), groups, strict=True)).values()))
+            values |= {f"{name}.{knob}": dict.fromkeys(map(itemgetter(knob), distinct)) for knob in distinct[0]}
+        elif name != "seed":
+            values[name] = dict.fromkeys(groups)
+    differing = {path: tuple(found) for path, found in values.items() if len(found) > 1}
+    return Spread(
+        compared={path: tuple(found) for path, found in compared.items()},
+        following={path: found for path, found in differing.items() if path not in compared},
+        shared={
+            path: next(iter(found)) for path, found in values.items() if path not in differing and path not in compared
+        },
+        seeds=tuple(dict.fromkeys(trial.config.seed for trial in trials)),
+    )

@@ -1,0 +1,144 @@
+"""The folder of a sweep: whose it is, and which trials its latest plan holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from moleflow.errors import InvalidInput, did_you_mean
+from orchestrator.records.attempts import write_json
+
+FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """What sweep.json says: the latest plan of the sweep that owns the folder.
+
+    `labels` are readable names by trial id, `command` is what was typed after the program's name, and where. Of a search only
+    the trials `tabled` are compared in tables.
+    """
+
+    name: str
+    title: str
+    baseline: dict[str, Any]
+    trial_ids: tuple[str, ...]
+    dataset: str
+    labels: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    typed_in: str = "."
+    tabled: tuple[str, ...] | None = None
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The trials that tables compare: all, or those that a search has chosen."""
+        return self.trial_ids if self.tabled is None else self.tabled
+
+
+def refuse_duplicates(places: Sequence[Path], command: str) -> None:
+    """See that no folder is given twice.
+
+    Raises:
+        InvalidInput: one is.
+
+    """
+    again = [place for place, n in Counter(place.resolve() for place in places).items() if n > 1]
+    if again:
+        raise InvalidInput(f"{command}: {again[0]} is given twice; give each folder once")
+
+
+def check_owner(folder: Path, name: str) -> None:
+    """See that `folder` is this sweep's, or free to become it.
+
+    Raises:
+        InvalidInput: it holds another sweep, or files that are no sweep's.
+
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder}: is a file, but results need a folder; give another one with --out")
+    if (folder / FILE).exists():
+        owner = read_sweep_folder(folder).name
+        if owner != name:
+            raise InvalidInput(
+                f"{folder}: holds the sweep '{owner}', not '{name}'; give another folder with --out, or rename the sweep"
+            )
+    elif any(
+        not path.name.startswith(".") for path in folder.iterdir()
+    ):  # A start that was cut off leaves hidden files.
+        raise InvalidInput(f"{folder}: is not empty and holds no sweep; give another folder with --out")
+
+
+def write_sweep_folder(folder: Path, sweep: SweepFolder, spec: dict[str, Any]) -> None:
+    """Make `folder` this sweep's and store its latest plan."""
+    content = {
+        "name": sweep.name,
+        "title": sweep.title,
+        "baseline": sweep.baseline,
+        "dataset": sweep.dataset,
+        "trials": list(sweep.trial_ids),
+        "labels": sweep.labels,
+        "spec": spec,
+        "command": list(sweep.command),
+        "typed_in": sweep.typed_in,
+        **({} if sweep.tabled is None else {"tabled": list(sweep.tabled)}),
+        "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(folder / FILE, content)
+
+
+def require_folder(folder: Path) -> Path:
+    """The folder, if there is one.
+
+    Raises:
+        InvalidInput: no such folder, or a file.
+
+    """
+    if folder.is_file():
+        raise InvalidInput(
+            f"{folder}: is a file; give the folder that a run printed as 'results', such as results/NAME"
+        )
+    if not folder.exists():
+        near = did_you_mean(str(folder), [str(one) for one in folder.parent.glob("*") if one.is_dir()])
+        raise InvalidInput(f"{folder}: no such folder{near or '; give a results folder, such as results/NAME'}")
+    return folder
+
+
+def read_sweep_folder(folder: Path) -> SweepFolder:
+    """What sweep.json says.
+
+    Raises:
+        InvalidInput: the folder holds no sweep, or sweep.json is damaged.
+
+    """
+    path = require_folder(folder) / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return SweepFolder(
+            content["name"],
+            content["title"],
+            content["baseline"],
+            tuple(content["trials"]),
+            content["dataset"],
+            content.get("labels", {}),
+            tuple(content.get("command", ())),
+            content.get("typed_in", "."),
+            None if content.get("tabled") is None else tuple(content["tabled"]),
+        )
+    except FileNotFoundError:
+        raise InvalidInput(
+            f"{folder}: holds no sweep ({FILE} is missing); give the folder that a run printed as 'results'"
+        ) from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror}); make it readable") from None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else f"no JSON as a sweep writes it: {error}"
+        raise InvalidInput(
+            f"{path}: is damaged ({reason}); put it back as it was, or run the sweep again into another folder (--out)"
+        ) from None

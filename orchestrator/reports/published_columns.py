@@ -1,0 +1,117 @@
+"""Published columns beside measured ones: apart from them, never compared with them in bold, and with all that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.reports.differences import Comparison
+from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.notes import mean_notes
+from orchestrator.reports.number_format import setting_text, summary_text
+from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, step_notes
+from orchestrator.reports.render import ABSENT, Cell, Table
+from orchestrator.reports.variants import VariantColumn, mean_name, patch_grid
+
+TITLE = "Measured beside published"
+
+
+def chosen_runs(comparison: Comparison, published: Published) -> list[tuple[PublishedRows, PublishedRun]]:
+    """The published runs of the versions that were measured, of the task sequences with single classes; else all of these."""
+    versions = {trial.version for v in comparison.variants for trial in v.trials}
+    runs = [(rows, run) for rows in published.files for run in rows.runs if rows.classes]
+    return [(rows, run) for rows, run in runs if run.version in versions] or runs
+
+
+def published_columns(
+    comparison: Comparison,
+    classes: Sequence[str],
+    names: Sequence[str],
+    metrics: Mapping[str, str],
+    published: Published,
+    widest: int,
+) -> Table:
+    """The measured columns and then the published ones, whose names say so; more than `widest` columns become rows.
+
+    Args:
+        classes: the measured classes.
+        names: heads of the measured columns.
+        metrics: {metric: its name}.
+
+    """
+    chosen = chosen_runs(comparison, published)
+    wide = len(names) + len(chosen) > widest
+    union = dict.fromkeys([*classes, *(c for rows, _ in chosen for c in rows.classes)])
+    body = []
+    for class_name in (MEAN,) if wide else (*union, MEAN):
+        for metric, name in metrics.items():
+            summaries = [v.summary(class_name, metric) for v in comparison.variants]
+            pairs = zip(summaries, comparison.variants, strict=True)
+            measured = [Cell(summary_text(s, len(v.seeds), metric == "routing_accuracy")) for s, v in pairs]
+            printed = [Cell(_figure(rows, run, class_name, metric, classes)) for rows, run in chosen]
+            if any(cell.text != ABSENT for cell in (*measured, *printed)):
+                row = f"{class_name} {name}"
+                row = mean_name(comparison.variants, metric, row) if class_name == MEAN else row
+                body.append((row, (*measured, *printed)))
+    header = ("Metric", *names, *(f"{run.label} †" for _, run in chosen))
+    table = Table(
+        TITLE, header, tuple(body), (*_notes(comparison, classes, chosen), *mean_notes(comparison.variants, metrics))
+    )
+    return table.turned("Column") if wide else table
+
+
+def _figure(rows: PublishedRows, run: PublishedRun, class_name: str, metric: str, classes: Sequence[str]) -> str:
+    figure = run.figure(class_name, metric)
+    if figure is None:
+        return ABSENT
+    return f"{figure} ‡" if class_name == MEAN and set(rows.classes) != set(classes) else figure
+
+
+def _notes(
+    comparison: Comparison, classes: Sequence[str], chosen: Sequence[tuple[PublishedRows, PublishedRun]]
+) -> list[str]:
+    notes = [
+        "Columns headed `published` are printed figures of others' runs. Nothing is bold and no change is given across."
+    ]
+    datasets = ", ".join(sorted({trial.dataset for v in comparison.variants for trial in v.trials}))
+    theirs = ", ".join(dict.fromkeys(rows.dataset for rows, _ in chosen))
+    notes.append(
+        f"† Data: measured on {datasets}; published on {theirs}, with no digest of the images, of the weights or of the code."
+    )
+    for sequence in dict.fromkeys(rows.classes for rows, _ in chosen):
+        if set(sequence) != set(classes):
+            notes.append(
+                f"‡ A mean over other classes: published {', '.join(sequence)}; measured {', '.join(classes)}."
+            )
+    seeds = sorted({len(v.seeds) for v in comparison.variants})
+    notes.append(f"† Seeds: published n = 1 in every column; measured n = {', '.join(map(str, seeds))}.")
+    notes += _settings_that_differ(comparison, [run for _, run in chosen])
+    both = {run.name for _, run in chosen}
+    steps = [line for rows, run in chosen if run.against in both for line in step_notes(rows, run)]
+    return [*notes, *(f"Among the published columns: {line}" for line in steps)]
+
+
+def _settings_that_differ(comparison: Comparison, runs: Sequence[PublishedRun]) -> list[str]:
+    """One sentence for each setting that a published run shares with no measured column of its version."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for run in runs:
+        own = [v for v in comparison.variants if any(trial.version == run.version for trial in v.trials)]
+        for path in run.settings.keys() - {"seed"}:
+            here = dict.fromkeys(_measured(v, path) for v in own or comparison.variants)
+            theirs = setting_text(run.settings[path])
+            if theirs == NOT_RECORDED or theirs not in here:
+                columns = found.setdefault((path, " or ".join(here)), {})
+                columns.setdefault(run.setting(path), []).append(f"`{run.label}`")
+    lines = []
+    for (path, measured), columns in sorted(found.items()):
+        each = [
+            f"{theirs} in {'every published column' if len(of) == len(runs) else ', '.join(of)}"
+            for theirs, of in columns.items()
+        ]
+        lines.append(f"† Also different: `{path}`: measured {measured}; {'; '.join(each)}.")
+    return lines
+
+
+def _measured(variant: VariantColumn, path: str) -> str:
+    if path == "patch_grid":
+        return patch_grid(variant.settings)
+    return setting_text(variant.settings[path]) if path in variant.settings else "(not stored)"

@@ -1,0 +1,74 @@
+"""Small pictures of the images whose anomaly maps are kept, once a results folder, however many trials keep a map of them.
+
+pictures/<digest of the image file>.jpg    the image, small
+pictures/<digest of the image file>.png    its mask, 1 bit a pixel, where it has one
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from moleflow.files import write_atomically
+from orchestrator.results.parts import temporary_folder
+
+QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An image and its mask, encoded: JPEG, and PNG or None."""
+
+    picture: bytes
+    mask: bytes | None
+
+
+class ThumbnailStore:
+    """The pictures of a results folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "pictures"
+        self._temporary = temporary_folder(folder / "parts")
+
+    def keep(self, digest: str, make: Callable[[], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]]) -> None:
+        """Have a picture of the image with this digest; `make` gives it (H, W, 3) and its mask (H, W) where there is none yet.
+
+        Raises:
+            OSError: the folder cannot be written.
+
+        """
+        target = self.folder / f"{digest}.jpg"
+        if target.exists():
+            return
+        image, mask = make()
+        self.folder.mkdir(exist_ok=True)
+        if mask is not None:
+            write_atomically(target.with_suffix(".png"), _encoded(mask, "PNG"), folder=self._temporary)
+        write_atomically(target, _encoded(image, "JPEG", quality=QUALITY), folder=self._temporary)
+
+    def read(self, digest: str) -> Thumbnail | None:
+        """The picture of the image with this digest; None where there is none."""
+        target = self.folder / f"{digest}.jpg"
+        try:
+            picture = target.read_bytes()
+        except FileNotFoundError:
+            return None
+        mask = target.with_suffix(".png")
+        return Thumbnail(picture, mask.read_bytes() if mask.exists() else None)
+
+
+def grey_png(grey: bytes, side: int) -> bytes:
+    """A square map, a byte a pixel, as a PNG."""
+    return _encoded(np.frombuffer(grey, dtype=np.uint8).reshape(side, side), "PNG")
+
+
+def _encoded(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.bool_], form: str, **options: int) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, form, **options)
+    return sink.getvalue()

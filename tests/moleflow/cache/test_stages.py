@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import moleflow
+import moleflow.cache.stages
+from moleflow.cache.stage_state import Epoch, Stage, state_digest
+from moleflow.cache.stages import ROOT, StageId, StageStore, shorter_stages, stage_id
+from moleflow.code_digest import code_digest
+from moleflow.environment import Environment
+from moleflow.settings.config import TrialConfig
+from moleflow.settings.knobs import Layer, resolve, version_layer
+from moleflow.training.train_task import Randomness
+
+HERE = Environment("cpu", "2.0", "float32", 1)
+FIRST, SECOND = StageId("ab12", "line a"), StageId("cd34", "line b")
+
+
+def config(version: str = "v3", **knobs: Any) -> TrialConfig:
+    return resolve([version_layer(version, "test"), Layer("test", knobs)])
+
+
+def key(
+    settings: TrialConfig, tasks: int = 1, environment: Environment = HERE, data: str = "d", weights: str = "w"
+) -> StageId:
+    """The id after `tasks` tasks with the same images each."""
+    stage = ROOT
+    for task in range(tasks):
+        stage = stage_id(stage, settings, task, data, weights, environment)
+    return stage
+
+
+def stage(value: float = 1.0) -> Stage:
+    state = {"a": torch.full((2, 3), value), "b": torch.arange(4)}
+    return Stage(state, (Epoch(1, 0.1, 12.5, 1e-3, 0.30000000000000004, 0.5),), 1.25, state_digest(state))
+
+
+def saved(folder: Path, found: StageId = FIRST, value: float = 1.0) -> StageStore:
+    store = StageStore(folder)
+    store.save(found, stage(value), {"a/step": torch.tensor(3.0), "a/exp_avg": torch.ones(2, 3)}, {"task": "bolt"})
+    return store
+
+
+def place(folder: Path, found: StageId = FIRST) -> Path:
+    return folder / found.key[:2] / found.key
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# ---- keys and lineages ---------------------------------------------------------------------------------------------
+
+
+def test_another_environment_is_another_key_with_the_same_draws() -> None:
+    for other in (replace(HERE, device_kind="cuda"), replace(HERE, threads=2), replace(HERE, torch_version="2.1")):
+        elsewhere = key(config(), 2, other)
+        assert elsewhere.key != key(config(), 2).key
+        assert elsewhere.lineage == key(config(), 2).lineage
+    draws = [torch.rand(5, generator=Randomness(0, key(config()).lineage, 1)("expert")) for _ in range(2)]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("package", ["timm", "FrEIA", "numpy", "pillow"])
+def test_another_version_of_a_package_is_another_key_with_the_same_draws(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, installed = key(config()), moleflow.cache.stages.version
+    monkeypatch.setattr(moleflow.cache.stages, "version", lambda name: "0" if name == package else installed(name))
+    after = key(config())
+    assert after.key != before.key
+    assert after.lineage == before.lineage
+
+
+def test_other_code_is_another_key_with_the_same_draws(tmp_path: Path) -> None:
+    copy = tmp_path / "moleflow"
+    shutil.copytree(Path(moleflow.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    digest = [sys.executable, "-c", "from moleflow.code_digest import code_digest; print(code_digest())"]
+
+    def run(command: list[str]) -> str:
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    before = run(digest)
+    (copy / "versions" / "v3.yaml").write_text("about: read into the configuration, so no code\n")
+    assert run(digest) == before
+    (copy / "losses.py").write_text((copy / "losses.py").read_text() + "# a comment\n")
+    edited = run(digest)
+    assert edited != before
+
+    asked = config().model_dump_json()
+    program = f"""
+from moleflow.settings.config import TrialConfig
+from moleflow.environment import Environment
+from moleflow.cache.stages import ROOT, stage_id
+found = stage_id(ROOT, TrialConfig.model_validate_json({asked!r}), 0, "d", "w", Environment("cpu", "2.0", "float32", 1))
+print(found.key, found.lineage)
+"""
+    other_key, lineage = run([sys.executable, "-c", program]).split()
+    assert other_key != key(config()).key
+    assert lineage == key(config()).lineage
+
+
+def test_the_code_digest_is_taken_of_the_package_that_runs() -> None:
+    assert len(code_digest()) == 64
+    assert code_digest() == code_digest()
+
+
+@pytest.mark.parametrize(
+    ("other", "draws_too"),
+    [
+        ({"settings": config("v3", **{"loss.center_weight": 0.5})}, False),
+        ({"settings": config(seed=1)}, True),
+        ({"data": "other images"}, True),
+        ({"weights": "other weights"}, False),
+        ({"tasks": 3}, True),
+    ],
+)
+def test_what_determines_a_stage_is_in_its_key(other: dict[str, object], draws_too: bool) -> None:
+    start: dict[str, object] = {"settings": config(), "tasks": 2}
+    found, changed = key(**start), key(**(start | other))  # type: ignore[arg-type]
+    assert changed.key != found.key
+    assert (changed.lineage != found.lineage) is draws_too
+
+
+def test_what_reaches_an_earlier_task_is_in_the_later_key() -> None:
+    settings = [config("v3", **{"adapter.task0_identity": share}) for share in (1.0, 0.5)]
+    ids = [[stage_id(ROOT, one, 0, "d", "w", HERE)] for one in settings]
+    for one, found in zip(settings, ids, strict=True):
+        found.append(stage_id(found[0], one, 1, "e", "w", HERE))
+    assert ids[0][0].key != ids[1][0].key
+    assert ids[0][1].key != ids[1][1].key
+
+
+def test_trials_that_share_a_prefix_share_its_keys_and_no_more() -> None:
+    half, whole = config("v1"), config("v1", **{"lora.scaling": 0.5})
+    assert key(half, 1) == key(whole, 1)
+    assert key(half, 2).key != key(whole, 2).key
+    assert key(half, 3) == key(
+        config("v1", **{"scoring.top_k": 1, "router.shrinkage": "none", "data.mask_size": 64}), 3
+    )
+    assert (
+        key(config("v3"), 3)
+        == key(config("v7", **{"loss.focal_gamma": 0.0}), 3)
+        == key(config("v5", **{"loss.center_weight": 0.0}), 3)
+    )
+
+
+CONSTANT = {"training.schedule": "constant", "training.epochs": 4}
+
+
+def shorter(settings: TrialConfig, data: str = "d", weights: str = "w", environment: Environment = HERE) -> list[str]:
+    return [found.key for found in shorter_stages(ROOT, settings, 0, data, weights, environment)]
+
+
+def test_more_epochs_are_the_continuation_of_all_fewer_ones_the_longest_first() -> None:
+    settings = config(**CONSTANT)
+    assert shorter(settings) == [key(config(**(CONSTANT | {"training.epochs": n}))).key for n in (3, 2, 1)]
+    assert key(settings).key not in shorter(settings)
+    assert shorter(config(**(CONSTANT | {"training.epochs": 1}))) == []
+
+
+def test_a_cosine_and_a_later_task_are_no_continuation() -> None:
+    assert shorter(config(**(CONSTANT | {"training.schedule": "cosine"}))) == []
+    settings = config(**CONSTANT)
+    assert list(shorter_stages(key(settings), settings, 1, "d", "w", HERE)) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"training.batch_size": 3},
+        {"training.learning_rate": 0.5},
+        {"training.products": "bfloat16"},
+        {"loss.focal_gamma": 2.0},
+        {"backbone.grid": 7},
+    ],
+)
+def test_nothing_but_the_epochs_may_differ(other: dict[str, Any]) -> None:
+    assert not {*shorter(config(**CONSTANT))} & {*shorter(config(**(CONSTANT | other)))}
+
+
+def test_other_images_weights_and_environments_are_never_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(**CONSTANT)
+    found = [
+        shorter(settings),
+        shorter(settings, data="other images"),
+        shorter(settings, weights="other weights"),
+        shorter(settings, environment=replace(HERE, torch_version="2.1")),
+    ]
+    monkeypatch.setattr(moleflow.cache.stages, "code_digest", lambda: "other code")
+    found.append(shorter(settings))
+    assert len({one for keys in found for one in keys}) == 3 * 5
+
+
+# ---- the store -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_comes_back_as_it_was(tmp_path: Path) -> None:
+    store = saved(tmp_path)
+    found, expected = store.load(FIRST), stage()
+    assert found is not None
+    assert same(found.state, expected.state)
+    assert (found.epochs, found.seconds, found.state_digest) == (
+        expected.epochs,
+        expected.seconds,
+        expected.state_digest,
+    )
+    assert state_digest(found.state) == found.state_digest
+    assert store.load(SECOND) is None
+    with_optimizer = store.load_with_optimizer(FIRST)
+    assert with_optimizer is not None
+    assert same(with_optimizer[0].state, expected.state)
+    assert same(with_optimizer[1], {"a/step": torch.tensor(3.0), "a/exp_avg": torch.ones(2, 3)})
+    names = {path.name for path in place(tmp_path).iterdir()}
+    assert names == {"state.safetensors", "optimizer.safetensors", "stage.json"}
+    assert json.loads((place(tmp_path) / "stage.json").read_text())["facts"] == {"task": "bolt"}
+
+
+def test_a_whole_stage_is_left_as_it_is(tmp_path: Path) -> None:
+    saved(tmp_path)
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in place(tmp_path).iterdir()}
+    saved(tmp_path, value=2.0)
+    assert {path: (path.stat().st_ino, path.read_bytes()) for path in place(tmp_path).iterdir()} == before
+    assert [path.name for path in place(tmp_path).parent.iterdir()] == [FIRST.key]
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def _edit(old: str, new: str) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        text = (folder / "stage.json").read_text()
+        assert old in text
+        (folder / "stage.json").write_text(text.replace(old, new))
+
+    return edit
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a flipped bit in the state": lambda folder: _flip(folder / "state.safetensors"),
+    "a flipped bit in the optimizer": lambda folder: _flip(folder / "optimizer.safetensors"),
+    "a truncated state": lambda folder: (folder / "state.safetensors").write_bytes(
+        (folder / "state.safetensors").read_bytes()[:50]
+    ),
+    "an empty state": lambda folder: (folder / "state.safetensors").write_bytes(b""),
+    "no state": lambda folder: (folder / "state.safetensors").unlink(),
+    "no record": lambda folder: (folder / "stage.json").unlink(),
+    "a truncated record": lambda folder: (folder / "stage.json").write_text((folder / "stage.json").read_text()[:-40]),
+    "a record that is no mapping": lambda folder: (folder / "stage.json").write_text('"stage"'),
+    "a record with other bytes": lambda folder: (folder / "stage.json").write_bytes(b"\xff\xfe"),
+    "another figure in the record": _edit('"nll": 12.5', '"nll": 12.6'),
+    "another digest in the record": _edit(stage().state_digest, stage(2.0).state_digest),
+    "another stage's record": _edit(FIRST.key, SECOND.key),
+}
+
+
+@pytest.mark.parametrize("where", DAMAGE)
+def test_a_damaged_stage_is_never_used_and_is_replaced(tmp_path: Path, where: str) -> None:
+    store = saved(tmp_path)
+    DAMAGE[where](place(tmp_path))
+    assert (store.load(FIRST) is None) == ("optimizer" not in where)
+    assert store.load_with_optimizer(FIRST) is None
+    saved(tmp_path, value=3.0)
+    found = store.load(FIRST)
+    assert found is not None
+    assert same(found.state, stage(3.0).state)
+    assert [path.name for path in place(tmp_path).parent.iterdir()] == [FIRST.key]
+
+
+def test_a_stage_moved_under_another_key_is_not_taken_for_it(tmp_path: Path) -> None:
+    store = saved(tmp_path)
+    place(tmp_path, SECOND).parent.mkdir()
+    place(tmp_path).rename(place(tmp_path, SECOND))
+    assert store.load(SECOND) is None
+
+
+def test_a_write_that_fails_keeps_its_error_number_and_leaves_nothing_half_written(
+    tmp_path: Path, no_file_larger_than: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    saved(tmp_path, SECOND)
+    with no_file_larger_than(60), pytest.raises(OSError, match="File too large") as caught:
+        saved(tmp_path)
+    assert caught.value.errno is not None
+    assert list((tmp_path / FIRST.key[:2]).iterdir()) == []
+    assert StageStore(tmp_path).load(SECOND) is not None
+    assert saved(tmp_path).load(FIRST) is not None
+
+
+@pytest.mark.parametrize("takes_over", [True, False])
+def test_who_is_taken_for_dead_while_it_writes_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_over: bool
+) -> None:
+    """The next maker sweeps away what seems a dead one's; it may be done before the first one notices."""
+    write, swept = moleflow.cache.stages.write_synced, []
+
+    def written_then_swept(path: Path, content: bytes) -> None:
+        write(path, content)
+        if not swept:
+            swept.append(path)
+            StageStore(tmp_path).sweep(FIRST)
+            if takes_over:
+                saved(tmp_path, value=1.0)
+
+    monkeypatch.setattr(moleflow.cache.stages, "write_synced", written_then_swept)
+    found = saved(tmp_path).load(FIRST)
+    assert found is not None
+    assert same(found.state, stage().state)
+    assert [path.name for path in place(tmp_path).parent.iterdir()] == [FIRST.key]
+
+
+def test_a_checkpoint_stays_until_its_stage_is_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = StageStore(tmp_path).checkpoint_path(FIRST)
+    kept.parent.mkdir()
+    kept.write_bytes(b"the last epoch")
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if target == place(tmp_path):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(OSError, match="Disk quota exceeded"):
+            saved(tmp_path)
+    assert kept.read_bytes() == b"the last epoch"
+    saved(tmp_path)
+    assert not kept.exists()
+
+
+def test_the_optimizer_is_read_by_those_alone_who_train_on(tmp_path: Path) -> None:
+    store = saved(tmp_path)
+    (place(tmp_path) / "optimizer.safetensors").unlink()
+    assert store.load(FIRST) is not None
+    assert store.load_with_optimizer(FIRST) is None
+
+
+def test_one_worker_at_a_time_has_the_right_to_train_a_stage(tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+    mine = store.claim(FIRST)
+    assert mine is not None
+    assert store.claim(FIRST) is None
+    other = store.claim(SECOND)
+    assert other is not None
+    other.release()
+    mine.release()
+    again = store.claim(FIRST)
+    assert again is not None
+    again.release()
+
+
+def test_the_claim_of_a_maker_that_died_after_its_stage_was_whole_is_removed(tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+    store.forget_maker(FIRST)  # Usually there is none.
+    mine = store.claim(FIRST)
+    assert mine is not None
+    store.forget_maker(FIRST)
+    assert store.claim_path(FIRST).exists()
+    mine.stop()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    record = json.loads(store.claim_path(FIRST).read_text()) | {"pid": gone.pid}
+    store.claim_path(FIRST).write_text(json.dumps(record))
+    store.forget_maker(FIRST)
+    assert not store.claim_path(FIRST).exists()
+
+
+# ---- the digest of a state -----------------------------------------------------------------------------------------
+
+
+def test_a_state_digest_sees_names_shapes_types_and_bits_but_not_order() -> None:
+    start = {"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(2, 2)}
+    assert state_digest(start) == state_digest({"b": torch.zeros(2, 2), "a": torch.tensor([1.0, 2.0])})
+    others: list[dict[str, Tensor]] = [
+        {"a": torch.tensor([1.0, 2.0])},
+        {"a": torch.tensor([1.0, 2.0]), "c": torch.zeros(2, 2)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(4)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(2, 2, dtype=torch.int32)},
+        {"a": torch.tensor([1.0, 2.0 + 2**-22]), "b": torch.zeros(2, 2)},
+        {"a": torch.tensor([1.0, 2.0]), "b": -torch.zeros(2, 2)},
+    ]
+    digests = {state_digest(other) for other in others}
+    assert len(digests | {state_digest(start)}) == len(others) + 1
+    transposed = torch.tensor([[1.0, 3.0], [2.0, 4.0]]).T
+    assert state_digest({"a": transposed}) == state_digest({"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})

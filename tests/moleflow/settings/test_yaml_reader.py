@@ -1,0 +1,112 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moleflow.errors import InvalidInput
+from moleflow.settings.yaml_reader import parse, read_mapping, yaml_text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4), ("1E5", 1e5), ("-.5e3", -500.0), ("1.", 1.0), (".5", 0.5), ("+2", 2), ("-3", -3), ("0", 0), ("1_000", 1000),
+        (".inf", float("inf")), ("true", True), ("null", None), ("~", None),
+        ("01", "01"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("2024-13-45", "2024-13-45"), ("1.2.3", "1.2.3"), ("0x1f", "0x1f"),
+        ("alpha/(2*rank)", "alpha/(2*rank)"), ("{a: [1, b]}", {"a": [1, "b"]}),
+        ("a: &x {b: 1}\nc: {<<: *x, d: 2}", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
+    ],
+)  # fmt: skip
+def test_values_are_read_as_people_write_them(text: str, value: Any) -> None:
+    found = parse(text, "s")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: !!python/object:os.system {}", "tags are not allowed"),
+        ("!!python/object/apply:os.system [ls]", "tags are not allowed"),
+        ("!own 3", "tags are not allowed"),
+        ("!!timestamp 2024-01-01", "tags are not allowed"),
+        ("!!set {a, b}", "tags are not allowed"),
+        ("!!int two", "a tag such as !!int stands before a value of another kind; write plain YAML values"),
+        ("!!bool two", "a tag such as !!int"),
+        ("!!binary two", "line 1: the tag !!binary; tags are not allowed here"),
+        ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is given twice; keep one of them"),
+        ("a: {b: 1, b: 2}", "the key 'b' is given twice"),
+        ("? [a, b]\n: 1", "a key must be a plain name"),
+        ("a: [1", "s, line 1: a [ is opened here and never closed"),
+        ("a: {b: 1", "s, line 1: a { is opened here and never closed"),
+        ("a: [1\nb: 2", "s, line 2: a comma or a ] is missing here"),
+        ("a: b: c", "s, line 1: a colon that no key fits; a text with ': ' in it needs quotes around it"),
+        ("[" * 5000, "is nested too deeply"),
+        ("a: 1\n---\nb: 2", "s, line 2: a second document begins here with ---"),
+        ("b: 1\na: 'x\nc: 2\n", "s, line 2: a quote is opened here and never closed"),
+        ("a: *b", "nothing is called &b that *b could mean; a text that begins with * needs quotes"),
+        ("a: *.png", "a text that begins with * or & needs quotes"),
+        ("a: @b", "a text that begins with '@' needs quotes"),
+        ("a: 1\nb: \x07", "s, line 2: a control character (#x07); take it away"),
+        ("a: 1\nname:s\nb: 2", "s, line 2: a line without a key; a space must follow each colon"),
+        ("a:\n  b: 1\n c: 2", "s, line 3: does not fit the lines above it; see to the indentation"),
+        ('a: "\\q"', "\\ before 'q' in double quotes means nothing; use single quotes"),
+        ("a: - b", "a - that no list fits"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_refused_in_one_line(text: str, part: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        parse(text, "s")
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_has_to_hold_a_mapping_of_names(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("a: 1\nb: {c: ü}\n", encoding="utf-8")
+    assert read_mapping(path) == {"a": 1, "b": {"c": "ü"}}
+    for text, part in (
+        ("- 1", "holds a list"),
+        ("a:b", "holds a text, .*a space must follow each colon"),
+        ("", "is empty"),
+        ("1: a", "the key 1 is not a name"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InvalidInput, match=part):
+            read_mapping(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidInput, match="is no text; a YAML file is needed"):
+        read_mapping(path)
+    with pytest.raises(InvalidInput, match="no such file"):
+        read_mapping(tmp_path / "missing.yaml")
+    with pytest.raises(InvalidInput, match="is a folder, and a YAML file is needed"):
+        read_mapping(tmp_path)
+
+
+def test_the_place_of_a_missing_file_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "gamma.yaml").touch()
+    for name, said in (
+        ("gama.yaml", rf"no such file\. Did you mean '{tmp_path}/gamma.yaml'\?"),
+        ("other.yaml", f"no such file; YAML files in {tmp_path}: gamma.yaml"),
+        ("none/x.yaml", f"no such file; there is no folder {tmp_path}/none either"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            read_mapping(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (float("nan"), ".nan"),
+        (-float("inf"), "-.inf"),
+        (0.5, "0.5"),
+        ("two", "'two'"),
+        ((1, None), "[1, null]"),
+        ({"a": [False, "x"]}, "{a: [false, 'x']}"),
+        ("x" * 100, "'" + "x" * 76 + "..."),
+    ],
+)
+def test_values_are_shown_as_a_file_has_them(value: object, text: str) -> None:
+    assert yaml_text(value) == text

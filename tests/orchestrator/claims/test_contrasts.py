@@ -1,0 +1,105 @@
+"""Contrasts found among stored trials: by knobs, without confounds, one for each footing."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.claims.claims import stated_claims
+from orchestrator.claims.ledger import build_ledger
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter
+
+GAMMA, FORM = "loss.focal_gamma", "loss.focal_form"
+STATED = stated_claims()
+RULES = STATED.rules
+CLAIMS = {claim.id: claim for claim in STATED.claims}
+REAL = {"dataset": "mvtec"}
+
+
+def rows_of(store, name, **named):
+    return [row for row in build_ledger([(store, None)], **named) if row.claim.id == name]
+
+
+def test_versions_are_contrasts_of_their_knobs(add, stored):
+    for seed in range(3):
+        add({"version": "v3"}, seed, settings={GAMMA: 0.0}, version="v3", pixel=(0.8, 0.7 + seed / 100), **REAL)
+        add({"version": "v7"}, seed, settings={GAMMA: 2.0}, version="v7", pixel=(0.9, 0.8 + seed / 90), **REAL)
+    row = rows_of(stored(), "v7-gamma2-pixel")[0]
+    assert (row.verdict, row.before, row.after) == ("held", "version=v3", "version=v7")
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        ({"settings": {"training.epochs": 40}}, "confounded by training.epochs"),
+        (
+            {"settings": {"backbone.model": "vit_base", "backbone.grid": 37}},
+            "confounded by backbone.grid, backbone.model",
+        ),
+        ({"code_digest": "other" * 10}, "confounded by code_digest"),
+        ({"device_model": "Model B"}, "confounded by device_model"),
+        ({"packages": '{"timm":"1.0.99"}'}, "confounded by package timm"),
+        ({"settings": {FORM: "relative"}}, "needs sweeps/v7_gamma.yaml"),
+    ],
+)
+def test_a_confounded_contrast_settles_nothing(contrast, stored, after, reason):
+    contrast(0.05, after=after)
+    row = rows_of(stored(), "v7-gamma2-pixel")[0]
+    assert (row.verdict, row.reason) == ("undecided", reason)
+
+
+def test_seeds_that_ran_on_different_machines_pair_by_pair_are_no_confound(add, stored):
+    for seed, model in enumerate(("Model A", "Model B", "Model A")):
+        for gamma in (0.0, 2.0):
+            pixel = (0.8 + seed / 100, 0.7 + gamma / 30)
+            add({GAMMA: gamma}, seed, pixel=pixel, device_model=model, **REAL)
+    assert rows_of(stored(), "v7-gamma2-pixel")[0].verdict == "held"
+
+
+def test_the_first_class_and_the_later_ones_are_told_apart(add, stored):
+    classes = ("zipper", "bottle", "leather")
+    for seed in range(3):
+        for on in (False, True):
+            pixel = (0.9 - 0.1 * on, 0.7 + seed / 100, 0.7)
+            factors = {"lora.task0": on, "lora.scaling": "alpha/rank"}
+            add(factors, seed, classes=classes, image=(1, 1, 1), routing=(1, 1, 1), pixel=pixel, **REAL)
+    row = rows_of(stored(), "v2-task0-pixel")[0]
+    assert (row.verdict, row.measured.baseline) == ("held", pytest.approx(0.9))
+    assert row.measured.difference == pytest.approx(-0.1)
+
+
+def test_another_start_serves_where_the_first_is_not_there(add, stored):
+    for seed in range(3):
+        add({"version": "v1", "lora.task0": False, "lora.scaling": "alpha/(2*rank)"}, seed, pixel=(0.9, 0.7), **REAL)
+        add({"version": "v2", "lora.task0": True, "lora.scaling": "alpha/rank"}, seed, pixel=(0.8, 0.7), **REAL)
+    assert rows_of(stored(), "v2-task0-pixel")[0].verdict == "held"
+    for seed in range(3):
+        add({"version": "v1", "lora.task0": False, "lora.scaling": "alpha/rank"}, seed, pixel=(0.75, 0.7), **REAL)
+    rows = rows_of(stored(), "v2-task0-pixel")
+    assert [(row.verdict, row.measured.baseline) for row in rows] == [("refuted", 0.75)]
+
+
+def test_each_footing_has_its_own_row(contrast, stored):
+    contrast(0.05)
+    contrast(-0.05, settings={"backbone.model": "vit_base", "backbone.grid": 7})
+    found = {row.footing: row.verdict for row in rows_of(stored(), "v7-gamma2-pixel")}
+    assert found == {
+        "mvtec (leather, grid), efficientnet_lite0, 5 epochs, backbone.grid=14": "held",
+        "mvtec (leather, grid), vit_base, 5 epochs, backbone.grid=7": "refuted",
+    }
+
+
+def test_a_contrast_may_span_folders_and_the_order_of_rows_does_not_matter(make_trial, tmp_path):
+    def written(place, trials):
+        store = ResultStore(tmp_path / place)
+        writer = PartWriter(store, "test")
+        for gamma, seed in trials:
+            writer.add(make_trial({GAMMA: gamma}, seed, pixel=(0.8 + seed / 100, 0.7 + gamma / 30), **REAL))
+        writer.flush()
+        return store
+
+    trials = [(gamma, seed) for gamma in (0.0, 2.0) for seed in range(3)]
+    apart = [(written("a", trials[:3]), None), (written("b", trials[3:]), None)]
+    together = build_ledger([(written("c", trials[::-1]), None)])
+    assert build_ledger(apart) == build_ledger(apart[::-1]) == together
+    assert "held" in {row.verdict for row in together}

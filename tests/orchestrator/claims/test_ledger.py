@@ -1,0 +1,204 @@
+"""The ledger: contrasts measured, judged, and printed with what was begun before the rules."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from orchestrator.claims.claims import Stated, rules_digest, stated_claims
+from orchestrator.claims.ledger import build_ledger, ledger_markdown
+from orchestrator.cli import entry
+from orchestrator.reports.paired import IMAGES_AND_SEEDS, SEEDS
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import PartWriter
+
+GAMMA, FORM = "loss.focal_gamma", "loss.focal_form"
+STATED = stated_claims()
+RULES = STATED.rules
+CLAIMS = {claim.id: claim for claim in STATED.claims}
+REAL = {"dataset": "mvtec"}
+
+
+def rows_of(store, name, **named):
+    return [row for row in build_ledger([(store, None)], **named) if row.claim.id == name]
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.05, "held"), (-0.05, "refuted"), (0.0, "refuted"), (0.006, "held")])
+def test_a_contrast_over_three_seeds_is_measured_and_judged(contrast, stored, gain, verdict):
+    contrast(gain)
+    row = rows_of(stored(), "v7-gamma2-pixel")[0]
+    assert row.verdict == verdict
+    assert row.measured.difference == pytest.approx(gain)
+    assert row.measured.resampled == SEEDS
+    assert row.footing == "mvtec (leather, grid), efficientnet_lite0, 5 epochs"
+    assert (row.before, row.after) == ("focal_gamma=0", "focal_gamma=2")
+
+
+def test_image_claims_are_judged_from_images_and_seeds(add, stored, make_images):
+    for seed in range(5):
+        add({GAMMA: 0.0}, seed, images=make_images((0.5, 0.5), seed, 80), **REAL)
+        add({GAMMA: 2.0}, seed, images=make_images((2.0, 2.0), seed + 50, 80), **REAL)
+    store = stored()
+    row = rows_of(store, "v7-gamma2-image")[0]
+    assert (row.verdict, row.measured.resampled) == ("held", IMAGES_AND_SEEDS)
+    assert rows_of(store, "v7-gamma1-image")[0].reason == "needs sweeps/v7_gamma.yaml"
+
+
+def test_what_is_not_there_says_which_sweep_to_run(contrast, stored):
+    contrast(0.05)
+    rows = build_ledger([(stored(), None)])
+    assert [row.claim.id for row in rows] == list(CLAIMS)
+    reasons = {row.claim.id: (row.verdict, row.reason) for row in rows}
+    assert reasons["v4-image"] == ("undecided", "needs sweeps/versions.yaml")
+    assert reasons["v2-scaling-image"] == ("undecided", "needs sweeps/v2_ablation.yaml")
+    assert reasons["v5-compact"] == ("undecided", "needs sweeps/center_weight.yaml")
+
+
+@pytest.mark.parametrize(
+    ("both", "reason"),
+    [
+        ({"dataset": "embedded"}, "generated images"),
+        ({"flags": '["the backbone\'s weights are random, as the configuration asks"]'}, "random weights"),
+        ({"scores_digest": "same"}, "no effect: the setting did not reach the scores (equal digests)"),
+        ({"seeds": 2}, "2 seeds in common, 3 needed"),
+    ],
+)
+def test_what_is_no_evidence_settles_nothing(contrast, stored, both, reason):
+    contrast(0.05, **both)
+    row = rows_of(stored(), "v7-gamma2-pixel")[0]
+    assert (row.verdict, row.reason) == ("undecided", reason)
+    assert row.measured.difference == pytest.approx(0.05, abs=1e-3)
+
+
+def test_saturated_scores_settle_nothing(add, stored):
+    for seed in range(3):
+        for gamma in (0.0, 2.0):
+            add({GAMMA: gamma}, seed, pixel=(1.0, 1.0), **REAL)
+    assert rows_of(stored(), "v7-gamma2-pixel")[0].reason == "saturated at 1 in both: no evidence"
+
+
+@pytest.mark.parametrize(("model", "verdict"), [("vit_base_patch16_224", "held"), ("efficientnet_lite0", "undecided")])
+def test_a_claim_about_transformers_is_one_about_transformers_only(add, stored, model, verdict):
+    for seed in range(3):
+        for enabled in (False, True):
+            pixel = (0.8 + seed / 100, 0.7 - 0.1 * enabled)
+            add({"attention.enabled": enabled}, seed, pixel=pixel, settings={"backbone.model": model}, **REAL)
+    row = rows_of(stored(), "v6-harm-pixel")[0]
+    assert row.verdict == verdict
+    assert verdict == "held" or row.reason == "a claim about backbone.model vit_* only"
+
+
+def test_only_the_selection_counts(contrast, add, stored):
+    contrast(0.05)
+    one = add({GAMMA: 3.0})
+    rows = build_ledger([(stored(), {one})])
+    assert all(row.measured is None for row in rows)
+
+
+def test_the_markdown_has_a_row_a_claim_and_the_rules(contrast, stored):
+    contrast(0.05)
+    rows = build_ledger([(stored(), None)])
+    words = ledger_markdown(rows, RULES)
+    lines = [line for line in words.splitlines() if line.startswith("| v")]
+    assert len(lines) == len(CLAIMS)
+    measured = [row.claim.id for row in rows if row.measured is not None]
+    assert {line.split()[1] for line in lines[: len(measured)]} == set(measured) != set(CLAIMS)
+    # Image AUROC is the same to the last digit in both, which refutes that it rose.
+    assert f"- {len(CLAIMS)} rows: 1 held, 1 refuted, {len(CLAIMS) - 2} undecided" in words
+    held = next(line for line in lines if line.startswith("| v7-gamma2-pixel "))
+    assert "| 3 | +0.0500 from 0.7550 (+6.6%) | " in held
+    assert "**held: the whole interval lies on the claimed side**" in held
+    assert "within 0.005 of zero" in words
+
+
+def test_rules_are_data(contrast, stored):
+    contrast(0.05)
+    strict = Stated(rules=RULES.model_copy(update={"negligible": 0.2}), claims=STATED.claims)
+    assert rows_of(stored(), "v7-gamma2-pixel", stated=strict)[0].verdict == "refuted"
+
+
+LATE = datetime(2027, 1, 1, tzinfo=UTC)
+BETWEEN = max(rule.since for rule in RULES.stated) - timedelta(seconds=1)
+
+
+def dated(start, reused=0.0):
+    return {"started_at": start, "ended_at": start + timedelta(minutes=1), "seconds_reused": reused}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "early", "reused"),
+    [
+        (dated(LATE), dated(LATE), ["none", "none"], False),
+        (dated(LATE), dated(BETWEEN), ["none", "`v7-gamma2-image`; `v7-gamma2-pixel`"], False),
+        (dated(datetime(2026, 1, 1, tzinfo=UTC)), dated(LATE), ["`v7-gamma2-image`; `v7-gamma2-pixel`"] * 2, False),
+        (dated(LATE), dated(LATE, 3.0), ["none", "none"], True),
+    ],
+)
+def test_the_ledger_says_what_was_begun_before_its_rules(contrast, stored, before, after, early, reused):
+    contrast(0.05, before=before, after=after)
+    lines = ledger_markdown(build_ledger([(stored(), None)]), RULES).splitlines()
+    rules = [line for line in lines if line.startswith("- Rules since ")]
+    assert [line.rsplit("begun before: ", 1)[1] for line in rules if "begun before" in line] == [f"{x}." for x in early]
+    assert next(line for line in rules if " until " in line).endswith("No longer applied.")
+    taken = [line for line in lines if "taken over from the store" in line]
+    assert [line.endswith(": `v7-gamma2-image`; `v7-gamma2-pixel`.") for line in taken] == [True] * reused
+    assert f"digest {rules_digest(RULES, STATED.claims)[:12]} over what they say" in "\n".join(lines)
+    assert not any("written before the runs" in line for line in lines)
+    for rule in RULES.stated:
+        assert any(rule.rule in line for line in rules)
+
+
+def test_a_trial_in_two_folders_counts_from_its_first_start(make_trial, tmp_path):
+    stores = []
+    for place, start in (("late", LATE), ("early", BETWEEN)):
+        stores.append(ResultStore(tmp_path / place))
+        writer = PartWriter(stores[-1], "test")
+        for gamma in (0.0, 2.0):
+            writer.add(make_trial({GAMMA: gamma}, pixel=(0.8, 0.7 + gamma / 30), **REAL, **dated(start)))
+        writer.flush()
+    for sources in (stores, stores[::-1]):
+        (row,) = [
+            row for row in build_ledger([(store, None) for store in sources]) if row.claim.id == "v7-gamma2-pixel"
+        ]
+        assert row.begun == BETWEEN
+
+
+def test_the_norm_of_normal_patches_settles_whether_the_centre_loss_makes_them_compact(add, make_trial, writer, stored):
+    for seed in range(3):
+        for weight in (0.0, 0.05):
+            rows = make_trial({"loss.center_weight": weight}, seed, **REAL)
+            for row in rows.metrics:
+                row["normal_latent_norm"] = 0.9 - 2 * weight + seed / 1000 * (1 + weight)
+            writer.add(rows)
+    row = rows_of(stored(), "v5-compact")[0]
+    assert (row.verdict, row.measured.resampled) == ("held", SEEDS)
+    assert row.measured.difference == pytest.approx(-0.1, abs=1e-3)
+
+
+def test_the_command_prints_the_ledger_of_several_folders(contrast, stored, tmp_path, monkeypatch, capsys):
+    contrast(0.05)
+    place = stored().folder
+    content = {
+        "name": "sweep",
+        "title": "t",
+        "baseline": {},
+        "dataset": "mvtec",
+        "trials": [],
+        "spec": {},
+        "command": [],
+    }
+    (place / "sweep.json").write_text(json.dumps(content))
+    other = shutil.copytree(place, tmp_path / "copy")
+    for words, held in (((str(place),), 0), ((str(place), str(other), "--all"), 1)):
+        monkeypatch.setattr(sys, "argv", ["moleflow-sweep", "claims", *words])
+        entry.main()
+        assert f"rows: {held} held" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["moleflow-sweep", "claims", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""What is known of backbones before a trial starts."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from moleflow.errors import WeightsUnavailable
+from moleflow.features import backbone
+
+LIGHT = """
+import sys
+from orchestrator import cli
+try:
+    cli.main()
+except SystemExit as left:
+    assert left.code == 0, left.code
+assert not {"torch", "timm"} & sys.modules.keys()
+"""
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The models of the backbones that were built, in order."""
+    found, build = [], backbone._build
+
+    def noted(config, image_size):
+        found.append((config.model, config.weights, image_size))
+        return build(config, image_size)
+
+    monkeypatch.setattr(backbone, "_build", noted)
+    return found
+
+
+def test_each_backbone_is_built_once_and_remembered(place, edit, command, built):
+    edit(grid={"focal_gamma": [0, 2], "data.image_size": [32, 48]}, report=None)
+    assert command("plan", "sweep.yaml").code == 0
+    assert built == [("efficientnet_lite0", "random", 32), ("efficientnet_lite0", "random", 48)]
+    assert command("plan", "sweep.yaml").code == 0
+    assert command("plan", "sweep.yaml", "--set", "backbone.projection_seed=3").code == 0
+    assert len(built) == 2
+    assert command("plan", "sweep.yaml", "--set", "grid=2").code == 0
+    assert len(built) == 4
+    assert len(list((place / "cache/backbones").iterdir())) == 4
+
+
+def test_a_plan_fetches_no_weights(command, built):
+    words = ("--set", "weights=pretrained", "--set", "model=resnet18", "--set", "layers=[1]")
+    assert command("plan", "sweep.yaml", *words).code == 0
+    assert built == [("resnet18", "random", 32)]
+
+
+def test_a_plan_of_a_known_backbone_loads_no_torch(finished, edit):
+    edit(seeds=3)
+    shutil.rmtree(finished / "results")
+    words = ["plan", "sweep.yaml", "--cache", "cache"]
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words], cwd=finished, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "6 to run" in done.stdout
+
+
+@pytest.fixture
+def unreachable(finished, monkeypatch):
+    """A folder with the features of the small sweep, where its weights cannot be had any more."""
+    shutil.rmtree(finished / "results")
+    shutil.rmtree(finished / "cache/backbones")
+
+    def refuse(config, image_size):
+        raise WeightsUnavailable("backbone.weights: they cannot be had")
+
+    monkeypatch.setattr(backbone, "_build", refuse)
+    return finished
+
+
+def test_features_that_are_stored_need_no_weights(unreachable, command):
+    assert command("sweep.yaml", "--backend", "inline").code == 0
+
+
+def test_a_dry_run_computes_them_anew(unreachable, command):
+    ended = command("sweep.yaml", "--dry-run")
+    assert (ended.code, ended.err) == (2, "error: backbone.weights: they cannot be had\n")
+
+
+def test_features_that_are_missing_need_weights(unreachable, command):
+    shutil.rmtree(unreachable / "cache/features")
+    ended = command("sweep.yaml", "--backend", "inline")
+    assert (ended.code, ended.out) == (2, "")
+    assert not (unreachable / "results").exists()

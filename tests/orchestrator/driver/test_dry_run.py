@@ -1,0 +1,63 @@
+"""--dry-run: finds the trial that would fail, one training step a task, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from moleflow.settings.config import TrialConfig
+from orchestrator.driver.dry_run import cut_short, distinct_computations
+from orchestrator.sweep.trial import Inputs, Trial
+
+
+def left(place):
+    return sorted(path.name for path in place.iterdir())
+
+
+def test_a_sound_sweep_passes_and_nothing_is_kept(place, command):
+    before = left(place)
+    ended = command("sweep.yaml", "--dry-run")
+    assert ended.code == 0
+    assert "2 distinct computations of 4 trials" in ended.out
+    assert "2 of 2 passed, nothing was kept" in ended.out
+    assert sorted(set(left(place)) - set(before)) in ([], ["cache"])
+    assert {path.name for path in (place / "cache").iterdir()} <= {"digests.json", "backbones"}
+
+
+def test_the_variant_that_would_fail_is_named_and_the_others_are_tried(place, command, edit):
+    diverging = {"learning_rate": 1e30, "optimizer": "adamw", "gradient_clip": None}
+    edit(grid=None, list=[{"focal_gamma": 0}, diverging, {"focal_gamma": 2}], report=None)
+    ended = command("sweep.yaml", "--dry-run")
+    assert ended.code == 1
+    named = [line for line in ended.out.splitlines() if line.startswith("would fail: ")]
+    assert len(named) == 1
+    assert "learning_rate=1e+30" in named[0]
+    assert ": Diverged: " in named[0]
+    assert "2 of 3 passed, nothing was kept" in ended.out
+    assert not (place / "results").exists()
+
+
+@pytest.fixture
+def trial():
+    settings = {"training": {"epochs": 40, "batch_size": 8}, "data": {"validation_fraction": 0.25}}
+    return Trial("0123456789ab", TrialConfig.model_validate(settings), {}, Inputs({}, "", ""))
+
+
+def test_one_step_a_task_and_one_scored_batch_at_the_same_shapes(trial):
+    short = cut_short(trial).config
+    assert (short.training.epochs, short.training.batch_size) == (1, 8)
+    assert (short.data.train_images, short.data.test_images) == (8, 8)
+    kept = {"training": {"epochs"}, "data": {"train_images", "test_images"}}
+    assert short.model_dump(exclude=kept) == trial.config.model_dump(exclude=kept)
+    assert TrialConfig.model_validate(short.model_dump()) == short
+
+
+def test_what_is_smaller_than_a_batch_stays_as_small(trial):
+    data = trial.config.data.model_copy(update={"train_images": 3, "test_images": 4})
+    small = Trial(trial.id, trial.config.model_copy(update={"data": data}), {}, trial.inputs)
+    assert (cut_short(small).config.data.train_images, cut_short(small).config.data.test_images) == (3, 4)
+
+
+def test_seeds_are_no_computations_of_their_own(trial):
+    seeds = [Trial(f"{n:012x}", trial.config.model_copy(update={"seed": n}), {}, trial.inputs) for n in range(3)]
+    other = Trial("f" * 12, trial.config.model_copy(update={"version": "v3"}), {}, trial.inputs)
+    assert distinct_computations([*seeds, other]) == [seeds[0], other]

@@ -1,0 +1,147 @@
+"""Folders of trials whose numbers are generated, their pages, and a browser that keeps note of every request."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moleflow.settings.knobs import method_knobs, version_settings
+from orchestrator.html_report.make import make_page
+from orchestrator.html_report.page_data import PageData, gather_page_data
+from orchestrator.records import sweep_folder
+from orchestrator.reports import make
+from orchestrator.results.store import ResultStore
+from orchestrator.results.writer import AttemptRows, PartWriter
+
+BASELINE = {"training.learning_rate": 1e-3, "lora.rank": 8, "loss.focal_gamma": 0.0}
+
+
+@pytest.fixture(scope="session")
+def bench() -> ModuleType:
+    """The benchmark of the page, which generates trials."""
+    path = Path(__file__).parents[3] / "benchmarks" / "page.py"
+    spec = importlib.util.spec_from_file_location("page_benchmark", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def trial(bench: ModuleType) -> Callable[..., AttemptRows]:
+    """A trial of generated numbers; `also` are further factors, `attempt` changes to its row of the attempts table."""
+    draws = np.random.default_rng(0)
+
+    def make(
+        gamma: float = 0.0, seed: int = 0, also: Mapping[str, object] | None = None, **attempt: Any
+    ) -> AttemptRows:
+        rows = bench.trial(BASELINE | {"loss.focal_gamma": gamma} | dict(also or {}), seed, draws)
+        return replace(rows, attempt={**rows.attempt, **attempt})
+
+    return make
+
+
+@pytest.fixture
+def failed(trial: Callable[..., AttemptRows]) -> Callable[..., AttemptRows]:
+    """A trial that ended with an error."""
+
+    def make(error: str = "out of memory", **given: Any) -> AttemptRows:
+        rows = trial(**given)
+        ended = {"status": "failed", "error": error, "error_kind": "RuntimeError", "traceback": f"Traceback: {error}"}
+        return AttemptRows({**rows.attempt, **ended})
+
+    return make
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Callable[..., Path]:
+    """Store trials as a sweep in a folder; where it is."""
+
+    def keep(
+        trials: Sequence[AttemptRows],
+        title: str = "generated: does gamma matter?",
+        baseline: Mapping[str, Any] = BASELINE,
+        not_run: Sequence[str] = (),
+    ) -> Path:
+        place = tmp_path / "sweep"
+        writer = PartWriter(ResultStore(place), "test")
+        for rows in trials:
+            writer.add(rows)
+        writer.flush()
+        ids = tuple(dict.fromkeys([*(str(rows.attempt["trial_id"]) for rows in trials), *not_run]))
+        sweep_folder.write_sweep_folder(
+            place, sweep_folder.SweepFolder("generated", title, dict(baseline), ids, "embedded"), {}
+        )
+        return place
+
+    return keep
+
+
+@pytest.fixture
+def grid(trial: Callable[..., AttemptRows]) -> list[AttemptRows]:
+    """Three gammas with three seeds each."""
+    return [trial(gamma, seed) for gamma in (0.0, 1.0, 2.0) for seed in range(3)]
+
+
+@pytest.fixture
+def evidence_of() -> Callable[[Path], PageData]:
+    """The evidence of a results folder."""
+
+    def of(place: Path) -> PageData:
+        made, _ = make.make_report(place)
+        return gather_page_data(made, ResultStore(place), {"version": method_knobs()}, {"version": version_settings()})
+
+    return of
+
+
+@pytest.fixture
+def page_of() -> Callable[[Path], Path]:
+    """Write the page of a results folder; where it is."""
+
+    def write(place: Path) -> Path:
+        made, _ = make.make_report(place)
+        return make_page(place, made)
+
+    return write
+
+
+@pytest.fixture
+def content() -> Callable[[Path], dict[str, Any]]:
+    """The data that a page carries."""
+
+    def read(page: Path) -> dict[str, Any]:
+        opens = '<script type="application/json" id="data">'
+        written = page.read_text(encoding="utf-8").partition(opens)[2].partition("</script>")[0]
+        found: dict[str, Any] = json.loads(written)
+        return found
+
+    return read
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium that keeps what the console says and every request."""
+    driver = pytest.importorskip("selenium.webdriver", reason="no Selenium: pip install selenium")
+    program, service = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not service:
+        pytest.skip("no Chromium: apt-get install chromium chromium-driver")
+    options = driver.ChromeOptions()
+    options.binary_location = program
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for word in ("headless", "no-sandbox", "disable-gpu", "no-first-run", f"user-data-dir={tmp_path / 'browser'}"):
+        options.add_argument(f"--{word}")
+    opened = driver.Chrome(options=options, service=driver.ChromeService(service))
+    opened.get("about:blank")
+    for kind in ("browser", "performance"):
+        opened.get_log(kind)  # What the browser's own first page asked for is left out.
+    yield opened
+    opened.quit()

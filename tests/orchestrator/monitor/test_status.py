@@ -1,0 +1,206 @@
+"""What trials are doing, read from the folders of real runs: going on, killed, silent, finished, on a disk that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from moleflow.errors import InvalidInput
+from orchestrator.monitor.status import StatusReader
+from orchestrator.records.attempts import AttemptFolder
+from orchestrator.records.dead_attempts import UNSEEN
+from orchestrator.records.stop_requests import cancel_requests
+from orchestrator.records.trial_state import NO_PART, JobState
+
+SHORT_AND_LONG = {"grid": None, "list": [{"epochs": 2}, {"epochs": 100000}], "seeds": 1, "report": None}
+
+
+def look(place, **jobs):
+    """The status of the small sweep, and its trials by label."""
+    status = StatusReader(place / "results/small", **jobs).look()
+    return status, {trial.label: trial for trial in status.trials}
+
+
+def begun(place):
+    return (place / "results/small/sweep.json").exists()
+
+
+def tree(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def records(place):
+    return AttemptFolder(place / "results/small/attempts")
+
+
+class Cluster:
+    """A scheduler that has one trial."""
+
+    def __init__(self, trial_id, state):
+        self.trial_id, self.state = trial_id, state
+
+    def state_of(self, trial_id):
+        return self.state if trial_id == self.trial_id else None
+
+    def cancel(self, trial_ids):
+        return len(trial_ids)
+
+
+def test_a_finished_sweep_is_told_from_its_parts_alone(finished):
+    shutil.rmtree(finished / "results/small/events")
+    for path in (finished / "results/small/attempts").iterdir():
+        path.write_text("not read")
+    status, trials = look(finished)
+    assert (status.name, status.dataset, status.going) == ("small", "images", False)
+    assert {state: n for state, n in status.counts.items() if n} == {"finished": 4}
+    assert list(trials) == [f"focal_gamma={gamma} seed={seed}" for gamma in (0, 2) for seed in (0, 1)]
+    assert {trial.attempt for trial in trials.values()} == {1}
+    assert status.elapsed_s >= 0
+
+
+def test_the_time_of_a_finished_sweep_stands_still(finished):
+    first = look(finished)[0]
+    assert first.started_at < first.last_at < time.time()
+    assert look(finished)[0] == first
+
+
+def test_a_sweep_that_is_running_in_another_process(place, features, edit, start, wait_until):
+    edit(**SHORT_AND_LONG)
+    running = start("sweep.yaml", "--workers", "1")
+    wait_until(lambda: begun(place) and look(place)[0].counts["finished"])
+    wait_until(lambda: (told := look(place)[1]["epochs=100000 seed=0"].progress) and told.kind == "epoch")
+    status, trials = look(place)
+    assert (status.going, status.counts["running"], status.counts["finished"]) == (True, 1, 1)
+    long = trials["epochs=100000 seed=0"]
+    assert (long.state, long.attempt, long.host, long.job) == ("running", 1, socket.gethostname(), None)
+    assert long.worker == f"local-{running.process.pid}-0"
+    assert long.progress.facts["task_name"] == "bolt"
+    assert long.progress.facts["epochs"] == 100000
+    assert (long.reason, long.error) == (None, None)
+    assert trials["epochs=2 seed=0"].state == "finished"
+    before = status.elapsed_s
+    assert look(place)[0].elapsed_s > before
+
+    cancel_requests(place / "results/small").add([long.trial_id])
+    running.end()
+    assert look(place)[1][long.label].state == "cancelled"
+
+
+def test_after_kill_9_of_everything(place, features, edit, start, wait_until):
+    edit(**SHORT_AND_LONG)
+    running = start("sweep.yaml", "--workers", "1")
+    wait_until(lambda: begun(place) and look(place)[0].counts["running"] and look(place)[0].counts["finished"])
+    running.signal(signal.SIGKILL)
+    running.end()
+    wait_until(lambda: not running.members())
+    before = tree(place / "results")
+    status, trials = look(place)
+    dead = trials["epochs=100000 seed=0"]
+    assert (dead.state, dead.attempt, dead.error, dead.progress) == ("failed", 1, UNSEEN, None)
+    assert (status.going, status.counts["finished"]) == (False, 1)
+    assert tree(place / "results") == before
+
+
+def test_a_host_that_falls_silent_and_comes_back(place, features, edit, start, wait_until):
+    edit(grid=None, seeds=1, report=None, base={"extends": "base.yaml", "epochs": 100000})
+    own = next(
+        words for words in (("unshare", "-u"), ("unshare", "-ru")) if not subprocess.run([*words, "true"]).returncode
+    )
+    there = start("sweep.yaml", "--backend", "inline", prefix=(*own, "sh", "-c", 'hostname afar && exec "$@"', "sh"))
+    (record,) = wait_until(lambda: [record for record in records(place).all() if record.content])
+    assert record.content["host"] == "afar"
+
+    def status():
+        return look(place)[0].trials[0]
+
+    def age(seconds):
+        os.utime(record.path, (time.time() - seconds, time.time() - seconds))
+
+    assert (status().state, status().host) == ("running", "afar")
+    there.signal(signal.SIGSTOP)
+    age(20)
+    assert status().state == "unknown"
+    assert status().reason.startswith("no sign of life from afar for 2")
+    assert look(place)[0].going
+    age(70)
+    assert (status().state, status().error) == ("failed", UNSEEN)
+    there.signal(signal.SIGCONT)
+    wait_until(lambda: status().state == "running")
+
+
+READ_ONLY = (
+    'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && ! touch "$1/x" 2>/dev/null && shift && exec "$@"'
+)
+
+
+def test_a_folder_that_cannot_be_written(finished, start, command):
+    for path in sorted((finished / "results/small/parts/attempts").glob("2*"))[1:]:
+        path.unlink()
+    own = next(
+        words for words in (("unshare", "-m"), ("unshare", "-rm")) if not subprocess.run([*words, "true"]).returncode
+    )
+    words = ("status", "results/small", "--json")
+    before = tree(finished / "results")
+    there = start(*words, prefix=(*own, "sh", "-c", READ_ONLY, "sh", str(finished / "results"))).end()
+    assert (there.code, there.err) == (0, "")
+    assert there.out == command(*words).out
+    assert tree(finished / "results") == before
+
+
+def test_a_damaged_part_is_said_and_its_trials_are_not_finished(finished):
+    part = max((finished / "results/small/parts/scores").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-20])
+    status, trials = look(finished)
+    assert [damage.path.name for damage in status.damaged] == [part.name]
+    lost = [trial for trial in trials.values() if trial.state != "finished"]
+    assert lost
+    assert {(trial.state, trial.reason) for trial in lost} == {("waiting", NO_PART)}
+
+
+def test_a_sweep_whose_folder_was_just_made(finished):
+    for name in ("parts", "attempts", "events", "tables"):
+        shutil.rmtree(finished / "results/small" / name)
+    status, _ = look(finished)
+    assert (status.counts["waiting"], status.started_at, status.elapsed_s, status.damaged) == (4, None, 0.0, ())
+
+
+def test_the_last_error_stays_while_a_trial_is_tried_again(place, finished):
+    shutil.rmtree(finished / "results/small/parts")
+    trial_id = look(finished)[0].trials[0].trial_id
+    for path in (finished / "results/small/attempts").iterdir():
+        path.unlink()
+    first = records(place).begin(trial_id, job="7_0")
+    first.end("failed", error="no luck", error_kind="RuntimeError")
+    (status, trials) = look(place)
+    assert [(trial.state, trial.error) for trial in status.trials][:2] == [("failed", "no luck"), ("waiting", None)]
+    second = records(place).begin(trial_id)
+    trial = look(place)[0].trials[0]
+    assert (trial.state, trial.attempt, trial.error) == ("running", 2, "no luck")
+    second.end("interrupted", error="stopped from outside", error_kind="Stop")
+    trial = look(place)[0].trials[0]
+    assert (trial.state, trial.error) == ("interrupted", "stopped from outside")
+    assert {trial.state for trial in trials.values()} == {"failed", "waiting"}
+
+
+def test_a_scheduler_is_asked_about_what_is_not_finished(finished):
+    parts = sorted((finished / "results/small/parts/attempts").glob("2*.parquet"))
+    parts[-1].unlink()
+    shutil.rmtree(finished / "results/small/attempts")
+    left = [trial for trial in look(finished)[0].trials if trial.state == "waiting"]
+    jobs = Cluster(left[0].trial_id, JobState("queued", "7_0", "Resources"))
+    queued = next(trial for trial in look(finished, jobs=jobs)[0].trials if trial.trial_id == left[0].trial_id)
+    assert (queued.state, queued.job, queued.reason) == ("queued", "7_0", "Resources")
+    done = next(trial for trial in look(finished)[0].trials if trial.state == "finished")
+    status, _ = look(finished, jobs=Cluster(done.trial_id, JobState("queued", "7_0")))
+    assert status.counts["queued"] == 0
+
+
+def test_a_folder_without_a_sweep(place):
+    with pytest.raises(InvalidInput, match="no such folder"):
+        StatusReader(place / "results").look()

@@ -1,0 +1,175 @@
+"""Attempt records: claimed by one, numbered in order, and known for dead when nobody is at them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.records.attempts import (
+    DIED,
+    FAILED,
+    FINISHED,
+    RUNNING,
+    Attempt,
+    AttemptFolder,
+    AttemptRecord,
+    write_json,
+)
+
+TRIAL = "0123456789ab"
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> AttemptFolder:
+    return AttemptFolder(tmp_path / "attempts")
+
+
+def owned(records: AttemptFolder, number: int = 1, age: float = 0.0, **owner: object) -> Path:
+    """A record that says `running`, of another owner."""
+    path = records.folder / f"{TRIAL}-{number}.json"
+    write_json(path, {"trial_id": TRIAL, "attempt": number, "state": RUNNING, "started_at": time.time() - age, **owner})
+    os.utime(path, (time.time() - age, time.time() - age))
+    return path
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_attempts_are_numbered_in_order_and_keep_their_facts(records):
+    first = records.begin(TRIAL, row={"device": "cpu"})
+    assert isinstance(first, Attempt)
+    first.end(FAILED, error="no luck", traceback="Traceback")
+    second = records.begin(TRIAL)
+    second.end(FINISHED)
+    records.begin("ba9876543210").end(FINISHED)
+    assert [(r.attempt, r.state) for r in records.of_trial(TRIAL)] == [(1, FAILED), (2, FINISHED)]
+    content = records.of_trial(TRIAL)[0].content
+    assert content["row"] == {"device": "cpu"}
+    assert (content["error"], content["traceback"]) == ("no luck", "Traceback")
+    assert (content["host"], content["pid"]) == (socket.gethostname(), os.getpid())
+    assert len(records.all()) == 3
+
+
+def test_an_attempt_that_runs_is_held_and_a_withdrawn_one_leaves_its_number(records):
+    first = records.begin(TRIAL)
+    held = records.begin(TRIAL)
+    assert isinstance(held, AttemptRecord)
+    assert (held.attempt, held.state) == (1, RUNNING)
+    first.withdraw()
+    assert records.all() == []
+    again = records.begin(TRIAL)
+    assert again.number == 1
+    again.end(FINISHED)
+
+
+def test_of_many_threads_one_gets_the_attempt(records):
+    begun = []
+    barrier = threading.Barrier(8)
+
+    def begin():
+        barrier.wait()
+        begun.append(records.begin(TRIAL))
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [one for one in begun if isinstance(one, Attempt)]
+    assert len(winners) == 1
+    assert len(begun) == 8
+    assert len(records.all()) == 1
+    winners[0].end(FINISHED)
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from orchestrator.records.attempts import Attempt, AttemptFolder
+records, start = AttemptFolder(Path(sys.argv[1])), Path(sys.argv[2])
+print("ready", flush=True)
+while not start.exists():
+    time.sleep(0.001)
+won = [n for n in range(20) if isinstance(records.begin(f"{n:012x}"), Attempt)]
+print(*won)
+sys.stdin.read()
+"""
+
+
+def test_of_many_processes_one_gets_each_attempt(records, tmp_path):
+    command = [sys.executable, "-c", RACE, str(records.folder), str(tmp_path / "start")]
+    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    (tmp_path / "start").touch()
+    won = [racer.stdout.readline().split() for racer in racers]  # All are alive until each has said what it won.
+    for racer in racers:
+        racer.communicate("")
+    assert sorted(int(n) for one in won for n in one) == list(range(20))
+    assert {record.state for record in records.all()} == {DIED}
+
+
+def test_a_process_that_is_gone_leaves_a_dead_attempt(records):
+    owned(records, host=socket.gethostname(), pid=dead_process(), started=None)
+    assert records.of_trial(TRIAL)[0].state == DIED
+    after = records.begin(TRIAL)
+    assert after.number == 2
+    after.end(FINISHED)
+
+
+def test_a_process_of_the_same_number_that_started_later_is_another_one(records):
+    owned(records, host=socket.gethostname(), pid=os.getpid(), started="1")
+    assert records.of_trial(TRIAL)[0].state == DIED
+
+
+def test_another_hosts_attempt_lives_as_long_as_its_heartbeat(records):
+    owned(records, host="elsewhere", pid=1, age=30)
+    assert records.of_trial(TRIAL)[0].state == RUNNING
+    assert isinstance(records.begin(TRIAL), AttemptRecord)
+    owned(records, host="elsewhere", pid=1, age=3600)
+    assert records.of_trial(TRIAL)[0].state == DIED
+
+
+def test_a_record_cut_off_while_it_was_made_is_no_reason_to_wait_for_ever(records):
+    path = owned(records)
+    path.write_text('{"trial_id": ')
+    assert records.of_trial(TRIAL)[0].state == RUNNING  # somebody may be writing it now
+    os.utime(path, (1, 1))
+    assert records.of_trial(TRIAL)[0].state == DIED
+    assert records.begin(TRIAL).number == 2
+
+
+def test_other_files_are_no_records(records):
+    records.folder.mkdir()
+    for name in ("notes.json", f".{TRIAL}-1.json.77.tmp", f"{TRIAL}-x.json"):
+        (records.folder / name).write_text("{}")
+    assert records.all() == []
+
+
+def test_an_attempt_that_others_close_says_how_and_when(records):
+    path = owned(records, host="elsewhere", pid=1, age=3600)
+    records.close(records.of_trial(TRIAL)[0], FAILED, ended_at=5.0, error="lightning")
+    content = json.loads(path.read_text())
+    assert (content["state"], content["error"], content["ended_at"]) == (FAILED, "lightning", 5.0)
+    assert content["host"] == "elsewhere"
+
+
+def test_a_record_that_was_cut_off_says_nothing(tmp_path):
+    folder = AttemptFolder(tmp_path)
+    folder.begin("0123456789ab").end(FINISHED)
+    (record,) = folder.all()
+    assert (record.said, record.content["state"]) == (FINISHED, FINISHED)
+    record.path.write_text(record.text[:-5])
+    (cut,) = folder.of_trial("0123456789ab")
+    assert (cut.said, dict(cut.content)) == (RUNNING, {})

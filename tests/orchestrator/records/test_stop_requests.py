@@ -1,0 +1,112 @@
+"""Trials taken back or stopped early: by drivers before they are handed out, by workers in the middle of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from moleflow.code_digest import code_digest
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.execution.backend import SourceSignal, WorkItem
+from orchestrator.execution.planned_trials import PlannedTrials
+from orchestrator.execution.trial_source import TrialSource
+from orchestrator.execution.worker import Worker
+from orchestrator.plan.plan import make_plan
+from orchestrator.records.attempts import CANCELLED, FINISHED, INTERRUPTED, AttemptFolder
+from orchestrator.records.events import Event
+from orchestrator.records.stop_requests import cancel_requests, prune_requests
+from orchestrator.results.store import ResultStore
+from orchestrator.sweep.sweep import load_sweep
+from orchestrator.sweep.trial import Trial
+
+
+def test_marks_hold_for_one_trial_or_for_all_until_they_are_cleared(tmp_path: Path) -> None:
+    marks = cancel_requests(tmp_path)
+    assert not marks.holds("0123456789ab")
+    marks.add(["0123456789ab"])
+    assert marks.holds("0123456789ab")
+    assert not marks.holds("ba9876543210")
+    marks.add(None)
+    assert marks.holds("ba9876543210")
+    marks.clear()
+    assert not marks.holds("0123456789ab")
+
+
+def test_a_cancelled_trial_is_not_handed_out_and_the_others_are(place, features, edit) -> None:
+    prepared = prepare(load_sweep(edit()), Options(out=place / "results/small", cache=place / "cache"))
+    unwanted = {prepared.trials[1].id}
+    source = TrialSource(PlannedTrials(prepared.trials), prepared.sweep.resources, 0, cancelled=unwanted.__contains__)
+    handed = []
+    while isinstance(item := source.next(), WorkItem):
+        handed += item.trial_ids
+        source.events(Event("finished", item.trial_ids[0]))
+    assert item is SourceSignal.DONE
+    assert handed == [trial.id for trial in prepared.trials if trial.id not in unwanted]
+    assert source.tally.cancelled == list(unwanted)
+
+
+def test_a_running_trial_ends_at_the_next_epoch_and_runs_again_when_it_is_wanted_again(place, features, edit) -> None:
+    sweep = load_sweep(edit(grid=None, seeds=1, report=None))
+    prepared = prepare(sweep, Options(out=place / "results/small", cache=place / "cache"))
+    (trial,) = prepared.trials
+    marks, told = cancel_requests(prepared.folder), []
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        if event.kind == "started":
+            marks.add([trial.id])
+
+    worker = Worker(replace(worker_config(prepared, Options()), worker="w"), tell)
+    worker.run(trial)
+    worker.flush()
+    assert told[-1].kind == "cancelled"
+    assert sum(event.kind == "epoch" for event in told) <= 1
+    marks.clear()
+    worker.run(trial)
+    worker.flush()
+    assert told[-1].kind == "finished"
+    records = AttemptFolder(prepared.folder / "attempts").of_trial(trial.id)
+    assert [(r.state, r.content.get("error_kind")) for r in records] == [(INTERRUPTED, CANCELLED), (FINISHED, None)]
+
+
+class StopsAfterTheFirstTask(PlannedTrials):
+    """A search that has seen enough of trial `of` when its first task ends."""
+
+    of = ""
+
+    def heard(self, trial: Trial, event: Event) -> set[str]:
+        return {self.of} & {trial.id}
+
+
+def test_a_trial_that_is_pruned_keeps_its_first_task_and_runs_on_from_there_when_nobody_stops_it(
+    place, features, edit
+) -> None:
+    sweep = load_sweep(edit(grid=None, seeds=2, report=None))
+    chosen = Options(out=place / "results/small", cache=place / "cache", backend="inline")
+    prepared = prepare(sweep, chosen)
+    search = StopsAfterTheFirstTask(prepared.trials)
+    search.of = prepared.trials[0].id
+    marks = prune_requests(prepared.folder)
+    source = TrialSource(search, sweep.resources, 0, prune=lambda trial_id: marks.add([trial_id]))
+    InlineBackend(worker_config(prepared, chosen)).run(source, source.events)
+    assert source.tally.pruned == [search.of]
+    assert source.tally.finished == [prepared.trials[1].id]
+    store = ResultStore(prepared.folder)
+    assert store.pruned() == {search.of}
+    rows = store.read("metrics").to_pylist()
+    assert {(r["task_name"], r["status"]) for r in rows if r["trial_id"] == search.of} == {("bolt", "pruned")}
+    assert len({r["scores_digest"] for r in rows if r["task_name"] == "bolt" and r["after_task"] == 0}) == 2
+    again = make_plan(prepared.trials, store.finished(), code_digest(), pruned=store.pruned())
+    assert [planned.state for planned in again.trials] == ["pruned", "done"]
+    marks.clear()
+    left = make_plan(prepared.trials, store.finished(), code_digest()).of("to run")
+    assert [trial.id for trial in left] == [search.of]
+    whole = TrialSource(PlannedTrials(left), sweep.resources, 0)
+    InlineBackend(worker_config(prepared, chosen)).run(whole, whole.events)
+    assert ResultStore(prepared.folder).pruned() == frozenset()
+    curves = [r for r in ResultStore(prepared.folder).read("curves").to_pylist() if r["trial_id"] == search.of]
+    assert {(r["task_name"], r["reused"]) for r in curves if r["status"] == "finished"} == {
+        ("bolt", True),
+        ("cloth", False),
+    }

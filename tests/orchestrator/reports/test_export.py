@@ -1,0 +1,159 @@
+"""Exports: stored rows read back the same, and LaTeX that holds together.
+
+No LaTeX was at hand when these were written: that the document compiles is judged by its structure alone (balanced groups and
+environments, as many cells as columns, every character that LaTeX reads as its own escaped), and by pdflatex where there is one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from moleflow.errors import InvalidInput
+from orchestrator.reports import make
+from orchestrator.reports.export import export_tables, latex_document, write_pieces
+from orchestrator.reports.render import Cell, Table, latex_table
+from orchestrator.results.schema import TABLES, arrow_schema
+from orchestrator.results.store import ResultStore
+
+NASTY = r"50% of a_b & c#1 {x} ~y^2 $z$ \w <p> ± † ‡ → |"
+
+
+def exported(place, **options):
+    return "".join(export_tables(place, **options))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_stored_rows_read_back_the_same(small_run, table):
+    place = small_run / "results/small"
+    rows = list(csv.DictReader(io.StringIO(exported(place, what=table))))
+    stored = ResultStore(place).read(table).to_pylist()
+    assert list(rows[0]) == arrow_schema(table).names
+    assert len(rows) == len(stored)
+    for row, own in zip(rows, stored, strict=True):
+        for name, value in own.items():
+            if value is None:
+                assert row[name] == ""
+            elif isinstance(value, float):
+                assert float(row[name]) == value
+            elif isinstance(value, bool):
+                assert row[name] == str(value).lower()
+            elif isinstance(value, datetime):
+                assert datetime.fromisoformat(row[name]) == value
+            elif isinstance(value, list):
+                assert json.loads(row[name]) == value
+            else:
+                assert row[name] == str(value)
+
+
+def test_stored_rows_are_those_of_the_latest_plan_or_all(finished):
+    path = finished / "results/small/sweep.json"
+    sweep = json.loads(path.read_text())
+    path.write_text(json.dumps(sweep | {"trials": sweep["trials"][:1]}))
+    assert len(exported(path.parent, what="attempts").splitlines()) == 2
+    assert len(exported(path.parent, what="attempts", everything=True).splitlines()) == 5
+
+
+def test_tables_are_those_of_the_report_and_nothing_is_written(finished):
+    place = finished / "results/small"
+    made, paths = make.make_report(place)
+    for path in paths.values():
+        path.unlink()
+    assert exported(place) == made.csv()
+    assert exported(place, form="latex") == made.latex()
+    assert exported(place, form="markdown") == made.body()
+    assert not list(place.glob("report.*"))
+
+
+def test_one_table_is_named_by_its_number_or_the_beginning_of_its_title(small_run):
+    place = small_run / "results/small"
+    first = exported(place, form="markdown", table="1")
+    assert re.findall(r"^## (.*)", first, re.MULTILINE) == ["Per class, after the final task"]
+    assert exported(place, form="markdown", table="per CLASS") == first
+    assert exported(place, form="latex", table="1").count(r"\begin{tabular}") == 1
+    for table in ("0", "nothing", ""):
+        with pytest.raises(
+            InvalidInput, match=r"--table: given .*, allowed: a number, or .*: 1 Per class, after the final task; 2"
+        ):
+            exported(place, form="latex", table=table)
+    for form, what in (("csv", "tables"), ("csv", "scores")):
+        with pytest.raises(InvalidInput, match="--table: is for the comparison tables in LaTeX or Markdown"):
+            exported(place, form=form, what=what, table="1")
+
+
+def checked(document):
+    """See that a document holds together; its tabular environments."""
+    bare = re.sub(r"(?<!\\)%.*", "", document)
+    assert document.isascii()
+    open_ones = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", bare):
+        if kind == "begin":
+            open_ones.append(name)
+        else:
+            assert open_ones.pop() == name
+    assert open_ones == []
+    unescaped = re.sub(r"\\[{}]", "", bare)
+    assert unescaped.count("{") == unescaped.count("}")
+    found = re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", bare, re.DOTALL)
+    for columns, body in found:
+        assert [body.count(f"\\{rule}rule") for rule in ("top", "bottom")] == [1, 1]
+        for row in re.findall(r"^(.*?) \\\\$", body, re.MULTILINE):
+            assert len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1
+    words = re.sub(r"\$\\(pm|dagger|ddagger|to)\$", "", bare)
+    assert not re.search(r"(?<!\\)[#$_^~]", words)
+    return found
+
+
+def test_the_latex_of_a_report_holds_together(small_run, tmp_path):
+    document = exported(small_run / "results/small", form="latex", document=True)
+    assert "\\usepackage{booktabs}" in document
+    assert len(checked(document)) == len(re.findall(r"\\begin\{table\}", document)) >= 3
+    if shutil.which("pdflatex"):
+        write_pieces([document], tmp_path / "report.tex")
+        words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_characters_that_latex_reads_as_its_own_are_escaped():
+    table = Table(NASTY, ("", NASTY), ((NASTY, (Cell(NASTY, bold=True),)),), (f"a note of {NASTY} and `co_de`",))
+    document = latex_document(latex_table(table, NASTY))
+    ((columns, body),) = checked(document)
+    assert columns == "ll"
+    assert r"50\% of a\_b \& c\#1 \{x\} \textasciitilde{}y\textasciicircum{}2 \$z\$ \textbackslash{}w" in body
+    assert "\\texttt{co\\_de}" in document
+
+
+def test_a_file_is_replaced_whole_or_left(tmp_path, small_run):
+    path = tmp_path / "scores.csv"
+    path.write_text("before")
+
+    def broken():
+        yield "half"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_pieces(broken(), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.csv"]
+    assert path.read_text() == "before"
+    write_pieces(export_tables(small_run / "results/small", what="scores"), path)
+    assert path.read_text() == exported(small_run / "results/small", what="scores")
+
+
+def test_what_cannot_be_exported(small_run, tmp_path):
+    with pytest.raises(InvalidInput, match="given 'latex' for the stored table 'scores', allowed: csv"):
+        exported(small_run / "results/small", form="latex", what="scores")
+    with pytest.raises(InvalidInput, match="--document: is for LaTeX"):
+        exported(small_run / "results/small", document=True)
+    with pytest.raises(InvalidInput, match="is a folder"):
+        write_pieces([], tmp_path)
+    with pytest.raises(InvalidInput, match="is no folder"):
+        write_pieces([], Path("not/there/x.csv"))

@@ -1,0 +1,241 @@
+"""A small search as a study in a journal, its space over made-up images, and what workers would tell of its trials."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+
+from orchestrator.execution.backend import SourceSignal
+from orchestrator.records.events import Event
+from orchestrator.results.store import ResultStore
+from orchestrator.search import storage
+from orchestrator.search.optuna_search import OptunaSearch
+from orchestrator.search.space import Space
+from orchestrator.search.storage import open_study
+from orchestrator.sweep.sweep import Sweep, load_sweep
+from orchestrator.sweep.trial import Inputs, Trial
+
+READS = Inputs({"bolt": "b" * 64, "cloth": "c" * 64}, "w" * 64, "made up")
+SEARCH = {"space": {"learning_rate": {"loguniform": [1e-4, 1e-1]}}, "trials": 5, "sampler": "random"}
+
+
+@pytest.fixture
+def sweep_of(edit: Callable[..., Path]) -> Callable[..., Sweep]:
+    """The small sweep with a search in place of its grid; `also` are changes to other keys."""
+
+    def make(also: dict[str, Any] | None = None, **search: Any) -> Sweep:
+        return load_sweep(edit(**{"grid": None, "report": None, "search": SEARCH | search} | (also or {})))
+
+    return make
+
+
+@pytest.fixture
+def space_of(sweep_of: Callable[..., Sweep]) -> Callable[..., Space]:
+    """The space of that search."""
+    return lambda also=None, **search: Space(sweep_of(also, **search), lambda _: READS)
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Driven:
+    """A driver of a study whose workers are the test.
+
+    Attributes:
+        stored: what finished trials are worth, as their rows would tell.
+        begun: ids of the trials of each configuration that was begun.
+
+    """
+
+    space: Space
+    folder: Path
+    name: str = "one"
+    most: float = float("inf")
+    url: str | None = None
+    clock: Clock = field(default_factory=Clock)
+    stored: dict[str, dict[str, float]] = field(default_factory=dict)
+    begun: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        search = self.space.sweep.search
+        assert search is not None
+        steps = 2 * len(self.space.sweep.seeds)
+        self.study = open_study(self.space.sweep.name, search, steps, self.folder, self.url)
+        self.search = OptunaSearch(
+            self.study,
+            self.space,
+            lambda ids: {one: self.stored[one] for one in ids if one in self.stored},
+            self.name,
+            lambda trials: self.begun.append([trial.id for trial in trials]),
+            self.most,
+            clock=self.clock,
+        )
+
+    def ask(self) -> Trial:
+        """The next trial; there has to be one."""
+        trial = self.search.ask()
+        assert isinstance(trial, Trial), trial
+        return trial
+
+    def finish(self, trial: Trial, auroc: float, **values: float) -> None:
+        """The trial's worker has stored its rows, and says that it is done."""
+        self.stored[trial.id] = {"image_auroc": auroc, "parameters": 10.0, "seconds": 1.0, **values}
+        found = dict(self.stored[trial.id])
+        facts = {"parameters": found.pop("parameters"), "cost": found.pop("seconds"), "validation": found}
+        self.search.tell(trial, Event("finished", trial.id, facts))
+
+    def task(self, trial: Trial, number: int, auroc: float) -> set[str]:
+        """The trial's worker says that a task has ended; the trials that shall stop."""
+        facts = {"task": number, "tasks": 2, "validation": {"image_auroc": auroc}}
+        return set(self.search.heard(trial, Event("task", trial.id, facts)))
+
+    def fail(self, trial: Trial) -> None:
+        """The trial's last attempt failed."""
+        self.search.tell(trial, Event("failed", trial.id, {"error": "ValueError: no"}))
+
+    def end(self, trial: Trial, kind: Any) -> None:
+        """The trial ended in another way."""
+        self.search.tell(trial, Event(kind, trial.id))
+
+    def run(self, worth: Callable[[Trial], float]) -> list[Trial]:
+        """One worker, until nothing is left."""
+        ran = []
+        while isinstance(trial := self.search.ask(), Trial):
+            ran.append(trial)
+            self.finish(trial, worth(trial))
+        assert trial is SourceSignal.DONE
+        return ran
+
+    @property
+    def states(self) -> list[str]:
+        """The states of the study's configurations."""
+        return [trial.state.name for trial in self.trials]
+
+    @property
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        """The study's configurations."""
+        return self.study.get_trials(deepcopy=False)
+
+
+@pytest.fixture
+def driven(
+    space_of: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Driven]]:
+    """A driver of the small search, in a folder of its own; `setting` are arguments of the driver."""
+    opened: list[RDBStorage] = []
+
+    def connected(url: str) -> RDBStorage:
+        opened.append(RDBStorage(url))
+        return opened[-1]
+
+    def make(also: dict[str, Any] | None = None, setting: dict[str, Any] | None = None, **search: Any) -> Driven:
+        chosen = {"folder": tmp_path / "study"} | (setting or {})
+        chosen["folder"].mkdir(exist_ok=True)
+        return Driven(space_of(also, **search), **chosen)
+
+    monkeypatch.setattr(storage, "RDBStorage", connected)
+    yield make
+    for one in opened:
+        one.engine.dispose()  # Or its connections are closed at any later time, with a warning.
+
+
+RATES = {"learning_rate": {"loguniform": [1e-4, 1e-1]}, "focal_gamma": {"choice": [0, 1, 2]}}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search over the command line that has ended.
+
+    Attributes:
+        folder: where the command ran; its results are in results/search.
+        out: what it said.
+        worth: {learning rate: validation image AUROC, mean over classes and seeds}, from the stored rows.
+
+    """
+
+    folder: Path
+    out: str
+    worth: dict[float, float]
+
+    @property
+    def results(self) -> Path:
+        """The results folder."""
+        return self.folder / "results" / "search"
+
+
+@pytest.fixture(scope="session")
+def begin_search() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command line in a folder whose `cache` is its cache, as a process of its own."""
+
+    def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "MOLEFLOW_DATA"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cli", *words],
+            cwd=folder,
+            env=environment | {"MOLEFLOW_CACHE": str(folder / "cache")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        begun.append(process)
+        return process
+
+    begun: list[subprocess.Popen[str]] = []
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture(scope="session")
+def furnish_search(furnish: Callable[..., Path], images: Path) -> Callable[..., None]:
+    """Put a small search into a folder: four configurations of two seeds, the best two of which are tested."""
+
+    def put(folder: Path, also: dict[str, Any] | None = None, **search: Any) -> None:
+        asked = {"space": RATES, "trials": 4, "sampler": "tpe", "finalists": 2} | search
+        furnish(folder, images, **{"name": "search", "grid": None, "report": None, "search": asked} | (also or {}))
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def searched(
+    tmp_path_factory: pytest.TempPathFactory, furnish_search: Callable[..., None], begin_search: Callable[..., Any]
+) -> Searched:
+    """A small search that ran inline to its end. Do not write there."""
+    folder = tmp_path_factory.mktemp("searched")
+    furnish_search(folder)
+    out, err = (process := begin_search(folder, "sweep.yaml", "--backend", "inline")).communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    rates: dict[str, float] = {}
+    store = ResultStore(folder / "results" / "search")
+    for row in store.read("attempts").to_pylist():
+        config = json.loads(row["config"])
+        if config["data"].get("evaluate") == "validation":
+            rates[row["trial_id"]] = config["training"]["learning_rate"]
+    found: dict[float, list[float]] = {}
+    for row in store.read("metrics").to_pylist():
+        if row["trial_id"] in rates and row["split"] == "validation" and row["after_task"] == 1:
+            found.setdefault(rates[row["trial_id"]], []).append(row["image_auroc"])
+    return Searched(folder, out, {rate: sum(values) / len(values) for rate, values in found.items()})

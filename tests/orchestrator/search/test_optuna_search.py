@@ -1,0 +1,209 @@
+"""Ask and tell by hand: what is given out, when Optuna is told, and what counts."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+
+from moleflow.errors import InvalidInput
+from orchestrator.execution.backend import SourceSignal
+from orchestrator.search.optuna_search import TRIALS, WHY
+from orchestrator.sweep.trial import Trial
+
+FOUR = {"space": {"lora_rank": {"choice": [2, 4, 8, 16]}}}
+RATE = "training.learning_rate"
+
+
+def test_many_trials_are_in_flight_and_each_end_frees_one_place_at_once(driven):
+    one = driven({"seeds": 1}, {"most": 4}, trials=20)
+    running = [one.ask() for _ in range(4)]
+    assert len({trial.id for trial in running}) == 4
+    assert one.search.ask() is SourceSignal.WAIT
+    for _ in range(16):
+        slowest, *_, fastest = running
+        one.finish(fastest, 0.5)
+        running = [*running[:-1], one.ask()]
+        assert one.search.ask() is SourceSignal.WAIT
+    assert running[0] is slowest
+    assert one.states.count("RUNNING") == 4
+    assert len({trial.params[RATE] for trial in one.trials}) == 20
+    for trial in running:
+        one.finish(trial, 0.5)
+    assert one.search.ask() is SourceSignal.DONE
+
+
+def test_a_configuration_has_a_trial_a_seed_and_is_told_their_mean_when_all_have_ended(driven):
+    one = driven({"seeds": 3}, trials=1)
+    seeds = [one.ask() for _ in range(3)]
+    assert [trial.config.seed for trial in seeds] == [0, 1, 2]
+    assert len({trial.config.training.learning_rate for trial in seeds}) == 1
+    assert one.begun == [[trial.id for trial in seeds]]
+    assert one.search.ask() is SourceSignal.WAIT
+    for trial, auroc in zip(reversed(seeds), (0.3, 0.6, 0.9), strict=True):
+        assert one.states == ["RUNNING"]
+        one.finish(trial, auroc)
+    (told,) = one.trials
+    assert told.value == pytest.approx(0.6)
+    assert told.user_attrs[TRIALS] == [trial.id for trial in seeds]
+    assert one.search.ask() is SourceSignal.DONE
+
+
+def test_what_another_driver_finished_is_looked_up(driven):
+    one = driven({"seeds": 1}, trials=1)
+    trial = one.ask()
+    one.stored[trial.id] = {"image_auroc": 0.7, "seconds": 1.0, "parameters": 10.0}
+    one.end(trial, "elsewhere")
+    assert one.trials[0].value == 0.7
+
+
+def test_a_configuration_that_is_suggested_twice_runs_once(driven):
+    one = driven({"seeds": 1}, trials=40, **FOUR)
+    running = []
+    while isinstance(trial := one.search.ask(), Trial):
+        running.append(trial)
+    assert len(running) == 4 == len({trial.id for trial in running})
+    assert one.states.count("RUNNING") == 40
+    for trial in running:
+        one.finish(trial, trial.config.lora.rank / 100)
+    assert one.search.ask() is SourceSignal.DONE
+    assert one.states == ["COMPLETE"] * 40
+    assert all(trial.value == int(trial.params["lora.rank"]) / 100 for trial in one.trials)
+
+
+def test_configurations_that_share_a_run_take_one_place(driven):
+    one = driven({"seeds": 1}, {"most": 4}, trials=40, **FOUR)
+    assert len({one.ask().id for _ in range(4)}) == 4
+
+
+def test_what_is_stored_is_told_at_once_and_only_the_missing_seed_runs(driven):
+    one = driven({"seeds": 2}, trials=20, **FOUR)
+    for rank, seeds in ((2, 2), (4, 2), (8, 1)):
+        for trial in one.space.trials({"lora.rank": rank})[:seeds]:
+            one.stored[trial.id] = {"image_auroc": 0.5, "seconds": 1.0, "parameters": 1.0}
+    ran = one.run(lambda trial: 0.7)
+    assert sorted((trial.config.lora.rank, trial.config.seed) for trial in ran) == [(8, 1), (16, 0), (16, 1)]
+    worth = {trial.params["lora.rank"]: trial.value for trial in one.trials}
+    assert worth == pytest.approx({"2": 0.5, "4": 0.5, "8": 0.6, "16": 0.7})
+
+
+def test_a_failed_seed_fails_its_configuration_and_takes_a_place_of_the_budget(driven):
+    one = driven({"seeds": 3}, trials=2)
+    first, second = one.ask(), one.ask()
+    one.fail(first)
+    assert one.states == ["RUNNING"]
+    one.finish(second, 0.9)
+    assert one.states == ["FAIL"]
+    assert one.trials[0].user_attrs[WHY] == "failed: ValueError: no"
+    assert {trial.config.seed for trial in one.run(lambda _: 0.5)} == {0, 1, 2}
+    assert one.states == ["FAIL", "COMPLETE"]
+
+
+def test_excluded_and_impossible_ones_take_no_place_of_the_budget(driven):
+    space = {"position": {"choice": [True, False]}, "spatial": {"choice": [True, False]}, **FOUR["space"]}
+    also = {"seeds": 1, "exclude": [{"lora_rank": [8, 16]}]}
+    one = driven(also, trials=6, space=space)
+    ran = one.run(lambda _: 0.5)
+    assert {trial.config.lora.rank for trial in ran} <= {2, 4}
+    assert one.states.count("COMPLETE") == 6
+    assert {trial.user_attrs[WHY] for trial in one.trials if trial.state.name == "FAIL"} == {"excluded"}
+
+
+def test_a_space_without_anything_possible_says_so(driven):
+    one = driven({"exclude": [{"lora_rank": [2, 4, 8, 16]}]}, **FOUR)
+    with pytest.raises(InvalidInput, match="100 suggestions in a row came to nothing, the last one: excluded"):
+        one.search.ask()
+
+
+def test_after_so_many_hours_no_new_configuration_begins_and_open_ones_end(driven):
+    one = driven({"seeds": 2}, trials=50, hours=2)
+    first = one.ask()
+    one.clock.now = 2 * 3600 + 1
+    second = one.ask()
+    assert one.search.ask() is SourceSignal.WAIT
+    one.finish(first, 0.5)
+    one.finish(second, 0.5)
+    assert one.search.ask() is SourceSignal.DONE
+    assert one.states == ["COMPLETE"]
+
+
+def test_what_is_left_counts_trials_of_open_configurations_and_of_those_to_come(driven):
+    one = driven({"seeds": 3}, trials=4)
+    assert one.search.left == 12
+    trial = one.ask()
+    assert one.search.left == 11
+    one.finish(trial, 0.5)
+    one.run(lambda _: 0.5)
+    assert one.search.left == 0
+
+
+@pytest.mark.parametrize("kind", ["interrupted", "cancelled"])
+def test_a_configuration_that_somebody_stopped_stays_open_for_the_next_driver(driven, kind):
+    one = driven({"seeds": 2}, trials=2)
+    first, second = one.ask(), one.ask()
+    one.end(first, kind)
+    one.finish(second, 0.5)
+    one.run(lambda _: 0.5)
+    assert one.states == ["RUNNING", "COMPLETE"]
+
+
+def test_constraints_and_costs_reach_optuna_and_the_best_one_keeps_them(driven):
+    one = driven({"seeds": 2}, trials=3, constraints={"seconds": 100, "pixel_auroc": 0.5})
+    costs = ((0.9, 200.0, 0.6), (0.8, 50.0, 0.4), (0.7, 50.0, 0.6))
+    for auroc, seconds, pixel in costs:
+        for trial in (one.ask(), one.ask()):
+            one.finish(trial, auroc, seconds=seconds, pixel_auroc=pixel)
+    assert [trial.constraints for trial in one.trials] == [
+        {"seconds": 100, "pixel_auroc": pytest.approx(-0.1)},
+        {"seconds": -50, "pixel_auroc": pytest.approx(0.1)},
+        {"seconds": -50, "pixel_auroc": pytest.approx(-0.1)},
+    ]
+    assert one.study.best_trial.number == 2
+
+
+def test_several_objectives_are_told_in_order_and_one_may_be_a_cost(driven):
+    objectives = {"image_auroc": "maximize", "parameters": "minimize"}
+    one = driven({"seeds": 1}, trials=3, sampler="nsga2", objectives=objectives)
+    for auroc, parameters in ((0.9, 30), (0.8, 10), (0.7, 20)):
+        one.finish(one.ask(), auroc, parameters=parameters)
+    assert [trial.values for trial in one.trials] == [[0.9, 30], [0.8, 10], [0.7, 20]]
+    assert [trial.number for trial in one.study.best_trials] == [0, 1]
+    assert one.study.metric_names == ["image_auroc", "parameters"]
+
+
+def test_a_metric_that_is_not_defined_fails_the_configuration_with_its_name(driven):
+    one = driven({"seeds": 1}, trials=1, objectives={"aupro": "maximize"})
+    one.finish(one.ask(), 0.5)
+    assert one.states == ["FAIL"]
+    assert one.trials[0].user_attrs[WHY] == "failed: aupro is not defined on the validation images"
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp"])
+def test_one_worker_and_one_seed_make_one_search(driven, sampler, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        one = driven({"seeds": 1}, {"folder": folder}, trials=14, sampler=sampler)
+        one.run(lambda trial: 1 - abs(math.log10(trial.config.training.learning_rate) + 2) / 4)
+        found.append([(trial.params, trial.value) for trial in one.trials])
+    assert found[0] == found[1]
+
+
+def test_tpe_learns_where_the_best_ones_are(driven):
+    one = driven({"seeds": 1}, trials=40, sampler="tpe")
+    one.run(lambda trial: 1 - abs(math.log10(trial.config.training.learning_rate) + 2) / 4)
+    late = [abs(math.log10(trial.params[RATE]) + 2) for trial in one.trials[20:]]
+    early = [abs(math.log10(trial.params[RATE]) + 2) for trial in one.trials[:10]]
+    assert sum(late) / len(late) < 0.5 * sum(early) / len(early)
+
+
+def test_what_another_driver_gave_up_by_mistake_stays_as_it_is(driven):
+    one = driven({"seeds": 1}, trials=2)
+    trial = one.ask()
+    one.study.tell(0, state=optuna.trial.TrialState.FAIL)
+    one.finish(trial, 0.9)
+    one.run(lambda _: 0.5)
+    assert one.states == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert WHY not in one.trials[0].user_attrs

@@ -1,0 +1,290 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moleflow.errors import InvalidInput
+from moleflow.settings.config import TrialConfig, flatten_config
+from moleflow.settings.knobs import Layer, resolve
+from orchestrator.sweep import expansion
+from orchestrator.sweep.axes import ListedAxis, RandomAxis
+from orchestrator.sweep.expansion import combinations, count, expand, trials, variants
+from orchestrator.sweep.sweep import Sweep, make_sweep
+from orchestrator.sweep.trial import Inputs, label
+
+INPUTS = Inputs({task: f"digest of {task}" for task in ("leather", "grid", "transistor", "wood")}, "weights", "images")
+
+
+def make(document: dict[str, Any], **options: Any) -> Sweep:
+    return make_sweep(
+        {"name": "s", "version": "v3", **document}, "s.yaml", Path(), data_root=Path("/images"), **options
+    )
+
+
+def factors(document: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    return [dict(variant.factors) for variant in variants(make(document, **options))]
+
+
+def labels(document: dict[str, Any], **options: Any) -> list[str]:
+    return [label(variant.factors) for variant in variants(make(document, **options))]
+
+
+def test_without_axes_there_is_one_variant() -> None:
+    [variant] = variants(make({"base": "vit_b16"}))
+    assert variant.factors == {}
+    assert variant.config == resolve([*make({"base": "vit_b16"}).layers["v3"]])
+
+
+def test_a_grid_is_every_combination_the_last_axis_fastest() -> None:
+    assert labels({"grid": {"rank": [1, 2], "alpha": [3, 4]}}) == [
+        "rank=1 alpha=3", "rank=1 alpha=4", "rank=2 alpha=3", "rank=2 alpha=4",
+    ]  # fmt: skip
+
+
+def test_a_zip_moves_together() -> None:
+    assert labels({"zip": {"rank": [1, 2], "alpha": [3, 3]}}) == ["rank=1 alpha=3", "rank=2 alpha=3"]
+
+
+def test_a_list_stands_as_written() -> None:
+    assert labels({"list": [{"version": "v1"}, {"rank": 4, "version": "v2"}, {"focal_gamma": 1}]}) == [
+        "v1", "v2 rank=4", "focal_gamma=1",
+    ]  # fmt: skip
+
+
+def test_the_parts_multiply() -> None:
+    document = {
+        "grid": {"version": ["v1", "v3"]},
+        "zip": {"rank": [1, 2], "alpha": [3, 4]},
+        "list": [{"blocks": 4}, {"blocks": 6}],
+        "random": {"count": 3, "knobs": {"lr": {"loguniform": [1e-5, 1e-3]}}},
+        "seeds": 5,
+    }
+    sweep = make(document)
+    found = list(variants(sweep))
+    assert len(found) == combinations(sweep) == 2 * 2 * 2 * 3
+    assert count(sweep) == 5 * 24
+    assert len(trials(sweep, INPUTS)) == 5 * 24
+
+
+def test_the_version_is_an_axis_like_any_other() -> None:
+    by_version = {
+        v.factors["version"]: v.config for v in variants(make({"grid": {"version": ["v1", "v3", "v7"], "rank": [7]}}))
+    }
+    assert by_version["v1"].adapter.film is False
+    assert by_version["v3"].adapter.film is True
+    assert by_version["v7"].loss.focal_gamma == 2.0
+    assert {config.lora.rank for config in by_version.values()} == {7}
+    assert [config.version for config in by_version.values()] == ["v1", "v3", "v7"]
+
+
+def test_factors_win_over_the_base_and_set_over_the_rest() -> None:
+    [variant] = variants(make({"base": {"rank": 3, "alpha": 3}, "grid": {"rank": [5]}}, sets=["alpha=9"]))
+    assert (variant.config.lora.rank, variant.config.lora.alpha) == (5, 9.0)
+
+
+def test_factors_have_the_values_of_the_configuration() -> None:
+    for variant in variants(
+        make({"grid": {"focal_gamma": [0, 2], "tasks": [["wood", 7]], "lora.scaling": [1, "alpha/rank"]}})
+    ):
+        flat = flatten_config(variant.config)
+        assert {path: repr(flat[path]) for path in variant.factors} == {p: repr(v) for p, v in variant.factors.items()}
+
+
+def test_when_leaves_an_axis_out_where_it_does_not_apply() -> None:
+    document = {
+        "grid": {"focal_gamma": [0, 1], "focal_form": ["joint", "relative"]},
+        "when": {"focal_form": {"focal_gamma": "> 0"}},
+        "base": {"focal_form": "per_dim"},
+    }
+    found = expand(make(document))
+    assert [label(v.factors) for v in found.variants] == [
+        "focal_gamma=0", "focal_gamma=1 focal_form=joint", "focal_gamma=1 focal_form=relative",
+    ]  # fmt: skip
+    assert found.variants[0].config.loss.focal_form == "per_dim", "the base's, where the axis does not apply"
+    assert (found.collapsed, found.excluded) == (1, 0)
+
+
+def test_when_looks_at_what_version_and_base_say() -> None:
+    document = {"grid": {"version": ["v1", "v2"], "rank": [1, 2]}, "when": {"rank": {"lora.task0": True}}}
+    assert labels(document) == ["v1", "v2 rank=1", "v2 rank=2"]
+
+
+def test_when_follows_axes_that_were_left_out_themselves() -> None:
+    # The order in the file must not matter: form depends on gamma, gamma on the version.
+    grid = {"focal_form": ["joint", "relative"], "focal_gamma": [1, 2], "version": ["v3", "v7"]}
+    when = {"focal_form": {"focal_gamma": "> 0"}, "focal_gamma": {"version": "v7"}}
+    expected = {"v3"} | {
+        f"v7 focal_form={form} focal_gamma={gamma}" for form in ("joint", "relative") for gamma in (1, 2)
+    }
+    for order in (list(when), list(reversed(when))):
+        found = labels({"grid": grid, "when": {axis: when[axis] for axis in order}})
+        assert set(found) == expected
+        assert len(found) == len(expected)
+
+
+def test_exclude_drops_what_matches_all() -> None:
+    document = {
+        "grid": {"rank": [1, 2, 3], "alpha": [1, 2]},
+        "exclude": [{"rank": [1, 2], "alpha": 2}, {"rank": "> 2"}],
+    }
+    found = expand(make(document))
+    assert [label(v.factors) for v in found.variants] == ["rank=1 alpha=1", "rank=2 alpha=1"]
+    assert found.excluded == 4
+
+
+def test_exclude_sees_an_axis_that_was_left_out_at_its_ground_value() -> None:
+    document = {
+        "grid": {"focal_gamma": [0, 1], "focal_form": ["joint", "relative"]},
+        "when": {"focal_form": {"focal_gamma": "> 0"}},
+        "exclude": [{"focal_form": "relative"}],
+    }
+    assert labels(document) == ["focal_gamma=0", "focal_gamma=1 focal_form=joint"]
+
+
+def test_equal_configurations_are_one_variant() -> None:
+    # v3's own gamma is 0, and 32 its own rank.
+    found = expand(
+        make({"list": [{"version": "v3"}, {"focal_gamma": 0}, {"rank": 32, "version": "v3"}, {"focal_gamma": 1}]})
+    )
+    assert [label(v.factors) for v in found.variants] == ["v3", "focal_gamma=1"]
+    assert found.collapsed == 2
+
+
+def test_repeated_draws_are_one_variant() -> None:
+    found = expand(make({"random": {"count": 50, "knobs": {"focal_form": {"choice": ["joint", "relative"]}}}}))
+    assert len(found.variants) == 2
+    assert found.collapsed == 48
+
+
+def test_a_variant_that_cannot_be_names_its_factors() -> None:
+    with pytest.raises(InvalidInput) as error:
+        expand(make({"grid": {"rank": [4], "tasks": [["a"], ["a", "a"]]}}))
+    assert "s.yaml: variant rank=4 tasks=a,a: " in str(error.value)
+    assert "'a' is given twice; name each class once" in str(error.value)
+
+
+def test_nothing_left() -> None:
+    with pytest.raises(InvalidInput, match="exclude leaves no variant"):
+        expand(make({"grid": {"rank": [1, 2]}, "exclude": [{"rank": ">= 1"}]}))
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"grid": {"focal_gamma": [0, 1]}, "report": {"baseline": {"focal_gamma": 0}}}, True),
+        ({"grid": {"rank": [1, 2]}, "exclude": [{"rank": 1}], "report": {"baseline": {"rank": 1}}}, False),
+        ({"list": [{"version": "v3"}, {"rank": 4}], "report": {"baseline": {"rank": 32}}}, True),  # v3's own rank
+        ({"list": [{"version": "v3"}, {"rank": 4}], "report": {"baseline": {"rank": 31}}}, False),
+        ({"random": {"count": 2, "knobs": {"rank": {"integer": [2, 4]}}}, "report": {"baseline": {"rank": 9}}}, False),
+    ],
+)
+def test_the_baseline_has_to_be_there(document: dict[str, Any], expected: bool) -> None:
+    if expected:
+        assert expand(make(document)).variants
+    else:
+        with pytest.raises(InvalidInput, match=r"report\.baseline: no variant has rank=.*the first ones are: "):
+            expand(make(document))
+
+
+def test_trials_are_variants_times_seeds() -> None:
+    found = trials(make({"grid": {"rank": [1, 2]}, "seeds": [3, 5]}), INPUTS)
+    assert [trial.label for trial in found] == ["rank=1 seed=3", "rank=1 seed=5", "rank=2 seed=3", "rank=2 seed=5"]
+    assert [trial.config.seed for trial in found] == [3, 5, 3, 5]
+    assert len({trial.id for trial in found}) == 4
+    assert all(trial.inputs is INPUTS for trial in found)
+
+
+def test_extending_a_sweep_keeps_its_ids() -> None:
+    document = {
+        "grid": {"focal_gamma": [0, 1]},
+        "random": {"count": 2, "knobs": {"lr": {"uniform": [1e-4, 1e-3]}}},
+        "seeds": 2,
+    }
+    before = {trial.id for trial in trials(make(document), INPUTS)}
+    more = document | {"grid": {"focal_gamma": [0, 1, 2]}, "random": {**document["random"], "count": 4}, "seeds": 3}  # type: ignore[dict-item]
+    after = {trial.id for trial in trials(make(more), INPUTS)}
+    assert len(before) == 8
+    assert len(after) == 36
+    assert before < after
+
+
+def test_too_many_trials_are_counted_without_expanding_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(part: object) -> None:
+        raise AssertionError("a part was opened")
+
+    monkeypatch.setattr(ListedAxis, "__iter__", opened)
+    monkeypatch.setattr(RandomAxis, "__iter__", opened)
+    knobs = ("rank", "alpha", "blocks", "epochs", "focal_gamma", "top_k", "batch_size")
+    for document in (
+        {"grid": {name: list(range(1, 11)) for name in knobs}},
+        {"random": {"count": 10**7, "knobs": {"rank": {"integer": [1, 9]}}}},
+    ):
+        sweep = make(document)
+        assert count(sweep) == 10**7
+        with pytest.raises(InvalidInput, match=r"10,000,000 trials.*--yes"):
+            trials(sweep, INPUTS)
+
+
+def test_variants_come_one_by_one() -> None:
+    sweep = make(
+        {
+            "grid": {
+                name: list(range(1, 11))
+                for name in ("rank", "alpha", "blocks", "epochs", "top_k", "batch_size", "clamp")
+            }
+        }
+    )
+    assert label(next(iter(variants(sweep))).factors).startswith("rank=1 alpha=1"), (
+        "ten million of them would take minutes"
+    )
+
+
+def test_yes_goes_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expansion, "LIMIT", 3)
+    sweep = make({"grid": {"rank": [1, 2]}, "seeds": 2})
+    with pytest.raises(InvalidInput, match=r"up to 4 trials .* are more than 3"):
+        trials(sweep, INPUTS)
+    assert len(trials(sweep, INPUTS, yes=True)) == 4
+
+
+def test_weights_may_differ_between_variants() -> None:
+    sweep = make({"grid": {"backbone.weights": ["a.safetensors", "b.safetensors", "copy of a.safetensors"]}})
+    contents = {"a.safetensors": "A", "b.safetensors": "B", "copy of a.safetensors": "A"}
+    found = trials(sweep, lambda config: Inputs(INPUTS.data, contents[config.backbone.weights], "images"))
+    assert [trial.config.backbone.weights for trial in found] == ["a.safetensors", "b.safetensors"]
+    with pytest.raises(ValueError, match="different weights"):
+        trials(sweep, INPUTS)
+
+
+def test_a_task_without_images_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="no images of 'zipper'"):
+        trials(make({"base": {"tasks": ["leather", "zipper"]}}), INPUTS)
+
+
+AXES: dict[str, list[Any]] = {
+    "version": ["v1", "v2", "v3", "v5", "v7"],
+    "focal_gamma": [0, 0.5, 2],
+    "focal_form": ["joint", "relative"],
+    "lora.scaling": ["alpha/rank", 1, 0.03],
+    "train_images": [None, 8],
+    "layers": [[1], [1, 2]],
+    "adapter.hidden": ["D//4", 64],
+    "image_score": ["max", "top_k"],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(sorted(AXES)), st.integers(1, 3), min_size=1, max_size=4),
+    st.sampled_from(["published", "efficientnet", "demo"]),
+)
+def test_variants_are_what_the_layers_resolve_to(chosen: dict[str, int], base: str) -> None:
+    sweep = make({"base": base, "grid": {name: AXES[name][:number] for name, number in chosen.items()}})
+    for variant in variants(sweep):
+        version = str(variant.factors.get("version", "v3"))
+        spelled = {path: list(v) if isinstance(v, tuple) else v for path, v in variant.factors.items()}
+        expected = resolve([*sweep.layers[version], Layer("factors", spelled)])
+        assert variant.config == expected
+        assert TrialConfig.model_validate_json(variant.config.model_dump_json(), strict=False) == expected

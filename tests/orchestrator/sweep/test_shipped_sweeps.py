@@ -1,0 +1,149 @@
+from pathlib import Path
+
+import pytest
+
+from moleflow.settings.config import flatten_config
+from moleflow.settings.yaml_reader import read_mapping
+from orchestrator.search.space import Space
+from orchestrator.sweep.expansion import expand, trials
+from orchestrator.sweep.sweep import load_sweep
+from orchestrator.sweep.trial import Inputs, label
+
+SWEEPS = Path(__file__).parents[3] / "sweeps"
+FILES = sorted(SWEEPS.glob("*.yaml"))
+TABLES = [path for path in FILES if "search" not in read_mapping(path)]
+EMBEDDED = ("leather", "grid", "transistor")
+
+
+def test_there_are_sweeps() -> None:
+    assert {path.stem for path in FILES} >= {"v7_gamma", "versions", "lora_scaling", "center_weight", "mvtec15"}
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_sweep_loads_and_expands_with_and_without_data(path: Path) -> None:
+    real = load_sweep(path, data_root=Path("/images"))
+    assert real.name == path.stem, "a sweep is found by its name"
+    assert real.question.endswith("?")
+    assert path.read_text().startswith("# "), "a comment says which question the sweep answers"
+    assert real.baseline
+    assert len(real.seeds) >= 3, "seed noise needs seeds"
+    assert len(expand(real).variants) > 1
+
+    without = load_sweep(path)
+    assert without.name == f"{path.stem}-demo"
+    assert without.note.startswith("no data root given")
+    assert without.axes == real.axes, "the same question"
+    assert load_sweep(path, base="demo").spec() == without.spec()
+    inputs = Inputs(dict.fromkeys(EMBEDDED, "digest"), "weights", "embedded")
+    assert 2 <= len(trials(without, lambda config: inputs)) <= 16, "a first look takes minutes"
+
+
+def test_the_search_starts_from_the_notes_own_settings() -> None:
+    sweep = load_sweep(SWEEPS / "search_v3.yaml", data_root=Path("/images"))
+    inputs = Inputs(dict.fromkeys(EMBEDDED, "digest"), "weights", "images")
+    space = Space(sweep, lambda config: inputs)
+    (first,) = space.trials(space.base())
+    assert (first.config.training.epochs, first.config.training.learning_rate) == (40, 1e-4)
+    assert first.config.data.evaluate == "validation"
+    assert space.parameters(space.base()).keys() == space.base().keys(), "the start lies in the space"
+    tested = space.tests(space.base())
+    assert [trial.config.seed for trial in tested] == [0, 1, 2]
+    assert {trial.config.data.evaluate for trial in tested} == {"all"}
+    assert len(expand(load_sweep(SWEEPS / "search_v3.yaml")).variants) > 1
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_questions_stand_on_the_notes_own_settings(path: Path) -> None:
+    for variant in expand(load_sweep(path, data_root=Path("/images"))).variants:
+        config = variant.config
+        if path.stem != "backbone":
+            assert config.backbone.model == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
+            assert config.data.image_size == 224
+        assert (config.training.epochs, config.training.learning_rate) == (40, 1e-4)
+        assert config.data.tasks[:3] == EMBEDDED or (
+            path.stem == "task_order" and set(config.data.tasks) == set(EMBEDDED)
+        )
+
+
+def test_the_demo_has_five_variants_and_two_seeds() -> None:
+    sweep = load_sweep(SWEEPS / "v7_gamma.yaml", base="demo")
+    assert [label(variant.factors) for variant in expand(sweep).variants] == [
+        "focal_gamma=0",
+        "focal_gamma=1 focal_form=joint",
+        "focal_gamma=1 focal_form=relative",
+        "focal_gamma=2 focal_form=joint",
+        "focal_gamma=2 focal_form=relative",
+    ]
+    assert sweep.seeds == (0, 1)
+
+
+def test_the_baselines_are_v3_where_the_file_says_so() -> None:
+    # Gamma 0 and centre weight 0 are v3: nothing but the version's name differs.
+    v3 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v3"
+    )
+    for name in ("v7_gamma", "center_weight"):
+        first = expand(load_sweep(SWEEPS / f"{name}.yaml", data_root=Path("/i"))).variants[0].config
+        assert first.model_copy(update={"version": "v3"}) == v3
+
+
+def test_v2s_ablation_starts_at_v1_and_ends_at_v2() -> None:
+    found = expand(load_sweep(SWEEPS / "v2_ablation.yaml", data_root=Path("/i"))).variants
+    v1 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v1"
+    )
+    assert [v.config.lora.effective_scaling for v in found] == [1 / 64, 1 / 64, 1 / 32, 1 / 32]
+    assert found[0].config == v1
+    v2 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v2"
+    )
+    assert found[3].config.model_copy(update={"version": "v2"}) == v2
+
+
+def test_v3s_ablation_takes_back_each_of_its_five_changes_alone() -> None:
+    first, *others = (v.config for v in expand(load_sweep(SWEEPS / "v3_ablation.yaml", data_root=Path("/i"))).variants)
+    v3 = next(
+        v.config
+        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+        if v.config.version == "v3"
+    )
+    assert first == v3
+    changed = [
+        {path for path, value in flatten_config(other).items() if value != flatten_config(v3)[path]} for other in others
+    ]
+    assert changed == [
+        {"adapter.norm"},
+        {"adapter.film"},
+        {"adapter.gate", "adapter.gate_init"},
+        {"adapter.hidden"},
+        {"adapter.task0"},
+    ]
+
+
+def test_v4s_ablation_starts_at_v3_and_ends_at_v4() -> None:
+    found = [v.config for v in expand(load_sweep(SWEEPS / "v4_ablation.yaml", data_root=Path("/i"))).variants]
+    by_name = {
+        v.config.version: v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
+    }
+    assert found[0].model_copy(update={"version": "v3"}) == by_name["v3"]
+    assert found[-1] == by_name["v4"]
+
+
+def test_fifteen_classes() -> None:
+    tasks = load_sweep(SWEEPS / "mvtec15.yaml", data_root=Path("/i")).settings("v3")["data.tasks"]
+    assert len(set(tasks)) == 15
+
+
+def test_the_example_of_the_documentation_is_the_sweep(tmp_path: Path) -> None:
+    text = (SWEEPS.parent / "docs" / "sweep-file.md").read_text()
+    example = tmp_path / "v7_gamma.yaml"
+    example.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    shown, own = (load_sweep(path, data_root=Path("/images")) for path in (example, SWEEPS / "v7_gamma.yaml"))
+    assert expand(shown) == expand(own)
+    assert set(read_mapping(example)) < set(read_mapping(SWEEPS / "v7_gamma.yaml"))

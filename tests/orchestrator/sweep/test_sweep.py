@@ -1,0 +1,259 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moleflow.errors import InvalidInput
+from orchestrator.sweep.sweep import Sweep, load_sweep, make_sweep
+
+REAL = Path("/images")
+
+
+def make(document: dict[str, Any], **options: Any) -> Sweep:
+    return make_sweep({"name": "s", "version": "v7", **document}, "s.yaml", Path(), **options)
+
+
+def refused(document: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(InvalidInput) as error:
+        make(document, **options)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def write(folder: Path, text: str, name: str = "s.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_whole_file_is_read(tmp_path: Path) -> None:
+    text = """
+    name: whole
+    question: Which?
+    version: v3
+    base: {extends: vit_b16, training: {epochs: 3}}
+    grid: {focal_gamma: [0, 1e-1]}
+    zip: {lora.rank: [4, 8], lora.alpha: [1, 2]}
+    list: [{center_weight: 0}, {center_weight: 0.1, position: false}]
+    random: {count: 2, seed: 3, knobs: {lr: {loguniform: [1e-5, 1e-3]}}}
+    seeds: [3, 5]
+    report: {baseline: {focal_gamma: 0}}
+    resources: {gpus: 0.5, cpus: 2, mem_gb: 1.5, time_min: 5, trials_per_gpu: 2}
+    retries: 0
+    data: ../images
+    """
+    sweep = load_sweep(write(tmp_path, text))
+    assert sweep.name == "whole"
+    assert sweep.axes == (
+        "loss.focal_gamma", "lora.rank", "lora.alpha", "loss.center_weight", "features.position", "training.learning_rate",
+    )  # fmt: skip
+    assert [len(part) for part in sweep.parts] == [2, 2, 2, 2]
+    assert sweep.seeds == (3, 5)
+    assert sweep.baseline == {"loss.focal_gamma": 0.0}
+    assert sweep.resources.gpus == 0.5
+    assert sweep.retries == 0
+    assert sweep.data_root == tmp_path / "../images"
+    assert sweep.note == ""
+    assert sweep.settings("v3")["training.epochs"] == 3
+    assert sweep.settings("v3")["backbone.model"].startswith("vit_base")
+    assert sweep.settings("v3")["adapter.film"] is True
+
+
+@pytest.mark.parametrize(
+    ("document", "parts"),
+    [
+        ({"grid": {"focal_gama": [1]}}, ["grid", "focal_gama", "Did you mean 'focal_gamma'?"]),
+        ({"grid": {"focal_gamma": [0, "two"]}}, ["loss.focal_gamma", "'two'", "a number >= 0"]),
+        ({"grid": {"focal_form": ["jiont"]}}, ["loss.focal_form", "joint | per_dim | relative", "Did you mean 'joint'?"]),
+        ({"grid": {"focal_gamma": []}}, ["loss.focal_gamma", "the axis is empty"]),
+        ({"grid": {"focal_gamma": 2}}, ["loss.focal_gamma", "given 2", "a list of values"]),
+        ({"grid": {"focal_gamma": [1, 1.0]}}, ["loss.focal_gamma", "given twice"]),
+        ({"grid": {"focal_gamma": [1], "loss.focal_gamma": [2]}}, ["loss.focal_gamma", "given twice", "keep one"]),
+        ({"grid": {"focal_gamma": [1]}, "zip": {"loss": {"focal_gamma": [2]}}},
+         ["two axes over one knob: loss.focal_gamma", "grid and zip"]),
+        ({"zip": {"rank": [1, 2], "alpha": [1]}}, ["lora.rank has 2", "lora.alpha has 1"]),
+        ({"zip": {"rank": [1, 1], "alpha": [2, 2]}}, ["zip: entry 2 repeats"]),
+        ({"zip": {"rank": []}}, ["the axis is empty"]),
+        ({"list": []}, ["list: given []"]),
+        ({"list": [{"rank": 1}, 3]}, ["list, entry 2", "given 3"]),
+        ({"list": [{"rank": 1}, {"lora.rank": 1}]}, ["list: entry 2 repeats"]),
+        ({"grid": {"seed": [0, 1]}}, ["seed is no axis", "seeds:"]),
+        ({"grid": {"version": ["v3", "v33"]}}, ["unknown version 'v33'", "Did you mean 'v3'?"]),
+        ({"version": "v9"}, ["unknown version 'v9'", "v1, v2, v3, v4, v4.1, v5, v6, v7"]),
+        ({"version": None}, ["version: is missing"]),
+        ({"version": None, "list": [{"version": "v3"}, {"rank": 3}]}, ["version: is missing"]),
+        ({"version": 7}, ["version: given 7"]),
+        ({"base": "vit_b6"}, ["unknown base 'vit_b6'", "Did you mean 'vit_b16'?"]),
+        ({"base": "missing.yaml"}, ["missing.yaml", "no such file"]),
+        ({"base": {"extends": 3}}, ["base.extends", "given 3"]),
+        ({"base": {"focal_gama": 3}}, ["base", "focal_gama", "Did you mean"]),
+        ({"base": {"epochs": 0}}, ["s.yaml: base: training.epochs: given 0, allowed: a whole number >= 1"]),
+        ({"base": {"version": "v3"}}, ["version does not belong in a base"]),
+        ({"base": {"seed": 3}}, ["seed does not belong in a base"]),
+        ({"grids": {}}, ["unknown key 'grids'", "Did you mean 'grid'?"]),
+        ({"focal_gamma": 2}, ["unknown key 'focal_gamma'", "a knob", "under base"]),
+        ({"resources": {"gpu": 1}}, ["unknown key 'resources.gpu'", "Did you mean 'gpus'?"]),
+        ({"resources": {"cpus": 1.5}}, ["resources.cpus: given 1.5", "a whole number >= 1"]),
+        ({"resources": 3}, ["resources: given 3", "gpus, cpus, mem_gb"]),
+        ({"random": {"count": 0, "knobs": {}}}, ["random.count: given 0"]),
+        ({"random": {"knobs": {}}}, ["random.count: is missing"]),
+        ({"random": {"count": 1, "knobs": {}}}, ["names no knob to draw"]),
+        ({"random": {"count": 1, "knobs": {"rank": {"unifrom": [1, 2]}}}}, ["lora.rank", "Did you mean 'uniform'?"]),
+        ({"random": {"count": 1, "knobs": {"rank": {"uniform": [1, 2]}}}}, ["uniform [1, 2]: lora.rank: given 1.0", "whole number"]),
+        ({"random": {"count": 1, "knobs": {"lr": {"loguniform": [0, 1]}}}}, ["a > 0"]),
+        ({"random": {"count": 1, "knobs": {"lr": {"uniform": [2, 1]}}}}, ["a < b"]),
+        ({"random": {"count": 1, "knobs": {"rank": {"integer": [0, 4]}}}}, ["lora.rank: given 0", ">= 1"]),
+        ({"seeds": "five"}, ["seeds: given 'five'", "how many"]),
+        ({"seeds": []}, ["seeds: given []"]),
+        ({"seeds": 0}, ["seeds: given 0"]),
+        ({"seeds": [1, 2, 1]}, ["the seed 1 is given twice"]),
+        ({"seeds": [True]}, ["seeds: given [true]"]),
+        ({"name": "../x"}, ["name: given '../x'"]),
+        ({"name": ".."}, ["name: given '..'"]),
+        ({"name": 7}, ["name: given 7", "quotes"]),
+        ({"grid": {"rank": [1]}, "when": {"alpha": {"rank": 1}}}, ["lora.alpha is not an axis", "its axes: lora.rank"]),
+        ({"grid": {"rank": [1]}, "when": {"rank": {"lora.rank": 1}}}, ["circle"]),
+        ({"grid": {"rank": [1], "alpha": [1]}, "when": {"rank": {"alpha": 1}, "alpha": {"rank": 1}}}, ["circle"]),
+        ({"grid": {"rank": [1]}, "when": {"rank": {"focal_form": "jiont"}}}, ["when.rank", "Did you mean 'joint'?"]),
+        ({"grid": {"rank": [1]}, "when": {"rank": {"focal_gamma": "> x"}}}, ["'> x'", "needs a number"]),
+        ({"grid": {"rank": [1]}, "when": {"rank": {}}}, ["when.rank", "given {}"]),
+        ({"grid": {"rank": [1]}, "exclude": [{"alpha": 1}]}, ["exclude", "none of lora.alpha is an axis"]),
+        ({"grid": {"rank": [1]}, "exclude": [3]}, ["exclude", "given 3"]),
+        ({"grid": {"rank": [1]}, "report": {"baseline": {"rnk": 1}}}, ["report.baseline", "Did you mean 'rank'?"]),
+        ({"grid": {"rank": [1]}, "report": {"baseline": {"alpha": 1}}}, ["report.baseline", "lora.alpha is not an axis"]),
+        ({"grid": {"focal_form": ["joint", "relative"]}, "report": {"baseline": {"focal_form": "per_dim"}}},
+         ["report.baseline", "the axis has: joint, relative"]),
+        ({"grid": {"version": ["v1", "v3"]}, "report": {"baseline": {"version": "v33"}}}, ["the axis has: v1, v3", "Did you mean 'v3'?"]),
+        ({"without_data": {"base": "demoo"}}, ["without_data", "unknown base 'demoo'", "Did you mean 'demo'?"]),
+        ({"grid": {"cpcf_use_attention": [True]}}, ["cpcf_use_attention", "set flow.context to attention"]),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_clear_line(document: dict[str, Any], parts: list[str]) -> None:
+    message = refused(document)
+    for part in parts:
+        assert part in message, message
+
+
+def test_a_missing_name() -> None:
+    with pytest.raises(InvalidInput, match=r"s\.yaml: name: is missing"):
+        make_sweep({}, "s.yaml", Path())
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no such file"):
+        load_sweep(tmp_path / "s.yaml")
+    with pytest.raises(InvalidInput, match="tags are not allowed"):
+        load_sweep(write(tmp_path, "name: !!python/object:os.system {}"))
+    with pytest.raises(InvalidInput, match="'seeds' is given twice"):
+        load_sweep(write(tmp_path, "name: x\nseeds: 1\nseeds: 2\n"))
+    with pytest.raises(InvalidInput, match="mapping"):
+        load_sweep(write(tmp_path, "- 1"))
+
+
+def test_set_wins_over_everything() -> None:
+    sweep = make(
+        {"base": {"epochs": 3, "focal_gamma": 1}},
+        sets=["epochs=9", "loss={focal_gamma: 0.5}", "tasks=[a, 7]"],
+        data_root=REAL,
+    )
+    settings = sweep.settings("v7")
+    assert (settings["training.epochs"], settings["loss.focal_gamma"], settings["data.tasks"]) == (9, 0.5, ("a", "7"))
+
+
+def test_set_can_replace_the_version() -> None:
+    sweep = make({}, sets=["version=v1"], data_root=REAL)
+    assert sweep.version == "v1"
+    assert sweep.settings("v1")["adapter.film"] is False
+
+
+@pytest.mark.parametrize(
+    ("sets", "parts"),
+    [
+        (["rank=4"], ["lora.rank is an axis", "edit the axis"]),
+        (["rnk=4"], ["--set rnk=4", "Did you mean 'rank'?"]),
+        (["focal_gamma=two"], ["--set focal_gamma=two", "given 'two'", "a number >= 0"]),
+        (["focal_gamma"], ["no '='; write knob=value"]),
+        (["=2"], ["no knob before '='; write knob=value"]),
+        (["focal_gamma=1", "loss.focal_gamma=2"], ["set twice"]),
+        (["seed=1"], ["`seeds`"]),
+        (["version=v33"], ["unknown version 'v33'"]),
+        (["focal_gamma=!!python/object:x {}"], ["tags are not allowed"]),
+    ],
+)
+def test_set_mistakes(sets: list[str], parts: list[str]) -> None:
+    message = refused({"grid": {"rank": [1, 2]}}, sets=sets)
+    for part in parts:
+        assert part in message
+
+
+def test_the_version_may_be_an_axis_alone() -> None:
+    sweep = make({"version": None, "grid": {"version": ["v1", "v7"]}}, data_root=REAL)
+    assert list(sweep.layers) == ["v1", "v7"]
+    assert sweep.settings("v1")["loss.focal_gamma"] == 0
+    assert sweep.settings("v7")["loss.focal_gamma"] == 2
+    refusal = refused({"grid": {"version": ["v1"]}}, sets=["version=v3"])
+    assert "is an axis" in refusal
+
+
+def test_a_base_may_speak_of_one_version_alone() -> None:
+    sweep = make({"base": "published", "grid": {"version": ["v2", "v5"]}}, data_root=REAL)
+    assert sweep.settings("v2")["data.image_size"] == 518
+    assert sweep.settings("v5")["data.image_size"] == 224
+
+
+def test_the_data_root_is_found_in_order(tmp_path: Path) -> None:
+    file = write(tmp_path, "name: x\nversion: v1\ndata: here\n")
+    bare = write(tmp_path, "name: x\nversion: v1\n", "bare.yaml")
+    environment = {"MOLEFLOW_DATA": "/elsewhere"}
+    assert load_sweep(file, data_root=REAL, environment=environment).data_root == REAL
+    assert load_sweep(file, environment=environment).data_root == tmp_path / "here"
+    assert load_sweep(bare, environment=environment).data_root == Path("/elsewhere")
+    assert load_sweep(bare, environment={"MOLEFLOW_DATA": ""}).data_root is None
+    assert load_sweep(file, data_root=REAL, environment=environment).data_source == "--data"
+    assert load_sweep(file, environment=environment).data_source == f"{file}: data"
+    assert load_sweep(bare, environment=environment).data_source == "MOLEFLOW_DATA"
+    assert load_sweep(bare).data_root is None
+
+
+def test_the_environment_is_not_read_behind_the_callers_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOLEFLOW_DATA", "/elsewhere")
+    assert make({}).data_root is None
+
+
+def test_base_files_are_seen_from_where_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "bases").mkdir()
+    write(tmp_path / "bases", "extends: second.yaml\nepochs: 3", "first.yaml")
+    write(tmp_path / "bases", "rank: 5\nepochs: 4", "second.yaml")
+    file = write(tmp_path / "sweeps", "name: x\nversion: v1\nbase: ../bases/first.yaml\n")
+    own = load_sweep(file, data_root=REAL).settings("v1")
+    assert (own["training.epochs"], own["lora.rank"]) == (3, 5)
+    monkeypatch.chdir(tmp_path)
+    asked = load_sweep(file, base="bases/second.yaml", data_root=REAL)
+    assert asked.settings("v1")["training.epochs"] == 4
+    assert asked.name == "x-second"
+
+
+def test_equal_sweeps_have_equal_digests(tmp_path: Path) -> None:
+    first = make({"grid": {"focal_gamma": [0, 2]}, "seeds": 2, "data": "a"})
+    same = make({"grid": {"loss": {"focal_gamma": [0.0, 2.0]}}, "seeds": [0, 1], "data": "b"})
+    assert first.digest() == same.digest()
+    changes: list[dict[str, Any]] = [
+        {"grid": {"focal_gamma": [0, 1]}}, {"seeds": 3}, {"base": {"epochs": 2}}, {"version": "v5"},
+        {"exclude": [{"focal_gamma": 2}]}, {"report": {"baseline": {"focal_gamma": 0}}}, {"retries": 2},
+    ]  # fmt: skip
+    others = [make({"grid": {"focal_gamma": [0, 2]}, "seeds": 2, "data": "a", **change}) for change in changes]
+    assert len({sweep.digest() for sweep in [first, *others]}) == 1 + len(others)
+    assert make({"seeds": 2, "data": "a"}, sets=["epochs=3"]).digest() != make({"seeds": 2, "data": "a"}).digest()
+
+
+def test_no_heavy_package_is_imported() -> None:
+    code = (
+        "import sys, orchestrator.sweep.sweep, orchestrator.sweep.expansion, orchestrator.sweep.trial, orchestrator.sweep.json_schema\n"
+        "print([m for m in ('torch', 'ray', 'submitit', 'optuna', 'numpy', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
