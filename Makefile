@@ -1,19 +1,27 @@
-# make demo         a first sweep on embedded images: minutes, no data, no GPU
-# make test         the tests that any machine can run
-# make test-slurm   those that need SLURM: as root, after slurm/cluster.sh up
-# make test-ray     those that start Ray clusters
-# make bench        every figure of benchmarks/README.md that takes no other machine: 15 minutes; let nothing else run
+# make demo         install, then a first sweep on embedded images: minutes, no data, no GPU
+# make test         the tests of every change: at most 3 minutes on two cores
+# make test-all     those, and the tests that start processes or take longer: 10 minutes more
+# make test-slurm   the tests that need SLURM: as root, after slurm/cluster.sh up
+# make test-ray     the tests that start Ray clusters
+# make bench        every figure of benchmarks/README.md that needs no other machine: 15 minutes; run nothing else meanwhile
 # make check        lint, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slurm test-ray bench check install
+.PHONY: demo test test-all test-process test-slurm test-ray bench check install
 demo: install
-	$(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
+	@MOLEFLOW_COMMAND="make demo" $(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slurm and not chaos and not ray"
+	@echo "Collecting the tests takes about 15 seconds."
+	$(PYTEST) -m "not process and not slurm and not chaos and not ray"
+
+test-all: test test-process
+
+test-process: install
+	$(PYTEST) -m "process and not slurm and not chaos and not ray"
 
 test-slurm: install
 	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m "slurm or chaos"
@@ -35,7 +43,12 @@ check: install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "setting up $(VENV): 2.5 GB, minutes"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
-	touch $@
+	@echo "Installing moleflow-sweep and its tools into $(VENV): 1 to 5 minutes, 2.5 GB on disk (more with CUDA)."
+	@if command -v uv > /dev/null; then \
+	    uv venv --allow-existing --python "$(PYTHON)" $(VENV) && \
+	    uv pip install --python $(BIN)/python -e '.[dev]' -c constraints.txt; \
+	else \
+	    $(PYTHON) -m venv $(VENV) && \
+	    $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt; \
+	fi
+	@touch $@

@@ -1,20 +1,19 @@
-"""Makes made_by_72d732b.tar.xz: what commit 72d732b left of two small sweeps, one of them in a queue.
+"""Makes made_by_72d732b.tar.xz: all that commit 72d732b left of two sweeps, one of them in a queue.
 
-    sudo tests/upgrade/make_fixture.py tests/upgrade/made_by_72d732b.tar.xz
+    sudo .venv/bin/python tests/upgrade/make_fixture.py tests/upgrade/made_by_72d732b.tar.xz
 
-It needs root, for a SLURM of its own (slurm/cluster.sh of that commit), and to be run by a Python
-that has what that commit depends on. Everything happens in /tmp/upgrade, which must not exist and
-is deleted in the end: the fixture names no folder of the machine that made it. These are all the
-commands whose traces it holds, given in /tmp/upgrade/place on a host called `old`:
+It takes half a minute, a Python that has the packages which that commit needs, and root, for a
+SLURM of its own (slurm/cluster.sh of that commit). Everything happens in /tmp/upgrade, which must
+not exist before and does not afterwards: so the fixture names no folder of whoever makes it.
+These commands of that commit, given in /tmp/upgrade/place on a host called `old`, made it:
 
-    moleflow-sweep sweep.yaml --backend inline                   four trials, all finished
-    moleflow-sweep queued.yaml --backend inline --set seed...    two of those four trials, finished
-    moleflow-sweep queued.yaml --backend slurm --detach          the other two, waiting in the queue
+    moleflow-sweep sweep.yaml --backend inline             four trials, all finished
+    moleflow-sweep queued.yaml --backend inline            seed 0 alone: two of the same trials
+    moleflow-sweep queued.yaml --backend slurm --detach    seeds 0 and 1: the other two wait
 
-The second one is queued.yaml with one seed, the third one the same file with two. The nodes of the
-cluster take no jobs meanwhile, so that no job ever starts; the folder is copied while both wait.
-Made anew, times, process ids and the numbers of jobs differ; whatever else does says how far the
-machine's arithmetic differs.
+The cluster's nodes are drained, so that no job starts; the folder is copied while both wait. Made
+anew, times, process ids and the names of jobs differ, and digits where a processor is of another
+kind; test_upgrade.py takes any of them.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ report: {baseline: {focal_gamma: 0}}
 
 
 def draw_class(folder: Path, seed: int) -> None:
-    """One class in the MVTec AD layout: stripes in few shades, so that files are small, and squares as defects."""
+    """One class in the MVTec AD layout: stripes in few shades, for small files, and odd squares."""
     draws = np.random.default_rng(seed)
 
     def save(name: str, pixels: npt.NDArray[np.uint8]) -> None:
@@ -117,7 +116,7 @@ def sweep(*words: str, **environment: str) -> str:
 
 
 def queue() -> None:
-    """Submit the second sweep to a cluster whose nodes take no jobs, and leave with the record while jobs wait."""
+    """Submit the second sweep to a cluster that starts no jobs; copy all while they wait."""
     script, environment = CODE / "slurm/cluster.sh", dict(os.environ) | CLUSTER
     subprocess.run([script, "up"], env=environment, check=True)
     try:
@@ -130,7 +129,7 @@ def queue() -> None:
         waiting = subprocess.run(["squeue", "-hro", "%T"], env=environment | slurm, capture_output=True, text=True)
         assert waiting.stdout.split() == ["PENDING"] * 2, waiting
         print(sweep("status", "results/queued", **slurm))
-        shutil.copytree(PLACE, WORK / "kept", symlinks=True)  # copy2: times are kept
+        shutil.copytree(PLACE, WORK / "kept", symlinks=True)
     finally:
         subprocess.run([script, "wipe"], env=environment, check=True)
 

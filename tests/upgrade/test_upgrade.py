@@ -25,8 +25,6 @@ import pytest
 ARCHIVE = Path(__file__).with_name("made_by_72d732b.tar.xz")
 SMALL, QUEUED = "results/small", "results/queued"
 INLINE, SLURM = ("--backend", "inline", "--quiet"), ("--backend", "slurm", "--detach")
-WAITING = {"95f7c8dd97b7": "21817001_0", "1d888784efe5": "21817001_1"}
-JOB_NAME = "moleflow-queued-3462570002e3"
 SAME = 1e-3  # Kernels for other instructions give other last bits.
 
 Row = Mapping[str, Any]
@@ -45,6 +43,14 @@ def table(text: str) -> list[dict[str, str]]:
 
 
 @dataclass(frozen=True)
+class Array:
+    """Jobs in SLURM's queue: their common name, and each one's number by the id of its trial."""
+
+    name: str
+    jobs: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Old:
     """A results folder as the old code left it, read without any of the project's code."""
 
@@ -59,6 +65,14 @@ class Old:
     def finished(self) -> set[str]:
         """The ids of finished trials."""
         return {row["trial_id"] for row in self.rows("attempts") if row["status"] == "finished"}
+
+    @property
+    def array(self) -> Array:
+        """The job array on record."""
+        (path,) = (self.folder / "slurm").glob("*.json")
+        record = json.loads(path.read_text())
+        jobs = {trials[0]: f"{record['job_id']}_{n}" for n, trials in enumerate(record["elements"])}
+        return Array(f"moleflow-queued-{record['uid']}", jobs)
 
     @property
     def report(self) -> str:
@@ -201,6 +215,7 @@ def test_the_same_command_again_runs_nothing_twice(ask, attempts, old) -> None:
     assert attempts(SMALL) == [(trial, 1, "finished") for trial in sorted(old(SMALL).finished)]
 
 
+@pytest.mark.process
 def test_stale_trials_run_anew_to_the_same_numbers(place, ask, attempts, old) -> None:
     ask("sweep.yaml", *INLINE, "--rerun-stale")
     assert attempts(SMALL) == [(trial, 2, "finished") for trial in sorted(old(SMALL).finished)]
@@ -252,6 +267,12 @@ class Mine:
 
 
 @pytest.fixture
+def array(old: Callable[[str], Old]) -> Array:
+    """The two jobs of the old record."""
+    return old(QUEUED).array
+
+
+@pytest.fixture
 def mined(place: Path, tmp_path: Path) -> Iterator[None]:
     """Mines in place of submitit's pickles; in the end none has gone off."""
     mark, pickles = tmp_path / "unpickled", sorted((place / QUEUED).rglob("*.pkl"))
@@ -264,9 +285,10 @@ def mined(place: Path, tmp_path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FakeSlurm:
-    """SLURM's commands as small scripts: the queue says what it is told to say, and calls are written down."""
+    """SLURM's commands as scripts that say what they are told to, and write down each call."""
 
     folder: Path
+    array: Array
 
     def script(self, name: str, says: str) -> None:
         """Write a command that notes its arguments and says something."""
@@ -277,8 +299,8 @@ class FakeSlurm:
 
     def queue(self, word: str) -> None:
         """Let squeue tell the state of the two old jobs."""
-        jobs = (job.replace("_", "|") for job in WAITING.values())
-        self.script("squeue", "\n".join(f"{job}|{word}|{JOB_NAME}|None" for job in jobs))
+        jobs = (job.replace("_", "|") for job in self.array.jobs.values())
+        self.script("squeue", "\n".join(f"{job}|{word}|{self.array.name}|None" for job in jobs))
 
     def calls(self, name: str) -> list[str]:
         """The calls of a command."""
@@ -287,9 +309,9 @@ class FakeSlurm:
 
 
 @pytest.fixture
-def slurm(programs: Path) -> FakeSlurm:
+def slurm(programs: Path, array: Array) -> FakeSlurm:
     """A SLURM that knows of no job and takes any, without accounting."""
-    made = FakeSlurm(programs)
+    made = FakeSlurm(programs, array)
     for name, says in (("squeue", ""), ("scancel", ""), ("srun", ""), ("scontrol", "MaxArraySize = 1001")):
         made.script(name, says)
     made.script("sbatch", "Submitted batch job 5")
@@ -303,30 +325,31 @@ def waiting(slurm: FakeSlurm) -> FakeSlurm:
     return slurm
 
 
-def cannot_be_told(said: str) -> None:
+def cannot_be_told(said: str, array: Array) -> None:
+    """Check a `status --json`: the two jobs on record are unknown, for want of squeue."""
     counts = json.loads(said)["counts"]
     assert (counts["finished"], counts["unknown"]) == (2, 2)
     trials = [trial for trial in json.loads(said)["trials"] if trial["state"] == "unknown"]
-    assert {trial["trial_id"]: trial["job"].partition("@")[0] for trial in trials} == WAITING
+    assert {trial["trial_id"]: trial["job"].partition("@")[0] for trial in trials} == array.jobs
     assert all("squeue" in trial["reason"] for trial in trials)
 
 
 @pytest.mark.usefixtures("mined")
-def test_without_slurm_the_state_of_queued_trials_is_unknown_and_the_reason_is_said(ask, old) -> None:
+def test_without_slurm_the_state_of_queued_trials_is_unknown_and_the_reason_is_said(ask, old, array) -> None:
     assert len(old(QUEUED).finished) == 2
-    cannot_be_told(ask("status", QUEUED, "--json"))
+    cannot_be_told(ask("status", QUEUED, "--json"), array)
     assert "squeue" in ask("status", QUEUED)
-    assert "squeue" in ask("logs", QUEUED, next(iter(WAITING)))
+    assert "squeue" in ask("logs", QUEUED, next(iter(array.jobs)))
 
 
 @pytest.mark.usefixtures("mined")
-def test_without_slurm_queued_trials_are_planned_reported_and_cancelled(place, ask, old) -> None:
+def test_without_slurm_queued_trials_are_planned_reported_and_cancelled(place, ask, old, array) -> None:
     finished = dict.fromkeys(old(QUEUED).finished, "stale")
-    assert states(ask("plan", "queued.yaml", "--json")) == finished | dict.fromkeys(WAITING, "to run")
+    assert states(ask("plan", "queued.yaml", "--json")) == finished | dict.fromkeys(array.jobs, "to run")
     ask("report", QUEUED)
     assert auroc((place / QUEUED / "report.csv").read_text()) == auroc(old(QUEUED).report)
     assert "cancelled: 2" in ask("cancel", QUEUED)
-    cannot_be_told(ask("status", QUEUED, "--json"))
+    cannot_be_told(ask("status", QUEUED, "--json"), array)
 
 
 @pytest.mark.usefixtures("mined")
@@ -338,38 +361,39 @@ def test_without_slurm_nothing_is_submitted(command) -> None:
 
 
 @pytest.mark.usefixtures("mined")
-def test_queued_trials_run_on_another_backend(ask, attempts, old) -> None:
+def test_queued_trials_run_on_another_backend(ask, attempts, old, array) -> None:
     ask("queued.yaml", *INLINE)
-    assert attempts(QUEUED) == sorted((trial, 1, "finished") for trial in old(QUEUED).finished | set(WAITING))
+    assert attempts(QUEUED) == sorted((trial, 1, "finished") for trial in old(QUEUED).finished | set(array.jobs))
 
 
 @pytest.mark.usefixtures("mined")
-def test_jobs_that_still_wait_are_found_kept_and_withdrawn(ask, waiting) -> None:
+def test_jobs_that_still_wait_are_found_kept_and_withdrawn(ask, waiting, array) -> None:
     found = states(ask("status", QUEUED, "--json"))
-    assert {trial: found[trial] for trial in WAITING} == dict.fromkeys(WAITING, "queued")
+    assert {trial: found[trial] for trial in array.jobs} == dict.fromkeys(array.jobs, "queued")
     assert "not submitted: 2 trials" in ask("queued.yaml", *SLURM)
     assert waiting.calls("sbatch") == []
     assert "cancelled: 2" in ask("cancel", QUEUED)
     (call,) = waiting.calls("scancel")
-    assert all(word in call for word in (JOB_NAME, *WAITING.values()))
+    assert all(word in call for word in (array.name, *array.jobs.values()))
 
 
 @pytest.mark.usefixtures("mined")
 @pytest.mark.parametrize("word", [None, "FAILED", "COMPLETED"])
-def test_trials_whose_old_jobs_are_over_are_submitted_anew(word, ask, slurm) -> None:
+def test_trials_whose_old_jobs_are_over_are_submitted_anew(word, ask, slurm, array) -> None:
     if word is not None:
         slurm.queue(word)
-    assert states(ask("status", QUEUED, "--json")).keys() > WAITING.keys()
+    assert states(ask("status", QUEUED, "--json")).keys() > array.jobs.keys()
     assert "submitted: 2 trials as SLURM job 5" in ask("queued.yaml", *SLURM)
     assert len(slurm.calls("sbatch")) == 1
     assert "2 finished" in ask("status", QUEUED)
 
 
 @pytest.mark.process
-def test_an_old_job_that_starts_today_ends_without_touching_the_results(place, ask, attempts, old) -> None:
+def test_an_old_job_that_starts_today_ends_without_touching_the_results(place, ask, attempts, array) -> None:
     before = attempts(QUEUED)
-    (jobs,) = (path.parent for path in (place / QUEUED).rglob("21817001_0_submitted.pkl"))
-    numbers = {"SLURM_JOB_ID": "21817002", "SLURM_ARRAY_JOB_ID": "21817001", "SLURM_ARRAY_TASK_ID": "0"}
+    (jobs,) = (path.parent for path in (place / QUEUED).rglob("*_0_submitted.pkl"))
+    number = next(iter(array.jobs.values())).partition("_")[0]
+    numbers = {"SLURM_JOB_ID": number, "SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": "0"}
     ranks = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
     sizes = {"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "n1"}
     environment = dict(os.environ) | numbers | ranks | sizes | {"SUBMITIT_EXECUTOR": "slurm"}
@@ -377,4 +401,4 @@ def test_an_old_job_that_starts_today_ends_without_touching_the_results(place, a
     ended = subprocess.run(started, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0
     assert attempts(QUEUED) == before
-    cannot_be_told(ask("status", QUEUED, "--json"))
+    cannot_be_told(ask("status", QUEUED, "--json"), array)
