@@ -1,26 +1,31 @@
 #!/usr/bin/env bash
-# The development cluster: a real SLURM on one Debian machine, for tests. It needs root, not systemd; all of it is on 127.0.0.1.
+# The development cluster: a real SLURM on one Debian machine, for tests. It needs root but no
+# systemd, and listens on 127.0.0.1 only.
 #
-#   cluster.sh up             install what is missing, start what is not running, wait until every node takes jobs
-#   cluster.sh down           cancel the jobs, stop everything; the accounting of earlier jobs is kept
+#   cluster.sh up             install missing packages, start the daemons, wait until every node
+#                             accepts jobs
+#   cluster.sh down           cancel the jobs and stop the daemons; accounting is kept
 #   cluster.sh wipe           down, then delete the state folder
-#   cluster.sh status         daemons, nodes and queue; exit code 0 only if all of it is up
-#   cluster.sh env            what a shell needs:  eval "$(slurm/cluster.sh env)"
-#   cluster.sh kill-node N    node nN dies without a word, jobs and all; SLURM notices within half a minute, or at once after
+#   cluster.sh status         show daemons, nodes and queue; exit code 0 if all are up
+#   cluster.sh env            print the variables of a shell:  eval "$(slurm/cluster.sh env)"
+#   cluster.sh kill-node N    kill all processes of node nN, jobs included; SLURM notices within
+#                             half a minute, or at once after
 #                             scontrol update nodename=nN state=down reason=test
-#   cluster.sh start-node N   bring it back
+#   cluster.sh start-node N   start it again
 #
-# Settings, taken from the environment by `up` and kept until `down`:
+# Environment variables that `up` reads; their values hold until `down`:
 #   MOLEFLOW_SLURM_DIR          /tmp/moleflow-slurm   state folder
 #   MOLEFLOW_SLURM_NODES        2       nodes n1, n2, ...
-#   MOLEFLOW_SLURM_GPUS         2       GPUs declared a node: device files, and nothing behind them
+#   MOLEFLOW_SLURM_GPUS         2       GPUs of each node: device files without a device
 #   MOLEFLOW_SLURM_ARRAY        25      MaxArraySize
-#   MOLEFLOW_SLURM_ACCOUNTING   1       1: slurmdbd and MariaDB, so that sacct answers; 0: a site without
-#   MOLEFLOW_SLURM_PORT         16817   first of 2 + NODES ports; a second cluster needs its own, and a DIR
+#   MOLEFLOW_SLURM_ACCOUNTING   1       1: slurmdbd and MariaDB, so that sacct answers; 0: none
+#   MOLEFLOW_SLURM_PORT         16817   first of 2 + NODES ports; a second cluster needs
+#                                       another PORT and DIR
 #
-# Every node has a host name of its own, in a UTS namespace. So programs see different hosts, as on real nodes, and whatever runs on
-# a node can be found and ended, even what a job started and left behind. SLURM listens on the address of its host's name: the
-# names are spellings of 127.0.0.1 (127.0.0.01, 127.0.0.001, ...), which resolve without an entry in /etc/hosts.
+# Every node has its own host name, in a UTS namespace. So programs see different hosts, as on real
+# nodes, and all processes of a node can be found and killed, even orphans of a job. SLURM listens
+# on the address of its host name. The names are spellings of 127.0.0.1 (127.0.0.01, 127.0.0.001,
+# ...), which resolve without an entry in /etc/hosts.
 set -euo pipefail
 umask 022
 export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
@@ -28,34 +33,34 @@ export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 dir=${MOLEFLOW_SLURM_DIR:-/tmp/moleflow-slurm}
 nodes=${MOLEFLOW_SLURM_NODES:-2} gpus=${MOLEFLOW_SLURM_GPUS:-2} array=${MOLEFLOW_SLURM_ARRAY:-25} accounting=${MOLEFLOW_SLURM_ACCOUNTING:-1}
 port=${MOLEFLOW_SLURM_PORT:-16817}
-shape=$dir/shape  # is there from `up` to `down`
+shape=$dir/shape  # exists from `up` to `down`
 [ ! -f "$shape" ] || . "$shape"
 export SLURM_CONF=$dir/slurm.conf
 
 die() { echo "cluster.sh: $*" >&2; exit 1; }
 ours() { grep -qsx ClusterName=moleflow "$SLURM_CONF"; }
 
-# --- hosts (ctl, n1, n2, ...) and what runs on them
-on() {  # on HOST COMMAND ...: start a daemon there; nothing of the caller's environment reaches it
+# --- hosts (ctl, n1, n2, ...) and their processes
+on() {  # on HOST COMMAND ...: start a daemon on a host, without the caller's environment
   local name=127.0.0.1
   [ "$1" = ctl ] || name=$(printf '127.0.0.%0*d' $((${1#n} + 1)) 1)
   env -i PATH="$PATH" LC_ALL=C HOME=/root SLURM_CONF="$SLURM_CONF" MYSQL_UNIX_PORT="$dir/run/mysql.sock" unshare --uts \
     sh -c 'hostname "$0" && domainname "$1" && shift && exec "$@"' "$name" "moleflow-$port-$1" "${@:2}" </dev/null
 }
 host_of() { nsenter --uts --target "$1" domainname 2>/dev/null; }
-running() {  # running DAEMON HOST: its process id; a pid file that something left behind does not count
+running() {  # running DAEMON HOST: its process id; a stale pid file does not count
   local pid
   pid=$(cat "$dir/run/$1.pid" 2>/dev/null) && [ "$(host_of "$pid")" = "moleflow-$port-$2" ] && echo "$pid"
 }
 start() { running "$2" "$1" >/dev/null || on "$1" "${@:3}"; }  # start HOST DAEMON COMMAND ...
-stop() {  # stop DAEMON of the controller: in peace, or after ten seconds by force
+stop() {  # stop DAEMON of the controller with SIGTERM, or after ten seconds with SIGKILL
   local pid
   pid=$(running "$1" ctl) || return 0
   kill "$pid" || true
   for _ in {1..100}; do running "$1" ctl >/dev/null || return 0; sleep 0.1; done
   kill -9 "$pid" || true
 }
-processes() {  # processes HOST: the ids of all of them
+processes() {  # processes HOST: the ids of all processes of a host
   local space pid
   lsns -rnt uts -o NS,PID | while read -r space pid; do
     [ "$(host_of "$pid")" != "moleflow-$port-$1" ] || lsns -rn -o PID "$space"
@@ -79,7 +84,7 @@ wait_for() {  # wait_for WHAT COMMAND ...
   done
 }
 
-# --- making it
+# --- configuration and packages
 configure() {
   local i storage=none proctrack=linuxproc task=none gres=
   mkdir -p "$dir"/{log,run,state,dev}
@@ -90,13 +95,14 @@ configure() {
   if [ "$gpus" -gt 0 ]; then
     gres="Gres=gpu:$gpus"
     echo "NodeName=n[1-$nodes] Name=gpu File=$dir/dev/gpu[0-$((gpus - 1))]" >"$dir/gres.conf"
-    for i in $(seq 0 $((gpus - 1))); do  # SLURM asks for device files; these have the number of /dev/null.
+    for i in $(seq 0 $((gpus - 1))); do  # SLURM requires device files; these are copies of /dev/null.
       [ -c "$dir/dev/gpu$i" ] || mknod "$dir/dev/gpu$i" c 1 3 || die "mknod is not allowed here; set MOLEFLOW_SLURM_GPUS=0"
     done
   fi
   if [ -w /sys/fs/cgroup/freezer/cgroup.procs ] && [ -w /sys/fs/cgroup/memory/cgroup.procs ]; then
-    # As on most sites: memory is limited, OUT_OF_MEMORY is told, and no process outlives its job.
-    # The groups go by node and job alone, which is why FirstJobId sets two clusters apart.
+    # As on most sites: memory is limited, SLURM reports OUT_OF_MEMORY, and no process outlives
+    # its job. The names of the groups contain node and job only, so FirstJobId keeps two
+    # clusters apart.
     proctrack=cgroup task=cgroup
     printf '%s\n' CgroupPlugin=cgroup/v1 ConstrainRAMSpace=yes >"$dir/cgroup.conf"
   fi
@@ -120,7 +126,7 @@ AccountingStorageType=accounting_storage/$storage
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 1))
 AccountingStoragePass=$dir/run/munge.sock
-# Jobs share nodes, go to the emptiest one, and start at once.
+# Jobs share nodes, go to the emptiest one and start at once.
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory,CR_LLN
 DefMemPerCPU=100
@@ -132,11 +138,11 @@ SlurmdTimeout=10
 KillWait=5
 UnkillableStepTimeout=15
 ReturnToService=2
-# A job in partition high takes the place of one in low, which is told by signal and then has GraceTime seconds.
+# A job in partition high preempts one in low, which gets a signal and then GraceTime seconds.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
-# Nodes are declared larger than the machine is.
+# The nodes are declared larger than the machine.
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=n[1-$nodes] NodeAddr=127.0.0.1 Port=[$((port + 2))-$((port + 1 + nodes))] CPUs=8 RealMemory=64000 $gres
@@ -162,9 +168,9 @@ install_packages() {
   [ "$accounting" != 1 ] || wanted+=" slurmdbd:slurmdbd mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core"
   for pair in $wanted; do command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}"); done
   [ ${#missing[@]} -gt 0 ] || return 0
-  command -v apt-get >/dev/null || die "there is no apt-get here; install by hand what is missing: ${missing[*]}"
+  command -v apt-get >/dev/null || die "apt-get is not installed; install these packages by hand: ${missing[*]}"
   echo "cluster.sh: installing ${missing[*]}"
-  if [ ! -e /usr/sbin/policy-rc.d ]; then  # Debian would start the daemons with settings of its own.
+  if [ ! -e /usr/sbin/policy-rc.d ]; then  # Debian would start the daemons with its own settings.
     policy=/usr/sbin/policy-rc.d
     printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy
   fi
@@ -176,7 +182,7 @@ install_packages() {
 
 # --- the commands
 ready() { [ "$(sinfo -hNp low -o %t | grep -cxE 'idle|mix|alloc|comp')" = "$nodes" ]; }
-revive() {  # what a test left down or drained
+revive() {  # resume nodes that a test left down or drained
   ready && return
   sinfo -hNp low -t down,drain -o %N | xargs -rI@ scontrol update nodename=@ state=resume
   return 1
@@ -184,9 +190,9 @@ revive() {  # what a test left down or drained
 start_node() { start "$1" "$1" slurmd -N "$1"; }
 up() {
   [[ $dir =~ ^/[A-Za-z0-9/._-]+$ ]] || die "MOLEFLOW_SLURM_DIR: given '$dir', allowed: an absolute path of letters, digits and . _ -"
-  [[ $nodes$gpus$array$accounting$port =~ ^[0-9]+$ ]] || die "every MOLEFLOW_SLURM_* but DIR is a whole number"
-  unshare --uts true 2>/dev/null || die "host names of their own (unshare --uts) are not allowed here: the container needs SYS_ADMIN"
-  ours || [ -z "$(ls -A "$dir" 2>/dev/null)" ] || die "$dir: is not empty and holds no cluster; set MOLEFLOW_SLURM_DIR"
+  [[ $nodes$gpus$array$accounting$port =~ ^[0-9]+$ ]] || die "every MOLEFLOW_SLURM_* variable except DIR must be a whole number"
+  unshare --uts true 2>/dev/null || die "UTS namespaces (unshare --uts) are not allowed here; run the container with SYS_ADMIN"
+  ours || [ -z "$(ls -A "$dir" 2>/dev/null)" ] || die "$dir: is not empty and is no folder of a cluster; set MOLEFLOW_SLURM_DIR"
   configure
   install_packages
   printf '%s=%s\n' nodes "$nodes" gpus "$gpus" array "$array" accounting "$accounting" port "$port" >"$shape"
@@ -194,7 +200,7 @@ up() {
     --pid-file="$dir/run/munged.pid" --log-file="$dir/log/munged.log" --seed-file="$dir/run/munged.seed"
   if [ "$accounting" = 1 ]; then
     [ -d "$dir/mysql/mysql" ] || on ctl mariadb-install-db --no-defaults --user=root --datadir="$dir/mysql" --skip-test-db \
-      >"$dir/log/mysql.log" 2>&1 || die "the database could not be made; see $dir/log/mysql.log"
+      >"$dir/log/mysql.log" 2>&1 || die "the database could not be created; see $dir/log/mysql.log"
     start ctl mysqld setsid --fork mariadbd --no-defaults --user=root --datadir="$dir/mysql" --skip-networking \
       --socket="$dir/run/mysql.sock" --pid-file="$dir/run/mysqld.pid" >>"$dir/log/mysql.log" 2>&1
     wait_for mariadbd test -S "$dir/run/mysql.sock"
