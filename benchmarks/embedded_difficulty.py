@@ -1,12 +1,14 @@
-"""How hard the embedded images are: AUROC of a PatchCore-like memory bank that needs no training.
+"""The difficulty of the embedded images: AUROC of a PatchCore-like memory bank that needs no
+training.
 
     python benchmarks/embedded_difficulty.py [FOLDER]
 
-Features are those of base `demo` (efficientnet_lite0 with its ImageNet weights, 224 px, 14x14 patches), standardised
-with the mean and standard deviation of the training patches. The bank is a tenth of the training patches, drawn at
-random; a patch scores its distance to the nearest of them, an image its largest patch. Which tenth is drawn moves the
-image AUROC by some hundredths, so figures are means over five banks. FOLDER may be any folder of the MVTec AD layout;
-without it the embedded images are rendered into a temporary folder.
+Features are those of base `demo` (efficientnet_lite0 with its ImageNet weights, 224 px, 14x14
+patches), standardised with the mean and standard deviation of the training patches. The bank is a
+tenth of the training patches, drawn at random; a patch scores its distance to the nearest of them,
+an image its largest patch. Which tenth is drawn moves the image AUROC by some hundredths, so
+figures are means over five banks. FOLDER may be any folder of the MVTec AD layout; without it the
+embedded images are rendered into a temporary folder.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from moleflow.data.embedded import render
+from moleflow.data.embedded.rendering import render
 from moleflow.data.loading import load_mask
 from moleflow.data.mvtec import Sample, TaskData, class_names, scan
 from moleflow.environment import open_environment
@@ -40,7 +42,9 @@ def demo_config() -> TrialConfig:
 
 
 def bank_scores(train: Array, test: Array, generator: np.random.Generator) -> Array:
-    """Patch scores (N, H, W) of `test`: the euclidean distance to the nearest patch of a random tenth of `train`."""
+    """Patch scores (N, H, W) of `test`: the euclidean distance to the nearest patch of a random
+    tenth of `train`.
+    """
     width = train.shape[-1]
     mean, std = train.reshape(-1, width).mean(0), train.reshape(-1, width).std(0) + 1e-6
     patches = ((train - mean) / std).reshape(-1, width)
@@ -51,7 +55,9 @@ def bank_scores(train: Array, test: Array, generator: np.random.Generator) -> Ar
 
 
 def class_scores(task: TaskData, features: FeatureCache) -> tuple[npt.NDArray[np.bool_], Array]:
-    """Whether each test image of a class is defective (N,), and its patch scores under each bank (BANKS, N, H, W)."""
+    """The label (1 = defective) of each test image of a class (N,), and its patch scores under each
+    bank (BANKS, N, H, W).
+    """
     environment = open_environment("cpu")
     train, test = (features.get(demo_config(), environment, part).numpy() for part in (task.train, task.test))
     banks = [bank_scores(train, test, np.random.default_rng(seed)) for seed in range(BANKS)]
@@ -59,19 +65,25 @@ def class_scores(task: TaskData, features: FeatureCache) -> tuple[npt.NDArray[np
 
 
 def image_auroc(labels: npt.NDArray[np.bool_], patches: Array) -> float:
-    """AUROC of the largest patch score of each image, mean over the banks; `patches` (BANKS, N, H, W)."""
+    """AUROC of the largest patch score of each image, mean over the banks; `patches` (BANKS, N, H,
+    W).
+    """
     return float(np.mean([roc_auc_score(labels, scores) for scores in patches.max(axis=(2, 3))]))
 
 
 def pixel_auroc(samples: Sequence[Sample], patches: Array, size: int) -> float:
-    """AUROC over all pixels under one bank (N, H, W): scores bilinear, masks nearest, both `size` pixels a side."""
+    """AUROC over all pixels under one bank (N, H, W): scores bilinear, masks nearest, both `size`
+    pixels a side.
+    """
     maps = F.interpolate(torch.from_numpy(patches)[:, None], size=(size, size), mode="bilinear", align_corners=True)
     masks = np.stack([load_mask(sample, size) for sample in samples])
     return float(roc_auc_score(masks.ravel(), maps.numpy().ravel()))
 
 
 def report(folder: Path, cache: Path) -> None:
-    """Print one line a class: image AUROC, pixel AUROC, and the image AUROC of each defect against the good ones."""
+    """Print one line a class: image AUROC, pixel AUROC, and the image AUROC of each defect against
+    the good ones.
+    """
     features, size = FeatureCache(cache), demo_config().data.mask_size
     for task in scan(folder, class_names(folder)):
         labels, patches = class_scores(task, features)

@@ -1,18 +1,22 @@
-"""Time the pixel metrics beside scikit-learn and anomalib on 5 million pixels, and print how far their values lie apart.
+"""Time the pixel metrics beside scikit-learn and anomalib on 5 million pixels, and print how far
+their values lie apart.
 
     python benchmarks/metrics.py
 
-The maps are generated, not measured: 100 images of 224x224, 60 of them with two square defects, smooth noise that is
-higher inside a defect. Once as they are and once rounded, so that most scores are tied. All sides run in this one
-process on one thread, in turns; the median of the repeats is printed.
+The maps are generated, not measured: 100 images of 224x224, 60 of them with two square defects,
+smooth noise that is higher inside a defect. Once as they are and once rounded, so that most scores
+are tied. All sides run in this one process on one thread, in turns; the median of the repeats is
+printed.
 
-anomalib is no dependency: where it is installed it takes part, `anomalib: not installed` is printed otherwise. Its AUPRO takes
-the maps as they are. Its other three metrics are torchmetrics', which squash scores outside [0, 1] by a sigmoid, so they get scores
-that were scaled into [0, 1] before, which is not timed.
+anomalib is no dependency: where it is installed it takes part, `anomalib: not installed` is printed
+otherwise. Its AUPRO takes the maps as they are. Its other three metrics are torchmetrics', which
+squash scores outside [0, 1] by a sigmoid, so they get scores that were scaled into [0, 1] before,
+which is not timed.
 
-AUPRO has no counterpart in scikit-learn. What ours and anomalib's are compared with is its definition: the maps are thresholded at
-each of their distinct scores, one after the other, and all regions and normal pixels are counted in double precision. That is done on
-all pixels where scores are tied, and on a crop where each pixel is a threshold.
+AUPRO has no counterpart in scikit-learn. What ours and anomalib's are compared with is its
+definition: the maps are thresholded at each of their distinct scores, one after the other, and all
+regions and normal pixels are counted in double precision. That is done on all pixels where scores
+are tied, and on a crop where each pixel is a threshold.
 """
 
 from __future__ import annotations
@@ -102,7 +106,8 @@ def load_anomalib() -> Anomalib | None:
     """anomalib, or None where it is not installed."""
     if find_spec("anomalib") is None:
         return None
-    import_timm()  # It makes torchvision importable beside a CPU build of torch, and anomalib imports that too.
+    # It makes torchvision importable beside a CPU build of torch, and anomalib imports that too.
+    import_timm()
     return Anomalib(importlib.import_module("anomalib.metrics"), importlib.import_module("anomalib.data"))
 
 
@@ -177,7 +182,9 @@ def compare(title: str, masks: Masks, maps: Maps, anomalib: Anomalib | None) -> 
 
 
 def report_differences(name: str, reference: Values, found: Values) -> None:
-    """Print the values of one side, as far as `reference` has them too, and how far they lie from it."""
+    """Print the values of one side, as far as `reference` has them too, and how far they lie from
+    it.
+    """
     for metric in [metric for metric in found if metric in reference]:
         difference = abs(found[metric] - reference[metric])
         print(f"    {name:28} {metric:7} {found[metric]:.9f}   difference {difference:.1e}")

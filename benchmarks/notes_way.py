@@ -1,10 +1,13 @@
-"""One trial as the notes' authors ran it: a process of its own, no cache, the backbone run anew wherever its features are needed.
+"""One trial as the notes' authors ran it: a process of its own, no cache, the backbone run anew
+wherever its features are needed.
 
     python benchmarks/notes_way.py TRIAL.json OUT.json
 
-benchmarks/sweep.py calls it. The model, the loss and the metrics are the project's own; what differs is where features come from: every
-training step and every evaluation forwards its images, in batches of the training's size, through the frozen backbone. After each task
-all seen classes are evaluated once. Last bits differ from a trial of the project, whose features are made image by image.
+benchmarks/sweep.py calls it. The model, the loss and the metrics are the project's own; what
+differs is where features come from: every training step and every evaluation forwards its images,
+in batches of the training's size, through the frozen backbone. After each task all seen classes are
+evaluated once. Last bits differ from a trial of the project, whose features are made image by
+image.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ from moleflow.training.train_task import Randomness, train_task  # noqa: E402
 
 
 class OnTheFly:
-    """Features of some images, made whenever they are asked for; it stands where the project has a tensor (N, H, W, D)."""
+    """Features of some images, made whenever they are asked for; it stands where the project has a
+    tensor (N, H, W, D).
+    """
 
     def __init__(
         self, backbone: FrozenBackbone, config: TrialConfig, samples: tuple[Sample, ...], count: list[int]
@@ -88,7 +93,8 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         detector.measure(task, kept[-1])
         train_task(detector, training, task, config, randomness, lambda _: None)
         parent = stage_id(parent, config, task, digest([s.digest for s in chosen.train]), weights, environment)
-        # Nothing is kept from the evaluation after the task before, as a script that ends with a table would.
+        # Nothing is kept from the evaluation after the task before, as a script that ends with a
+        # table would.
         evaluation = Evaluation(config, detector)
         for seen, features in zip(tasks, kept, strict=False):
             tested = choose_splits(seen, config.data, config.seed, place / "synthetic").test

@@ -1,15 +1,18 @@
-"""What this project costs beyond the trials' own work: plan, start again, status, one trial on `local`, rows to tables.
+"""The cost of this project beyond the trials' own work: plan, start again, status, one trial on
+`local`, rows to tables.
 
-    python benchmarks/overhead.py [--quick] [--only plan again status local tables] [--draws 100000] [--finished 10000]
-                                  [--trials 1000] [--workers 2] [--rows 1000000]
+    python benchmarks/overhead.py [--quick] [--only plan again status local tables] [--draws 100000]
+                                  [--finished 10000] [--trials 1000] [--workers 2] [--rows 1000000]
 
-`plan` expands a grid with five seeds, and as many random draws, into trials and prints the plan. `again` and `status` look at a
-finished sweep in which every trial has a part of its own; both stand beside the same look without the index and the compacted
-tables. `local` runs trials that do nothing: this project's worker with its claims, records, events and Parquet, beside joblib,
-submitit's local executor and Ray Tune with reuse_actors, each with as many workers, bare and with the trial's metric and score rows in
-Parquet files, written beside and renamed. `tables` makes a report of metric rows.
+`plan` expands a grid with five seeds, and as many random draws, into trials and prints the plan.
+`again` and `status` look at a finished sweep in which every trial has a part of its own; both stand
+beside a full read of the parts, without the compacted tables. `local` runs trials that do nothing:
+this project's worker with its claims, records, events and Parquet, beside joblib, submitit's local
+executor and Ray Tune with reuse_actors, each with as many workers, bare and with the trial's metric
+and score rows in Parquet files, written beside and renamed. `tables` makes a report of metric rows.
 
-Each figure comes from a process of its own. Wall seconds and CPU seconds are printed: on a machine with other work the first say little.
+Each figure comes from a process of its own. Wall seconds and CPU seconds are printed: on a machine
+with other work the first say little.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ import pyarrow.parquet as pq
 import trivial
 from rich.console import Console
 
-from orchestrator.driver.driver import prepare_folder, write_plan
 from orchestrator.driver.launch import run_sweep
 from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.driver.results_folder import prepare_folder, write_plan
 from orchestrator.monitor.status import StatusReader
 from orchestrator.monitor.status_view import status_lines
 from orchestrator.plan import listing
@@ -61,7 +64,9 @@ def timed(work: Callable[[], object]) -> Figures:
 
 
 def machine(_: Path, __: int) -> Figures:
-    """How fast this machine is at the moment: ten million steps of a Python loop, and the first touch of 256 MB."""
+    """The speed of this machine at the moment: ten million steps of a Python loop, and the first
+    touch of 256 MB.
+    """
 
     def steps() -> None:
         for _ in range(10_000_000):
@@ -84,7 +89,9 @@ def plan(place: Path, trials: int, space: Mapping[str, Any]) -> Figures:
 
 
 def grid_of(trials: int) -> dict[str, Any]:
-    """Two axes of ten values and one of as many as it takes, each variant with `SEEDS` seeds: a multiple of 500 trials."""
+    """Two axes of ten values and one of as many as it takes, each variant with `SEEDS` seeds: a
+    multiple of 500 trials.
+    """
     tenths = [k / 10 for k in range(10)]
     rates = [1e-5 * (k + 1) for k in range(trials // SEEDS // 100)]
     axes = {"focal_gamma": tenths, "center_weight": tenths, "lr": rates}
@@ -142,7 +149,7 @@ def status(place: Path, _: int) -> Figures:
 
 
 def full_look(place: Path, trials: int) -> Figures:
-    """Who has finished, from the parts alone: every file read and compared with its digest."""
+    """The finished trials, from the parts alone: every file read and compared with its digest."""
 
     def work() -> None:
         assert len(ResultStore(place / "results", from_parts=True).finished()) == trials // SEEDS * SEEDS
@@ -180,7 +187,9 @@ def _a_trial(begun: list[float]) -> Figures:
 
 
 def nothing(seed: int, place: str | None) -> float:
-    """A peer's trial: it does nothing, or writes the rows that a trivial trial of this project has; when it ended."""
+    """A peer's trial: it does nothing, or writes the rows that a trivial trial of this project has;
+    when it ended.
+    """
     if place is not None:
         names, value = ("leather", "grid"), 0.5 + seed / 2000
         metrics = [trivial.metric_row(j, i, names, value) for i in range(2) for j in range(i + 1)]
@@ -200,7 +209,9 @@ def joblib(place: Path, trials: int, workers: int, stored: bool) -> Figures:
 
 
 def submitit(place: Path, trials: int, workers: int, stored: bool) -> Figures:
-    """submitit's local executor, as many at once as there are workers; a trial is a process there, so of fewer trials."""
+    """submitit's local executor, as many at once as there are workers; a trial is a process there,
+    so of fewer trials.
+    """
     from submitit import LocalExecutor
 
     executor = LocalExecutor(folder=place / "submitit")
@@ -296,7 +307,7 @@ def measure(sizes: argparse.Namespace, place: Path) -> Iterator[tuple[str, Figur
     if {"again", "status"} & {*sizes.only}:
         yield f"(a finished sweep of {sizes.finished} trials, one part each)", alone("finish", *sweep)
     if "status" in sizes.only:
-        yield f"status: {sizes.finished} trials, with the index", alone("status", *sweep)
+        yield f"status: {sizes.finished} trials, with the compacted list", alone("status", *sweep)
         yield "status: the same, every part read", alone("full_look", *sweep)
     if "again" in sizes.only:
         yield "again: first time, tables compacted", alone("planned_again", *sweep)

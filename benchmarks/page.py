@@ -1,9 +1,11 @@
-"""The report page of a large sweep: its size, the time to make it, and how long a browser takes to open it.
+"""The report page of a large sweep: its size, the time to make it, and how long a browser takes to
+open it.
 
     python benchmarks/page.py [--variants 400] [--seeds 5]
 
-The numbers of the trials are generated: nothing was trained. They are stored as those of real trials are, and all that follows is real.
-The browser is headless Chromium with an empty profile; it opens the file from disk.
+The numbers of the trials are generated: nothing was trained. They are stored as those of real
+trials are, and all that follows is real. The browser is headless Chromium with an empty profile; it
+opens the file from disk.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def canonical(value: object) -> str:
 
 
 def configurations(count: int) -> list[dict[str, float]]:
-    """Factors of `count` variants, 2,000 at most: a grid of blocks, learning rates, ranks, gammas and centre weights."""
+    """Factors of `count` variants, 2,000 at most: a grid of blocks, learning rates, ranks, gammas
+    and centre weights.
+    """
     grid = product(
         (4, 6, 8, 10, 12),
         (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
@@ -148,7 +152,9 @@ def generate(place: Path, variants: int, seeds: int) -> None:
 
 
 def opening_ms(page: Path) -> list[float]:
-    """Milliseconds from the start of the navigation to the end of the load event, browser by browser."""
+    """Milliseconds from the start of the navigation to the end of the load event, browser by
+    browser.
+    """
     from selenium import webdriver
 
     program, service = shutil.which("chromium"), shutil.which("chromedriver")

@@ -1,16 +1,21 @@
-"""What a trial costs on Ray beyond its own work: this project's backend beside raw Ray Tune, the same function in the same run.
+"""The cost of a trial on Ray beyond its own work: this project's backend beside raw Ray Tune, the
+same function in the same run.
 
-    python benchmarks/ray_overhead.py [--rounds 7] [--trials 100] [--many 1000] [--seconds 0.2] [--cpus 4]
+    python benchmarks/ray_overhead.py [--rounds 7] [--trials 100] [--many 1000] [--seconds 0.2]
+    [--cpus 4]
 
-First trivial trials, one after another: a function that appends one line to a file, under raw Ray Tune with reuse_actors and under
-this backend, which adds the log of events and the source that it draws from. The two take turns, each run a process of its own, and
-the medians over the rounds count: on a machine with other work one run is no measure.
+First trivial trials, one after another: a function that appends one line to a file, under raw Ray
+Tune with reuse_actors and under this backend, which adds the log of events and the source that it
+draws from. The two take turns, each run a process of its own, and the medians over the rounds
+count: on a machine with other work one run is no measure.
 
-Then Tune's own bookkeeping workload, 10,000 trials of one second on 16 declared CPUs, scaled down: trials that sleep, so short and so
-many at once that bookkeeping is the most of it. 10,000 as they stand: `--rounds 1 --many 10000 --seconds 1 --cpus 16`.
+Then Tune's own bookkeeping workload, 10,000 trials of one second on 16 declared CPUs, scaled down:
+trials that sleep, so short and so many at once that bookkeeping is the most of it. 10,000 as they
+stand: `--rounds 1 --many 10000 --seconds 1 --cpus 16`.
 
-Prints the seconds to the first end, the seconds a trial (from the first end to the last, without the trials' own), the most files that
-the driver had open, its resident memory at the end, and what that grew by per 1,000 trials over the second half of the run.
+Prints the seconds to the first end, the seconds a trial (from the first end to the last, without
+the trials' own), the most files that the driver had open, its resident memory at the end, and what
+that grew by per 1,000 trials over the second half of the run.
 """
 
 from __future__ import annotations
@@ -63,7 +68,7 @@ def trivial(place: Path, name: str, seconds: float) -> None:
 
 
 class Trivial:
-    """What runs trials in the place of the project's worker; it tells of them as that one does."""
+    """Runs trials in place of the project's worker, with the same events."""
 
     def __init__(self, seconds: float, setup: WorkerConfig, events: Events) -> None:
         self._seconds, self._place, self._tell = seconds, setup.folder, events
@@ -84,11 +89,12 @@ class Trivial:
 
 @dataclass
 class Held:
-    """What the driver, this process, holds as trials end.
+    """The memory and files that the driver, this process, holds as trials end.
 
     Attributes:
         count: how many trials there are.
-        looks: now and then: how many had ended, how many files were open, and the resident memory in MiB.
+        looks: now and then: how many had ended, how many files were open, and the resident memory
+            in MiB.
 
     """
 
@@ -173,7 +179,8 @@ def compared(what: str, rounds: int, cpus: int, count: int, seconds: float) -> N
     found: dict[str, list[dict[str, float]]] = {RAW: [], OURS: []}
     try:
         for number in range(rounds):
-            # Who begins changes from round to round: whatever else the machine does falls on both alike.
+            # Who begins changes from round to round: whatever else the machine does falls on both
+            # alike.
             for which in (RAW, OURS) if number % 2 == 0 else (OURS, RAW):
                 with tempfile.TemporaryDirectory(prefix="moleflow-overhead-") as place:
                     given: list[Any] = [which, place, cluster.address, count, seconds, cpus]

@@ -1,16 +1,20 @@
-"""Two figures of the search: which sampler finds good settings sooner, and what suggesting costs as a study grows.
+"""Two figures of the search: which sampler finds good settings sooner, and what suggesting costs as
+a study grows.
 
-    python benchmarks/search.py best SWEEP DIR [--trials 10 20 40 80] [--repeats 10] [--surrogate trees | gp]
-    python benchmarks/search.py cost SWEEP [--trials 100 1000 10000] [--samplers random tpe] [--minutes 10]
+    python benchmarks/search.py best SWEEP DIR [--trials 10 20 40 80] [--repeats 10] [--surrogate
+    trees | gp] python benchmarks/search.py cost SWEEP [--trials 100 1000 10000] [--samplers random
+    tpe] [--minutes 10]
 
-`best`: the best value so far after so many trials, on a surrogate fitted to the results of a real sweep (SWEEP is its file with `search:`,
-DIR its results folder), so that nothing is trained. Each search is this project's own, from its first trial, the sweep file's base, with
-one trial in flight; repeats differ in the search's seed alone. Random search is the baseline. How good the surrogate is comes first: what
-follows is no better.
+`best`: the best value so far after so many trials, on a surrogate fitted to the results of a real
+sweep (SWEEP is its file with `search:`, DIR its results folder), so that nothing is trained. Each
+search is this project's own, from its first trial, the sweep file's base, with one trial in flight;
+repeats differ in the search's seed alone. Random search is the baseline. How good the surrogate is
+comes first: what follows is no better.
 
-`cost`: seconds of one ask and its tell, the journal's size and this process's memory when the study in SWEEP's space has so many
-trials. Values are drawn at random, for only time is measured. The study grows by random search; up to each size every sampler has it
-for a few trials. The journal lies in a temporary folder (TMPDIR says where): each of its lines waits for that disk.
+`cost`: seconds of one ask and its tell, the journal's size and this process's memory when the study
+in SWEEP's space has so many trials. Values are drawn at random, for only time is measured. The
+study grows by random search; up to each size every sampler has it for a few trials. The journal
+lies in a temporary folder (TMPDIR says where): each of its lines waits for that disk.
 """
 
 from __future__ import annotations
@@ -49,7 +53,9 @@ AT_EACH_SIZE = 20
 
 
 def space_of(sweep: Sweep, sampler: Sampler, seed: int, trials: int) -> Space:
-    """The sweep's space, for one search with one seed of a trial; no images are read, so none have to be there."""
+    """The sweep's space, for one search with one seed of a trial; no images are read, so none have
+    to be there.
+    """
     assert sweep.search is not None
     chosen = {"sampler": sampler, "seed": seed, "trials": trials, "hours": None, "parallel": None, "pruner": "none"}
     plain = {"objectives": {METRIC: "maximize"}, "constraints": {}, "start_from": [], "published": False}
@@ -63,7 +69,7 @@ def space_of(sweep: Sweep, sampler: Sampler, seed: int, trials: int) -> Space:
 
 @dataclass(frozen=True)
 class Seconds:
-    """What something took: of the clock, waiting for the disk and for other processes included, and of the processor."""
+    """Seconds of the clock, with waits for the disk and other processes, and of the processor."""
 
     clock: float
     processor: float

@@ -1,9 +1,11 @@
-"""How often an interval over n seeds holds the true mean difference: percentile bootstrap and t, at 95 % by name.
+"""The share of intervals over n seeds that contain the true mean difference: percentile bootstrap
+and t, at 95 % by name.
 
     python benchmarks/seed_coverage.py
 
-Differences are drawn from a normal distribution, so seed noise is all there is. Beside the counts stands what the cause gives:
-`percentile_coverage` of orchestrator/reports/statistics.py. docs/statistics.md quotes this output.
+Differences are drawn from a normal distribution, so seed noise is all there is. Beside the counts
+stands what the cause gives: `percentile_coverage` of orchestrator/reports/statistics.py.
+docs/statistics.md quotes this output.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ _AT_ONCE = 400
 
 
 def covered(n: int, repeats: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Shares of `repeats` in which the percentile and the t interval of n standard normal differences hold 0."""
+    """Shares of `repeats` in which the percentile and the t interval of n standard normal
+    differences hold 0.
+    """
     drawn = rng.normal(size=(repeats, n))
     options = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile", "rng": rng}
     held = 0

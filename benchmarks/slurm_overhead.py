@@ -1,10 +1,12 @@
-"""What the slurm backend costs beside submitit's own map_array, with the same trials in the same run.
+"""The cost of the slurm backend next to submitit's own map_array, with the same trials in the same
+run.
 
-    sudo MOLEFLOW_SLURM_ARRAY=1001 slurm/cluster.sh up && eval "$(slurm/cluster.sh env)"
-    python benchmarks/slurm_overhead.py [--trials 60] [--parallelism 4]
+    sudo MOLEFLOW_SLURM_ARRAY=1001 slurm/cluster.sh up && eval "$(slurm/cluster.sh env)" python
+    benchmarks/slurm_overhead.py [--trials 60] [--parallelism 4]
 
-Prints, for map_array and for this backend with one and with several trials an element: seconds from the call to the first stored result
-and to the last, and the seconds of a trial's share. The images are the embedded ones, the trials as short as they can be.
+Prints, for map_array and for this backend with one and with several trials an element: seconds from
+the call to the first stored result and to the last, and the seconds of a trial's share. The images
+are the embedded ones, the trials as short as they can be.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Peak memory of one SC-LoRA layer, forward and backward, beside plain LoRA: D = 768, 37x37 patches, rank 32, grid 8.
+"""Peak memory of one SC-LoRA layer, forward and backward, beside plain LoRA: D = 768, 37x37
+patches, rank 32, grid 8.
 
     python benchmarks/spatial_lora_memory.py
 
-Prints the growth of the process's peak resident memory, each layer in a fresh process, for 1 and 16 images.
+Prints the growth of the process's peak resident memory, each layer in a fresh process, for 1 and 16
+images.
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
-"""Time one training step and the scoring of one image beside their matrix products alone, and beside FrEIA's block as it comes.
+"""Time one training step and the scoring of one image beside their matrix products alone, and
+beside FrEIA's block as it comes.
 
     python benchmarks/step.py [--device cuda] [--repeats 9]
 
-Two shapes: that of a ViT-S/14 (D = 384, 16x16 patches) and of efficientnet_lite0 (D = 152, 14x14); 16 images a step, 8 blocks, rank 32.
-Features are random numbers: what they are changes no time. Cases: v1's base on task 0, its experts on task 1, and v7 (focal, experts
-and adapter from the start) on task 0. A step is forward, loss, backward, gradient clipping and AdamP.
+Two shapes: that of a ViT-S/14 (D = 384, 16x16 patches) and of efficientnet_lite0 (D = 152, 14x14);
+16 images a step, 8 blocks, rank 32. Features are random numbers: what they are changes no time.
+Cases: v1's base on task 0, its experts on task 1, and v7 (focal, experts and adapter from the
+start) on task 0. A step is forward, loss, backward, gradient clipping and AdamP.
 
-`products` are the matrix products that the model cannot do without: forward, gradient of the input where something before it trains,
-and gradient of the weights where they train; for an expert on a frozen base those of rank R that its gradient takes, and no other.
-`as it comes` runs FrEIA's own forward, experts as base(x) + s B(A x), timm's AdamP. All three run in turns in one process, on one
-thread; medians, on the CPU of processor time (which other work on the machine inflates less), on a GPU of elapsed time.
-`bf16` is the step with `training.products: bfloat16`; it is left out on a CPU with AVX2 alone, which takes ten times as long.
+`products` are the matrix products that the model cannot do without: forward, gradient of the input
+where something before it trains, and gradient of the weights where they train; for an expert on a
+frozen base those of rank R that its gradient takes, and no other. `as it comes` runs FrEIA's own
+forward, experts as base(x) + s B(A x), timm's AdamP. All three run in turns in one process, on one
+thread; medians, on the CPU of processor time (which other work on the machine inflates less), on a
+GPU of elapsed time. `bf16` is the step with `training.products: bfloat16`; it is left out on a CPU
+with AVX2 alone, which takes ten times as long.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 
 from moleflow.environment import open_environment
@@ -65,10 +70,18 @@ class PlainBlock(nn.Module):
 
     def __init__(self, block: PatchBlock) -> None:
         super().__init__()
-        self.block = block.block
-        self.block.subnet = nn.Sequential(
-            *(PlainLinear(part) if isinstance(part, LoRALinear) else nn.ReLU() for part in self.block.subnet)
+        assert isinstance(block.block.subnet, nn.Sequential)
+        layers = (PlainLinear(part) if isinstance(part, LoRALinear) else nn.ReLU() for part in block.block.subnet)
+        subnet = nn.Sequential(*layers)
+        self.block = AllInOneBlock(
+            [(sum(block.splits),)],
+            subnet_constructor=lambda *_: subnet,
+            affine_clamping=block.clamp,
+            global_affine_type="SOFTPLUS",
         )
+        with torch.no_grad():
+            for name in ("global_scale", "global_offset", "w_perm", "w_perm_inv"):
+                self.block.get_parameter(name).copy_(block.block.get_parameter(name))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, H, W, D) and log_det (B, H, W) of x (B, H, W, D)."""
@@ -121,7 +134,9 @@ class Model:
 
 
 def products(model: Model, patches: int, train: bool) -> Run:
-    """The matrix products of a step over so many patches, or those of a forward pass, each on operands of its own."""
+    """The matrix products of a step over so many patches, or those of a forward pass, each on
+    operands of its own.
+    """
     detector, task = model.detector, model.task
     trainable = set(detector.trainable(task)) if train else set()
     device = detector.position.device

@@ -1,9 +1,12 @@
-"""A surrogate of a sweep: what configurations would be worth on validation images, learned from those that were trained.
+"""A surrogate of a sweep: what configurations would be worth on validation images, learned from
+those that were trained.
 
-After Eggensperger et al., Efficient Benchmarking of Hyperparameter Optimizers via Surrogates, AAAI 2015: a regression over the settings
-of trained configurations stands in for training, so that samplers can be compared in seconds. It is as good as its R2 on settings that it
-has not seen. There are two, for each favours samplers that think like it: extremely randomised trees, piecewise constant and never above
-the best value that was measured, and a Gaussian process with a length for each column, smooth, whose highest values may be its own.
+After Eggensperger et al., Efficient Benchmarking of Hyperparameter Optimizers via Surrogates, AAAI
+2015: a regression over the settings of trained configurations stands in for training, so that
+samplers can be compared in seconds. It is as good as its R2 on settings that it has not seen. There
+are two, for each favours samplers that think like it: extremely randomised trees, piecewise
+constant and never above the best value that was measured, and a Gaussian process with a length for
+each column, smooth, whose highest values may be its own.
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ class Surrogate:
         trials: the finished trials behind them.
         best: the highest value among them.
         spread: standard deviation of their values.
-        r2: 1 - residual / total sum of squares over configurations, each predicted without its fold.
+        r2: 1 - residual / total sum of squares over configurations, each predicted without its
+            fold.
         rank: Spearman's correlation of those predictions with the values.
 
     """
@@ -112,7 +116,8 @@ def fit(space: Space, folder: Path, model: Model, seed: int) -> Surrogate:
     regression = _trees(seed) if model == "trees" else _gp(inputs.shape[1], seed)
     folds = KFold(min(FOLDS, len(targets)), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # A length at its bound: a column that tells nothing.
+        # A length at its bound: a column that tells nothing.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         unseen = cross_val_predict(regression, inputs, targets, cv=folds)
         regression.fit(inputs, targets)
     return Surrogate(
@@ -145,7 +150,8 @@ def _settings(config: str) -> dict[str, Any]:
 
 
 def row(space: Space, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """The space's knobs of a whole configuration as numbers: one column a choice, logarithms where draws are log-uniform.
+    """The space's knobs of a whole configuration as numbers: one column a choice, logarithms where
+    draws are log-uniform.
 
     A value outside the space is missing: NaN, or no choice.
     """

@@ -1,16 +1,21 @@
-"""Whole sweeps: a shell loop of independent processes without a cache, as the notes' authors ran theirs, beside this project.
+"""Whole sweeps: a shell loop of independent processes without a cache, as the notes' authors ran
+theirs, beside this project.
 
-    python benchmarks/sweep.py [gamma] [scoring] [order] [--data DIR] [--base BASE] [--epochs 2] [--images 24] [--seeds 1]
+    python benchmarks/sweep.py [gamma] [scoring] [order] [--data DIR] [--base BASE] [--epochs 2]
+    [--images 24] [--seeds 1]
 
-Three sweeps of v3 or v7 over three tasks: `gamma` (five gammas, three seeds), `scoring` (ways to score an image, which share all
-training) and `order` (all six task orders, which share their prefixes). Each is run
+Three sweeps of v3 or v7 over three tasks: `gamma` (five gammas, three seeds), `scoring` (ways to
+score an image, which share all training) and `order` (all six task orders, which share their
+prefixes). Each is run
 
-(a) trial after trial, a process each with as many threads as there are cores: benchmarks/notes_way.py;
-(b) by `moleflow-sweep` with an empty cache and as many workers as there are cores;
-(c) by `moleflow-sweep` again, a process and an empty cache for each trial, one thread: nothing is shared. `--without c` leaves it out.
+(a) trial after trial, a process each with as many threads as there are cores:
+benchmarks/notes_way.py; (b) by `moleflow-sweep` with an empty cache and as many workers as there
+are cores; (c) by `moleflow-sweep` again, a process and an empty cache for each trial, one thread:
+nothing is shared. `--without c` leaves it out.
 
-Prints seconds, ratio, start-up of processes apart, backbone forwards and stages trained; that (b) and (c) agree in every digit; and how far
-(a) is from (b). Without --data the images are the embedded, generated ones. `--only N` runs N trials of (a) and multiplies, and says so.
+Prints seconds, ratio, start-up of processes apart, backbone forwards and stages trained; that (b)
+and (c) agree in every digit; and how far (a) is from (b). Without --data the images are the
+embedded, generated ones. `--only N` runs N trials of (a) and multiplies, and says so.
 """
 
 from __future__ import annotations
@@ -65,7 +70,9 @@ def write_sweep(name: str, place: Path, given: argparse.Namespace) -> Path:
 
 
 def ours(sweep: Path, place: Path, images: Path, given: argparse.Namespace, workers: int = CORES) -> float:
-    """Seconds of `moleflow-sweep` with an empty cache, on images that are there, as the loop has them."""
+    """Seconds of `moleflow-sweep` with an empty cache, on images that are there, as the loop has
+    them.
+    """
     words = ["run", str(sweep), "--out", str(place / "out"), "--cache", str(place / "cache"), "--workers", str(workers)]
     words += ["--data", str(images)]
     for setting in given.set or []:
@@ -106,11 +113,13 @@ def compared(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def counts(place: Path) -> dict[str, Any]:
-    """What (b) did: images that went through the backbone, stages that its trials went through, and those it trained."""
+    """The work of (b): images that went through the backbone, stages that its trials went through,
+    and those it trained.
+    """
     curves = [row for file in (place / "out/parts/curves").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
     stages = {(row["trial_id"], row["task"]): row["reused"] for row in curves}
     return {
-        "b_forwards": FeatureCache(place / "cache" / "features").size().images,
+        "b_forwards": FeatureCache(place / "cache" / "features").count(),
         "stages": len(stages),
         "stages_trained": sum(not reused for reused in stages.values()),
     }

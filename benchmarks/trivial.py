@@ -1,6 +1,8 @@
-"""Trials that cost nothing: the project's worker with a sequence that trains and scores nothing, for benchmarks of all the rest.
+"""Trials that cost nothing: the project's worker with a sequence that trains and scores nothing,
+for benchmarks of all the rest.
 
-Everything around the sequence is real: claims, records, events, rows checked against the schema, parts.
+Everything around the sequence is real: claims, records, events, rows checked against the schema,
+parts.
 """
 
 from __future__ import annotations
@@ -105,7 +107,9 @@ def attempt_row(of: Worker, trial: Trial) -> dict[str, Any]:
 
 
 def prepared_sweep(place: Path, variants: int, seeds: int) -> tuple[Prepared, Options]:
-    """A sweep of `variants` learning rates and `seeds` seeds on the embedded images, with results in `place`."""
+    """A sweep of `variants` learning rates and `seeds` seeds on the embedded images, with results
+    in `place`.
+    """
     rates = [round(1e-4 + k * 1e-7, 9) for k in range(variants)]
     document = {"name": "overhead", "version": "v3", "base": DEMO, "seeds": seeds, "grid": {"learning_rate": rates}}
     sweep = make_sweep(document, "the benchmark", place, data_root=None, environment={})

@@ -1,4 +1,5 @@
-"""MoLE-Flow: continual visual anomaly detection with a frozen backbone, a normalizing flow and LoRA experts.
+"""MoLE-Flow: continual visual anomaly detection.
 
-This package is the detector. It knows nothing of sweeps, schedulers or result files.
+A frozen backbone, a normalizing flow and LoRA experts. This package is the detector. It knows
+nothing of sweeps, schedulers or result files.
 """

@@ -1,4 +1,4 @@
-"""The numeric environment: what has to be equal for two runs to give the same digits, and what is recorded beside it."""
+"""The numeric environment: what must be equal for equal digits, and what is recorded with it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from moleflow.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Environment:
-    """Where numbers are computed. Equal environments give equal digits; across two, metrics agree to a stated tolerance.
+    """The conditions of a computation.
+
+    Equal environments give equal digits. Across two, metrics agree to a stated tolerance.
 
     Attributes:
-        processor: the CPU's instruction set as torch names it, or the GPU's model: kernels go by it. "" where it is not known yet.
+        device_kind: cpu or cuda.
+        torch_version: the version of torch.
+        dtype: the type of numbers in which models compute.
+        threads: CPU threads a process.
+        processor: the CPU's instruction set as torch names it, or the GPU's model, since kernels
+            are chosen by it; "" if it is not known yet.
     """
 
     device_kind: Literal["cpu", "cuda"]
@@ -28,23 +35,27 @@ class Environment:
     processor: str = ""
 
     def key(self) -> dict[str, str | int]:
-        """The environment as it enters cache and stage keys."""
+        """The environment as it enters feature and stage keys."""
         return asdict(self)
 
     @property
     def device(self) -> torch.device:
-        """The torch device; on a machine with several GPUs CUDA_VISIBLE_DEVICES chooses."""
+        """The torch device; of several GPUs CUDA_VISIBLE_DEVICES selects one."""
         return torch.device(self.device_kind)
 
 
 def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: int = 1) -> Environment:
-    """Set this process up for reproducible numbers and say what it is.
+    """Set this process up for reproducible numbers, and return its environment.
 
-    Side effects: the thread counts of torch and of numpy's linear algebra (the last bits of an inverse depend on both),
-    deterministic algorithms on, TF32 off.
+    Sets the thread counts of torch and of numpy's linear algebra (the last bits of an inverse
+    depend on both), turns deterministic algorithms on and TF32 off.
+
+    Args:
+        device: the kind of device; auto = a GPU if there is one.
+        threads: CPU threads of this process.
 
     Raises:
-        InvalidInput: `cuda` was asked for and is not there.
+        InvalidInput: `cuda` is given, but torch finds no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(
@@ -58,19 +69,19 @@ def open_environment(device: Literal["auto", "cpu", "cuda"] = "auto", threads: i
     torch.use_deterministic_algorithms(True, warn_only=True)
     kind: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if kind == "cuda":
-        # Without it cuBLAS may add in another order every time.
+        # Without it cuBLAS may sum in another order every time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return environment_of(kind, threads)
 
 
 def environment_of(kind: Literal["cpu", "cuda"], threads: int) -> Environment:
-    """The environment that a process on this machine is in after `open_environment`; nothing is set up."""
+    """The environment of a process on this machine after `open_environment`; sets nothing."""
     processor = torch.cuda.get_device_name() if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
     return Environment(kind, torch.__version__, "float32", threads, processor)
 
 
 def device_facts(environment: Environment) -> dict[str, str | bool | None]:
-    """What an attempt records of the device beyond the environment's own fields."""
+    """Facts of the device that an attempt records in addition to the environment."""
     cuda = environment.device_kind == "cuda"
     return {
         "device_model": torch.cuda.get_device_name() if cuda else _cpu_model(),

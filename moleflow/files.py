@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever a process dies."""
+"""Atomic writes: a file is whole or not there, whenever a process dies or the power fails."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ Content = bytes | memoryview
 
 
 def write_atomically(path: Path, *content: Content, folder: Path | None = None, durable: bool = True) -> None:
-    """Make `path` hold `content`: its pieces are written to a temporary file, which is renamed into place.
+    """Make a file hold `content`: write a temporary file, then rename it into place.
 
     Args:
         path: the file; its folder must exist.
         content: pieces, written one after the other.
-        folder: the folder of the temporary file, on the same filesystem. Default: that of `path`.
-        durable: sync the file first, so that a power cut leaves the old content or the new one. Skip
-            it only for what can be made again.
+        folder: the folder of the temporary file, on the same filesystem; None = that of `path`.
+        durable: sync the file before the rename, so that a power cut leaves the old content or the
+            new one. False only for what can be made again.
 
     Raises:
-        OSError: the disk is full or not writable; `path` keeps what it held, and nothing else stays.
+        OSError: the disk is full or not writable; `path` keeps what it held, and nothing else
+            stays.
     """
     with temporary_file(path, folder) as temporary:
         write_file(temporary, *content, durable=durable)
@@ -31,15 +32,18 @@ def write_atomically(path: Path, *content: Content, folder: Path | None = None, 
 
 @contextlib.contextmanager
 def temporary_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """A unique name for a temporary file beside `path`, or in `folder`; the file is removed at the end if it is still there.
+    """A unique path for a temporary file beside `path`, or in `folder`; removed at the end.
 
-    The name begins with a dot and ends in `.tmp`: readers skip it, and cleaning up after a dead writer finds it.
+    The name begins with a dot and ends in `.tmp`. Readers skip it, and those who clean up after a
+    dead writer find it.
     """
     temporary = (folder or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
     finally:
-        with contextlib.suppress(OSError):  # Gone after the rename, or a disk that refuses everything.
+        # Usually it is gone, since it was renamed. A broken disk refuses to remove it; then the
+        # error that led here counts, not this one.
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
@@ -53,14 +57,15 @@ def write_file(path: Path, *content: Content, durable: bool = True) -> None:
         for piece in content:
             file.write(piece)
         if durable:
-            # Without it a power cut after the rename can leave a file of the right name without content.
+            # Without it a power cut after the rename can leave the new name without its content.
             file.flush()
             os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
     """Make renames into `folder` last through a power cut, where the filesystem can."""
-    # Some network filesystems cannot sync a folder and say so with an error: nothing more can be done there.
+    # Some network filesystems cannot sync a folder and answer with an error. Nothing more can be
+    # done.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

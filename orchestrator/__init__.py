@@ -1,1 +1,3 @@
-"""The sweep: from one YAML file to trials, attempts, Parquet results and comparison tables. It knows nothing of tensors."""
+"""The sweep: from one YAML file to trials, attempts, Parquet results and comparison tables. It
+knows nothing of tensors.
+"""

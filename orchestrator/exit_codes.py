@@ -1,10 +1,10 @@
-"""Exit codes of the command line."""
+"""Exit codes of the command line. Success is 0."""
 
 from __future__ import annotations
 
 FAILED = 1
-"""Something that was asked for did not come about: a trial failed, a report differs."""
+"""The command ran, but its result is bad: a trial failed, or a report differs."""
 INVALID = 2
-"""The user's mistake; nothing was written."""
+"""A user's mistake; nothing was written."""
 INTERRUPTED = 130
-"""Ctrl-C or SIGTERM."""
+"""Ctrl-C or SIGTERM: 128 plus the number of SIGINT, as shells report it."""

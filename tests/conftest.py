@@ -1,7 +1,8 @@
-"""Small generated images, one small base, and the command line: run here, or as a process of its own."""
+"""Fixtures for all tests: generated images, a small sweep, and the command line."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,8 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Numeric libraries read these when they are loaded, so they are set before any is imported. Tests
+# run side by side on few cores, where more threads only slow them. Child processes inherit them.
+os.environ.update(
+    dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+)
+
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -22,7 +30,7 @@ from PIL import Image
 from orchestrator.cli import entry
 from orchestrator.results.store import ResultStore
 
-# A shell that starts the tests in the background has SIGINT ignored, here and in every process that the tests start.
+# A shell that starts the tests in the background ignores SIGINT, and child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BASE = {
@@ -52,7 +60,7 @@ WAIT_S = 60.0
 
 
 def draw_class(folder: Path, size: int, seed: int) -> None:
-    """One class in the MVTec AD layout: stripes with noise, and squares of inverted colour as defects."""
+    """Draw a class in the MVTec AD layout: noisy stripes, with inverted squares as defects."""
     draws = np.random.default_rng(seed)
 
     def save(name: str, pixels: npt.NDArray[np.uint8]) -> None:
@@ -77,9 +85,17 @@ def draw_class(folder: Path, size: int, seed: int) -> None:
         save(f"ground_truth/hole/{n:03}_mask.png", mask)
 
 
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """Set torch back to one thread, if an earlier test has loaded it and changed that."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def draw() -> Callable[[Path, int, int], None]:
-    """Draw a class in the MVTec AD layout into a folder, at a size in pixels, from a seed."""
+    """The function that draws a class into a folder, at a size in pixels, from a seed."""
     return draw_class
 
 
@@ -89,19 +105,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "images"
     draw_class(root / "bolt", 32, 0)
     draw_class(root / "cloth", 48, 1)
-    for path in root.rglob("*.png"):  # The digests of files older than two seconds are remembered.
+    for path in root.rglob("*.png"):  # Only digests of files older than two seconds are cached.
         os.utime(path, (1e9, 1e9))
     return root
 
 
 @pytest.fixture(scope="session")
 def furnish() -> Callable[..., Path]:
-    """Put the base, a link to the images and the small sweep, with changes, into a folder."""
+    """The function that writes the base, the small sweep and a link to the images into a folder."""
     return _furnish
 
 
 def _furnish(folder: Path, images: Path, **changes: Any) -> Path:
-    """Put the base, a link to the images and the small sweep with `changes` into a folder; None takes a key away."""
+    """Write the base, a link to the images and the small sweep; None removes one of its keys."""
     (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
     if not (folder / "images").exists():
         (folder / "images").symlink_to(images, target_is_directory=True)
@@ -113,7 +129,7 @@ def _furnish(folder: Path, images: Path, **changes: Any) -> Path:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -135,20 +151,20 @@ def run_here(folder: Path, *words: str, capture: pytest.CaptureFixture[str] | No
             code = 0
         except SystemExit as left:
             code = int(left.code or 0)
-    said = capture.readouterr() if capture else ("", "")
-    return Ended(code, said[0], said[1])
+    out, err = capture.readouterr() if capture else ("", "")
+    return Ended(code, out, err)
 
 
 @pytest.fixture
 def place(tmp_path: Path, images: Path) -> Path:
-    """A folder with base.yaml, images and sweep.yaml, from which commands are run."""
+    """A folder with base.yaml, images and sweep.yaml, in which commands run."""
     _furnish(tmp_path, images)
     return tmp_path
 
 
 @pytest.fixture
 def edit(place: Path, images: Path) -> Callable[..., Path]:
-    """Write sweep.yaml anew, with changes to the small sweep; None takes a key away."""
+    """Write sweep.yaml again, with changes to the small sweep; None removes a key."""
     return lambda **changes: _furnish(place, images, **changes)
 
 
@@ -164,7 +180,7 @@ def command(place: Path, capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
-    """A folder in which the small sweep has run to its end: four trials, never disturbed. Do not write there."""
+    """A folder in which the four trials of the small sweep have finished. Do not write there."""
     folder = tmp_path_factory.mktemp("small_run")
     _furnish(folder, images)
     assert run_here(folder, "sweep.yaml", "--backend", "inline", "--quiet").code == 0
@@ -173,7 +189,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 
 @pytest.fixture
 def finished(place: Path, small_run: Path) -> Path:
-    """A copy of that folder, to go on in."""
+    """A copy of the folder of `small_run`, in which a test may write."""
     for name in ("results", "cache"):
         shutil.copytree(small_run / name, place / name)
     return place
@@ -181,7 +197,7 @@ def finished(place: Path, small_run: Path) -> Path:
 
 @pytest.fixture
 def features(place: Path, small_run: Path) -> None:
-    """The small sweep's features, so that a process need not load a backbone."""
+    """The small sweep's features in the cache, so that no process needs to load a backbone."""
     for name in ("features", "backbones"):
         shutil.copytree(small_run / "cache" / name, place / "cache" / name)
 
@@ -204,15 +220,13 @@ class Started:
     def members(self) -> set[int]:
         """The living processes of the group."""
         found = set()
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-                # A zombie whose threads are still ending has its files open, and so its locks.
-                ended = fields[0] == "Z" and len(list((stat.parent / "task").iterdir())) == 1
-            except OSError:
-                continue
-            if int(fields[2]) == self.process.pid and not ended:
-                found.add(int(stat.parent.name))
+        for pid in psutil.pids():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getpgid(pid) == self.process.pid:
+                    process = psutil.Process(pid)
+                    # A zombie whose threads still run has its files open, and so keeps its locks.
+                    if process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1:
+                        found.add(pid)
         return found
 
 
@@ -246,29 +260,29 @@ def start(place: Path) -> Iterator[Callable[..., Started]]:
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], Any]], Any]:
-    """What a function gives, as soon as that is true."""
+    """The function that calls another one until its result is true, and returns that result."""
 
-    def wait(true: Callable[[], Any]) -> Any:
+    def wait(condition: Callable[[], Any]) -> Any:
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
-            found = true()
-            if found:
-                return found
+            if result := condition():
+                return result
             time.sleep(0.02)
-        raise AssertionError(f"it did not come true within {WAIT_S:.0f} s")
+        raise AssertionError(f"the condition was not met within {WAIT_S:.0f} s")
 
     return wait
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    """A headless Chromium with a profile of its own: a Selenium driver."""
+    """A Selenium driver of a headless Chromium with a new profile."""
     driver = pytest.importorskip("selenium.webdriver", reason="no Selenium: pip install selenium")
     program, service = shutil.which("chromium"), shutil.which("chromedriver")
     if not program or not service:
         pytest.skip("no Chromium: apt-get install chromium chromium-driver")
     options = driver.ChromeOptions()
     options.binary_location = program
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     quiet = (
         "disable-background-networking",
         "disable-component-update",
@@ -293,7 +307,10 @@ DIGITS = {
 
 @pytest.fixture
 def digits() -> Callable[[Path], dict[str, list[dict[str, Any]]]]:
-    """Everything finished in a results folder that must not depend on where and when it was computed."""
+    """The function that reads the finished rows of a results folder, without times and attempts.
+
+    Two runs of one sweep must agree in these rows, whatever the backend.
+    """
     return _digits
 
 

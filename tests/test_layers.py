@@ -1,4 +1,5 @@
-"""The house: rooms, the arrows allowed between them, and what no room may import. Read from the source, not from `sys.modules`."""
+"""The house: rooms, the arrows allowed between them, and what no room may import. Read from the
+source, not from `sys.modules`."""
 
 from __future__ import annotations
 
@@ -44,10 +45,11 @@ ORCHESTRATOR = {
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
     "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings",
-    "monitor": "execution host records results sweep moleflow.cache moleflow.errors",
-    "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.settings",
+    "monitor": "execution host records results moleflow.cache moleflow.errors",
+    "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
+    "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
-    "html_report": "monitor records reports results search moleflow.settings",
+    "html_report": "monitor records reports results search moleflow.files moleflow.settings",
     "driver": "backends execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.settings",
     "cli": "backends claims doctor driver exit_codes host html_report monitor plan records reports search sweep "
@@ -148,7 +150,8 @@ def test_only_one_module_imports_timm_and_only_workers_run_sequences(path: Path)
     heads = {one.split(".")[0] for one in found}
     if here not in ("moleflow.features.timm_import", "moleflow.features.backbone"):
         assert "timm" not in heads
-    if here == "moleflow.features.backbone":  # It calls the import that works without torchvision's operators.
+    # It calls the import that works without torchvision's operators.
+    if here == "moleflow.features.backbone":
         assert "moleflow.features.timm_import.import_timm" in found
     if here.startswith("orchestrator.") and here != "orchestrator.execution.worker":
         assert not any(one.startswith("moleflow.training.sequence") for one in found)

@@ -1,7 +1,7 @@
-"""A stage in progress: what its training reached at the end of an epoch, kept so that a stage that was cut off goes on there.
+"""Checkpoints: the training state of an unfinished stage, from which an interrupted stage resumes.
 
-One file a stage, beside the stored stages and gone once the stage is stored: safetensors, never unpickled, with the epochs and a digest
-over everything in its metadata.
+One file a stage, beside the stored stages, removed once the stage is stored. It is a safetensors
+file, which is never unpickled; its metadata holds the epochs and a digest over everything.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from moleflow.settings.config import digest
 
 
 class StageCheckpointer:
-    """Training of one stage, from its claim to its storing; only the holder of the claim enters it.
+    """Reads and writes the checkpoint of a stage that trains; only for the holder of its claim.
 
-    Left by anything but an ordinary error, such as a signal's, it writes the last checkpoint it was given: the exception may have come in
-    the middle of an optimizer step, so what the detector holds then is of no use. A disk that takes no more spoils nothing: training goes
-    on, and the exception passes.
+    A context manager. A signal's exception makes it write the last checkpoint that it was given.
+    The exception may have come in the middle of an optimizer step, so the detector's present state
+    is useless then. A full disk stops neither training nor the exception.
 
     Attributes:
-        start: where to go on from; None starts anew.
+        start: the checkpoint to resume from; None = train from the first epoch.
     """
 
     start: Checkpoint | None
@@ -42,15 +42,20 @@ class StageCheckpointer:
         self._path = store.checkpoint_path(stage)
 
     def __enter__(self) -> StageCheckpointer:
-        self._store.sweep(self._stage)
+        self._store.remove_leftovers(self._stage)
         self._last = self._read()
         self.start = self._last
         self._since = time.monotonic()
         return self
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Take what an epoch reached, and write it once `checkpoint_every_s` seconds have passed since the last writing or the start."""
-        self._last = checkpoint  # One assignment: a signal finds the one before or this one.
+        """Remember the state after an epoch; write it if `checkpoint_every_s` seconds have passed.
+
+        They count from the start, or from the last time that one was written.
+        """
+        # One assignment: a signal's handler sees the checkpoint before or this one, never a
+        # mixture.
+        self._last = checkpoint
         if time.monotonic() - self._since >= self._store.checkpoint_every_s:
             self._write()
             self._since = time.monotonic()
@@ -61,17 +66,19 @@ class StageCheckpointer:
         if isinstance(error, Diverged):  # It would diverge again.
             self._remove()
         elif error is not None and not isinstance(error, Exception) and self._store.load(self._stage) is None:
-            self._write()  # Also what is written already: the exception may have come while the whole stage was to take its place.
+            # Also a checkpoint that is written already: the exception may have come while the stage
+            # was being stored, after the file was removed.
+            self._write()
 
     def _read(self) -> Checkpoint | None:
         try:
             content = self._path.read_bytes()
         except OSError:
             return None
-        found = decode_checkpoint(content, self._stage)
-        if found is None:
+        checkpoint = decode_checkpoint(content, self._stage)
+        if checkpoint is None:
             self._remove()
-        return found
+        return checkpoint
 
     def _write(self) -> None:
         if self._last is None:
@@ -86,7 +93,7 @@ class StageCheckpointer:
 
 
 def encode_checkpoint(checkpoint: Checkpoint, stage: StageId) -> bytes:
-    """The file of a checkpoint of `stage`."""
+    """The bytes of the checkpoint file of `stage`."""
     tensors = {f"state/{name}": tensor.cpu() for name, tensor in checkpoint.state.items()}
     tensors |= {f"optimizer/{name}": tensor.cpu() for name, tensor in checkpoint.optimizer.items()}
     facts = {"key": stage.key, "epochs": json.dumps([asdict(epoch) for epoch in checkpoint.epochs], allow_nan=False)}
@@ -94,8 +101,10 @@ def encode_checkpoint(checkpoint: Checkpoint, stage: StageId) -> bytes:
 
 
 def decode_checkpoint(content: bytes, stage: StageId) -> Checkpoint | None:
-    """The checkpoint in a file, or None if any of it is damaged or it is another stage's."""
+    """The checkpoint in the bytes of a file; None if they are damaged or of another stage."""
     try:
+        # A safetensors file begins with the length of its JSON header, as 8 bytes. Its library
+        # reads metadata from files only, not from bytes.
         facts = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         tensors = load(content)
         if facts.pop("digest") != _digest(facts, tensors) or facts["key"] != stage.key:

@@ -1,9 +1,14 @@
-"""One piece of work, one worker: an exclusive claim that outlives no dead process.
+"""Claims: files that give one worker the exclusive right to a piece of work.
 
-A claim is a small file made with O_EXCL, which local and network filesystems honour alike. Its owner touches it every few seconds;
-a claim that nobody has touched for `stale_after` seconds, or whose process on this host is gone, may be taken over. Where a scheduler
-names the job at hand (MOLEFLOW_JOB), so may one that an earlier start of the same job on another host left behind. Claims save
-work, they do not guard correctness: whatever is made under one is written beside and renamed, so a second maker does no harm.
+A claim is a small JSON file made with O_EXCL, which local and network filesystems honour alike. Its
+owner touches it every few seconds. Another worker takes it over when it is stale:
+
+- its process on this host is gone,
+- it was not touched for `STALE_AFTER_S` seconds, or
+- an earlier start of the same scheduler job (MOLEFLOW_JOB) left it on another host.
+
+Claims save work; correctness does not rest on them. A result made under a claim is written to a
+temporary file and renamed, so a second maker does no harm.
 """
 
 from __future__ import annotations
@@ -21,45 +26,57 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
 POLL_GROWTH, POLL_AT_MOST_S = 1.2, 1.5
 JOB_VARIABLE = "MOLEFLOW_JOB"
+# The kernel gives the time of boot in whole seconds and may round it up once and down another time.
+_SAME_START_S = 1.5
 
 
 class Heartbeat:
-    """Touches the claims that it keeps alive every few seconds, from one thread that lives while there are any."""
+    """One thread that touches claims every few seconds; it lives while there are any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[Path, str | None] = {}
+        self._contents: dict[Path, str | None] = {}
         self._rewritten: set[Path] = set()
         self._none_left = threading.Event()
 
-    def keep(self, path: Path, content: str | None, rewrite: bool = False) -> None:
-        """Touch the file at `path` from now on, for as long as it holds `content`; where it is gone, write it again if asked to."""
+    def add(self, path: Path, content: str | None, rewrite: bool = False) -> None:
+        """Touch a file from now on, for as long as it has this content.
+
+        Args:
+            path: the file.
+            content: what its owner wrote; another content means that another worker took it over.
+            rewrite: write the file again if it was removed.
+        """
         with self._lock:
-            if not self._kept:
+            if not self._contents:
                 self._none_left = threading.Event()
                 threading.Thread(target=self._beat, args=(self._none_left,), name="heartbeat", daemon=True).start()
-            self._kept[path] = content
+            self._contents[path] = content
             if rewrite:
                 self._rewritten.add(path)
 
-    def leave(self, path: Path) -> None:
-        """Touch it no more."""
+    def remove(self, path: Path) -> None:
+        """Touch a file no more."""
         with self._lock:
-            self._kept.pop(path, None)
+            self._contents.pop(path, None)
             self._rewritten.discard(path)
-            if not self._kept:
+            if not self._contents:
                 self._none_left.set()
 
     def _beat(self, none_left: threading.Event) -> None:
         while not none_left.wait(HEARTBEAT_S):
             with self._lock:
-                kept = list(self._kept.items())
-            for path, content in kept:
-                # If it was taken over the work goes on: its result is renamed into place all the same.
+                contents = list(self._contents.items())
+            # Outside the lock: a file server that hangs must not keep `remove` waiting.
+            for path, content in contents:
+                # A claim that was taken over is left alone. The work goes on: its result is renamed
+                # into place all the same.
                 if _content(path) == content:
                     with contextlib.suppress(OSError):
                         os.utime(path)
@@ -67,22 +84,21 @@ class Heartbeat:
                     self._write_again(path, content)
 
     def _write_again(self, path: Path, content: str) -> None:
-        with (
-            self._lock,
-            contextlib.suppress(OSError),
-        ):  # Whoever leaves it meanwhile waits, and removes what was written.
+        # Under the lock: `remove` waits until the file is there, so that its caller can delete it.
+        with self._lock, contextlib.suppress(OSError):
             if path in self._rewritten:
                 create_exclusively(path, content)
 
 
 class Claim:
-    """A held claim; release it with `release()` or by leaving its `with` block.
+    """A held claim; give it back with `release()` or by leaving its `with` block.
 
     Args:
         path: its file, which this process made.
-        content: what stands in it; None = what does now.
-        heartbeat: what keeps it alive, for those who hold many; None = one of its own.
-        rewrite: whether the heartbeat writes the file again where somebody removed it; for what is nobody else's to take.
+        content: what the file holds; None reads it.
+        heartbeat: a heartbeat shared by many claims; None starts one of its own.
+        rewrite: let the heartbeat write the file again if it was removed. For files that no other
+            worker may take over.
 
     """
 
@@ -92,14 +108,14 @@ class Claim:
         self.path = path
         self._content = _content(path) if content is None else content
         self._heartbeat = heartbeat or Heartbeat()
-        self._heartbeat.keep(path, self._content, rewrite)
+        self._heartbeat.add(path, self._content, rewrite)
 
     def stop(self) -> None:
-        """End the heartbeat and leave the file where it is."""
-        self._heartbeat.leave(self.path)
+        """End the heartbeat and keep the file."""
+        self._heartbeat.remove(self.path)
 
     def release(self) -> None:
-        """Give the claim back, unless somebody has taken it over."""
+        """Remove the file, unless another worker has taken the claim over."""
         self.stop()
         if _content(self.path) == self._content:
             self.path.unlink(missing_ok=True)
@@ -116,6 +132,10 @@ class Claim:
 def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
     """The claim at `path`, or None while a live worker holds it.
 
+    Args:
+        path: the file of the claim; its folder is made.
+        stale_after: seconds without a heartbeat after which the claim is taken over.
+
     Raises:
         OSError: the folder cannot be written.
     """
@@ -125,8 +145,10 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
         return Claim(path)
     if not is_stale(path, stale_after):
         return None
-    # Of several that find it stale, one renames it away; all then race for O_EXCL as usual. Who was slow may have renamed the new
-    # holder's claim instead, and puts it back.
+    # A stale claim is renamed before it is removed: of several workers that found it stale, one
+    # rename succeeds, and all then race for O_EXCL as usual. A slow worker may have renamed the
+    # claim of the new holder instead. It sees that by the content, which it has now for itself, and
+    # puts it back.
     grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.rename(grave)
@@ -134,6 +156,7 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
         return None
     try:
         if not is_stale(grave, stale_after):
+            # A link and no rename: it fails where a third worker has made the claim meanwhile.
             with contextlib.suppress(FileExistsError):
                 os.link(grave, path)
             return None
@@ -144,7 +167,11 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, poll: float = 0.2) -> Iterator[None]:
-    """Do what stands inside while nobody else does, waiting for as long as a live process holds the claim at `path`.
+    """Hold the claim at `path` within the block; wait for as long as a live process holds it.
+
+    Args:
+        path: the file of the claim.
+        poll: seconds between two tries.
 
     Raises:
         OSError: the folder cannot be written.
@@ -163,10 +190,14 @@ def _content(path: Path) -> str | None:
 
 
 def is_stale(path: Path, stale_after: float = STALE_AFTER_S, now: float | None = None) -> bool:
-    """Whether the holder of the claim file at `path` is gone; a claim that is not there is not stale.
+    """True if the holder of the claim file at `path` is gone; False too if there is no such file.
 
     Args:
-        now: the time by which its age is taken, in seconds since 1970; None = this host's clock.
+        path: the file of the claim.
+        stale_after: seconds without a heartbeat after which a holder that cannot be looked up is
+            gone.
+        now: the present by the clock that stamps files, in seconds since 1970; None = this host's
+            clock.
     """
     try:
         age = (time.time() if now is None else now) - path.stat().st_mtime
@@ -176,47 +207,78 @@ def is_stale(path: Path, stale_after: float = STALE_AFTER_S, now: float | None =
     try:
         holder = json.loads(text)
     except ValueError:
+        # Also an empty file: its maker may be between creating and writing it.
         holder = None
     if not isinstance(holder, dict):
         return age > stale_after
     if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
+        # No age here: a process that is stopped, or waits for a slow disk, still holds its claim.
         return not process_alive(holder["pid"], holder.get("started"))
     job = os.environ.get(JOB_VARIABLE)
     return age > stale_after or (job is not None and holder.get("job") == job)
 
 
 def process_alive(pid: int, started: object = None) -> bool:
-    """Whether process `pid` runs on this host; `started` (its start tick) tells it from a later process of the same number."""
+    """True if process `pid` runs on this host.
+
+    Args:
+        pid: its number.
+        started: its start as `process_started` gives it, which tells it from a later process of the
+            same number. A text is in clock ticks, as earlier code wrote it. None = do not compare.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        now_started = _start(pid)
+    except psutil.NoSuchProcess:
+        # If /proc hides the processes of other users (hidepid), psutil finds none of them. The
+        # kernel still tells: it refuses a signal to a process that exists.
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return True
+        except (OSError, OverflowError):
+            pass
         return False
-    except PermissionError:
-        pass
-    return started is None or process_started(pid) in (None, started)
+    except ValueError:  # A negative number.
+        return False
+    if isinstance(started, str):
+        started = float(started) / os.sysconf("SC_CLK_TCK")
+    return now_started is not None and (
+        not isinstance(started, int | float) or abs(now_started - started) <= _SAME_START_S
+    )
 
 
-def process_started(pid: int) -> str | None:
-    """The start tick of a process since boot where /proc tells it, else None; a zombie counts as ended (tick '')."""
+def process_started(pid: int) -> float | None:
+    """Seconds from the boot of this host to the start of a process; None once it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        return _start(pid)
+    except psutil.NoSuchProcess:
         return None
-    return "" if fields[0] == "Z" else fields[19]
 
 
-def process_identity() -> dict[str, str | int | None]:
-    """Who this process is, as claims and attempt records write it."""
+def _start(pid: int) -> float | None:
+    process = psutil.Process(pid)
+    if process.status() == psutil.STATUS_ZOMBIE:
+        return None  # It has ended; only its parent has not asked how.
+    # Since boot, because a time of day changes with every setting of the clock: a live owner would
+    # then be taken for a later process.
+    return round(process.create_time() - psutil.boot_time(), 2)
+
+
+def process_identity() -> dict[str, str | int | float | None]:
+    """This process as claims and attempt records name it: host, pid, started, job."""
     return {**_process(os.getpid()), "job": os.environ.get(JOB_VARIABLE)}
 
 
 @cache
-def _process(pid: int) -> dict[str, str | int | None]:
+def _process(pid: int) -> dict[str, str | int | float | None]:
     return {"host": socket.gethostname(), "pid": pid, "started": process_started(pid)}
 
 
 def create_json(path: Path, record: Mapping[str, Any]) -> bool:
-    """Write `record` as JSON to a file that must not exist yet; False when it does. Of several that try, one succeeds.
+    """Write `record` as JSON to a file that must not exist yet. Of several that try, one succeeds.
+
+    Returns:
+        False if the file exists.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -225,7 +287,10 @@ def create_json(path: Path, record: Mapping[str, Any]) -> bool:
 
 
 def create_exclusively(path: Path, text: str) -> bool:
-    """The same with a text.
+    """Write `text` to a file that must not exist yet. Of several that try, one succeeds.
+
+    Returns:
+        False if the file exists.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -238,16 +303,20 @@ def create_exclusively(path: Path, text: str) -> bool:
         with os.fdopen(handle, "wb") as file:
             file.write(text.encode())
     except OSError:
-        path.unlink(missing_ok=True)  # A full disk; an empty file would look like a claim for a minute.
+        path.unlink(missing_ok=True)  # A full disk. An empty file would pass for a claim for a minute.
         raise
     return True
 
 
 def wait_for(ready: Callable[[], bool], path: Path, poll: float = 0.05, stale_after: float = STALE_AFTER_S) -> None:
-    """Return when `ready()` holds, or when the claim at `path` is free or stale and trying it again makes sense.
+    """Return when `ready()` is true, or when the claim at `path` is free or stale.
 
     Args:
-        poll: seconds after which it looks again at first; then ever more slowly, so that many who wait for hours cost a file server little.
+        ready: called at each look.
+        path: the file of the claim.
+        poll: seconds to the second look. The pauses grow, so that many workers that wait for hours
+            cost a file server little.
+        stale_after: seconds without a heartbeat after which the claim is stale.
     """
     while not ready() and path.exists() and not is_stale(path, stale_after):
         time.sleep(poll)

@@ -1,15 +1,16 @@
-"""How much a cache may hold: beyond it, what was used least recently goes, but nothing that a running sweep uses.
+"""The budget of a cache, and eviction: the least recently used entries go first, pinned ones never.
 
-    <cache>/budget.json      what `set_budget` was given: {"bytes": N}
+    <cache>/budget.json      the budget: {"bytes": N}
 
-The environment variable MOLEFLOW_CACHE_BUDGET stands above the file. Without either there is no budget and nothing is ever removed:
-how much of a disk is free says little where quotas hold or the disk is shared.
+The environment variable MOLEFLOW_CACHE_BUDGET overrides the file. Without either there is no budget
+and nothing is ever removed: free space on a disk says little under quotas or on a shared disk.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import threading
@@ -29,9 +30,11 @@ from moleflow.settings.config import TrialConfig
 
 VARIABLE = "MOLEFLOW_CACHE_BUDGET"
 LOOK_EVERY_S = 60.0
-LOOK_SHARE = 20.0  # Times as long as a look took, the next one waits.
+# Pause between two checks of the budget: at least this many times as long as a check.
+LOOK_SHARE = 20.0
 LEAVE_WITHIN_S = 5.0
-PINS_EVERY_S, PINS_SHARE = 1.0, 5.0  # How often pins are listed while entries are removed.
+# Pause between two listings of the pins while entries are removed, in seconds and in listings.
+PINS_EVERY_S, PINS_SHARE = 1.0, 5.0
 
 _LOG = logging.getLogger(__name__)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -40,7 +43,12 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 @dataclass(frozen=True)
 class EvictionResult:
-    """What was taken away, and what had to stay of what was to go: in use, used meanwhile, or not ours to remove."""
+    """The outcome of an eviction.
+
+    Attributes:
+        removed: entries that are gone.
+        stayed: entries that should go but stay: in use, used meanwhile, or another user's.
+    """
 
     removed: tuple[CacheEntry, ...]
     stayed: tuple[CacheEntry, ...]
@@ -50,10 +58,11 @@ def read_size(text: str, source: str) -> int | None:
     """Bytes in a size such as 50GB or 1.5TiB; None for `none`.
 
     Args:
-        source: what the text was given as, for the message.
+        text: a number with a unit, or `none`.
+        source: the option or variable that the text was given as, for the message.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: the text is neither.
     """
     if text.strip().lower() == "none":
         return None
@@ -66,7 +75,7 @@ def read_size(text: str, source: str) -> int | None:
 
 
 def budget_of(cache: Path) -> int | None:
-    """The budget of a cache in bytes, or None where it has none.
+    """The budget of a cache in bytes; None without a budget.
 
     Raises:
         InvalidInput: the variable or the file holds no size.
@@ -82,12 +91,12 @@ def budget_of(cache: Path) -> int | None:
     except (ValueError, KeyError, TypeError):
         size = None
     if not isinstance(size, int):
-        raise InvalidInput(f'{path}: holds no {{"bytes": N}}; set it anew: moleflow-sweep cache --budget 50GB')
+        raise InvalidInput(f'{path}: not {{"bytes": N}}; set the budget again: moleflow-sweep cache --budget 50GB')
     return size
 
 
 def set_budget(cache: Path, size: int | None) -> None:
-    """Give a cache a budget in bytes, for all who use it from now on, or take it away.
+    """Set the budget of a cache in bytes, for all who use it from now on; None removes it.
 
     Raises:
         OSError: the cache cannot be written.
@@ -101,19 +110,38 @@ def set_budget(cache: Path, size: int | None) -> None:
 
 
 def evict(cache: Path, budget: int) -> EvictionResult:
-    """Remove what was used least recently, leftovers first, until at most `budget` bytes are left or all that is left is in use.
+    """Remove entries until at most `budget` bytes are left, or nothing but entries in use.
 
-    Several may do this at once: they take away the same entries, each once.
+    Leftovers go first, then the least recently used entries. Several processes may evict at once:
+    they remove the same entries, each once.
     """
-    found = cache_entries(cache)
-    used = _PinnedGroups(cache, found)
-    excess = sum(entry.bytes for entry in found) - budget
+    entries = cache_entries(cache)
+    order = sorted(entries, key=lambda entry: (entry.kind != "leftovers", entry.last_use))
+    return _remove(cache, entries, order, sum(entry.bytes for entry in entries) - budget)
+
+
+def clear_cache(cache: Path, part: str | None = None) -> EvictionResult:
+    """Remove every entry that is not in use.
+
+    Args:
+        cache: the cache's folder.
+        part: only entries in this folder of the cache; None = all.
+    """
+    entries = cache_entries(cache)
+    return _remove(cache, entries, [entry for entry in entries if part in (None, entry.part)])
+
+
+def _remove(
+    cache: Path, entries: Iterable[CacheEntry], candidates: Iterable[CacheEntry], excess: float = math.inf
+) -> EvictionResult:
+    """Remove unpinned candidates, one after the other, until `excess` bytes are gone."""
+    pinned = _PinnedGroups(cache, entries)
     removed: list[CacheEntry] = []
     stayed: list[CacheEntry] = []
-    for entry in sorted(found, key=lambda entry: (entry.kind != "leftovers", entry.last_use)):
+    for entry in candidates:
         if excess <= 0:
             break
-        if not used.holds(entry) and remove_entry(entry):
+        if not pinned.includes(entry) and remove_entry(entry):
             removed.append(entry)
             excess -= entry.bytes
         else:
@@ -121,43 +149,27 @@ def evict(cache: Path, budget: int) -> EvictionResult:
     return EvictionResult(tuple(removed), tuple(stayed))
 
 
-def clear_cache(cache: Path, part: str | None = None) -> EvictionResult:
-    """Remove everything that is not in use.
-
-    Args:
-        part: only what lies in this folder of the cache.
-    """
-    found = cache_entries(cache)
-    used = _PinnedGroups(cache, found)
-    removed: list[CacheEntry] = []
-    stayed: list[CacheEntry] = []
-    for entry in found:
-        if part in (None, entry.part):
-            gone = not used.holds(entry) and remove_entry(entry)
-            (removed if gone else stayed).append(entry)
-    return EvictionResult(tuple(removed), tuple(stayed))
-
-
 class _PinnedGroups:
-    """What is in use while entries are removed: a sweep that starts in the middle of that counts from then on."""
+    """The groups in use while entries are removed, also by a sweep that starts meanwhile."""
 
-    def __init__(self, cache: Path, found: Iterable[CacheEntry]) -> None:
+    def __init__(self, cache: Path, entries: Iterable[CacheEntry]) -> None:
         self._cache = cache
-        self._first = self._live = pins(cache)
-        self._groups = pinned_groups(found, self._live)
+        self._first = pins(cache)
+        self._groups = pinned_groups(entries, self._first)
         self._due = time.monotonic() + PINS_EVERY_S
 
-    def holds(self, entry: CacheEntry) -> bool:
-        """Whether the entry is in use."""
+    def includes(self, entry: CacheEntry) -> bool:
+        """True if the entry is in use."""
         if time.monotonic() >= self._due and entry.group not in self._groups:
-            self._look()
+            self._update()
         return entry.group in self._groups
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         start = time.monotonic()
-        self._live = pins(self._cache)
-        if any(pin not in self._first for pin in self._live):  # What it uses by now: listing that takes a while.
-            self._groups |= pinned_groups(cache_entries(self._cache), self._live)
+        live = pins(self._cache)
+        # Only for a new sweep: listing the entries that it uses takes a while.
+        if any(pin not in self._first for pin in live):
+            self._groups |= pinned_groups(cache_entries(self._cache), live)
         now = time.monotonic()
         self._due = now + max(PINS_EVERY_S, PINS_SHARE * (now - start))
 
@@ -166,30 +178,36 @@ class _PinnedGroups:
 def pinned_within_budget(
     cache: Path, look_every_s: float = LOOK_EVERY_S, needs: Iterable[TrialConfig] = ()
 ) -> Iterator[None]:
-    """Pin what is used of a cache inside, and keep the cache within its budget: now and then, and at the end.
+    """Pin what the block uses of a cache, and keep the cache within its budget.
+
+    The budget is checked in a thread, and once more at the end. One process at a time evicts, and
+    the pause between two checks is at least twenty times as long as a check.
 
     Args:
-        needs: configurations that are going to run; their stages that are stored count as used from the start.
-
-    Of all processes that use a cache one looks at a time, and a look's pause is at least twenty times as long as the look.
+        cache: the cache's folder.
+        look_every_s: seconds between two checks, at least.
+        needs: configurations that are going to run; their stored stages count as used from the
+            start.
 
     Raises:
-        InvalidInput: what stands as the budget is no size.
+        InvalidInput: the budget is not a size.
     """
     budget_of(cache)
     over = threading.Event()
-    looking = threading.Thread(target=_look, args=(cache, look_every_s, over, needs), name="cache budget", daemon=True)
-    looking.start()
+    checks = threading.Thread(target=_check, args=(cache, look_every_s, over, needs), name="cache budget", daemon=True)
+    checks.start()
     try:
         with pinned(cache):
             yield
     finally:
         over.set()
-        looking.join(LEAVE_WITHIN_S)
-        _keep(cache)
+        # Not for ever: a check of a large cache on a slow filesystem takes minutes. The thread is a
+        # daemon, and the entries that it has not removed by then stay.
+        checks.join(LEAVE_WITHIN_S)
+        _evict_excess(cache)
 
 
-def _look(cache: Path, every_s: float, over: threading.Event, needs: Iterable[TrialConfig]) -> None:
+def _check(cache: Path, every_s: float, over: threading.Event, needs: Iterable[TrialConfig]) -> None:
     protect_planned_stages(cache, needs)
     pause, stamp = every_s, cache / "pins" / "looked"
     while not over.wait(pause):
@@ -198,13 +216,13 @@ def _look(cache: Path, every_s: float, over: threading.Event, needs: Iterable[Tr
             recent = time.time() - stamp.stat().st_mtime < every_s / 2
         except OSError:
             recent = False
-        if not recent:
-            _keep(cache, stamp)
+        if not recent:  # Else another process has just checked.
+            _evict_excess(cache, stamp)
         pause = max(every_s, LOOK_SHARE * (time.monotonic() - start))
 
 
-def _keep(cache: Path, stamp: Path | None = None) -> None:
-    """Evict what is beyond the budget, unless somebody else is at it."""
+def _evict_excess(cache: Path, stamp: Path | None = None) -> None:
+    """Evict what exceeds the budget, unless another process is doing so."""
     try:
         budget = budget_of(cache)
         claim = None if budget is None else try_claim(cache / "pins" / "evicting")
@@ -213,5 +231,5 @@ def _keep(cache: Path, stamp: Path | None = None) -> None:
                 evict(cache, budget)
                 if stamp is not None:
                     stamp.touch()
-    except (OSError, InvalidInput) as error:  # Worth no trial.
+    except (OSError, InvalidInput) as error:  # No reason to lose a trial.
         _LOG.warning("%s: not kept within its budget: %s", cache, error)

@@ -1,10 +1,11 @@
-"""What trained experts make of images, kept beside their stage: trials that differ in scoring alone send no image through the flow again.
+"""Cached scores of image patches by a trained expert, kept beside its stage.
 
     <stage>/<pack>.npy, <pack>.json     see `moleflow.cache.array_packs`; one row (2, H, W) an image
 
-A row is ||z||^2 and log_det of each patch, from which every way of scoring follows. It is filed under the image's content and the
-states of the stages up to the expert's own; the stage's key stands for the rest (features, code, numeric environment). Rows go when
-their stage goes.
+A row is ||z||^2 and log_det of each patch; every scoring setting works on these two. So trials that
+differ in scoring alone send no image through the flow again. A row is named by the image's content,
+the states of all stages up to the expert's and the scoring code. The stage's key stands for the
+rest: features, training code, numeric environment. Rows are removed with their stage.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ Terms = npt.NDArray[np.float32]
 
 
 class PatchScores:
-    """Rows of one expert. No claim is needed: two workers that make the same rows write the same bytes.
+    """Cached rows of one expert.
 
-    Whatever goes wrong here costs time and nothing else: the flow is asked instead.
+    No claim is needed: two workers that compute the same rows write the same bytes. An error here
+    costs time and nothing else, since the flow computes the rows again.
 
     Args:
         stage: the folder of the stage that trained the expert.
@@ -40,7 +42,14 @@ class PatchScores:
         self._states = states
 
     def read(self, images: Iterable[str]) -> dict[str, Terms]:
-        """{image digest: (2, H, W)} of those of `images` that are stored and match their checksums; what is damaged is taken away."""
+        """Rows of those images that are stored and intact. Damaged packs are removed.
+
+        Args:
+            images: image digests.
+
+        Returns:
+            {image digest: float32 (2, H, W)}.
+        """
         names = {self._name(image): image for image in images}
         try:
             while stored := [name for name in self._packs.index() if name in names]:
@@ -50,19 +59,24 @@ class PatchScores:
                 for pack in damaged:
                     self._packs.discard(pack)
         except OSError as error:
-            _LOG.warning("%s: %s; what is stored there is computed anew", self._packs.folder, error)
+            _LOG.warning("%s: %s; rows stored there are computed again", self._packs.folder, error)
         return {}
 
-    def write(self, found: Mapping[str, Terms]) -> None:
-        """Keep {image digest: (2, H, W)}, unless the stage has been taken away meanwhile or the disk takes no more."""
+    def write(self, rows: Mapping[str, Terms]) -> None:
+        """Store rows; a stage removed meanwhile or a full disk only means that they are not kept.
+
+        Args:
+            rows: {image digest: float32 (2, H, W)}.
+        """
         try:
-            # A writer that died; whoever finds rows missing writes them, so nothing of it stays. One that lives loses time.
-            self._packs.sweep_unfinished()
-            self._packs.write([self._name(image) for image in found], np.stack(list(found.values())))
+            # Removes what a dead writer left. A live writer loses its rows, and computes them
+            # again.
+            self._packs.remove_unfinished()
+            self._packs.write([self._name(image) for image in rows], np.stack(list(rows.values())))
         except FileNotFoundError:
-            pass  # The stage itself is gone.
+            pass  # The stage itself was removed.
         except OSError as error:
-            _LOG.warning("%s: %s; it will be computed anew", self._packs.folder, error)
+            _LOG.warning("%s: %s; these rows will be computed again", self._packs.folder, error)
 
     def _name(self, image: str) -> str:
         return digest([code_digest("scoring"), self._states, image])

@@ -1,15 +1,16 @@
-"""Who is using a cache: one small file a running sweep, kept alive and found dead as a claim is.
+"""Pins: one small file per running sweep that keeps what it uses of a cache from being removed.
 
-    <cache>/pins/<token>.json      its process, and since when it uses the cache
-    <cache>/pins/now               touched to learn what time it is by the clock of the filesystem
+    <cache>/pins/<token>.json      the sweep's process, and since when it uses the cache
+    <cache>/pins/now               touched to read the clock of the filesystem
 
-A pin holds everything that was used since then: the stages and checkpoints themselves, all features of a key of which any were used,
-because more of them will be wanted, and all generated defects. So that the minute within which a use is noted once
-(`moleflow.cache.entries.touch`) does no harm, two minutes are added.
+A pin is kept alive and found dead as a claim is. It protects everything used since its start:
+stages and checkpoints, all features of a key of which any were used, since more of them will be
+needed, and all generated defects. A use is noted at most once a minute
+(`moleflow.cache.entries.mark_used`); `SLACK_S` makes up for that.
 
-Times are compared with each other as the filesystem writes them, never with the clock of the machine that looks. And a pin is its
-owner's: one of another machine that nobody has touched for a minute holds nothing, but its file stays for a day, and a heartbeat that
-finds its file gone writes it again.
+Times are compared as the filesystem writes them, never with the clock of the machine that compares.
+A pin belongs to its owner. A pin of another machine that was not touched for a minute protects
+nothing, but its file stays for a day; and a heartbeat that finds its file gone writes it again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pin:
-    """A running sweep: `<host>:<process>`, and since when it uses the cache, in seconds since 1970."""
+    """A running sweep.
+
+    Attributes:
+        who: `<host>:<pid>`.
+        since: the start of its use of the cache, in seconds since 1970.
+    """
 
     who: str
     since: float
@@ -48,40 +54,47 @@ class Pin:
 
 @contextmanager
 def pinned(cache: Path) -> Iterator[None]:
-    """Pin what is used of the cache inside; a cache that cannot be written is used without."""
+    """Pin what the block uses of the cache; one that cannot be written is used without a pin."""
     folder = cache / "pins"
-    path, pin = folder / f"{uuid.uuid4().hex}.json", None
+    path, claim = folder / f"{uuid.uuid4().hex}.json", None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if create_json(path, {**process_identity(), "since": filesystem_time(folder)}):
-            pin = Claim(path, rewrite=True)
+            claim = Claim(path, rewrite=True)
     except OSError as error:
-        _LOG.warning("%s: cannot be written (%s); what is used of the cache may be cleared meanwhile", path, error)
+        _LOG.warning("%s: cannot be written (%s); what this sweep uses may be cleared meanwhile", path, error)
     try:
         yield
     finally:
-        if pin is not None:
+        if claim is not None:
             with suppress(OSError):
-                pin.release()
+                claim.release()
 
 
 def pins(cache: Path) -> list[Pin]:
-    """The pins of living processes, oldest first; those of dead ones are removed, at once on their own host, elsewhere after a day."""
-    found, folder = [], cache / "pins"
+    """The pins of live processes, oldest first.
+
+    Pins of dead processes are removed: at once on their own host, elsewhere after a day.
+    """
+    live, folder = [], cache / "pins"
     paths = list(folder.glob("*.json"))
     now = filesystem_time(folder) if paths else 0.0
     for path in paths:
         with suppress(OSError):
             pin = _read(path)
             if not is_stale(path, now=now):
-                found.append(pin)
+                live.append(pin)
             elif pin.host == socket.gethostname() or is_stale(path, REMOVED_AFTER_S, now):
                 path.unlink(missing_ok=True)
-    return sorted(found, key=lambda pin: pin.since)
+    return sorted(live, key=lambda pin: pin.since)
 
 
 def filesystem_time(folder: Path) -> float:
-    """What time it is by the clock that stamps the files in a folder, in seconds since 1970; ours where nothing can be written there."""
+    """The present by the clock that stamps the files in a folder, in seconds since 1970.
+
+    On a network filesystem that is the server's clock. A folder that cannot be written has this
+    machine's.
+    """
     probe = folder / "now"
     try:
         probe.touch()
@@ -90,20 +103,21 @@ def filesystem_time(folder: Path) -> float:
         return time.time()
 
 
-def pinned_groups(found: Iterable[CacheEntry], live: Iterable[Pin]) -> set[str]:
-    """The groups of entries that are in use: by pins, or by a worker who makes more of them under a claim."""
-    found, live = list(found), list(live)
+def pinned_groups(entries: Iterable[CacheEntry], live: Iterable[Pin]) -> set[str]:
+    """The groups of entries in use, by a live pin or by a worker that holds a claim in it."""
+    entries, live = list(entries), list(live)
     since = min((pin.since for pin in live), default=float("inf")) - SLACK_S
-    groups = {entry.group for entry in found if entry.last_use >= since}
-    claims = {claim: entry.group for entry in found for claim in entry.claims}
+    groups = {entry.group for entry in entries if entry.last_use >= since}
+    claims = {claim: entry.group for entry in entries for claim in entry.claims}
     groups |= {group for claim, group in claims.items() if not is_stale(claim)}
     return groups | ({DEFECTS} if live else set())
 
 
 def _read(path: Path) -> Pin:
-    """A pin; one that cannot be read, being written at this moment, holds everything."""
+    """A pin from its file."""
     try:
         content = json.loads(path.read_text())
         return Pin(f"{content['host']}:{content['pid']}", float(content["since"]))
     except (ValueError, KeyError, TypeError):
+        # It is being written at this moment. Until that is done it protects everything.
         return Pin("unknown", 0.0)

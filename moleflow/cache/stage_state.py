@@ -1,4 +1,4 @@
-"""A stage's trained state, whole or in progress, as training gives it and the store keeps it."""
+"""The state of a stage, trained or in progress, as training returns it and the store keeps it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over a task's training images: mean loss, mean plain NLL (nats a patch), learning rate at its end, gradient norm."""
+    """One pass over a task's training images.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean training loss.
+        nll: mean plain negative log-likelihood, in nats a patch.
+        lr: learning rate at its end.
+        grad_norm: mean gradient norm before clipping.
+        seconds: its duration.
+    """
 
     epoch: int
     loss: float
@@ -23,7 +32,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Stage:
-    """A trained task: its own parameters, how training went and what it cost."""
+    """A trained task.
+
+    Attributes:
+        state: the task's own tensors, by name.
+        epochs: the epochs of its training.
+        seconds: the duration of its training.
+        state_digest: the digest of `state`.
+    """
 
     state: dict[str, Tensor]
     epochs: tuple[Epoch, ...]
@@ -33,9 +49,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training a task reached at the end of an epoch, on the device that trains; nothing else is carried from epoch to epoch.
+    """The training state of a task at the end of an epoch, on the device that trains.
+
+    Nothing else is carried from epoch to epoch.
 
     Attributes:
+        epochs: the epochs so far.
         state: the detector's `task_state`.
         optimizer: the optimizer's state as `<parameter>/<entry>`.
     """

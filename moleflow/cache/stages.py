@@ -1,4 +1,4 @@
-"""The store of trained stages: one task of one sequence each, found by what determines it."""
+"""The store of trained stages, one task of one sequence each, cached by their inputs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ _STATE = "state.safetensors"
 
 @dataclass(frozen=True)
 class StageId:
-    """What determines a stage.
+    """The identity of a stage.
 
-    `key` chains the settings that reach each task, the data, the weights, the code and the numeric environment; storage goes by it.
-    `lineage` chains the data and the seed alone; randomness derives from the parent's. So an edited comment or another device changes
-    no random draw, variants are compared on the same draws, and a setting that changes no number gives the same digits on every task.
+    Random numbers derive from the parent's lineage, not from a key. So other code or another device
+    changes no random draw, variants are compared on the same draws, and a setting that changes no
+    number gives the same digits on every task.
+
+    Attributes:
+        key: over the settings that reach each task so far, the data, the weights, the code and the
+            numeric environment. Stages are stored under it.
+        lineage: over the data of each task so far and the seed alone.
     """
 
     key: str
@@ -46,8 +51,18 @@ ROOT = StageId("", "")
 def stage_id(
     parent: StageId, config: TrialConfig, task: int, data_digest: str, weights: str, environment: Environment
 ) -> StageId:
-    """The id of the stage that trains the task at position `task` after `parent`."""
-    # The packages whose code makes features, the flow and its steps; torch's version is in the environment.
+    """The identity of the stage that trains the next task after `parent`.
+
+    Args:
+        parent: the stage before; `ROOT` for the first task.
+        config: the trial.
+        task: position of the task in the sequence, from 0.
+        data_digest: over the training images.
+        weights: identity of the backbone's weights.
+        environment: where numbers are computed.
+    """
+    # The packages whose code makes features, the flow and its steps; torch's version is in the
+    # environment.
     packages = {name: version(name) for name in ("timm", "FrEIA", "numpy", "pillow")}
     code = [code_digest("features"), code_digest("training")]
     around = {"code": code, "environment": environment.key(), "packages": packages}
@@ -57,10 +72,12 @@ def stage_id(
 
 
 class StageStore:
-    """Stages under a folder, each in a directory of its own that is renamed into place once complete.
+    """Stages under a folder, each in a directory that is renamed into place once complete.
 
     Args:
-        checkpoint_every_s: seconds after which a stage in training writes what it reached (`moleflow.cache.checkpoints`), at the end of an epoch.
+        folder: the folder.
+        checkpoint_every_s: seconds between two checkpoints of a stage that trains; they are written
+            at the end of an epoch (`moleflow.cache.checkpoints`).
     """
 
     def __init__(self, folder: Path, checkpoint_every_s: float = CHECKPOINT_EVERY_S) -> None:
@@ -68,27 +85,27 @@ class StageStore:
         self.checkpoint_every_s = checkpoint_every_s
 
     def claim(self, stage: StageId) -> Claim | None:
-        """The right to train `stage`, or None while another live worker has it."""
+        """The claim on training `stage`; None while another live worker holds it."""
         return try_claim(self.claim_path(stage))
 
     def forget_maker(self, stage: StageId) -> None:
-        """Remove the claim and the checkpoint of a stage that is whole, where its maker died before it could."""
+        """Remove the claim and the checkpoint of a stored stage whose maker died."""
         path = self.claim_path(stage)
         if is_stale(path):
             self.checkpoint_path(stage).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
     def claim_path(self, stage: StageId) -> Path:
-        """Where the claim of a stage lies."""
+        """The file of a stage's claim."""
         return self.folder / "claims" / stage.key
 
     def checkpoint_path(self, stage: StageId) -> Path:
-        """Where the checkpoint of a stage in progress lies."""
+        """The file of a stage's checkpoint."""
         return self.folder / stage.key[:2] / f"{stage.key}.checkpoint.safetensors"
 
     def load(self, stage: StageId) -> Stage | None:
-        """The stored stage, or None if it is not there or any of its bytes are damaged."""
-        place = self.place(stage)
+        """The stored stage; None if it is missing or any of its bytes are damaged."""
+        place = self.stage_folder(stage)
         mark_used(place / "stage.json")
         try:
             record = json.loads((place / "stage.json").read_text())
@@ -103,10 +120,12 @@ class StageStore:
             return None
 
     def save(self, stage: StageId, trained: Stage, facts: Mapping[str, Any]) -> None:
-        """Store a stage and remove its checkpoint; a stage that is already whole is left as it is.
+        """Store a stage and remove its checkpoint; an intact stored stage is left as it is.
 
         Args:
-            facts: what a reader of stage.json may want to know (settings, data); nothing is read back from it.
+            stage: its identity.
+            trained: the stage.
+            facts: for readers of stage.json (settings, data), as JSON values.
 
         Raises:
             OSError: the disk is full or not writable; nothing half-written stays.
@@ -127,43 +146,46 @@ class StageStore:
         try:
             self._place(stage, files)
         except FileNotFoundError:
-            # Whoever took the claim over, as we seemed dead for a minute, swept away what we were writing.
+            # This process seemed dead for a minute: another took the claim over and removed the
+            # files that this one was writing.
             if self.load(stage) is None:
                 self._place(stage, files)
-        # Not before: if the renaming fails, the next one goes on from there.
+        # Not before: if the rename fails, the next worker resumes from the checkpoint.
         self.checkpoint_path(stage).unlink(missing_ok=True)
 
     def _place(self, stage: StageId, files: Mapping[str, bytes]) -> None:
-        """Write a stage's files beside its place and rename them into it."""
-        place = self.place(stage)
-        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        """Write a stage's files to a temporary folder and rename it into place."""
+        place = self.stage_folder(stage)
+        temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         try:
-            beside.mkdir(parents=True)
+            temporary.mkdir(parents=True)
             for name, content in files.items():
-                write_file(beside / name, content)
+                write_file(temporary / name, content)
             if place.exists() and self.load(stage) is None:
-                damaged = beside.with_name(f"{beside.name}.damaged")
+                # A rename cannot replace a folder with files in it, so the damaged one moves away
+                # first.
+                damaged = temporary.with_name(f"{temporary.name}.damaged")
                 place.rename(damaged)
                 shutil.rmtree(damaged, ignore_errors=True)
             try:
-                beside.rename(place)
-            except OSError:
+                temporary.rename(place)
+            except OSError:  # Another worker may have been first, with the same stage.
                 if self.load(stage) is None:
                     raise
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def sweep(self, stage: StageId) -> None:
-        """Remove what a writer of `stage` or of its checkpoint left when it died; only for the holder of the stage's claim."""
-        for left in self.place(stage).parent.glob(f".{stage.key}.*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+    def remove_leftovers(self, stage: StageId) -> None:
+        """Remove what a dead writer of `stage` left; only for the holder of its claim."""
+        for leftover in self.stage_folder(stage).parent.glob(f".{stage.key}.*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
             else:
                 with suppress(OSError):
-                    left.unlink()
+                    leftover.unlink()
 
-    def place(self, stage: StageId) -> Path:
-        """The folder of a stage, once it is whole; what its expert makes of images lies there too."""
+    def stage_folder(self, stage: StageId) -> Path:
+        """The folder of a stored stage; cached patch scores of its expert are in it too."""
         return self.folder / stage.key[:2] / stage.key
 
 

@@ -1,4 +1,4 @@
-"""What is known of image files already, so that a start reads no gigabytes again."""
+"""Remembered digests and sizes of image files, so that a start does not read gigabytes again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pathlib import Path
 from moleflow.data.images import check_image, read_bytes
 from moleflow.files import write_atomically
 
-# A file written this short a time ago could change again without its time stamp changing.
+# A file that is younger than this could change again without a new time stamp: filesystems stamp in
+# steps of up to two seconds.
 _SETTLED_NS = 2_000_000_000
 
 Stamp = tuple[int, int, int, int]
-"""What changes with a file: its size, its times of modification and of change in ns, its inode."""
+"""Fields that change with a file: size, modification and change time in ns, inode."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """An image file that was read in full and found sound."""
+    """Facts of an image file that was read in full and is intact."""
 
     sha256: str
     width: int
@@ -28,9 +29,10 @@ class ImageFacts:
 
 
 class DigestCache:
-    """Remembers (path, size, times, inode) -> facts of sound image files in one JSON file; a damaged file is started anew.
+    """Remembers the facts of intact image files by path, size, times and inode, in one JSON file.
 
-    A file whose modification time was set back still has another change time, and one that was renamed into its place another inode.
+    A file whose modification time was set back has another change time. A file that was renamed
+    into its place has another inode. A damaged JSON file is ignored and replaced.
 
     Args:
         path: the JSON file; None = remember within this process only.
@@ -42,16 +44,16 @@ class DigestCache:
         self._new: dict[str, tuple[Stamp, ImageFacts]] = {}
 
     def facts(self, path: Path) -> ImageFacts:
-        """Digest and size of the image at `path`; it is read and checked only if it is new or has changed.
+        """Digest and size of the image at `path`; read and checked only if it is new or changed.
 
         Raises:
-            InvalidInput: it cannot be read, or is broken.
+            InvalidInput: the file cannot be read, or is broken.
         """
         name = str(path.absolute())
         try:
             state = path.stat()
         except OSError:
-            read_bytes(path)  # Says what is wrong with it.
+            read_bytes(path)  # Raises InvalidInput with the reason.
             raise
         stamp = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
         known = self._new.get(name) or self._known.get(name)
@@ -65,7 +67,7 @@ class DigestCache:
         return facts
 
     def save(self) -> None:
-        """Write what is new, beside and then renamed, together with what other processes wrote meanwhile."""
+        """Add new facts to the file, together with those that other processes added meanwhile."""
         if self._path is None or not self._new:
             return
         self._known = self._read() | self._new
@@ -87,5 +89,5 @@ class DigestCache:
 def _entry(
     size: int, mtime: int, ctime: int, inode: int, sha256: str, width: int, height: int
 ) -> tuple[Stamp, ImageFacts]:
-    int(sha256, 16)  # A ValueError where the file was damaged.
+    int(sha256, 16)  # Raises ValueError if the file is damaged.
     return (int(size), int(mtime), int(ctime), int(inode)), ImageFacts(sha256, int(width), int(height))

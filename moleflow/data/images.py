@@ -1,4 +1,4 @@
-"""Image files as arrays: checked once, then read at the size that is asked for."""
+"""Image files as arrays: checked once, then read at a given size."""
 
 from __future__ import annotations
 
@@ -34,12 +34,16 @@ def _opened(data: bytes, path: Path) -> Iterator[Image.Image]:
 
 
 def check_image(data: bytes, path: Path) -> tuple[int, int]:
-    """Width and height in pixels of an image file that can be used.
+    """Width and height in pixels of a usable image file.
 
-    PNG carries checksums, so they are compared; the other formats carry none and are decoded in full.
+    A PNG file carries checksums, which are compared. The other formats carry none and are decoded.
+
+    Args:
+        data: the bytes of the file.
+        path: its path, for the message.
 
     Raises:
-        InvalidInput: broken, of another format, or with pixels that have no fixed range.
+        InvalidInput: the file is broken, of another format, or has pixels without a fixed range.
     """
     with _opened(data, path) as image:
         if image.mode not in _MODES:
@@ -57,9 +61,13 @@ def read_image(
 ) -> npt.NDArray[np.uint8]:
     """An image as RGB: uint8 (size, size, 3).
 
-    Grey becomes three equal channels, 16 bits are scaled by 255/65535, alpha is dropped. Shrinking is antialiased.
+    Grey becomes three equal channels, 16 bits are scaled by 255/65535, alpha is dropped. Shrinking
+    is antialiased.
 
     Args:
+        path: the file.
+        size: pixels a side of the result.
+        interpolation: the filter.
         digest: the SHA-256 that the file had when it was scanned; None = do not compare.
 
     Raises:
@@ -72,11 +80,13 @@ def read_image(
 
 
 def read_mask(path: Path, size: int, digest: str | None = None) -> npt.NDArray[np.bool_]:
-    """A defect mask: bool (size, size), resized nearest.
+    """A defect mask: bool (size, size), resized by nearest neighbour.
 
     Every pixel above zero is defective; in JPEG, which is lossy, above half.
 
     Args:
+        path: the file.
+        size: pixels a side of the result.
         digest: the SHA-256 that the file had when it was scanned; None = do not compare.
 
     Raises:
@@ -85,7 +95,7 @@ def read_mask(path: Path, size: int, digest: str | None = None) -> npt.NDArray[n
     """
     with _opened(_read_scanned(path, digest), path) as image:
         limit = 127 if image.format == "JPEG" else 0
-        # Scaled to 8 bits, a mask of 1 in 65535 would be lost.
+        # Not scaled to 8 bits, which would lose a 16-bit mask of ones.
         plain = image if image.mode in ("1", "L") or image.mode.startswith("I") else _rgb(image)
         defective = np.asarray(np.any(np.atleast_3d(np.asarray(plain)) > limit, axis=2), dtype=np.uint8)
     small = Image.fromarray(defective).resize((size, size), Image.Resampling.NEAREST)
@@ -113,9 +123,10 @@ def read_bytes(path: Path) -> bytes:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow's own conversion cuts 16 bits off at 255. Mode I (32 bits) is how it opens some 16-bit files.
+        # Pillow's own conversion clips 16 bits at 255. It opens some 16-bit files as mode I (32
+        # bits).
         wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # Straight to RGB, Pillow warns about palettes with transparency.
+        image = image.convert("RGBA")  # Straight to RGB, Pillow warns about transparent palettes.
     return image.convert("RGB")

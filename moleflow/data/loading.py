@@ -24,11 +24,11 @@ def load_image(sample: Sample, size: int, interpolation: Literal["bilinear", "bi
         Damaged: the file is not the one that was scanned.
         InvalidInput: it cannot be read.
     """
-    return _there(sample, lambda: read_image(sample.path, size, interpolation, sample.digest))
+    return _read_or_redraw(sample, lambda: read_image(sample.path, size, interpolation, sample.digest))
 
 
 def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
-    """The sample's defective pixels: bool (size, size), resized nearest; all False without a mask.
+    """The sample's defective pixels: bool (size, size); all False without a mask.
 
     Raises:
         Damaged: the file is not the one that was scanned.
@@ -37,11 +37,11 @@ def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
     mask = sample.mask
     if mask is None:
         return np.zeros((size, size), dtype=np.bool_)
-    return _there(sample, lambda: read_mask(mask, size, sample.mask_digest))
+    return _read_or_redraw(sample, lambda: read_mask(mask, size, sample.mask_digest))
 
 
-def _there(sample: Sample, read: Callable[[], Pixels]) -> Pixels:
-    """What `read` gives; generated files that were taken away, to keep the cache within its budget, are drawn again."""
+def _read_or_redraw(sample: Sample, read: Callable[[], Pixels]) -> Pixels:
+    """The result of `read`. Generated files that were evicted from the cache are drawn again."""
     try:
         return read()
     except (Damaged, InvalidInput):

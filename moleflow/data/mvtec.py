@@ -5,8 +5,8 @@
     <class>/test/<defect>/*         defective images
     <class>/ground_truth/<defect>/  <stem>_mask.<ext> or <stem>.<ext>; optional as a whole
 
-Samples stand in the order of their contents, not of their names, and every draw is made by content: moving or renaming
-images changes no result.
+Samples are in the order of their contents, not of their names, and every draw is made by content.
+Moving or renaming images changes no result.
 """
 
 from __future__ import annotations
@@ -20,14 +20,6 @@ from moleflow.data.images import SUFFIXES
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.config import digest
 
-__all__ = [
-    "DigestCache",
-    "Sample",
-    "TaskData",
-    "class_names",
-    "scan",
-]
-
 GOOD = "good"
 _WANTED = f"images ({', '.join(SUFFIXES)})"
 
@@ -38,12 +30,13 @@ class Sample:
 
     Attributes:
         name: posix path relative to the data root.
+        path: the image file.
         label: 0 = normal, 1 = defective.
         defect: name of the defect, "good" for normal images.
         mask: the mask file; None for normal images and for classes without masks.
         digest: SHA-256 of the image file.
         mask_digest: SHA-256 of the mask file.
-        redraw: for a generated image, what draws it and its mask again where they were taken away.
+        redraw: draws a generated image and its mask again after their eviction; None for others.
     """
 
     name: str
@@ -61,8 +54,11 @@ class TaskData:
     """One product class.
 
     Attributes:
-        digest: over what the images and masks are; neither the root nor any file name enters it.
-        has_masks: whether pixel metrics can be taken.
+        name: the name of its folder.
+        train: normal training images.
+        test: normal and defective test images.
+        digest: over the contents of images and masks; neither the root nor a file name enters it.
+        has_masks: True if pixel metrics can be computed.
     """
 
     name: str
@@ -78,11 +74,11 @@ def scan(root: Path, tasks: Sequence[str], digests: DigestCache | None = None) -
     Args:
         root: the folder that holds the class folders.
         tasks: class folders, in the order of learning.
-        digests: what is known of the files already; it is saved here.
+        digests: facts known from earlier scans; new ones are saved.
 
     Raises:
-        InvalidInput: not an MVTec AD folder, a class that is not there, an empty one, a broken image, a missing mask,
-            or a mask of another size than its image.
+        InvalidInput: the folder is not in the MVTec AD layout; a class is missing or empty; an
+            image is broken; a mask is missing or of another size than its image.
     """
     known = digests or DigestCache()
     classes = class_names(root)
@@ -92,14 +88,14 @@ def scan(root: Path, tasks: Sequence[str], digests: DigestCache | None = None) -
     try:
         return tuple(_scan_task(root, task, known) for task in tasks)
     finally:
-        known.save()  # Also when an image is broken: the sound ones need not be read again.
+        known.save()  # Also after a broken image: the next scan need not read the others again.
 
 
 def class_names(root: Path) -> list[str]:
     """The class folders under `root`.
 
     Raises:
-        InvalidInput: there is none, or no such folder.
+        InvalidInput: there is no class folder, or no folder at `root`.
     """
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
@@ -177,12 +173,12 @@ def _images(folder: Path) -> list[Path]:
     for path in found:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
-            raise InvalidInput(f"{path}: is {what}, with the name of an image; put the image there, or take it away")
+            raise InvalidInput(f"{path}: is {what}, with the name of an image; put the image there, or remove it")
     return found
 
 
 def _visible(folder: Path) -> list[Path]:
-    # Names that start with a dot are leftovers of file managers, some of them with an image's suffix.
+    # File managers leave names that begin with a dot, some of them with an image's suffix.
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
 

@@ -1,4 +1,4 @@
-"""Which images of a task a trial trains on, validates on and tests on."""
+"""The images of a task for training, validation and test."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from moleflow.settings.config import DataKnobs
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a task that one trial looks at; a split that is not scored is empty.
+    """The images of a task that one trial uses; a split that is not scored is empty.
 
     Attributes:
-        withheld: how many defective test images are kept out of the test because they serve validation.
+        train: training images.
+        validation: validation images, normal ones first.
+        test: test images.
+        withheld: number of defective test images that serve validation and are left out of the
+            test.
     """
 
     train: tuple[Sample, ...]
@@ -28,19 +32,23 @@ class Splits:
 
     @property
     def scored(self) -> dict[str, tuple[Sample, ...]]:
-        """The images of each split that is scored, the test first."""
+        """The images of each scored split, the test first."""
         splits = {"test": self.test, "validation": self.validation}
         return {name: samples for name, samples in splits.items() if samples}
 
 
 def choose_splits(task: TaskData, settings: DataKnobs, seed: int, synthetic: Path) -> Splits:
-    """What a trial of this seed takes of a task's images. No test image is opened.
+    """The images of a task that a trial uses. No test image is opened.
 
     Args:
+        task: all images of the task.
+        settings: the knobs that choose among them.
+        seed: the trial's seed; it draws training images alone.
         synthetic: folder in which generated defects are kept.
 
     Raises:
-        InvalidInput: a split leaves nothing to train on, or no defective test image; an image cannot be read.
+        InvalidInput: a split leaves no image to train on, or no defective test image; an image
+            cannot be read.
         Damaged: an image that defects are drawn on changed since it was scanned.
         OSError: the folder cannot be written.
     """
@@ -52,16 +60,19 @@ def choose_splits(task: TaskData, settings: DataKnobs, seed: int, synthetic: Pat
         validation = normal + withheld
         if settings.validation_anomalies == "synthetic":
             validation += with_defects(normal, settings, synthetic)
+    # A fixed seed: trials of all seeds are scored on the same test images.
     test = limit_test(tested, settings.test_images, 0) if settings.evaluate != "validation" else ()
     return Splits(limit(train, settings.train_images, seed), validation, test, len(withheld))
 
 
 def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Test images as (those left, defective ones held out), the order of `samples` kept; copies of an image stay together.
+    """Test images as (kept, held out defective ones). Copies of an image stay together.
 
     Args:
-        share: of the distinct defective images, rounded, at least one if above 0 and if there are any.
-        seed: of the draw; the same images give the same one whatever their names.
+        samples: test images; their order is kept.
+        share: share of the distinct defective images to hold out, rounded; at least one image if it
+            is above 0 and there are defective images.
+        seed: seed of the draw; equal images give equal draws under any names.
 
     Raises:
         InvalidInput: no defective image would be left to test on.

@@ -1,4 +1,4 @@
-"""Subsets of a class's images, drawn by content: held-out images and smaller training and test sets."""
+"""Subsets of a class's images, drawn by content: held-out images, smaller train and test sets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from moleflow.errors import InvalidInput
 
 
 def split(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Normal images as (train, validation), the order of `samples` kept.
+    """Normal images as (train, validation).
 
     Args:
-        fraction: share that is held out, rounded, at least one image if above 0.
-        seed: of the draw; the same images give the same split whatever their names.
+        samples: the images; their order is kept.
+        fraction: share to hold out, rounded; at least one image if it is above 0.
+        seed: seed of the draw; equal images give equal splits under any names.
 
     Raises:
         InvalidInput: no image would be left to train on.
@@ -36,7 +37,10 @@ def limit(samples: Sequence[Sample], count: int | None, seed: int) -> tuple[Samp
 
 
 def limit_test(samples: Sequence[Sample], count: int | None, seed: int) -> tuple[Sample, ...]:
-    """At most `count` of the test samples, half of them defective; where one kind is short, the other fills up."""
+    """At most `count` of the test samples, half of them defective (rounded up).
+
+    If one kind has too few images, the other fills up. None = all samples.
+    """
     if count is None:
         return tuple(samples)
     good = [s for s in samples if s.label == 0]
@@ -46,7 +50,7 @@ def limit_test(samples: Sequence[Sample], count: int | None, seed: int) -> tuple
 
 
 def _drawn(samples: Sequence[Sample], count: int, seed: int) -> set[int]:
-    """Positions of `count` samples: ranked by a hash of seed and content, which knows no file names."""
+    """Positions of `count` samples, ranked by a hash of seed and content, not by file names."""
 
     def rank(position: int) -> tuple[str, int]:
         return hashlib.sha256(f"{seed}:{samples[position].digest}".encode()).hexdigest(), position

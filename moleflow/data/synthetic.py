@@ -1,8 +1,9 @@
-"""Synthetic defects on held-out normal images, so that settings can be chosen without a look at real ones.
+"""Synthetic defects on held-out normal images, so that settings can be chosen without real ones.
 
-Two kinds, half of the images each: cut-paste (Li et al. 2021, "CutPaste"), a patch of the image put elsewhere in it with its
-colours shifted; and blend (Zavrtanik et al. 2021, "DRAEM"), another held-out image shown through regions of smooth noise. They are
-drawn on the pixels that the backbone sees: outside its mask, a defective image equals the normal one to the bit.
+There are two kinds, on half of the images each. Cut-paste (Li et al. 2021, "CutPaste") puts a patch
+of the image elsewhere in it, with shifted colours. Blend (Zavrtanik et al. 2021, "DRAEM") shows
+another held-out image through regions of smooth noise. Both are drawn on the pixels that the
+backbone sees: outside its mask, a defective image equals the normal one to the bit.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from moleflow.errors import InvalidInput
 from moleflow.files import write_atomically
 from moleflow.settings.config import DataKnobs, digest
 
-LEAST_SHARE, LARGEST_SHARE = 0.003, 0.08  # of the image's area; most are small, as most real defects are
+LEAST_SHARE, LARGEST_SHARE = 0.003, 0.08  # of the image's area; most are small, as real ones are
 LEAST_CHANGE = 15.0  # mean absolute difference over the mask, in grey levels of 255
 _TRIES = 20
 
@@ -37,12 +38,13 @@ Defective = tuple[Pixels, npt.NDArray[np.bool_]]
 
 
 def with_defects(normal: Sequence[Sample], settings: DataKnobs, folder: Path) -> tuple[Sample, ...]:
-    """One defective image for each normal one; what is drawn depends on the settings and on the images' contents alone.
+    """One defective image for each normal one. The draws depend on settings and contents alone.
 
     Args:
         normal: held-out normal images of one class.
-        settings: seed of the draws (`validation_seed`), and size and filter with which images are read.
-        folder: where images and masks are kept as PNG; sound ones that are there already are used.
+        settings: seed of the draws (`validation_seed`), and size and filter with which images are
+            read.
+        folder: folder of the images and masks, as PNG; intact ones that it holds are used.
 
     Returns:
         Samples of defect "cut-paste" or "blend", each with a mask, in the order of `normal`.
@@ -63,7 +65,15 @@ def with_defects(normal: Sequence[Sample], settings: DataKnobs, folder: Path) ->
 
 
 def cut_paste(image: Pixels, draws: np.random.Generator) -> Defective:
-    """A rectangle of `image` (H, W, 3) put elsewhere, brightness and colours shifted; and the mask (H, W) of where it lies."""
+    """Put a rectangle of an image elsewhere, with shifted brightness and colours.
+
+    Args:
+        image: uint8 (H, W, 3).
+        draws: the random numbers.
+
+    Returns:
+        uint8 (H, W, 3), and the mask of the rectangle's new place, bool (H, W).
+    """
     height, width = image.shape[:2]
     area = _share(draws) * height * width
     aspect = np.exp(draws.uniform(-2, 2))
@@ -81,10 +91,19 @@ def cut_paste(image: Pixels, draws: np.random.Generator) -> Defective:
 
 
 def blend_patch(image: Pixels, other: Pixels, draws: np.random.Generator) -> Defective:
-    """`other`, turned and of shifted brightness, shown through the peaks of smooth noise in `image` (H, H, 3); and their mask (H, H)."""
+    """Show `other`, turned and brighter or darker, through peaks of smooth noise in `image`.
+
+    Args:
+        image: uint8 (H, H, 3).
+        other: uint8 (H, H, 3).
+        draws: the random numbers.
+
+    Returns:
+        uint8 (H, H, 3), and the mask of the peaks, bool (H, H).
+    """
     cells = int(draws.integers(4, 11))
     coarse = Image.fromarray(draws.standard_normal((cells + 2, cells + 2)).astype(np.float32))
-    # The outermost cells only shape what lies inside of them: peaks would else spread along the border.
+    # The outermost cells are cut off after the enlargement, or peaks would spread along the border.
     inside = (1, 1, cells + 1, cells + 1)
     noise = np.asarray(coarse.resize(image.shape[1::-1], Image.Resampling.BICUBIC, box=inside))
     mask: npt.NDArray[np.bool_] = noise > np.quantile(noise, 1 - _share(draws))
@@ -96,7 +115,12 @@ def blend_patch(image: Pixels, other: Pixels, draws: np.random.Generator) -> Def
 
 
 def visible(draw: Callable[[], Defective], image: Pixels) -> Defective:
-    """A defect that can be seen: the first draw that changes `image` enough within its mask, or else the one that changes it most."""
+    """The first draw that changes `image` visibly within its mask, or else the strongest draw.
+
+    Args:
+        draw: draws a defective image and its mask.
+        image: the image without the defect.
+    """
     best, most = draw(), -1.0
     for attempt in range(_TRIES):
         found = best if attempt == 0 else draw()
@@ -109,13 +133,13 @@ def visible(draw: Callable[[], Defective], image: Pixels) -> Defective:
 
 
 def _made(sample: Sample, other: Sample | None, settings: DataKnobs, folder: Path) -> Sample:
-    """The defective image of `sample`: cut-paste, or a blend with `other`; from the folder, or drawn now."""
+    """The defective image of `sample`, cut-paste or a blend with `other`: read, or drawn now."""
     kind = "cut-paste" if other is None else "blend"
     reads = settings.image_size, settings.interpolation
     contents = [kind, settings.validation_seed, sample.digest, other.digest if other else None]
     name = digest([code_digest("defects"), *contents, *reads])
     paths = folder / f"{name}.png", folder / f"{name}.mask.png"
-    stored = [_sound(path) for path in paths]
+    stored = [_intact_digest(path) for path in paths]
     if None in stored:
         image = load_image(sample, *reads)
         draws = np.random.default_rng(int(digest(contents), 16))
@@ -140,8 +164,8 @@ def _grey_levels(values: npt.NDArray[np.floating[Any]]) -> Pixels:
     return levels
 
 
-def _sound(path: Path) -> str | None:
-    """The SHA-256 of a PNG whose checksums hold; None for any other file, or none."""
+def _intact_digest(path: Path) -> str | None:
+    """The SHA-256 of an intact PNG file; None for any other file, or none."""
     try:
         data = path.read_bytes()
         check_image(data, path)
@@ -151,7 +175,7 @@ def _sound(path: Path) -> str | None:
 
 
 def _written(path: Path, pixels: Pixels) -> str:
-    """Write a PNG beside and rename it; its SHA-256."""
+    """Write a PNG file; return its SHA-256."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""features."""
+"""The frozen backbone and the cache of its features."""

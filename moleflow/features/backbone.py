@@ -18,24 +18,30 @@ from moleflow.settings.config import BackboneKnobs, TrialConfig
 
 timm = import_timm()
 
-# On the CPU the kernels, and with them the last bits, depend on how many images are forwarded together: one at a time
-# makes a feature a function of its image alone. On a GPU a fixed batch, filled up with zeros, keeps shapes constant.
+# On the CPU the kernels, and so the last bits, depend on the number of images in a batch. One at a
+# time makes a feature a function of its image alone. On a GPU a batch has a fixed size, filled with
+# zeros.
 _BATCH = {"cpu": 1, "cuda": 32}
 
 
 class FrozenBackbone:
     """A timm model without its head, never trained.
 
-    Each chosen layer is resized to one grid (averaged down, or enlarged bilinearly), optionally averaged over a window
-    of patches and projected by a fixed random map; then the layers become one vector a patch: their mean, or side by
-    side in the order of the configuration.
+    Each chosen layer is resized to one grid (averaged down, or enlarged bilinearly), optionally
+    averaged over a window of patches and projected by a fixed random map. Then the layers become
+    one vector a patch: their mean, or side by side in the order of the configuration.
+
+    Args:
+        config: the trial.
+        environment: where features are computed.
 
     Attributes:
         width: features a patch, D.
         grid: patches a side, H = W.
 
     Raises:
-        InvalidInput: unknown model or layer, weights that are not there or do not fit, layers that cannot be averaged.
+        InvalidInput: unknown model or layer, weights that are missing or do not fit, or layers that
+            cannot be averaged.
     """
 
     def __init__(self, config: TrialConfig, environment: Environment) -> None:
@@ -43,7 +49,8 @@ class FrozenBackbone:
         self._size = config.data.image_size
         self._device = environment.device
         self._batch = _BATCH[environment.device_kind]
-        with torch.random.fork_rng(devices=[]):  # Building draws from torch's global generator; nobody shall notice.
+        # Building draws from torch's global generator, whose state has to stay as it was.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._config.weights_seed)
             self._model: Any = _build(self._config, self._size)
         self._model.eval().requires_grad_(False).to(self._device)
@@ -75,15 +82,15 @@ class FrozenBackbone:
         Returns:
             float32 (N, H, W, D) on the CPU.
         """
-        wanted = (self._size, self._size, 3)
-        if images.shape[1:] != wanted or images.dtype != np.uint8:
+        shape = (self._size, self._size, 3)
+        if images.shape[1:] != shape or images.dtype != np.uint8:
             raise ValueError(
-                f"images: given {images.dtype} {images.shape}, needed uint8 (N, {', '.join(map(str, wanted))})"
+                f"images: given {images.dtype} {images.shape}, allowed: uint8 (N, {', '.join(map(str, shape))})"
             )
         out = torch.empty(len(images), self.grid, self.grid, self.width)
         for start in range(0, len(images), self._batch):
             part = images[start : start + self._batch]
-            filled = np.zeros((self._batch, *wanted), dtype=np.uint8)
+            filled = np.zeros((self._batch, *shape), dtype=np.uint8)
             filled[: len(part)] = part
             out[start : start + len(part)] = self._features(filled)[: len(part)].cpu()
         return out
@@ -95,7 +102,8 @@ class FrozenBackbone:
             grid = _to_grid(layer, self.grid)
             if self._config.neighbourhood > 1:
                 side = self._config.neighbourhood
-                # Patches outside the image are left out of the mean: counted as zeros they would dim the border.
+                # Patches outside the image are left out of the mean. As zeros they would dim the
+                # border.
                 grid = F.avg_pool2d(grid, side, stride=1, padding=side // 2, count_include_pad=False)
             vectors = grid.permute(0, 2, 3, 1)
             layers.append(vectors @ self._projections[position] if self._projections else vectors)
@@ -103,10 +111,10 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def _layers(self, images: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
-        """The raw maps (B, C, h, w) of the chosen layers, in the order of the configuration; no final norm."""
+        """The maps (B, C, h, w) of the chosen layers as configured, without final norm."""
         pixels = torch.tensor(images, device=self._device).permute(0, 3, 1, 2).float() / 255
         ascending = sorted(self._config.layers)
-        # Prefix tokens (class, registers) are taken off by the model itself, which knows how many it has.
+        # The model removes its own prefix tokens (class, registers).
         maps: list[torch.Tensor] = self._model.forward_intermediates(
             (pixels - self._mean) / self._std,
             indices=ascending,
@@ -119,7 +127,7 @@ class FrozenBackbone:
 
 
 def _layer_order(config: BackboneKnobs, count: int) -> list[int]:
-    """Where each configured layer stands among the ascending ones."""
+    """The position of each configured layer among the sorted ones."""
     for layer in config.layers:
         if not 0 <= layer < count:
             raise InvalidInput(
@@ -140,7 +148,7 @@ def _to_grid(layer: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def _projections(config: BackboneKnobs, widths: list[int], device: torch.device) -> list[torch.Tensor]:
-    """One matrix (in, out) a layer, entries N(0, 1/in); [] without projection."""
+    """One matrix (in, out) a layer, with entries from N(0, 1/in); [] without projection."""
     if config.projection is None:
         return []
     generator = torch.Generator().manual_seed(config.projection_seed)
@@ -152,10 +160,11 @@ def _build(config: BackboneKnobs, image_size: int) -> Any:
     statistics = _model_facts(config.model)
     options: dict[str, Any] = {"num_classes": 0}
     if statistics["fixed_input_size"]:
-        options["img_size"] = image_size  # Transformers are built for one size; position codes are resampled to it.
+        options["img_size"] = image_size  # Position codes are resampled to it.
     path = weights_file(config)
     if path is not None:
-        # The model's own filter renames and resamples; as the number of classes is no other, timm then loads strictly.
+        # The model's own filter renames and resamples tensors. Without a classifier of another size
+        # timm then loads strictly, so a file that does not fit is an error.
         options["pretrained_cfg_overlay"] = {
             "state_dict": _read_state(path, config, statistics),
             "num_classes": 0,
@@ -164,23 +173,23 @@ def _build(config: BackboneKnobs, image_size: int) -> Any:
         }
     try:
         model = timm.create_model(config.model, pretrained=config.weights != RANDOM, **options)
-    except Exception as error:  # timm, its model constructors and the download libraries raise anything.
+    except Exception as error:  # timm, its models and the download libraries raise anything.
         kind = WeightsUnavailable if path is None and config.weights == PRETRAINED else InvalidInput
         raise kind(_explain(config, image_size, path, error)) from error
     model.pretrained_cfg.pop("state_dict", None)  # A second copy of the weights.
     if getattr(model, "forward_intermediates", None) is None:
-        raise InvalidInput(f"backbone.model: timm's {config.model} cannot give its inner layers; take another model")
+        raise InvalidInput(f"backbone.model: timm's {config.model} does not return its inner layers; use another model")
     patch = max(layer["reduction"] for layer in model.feature_info)
     if statistics["fixed_input_size"] and image_size % patch:
         near = max(1, image_size // patch) * patch
         raise InvalidInput(
-            f"data.image_size: given {image_size}, but {config.model} needs a multiple of {patch}; take {near}"
+            f"data.image_size: given {image_size}, but {config.model} needs a multiple of {patch}; set {near}"
         )
     return model
 
 
 def _model_facts(name: str) -> dict[str, Any]:
-    """Timm's own record of a model: input statistics, whether the size is fixed, names of the head.
+    """Timm's record of a model: input statistics, fixed size or not, names of the classifier.
 
     Raises:
         InvalidInput: timm has no such model, or no such weights for it.
@@ -218,7 +227,7 @@ def _read_state(path: Path, config: BackboneKnobs, statistics: dict[str, Any]) -
     if config.weights == PACKAGE:
         state = _package_state(state, config)
     heads = statistics["classifier"] or ()
-    heads = (heads,) if isinstance(heads, str) else heads
+    heads = (heads,) if isinstance(heads, str) else heads  # Some models have two.
     return {
         name: value.float() if value.is_floating_point() else value
         for name, value in state.items()
@@ -227,7 +236,7 @@ def _read_state(path: Path, config: BackboneKnobs, statistics: dict[str, Any]) -
 
 
 def _package_state(state: dict[str, torch.Tensor], config: BackboneKnobs) -> dict[str, torch.Tensor]:
-    """The package's weights under timm's names: both list the same tensors in the same order."""
+    """The package's weights under timm's names; both list the same tensors in the same order."""
     if config.model.partition(".")[0] != "efficientnet_lite0":
         raise InvalidInput(
             f"backbone.weights: '{PACKAGE}' fits backbone.model efficientnet_lite0, given '{config.model}'"
@@ -245,10 +254,10 @@ def _explain(config: BackboneKnobs, image_size: int, path: Path | None, error: E
         return f"backbone.weights: {path} does not fit {config.model} at {image_size} pixels: {reason}"
     if config.weights == PRETRAINED:
         remedy = (
-            "go online once (moleflow-sweep prefetch FILE), give a downloaded file as backbone.weights, or take "
+            "go online once (moleflow-sweep prefetch FILE), give a downloaded file as backbone.weights, or use "
             "--base efficientnet, whose weights come with the install"
         )
-        if type(error).__name__ == "LocalEntryNotFoundError":  # The hub's own text names no weights and no remedy.
+        if type(error).__name__ == "LocalEntryNotFoundError":  # The hub's own text has no remedy.
             reason = "no network, and not in the cache"
-        return f"backbone.weights: timm's weights of {config.model} cannot be had ({reason[:120]}); {remedy}"
+        return f"backbone.weights: timm's weights of {config.model} cannot be fetched ({reason[:120]}); {remedy}"
     return f"backbone.model: timm cannot build {config.model} for {image_size} pixels: {reason}"

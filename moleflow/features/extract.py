@@ -1,4 +1,4 @@
-"""From image files to the features that are stored: all the code that decides a feature's bits."""
+"""From image files to stored features: all the code that decides a feature's bits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from moleflow.environment import Environment
     from moleflow.settings.config import TrialConfig
 
-# Imported only where a feature is missing: the code may have been edited since this process started.
+# Imported only if a feature is missing. The code may have been edited since the process started.
 _LATE = ("moleflow.features.backbone", "moleflow.features.timm_import")
 
 
 class Extractor(Protocol):
-    """What turns images into features; `moleflow.features.backbone.FrozenBackbone`."""
+    """Turns images into features; see `moleflow.features.backbone.FrozenBackbone`."""
 
     def extract(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """uint8 (N, S, S, 3) to float32 (N, H, W, D)."""
@@ -36,10 +36,14 @@ Factory = Callable[["TrialConfig", "Environment"], Extractor]
 
 
 def frozen_backbone(config: TrialConfig, environment: Environment) -> Extractor:
-    """The configuration's backbone. Importing timm takes a second or more, which a run with full cache is spared.
+    """The backbone of a configuration.
+
+    It is imported on the first call: timm takes a second or more, which a run with all features
+    cached saves.
 
     Raises:
-        CodeChanged: the backbone's code was edited after this process started, so that its features would be filed under the old code.
+        CodeChanged: the backbone's code was edited after this process started. Its features would
+            be stored under the digest of the old code.
         InvalidInput: as `FrozenBackbone`.
     """
     late = _LATE[0] not in sys.modules
@@ -51,10 +55,10 @@ def frozen_backbone(config: TrialConfig, environment: Environment) -> Extractor:
 
 
 def extract_features(extractor: Extractor, samples: Sequence[Sample], config: TrialConfig) -> FloatArray:
-    """Features of `samples` in their order, (N, H, W, D), in the number type that is stored.
+    """Features of `samples` in their order: (N, H, W, D), float32 or float16 as they are stored.
 
     Raises:
-        Damaged: an image file is not the one that was scanned.
+        Damaged: an image file changed since it was scanned.
         InvalidInput: an image cannot be read, or a feature cannot be stored.
     """
     images = np.stack([load_image(s, config.data.image_size, config.data.interpolation) for s in samples])
@@ -63,7 +67,7 @@ def extract_features(extractor: Extractor, samples: Sequence[Sample], config: Tr
 
 def _storable(features: npt.NDArray[np.float32], config: TrialConfig) -> FloatArray:
     if not np.isfinite(features).all():
-        raise InvalidInput(f"backbone: {config.backbone.model} gives numbers that are not finite; check its weights")
+        raise InvalidInput(f"backbone: {config.backbone.model} returns numbers that are not finite; check its weights")
     if config.backbone.storage == "float32":
         return features
     with np.errstate(over="ignore"):

@@ -1,15 +1,15 @@
-"""Frozen features, computed once and kept in a cache that all trials and processes share.
+"""Features of images, computed once and shared by all trials and processes through a cache.
 
     <folder>/<feature key>/<packs of up to 64 images>      see `moleflow.cache.array_packs`
 
-A feature key stands for everything but the image: the settings that reach features, the weights, the numeric
-environment, and the code and packages that turn a file into features. Images are filed by the digest of their content.
+A feature key stands for everything but the image: the settings that reach features, the weights,
+the numeric environment, and the code and packages that turn a file into features. Images are filed
+by the digest of their content.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,6 @@ import torch
 
 from moleflow.cache.array_packs import NodeCopies, PackFolder, bucket
 from moleflow.cache.claim import try_claim, wait_for
-from moleflow.cache.entries import feature_entries
 from moleflow.code_digest import code_digest, version
 from moleflow.data.mvtec import Sample
 from moleflow.environment import Environment
@@ -27,6 +26,7 @@ from moleflow.features.weights import planned_weights
 from moleflow.settings.config import TrialConfig, digest, reach
 
 PACK_IMAGES = 64
+# Damage that comes back means a broken disk. Evictions by other processes may come many times.
 _REPAIRS, _REMOVALS = 3, 100
 
 
@@ -34,22 +34,16 @@ Report = Callable[[int, int], None]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class CacheSize:
-    """How much a cache holds."""
-
-    bytes: int
-    images: int
-
-
 class FeatureCache:
-    """Features by content.
+    """Features of images, by the images' content.
 
     Args:
-        copies: where this node keeps copies to read from, if it does; new features go to `folder` all the same.
+        folder: the folder of the cache.
+        factory: builds the backbone of a configuration.
+        copies: copies on this node to read from; new features go to `folder` all the same.
 
     Attributes:
-        forwards: images that this instance has sent through a backbone.
+        forwards: number of images that this instance has sent through a backbone.
     """
 
     def __init__(self, folder: Path, factory: Factory = frozen_backbone, copies: NodeCopies | None = None) -> None:
@@ -63,10 +57,12 @@ class FeatureCache:
         """The feature key: equal keys and equal images give equal features, to the bit.
 
         Args:
-            weights: the identity that the weights have to have; None = whatever is there.
+            config: the trial.
+            environment: where features are computed.
+            weights: the planned identity of the weights; None = do not compare.
 
         Raises:
-            InvalidInput: the weights are not there, or are others.
+            InvalidInput: the weights are missing, or others than planned.
         """
         return digest(
             {
@@ -86,32 +82,43 @@ class FeatureCache:
         report: Report | None = None,
         weights: str | None = None,
     ) -> torch.Tensor:
-        """Features of `samples` in their order: float32 (N, H, W, D), computed where they are missing.
+        """Features of `samples` in their order: float32 (N, H, W, D); missing ones are computed.
 
-        Processes that want the same images share the work bucket by bucket, and no image is computed twice.
+        Processes that want the same images share the work bucket by bucket, and no image is
+        computed twice.
 
         Args:
-            report: told (images there, images wanted) as the work goes on.
-            weights: the identity that the weights have to have; None = whatever is there.
+            config: the trial.
+            environment: where features are computed.
+            samples: the images; at least one.
+            report: called with (images stored, images needed) as the work goes on.
+            weights: the planned identity of the weights; None = do not compare.
 
         Raises:
-            InvalidInput: the backbone cannot be built, gives numbers that cannot be stored, or has other weights.
-            Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
-            OSError: the cache cannot be written, for one because the disk is full.
+            InvalidInput: the backbone cannot be built, its output cannot be stored, or its weights
+                are others than planned.
+            Damaged: an image file changed since it was scanned, or the disk returns other bytes
+                than were written.
+            OSError: the cache cannot be written, for example because the disk is full.
         """
         if not samples:
             raise ValueError("samples: none given, so no shape is known")
         names = [sample.digest for sample in samples]
         key = self.key(config, environment, weights)
-        return torch.from_numpy(self._whole(key, config, environment, samples, report, lambda packs: packs.read(names)))
+        return torch.from_numpy(
+            self._complete(key, config, environment, samples, report, lambda packs: packs.read(names))
+        )
 
     def ensure(
         self, config: TrialConfig, environment: Environment, samples: Sequence[Sample], report: Report | None = None
     ) -> None:
-        """Compute what is missing of `samples` and compare everything stored of them with its checksums; nothing is kept in memory.
+        """Compute missing features of `samples`, and compare stored ones with their checksums.
 
         Args:
-            report: told (images there, images wanted) as the work goes on.
+            config: the trial.
+            environment: where features are computed.
+            samples: the images.
+            report: called with (images stored, images needed) as the work goes on.
 
         Raises:
             InvalidInput, Damaged, OSError: as `get`.
@@ -119,26 +126,25 @@ class FeatureCache:
         names = [sample.digest for sample in samples]
 
         def check(packs: PackFolder) -> tuple[bool | None, set[str]]:
-            good, damaged = packs.check(names)
-            return good or None, damaged
+            intact, damaged = packs.check(names)
+            return intact or None, damaged
 
-        self._whole(self.key(config, environment), config, environment, samples, report, check)
+        self._complete(self.key(config, environment), config, environment, samples, report, check)
 
     def missing(self, config: TrialConfig, environment: Environment, samples: Sequence[Sample]) -> int:
-        """How many of the images are not stored; what is stored is not read.
+        """Number of the images without stored features. No stored feature is read.
 
         Raises:
-            InvalidInput: the weights are not there.
+            InvalidInput: the weights are missing.
         """
         stored = PackFolder(self._folder / self.key(config, environment)).index()
         return len({sample.digest for sample in samples} - stored.keys())
 
-    def size(self) -> CacheSize:
-        """What the whole cache holds, over all feature keys."""
-        total = sum(entry.bytes for entry in feature_entries(self._folder) if entry.kind == "features")
-        return CacheSize(total, sum(len(PackFolder(folder).index()) for folder in self._folder.glob("*/")))
+    def count(self) -> int:
+        """Number of images with stored features, summed over all feature keys."""
+        return sum(len(PackFolder(folder).index()) for folder in self._folder.glob("*/"))
 
-    def _whole(
+    def _complete(
         self,
         key: str,
         config: TrialConfig,
@@ -147,9 +153,11 @@ class FeatureCache:
         report: Report | None,
         take: Callable[[PackFolder], tuple[T | None, set[str]]],
     ) -> T:
-        """What `take` gives once every sample is stored and sound; with None it names the packs that are to be made anew.
+        """The result of `take` once every sample is stored and intact.
 
-        What somebody else takes away before it is read, to keep the cache within its budget, is made anew as well, and is no damage.
+        Args:
+            take: reads the packs; returns None and the names of damaged packs if it cannot. Those
+                are computed again. So are packs that another process evicted before they were read.
         """
         packs = PackFolder(self._folder / key, self._copies)
         packs.folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +171,7 @@ class FeatureCache:
                 _discard(packs, name)
             repairs, removals = repairs + bool(damaged), removals + (not damaged)
         raise Damaged(
-            f"{packs.folder}: what was written could not be read back {repairs + removals} times; check the disk"
+            f"{packs.folder}: stored features were damaged or gone {repairs + removals} times; check the disk"
         )
 
     def _fill(
@@ -185,21 +193,21 @@ class FeatureCache:
             buckets = sorted({bucket(image) for image in missing})
             worked = False
             for name in buckets:
-                claim = try_claim(packs.claim(name))
+                claim = try_claim(packs.claim_path(name))
                 if claim is None:
-                    continue  # Another process is at it; come back after the others.
+                    continue  # Another process computes it; come back after the other buckets.
                 with claim:
-                    packs.sweep(name)
+                    packs.remove_leftovers(name)
                     for part in self._parts(packs, name, wanted):
                         self._compute(packs, key, config, environment, [wanted[image] for image in part])
                         missing -= set(part)
                         report(len(wanted) - len(missing), len(wanted))
                 worked = True
             if not worked:
-                wait_for(lambda: False, packs.claim(buckets[0]))
+                wait_for(lambda: False, packs.claim_path(buckets[0]))
 
     def _parts(self, packs: PackFolder, name: str, wanted: dict[str, Sample]) -> list[list[str]]:
-        """What is still missing of a bucket, looked up under its claim, in packs."""
+        """The missing images of a bucket by pack; call it under the bucket's claim."""
         todo = sorted(image for image in wanted.keys() - packs.index().keys() if bucket(image) == name)
         return [todo[start : start + PACK_IMAGES] for start in range(0, len(todo), PACK_IMAGES)]
 
@@ -209,7 +217,8 @@ class FeatureCache:
         if self._extractor is None or self._extractor[0] != key:
             self._extractor = None  # Give the memory back before the next model takes its own.
             extractor = self._factory(config, environment)
-            if self.key(config, environment) != key:  # Nobody knows which of the two files was loaded.
+            # The key was taken before the file was read. If they differ, either file may be loaded.
+            if self.key(config, environment) != key:
                 given = f"the weights '{config.backbone.weights}' were replaced while they were read"
                 raise InvalidInput(f"backbone.weights: {given}; start the command again")
             self._extractor = (key, extractor)
@@ -219,15 +228,15 @@ class FeatureCache:
 
 
 def _discard(packs: PackFolder, name: str) -> None:
-    """Take a damaged pack away, unless another process has already made it anew."""
-    claim = try_claim(packs.claim(bucket(name)))
+    """Remove a damaged pack, unless another process has already replaced it."""
+    claim = try_claim(packs.claim_path(bucket(name)))
     if claim is None:
-        wait_for(lambda: False, packs.claim(bucket(name)))
+        wait_for(lambda: False, packs.claim_path(bucket(name)))
         return
     with claim:
-        if not packs.sound(name):
+        if not packs.is_intact(name):
             packs.discard(name)
 
 
 def _silent(_done: int, _wanted: int) -> None:
-    """Report nothing."""
+    """A report that is not shown."""

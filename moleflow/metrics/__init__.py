@@ -1,4 +1,5 @@
-"""Numbers of merit, in numpy alone: `ranking` (AUROC, AP, F1-max), `regions` (AUPRO), `continual` (ACC, FM, BWT).
+"""Metrics in numpy: `ranking` (AUROC, AP, F1-max), `regions` (AUPRO), `continual` (ACC, FM, BWT).
 
-What a metric's definition leaves undefined is `None`: never NaN, never zero, never an exception.
+A metric is None where its definition leaves it undefined: never NaN or zero, and no exception.
+`continual_table` works on arrays and so uses NaN instead.
 """

@@ -1,1 +1,1 @@
-"""The trainable parts, one a file."""
+"""The trainable parts of the detector, one per file."""

@@ -1,4 +1,7 @@
-"""The per-task map of features in front of the flow: the notes' v1/v2 and v3 adapters as settings of one module."""
+"""The per-task map of features in front of the flow.
+
+The notes' v1/v2 and v3 adapters are settings of one module.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,20 @@ from moleflow.settings.config import AdapterKnobs
 
 
 class InputAdapter(nn.Module):
-    """x -> norm -> gamma * x + beta (if FiLM) -> + gate * MLP(x); on task 0 mixed with the untouched input.
+    """A normalisation, an optional FiLM and a gated residual MLP, mixed with the input.
 
-    v1/v2: instance norm, no FiLM, raw gate from 0. v3: layer norm, FiLM (Perez et al. 2018), sigmoid gate from 0.5.
+        y = gamma * norm(x) + beta   (without FiLM: y = norm(x))
+        y <- y + gate * MLP(y),   MLP(y) = W2 gelu(W1 y + b1) + b2
+        output = identity * x + (1 - identity) * y
+
+    v1/v2: instance norm over the image's patches (epsilon 1e-5), no FiLM, raw gate from 0.
+    v3: layer norm over channels, FiLM (Perez et al. 2018), sigmoid gate from 0.5.
 
     Args:
         width: D, the length of a patch's feature vector.
+        config: the adapter's knobs.
         identity: share of the untouched input in the output, 0 to 1.
+        generator: source of the MLP's initial weights.
     """
 
     def __init__(self, width: int, config: AdapterKnobs, identity: float, generator: torch.Generator) -> None:
@@ -39,13 +49,13 @@ class InputAdapter(nn.Module):
         self.inner = seeded_linear(width, size, generator)
         self.outer = seeded_linear(size, width, generator)
         with torch.no_grad():
-            # "random" is small, so that a live residual starts near the identity as the published one does.
+            # "random" is small: a live residual starts near the identity, as published.
             self.outer.weight.mul_(0.0 if config.output_init == "zero" else 0.1)
             self.outer.bias.zero_()
         self.gate = nn.Parameter(torch.tensor([config.gate_init]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adapted features (B, H, W, D) of features x (B, H, W, D)."""
+        """Return adapted features (B, H, W, D) of features x (B, H, W, D)."""
         y = x
         if self.norm == "instance":
             mean = y.mean(dim=(1, 2), keepdim=True)

@@ -1,4 +1,4 @@
-"""What follows from parameters alone, kept while they stay as they are."""
+"""A value computed from parameters, cached until one of them changes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ T = TypeVar("T")
 
 
 class CachedTensorValue(Generic[T]):
-    """A value made of tensors. Without gradients it is made once and kept; whatever writes to one of the tensors makes it anew.
+    """A cache of one value that is computed from tensors.
 
-    With gradients it is made at each call, as it belongs to the call's graph.
+    Without gradients the value is computed once and reused until a source tensor is written to.
+    With gradients it is computed at each call, because it belongs to that call's graph.
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[Hashable, T] | None = None
+        self._cached: tuple[Hashable, T] | None = None
 
-    def get(self, make: Callable[[], T], sources: tuple[Tensor, ...], *about: Hashable) -> T:
-        """The value that `make` gives of `sources`, and of what `about` says besides."""
+    def get(self, compute: Callable[[], T], sources: tuple[Tensor, ...], *settings: Hashable) -> T:
+        """Return `compute()`, from the cache if `sources` and `settings` have not changed."""
         if torch.is_grad_enabled():
-            self._kept = None
-            return make()
-        key = (about, tuple((source.data_ptr(), source._version) for source in sources))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, make()
-        return self._kept[1]
+            self._cached = None
+            return compute()
+        # `_version` counts in-place writes to a tensor; `data_ptr` changes when it is replaced.
+        key = (settings, tuple((source.data_ptr(), source._version) for source in sources))
+        if self._cached is None or self._cached[0] != key:
+            self._cached = key, compute()
+        return self._cached[1]

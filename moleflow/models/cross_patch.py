@@ -1,4 +1,4 @@
-"""CPCF: a coupling block whose scale and shift see the patch's neighbourhood."""
+"""CPCF: a coupling block whose scale and shift depend on the patch's neighbourhood."""
 
 from __future__ import annotations
 
@@ -8,28 +8,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from moleflow.models.coupling import SUBNET_SCALE, affine_coupling, scaled_permutation
+from moleflow.models.coupling import (
+    UNIT_SCALE,
+    affine_coupling,
+    inverse_coupling,
+    positive_scale,
+    scaled_permutation,
+)
 from moleflow.settings.config import FlowKnobs
 
 Subnet = Callable[[int, int], nn.Module]
 
 
 class CrossPatchBlock(nn.Module):
-    """One block: x = [x1, x2] -> [x1, x2 * exp(s) + t], then a global affine map and a fixed rotation, as in AllInOneBlock.
+    """One coupling block with context, followed by a global affine map and a fixed rotation.
 
-        s, t = subnet([x1, context]),   s = clamp * tanh(0.1 * s_raw),   t = 0.1 * t_raw
+        [x1, x2] -> y = [x1, x2 * exp(s) + t],   z = w_perm (scale * y + global_offset)
+        s_raw, t_raw = subnet([x1, context]),   s = clamp * tanh(0.1 s_raw),   t = 0.1 t_raw
 
-    With `context_from: passive` the context is taken from x1 of the neighbourhood. x1 passes through unchanged, so the Jacobian of
-    the whole map is triangular, sum(s) is its log-determinant to the bit, and the inverse is closed. The density is then one of the
-    whole image; reading it as sum_i log p(x_i | N(i)) is the notes' reading of it.
+    With `context_from: passive` the context comes from x1 of the neighbourhood. x1 passes through
+    unchanged, so the Jacobian of the whole map is triangular, sum(s) is its exact log-determinant,
+    and the inverse is closed. The density is one of the whole image. Reading it as
+    sum_i log p(x_i | N(i)) is the notes' interpretation.
 
-    With `context_from: all`, the notes' literal form, the context sees x2 too. The Jacobian is not triangular: `log_det` is still
-    sum(s), which leaves out every path from x2 through the context. It is an approximation, and the result is not a likelihood.
+    With `context_from: all`, the notes' literal form, the context depends on x2 too. The Jacobian
+    is not triangular then. `log_det` is still sum(s), which leaves out every path from x2 through
+    the context. It is an approximation, and the result is not a likelihood.
 
     Args:
         width: D.
-        subnet: makes the network from (D1 + context width) to 2 * D2 numbers a patch.
+        config: the flow's knobs.
+        subnet: makes the network from (D1 + context width) to 2 * D2 numbers per patch.
         rotation: (D, D), fixed.
+        generator: source of the context's initial weights.
     """
 
     w_perm: Tensor
@@ -41,55 +52,50 @@ class CrossPatchBlock(nn.Module):
         self.splits = [width - width // 2, width // 2]
         self.clamp = config.clamp
         self.context_from = config.context_from
-        seen = self.splits[0] if config.context_from == "passive" else width
+        context_width = self.splits[0] if config.context_from == "passive" else width
         self.context: nn.Module
         if config.context == "mean":
             self.context = MeanContext(config.context_kernel, config.context_gate)
         elif config.context == "conv":
-            self.context = ConvContext(seen, config.context_kernel, generator)
+            self.context = ConvContext(context_width, config.context_kernel, generator)
         else:
-            self.context = AttentionContext(seen, config.context_kernel, generator)
-        self.subnet = subnet(self.splits[0] + seen, 2 * self.splits[1])
-        # Softplus with beta 0.5 and the factor 0.1 are FrEIA's; this start value makes the scale 1.
-        self.global_scale = nn.Parameter(torch.full((width,), 2.0 * math.log(math.exp(5.0) - 1)))
+            self.context = AttentionContext(context_width, config.context_kernel, generator)
+        self.subnet = subnet(self.splits[0] + context_width, 2 * self.splits[1])
+        self.global_scale = nn.Parameter(torch.full((width,), UNIT_SCALE))
         self.global_offset = nn.Parameter(torch.zeros(width))
         self.w_perm = nn.Parameter(rotation.clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z (B, H, W, D) and log_det (B, H, W) in nats a patch, of x (B, H, W, D)."""
+        """Return z (B, H, W, D) and log_det (B, H, W) in nats per patch, of x (B, H, W, D)."""
         x1, x2 = x.split(self.splits, dim=-1)
         y, log_det = affine_coupling(x1, x2, self._raw(x1, x), self.clamp)
-        scale = self._scale()
+        scale = positive_scale(self.global_scale)
         z = scaled_permutation(y.reshape(-1, y.shape[-1]), scale, self.global_offset, self.w_perm)
         return z.reshape(x.shape), log_det + torch.log(scale).sum()
 
     def inverse(self, z: Tensor) -> Tensor:
-        """x (B, H, W, D) of z (B, H, W, D).
+        """Return x (B, H, W, D) of z (B, H, W, D).
 
         Raises:
             RuntimeError: `context_from: all` has no closed inverse.
         """
         if self.context_from == "all":
             raise RuntimeError("context_from: all has no closed inverse; it is not a flow")
-        y = (nn.functional.linear(z, self.w_perm.T) - self.global_offset) / self._scale()
+        y = (nn.functional.linear(z, self.w_perm.T) - self.global_offset) / positive_scale(self.global_scale)
         x1, y2 = y.split(self.splits, dim=-1)
-        s, t = (SUBNET_SCALE * self._raw(x1, x1)).split(self.splits[1], dim=-1)
-        return torch.cat([x1, (y2 - t) * torch.exp(-self.clamp * torch.tanh(s))], dim=-1)
+        return inverse_coupling(x1, y2, self._raw(x1, x1), self.clamp)
 
     def _raw(self, x1: Tensor, x: Tensor) -> Tensor:
         context = self.context(x1 if self.context_from == "passive" else x)
-        both = torch.cat([x1, context], dim=-1)
-        raw: Tensor = self.subnet(both.reshape(-1, both.shape[-1])).reshape(*both.shape[:-1], -1)
+        inputs = torch.cat([x1, context], dim=-1)
+        raw: Tensor = self.subnet(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
         return raw
-
-    def _scale(self) -> Tensor:
-        return 0.1 * nn.functional.softplus(self.global_scale, beta=0.5)
 
 
 class MeanContext(nn.Module):
-    """v4.1: (1 - gate) * x + gate * mean over the kernel's window; nothing is learned.
+    """v4.1's context: (1 - gate) * x + gate * mean of x over the kernel's window, without weights.
 
-    The mean counts only patches that exist, so that the border is not dimmed.
+    At the border the mean is taken over the patches inside the image, so that it is not dimmed.
     """
 
     def __init__(self, kernel: int, gate: float) -> None:
@@ -97,7 +103,7 @@ class MeanContext(nn.Module):
         self.kernel, self.gate = kernel, gate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Context (B, H, W, C) of x (B, H, W, C)."""
+        """Return the context (B, H, W, C) of x (B, H, W, C)."""
         mean = nn.functional.avg_pool2d(
             x.permute(0, 3, 1, 2), self.kernel, stride=1, padding=self.kernel // 2, count_include_pad=False
         )
@@ -105,7 +111,10 @@ class MeanContext(nn.Module):
 
 
 class ConvContext(nn.Module):
-    """v4: a learned convolution over the window; it belongs to the base flow and is trained on task 0 alone."""
+    """v4's context: a learned convolution over the window.
+
+    It belongs to the base flow and trains on task 0 only.
+    """
 
     def __init__(self, width: int, kernel: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -114,15 +123,17 @@ class ConvContext(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5), generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Context (B, H, W, C) of x (B, H, W, C)."""
+        """Return the context (B, H, W, C) of x (B, H, W, C)."""
         out = nn.functional.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=self.weight.shape[-1] // 2)
         return out.permute(0, 2, 3, 1)
 
 
 class AttentionContext(nn.Module):
-    """v4 with attention: the patch queries the patches of its window (single head); trained on task 0 alone.
+    """v4's context with attention: the patch queries the patches of its window, with one head.
 
-    Places outside the image take no part in the softmax.
+        sum_j softmax_j(q . k_j / sqrt(C)) v_j   over the patches j of the window inside the image
+
+    It belongs to the base flow and trains on task 0 only.
     """
 
     def __init__(self, width: int, kernel: int, generator: torch.Generator) -> None:
@@ -133,18 +144,19 @@ class AttentionContext(nn.Module):
             nn.init.xavier_uniform_(weight, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Context (B, H, W, C) of x (B, H, W, C)."""
+        """Return the context (B, H, W, C) of x (B, H, W, C)."""
         batch, height, width, channels = x.shape
         query = nn.functional.linear(x, self.query).reshape(batch, height * width, 1, channels)
         key = self._windows(nn.functional.linear(x, self.key))
         value = self._windows(nn.functional.linear(x, self.value))
         logits = (query * key).sum(dim=-1) / math.sqrt(channels)
+        # Padding has key 0 and so logit 0, not weight 0: it must be masked before the softmax.
         outside = self._windows(x.new_ones(1, height, width, 1))[..., 0] == 0
         weights = torch.softmax(logits.masked_fill(outside, -math.inf), dim=-1)
         return (weights[..., None] * value).sum(dim=-2).reshape(batch, height, width, channels)
 
     def _windows(self, x: Tensor) -> Tensor:
-        """The kernel's window around each patch: (B, H*W, kernel^2, C), zeros outside the image."""
+        """Return each patch's window (B, H*W, kernel^2, C), with zeros outside the image."""
         batch, _, _, channels = x.shape
         unfolded = nn.functional.unfold(x.permute(0, 3, 1, 2), self.kernel, padding=self.kernel // 2)
         return unfolded.reshape(batch, channels, self.kernel**2, -1).permute(0, 3, 2, 1)

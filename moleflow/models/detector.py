@@ -1,11 +1,10 @@
-"""The whole trainable model: standardisation, position code, attention, adapters and the flow with its experts."""
+"""The whole trainable model: standardisation, position code, attention, adapters and flow."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +14,17 @@ from moleflow.models.flow import Flow
 from moleflow.models.patch_attention import PatchAttention
 from moleflow.settings.config import TrialConfig
 
+# Gives a fresh generator for a name; the same name gives the same numbers.
+NamedGenerators = Callable[[str], torch.Generator]
+
 _TASK_PART = re.compile(r"(?:^|\.)(?:experts|adapters|statistics)\.(\d+)\.")
 
 
-class InitialDraws(Protocol):
-    """Named random generators: the same name gives the same numbers."""
-
-    def __call__(self, name: str) -> torch.Generator:
-        """A fresh generator for `name`."""
-
-
 class Statistics(nn.Module):
-    """Channel means and standard deviations (D,) of a task's training patches."""
+    """Channel means and standard deviations (D,) of a task's training patches.
+
+    Standard deviations divide by the number of patches minus 1 and are at least 1e-6.
+    """
 
     mean: Tensor
     std: Tensor
@@ -37,31 +35,35 @@ class Statistics(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def measure(self, features: Tensor) -> None:
-        """Take them from features (N, H, W, D)."""
+        """Set both from features (N, H, W, D), summed in double precision."""
         flat = features.reshape(-1, features.shape[-1]).double()
         self.mean.copy_(flat.mean(dim=0))
         self.std.copy_(flat.std(dim=0).clamp_min(1e-6))
 
 
 class Detector(nn.Module):
-    """features (B, H, W, D), task -> z (B, H, W, D), log_det (B, H, W).
+    """The detector: features (B, H, W, D) and a task -> z (B, H, W, D), log_det (B, H, W).
 
-    Parts are added task by task with `add_task`; what a task adds is its own and is never touched again.
+        x = (features - mean) / std + position_scale * position code
+        z, log_det = flow(adapter(attention(x)))   through the expert of the task
+
+    `add_task` adds the parts of a task. Training of a later task never changes them.
 
     Args:
+        config: the trial's settings.
         shape: (H, W, D) of a feature map.
-        draws: generators for the initial weights of the flow (names "flow" and "attention").
+        generators: sources of the initial weights, under the names "flow" and "attention".
     """
 
     position: Tensor
 
-    def __init__(self, config: TrialConfig, shape: tuple[int, int, int], draws: InitialDraws) -> None:
+    def __init__(self, config: TrialConfig, shape: tuple[int, int, int], generators: NamedGenerators) -> None:
         super().__init__()
         self.config = config
         self.width = shape[2]
-        self.flow = Flow(self.width, config.flow, draws("flow"))
+        self.flow = Flow(self.width, config.flow, generators("flow"))
         self.attention = (
-            PatchAttention(self.width, config.attention, draws("attention")) if config.attention.enabled else None
+            PatchAttention(self.width, config.attention, generators("attention")) if config.attention.enabled else None
         )
         self.adapters = nn.ModuleDict()
         self.statistics = nn.ModuleDict()
@@ -70,34 +72,42 @@ class Detector(nn.Module):
         )
         self.register_buffer("position", code, persistent=False)
 
-    def add_task(self, task: int, draws: InitialDraws) -> None:
-        """Add what `task` owns: statistics, adapter, experts (generators "adapter" and "expert")."""
+    def add_task(self, task: int, generators: NamedGenerators) -> None:
+        """Add the parts of `task`: statistics, adapter and experts.
+
+        Args:
+            task: position in the sequence, from 0.
+            generators: sources of the initial weights, under the names "adapter" and "expert".
+        """
         config = self.config
         if config.features.standardise == "per_task" or (config.features.standardise == "task0" and task == 0):
             self.statistics[str(task)] = Statistics(self.width)
         if config.adapter.enabled and (task > 0 or config.adapter.task0):
             identity = config.adapter.task0_identity if task == 0 else 0.0
-            self.adapters[str(task)] = InputAdapter(self.width, config.adapter, identity, draws("adapter"))
+            self.adapters[str(task)] = InputAdapter(self.width, config.adapter, identity, generators("adapter"))
         if task > 0 or config.lora.task0:
-            self.flow.add_expert(task, config.lora, draws("expert"))
+            self.flow.add_expert(task, config.lora, generators("expert"))
         self.to(self.position.device)
 
     def measure(self, task: int, features: Tensor) -> None:
-        """Take `task`'s statistics from its training features (N, H, W, D), if it keeps any."""
+        """Set the statistics of `task`, if it has any, from its training features (N, H, W, D)."""
         if str(task) in self.statistics:
-            self._of(task).measure(features)
+            self._statistics_of(task).measure(features)
 
-    def _of(self, task: int) -> Statistics:
-        found = self.statistics[str(task)]
-        assert isinstance(found, Statistics)
-        return found
+    def _statistics_of(self, task: int) -> Statistics:
+        statistics = self.statistics[str(task)]
+        assert isinstance(statistics, Statistics)
+        return statistics
 
     def adapt(self, features: Tensor, task: int) -> Tensor:
-        """What the flow sees: (B, H, W, D) of features (B, H, W, D). The flow's density is a density of these."""
-        own = "0" if self.config.features.standardise == "task0" else str(task)
+        """Return the flow's input (B, H, W, D) of features (B, H, W, D).
+
+        The flow's density is a density of these.
+        """
+        source = 0 if self.config.features.standardise == "task0" else task
         x = features
-        if own in self.statistics:
-            statistics = self._of(int(own))
+        if str(source) in self.statistics:
+            statistics = self._statistics_of(source)
             x = (x - statistics.mean) / statistics.std
         x = x + self.position
         if self.attention is not None:
@@ -105,31 +115,32 @@ class Detector(nn.Module):
         return self.adapters[str(task)](x) if str(task) in self.adapters else x
 
     def forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """z (B, H, W, D) and log_det (B, H, W) in nats a patch, through the expert of `task`."""
+        """Return z (B, H, W, D) and log_det (B, H, W) in nats per patch, by `task`'s expert."""
         x = self.adapt(features, task)
         self.flow.select(task)
         z, log_det = self.flow(x)
         return z, log_det
 
-    def set_dropout(self, draws: torch.Generator | None) -> None:
-        """Where dropout takes its numbers from while the attention trains; None turns it off."""
+    def set_dropout(self, generator: torch.Generator | None) -> None:
+        """Turn the attention's dropout on, with draws from `generator`; None turns it off."""
         if self.attention is not None:
-            self.attention.draws = draws
+            self.attention.dropout_generator = generator
 
     def set_products(self, products: torch.dtype | None) -> None:
-        """The precision of the subnets' matrix products; None is that of the features.
+        """Set the dtype of the subnets' matrix products; None is that of the features.
 
-        The permutations keep theirs: whatever the subnets give, a block is then invertible and its log-determinant exact.
+        The permutations keep the dtype of the features. A block is invertible for any output of its
+        subnet, so its log-determinant stays exact.
         """
         for layer in self.flow.layers():
             layer.products = products
 
     def task_state(self, task: int) -> dict[str, Tensor]:
-        """What training `task` settled, by name: its own parts, and on task 0 the base flow."""
+        """Return the tensors that training of `task` sets, by name; task 0 sets the base too."""
         return {name: tensor for name, tensor in self.state_dict().items() if owner_task(name) == task}
 
     def load_task_state(self, task: int, state: Mapping[str, Tensor]) -> None:
-        """Put back what `task_state` gave; `add_task(task)` comes first.
+        """Copy a `task_state` into this detector; `add_task(task)` comes first.
 
         Raises:
             RuntimeError: names or shapes do not match this configuration.
@@ -142,32 +153,40 @@ class Detector(nn.Module):
                 tensor.copy_(state[name])
 
     def trainable(self, task: int) -> dict[str, nn.Parameter]:
-        """Mark what trains on `task` (METHOD: the base on task 0, a task's own parts always) and return it by name."""
-        chosen = {}
+        """Set which parameters train on `task` and return these by name.
+
+        The base flow trains on task 0 only, a task's own parts on that task only.
+        """
+        learned = dict(self._learned(task))
         for name, parameter in self.named_parameters():
-            fixed = name.endswith(("w_perm", "w_perm_inv"))
-            parameter.requires_grad_(owner_task(name) == task and not fixed)
-            if parameter.requires_grad:
-                chosen[name] = parameter
-        return chosen
+            parameter.requires_grad_(name in learned)
+        return learned
 
     def count_parameters(self, task: int) -> int:
-        """Learned numbers that `task` added (on task 0 with the base flow, without the fixed permutations)."""
-        return sum(
-            p.numel()
-            for n, p in self.named_parameters()
-            if owner_task(n) == task and not n.endswith(("w_perm", "w_perm_inv"))
-        )
+        """Return how many learned numbers `task` added; those of task 0 include the base flow."""
+        return sum(parameter.numel() for _, parameter in self._learned(task))
+
+    def _learned(self, task: int) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return the parameters that `task` learns, without the fixed permutations."""
+        for name, parameter in self.named_parameters():
+            if owner_task(name) == task and not name.endswith(("w_perm", "w_perm_inv")):
+                yield name, parameter
 
 
 def owner_task(name: str) -> int:
-    """The task whose training settles the parameter `name`; everything shared belongs to task 0."""
+    """Return the task that trains the parameter `name`; shared parameters belong to task 0."""
     match = _TASK_PART.search(name)
     return int(match.group(1)) if match else 0
 
 
 def position_code(height: int, width: int, channels: int) -> Tensor:
-    """The fixed 2-D sine/cosine position code (H, W, D): half the channels for the row, half for the column (Vaswani et al. 2017)."""
+    """Return the fixed 2-D sine/cosine position code (H, W, D) (Vaswani et al. 2017).
+
+    The first half of the channels codes the row, the second half the column. Channel c of a half
+    with n channels is, at position p,
+
+        sin(p / 10000^(c/n)) for even c,   cos(p / 10000^((c-1)/n)) for odd c
+    """
     half = channels // 2
 
     def line(length: int, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""v6: self-attention over an image's patches in front of the flow."""
+"""v6's self-attention over an image's patches, in front of the flow."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from moleflow.settings.config import AttentionKnobs
 
 
 class PatchAttention(nn.Module):
-    """x -> x + sigmoid(g) * O softmax(Q K^T / sqrt(d)) V of LayerNorm(x), then x + FFN(LayerNorm(x)); one head.
+    """A transformer layer with one head and a gate (Vaswani et al. 2017), as the notes publish it.
 
-    The gate parameter g starts at 0, which is sigmoid(0) = 0.5 and not the identity, as published. The module is shared by all tasks,
-    trained on task 0 and frozen after; dropout acts only while it trains. It is not invertible: the flow's density is one of
-    what it returns.
+        x <- x + sigmoid(g) * O softmax(Q K^T / sqrt(d)) V,   Q, K, V = linear maps of LayerNorm(x)
+        x <- x + FFN(LayerNorm(x)),   FFN(x) = W2 gelu(W1 x + b1) + b2
+
+    Dropout acts on the softmax and on the FFN's output. The gate g starts at 0: sigmoid(0) is 0.5,
+    so the layer does not start as the identity. All tasks share it; it trains on task 0 and is
+    frozen after. It is not invertible: the flow's density is a density of its output.
 
     Args:
         width: D.
+        config: width d of Q, K, V and of the FFN's hidden layer; share of dropout.
         generator: source of the initial weights.
+
+    Attributes:
+        dropout_generator: source of dropout's draws; None turns dropout off.
     """
 
     def __init__(self, width: int, config: AttentionKnobs, generator: torch.Generator) -> None:
@@ -31,10 +38,10 @@ class PatchAttention(nn.Module):
         self.ffn_in, self.ffn_out = _linear(width, hidden, generator), _linear(hidden, width, generator)
         self.gate = nn.Parameter(torch.zeros(1))
         self.dropout = config.dropout
-        self.draws: torch.Generator | None = None
+        self.dropout_generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Contextualised features (B, H, W, D) of x (B, H, W, D). Dropout is on while `draws` holds a generator."""
+        """Return contextualised features (B, H, W, D) of x (B, H, W, D)."""
         batch, height, width, channels = x.shape
         tokens = x.reshape(batch, height * width, channels)
         normed = self.norm(tokens)
@@ -42,13 +49,14 @@ class PatchAttention(nn.Module):
         weights = torch.softmax(query @ key.transpose(1, 2) / math.sqrt(query.shape[-1]), dim=-1)
         tokens = tokens + torch.sigmoid(self.gate) * self.output(self._drop(weights) @ value)
         tokens = tokens + self._drop(self.ffn_out(nn.functional.gelu(self.ffn_in(self.norm_ffn(tokens)))))
-        whole: Tensor = tokens.reshape(x.shape)
-        return whole
+        features: Tensor = tokens.reshape(x.shape)
+        return features
 
     def _drop(self, x: Tensor) -> Tensor:
-        if self.draws is None or self.dropout == 0:
+        if self.dropout_generator is None or self.dropout == 0:
             return x
-        keep = torch.rand(x.shape, generator=self.draws) >= self.dropout
+        # Drawn on the CPU for every device, so masks are equal. torch's dropout takes no generator.
+        keep = torch.rand(x.shape, generator=self.dropout_generator) >= self.dropout
         return x * keep.to(x) / (1 - self.dropout)
 
 

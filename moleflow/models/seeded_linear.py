@@ -1,4 +1,4 @@
-"""A linear layer whose start values come from a given generator."""
+"""Linear layers with start values from a given generator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def seeded_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """A linear layer with torch's own default start: weight and bias uniform in +-1/sqrt(inputs)."""
+    """Return a linear layer that starts as torch's: uniform in +-1/sqrt(inputs)."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     bound = 1 / math.sqrt(inputs)

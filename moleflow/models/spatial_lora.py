@@ -1,4 +1,4 @@
-"""SC-LoRA: low-rank experts whose factors vary over the image."""
+"""SC-LoRA (spatially conditioned LoRA): low-rank experts whose factors vary over the image."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from moleflow.settings.config import LoraKnobs
 
 
 class SpatialLoraExpert(nn.Module):
-    """One task's position-dependent update of one linear layer: x -> scaling * B(p) A(p) x + bias.
+    """One task's update of one linear layer: x -> scaling * B(p) A(p) x + bias, at position p.
 
-    A (G, G, rank, inputs) and B (G, G, outputs, rank) lie on a grid over the image; A(p) and B(p) are their bilinear
-    interpolation at the patch position p, corner patches on corner nodes, as `grid_sample` with align_corners=True. The factors
-    are interpolated and not their product, as in the notes. G = 1 is plain LoRA.
+    A (G, G, R, inputs) and B (G, G, outputs, R) lie on a grid over the image. A(p) and B(p) are
+    their bilinear interpolation at the patch, with corner patches on corner nodes, as
+    `grid_sample` with align_corners=True. The notes interpolate the factors, not their product.
+    G = 1 is plain LoRA.
 
-    Bilinear weights are a product of one weight per row and one per column. The factors are interpolated down to the H rows
-    first, which leaves (H, G) pairs of them; A x is then one product per row for all G columns, weighted over the columns, and
-    B the same backwards. No factor is ever formed per patch: memory is O(B * H * W * (D + G R)) and H G pairs of factors.
-    Measured at D = 768, 37x37 patches, R = 32, G = 8, forward and backward of a layer (benchmarks/spatial_lora_memory.py): 447 MiB
-    for 16 images, seven arrays of patches x D, where plain LoRA takes 258 MiB and factors per patch would take 4 GiB.
+    Memory is O(P (D + G R)) for P patches, plus H G pairs of factors: no factor is formed per
+    patch. Forward and backward of a layer at D = 768, 16 images of 37x37 patches, R = 32 and G = 8
+    take 447 MiB. Plain LoRA takes 258 MiB, factors per patch would take 4 GiB
+    (`benchmarks/spatial_lora_memory.py`).
+
+    Args:
+        inputs: length of x.
+        outputs: length of the update.
+        lora: rank R, grid size G, scaling and start values (those of `LoraExpert`, per node).
+        generator: source of A's start values.
     """
 
     def __init__(self, inputs: int, outputs: int, lora: LoraKnobs, generator: torch.Generator) -> None:
@@ -34,11 +40,15 @@ class SpatialLoraExpert(nn.Module):
             nn.init.uniform_(self.a, -bound, bound, generator=generator)
 
     def forward(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The update (P, outputs) of x (P, inputs), P = B * H * W patches in row order.
+        """Return the update (P, outputs) of x (P, inputs).
 
         Args:
+            x: P = B * H * W patches in row order.
             shape: (H, W) of the patch grid.
         """
+        # A bilinear weight is a weight per row times one per column. Interpolating down the rows
+        # first leaves (H, G) pairs of factors. A x is then one product per row for all G columns,
+        # which `across` weighs and sums. B works backwards: spread over the columns, then multiply.
         height, width = shape
         grid, _, rank, inputs = self.a.shape
         down, across = (node_weights(length, grid).to(x) for length in shape)
@@ -54,10 +64,10 @@ class SpatialLoraExpert(nn.Module):
 
 
 def node_weights(length: int, grid: int) -> Tensor:
-    """Linear interpolation weights (length, grid) of `grid` nodes at `length` positions, ends on ends; rows sum to 1."""
-    if grid == 1:
-        return torch.ones(length, 1, dtype=torch.float64)
-    place = (
-        torch.linspace(0, grid - 1, length, dtype=torch.float64) if length > 1 else torch.zeros(1, dtype=torch.float64)
-    )
-    return (1 - (place[:, None] - torch.arange(grid, dtype=torch.float64)).abs()).clamp_min(0)
+    """Return the linear interpolation weights (length, grid) of `grid` nodes at `length` positions.
+
+    The first and last positions lie on the first and last nodes. Rows sum to 1.
+    """
+    # torch.linspace of one step gives its start, node 0.
+    position = torch.linspace(0, grid - 1, length, dtype=torch.float64)
+    return (1 - (position[:, None] - torch.arange(grid, dtype=torch.float64)).abs()).clamp_min(0)

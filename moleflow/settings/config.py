@@ -1,7 +1,8 @@
-"""Every knob of a trial, and what each of them can reach.
+"""Every knob of a trial, and the phases that each of them reaches.
 
-The defaults are the settings of the update notes' v1 where the notes state them. Versions, bases, factors and `--set` are laid
-over them by `moleflow.settings.knobs.resolve`; this module only says which knobs exist, what they may be and what they mean.
+The defaults are the settings of the update notes' v1 if the notes state them. Versions, bases,
+factors and `--set` override them (`moleflow.settings.knobs.resolve`). This module defines the
+knobs, their allowed values and their meaning.
 """
 
 from __future__ import annotations
@@ -29,21 +30,24 @@ def _tuple(value: object) -> object:
 
 
 def _name(value: object) -> object:
-    # A class folder may be called 7; YAML reads that as a number. True is no name.
+    # A class folder may be called 7, which YAML reads as a number. True is not a name.
     if not isinstance(value, list | tuple):
         return value
     return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value)
 
 
 class DataKnobs(KnobGroup):
-    """Which images, in which order."""
+    """The images and their order."""
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_name)] = Field(
         ("leather", "grid", "transistor"), description="class folders in the order in which they are learned"
     )
     image_size: int = Field(224, ge=16, le=2048, description="pixels per side that the backbone sees")
     mask_size: int = Field(
-        224, ge=8, le=2048, description="pixels per side at which pixel metrics are taken; masks are resized nearest"
+        224,
+        ge=8,
+        le=2048,
+        description="pixels per side at which pixel metrics are computed; masks are resized by nearest neighbour",
     )
     interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="resampling filter for images")
     validation_fraction: float = Field(
@@ -52,14 +56,15 @@ class DataKnobs(KnobGroup):
     validation_seed: int = Field(0, ge=0, description="seed of that split, and of the validation anomalies")
     validation_anomalies: Literal["none", "synthetic", "real"] = Field(
         "none",
-        description="beside the held-out normal images: nothing, one generated defect for each, or a share of the defective test images, "
-        "which the test then lacks",
+        description="added to the held-out normal images: nothing, one generated defect for each, or a share of the defective test "
+        "images, which are then left out of the test",
     )
     validation_real_share: float = Field(
         0.3, gt=0.0, lt=1.0, description="for validation_anomalies: real, the share of a class's defective test images"
     )
     evaluate: Literal["all", "validation", "test"] = Field(
-        "all", description="splits that are scored; validation: no test image is opened once the data folder is scanned"
+        "all",
+        description="splits that are scored; validation: no test image is opened after the scan of the data folder",
     )
     train_images: int | None = Field(
         None, ge=2, description="use at most this many training images a task (seeded draw); null = all"
@@ -97,18 +102,18 @@ class BackboneKnobs(KnobGroup):
     layers: Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_tuple)] = Field(
         (1, 3, 5, 11), description="ViT: transformer blocks from 0; CNN: stages from 0"
     )
-    aggregate: Literal["mean", "concat"] = Field("mean", description="how the layers become one vector a patch")
+    aggregate: Literal["mean", "concat"] = Field("mean", description="one vector a patch from the layers")
     grid: int | None = Field(None, ge=2, le=256, description="patches per side; null = the grid of the coarsest layer")
     neighbourhood: Literal[1, 3, 5] = Field(1, description="side of the mean window around a patch; 1 = none")
     projection: int | None = Field(
         None, ge=4, description="width of a random, never trained linear map per layer; null = none"
     )
     projection_seed: int = Field(0, ge=0, description="seed of that map")
-    storage: Literal["float32", "float16"] = Field("float32", description="precision in which features are kept")
+    storage: Literal["float32", "float16"] = Field("float32", description="precision in which features are stored")
 
 
 class FeatureKnobs(KnobGroup):
-    """What happens to a feature vector before the adapter."""
+    """Steps between a feature vector and the adapter."""
 
     standardise: Literal["none", "task0", "per_task"] = Field(
         "none",
@@ -174,7 +179,7 @@ class LoraKnobs(KnobGroup):
 class AdapterKnobs(KnobGroup):
     """The per-task map of features in front of the flow."""
 
-    enabled: bool = Field(True, description="use input adapters at all")
+    enabled: bool = Field(True, description="use input adapters")
     task0: bool = Field(False, description="give task 0 an adapter too")
     task0_identity: float = Field(0.9, ge=0.0, le=1.0, description="share of the untouched input in task 0's adapter")
     norm: Literal["instance", "layer", "none"] = Field(
@@ -190,25 +195,28 @@ class AdapterKnobs(KnobGroup):
     )
     output_init: Literal["zero", "random"] = Field(
         "zero",
-        description="last layer of the residual MLP; zero behind a raw zero gate never gets a gradient (the published v1)",
+        description="last layer of the residual MLP; zero after a raw zero gate never gets a gradient (the published v1)",
     )
 
     @property
     def dead_residual(self) -> bool:
-        """Whether the residual MLP can never learn: zero output behind a raw gate of zero leaves every gradient exactly 0."""
+        """True if the residual MLP can never learn: every gradient is exactly 0."""
         return self.enabled and self.gate == "raw" and self.gate_init == 0.0 and self.output_init == "zero"
 
 
 class AttentionKnobs(KnobGroup):
-    """Self-attention over an image's patches in front of the adapters; shared, trained on task 0, frozen after (v6)."""
+    """Self-attention over an image's patches before the adapters (v6).
 
-    enabled: bool = Field(False, description="use it at all")
+    It is shared by all tasks, trained on task 0 and frozen after it.
+    """
+
+    enabled: bool = Field(False, description="use it")
     hidden: int = Field(256, ge=1, description="width of queries, keys, values and of the feed-forward layer")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="while it trains")
 
 
 class LossKnobs(KnobGroup):
-    """What training minimises, per patch."""
+    """The loss per patch that training minimises."""
 
     nll_scale: Literal["sum", "per_dim"] = Field(
         "sum", description="the loss as it is, or divided by the feature width D"
@@ -224,36 +232,34 @@ class LossKnobs(KnobGroup):
     center_weight: float = Field(0.0, ge=0.0, description="factor of the centre loss ||z||^2")
     center_on: Literal["latent", "features"] = Field(
         "latent",
-        description="what the centre loss pulls to 0: z, or the frozen features, whence no gradient comes (the notes' first v5)",
+        description="what the centre loss pulls to 0: z, or the frozen features, which give no gradient (the notes' first v5)",
     )
 
 
 class TrainingKnobs(KnobGroup):
-    """How a task is trained."""
+    """The training of a task."""
 
     epochs: int = Field(40, ge=1, le=100_000, description="passes over a task's training images")
     batch_size: int = Field(16, ge=1, description="images a step")
     learning_rate: float = Field(1e-4, gt=0.0, description="peak learning rate")
     optimizer: Literal["adamp", "adamw"] = Field("adamp", description="timm's AdamP or torch's AdamW")
     weight_decay: float = Field(0.01, ge=0.0, description="decoupled weight decay")
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine",
-        description="learning rate over the steps of a task; constant: more epochs extend a stored first task, cosine: they train anew",
-    )
-    final_fraction: float = Field(0.01, ge=0.0, le=1.0, description="where the cosine ends, as a share of the peak")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps of a task")
+    final_fraction: float = Field(0.01, ge=0.0, le=1.0, description="end of the cosine, as a share of the peak")
     warmup_epochs: int = Field(2, ge=0, description="linear warm-up, on tasks after the first")
     gradient_clip: float | None = Field(0.5, gt=0.0, description="largest gradient norm; null = no clipping")
     drop_last: bool = Field(True, description="leave out an epoch's last incomplete batch")
     products: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of the subnets' matrix products while they train; scores are taken in float32"
+        "float32",
+        description="precision of the subnets' matrix products while they train; scores are computed in float32",
     )
 
 
 class ScoringKnobs(KnobGroup):
-    """From patch scores to one score an image and a map."""
+    """From patch scores to one score and one map an image."""
 
     image_score: Literal["quantile", "max", "top_k"] = Field(
-        "quantile", description="how the patch map becomes one number"
+        "quantile", description="one number from the map of patch scores"
     )
     quantile: float = Field(0.99, gt=0.0, le=1.0, description="for image_score: quantile")
     top_k: int = Field(3, ge=1, description="for image_score: top_k, the mean of the k largest")
@@ -262,7 +268,7 @@ class ScoringKnobs(KnobGroup):
 
 
 class RouterKnobs(KnobGroup):
-    """Which expert sees an image whose task is unknown."""
+    """The choice of an expert for an image whose task is unknown."""
 
     kind: Literal["gaussian"] = Field(
         "gaussian", description="one full-covariance Gaussian a task over mean-pooled features"
@@ -290,7 +296,7 @@ class TrialConfig(KnobGroup):
     router: RouterKnobs = RouterKnobs()
 
     def flags(self) -> list[str]:
-        """What a reader of this trial's row has to know, one sentence each."""
+        """Facts that a reader of this trial's row has to know, one sentence each."""
         flags = []
         if self.backbone.weights == "random":
             flags.append("the backbone's weights are random, as the configuration asks")
@@ -302,7 +308,8 @@ class TrialConfig(KnobGroup):
             dead = (
                 "the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient"
             )
-            # Decoupled decay shrinks a weight whatever its gradient, so equal digests would be no test of it.
+            # Decoupled decay shrinks a weight without a gradient too, so equal digests would be no
+            # test of it.
             decay = "; weight decay alone moves its weights, and with them the state digest"
             flags.append(dead + (decay if self.training.weight_decay > 0 else ""))
         if self.lora.init == "zero":
@@ -324,7 +331,7 @@ def flatten_config(config: BaseModel | Mapping[str, Any], prefix: str = "") -> d
     """Nested settings as {dotted path: value}."""
     flat: dict[str, Any] = {}
     for key, value in (vars(config) if isinstance(config, BaseModel) else config).items():
-        if isinstance(value, _PLAIN):  # Most are, and to look whether something is a Mapping takes long.
+        if isinstance(value, _PLAIN):  # First, since most are, and a check for Mapping is slow.
             flat[f"{prefix}{key}"] = value
         elif isinstance(value, BaseModel | Mapping):
             flat |= flatten_config(value, f"{prefix}{key}.")
@@ -337,7 +344,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 
 def canonical_json(value: object) -> str:
-    """The one spelling of a JSON value that digests are taken of: sorted keys, no spaces, no NaN."""
+    """The JSON text that digests are taken of: sorted keys, no spaces, no NaN."""
     return _CANONICAL.encode(value)
 
 
@@ -347,20 +354,25 @@ def digest(value: object) -> str:
 
 
 def reach(config: TrialConfig, phase: Phase, task_index: int = 0) -> dict[str, Any]:
-    """The settings that can change a phase's outcome, as {dotted path: value}; cache and stage keys derive from it alone.
+    """The settings that can change the outcome of a phase, as {dotted path: value}.
 
-    A setting that is switched off by another one is left out: with gamma 0 the focal form reaches nothing. Digests of images and
-    weights are not settings; whoever forms a key adds them.
+    Feature keys and stage keys derive from it alone. A setting that another one switches off is
+    left
+    out: with gamma 0 the focal form reaches nothing. Digests of images and weights are not
+        settings;
+    the caller adds them to its key.
 
     Args:
-        phase: "features" (backbone forwards), "training" (of the task at `task_index`) or "scoring" (of the finished sequence).
-        task_index: position in the sequence, from 0; only training looks at it.
+        config: the trial.
+        phase: "features" (backbone), "training" (of the task at `task_index`) or "scoring" (of the
+            trained sequence).
+        task_index: position in the sequence, from 0; used for training alone.
     """
-    found: dict[str, Any] = {"seed": config.seed} if phase == "training" else {}
-    for name, reaching in REACHING[phase].items():
-        of_group = reaching(getattr(config, name), task_index > 0)
-        found |= {f"{name}.{knob}": value for knob, value in of_group.items()}
-    return found
+    settings: dict[str, Any] = {"seed": config.seed} if phase == "training" else {}
+    for name, of_group in REACHING[phase].items():
+        reaching = of_group(getattr(config, name), task_index > 0)
+        settings |= {f"{name}.{knob}": value for knob, value in reaching.items()}
+    return settings
 
 
 def _but(group: KnobGroup, *without: str) -> dict[str, Any]:
@@ -368,7 +380,7 @@ def _but(group: KnobGroup, *without: str) -> dict[str, Any]:
 
 
 def _prepared(data: DataKnobs, later: bool) -> dict[str, Any]:
-    """How images are made ready for the backbone."""
+    """The knobs that prepare images for the backbone."""
     return {"image_size": data.image_size, "interpolation": data.interpolation}
 
 
@@ -381,7 +393,7 @@ def _trained_on(data: DataKnobs, later: bool) -> dict[str, Any]:
 
 
 def _scored_images(data: DataKnobs, later: bool) -> dict[str, Any]:
-    """Which images are scored; how many normal ones are held out is said by what trains."""
+    """The knobs that choose scored images, but for the held-out normal ones, which training has."""
     keep: dict[str, Any] = {"mask_size": data.mask_size}
     keep["evaluate"] = data.evaluate if data.validation_fraction > 0 else "test"
     if data.evaluate != "validation":
@@ -432,8 +444,8 @@ def _attention(attention: AttentionKnobs, later: bool) -> dict[str, Any]:
 
 
 def _loss(loss: LossKnobs, later: bool) -> dict[str, Any]:
-    # The mean over patches of an image-mean log-determinant is the mean of the patches' own; only rounding differs,
-    # so `log_det` stays even with gamma 0.
+    # `log_det` stays even with gamma 0: the mean over patches of an image-mean log-determinant
+    # equals that of the patches' own up to rounding only.
     unused = ["focal_form", "focal_detach"] if loss.focal_gamma == 0.0 else []
     return _but(loss, *unused, *(["center_on"] if loss.center_weight == 0.0 else []))
 
@@ -441,7 +453,7 @@ def _loss(loss: LossKnobs, later: bool) -> dict[str, Any]:
 def _training(training: TrainingKnobs, later: bool) -> dict[str, Any]:
     unused = ["final_fraction"] if training.schedule == "constant" else []
     if training.products == "float32":
-        unused.append("products")  # As before there was the knob.
+        unused.append("products")  # Keys of stages from before this knob stay valid.
     return _but(training, *unused, *([] if later else ["warmup_epochs"]))
 
 
@@ -474,7 +486,8 @@ REACHING: Mapping[Phase, Mapping[str, Callable[[Any, bool], dict[str, Any]]]] = 
         "scoring": MappingProxyType({"data": _scored_images, "scoring": _scoring, "router": _router}),
     }
 )
-"""By phase, the groups of knobs that reach it, each with what of a group does, at the first task or (True) at a later one.
+"""{phase: {group: its knobs that reach the phase}}, at the first task or (True) at a later one.
 
-No other group has a say in that, so that configurations with one group in common share it. Tasks and seed are no group's.
+No other group has a say in a group's part, so configurations with a group in common share that
+part. The seed, and the tasks of the sequence, belong to no group here.
 """

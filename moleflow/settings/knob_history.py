@@ -1,4 +1,4 @@
-"""Knobs that came after the first results, so that those keep their ids and their place in tables."""
+"""Knobs that were added after the first results, which keep their ids and their place in tables."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "training": {"products": "float32"},
     }
 )
-"""By group, with the value that trials had before: at that value, a knob is no part of an id."""
+"""{group: {knob: value that trials had before}}; at that value, a knob is not part of an id."""
 
 
 def values_before_knob_existed() -> dict[str, Any]:
-    """The same as {dotted path: value}: what the configuration of an older result means without saying it."""
+    """{dotted path: value} of the knobs that the configuration of an older result lacks."""
     return {f"{group}.{name}": value for group, knobs in ADDED.items() for name, value in knobs.items()}

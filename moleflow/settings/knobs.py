@@ -1,8 +1,10 @@
 """From names and layers to one checked configuration.
 
-A *layer* is a mapping of knobs with the name of its source. Knobs may be nested (`loss: {focal_gamma: 2}`), dotted
-(`loss.focal_gamma: 2`), short where that is unambiguous (`focal_gamma: 2`), or one of the update notes' option names
-(`center_loss_weight: 0.05`). Later layers win: defaults < version < base < factors < `--set`.
+A *layer* is a mapping of knobs with the name of its source. A knob may be nested
+(`loss: {focal_gamma: 2}`), dotted (`loss.focal_gamma: 2`), short if that is unambiguous
+(`focal_gamma: 2`), or one of the update notes' option names (`center_loss_weight: 0.05`). Later
+layers
+win: defaults < version < base < factors < `--set`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from moleflow.settings.yaml_reader import others, read_mapping, yaml_text
 
 VERSIONS = Path(__file__).parents[1] / "versions"
 
-# The notes' command-line options. A name maps to a knob, or to a sentence that says why there is none.
+# The notes' command-line options as {name: knob}.
 NOTES_OPTIONS: dict[str, str] = {
     "center_loss_weight": "loss.center_weight",
     "lora_rank": "lora.rank",
@@ -41,6 +43,7 @@ NOTES_OPTIONS: dict[str, str] = {
     "sc_lora_grid_size": "lora.grid_size",
     "use_patch_attention": "attention.enabled",
 }
+# Options of the notes without a knob, as {name: what to do}.
 NO_KNOB: dict[str, str] = {
     "use_focal_loss": "set loss.focal_gamma: 0 is the plain NLL",
     "cpcf_use_attention": "set flow.context to attention, conv or mean",
@@ -51,7 +54,12 @@ NO_KNOB: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings as somebody wrote them, and where they stand."""
+    """Settings as a user wrote them, and their source.
+
+    Attributes:
+        source: the file or option, for messages.
+        settings: nested or dotted names and values.
+    """
 
     source: str
     settings: Mapping[str, Any]
@@ -81,7 +89,7 @@ def _sections() -> frozenset[str]:
 
 @cache
 def short_names() -> dict[str, str]:
-    """Knobs whose last name is theirs alone, as {short name: dotted path}."""
+    """{short name: dotted path} of the knobs whose last name is unique."""
     owners: dict[str, list[str]] = {}
     for path in fields():
         owners.setdefault(path.split(".")[-1], []).append(path)
@@ -89,10 +97,14 @@ def short_names() -> dict[str, str]:
 
 
 def knob(name: str, source: str) -> str:
-    """The dotted path that `name` stands for.
+    """The dotted path of a knob.
+
+    Args:
+        name: a dotted path, a short name, or an option of the notes.
+        source: the file or option that contains it, for messages.
 
     Raises:
-        InvalidInput: no knob has that name, several do, or its part of the method does not exist yet.
+        InvalidInput: no knob has that name, or several do.
     """
     bare = name.removeprefix("--").replace("-", "_")
     if bare in fields():
@@ -140,7 +152,7 @@ def flatten_layer(layer: Layer) -> dict[str, Any]:
 
 
 def resolve(layers: Sequence[Layer]) -> TrialConfig:
-    """The configuration that the layers make, the last one winning.
+    """The configuration that the layers make; the last layer wins.
 
     Raises:
         InvalidInput: an unknown knob, a wrong type or value, or an impossible combination.
@@ -164,7 +176,7 @@ def resolve(layers: Sequence[Layer]) -> TrialConfig:
 
 
 def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
-    """The first problem in one line: path, what was given, what is allowed."""
+    """The first problem in one line: the path, the value given, the values allowed."""
     first = error.errors(include_url=False)[0]
     parts = [str(p) for p in first["loc"]]
     path = next(
@@ -173,7 +185,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     source = f"{sources[path]}: " if path in sources else ""
     if path not in fields():
         return f"{source}{path}: {first['msg'].removeprefix('Value error, ')}"
-    given = error.errors(include_url=False)[0]["input"] if len(parts) <= path.count(".") + 1 else first["input"]
+    given = first["input"]
     hint = did_you_mean(given, choices(path)) if isinstance(given, str) else ""
     return f"{source}{path}: given {yaml_text(given)}, allowed: {allowed(path)}{hint}"
 
@@ -194,7 +206,7 @@ def _schema(path: str) -> Mapping[str, Any]:
 
 
 def choices(path: str) -> list[str]:
-    """The words that a knob takes, if it takes words."""
+    """The words among a knob's allowed values."""
     schema = _schema(path)
     options = [schema, *schema.get("anyOf", [])]
     return [
@@ -205,7 +217,7 @@ def choices(path: str) -> list[str]:
 
 
 def allowed(path: str) -> str:
-    """What a knob may be, in words."""
+    """The values that a knob takes, as a text."""
 
     def one(option: Mapping[str, Any]) -> str:
         if "enum" in option:
@@ -233,15 +245,19 @@ def allowed(path: str) -> str:
 
 
 def version_names() -> list[str]:
-    """The versions that can run, in order."""
+    """The names of all versions, sorted."""
     return sorted(path.stem for path in VERSIONS.glob("*.yaml"))
 
 
 def version_layer(name: str, source: str) -> Layer:
-    """A version's method knobs.
+    """The method knobs of a version.
+
+    Args:
+        name: the version.
+        source: the file or option that names it, for messages.
 
     Raises:
-        InvalidInput: no such version, or one that does not exist yet.
+        InvalidInput: there is no such version.
     """
     if name not in version_names():
         raise InvalidInput(
@@ -252,7 +268,7 @@ def version_layer(name: str, source: str) -> Layer:
 
 
 def method_knobs() -> list[str]:
-    """The knobs that version files set, and so what a version stands for."""
+    """The knobs that at least one version file sets."""
     return _set_by([version_layer(name, "versions") for name in version_names()])
 
 
@@ -261,7 +277,7 @@ def _set_by(layers: Sequence[Layer]) -> list[str]:
 
 
 def version_settings() -> dict[str, dict[str, Any]]:
-    """What each version file sets, as {version: {dotted path: value}}."""
+    """{version: {dotted path: value}} of the method knobs."""
     layers = {name: version_layer(name, "versions") for name in version_names()}
     paths = _set_by([*layers.values()])
     found = {name: flatten_config(resolve([layer])) for name, layer in layers.items()}
@@ -269,20 +285,24 @@ def version_settings() -> dict[str, dict[str, Any]]:
 
 
 def base_layers(name: str, version: str, source: str, folder: Path | None = None) -> list[Layer]:
-    """A base's settings (its `extends` first), with what it says of one version alone.
+    """The settings of a base, after those of the base that it extends.
 
     Args:
-        name: a name from `moleflow/versions/base/`, or the path of a YAML file, seen from `folder`.
+        name: a name from `moleflow/versions/base/`, or the path of a YAML file, relative to
+            `folder`.
+        version: the version whose `per_version` settings are added.
+        source: the file or option that names the base, for messages.
+        folder: the folder of the file that names the base; None = the current one.
 
     Raises:
-        InvalidInput: no such base, or bases that extend one another in a circle.
+        InvalidInput: there is no such base, or bases extend one another in a circle.
     """
     layers: list[Layer] = []
     seen: list[str] = []
     while name:
         if name in seen:
             circle = " -> ".join([*seen, name])
-            raise InvalidInput(f"{source}: the bases {circle} extend one another in a circle; take one `extends` away")
+            raise InvalidInput(f"{source}: the bases {circle} extend one another in a circle; remove one `extends`")
         seen.append(name)
         path = _base_path(name, source, folder)
         settings = read_mapping(path)
@@ -310,7 +330,7 @@ def base_layers(name: str, version: str, source: str, folder: Path | None = None
 
 
 def base_names() -> list[str]:
-    """The bases that come with the project."""
+    """The names of the bases that come with the project, sorted."""
     return sorted(path.stem for path in (VERSIONS / "base").glob("*.yaml"))
 
 

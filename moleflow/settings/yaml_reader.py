@@ -1,4 +1,4 @@
-"""Reading YAML the safe way: no tags, no duplicate keys, numbers as people write them."""
+"""Safe YAML: no tags, no duplicate keys, numbers as people write them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from moleflow.errors import InvalidInput
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, but numbers are YAML 1.2's and a key given twice is an error.
+    """PyYAML's safe loader, with the numbers of YAML 1.2 and an error for duplicate keys.
 
-    So `1e-4` is a number, and `01`, `1:30` and `2024-01-01` are texts instead of 1, 90 and a date.
+    `1e-4` is a number; `01`, `1:30` and `2024-01-01` are texts instead of 1, 90 and a date.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -55,33 +55,33 @@ def parse(text: str, source: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        InvalidInput: the text is not YAML, uses a tag such as `!!python/object`, or gives a key twice.
+        InvalidInput: the text is not YAML, uses a tag such as `!!python/object`, or gives a key
+            twice.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, it is a SafeLoader
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise InvalidInput(
-            f"{source}, line {line}: a control character (#x{error.character:02x}); take it away"
-        ) from None
+        raise InvalidInput(f"{source}, line {line}: a control character (#x{error.character:02x}); remove it") from None
     except yaml.MarkedYAMLError as error:
         place, problem = _explained(error)
         raise InvalidInput(f"{source}{f', line {place.line + 1}' if place else ''}: {problem}") from None
     except RecursionError:
-        raise InvalidInput(f"{source}: is nested too deeply; take some levels away") from None
-    except (ValueError, KeyError):  # A standard tag on a value that is none of its kind.
+        raise InvalidInput(f"{source}: is nested too deeply; remove some levels") from None
+    except (ValueError, KeyError):  # A standard tag before a value of another kind.
         raise InvalidInput(
             f"{source}: a tag such as !!int stands before a value of another kind; write plain YAML values, without tags"
         ) from None
 
 
 _QUOTES = "needs quotes around it"
-# What the parser says, what it means, and whether the place is where it began (or else where it ended).
+# What the parser says, what it means, and whether the place is where it began (or else where it
+# ended).
 _PROBLEMS: list[tuple[str, str, bool]] = [
     (r"'\\t'", "a tab; YAML is indented with spaces", False),
     (r"constructor for the tag '(.+)'", r"the tag \1; tags are not allowed here, write plain YAML values", False),
     (r"undefined tag handle '(.+)'", r"the tag \1; tags are not allowed here, write plain YAML values", False),
-    (r"another document", "a second document begins here with ---; keep one, and take the --- away", False),
+    (r"another document", "a second document begins here with ---; keep one, and remove the ---", False),
     (r"quoted scalar .*(end of stream|document separator)", "a quote is opened here and never closed; close it", True),
     (r"flow sequence .*<stream end>", "a [ is opened here and never closed; close it with ]", True),
     (r"flow mapping .*<stream end>", "a { is opened here and never closed; close it with }", True),
@@ -105,7 +105,7 @@ _PROBLEMS: list[tuple[str, str, bool]] = [
     (r"could not find expected ':'", "a line without a key; a space must follow each colon", True),
     (
         r"<block end>",
-        "does not fit the lines above it; see to the indentation, and to quotes that end too early",
+        "does not fit the lines above it; check the indentation, and quotes that end too early",
         False,
     ),
     (r"unindent does not match", "the indentation fits none of the lines above", False),
@@ -115,19 +115,19 @@ _PROBLEMS: list[tuple[str, str, bool]] = [
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]:
-    """Where in the file it is, and what to do."""
-    said = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+    """The place of the mistake in the file, and what to do."""
+    message = " ".join(f"{error.context or ''} {error.problem or ''}".split())
     for pattern, meaning, at_start in _PROBLEMS:
-        if found := re.search(pattern, said):
-            text = found.expand(meaning).replace("tag:yaml.org,2002:", "!!")
+        if match := re.search(pattern, message):
+            text = match.expand(meaning).replace("tag:yaml.org,2002:", "!!")
             return (error.context_mark if at_start else error.problem_mark), text
-    return error.problem_mark or error.context_mark, error.problem or said
+    return error.problem_mark or error.context_mark, error.problem or message
 
 
-def yaml_text(value: object, most: int = 80) -> str:
-    """A value as a YAML file has it, cut where it is long: null, true, .nan, 'a text', [1, 2], {key: value}."""
+def yaml_text(value: object) -> str:
+    """A value as YAML, cut at 80 characters: null, true, .nan, 'a text', [1, 2], {key: value}."""
     text = _flow(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _flow(value: object) -> str:
@@ -143,7 +143,7 @@ def _flow(value: object) -> str:
 
 
 def kind(value: object) -> str:
-    """What a value is, in words."""
+    """The kind of a value, for messages."""
     if isinstance(value, bool):
         return yaml_text(value)
     return {str: "a text", int: "a number", float: "a number", list: "a list", dict: "a mapping"}.get(
@@ -152,7 +152,7 @@ def kind(value: object) -> str:
 
 
 def others(path: Path) -> str:
-    """What there is in the place of a file that is not: the nearest name, or some YAML files beside it."""
+    """A hint for a missing file: the nearest name in its folder, or some YAML files there."""
     folder = path.parent
     if not folder.is_dir():
         return f"; there is no folder {folder} either"
@@ -169,16 +169,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        InvalidInput: no such file, not text, not YAML, or not a mapping.
+        InvalidInput: the file is missing, or is not text, not YAML or not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file{others(path)}") from None
     except IsADirectoryError:
-        raise InvalidInput(f"{path}: is a folder, and a YAML file is needed") from None
+        raise InvalidInput(f"{path}: is a folder; a YAML file is needed") from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"{path}: is no text; a YAML file is needed") from None
+        raise InvalidInput(f"{path}: is not a text; a YAML file is needed") from None
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
     value = parse(text, str(path))

@@ -1,1 +1,1 @@
-"""training."""
+"""Training of a task sequence and its evaluation."""

@@ -1,4 +1,4 @@
-"""AdamP: Adam that takes the part along the weights out of steps on weights whose scale does not matter (Heo et al. 2021)."""
+"""AdamP (Heo et al. 2021): Adam without the part of a step along scale-invariant weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ DELTA, DECAY_RATIO = 0.1, 0.1
 
 
 class AdamP(torch.optim.Optimizer):
-    """timm's AdamP at its default settings, in fewer passes: equal but for rounding.
+    """timm's AdamP at its default settings, in fewer passes; equal up to rounding.
 
-    Where gradient and weights are all but orthogonal, by rows or as a whole, the step loses its part along the weights and the decay is
-    a tenth. That is asked once a step for all parameters, so a device is waited for once.
+    With m and v Adam's moments, a step on weights w is
+
+        u = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+        w <- (1 - lr * weight_decay * ratio) w - lr * u
+
+    A step is tangential if gradient and weights are nearly orthogonal, by rows or as a whole. Then
+    u loses its part along w, and ratio is 0.1 instead of 1. One-dimensional parameters are exempt.
 
     Args:
-        parameters: what is trained; gradients are dense.
+        parameters: tensors to train; their gradients are dense.
         lr: learning rate.
-        weight_decay: decoupled.
+        weight_decay: decoupled weight decay.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float) -> None:
@@ -30,7 +35,7 @@ class AdamP(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step on every parameter that has a gradient; `closure` is not called."""
+        """Take one step on every parameter that has a gradient; `closure` is not called."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
@@ -51,7 +56,7 @@ class AdamP(torch.optim.Optimizer):
         steps = torch._foreach_div(means, steps)
         projected = _project(parameters, gradients, steps)
         if weight_decay > 0:
-            ratios = [DECAY_RATIO if found else 1.0 for found in projected]
+            ratios = [DECAY_RATIO if tangential else 1.0 for tangential in projected]
             torch._foreach_mul_(parameters, [1 - lr * weight_decay * ratio for ratio in ratios])
         torch._foreach_mul_(steps, [-lr / (1 - BETA1 ** s["step"]) for s in states])
         torch._foreach_add_(parameters, steps)
@@ -64,11 +69,16 @@ class AdamP(torch.optim.Optimizer):
 
 
 def _project(parameters: list[Tensor], gradients: list[Tensor], steps: Sequence[Tensor]) -> list[bool]:
-    """Take the part along the weights out of the steps where it is due, in place; whether it was, for each."""
-    found = [False] * len(parameters)
+    """Remove the part along the weights from each tangential step, in place.
+
+    Returns:
+        For each parameter, whether its step was tangential.
+    """
+    projected = [False] * len(parameters)
     matrices = [n for n, p in enumerate(parameters) if p.dim() > 1]
     if not matrices:
-        return found
+        return projected
+    # One transfer for all parameters: each `tolist` waits for the device.
     cosines = torch.stack([_cosines(parameters[n].flatten(1), gradients[n].flatten(1)) for n in matrices]).tolist()
     for n, (by_row, whole) in zip(matrices, cosines, strict=True):
         rows = parameters[n].flatten(1)
@@ -78,12 +88,12 @@ def _project(parameters: list[Tensor], gradients: list[Tensor], steps: Sequence[
             _remove(rows.view(1, -1), steps[n].view(1, -1))
         else:
             continue
-        found[n] = True
-    return found
+        projected[n] = True
+    return projected
 
 
 def _cosines(weights: Tensor, gradient: Tensor) -> Tensor:
-    """|cos| of the angle between them (2,): the largest over the rows, and that of the whole."""
+    """Return the largest |cos| of a row's angle, and |cos| of the whole matrix's angle: (2,)."""
     dots = torch.linalg.vecdot(weights, gradient, dim=1)
     norms = torch.linalg.vector_norm(weights, dim=1), torch.linalg.vector_norm(gradient, dim=1)
     by_row = dots.abs() / (norms[0].clamp_min(EPSILON) * norms[1].clamp_min(EPSILON))
@@ -92,6 +102,6 @@ def _cosines(weights: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _remove(weights: Tensor, step: Tensor) -> None:
-    """Take the part along `weights` out of `step`, row by row, in place."""
+    """Remove the part along `weights` from `step`, row by row, in place."""
     unit = weights / (torch.linalg.vector_norm(weights, dim=1, keepdim=True) + EPSILON)
     step.sub_(unit * torch.linalg.vecdot(unit, step, dim=1)[:, None])

@@ -1,10 +1,10 @@
-"""Scores and metrics of every seen task, routed and with the oracle's task id."""
+"""Scores and metrics of every seen task, routed and with the true task as oracle."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from moleflow.data.loading import load_mask
 from moleflow.errors import Diverged
 from moleflow.metrics.ranking import ranking
-from moleflow.metrics.regions import pixel_metrics
+from moleflow.metrics.regions import PixelMetrics, pixel_metrics
 from moleflow.models.detector import Detector
 from moleflow.models.router import TaskGaussian, fit_gaussian, route
 from moleflow.settings.config import ScoringKnobs, TrialConfig
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of one class; None where undefined (one class only, or no masks)."""
+    """Metrics of one class, in [0, 1]; None where undefined (images of one label, no masks)."""
 
     image_auroc: float | None
     image_ap: float | None
@@ -47,10 +47,18 @@ METRIC_NAMES = tuple(field.name for field in fields(ClassMetrics))
 
 @dataclass(frozen=True)
 class TaskScores:
-    """One class evaluated after some task: routes, image scores and metrics, routed and by the oracle.
+    """One class evaluated after some task, by the routed experts and by its own (the oracle).
 
-    `normal_latent_norm` is the mean of ||z||^2 / D over the patches of its normal images through its own expert: 1 where z is
-    standard normal, whatever the width D; smaller is more compact. None without normal images.
+    Attributes:
+        task: position of the class in the sequence.
+        routes: task whose expert scores each image (N,).
+        scores: image scores (N,) by the routed experts.
+        oracle_scores: image scores (N,) by the class's own expert.
+        metrics: metrics of the routed scores.
+        oracle_metrics: metrics of the oracle's scores.
+        normal_latent_norm: mean of ||z||^2 / D over the patches of the normal images, by the
+            class's own expert: 1 where z is standard normal. None without normal images.
+        digest: digest of the routed scores and maps.
     """
 
     task: int
@@ -64,12 +72,14 @@ class TaskScores:
 
     @property
     def routing_accuracy(self) -> float:
-        """Share of images sent to their own task's expert."""
+        """Share of images that are routed to their own task's expert."""
         return float(np.mean(self.routes == self.task))
 
 
 @dataclass(frozen=True)
 class _Task:
+    """Test images of a task, and the scores of (image, expert) pairs so far."""
+
     samples: tuple[Sample, ...]
     mask_bits: npt.NDArray[np.uint8] | None
     load: Callable[[], torch.Tensor]
@@ -80,10 +90,11 @@ class _Task:
 
 
 class Evaluation:
-    """Everything that is known about the seen tasks' test images.
+    """Scores of the seen tasks' test images.
 
-    An expert never changes once it is trained, so each (image, expert) pair passes through the flow once, however often the R matrix
-    asks for it, and image by image, so that no other image can change its digits. What is stored of a pair does not pass at all.
+    A trained expert never changes, so each (image, expert) pair passes through the flow at most
+    once, however often the R matrix needs it. Stored pairs do not pass at all. Images pass one by
+    one, so that no other image can change the digits of a score.
     """
 
     def __init__(self, config: TrialConfig, detector: Detector) -> None:
@@ -91,7 +102,8 @@ class Evaluation:
         self.detector = detector
         self._tasks: list[_Task] = []
         self._gaussians: list[TaskGaussian] = []
-        self._known: dict[tuple[int, bytes], TaskScores] = {}
+        # By task and routes: as long as no image changes its route, no score changes.
+        self._evaluated: dict[tuple[int, bytes], TaskScores] = {}
 
     def add_task(
         self,
@@ -104,11 +116,11 @@ class Evaluation:
         """Add the next task.
 
         Args:
-            training: its training features (N, H, W, D), from which its router Gaussian is fitted.
-            samples: its test images.
-            has_masks: whether pixel metrics are defined.
-            load: gives their features (M, H, W, D), in order.
-            maps: where what its expert makes of images is kept; None = nowhere.
+            training: training features (N, H, W, D) for the router's Gaussian.
+            samples: test images.
+            has_masks: true if pixel metrics are defined.
+            load: returns the test images' features (M, H, W, D), in order.
+            maps: store of this expert's patch scores; None stores none.
 
         Raises:
             InvalidInput: a mask cannot be read.
@@ -116,22 +128,22 @@ class Evaluation:
         self._gaussians.append(fit_gaussian(_pooled(training), self.config.router))
         pooled = _pooled(load())
         size = self.config.data.mask_size
-        # Bits, because the masks of all tasks stay: read once, they may be asked for in every row of R.
+        # Every row of R needs the masks again: packed to bits, those of all tasks fit in memory.
         bits = np.stack([np.packbits(load_mask(sample, size)) for sample in samples]) if has_masks else None
         self._tasks.append(_Task(samples, bits, load, maps, pooled, {}, {}))
 
     def evaluate(self, task: int) -> TaskScores:
-        """The class of `task` as it scores now, with the experts and Gaussians of all tasks added so far.
+        """Evaluate the class of `task` with the experts and Gaussians of all tasks added so far.
 
         Raises:
-            Diverged: a patch score is not finite; the message names the image and the expert.
+            Diverged: a patch score is not finite.
         """
         entry = self._tasks[task]
         routes = route(entry.pooled, self._gaussians)
-        known = self._known.get((task, routes.tobytes()))
-        if known is not None:
-            return known
-        self._fill(task, {(n, int(e)) for n, e in enumerate(routes)} | {(n, task) for n in range(len(routes))})
+        cached = self._evaluated.get((task, routes.tobytes()))
+        if cached is not None:
+            return cached
+        self._score_pairs(task, {(n, int(e)) for n, e in enumerate(routes)} | {(n, task) for n in range(len(routes))})
         masks = None if entry.mask_bits is None else _unpacked(entry.mask_bits, self.config.data.mask_size)
         labels = np.array([s.label for s in entry.samples], dtype=np.int64)
         routed_maps = np.stack([entry.patch_scores[n, int(e)] for n, e in enumerate(routes)])
@@ -143,78 +155,85 @@ class Evaluation:
             oracle_scores, oracle_metrics, _ = self._measure(oracle_maps, labels, masks)
         normal = [entry.latent_norms[n, task] for n in np.flatnonzero(labels == 0).tolist()]
         norm = float(np.mean(normal)) if normal else None
-        found = TaskScores(task, routes, scores, oracle_scores, metrics, oracle_metrics, norm, scores_digest)
-        self._known[task, routes.tobytes()] = found
-        return found
+        evaluated = TaskScores(task, routes, scores, oracle_scores, metrics, oracle_metrics, norm, scores_digest)
+        self._evaluated[task, routes.tobytes()] = evaluated
+        return evaluated
 
     def samples(self, task: int) -> tuple[Sample, ...]:
-        """The images that `evaluate(task)` scores, in the order of its scores."""
+        """Return the images that `evaluate(task)` scores, in the order of its scores."""
         return self._tasks[task].samples
 
     def gallery(self, task: int, split: str) -> list[KeptMap]:
-        """Small anomaly maps of a few images of the class of `task`, as it scores now; smoothed as for the pixel metrics.
+        """Return small anomaly maps of a few images of the class of `task`.
+
+        They are smoothed as for the pixel metrics: sigma shrinks with the map.
 
         Raises:
             Diverged: a patch score is not finite.
         """
-        entry, found, data = self._tasks[task], self.evaluate(task), self.config.data
-        choices = choose_maps(entry.samples, found.scores)
+        entry, evaluated, data = self._tasks[task], self.evaluate(task), self.config.data
+        choices = choose_maps(entry.samples, evaluated.scores)
         if not choices:
             return []
-        patches = np.stack([entry.patch_scores[one.position, int(found.routes[one.position])] for one in choices])
-        small, low, high = to_8bit(anomaly_maps(patches, SIDE, self.config.scoring.smoothing * SIDE / data.mask_size))
-        kept = zip((one.position for one in choices), choices, small, strict=True)
+        positions = [choice.position for choice in choices]
+        patches = np.stack([entry.patch_scores[n, int(evaluated.routes[n])] for n in positions])
+        greys, low, high = to_8bit(anomaly_maps(patches, SIDE, self.config.scoring.smoothing * SIDE / data.mask_size))
+        scores = evaluated.scores.tolist()
         return [
-            KeptMap(split, task, entry.samples[n], float(found.scores[n]), one.why, one.rank, grey.tobytes(), low, high)
-            for n, one, grey in kept
+            KeptMap(split, task, entry.samples[n], scores[n], choice.why, choice.rank, grey.tobytes(), low, high)
+            for n, choice, grey in zip(positions, choices, greys, strict=True)
         ]
 
     def vanished_masks(self, task: int) -> set[str]:
-        """Names of its defective images whose mask has no pixel left at the size of the masks; they keep their label."""
+        """Return the names of defective images whose resized mask has no pixel left.
+
+        They keep their label.
+        """
         entry = self._tasks[task]
         if entry.mask_bits is None:
             return set()
         masks = zip(entry.samples, entry.mask_bits, strict=True)
         return {sample.name for sample, bits in masks if sample.mask is not None and not bits.any()}
 
-    def _fill(self, task: int, wanted: set[tuple[int, int]]) -> None:
+    def _score_pairs(self, task: int, pairs: set[tuple[int, int]]) -> None:
+        """Fill in the patch scores of (image, expert) pairs of a task, and store what is new."""
         entry = self._tasks[task]
-        missing = sorted(wanted - entry.patch_scores.keys())
-        terms = self._stored(entry, missing)
+        missing = sorted(pairs - entry.patch_scores.keys())
+        terms = self._stored_terms(entry, missing)
         passing = [pair for pair in missing if pair not in terms]
         if passing:
             features = entry.load()
-            terms |= {(n, expert): self._pass(features[n], expert) for n, expert in passing}
+            terms |= {(n, expert): self._flow_terms(features[n], expert) for n, expert in passing}
         for n, expert in missing:
-            found, entry.latent_norms[n, expert] = self._patch_scores(terms[n, expert])
-            entry.patch_scores[n, expert] = found
-            if not np.isfinite(found).all():
+            scores, entry.latent_norms[n, expert] = self._patch_scores(terms[n, expert])
+            entry.patch_scores[n, expert] = scores
+            if not np.isfinite(scores).all():
                 raise Diverged(
-                    f"{entry.samples[n].name}: a patch score is not finite: the flow left the finite numbers, expert of task {expert}"
+                    f"{entry.samples[n].name}: a patch score of the expert of task {expert} is not finite: the flow diverged"
                 )
         for expert in sorted({expert for _, expert in passing}):
             maps = self._tasks[expert].maps
             if maps is not None:
                 maps.write({entry.samples[n].digest: terms[n, e] for n, e in passing if e == expert})
 
-    def _stored(self, entry: _Task, pairs: list[tuple[int, int]]) -> dict[tuple[int, int], Terms]:
-        """What is kept of (image, expert) pairs."""
-        found: dict[tuple[int, int], Terms] = {}
+    def _stored_terms(self, entry: _Task, pairs: list[tuple[int, int]]) -> dict[tuple[int, int], Terms]:
+        """Return the stored terms of those (image, expert) pairs that have some."""
+        terms: dict[tuple[int, int], Terms] = {}
         for expert in sorted({expert for _, expert in pairs}):
             maps = self._tasks[expert].maps
-            names = {n: entry.samples[n].digest for n, e in pairs if e == expert}
-            kept = maps.read(names.values()) if maps is not None else {}
-            found |= {(n, expert): kept[name] for n, name in names.items() if name in kept}
-        return found
+            digests = {n: entry.samples[n].digest for n, e in pairs if e == expert}
+            stored = maps.read(digests.values()) if maps is not None else {}
+            terms |= {(n, expert): stored[name] for n, name in digests.items() if name in stored}
+        return terms
 
     @torch.no_grad()
-    def _pass(self, features: torch.Tensor, expert: int) -> Terms:
-        """||z||^2 and log_det of each patch, (2, H, W), of one image's features (H, W, D)."""
+    def _flow_terms(self, features: torch.Tensor, expert: int) -> Terms:
+        """Return ||z||^2 and log_det of each patch (2, H, W), of one image's features (H, W, D)."""
         z, log_det = self.detector(features[None].to(self.detector.position.device), expert)
         return np.asarray(torch.cat([z.square().sum(dim=-1), log_det]).cpu().numpy(), dtype=np.float32)
 
     def _patch_scores(self, terms: Terms) -> tuple[Floats, float]:
-        """-log p of each patch (H, W), in nats, and the mean of ||z||^2 / D over the patches, from `_pass`."""
+        """Return -log p of each patch (H, W) in nats, and the patches' mean of ||z||^2 / D."""
         squares, log_det = torch.from_numpy(terms)
         if self.config.scoring.log_det == "image_mean":
             log_det = log_det.mean().expand_as(log_det)
@@ -227,26 +246,20 @@ class Evaluation:
     ) -> tuple[npt.NDArray[np.float64], ClassMetrics, str]:
         scores = image_scores(patch_maps, self.config.scoring)
         image = ranking(labels, scores)
-        total = hashlib.sha256(scores.tobytes())
-        pixel = None
+        digest = hashlib.sha256(scores.tobytes())
+        pixel = PixelMetrics(None, None, None, None)
         if masks is not None:
             maps = anomaly_maps(patch_maps, self.config.data.mask_size, self.config.scoring.smoothing)
-            total.update(maps.data)
+            digest.update(maps.data)
             pixel = pixel_metrics(masks, maps)
-        metrics = ClassMetrics(
-            image.auroc,
-            image.ap,
-            image.f1_max,
-            pixel.auroc if pixel else None,
-            pixel.ap if pixel else None,
-            pixel.f1_max if pixel else None,
-            pixel.aupro if pixel else None,
-        )
-        return scores, metrics, total.hexdigest()
+        return scores, ClassMetrics(*astuple(image), *astuple(pixel)), digest.hexdigest()
 
 
 def image_scores(patch_maps: Floats, scoring: ScoringKnobs) -> npt.NDArray[np.float64]:
-    """One score an image (N,) from patch scores (N, H, W): their quantile, maximum, or mean of the k largest."""
+    """Return one score per image (N,) from patch scores (N, H, W).
+
+    It is their maximum, the mean of the k largest, or their quantile (linear between neighbours).
+    """
     flat = patch_maps.reshape(len(patch_maps), -1).astype(np.float64)
     if scoring.image_score == "max":
         scores: npt.NDArray[np.float64] = flat.max(axis=1)
@@ -258,11 +271,17 @@ def image_scores(patch_maps: Floats, scoring: ScoringKnobs) -> npt.NDArray[np.fl
 
 
 def anomaly_maps(patch_maps: Floats, size: int, sigma: float) -> Floats:
-    """Pixel maps (N, size, size) of patch scores (N, H, W): bilinear (corners aligned), then a Gaussian of `sigma` pixels.
+    """Return pixel maps (N, size, size) of patch scores (N, H, W).
 
-    Both are linear and act on rows and columns apart, so a map is R P C^T with one matrix each for rows and columns. Each image is
-    multiplied on its own, in double precision, and rounded once.
+    Maps are enlarged bilinearly with aligned corners, then smoothed by a Gaussian.
+
+    Args:
+        patch_maps: (N, H, W).
+        size: pixels per side.
+        sigma: standard deviation of the Gaussian in pixels of the map; 0 smooths nothing.
     """
+    # Both steps are linear and act on rows and columns apart, so a map is R P C^T. Each image is
+    # multiplied on its own: a product of all would round by the number of images.
     rows, columns = (_enlarging(count, size, sigma) for count in patch_maps.shape[1:])
     maps = np.empty((len(patch_maps), size, size), dtype=np.float32)
     for large, small in zip(maps, patch_maps.astype(np.float64), strict=True):
@@ -271,18 +290,22 @@ def anomaly_maps(patch_maps: Floats, size: int, sigma: float) -> Floats:
 
 
 def _enlarging(count: int, size: int, sigma: float) -> npt.NDArray[np.float64]:
-    """The matrix (size, count) that interpolates `count` values at `size` places and smooths them, mirrored at both ends."""
-    places = np.linspace(0, count - 1, size)
-    bilinear = np.stack([np.interp(places, np.arange(count), one) for one in np.eye(count)], axis=1)
+    """Return the matrix (size, count) that interpolates `count` values at `size` positions.
+
+    It smooths them too, with the signal mirrored at both ends.
+    """
+    positions = np.linspace(0, count - 1, size)
+    bilinear = np.stack([np.interp(positions, np.arange(count), one) for one in np.eye(count)], axis=1)
     smooth: npt.NDArray[np.float64] = bilinear if sigma == 0 else gaussian_filter1d(bilinear, sigma, axis=0)
     return smooth
 
 
 def _unpacked(bits: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.bool_]:
-    """Masks (N, size, size) from their bits."""
+    """Return masks (N, size, size) from their bits."""
     return np.unpackbits(bits, axis=1, count=size * size).reshape(-1, size, size).view(np.bool_)
 
 
 def _pooled(features: torch.Tensor) -> npt.NDArray[np.float64]:
-    # Image by image: a copy of all in double precision would take longer to make than to sum up.
+    """Return the mean over the patches of each image (N, D)."""
+    # Image by image: copying all of them to double precision would take longer than summing.
     return np.stack([image.double().mean(dim=(0, 1)).numpy() for image in features])

@@ -1,4 +1,4 @@
-"""The few anomaly maps that are kept of a sequence, small: some images by lot, and those whose scores were the worst surprise."""
+"""The few small anomaly maps that a sequence keeps: some drawn, some with extreme scores."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from moleflow.data.loading import load_image, load_mask
 if TYPE_CHECKING:
     from moleflow.data.mvtec import Sample
 
+# Pixels per side of a kept map, and of the picture of its image.
 SIDE, PICTURE_SIDE = 64, 128
-"""Pixels per side of a kept map, and of the picture of its image."""
+# Images drawn per class and label; images per class at either wrong end of its scores.
 DRAWN, EXTREMES = 1, 3
-"""Images of each class and label that are drawn by lot; images of each class at either wrong end of its scores."""
 
 Why = Literal["drawn", "lowest_anomalous", "highest_normal"]
 
 
 @dataclass(frozen=True)
 class MapChoice:
-    """One image that is kept: its position among the images of its class, why, and its rank among those kept for that (from 0)."""
+    """One image whose map is kept.
+
+    Attributes:
+        position: index of the image among the images of its class.
+        why: the reason for keeping it.
+        rank: position among the images kept for this reason, from 0.
+    """
 
     position: int
     why: Why
@@ -36,7 +42,10 @@ class MapChoice:
 class KeptMap:
     """A small anomaly map of one image after the last task, through the routed expert.
 
-    `grey` is SIDE rows of SIDE bytes; 0 stands for `low` and 255 for `high`, which all kept maps of a class share, so that they compare.
+    Attributes:
+        grey: SIDE rows of SIDE bytes.
+        low: patch score that the byte 0 stands for; all kept maps of a class share it.
+        high: patch score that the byte 255 stands for, shared likewise.
     """
 
     split: str
@@ -51,36 +60,37 @@ class KeptMap:
 
 
 def choose_maps(samples: Sequence[Sample], scores: npt.NDArray[np.float64]) -> list[MapChoice]:
-    """Which images of a class are kept.
+    """Choose the images of a class whose maps are kept.
 
-    By lot: one normal and one defective image, ranked by a hash of their content alone, so that they are the same in every trial whose
-    images they are among. Besides: the defective images with the lowest scores, and the normal ones with the highest. An image may be
-    kept for two reasons.
+    One normal and one defective image are drawn by a hash of their content, so every trial that
+    scores them draws the same ones. The defective images with the lowest scores and the normal ones
+    with the highest follow. An image can be chosen for two reasons.
+
+    Args:
+        samples: the images.
+        scores: their image scores (N,).
     """
-    by_label = {label: [n for n, sample in enumerate(samples) if sample.label == label] for label in (0, 1)}
-    found = []
-    drawn = [n for label in (0, 1) for n in sorted(by_label[label], key=lambda n: _lot(samples[n]))[:DRAWN]]
-    lowest = sorted(by_label[1], key=lambda n: (scores[n], samples[n].name))[:EXTREMES]
-    highest = sorted(by_label[0], key=lambda n: (-scores[n], samples[n].name))[:EXTREMES]
-    reasons: tuple[tuple[Why, list[int]], ...] = (
-        ("drawn", drawn),
-        ("lowest_anomalous", lowest),
-        ("highest_normal", highest),
-    )
-    for why, positions in reasons:
-        found += [MapChoice(position, why, rank) for rank, position in enumerate(positions)]
-    return found
+    normal, defective = ([n for n, sample in enumerate(samples) if sample.label == label] for label in (0, 1))
+    drawn = [n for group in (normal, defective) for n in sorted(group, key=lambda n: _draw_order(samples[n]))[:DRAWN]]
+    reasons: dict[Why, list[int]] = {
+        "drawn": drawn,
+        "lowest_anomalous": sorted(defective, key=lambda n: (scores[n], samples[n].name))[:EXTREMES],
+        "highest_normal": sorted(normal, key=lambda n: (-scores[n], samples[n].name))[:EXTREMES],
+    }
+    return [MapChoice(n, why, rank) for why, positions in reasons.items() for rank, n in enumerate(positions)]
 
 
 def to_8bit(maps: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], float, float]:
-    """Maps (N, H, W) as greys (N, H, W) on one scale, and what 0 and 255 stand for."""
+    """Return maps (N, H, W) as grey values (N, H, W) on one scale, and the values of 0 and 255."""
     low, high = float(maps.min()), float(maps.max())
     scaled = (maps.astype(np.float64) - low) * (255 / (high - low) if high > low else 0.0)
     return np.rint(scaled).astype(np.uint8), low, high
 
 
 def picture(sample: Sample) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
-    """A small picture of an image, squared as the backbone sees it (PICTURE_SIDE, PICTURE_SIDE, 3), and its mask where it has one.
+    """Return a small picture of an image, and its mask or None.
+
+    The picture (PICTURE_SIDE, PICTURE_SIDE, 3) is squared as the backbone's input is.
 
     Raises:
         Damaged: the image has changed since it was scanned.
@@ -90,5 +100,5 @@ def picture(sample: Sample) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_
     return load_image(sample, PICTURE_SIDE, "bilinear"), mask
 
 
-def _lot(sample: Sample) -> tuple[str, str]:
+def _draw_order(sample: Sample) -> tuple[str, str]:
     return hashlib.sha256(f"gallery:{sample.digest}".encode()).hexdigest(), sample.name

@@ -1,4 +1,4 @@
-"""The task sequence: train task after task, evaluate every seen task after each, hand over rows."""
+"""The task sequence: train task after task, and evaluate every seen task after each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from moleflow.cache.checkpoints import StageCheckpointer
 from moleflow.cache.claim import wait_for
@@ -29,23 +31,28 @@ from moleflow.training.train_task import Randomness, new_detector, train_task
 
 
 class Observer(Protocol):
-    """Who is told how a sequence goes on."""
+    """Receives the events of a sequence while it runs."""
 
     def on_features(self, done: int, total: int) -> None:
-        """Backbone forwards of the set of images at hand."""
+        """Receive how many images of the current set have passed through the backbone."""
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
-        """An epoch of `task` ended."""
+        """Receive an epoch of `task` that was trained here."""
 
     def on_task(self, report: TaskReport) -> bool:
-        """A task ended; False stops the sequence here."""
+        """Receive the report of a task that ended; return False to stop the sequence there."""
 
 
 @dataclass(frozen=True)
 class TaskReport:
-    """One task boundary: R[i, j] rows for j <= i, the task's curves, and what it cost in seconds (spent here, and reused).
+    """The end of one task.
 
-    Epochs that an earlier attempt trained before it was cut off are reused seconds of a task that is trained here.
+    Attributes:
+        task: position in the sequence, from 0.
+        metrics: rows R[i, j] for i = task and j <= i, one per split and j.
+        curves: one row per epoch.
+        seconds_spent: seconds spent here, without waiting for other workers.
+        seconds_reused: seconds that earlier attempts or other trials spent on stored epochs.
     """
 
     task: int
@@ -57,9 +64,18 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class SequenceResult:
-    """A sequence that ended: per-image scores and a few small maps after its last task, digests, and facts about the model.
+    """A sequence that ended.
 
-    `scores_digest` is over the test scores, or over those of validation where the test is not scored.
+    Attributes:
+        scores: one row per scored image, after the last task.
+        stopped: true if the observer stopped the sequence before its last task.
+        state_digest: digest of all tasks' trained states.
+        scores_digest: digest of the test scores, or of the validation scores if the test is not
+            scored.
+        parameters_per_task: learned numbers that each task added.
+        lora_scaling: the number that multiplies B A x.
+        flags: remarks for the reader of the results.
+        gallery: small anomaly maps of a few images, after the last task.
     """
 
     scores: list[dict[str, Any]]
@@ -74,10 +90,15 @@ class SequenceResult:
 
 @dataclass(frozen=True)
 class SequenceContext:
-    """Where a sequence finds images, features and stages, and computes; generated defects are kept in the folder `synthetic`.
+    """The inputs and stores of a sequence.
 
     Attributes:
-        weights: the identity that the backbone's weights have to have from the first task to the last; None = what they have at the start.
+        tasks: the classes, in the order in which they are learned.
+        features: cache of backbone features.
+        stages: store of trained tasks.
+        environment: device and numeric environment.
+        synthetic: folder of generated validation defects.
+        weights: required identity of the backbone's weights; None takes the present one.
     """
 
     tasks: tuple[TaskData, ...]
@@ -88,86 +109,75 @@ class SequenceContext:
     weights: str | None = None
 
 
-def run_sequence(config: TrialConfig, place: SequenceContext, observer: Observer) -> SequenceResult:
+def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observer) -> SequenceResult:
     """Run one trial's whole sequence.
 
-    Stages that are already stored are loaded, the others trained and stored, so a sequence that was cut off resumes after the last epoch
-    that was stored, with the digits of an uninterrupted one.
+    Stored stages are loaded, the others are trained and stored. An interrupted sequence resumes
+    after the last stored epoch, with the digits of an uninterrupted one.
 
     Raises:
-        Diverged: training or scoring left the finite numbers.
-        InvalidInput: the images and the configuration do not fit together, or the weights are not those that they have to be.
+        Diverged: a loss or a score is not finite.
+        InvalidInput: images and configuration do not fit together, or the weights have changed.
         OSError: a store cannot be written.
     """
-    weights = planned_weights(config.backbone, place.weights)
-    place = replace(place, weights=weights)
+    weights = planned_weights(config.backbone, context.weights)
+    context = replace(context, weights=weights)
     detector: Detector | None = None
     parent = ROOT
     digests: list[str] = []
-    lost: dict[str, list[set[str]]] = {}
+    vanished: dict[str, list[set[str]]] = {}
     flags = config.flags()
-    for task, data in enumerate(place.tasks):
+    for task, data in enumerate(context.tasks):
         start = time.perf_counter()
-        chosen = choose_splits(data, config.data, config.seed, place.synthetic)
+        chosen = choose_splits(data, config.data, config.seed, context.synthetic)
         train, splits = chosen.train, chosen.scored
-        training = place.features.get(config, place.environment, train, observer.on_features, weights)
+        training = context.features.get(config, context.environment, train, observer.on_features, weights)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
-            detector = new_detector(config, training, randomness, place.environment.device)
+            detector = new_detector(config, training, randomness, context.environment.device)
             evaluations = {name: Evaluation(config, detector) for name in splits}
-            lost = {name: [] for name in splits}
+            vanished = {name: [] for name in splits}
         detector.add_task(task, randomness)
-        determined_by = parent, config, task, digest([s.digest for s in train]), weights, place.environment
-        stage_key = stage_id(*determined_by)
-
-        def train_now(
-            progress: StageCheckpointer,
-            detector: Detector = detector,
-            task: int = task,
-            features: Any = training,
-            r: Randomness = randomness,
-        ) -> Checkpoint:
-            on_epoch = partial(observer.on_epoch, task)
-            return train_task(detector, features, task, config, r, on_epoch, progress.start, progress.keep)
-
+        key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, context.environment)
         facts = {"config": config.model_dump(), "task": data.name, "settings": stage_settings_digest(config, task)}
-        obtained = _load_or_train(place.stages, stage_key, train_now, facts)
-        stage, reused = obtained.stage, obtained.reused
-        detector.load_task_state(task, stage.state)
+        train_stage = _trainer(detector, training, task, config, randomness, observer)
+        obtained = _load_or_train(context.stages, key, train_stage, facts)
+        detector.load_task_state(task, obtained.stage.state)
         detector.requires_grad_(False).eval()
-        digests.append(stage.state_digest)
-        maps = PatchScores(place.stages.place(stage_key), digest(digests))
+        digests.append(obtained.stage.state_digest)
+        maps = PatchScores(context.stages.stage_folder(key), digest(digests))
         for name, evaluation in evaluations.items():
             samples = splits[name]
             masks = _has_masks(config, data, name)
-            evaluation.add_task(training, samples, masks, _loader(place, config, samples, observer), maps)
-            lost[name].append(evaluation.vanished_masks(task))
-        flags += _warnings(config, data, chosen, splits, set().union(*(of[task] for of in lost.values())))
-        rows, scored = _evaluate(evaluations, place.tasks[: task + 1], lost, digest(digests))
-        total = time.perf_counter() - start - obtained.seconds_waited
-        report = TaskReport(
-            task=task,
-            metrics=rows,
-            curves=[{"task": task, "task_name": data.name, "reused": reused} | asdict(epoch) for epoch in stage.epochs],
-            seconds_spent=total,
-            seconds_reused=obtained.seconds_reused,
-        )
+            evaluation.add_task(training, samples, masks, _loader(context, config, samples, observer), maps)
+            vanished[name].append(evaluation.vanished_masks(task))
+        flags += _warnings(config, data, chosen, splits, set().union(*(names[task] for names in vanished.values())))
+        rows, scored = _evaluate(evaluations, context.tasks[: task + 1], vanished, digest(digests))
+        spent, reused = time.perf_counter() - start - obtained.seconds_waited, obtained.seconds_reused
         for row in rows:
-            row["seconds_spent"], row["seconds_reused"] = report.seconds_spent, report.seconds_reused
-        go_on = observer.on_task(report)
-        parent = stage_key
-        last = task + 1 == len(place.tasks)
-        if last or not go_on:
+            row["seconds_spent"], row["seconds_reused"] = spent, reused
+        curves = [
+            {"task": task, "task_name": data.name, "reused": obtained.reused} | asdict(epoch)
+            for epoch in obtained.stage.epochs
+        ]
+        proceed = observer.on_task(TaskReport(task, rows, curves, spent, reused))
+        parent = key
+        last = task + 1 == len(context.tasks)
+        if last or not proceed:
+            seen = range(task + 1)
             return SequenceResult(
-                scores=_score_rows(evaluations, place.tasks, scored),
+                scores=_score_rows(evaluations, context.tasks, scored),
                 stopped=not last,
                 state_digest=digest(digests),
-                scores_digest=digest([scored[next(iter(scored))][j].digest for j in range(task + 1)]),
-                parameters_per_task=[detector.count_parameters(t) for t in range(task + 1)],
+                scores_digest=digest([scored[next(iter(scored))][j].digest for j in seen]),
+                parameters_per_task=[detector.count_parameters(j) for j in seen],
                 lora_scaling=config.lora.effective_scaling,
                 flags=flags,
                 gallery=[
-                    kept for name, of in evaluations.items() for j in range(task + 1) for kept in of.gallery(j, name)
+                    kept
+                    for name, evaluation in evaluations.items()
+                    for j in seen
+                    for kept in evaluation.gallery(j, name)
                 ],
             )
     raise InvalidInput("data.tasks: given no task, but a sequence needs at least one")
@@ -175,7 +185,14 @@ def run_sequence(config: TrialConfig, place: SequenceContext, observer: Observer
 
 @dataclass(frozen=True)
 class _StageResult:
-    """A stage, whether all of it was stored, what its stored epochs had cost, and seconds of waiting for another worker: no compute."""
+    """A stage that was loaded or trained.
+
+    Attributes:
+        stage: the stage.
+        reused: true if all of it was stored.
+        seconds_reused: seconds that its stored epochs had taken.
+        seconds_waited: seconds of waiting for another worker.
+    """
 
     stage: Stage
     reused: bool
@@ -183,13 +200,20 @@ class _StageResult:
     seconds_waited: float
 
 
+def _trainer(
+    detector: Detector, features: Tensor, task: int, config: TrialConfig, randomness: Randomness, observer: Observer
+) -> Callable[[StageCheckpointer], Checkpoint]:
+    """Return a function that trains `task` and checkpoints it."""
+    on_epoch = partial(observer.on_epoch, task)
+    return lambda checkpointer: train_task(
+        detector, features, task, config, randomness, on_epoch, checkpointer.start, checkpointer.keep
+    )
+
+
 def _load_or_train(
-    store: StageStore,
-    key: StageId,
-    train: Callable[[StageCheckpointer], Checkpoint],
-    facts: dict[str, Any],
+    store: StageStore, key: StageId, train: Callable[[StageCheckpointer], Checkpoint], facts: dict[str, Any]
 ) -> _StageResult:
-    """The stage `key`, from the store or trained here under a claim."""
+    """Load the stage `key`, or train and store it under a claim."""
     waited = 0.0
     while True:
         stored = store.load(key)
@@ -198,18 +222,20 @@ def _load_or_train(
             return _StageResult(stored, True, stored.seconds, waited)
         claim = store.claim(key)
         if claim is None:
-            since = time.perf_counter()
+            # Another worker trains it. It may die, and then this one takes over.
+            start = time.perf_counter()
             wait_for(lambda: False, store.claim_path(key))
-            waited += time.perf_counter() - since
+            waited += time.perf_counter() - start
             continue
         with claim:
+            # The stage may have been stored between the look above and the claim.
             stored = store.load(key)
             if stored is not None:
                 return _StageResult(stored, True, stored.seconds, waited)
             start = time.perf_counter()
-            with StageCheckpointer(store, key) as progress:
-                trained = train(progress)
-                earlier = sum(epoch.seconds for epoch in progress.start.epochs) if progress.start else 0.0
+            with StageCheckpointer(store, key) as checkpointer:
+                trained = train(checkpointer)
+                earlier = sum(epoch.seconds for epoch in checkpointer.start.epochs) if checkpointer.start else 0.0
                 seconds = earlier + time.perf_counter() - start
                 stage = Stage(trained.state, trained.epochs, seconds, state_digest(trained.state))
                 store.save(key, stage, facts)
@@ -217,57 +243,59 @@ def _load_or_train(
 
 
 def _loader(
-    place: SequenceContext, config: TrialConfig, samples: tuple[Sample, ...], observer: Observer
-) -> Callable[[], Any]:
-    return lambda: place.features.get(config, place.environment, samples, observer.on_features, place.weights)
+    context: SequenceContext, config: TrialConfig, samples: tuple[Sample, ...], observer: Observer
+) -> Callable[[], Tensor]:
+    """Return a function that loads the features of `samples`."""
+    return lambda: context.features.get(config, context.environment, samples, observer.on_features, context.weights)
 
 
 def _has_masks(config: TrialConfig, data: TaskData, split: str) -> bool:
-    """Whether pixel metrics can be taken of a split: generated defects have masks, whatever the class has."""
+    """Return true if pixel metrics are defined for a split: generated defects always have masks."""
     of_validation = {"none": False, "synthetic": True, "real": data.has_masks}
     return data.has_masks if split == "test" else of_validation[config.data.validation_anomalies]
 
 
 def _warnings(
-    config: TrialConfig, data: TaskData, chosen: Splits, splits: dict[str, tuple[Sample, ...]], lost: set[str]
+    config: TrialConfig, data: TaskData, chosen: Splits, splits: dict[str, tuple[Sample, ...]], vanished: set[str]
 ) -> list[str]:
-    found = []
+    """Return the remarks on a task's images that a reader of its metrics needs."""
+    warnings = []
     anomalies = config.data.validation_anomalies
     if chosen.withheld:
         defective = sum(sample.label for sample in data.test)
-        found.append(
+        warnings.append(
             f"{data.name}: {chosen.withheld} of {defective} defective test images serve validation and are excluded from the test"
         )
-    if lost:
-        names = ", ".join(sorted(lost)[:3])
-        found.append(
-            f"{data.name}: {len(lost)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}"
+    if vanished:
+        names = ", ".join(sorted(vanished)[:3])
+        warnings.append(
+            f"{data.name}: {len(vanished)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}"
         )
     for name, samples in splits.items():
         labels = {sample.label for sample in samples}
         if len(labels) < 2 and (name == "test" or anomalies != "none"):
             missing = "defective" if 0 in labels else "normal"
-            found.append(f"{data.name}: no {missing} {name} images, so no AUROC")
+            warnings.append(f"{data.name}: no {missing} {name} images, so no AUROC")
     if not data.has_masks and ("test" in splits or anomalies == "real"):
-        found.append(f"{data.name}: no masks, so no pixel metrics")
+        warnings.append(f"{data.name}: no masks, so no pixel metrics")
     if len(chosen.train) < config.training.batch_size:
-        found.append(
+        warnings.append(
             f"{data.name}: {len(chosen.train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all"
         )
-    return found
+    return warnings
 
 
 def _evaluate(
-    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], lost: dict[str, list[set[str]]], states: str
+    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], vanished: dict[str, list[set[str]]], states: str
 ) -> tuple[list[dict[str, Any]], dict[str, dict[int, TaskScores]]]:
-    """The R[i, j] rows after the last of `tasks`, and the scores behind them by split and task."""
+    """Return the rows R[i, j] after the last of `tasks`, and their scores by split and task."""
     after = len(tasks) - 1
     rows: list[dict[str, Any]] = []
     scored: dict[str, dict[int, TaskScores]] = {}
     for name, evaluation in evaluations.items():
         scored[name] = {}
         for j, data in enumerate(tasks):
-            found = scored[name][j] = evaluation.evaluate(j)
+            scores = scored[name][j] = evaluation.evaluate(j)
             samples = evaluation.samples(j)
             rows.append(
                 {
@@ -278,14 +306,14 @@ def _evaluate(
                     "task_name": data.name,
                     "n_images": len(samples),
                     "n_anomalous": sum(s.label for s in samples),
-                    "n_masks": sum(s.mask is not None and s.name not in lost[name][j] for s in samples),
-                    "routing_accuracy": found.routing_accuracy,
-                    "normal_latent_norm": found.normal_latent_norm,
+                    "n_masks": sum(s.mask is not None and s.name not in vanished[name][j] for s in samples),
+                    "routing_accuracy": scores.routing_accuracy,
+                    "normal_latent_norm": scores.normal_latent_norm,
                     "state_digest": states,
-                    "scores_digest": found.digest,
+                    "scores_digest": scores.digest,
                 }
-                | {metric: getattr(found.metrics, metric) for metric in METRIC_NAMES}
-                | {f"oracle_{metric}": getattr(found.oracle_metrics, metric) for metric in METRIC_NAMES}
+                | {metric: getattr(scores.metrics, metric) for metric in METRIC_NAMES}
+                | {f"oracle_{metric}": getattr(scores.oracle_metrics, metric) for metric in METRIC_NAMES}
             )
     return rows, scored
 
@@ -293,6 +321,7 @@ def _evaluate(
 def _score_rows(
     evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], scored: dict[str, dict[int, TaskScores]]
 ) -> list[dict[str, Any]]:
+    """Return one row per scored image."""
     return [
         {
             "split": name,
@@ -302,11 +331,11 @@ def _score_rows(
             "image_digest": sample.digest,
             "defect": sample.defect,
             "label": sample.label,
-            "score": float(found.scores[n]),
-            "oracle_score": float(found.oracle_scores[n]),
-            "routed_task": int(found.routes[n]),
+            "score": float(scores.scores[n]),
+            "oracle_score": float(scores.oracle_scores[n]),
+            "routed_task": int(scores.routes[n]),
         }
         for name, by_task in scored.items()
-        for j, found in by_task.items()
+        for j, scores in by_task.items()
         for n, sample in enumerate(evaluations[name].samples(j))
     ]

@@ -1,4 +1,4 @@
-"""One task: features in, trained state out."""
+"""Training of one task: features in, trained state out."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ from moleflow.settings.config import TrainingKnobs, TrialConfig
 from moleflow.training.adamp import AdamP
 from moleflow.training.losses import training_loss
 
-ABSURD_LOSS = 1e10
+MAX_LOSS = 1e10
 PRODUCTS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Randomness:
-    """The random numbers of a stage: from the seed, the parent stage's lineage and the task, never carried over."""
+    """The random numbers of a stage, from the seed, the parent stage's lineage and the task.
+
+    No generator is carried from one stage to the next, so a stage draws the same numbers in every
+    trial that shares it.
+    """
 
     seed: int
     parent_lineage: str
     task: int
 
     def __call__(self, name: str) -> torch.Generator:
-        """A fresh CPU generator for the draws called `name`."""
+        """Return a fresh CPU generator for the draws called `name`."""
         text = f"{self.seed}:{self.parent_lineage}:{self.task}:{name}"
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
 
 
 def new_detector(config: TrialConfig, features: Tensor, randomness: Randomness, device: torch.device) -> Detector:
-    """A detector without any task, on `device`, for features (N, H, W, D)."""
+    """Return a detector without any task, on `device`, for features (N, H, W, D)."""
     return Detector(config, (features.shape[1], features.shape[2], features.shape[3]), randomness).to(device)
 
 
@@ -49,22 +53,29 @@ def train_task(
     config: TrialConfig,
     randomness: Randomness,
     on_epoch: Callable[[Epoch], None],
-    start: Checkpoint | None = None,
-    keep: Callable[[Checkpoint], None] | None = None,
+    resume_from: Checkpoint | None = None,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
 ) -> Checkpoint:
-    """Measure the features' statistics and train what `task` trains, in place.
+    """Measure the features' statistics and train the parameters of `task`, in place.
+
+    Training that resumes from a checkpoint has the digits of an uninterrupted one: an epoch's
+    random numbers derive from its number, and no other state is carried from epoch to epoch.
 
     Args:
-        features: (N, H, W, D) of the task's training images, on any device; moved to the detector's.
+        detector: the detector after `add_task(task)`.
+        features: (N, H, W, D) of the task's training images, on any device.
+        task: position in the sequence, from 0.
+        config: the trial's settings.
+        randomness: the stage's random numbers.
         on_epoch: called after every epoch that is trained here.
-        start: where an earlier training of this task got to; it is gone on from there to the digits of an uninterrupted one.
-        keep: given what each epoch reached, before `on_epoch`.
+        resume_from: the last checkpoint of an interrupted training of this task; None starts anew.
+        on_checkpoint: called with the checkpoint of each epoch, before `on_epoch`.
 
     Returns:
-        What the last epoch reached.
+        The checkpoint of the last epoch.
 
     Raises:
-        Diverged: a loss became NaN, infinite or larger than 1e10; the message names the task and the epoch.
+        Diverged: the mean loss of an epoch is NaN, infinite or above 1e10 in magnitude.
     """
     knobs = config.training
     detector.measure(task, features)
@@ -74,15 +85,15 @@ def train_task(
     count = len(features)
     batch = min(knobs.batch_size, count)
     steps = count // batch if knobs.drop_last else math.ceil(count / batch)
-    if start is not None:
-        detector.load_task_state(task, start.state)
-        _load_optimizer_state(optimizer, parameters, start.optimizer)
+    if resume_from is not None:
+        detector.load_task_state(task, resume_from.state)
+        _load_optimizer_state(optimizer, parameters, resume_from.optimizer)
     fixed = {name: _copy(t) for name, t in detector.task_state(task).items() if name not in parameters}
-    reached = start or Checkpoint((), {}, {})
+    checkpoint = resume_from or Checkpoint((), {}, {})
     detector.train()
     detector.set_products(PRODUCTS[knobs.products])
-    for epoch in range(len(reached.epochs), knobs.epochs):
-        begun = time.perf_counter()
+    for epoch in range(len(checkpoint.epochs), knobs.epochs):
+        start = time.perf_counter()
         order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
         losses, nlls, norms = [], [], []
         detector.set_dropout(randomness(f"dropout {epoch}") if task == 0 else None)
@@ -90,37 +101,42 @@ def train_task(
             rate = learning_rate(knobs, task, epoch * steps + step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, nll, norm = train_step(
-                detector, features[order[step * batch : (step + 1) * batch]], task, config, optimizer
-            )
+            images = features[order[step * batch : (step + 1) * batch]]
+            loss, nll, norm = train_step(detector, images, task, config, optimizer)
             losses.append(loss)
             nlls.append(nll)
             norms.append(norm)
+        # Read once an epoch: each `item` waits for the device.
         means = [torch.stack(values).double().mean().item() for values in (losses, nlls, norms)]
-        if not all(math.isfinite(value) for value in means) or abs(means[0]) > ABSURD_LOSS:
+        if not all(math.isfinite(value) for value in means) or abs(means[0]) > MAX_LOSS:
             raise Diverged(
                 f"task {task} ({config.data.tasks[task]}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}"
             )
-        record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - begun)
-        reached = Checkpoint(
-            (*reached.epochs, record),
+        record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - start)
+        # Copies: a signal may interrupt the next step, and this checkpoint is then written.
+        checkpoint = Checkpoint(
+            (*checkpoint.epochs, record),
             fixed | {name: _copy(parameter) for name, parameter in parameters.items()},
             _optimizer_state(optimizer, parameters),
         )
-        if keep is not None:
-            keep(reached)
+        if on_checkpoint is not None:
+            on_checkpoint(checkpoint)
         on_epoch(record)
     detector.set_dropout(None)
     detector.set_products(None)
     detector.requires_grad_(False)
     detector.eval()
-    return reached
+    return checkpoint
 
 
 def train_step(
     detector: Detector, images: Tensor, task: int, config: TrialConfig, optimizer: torch.optim.Optimizer
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step on features `images` (B, H, W, D): its loss, its plain NLL and the norm of its gradient, as numbers on the device."""
+    """Take one step on features `images` (B, H, W, D).
+
+    Returns:
+        Loss, plain NLL and gradient norm before clipping, as scalars on the device.
+    """
     z, log_det = detector(images, task)
     loss, nll = training_loss(z, log_det, config.loss, images)
     optimizer.zero_grad(set_to_none=True)
@@ -134,10 +150,14 @@ def train_step(
 
 
 def learning_rate(knobs: TrainingKnobs, task: int, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step (from 0): linear warm-up on tasks after the first, then constant or cosine.
+    """Return the learning rate of step 0, 1, … of a task (Loshchilov and Hutter 2017).
 
-    lr = peak * (f + (1-f) * (1 + cos(pi t)) / 2), t from 0 after the warm-up to 1 at the last step, f the final fraction
-    (Loshchilov and Hutter 2017).
+        warm-up, after task 0   peak * (step + 1) / (W + 1) for step < W
+        constant                peak
+        cosine                  peak * (f + (1 - f) * (1 + cos(pi t)) / 2)
+
+    W is the number of warm-up steps, at most half of all. t runs from 0 at the first step after the
+    warm-up to 1 at the last step. f is the final fraction.
     """
     total = knobs.epochs * steps_per_epoch
     warmup = min(knobs.warmup_epochs * steps_per_epoch, total // 2) if task > 0 else 0
@@ -150,14 +170,14 @@ def learning_rate(knobs: TrainingKnobs, task: int, step: int, steps_per_epoch: i
 
 
 def optimizer_of(parameters: Iterable[torch.nn.Parameter], knobs: TrainingKnobs) -> torch.optim.Optimizer:
-    """The optimizer that the knobs ask for, at the peak learning rate."""
+    """Return the optimizer that the knobs name, at the peak learning rate."""
     if knobs.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay, fused=True)
     return AdamP(parameters, lr=knobs.learning_rate, weight_decay=knobs.weight_decay)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
-    """The optimizer's numbers as `<parameter>/<entry>`; the step count is stored as a tensor too."""
+    """Return the optimizer's state as `<parameter>/<entry>`; step counts become tensors too."""
     return {
         f"{name}/{entry}": _copy(value) if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in parameters.items()
@@ -168,12 +188,13 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, parameters: dict[str, tor
 def _load_optimizer_state(
     optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], stored: dict[str, Tensor]
 ) -> None:
-    """Put back what `_optimizer_state` gave."""
+    """Load the state that `_optimizer_state` returned."""
     positions = {name: position for position, name in enumerate(parameters)}
     state: dict[int, dict[str, Any]] = {position: {} for position in positions.values()}
     for path, value in stored.items():
         name, _, entry = path.rpartition("/")
-        # AdamP counts its steps in a Python number, AdamW in a float tensor; powers of the two differ in their last digits.
+        # AdamP counts steps in a Python int, AdamW in a float tensor. Powers of the two differ in
+        # their last digits, so each gets its own type back.
         state[positions[name]][entry] = value.clone() if value.is_floating_point() else value.item()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

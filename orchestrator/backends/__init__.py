@@ -1,1 +1,1 @@
-"""Where trials run: one engine a file."""
+"""Backends: each runs the trials of a source inline, in local processes, on SLURM or on Ray."""

@@ -1,32 +1,31 @@
-"""This process, one trial at a time."""
+"""The inline backend: one trial at a time in the driver's process."""
 
 from __future__ import annotations
 
 import time
 
 from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
+from orchestrator.execution.make_worker import make_worker
 from orchestrator.records.events import Event, Events
 
 
 class InlineBackend:
-    """Runs every trial here. What a worker tells is passed on at once, not at the next poll."""
+    """Runs every trial in this process. Events are reported at once, not at the next poll."""
 
     def __init__(self, setup: WorkerConfig) -> None:
         self._setup = setup
 
     def run(self, source: TrialSupply, events: Events) -> None:
-        """Pull and run until the source is done."""
+        """Pull and run items until the source is DONE."""
         run_loop(_InlineEngine(self._setup, events), source, events)
 
 
 class _InlineEngine:
     def __init__(self, setup: WorkerConfig, events: Events) -> None:
-        from orchestrator.execution.worker import Worker
-
-        self._worker = Worker(setup, events)
+        self._worker = make_worker(setup, events)
         self._item: WorkItem | None = None
 
-    def free(self) -> int:
+    def free_slots(self) -> int:
         return 0 if self._item else 1
 
     def submit(self, item: WorkItem) -> None:
@@ -43,8 +42,8 @@ class _InlineEngine:
             self._worker.flush()
         return []
 
-    def withdraw(self) -> list[Event]:
-        return []  # What is submitted runs.
+    def cancel_queued(self) -> list[Event]:
+        return []  # A submitted item runs at the next poll.
 
     def close(self) -> None:
         self._worker.flush()

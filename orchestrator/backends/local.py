@@ -1,4 +1,4 @@
-"""This machine: long-lived worker processes, each with its threads or its share of a GPU."""
+"""The local backend: worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING
 
-from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
+from orchestrator.execution.backend import (
+    MakeWorker,
+    TrialSupply,
+    WorkerConfig,
+    WorkItem,
+    run_loop,
+)
+from orchestrator.execution.make_worker import make_worker
 from orchestrator.host import disk
 from orchestrator.host.environment_variables import set_variables, thread_variables
 from orchestrator.host.hardware import available_cores, memory_gb, visible_gpus
@@ -23,22 +28,22 @@ from orchestrator.records.events import ENDS, Event, Events
 from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Trial
 
-if TYPE_CHECKING:
-    from orchestrator.execution.worker import Worker
-
-    MakeWorker = Callable[[WorkerConfig, Events], Worker]
-
 STOP_SECONDS = 5.0
 
 
 class LocalBackend:
-    """N worker processes on this machine.
+    """Worker processes on this machine.
 
     Args:
-        workers: how many at once; None = as many as the GPUs hold where there are any, else as the cores and the memory do.
-        resources: what one trial needs; `gpus` is for schedulers, here the device option decides.
-        stop_seconds: how long workers that are told to stop may take.
-        make: what runs trials in a worker process; a function that other processes can import.
+        setup: what the workers need.
+        workers: the number of processes. None = `trials_per_gpu` on each visible GPU. Without a
+            GPU, or with `--device cpu`, None = as many as cores and memory allow.
+        resources: what one trial needs. `gpus` is for schedulers; here `setup.device` decides.
+        stop_seconds: time that workers get to stop before they are killed.
+        make: makes the worker of a process; a function that other processes can import.
+
+    Attributes:
+        worker_gpus: the GPU of each worker process, as in CUDA_VISIBLE_DEVICES; None = no choice.
 
     """
 
@@ -48,32 +53,26 @@ class LocalBackend:
         workers: int | None = None,
         resources: Resources | None = None,
         stop_seconds: float = STOP_SECONDS,
-        make: MakeWorker | None = None,
+        make: MakeWorker = make_worker,
     ) -> None:
         needs = resources or Resources()
         self._setup, self._stop_seconds, self._make = setup, stop_seconds, make
         gpus = [] if setup.device == "cpu" else visible_gpus()
-        slots = [gpu for gpu in gpus for _ in range(needs.trials_per_gpu)]
+        places = [gpu for gpu in gpus for _ in range(needs.trials_per_gpu)]
         fitting = min(available_cores() // max(setup.threads, needs.cpus), memory_gb() // needs.mem_gb)
-        count = workers or len(slots) or max(1, int(fitting))
-        self._slots = [slots[n % len(slots)] if slots else None for n in range(count)]
-
-    @property
-    def workers(self) -> int:
-        """How many processes it starts at most."""
-        return len(self._slots)
+        count = workers or len(places) or max(1, int(fitting))
+        self.worker_gpus = [places[n % len(places)] if places else None for n in range(count)]
 
     def run(self, source: TrialSupply, events: Events) -> None:
-        """Pull and run until the source is done."""
-        run_loop(_LocalEngine(self._setup, self._slots, self._stop_seconds, self._make), source, events)
+        """Pull and run items until the source is DONE."""
+        run_loop(_LocalEngine(self._setup, self.worker_gpus, self._stop_seconds, self._make), source, events)
 
 
 @dataclass
 class _WorkerSlot:
-    """One worker process, its pipe, and the trials it has not yet reported the end of."""
+    """A worker process, its pipe, and the trials whose end it has not reported."""
 
     number: int
-    gpu: str | None
     process: SpawnProcess
     pipe: Connection
     busy: bool
@@ -81,147 +80,149 @@ class _WorkerSlot:
 
 
 class _LocalEngine:
-    def __init__(
-        self, setup: WorkerConfig, slots: list[str | None], stop_seconds: float, make: MakeWorker | None
-    ) -> None:
-        self._setup, self._slots, self._stop_seconds, self._make = setup, slots, stop_seconds, make
+    def __init__(self, setup: WorkerConfig, gpus: list[str | None], stop_seconds: float, make: MakeWorker) -> None:
+        self._setup, self._gpus, self._stop_seconds, self._make = setup, gpus, stop_seconds, make
         self._context = multiprocessing.get_context("spawn")
-        self._seats: dict[int, _WorkerSlot] = {}
-        self._selector = selectors.DefaultSelector()  # Kept: to make one for each look costs more than the look.
+        self._slots: dict[int, _WorkerSlot] = {}  # Processes start with their first item.
+        self._selector = selectors.DefaultSelector()  # Kept: making one costs more than a poll.
 
-    def free(self) -> int:
-        return sum(1 for n in range(len(self._slots)) if n not in self._seats or not self._seats[n].busy)
+    def free_slots(self) -> int:
+        return len(self._gpus) - sum(slot.busy for slot in self._slots.values())
 
     def submit(self, item: WorkItem) -> None:
-        idle = next((seat for seat in self._seats.values() if not seat.busy), None)
-        seat = idle or self._start(next(n for n in range(len(self._slots)) if n not in self._seats))
-        seat.busy = True
-        seat.open |= dict.fromkeys(item.trial_ids)
+        idle = next((slot for slot in self._slots.values() if not slot.busy), None)
+        slot = idle or self._start(next(n for n in range(len(self._gpus)) if n not in self._slots))
+        slot.busy = True
+        slot.open |= dict.fromkeys(item.trial_ids)
         with contextlib.suppress(BrokenPipeError):  # The next poll finds it dead and reports its trials.
-            seat.pipe.send(item.trials)
+            slot.pipe.send(item.trials)
 
     def poll(self, seconds: float) -> list[Event]:
-        if not self._seats:
+        if not self._slots:
             time.sleep(seconds)
             return []
-        found: list[Event] = []
+        events: list[Event] = []
         ready = {key.fileobj: key.data for key, _ in self._selector.select(seconds)}
-        for seat in {seat.number: seat for seat in ready.values()}.values():
-            if seat.process.sentinel in ready:
-                while seat.pipe.poll() and self._receive(seat, found.append):
-                    pass  # Whatever it sent before it died.
-                found += self._lost(seat)
+        for slot in {slot.number: slot for slot in ready.values()}.values():
+            if slot.process.sentinel in ready:
+                # The process is dead, but its last messages may still be in the pipe. A trial that
+                # finished just before has not failed.
+                while slot.pipe.poll() and self._receive(slot, events):
+                    pass
+                events += self._report_death(slot)
             else:
-                self._receive(seat, found.append)
-        return found
+                self._receive(slot, events)
+        return events
 
-    def withdraw(self) -> list[Event]:
-        return []  # What is submitted runs.
+    def cancel_queued(self) -> list[Event]:
+        return []  # A submitted item is already at its worker.
 
     def close(self) -> None:
-        for seat in self._seats.values():
+        for slot in self._slots.values():
             with contextlib.suppress(OSError):
-                seat.pipe.send(None)
-            if seat.open:
-                seat.process.terminate()
+                slot.pipe.send(None)
+            if slot.open:
+                slot.process.terminate()
+        # One deadline for all workers together: Ctrl-C must end the command in seconds.
         deadline = time.monotonic() + self._stop_seconds
-        for seat in list(self._seats.values()):
-            seat.process.join(max(0.1, deadline - time.monotonic()))
-            if seat.process.is_alive():
-                seat.process.kill()
-                seat.process.join()
-            self._leave(seat)
+        for slot in list(self._slots.values()):
+            slot.process.join(max(0.1, deadline - time.monotonic()))
+            if slot.process.is_alive():
+                slot.process.kill()
+                slot.process.join()
+            self._remove(slot)
         self._selector.close()
 
     def _start(self, number: int) -> _WorkerSlot:
-        here, there = self._context.Pipe()
+        pipe, worker_pipe = self._context.Pipe()
         setup = replace(self._setup, worker=f"{self._setup.worker}-{number}")
         variables = thread_variables(setup.threads)
-        gpu = self._slots[number]
+        gpu = self._gpus[number]
         if gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = gpu
         process = self._context.Process(
-            target=_run_worker, args=(there, setup, self._make), name=f"moleflow worker {number}", daemon=True
+            target=_run_worker, args=(worker_pipe, setup, self._make), name=f"moleflow worker {number}", daemon=True
         )
-        # Ctrl-C reaches the whole process group, and so may SLURM's warning; the driver alone acts on them, from the worker's first
-        # instruction on.
-        before = {heard: signal.signal(heard, signal.SIG_IGN) for heard in (signal.SIGINT, signal.SIGUSR2)}
+        # Ctrl-C reaches the whole process group, and so may SLURM's warning. Only the driver acts
+        # on them. A child inherits ignored signals, so that none can hit it before it sets its
+        # own handlers.
+        ignored = (signal.SIGINT, signal.SIGUSR2)
+        before = {each: signal.signal(each, signal.SIG_IGN) for each in ignored}
         try:
             with set_variables(variables):
                 process.start()
         finally:
-            for heard, handler in before.items():
-                signal.signal(heard, handler)
-        there.close()
-        seat = self._seats[number] = _WorkerSlot(number, gpu, process, here, busy=False, open={})
-        self._selector.register(here, selectors.EVENT_READ, seat)
-        self._selector.register(process.sentinel, selectors.EVENT_READ, seat)
-        return seat
+            for each, handler in before.items():
+                signal.signal(each, handler)
+        worker_pipe.close()  # Or the driver's copy would keep the pipe open after the worker's death.
+        slot = self._slots[number] = _WorkerSlot(number, process, pipe, busy=False, open={})
+        self._selector.register(pipe, selectors.EVENT_READ, slot)
+        self._selector.register(process.sentinel, selectors.EVENT_READ, slot)
+        return slot
 
-    def _leave(self, seat: _WorkerSlot) -> None:
-        del self._seats[seat.number]
-        self._selector.unregister(seat.pipe)
-        self._selector.unregister(seat.process.sentinel)
-        seat.pipe.close()
+    def _remove(self, slot: _WorkerSlot) -> None:
+        del self._slots[slot.number]
+        self._selector.unregister(slot.pipe)
+        self._selector.unregister(slot.process.sentinel)
+        slot.pipe.close()
 
-    def _receive(self, seat: _WorkerSlot, take: Callable[[Event], None]) -> bool:
-        """Take one message, waiting for it where none is there; False once there will be no more."""
+    def _receive(self, slot: _WorkerSlot, events: list[Event]) -> bool:
+        """Take one message, waiting for it if there is none; False at the end of the pipe."""
         try:
-            message = seat.pipe.recv()
+            message = slot.pipe.recv()
         except (EOFError, OSError):
             return False
-        if message is None:
-            seat.busy = False
+        if message is None:  # The item is done.
+            slot.busy = False
             return True
         if message.kind in ENDS:
-            seat.open.pop(message.trial_id, None)
-        if message.kind == "fatal":  # It takes no more work, and what it still had has not failed.
-            seat.busy = False
-            seat.open.clear()
-        take(message)
+            slot.open.pop(message.trial_id, None)
+        if message.kind == "fatal":  # The worker takes no more items, and its open trials have not failed.
+            slot.busy = False
+            slot.open.clear()
+        events.append(message)
         return True
 
-    def _lost(self, seat: _WorkerSlot) -> list[Event]:
-        """A worker died: each trial it still had costs an attempt, and its seat is free for a new process."""
-        seat.process.join()
-        self._leave(seat)
-        code = seat.process.exitcode or 0
+    def _report_death(self, slot: _WorkerSlot) -> list[Event]:
+        """Fail the open trials of a dead worker; its slot is free for a new process."""
+        slot.process.join()
+        self._remove(slot)
+        code = slot.process.exitcode or 0
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         error = f"the worker process died {how}" + ("; the machine may be out of memory" if code == -9 else "")
         return [
             Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None})
-            for trial_id in seat.open
+            for trial_id in slot.open
         ]
 
 
-def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker | None) -> None:
-    """The life of a worker process: take trials until told to end or until the driver is gone."""
+def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker) -> None:
+    """Run trials in a worker process until the driver sends None or is gone."""
     from orchestrator.execution.signals import WorkerStopped, stop_on_signal
-    from orchestrator.execution.worker import Worker
 
-    def tell(event: Event) -> None:
+    def send(event: Event) -> None:
         try:
             pipe.send(event)
         except OSError:
-            raise WorkerStopped from None  # The driver is gone, and nobody would ever wait for this process.
+            raise WorkerStopped from None  # The driver is gone: nobody would wait for this process.
 
     stop_on_signal()
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            worker = (make or Worker)(setup, tell)
+            worker = make(setup, send)
         except Exception as error:
             why = (
                 disk.explain_disk_error(setup.folder, error)
                 if isinstance(error, OSError)
                 else f"no worker can start: {error}"
             )
-            tell(Event("fatal", "", {"error": why}))
+            send(Event("fatal", "", {"error": why}))
             return
-        asked = selectors.DefaultSelector()
-        asked.register(pipe, selectors.EVENT_READ)
+        selector = selectors.DefaultSelector()
+        selector.register(pipe, selectors.EVENT_READ)
         try:
             while True:
-                if not asked.select(worker.seconds_until_due()):
+                if not selector.select(worker.seconds_until_due()):
                     worker.flush()
                     continue
                 trials: tuple[Trial, ...] | None = pipe.recv()
@@ -231,8 +232,7 @@ def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker | None) 
                     worker.run(trial)
                 pipe.send(None)
         finally:
-            signal.signal(
-                signal.SIGTERM, signal.SIG_IGN
-            )  # The rest takes no time, and nobody would catch a Stop in it.
+            # A SIGTERM during the last flush would raise WorkerStopped in it and lose rows.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             worker.flush()
     os._exit(0)  # Everything is written; the interpreter would take a second to take torch apart.

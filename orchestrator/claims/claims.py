@@ -1,4 +1,4 @@
-"""What the update notes claim, and the rules by which a measurement holds or refutes a claim: claims.yaml, read and applied."""
+"""The claims of the update notes and the rules that judge them: claims.yaml, read and applied."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, counted
 from moleflow.settings.config import digest
 from moleflow.settings.yaml_reader import parse
 from orchestrator.reports.paired import SEEDS, PairedComparison
@@ -23,14 +23,14 @@ class _Stated(BaseModel):
 
 
 class NoEvidence(_Stated):
-    """Data sets, and starts of flags, that settle nothing: each with the words for why."""
+    """Data sets, and beginnings of flags, that settle no claim: each with the reason."""
 
     datasets: dict[str, str] = {}
     flags: dict[str, str] = {}
 
 
 class Rule(_Stated):
-    """One rule in words, with when it came into claims.yaml, and when another took its place."""
+    """One rule in words, with the times when it came into force and was replaced."""
 
     since: AwareDatetime
     until: AwareDatetime | None = None
@@ -38,7 +38,7 @@ class Rule(_Stated):
 
 
 class Rules(_Stated):
-    """When a claim is held or refuted: `stated` says it in words, and `judge` does it."""
+    """The rules in words, and the numbers by which `judge_claim` applies them."""
 
     stated: tuple[Rule, ...]
     negligible: float = Field(ge=0)
@@ -47,11 +47,22 @@ class Rules(_Stated):
 
 
 class StatedClaim(_Stated):
-    """One claim: its words, where the `notes` make it, the contrast of knobs that tests it, and what it expects.
+    """One claim, the contrast of knobs that tests it, and the expected result.
 
-    `before` and `after` are {dotted knob: value}; `instead` is another `before` that serves where the first is not
-    there. `size` is the relative change that the notes name, as shares in the claimed direction; `named` is one that no verdict
-    hangs on. `only` are patterns of settings that the claim is about.
+    Attributes:
+        id: its name in the ledger.
+        claim: its words.
+        notes: the section of the notes that makes it.
+        contrast: the contrast in words.
+        sweep: the sweep file that measures it.
+        before, after: {dotted knob: value} of the two variants.
+        instead: another `before`, for results that have none of the first.
+        metric: the metric that is compared.
+        classes: the classes that the metric is averaged over.
+        direction: the expected direction of the difference.
+        size: the range of the relative change that the claim names, in the claimed direction.
+        named: such a range that does not bear on the verdict.
+        only: {dotted knob: pattern} of the settings that the claim is limited to.
     """
 
     id: str
@@ -71,15 +82,15 @@ class StatedClaim(_Stated):
 
     @property
     def knobs(self) -> frozenset[str]:
-        """The settings that the contrast is about; the version's name says nothing that they do not."""
+        """The settings that the contrast varies; a version's name adds nothing to its settings."""
         return frozenset({*self.before, *self.after, *(self.instead or {}), "version"})
 
-    def of(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """The classes of a sequence, in task order, that the claim is about."""
+    def select_classes(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Return those of a sequence's classes, in task order, that the claim is about."""
         return tuple({"mean": classes, "first": classes[:1], "later": classes[1:]}[self.classes])
 
     def size_text(self) -> str:
-        """The change that the notes name, with its sign: `+5 to +10 %`; empty where they name none."""
+        """Return the change that the notes name, `+5 to +10 %`; empty if they name none."""
         sign = 100 if self.direction == "higher" else -100
         shares = list(dict.fromkeys(f"{sign * share:+.3g}" for share in self.size or self.named or ()))
         return f"{' to '.join(shares)} %" if shares else ""
@@ -93,47 +104,51 @@ class Stated(_Stated):
 
 
 def rules_digest(rules: Rules, claims: Sequence[StatedClaim]) -> str:
-    """SHA-256 over what rules and claims say, not over their notation."""
+    """Return SHA-256 over the content of rules and claims, whatever their notation."""
     return digest([rules.model_dump(mode="json"), [claim.model_dump(mode="json") for claim in claims]])
 
 
 def stated_claims() -> Stated:
-    """The claims and rules of claims.yaml.
+    """Read the claims and rules of claims.yaml.
 
     Raises:
-        InvalidInput: the file is not what it should be.
-
+        InvalidInput: the file does not match its schema.
     """
     source = files("orchestrator.claims") / "claims.yaml"
     try:
         return Stated.model_validate(parse(source.read_text(encoding="utf-8"), "claims.yaml"))
     except ValidationError as error:
-        raise InvalidInput(f"claims.yaml: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}; mend it") from None
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"claims.yaml: {where}: {first['msg']}, given {first['input']!r:.60}; correct it") from None
 
 
 def judge_claim(claim: StatedClaim, rules: Rules, measured: PairedComparison) -> tuple[Verdict, str]:
-    """The verdict of the rules on an unconfounded measurement, and why."""
+    """Return the verdict of the rules on an unconfounded measurement, and the reason."""
     if measured.baseline is None:
         return "undecided", measured.resampled
     if measured.n < rules.least_seeds:
-        return "undecided", f"{measured.n} seed{'s' * (measured.n != 1)} in common, {rules.least_seeds} needed"
+        return "undecided", f"{counted(measured.n, 'seed')} in common, {rules.least_seeds} needed"
     if measured.low is None or measured.high is None:
         return "undecided", f"no interval: {measured.resampled}"
     intervals = [(measured.low, measured.high)]
-    verdict, reason = _lies(claim, rules, *intervals[0])
+    verdict, reason = _judge_interval(claim, rules, *intervals[0])
+    # An interval over images leaves seed noise out, or covers too little of it with few seeds: the
+    # t interval over the seeds has to agree.
     if measured.resampled != SEEDS and verdict != "undecided":
         if measured.seed_low is None or measured.seed_high is None:
             return "undecided", "too few seeds for an interval over seeds"
         intervals.append((measured.seed_low, measured.seed_high))
         over = f"{measured.seed_low:+.4f} to {measured.seed_high:+.4f}"
-        if _lies(claim, rules, *intervals[1])[0] != verdict:
+        if _judge_interval(claim, rules, *intervals[1])[0] != verdict:
             return "undecided", f"{measured.resampled} say {verdict}, the t interval over the seeds ({over}) does not"
-        reason += f", and so says the t interval over the seeds ({over})"
+        reason += f", and the t interval over the seeds ({over}) agrees"
     return _with_size(claim, measured.baseline, intervals, reason) if verdict == "held" else (verdict, reason)
 
 
-def _lies(claim: StatedClaim, rules: Rules, low: float, high: float) -> tuple[Verdict, str]:
-    """Where one interval of the difference lies to the direction that is claimed."""
+def _judge_interval(claim: StatedClaim, rules: Rules, low: float, high: float) -> tuple[Verdict, str]:
+    """Judge one interval of the difference by the claimed direction."""
+    # `negligible` is in points of AUROC and has no meaning for other metrics.
     negligible = rules.negligible if claim.metric.endswith("auroc") else 0.0
     if -negligible <= low and high <= negligible:
         return "refuted", f"the whole interval lies within {negligible:g} of zero"
@@ -148,7 +163,10 @@ def _lies(claim: StatedClaim, rules: Rules, low: float, high: float) -> tuple[Ve
 def _with_size(
     claim: StatedClaim, baseline: float, intervals: Sequence[tuple[float, float]], reason: str
 ) -> tuple[Verdict, str]:
-    """The verdict on a claim whose direction is held, and why: a `size` has to be overlapped, `named` only to be spoken of."""
+    """Return the verdict on a claim whose direction is held, and the reason.
+
+    The intervals have to overlap `size`. `named` appears in the reason alone.
+    """
     size = claim.size or claim.named
     if size is None:
         return "held", reason

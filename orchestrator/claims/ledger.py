@@ -1,4 +1,4 @@
-"""The ledger of claims: each claim's contrast found among stored trials, measured, and judged by the stated rules."""
+"""The ledger of claims: each contrast found among stored trials, measured, and judged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from moleflow.errors import counted
 from orchestrator.claims.claims import (
     VERDICTS,
     Rules,
@@ -19,13 +20,12 @@ from orchestrator.claims.claims import (
     rules_digest,
     stated_claims,
 )
-from orchestrator.claims.contrasts import contrast_confounds, footings, pairs, settings_of
-from orchestrator.records import sweep_folder
-from orchestrator.reports.baseline_table import interval_text, signed
+from orchestrator.claims.contrasts import contrast_confounds, contrast_pairs, describe_setups, settings_with_defaults
+from orchestrator.records.sweep_folder import read_sweep_folder, refuse_duplicates
 from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialScores, read_scores
 from orchestrator.reports.final_metrics import METRICS
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
-from orchestrator.reports.number_format import change_text, number
+from orchestrator.reports.number_format import change_text, difference_text, interval_text, metric_text
 from orchestrator.reports.paired import NO_EFFECT, PairedComparison, compare_paired
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
 from orchestrator.reports.variants import VariantColumn, group_variants
@@ -49,35 +49,42 @@ _HEADER = (
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """One claim on one footing: what was measured, and what follows.
+    """One claim measured under one setup, and its verdict.
 
-    `footing` says what it was measured on, empty where nothing was; `before` and `after` are the variants' labels. `begun` is
-    when the first of its trials started, `reused` whether any took trained tasks over from the store.
+    Attributes:
+        claim: the claim.
+        verdict: held, refuted or undecided.
+        reason: the reason for the verdict.
+        setup: data set, classes and settings; empty if nothing was measured.
+        before, after: labels of the two variants.
+        measured: their comparison.
+        started_at: start of the first of its trials.
+        reused: whether any trial reused stages from the cache.
     """
 
     claim: StatedClaim
     verdict: Verdict
     reason: str
-    footing: str = ""
+    setup: str = ""
     before: str = ""
     after: str = ""
     measured: PairedComparison | None = None
-    begun: datetime | None = None
+    started_at: datetime | None = None
     reused: bool = False
 
 
 def build_ledger(
     sources: Sequence[tuple[ResultStore, set[str] | None]], stated: Stated | None = None
 ) -> list[ClaimRow]:
-    """One row for each claim and each footing that it was measured on; one that says what to run where there is none.
+    """Return one row for each claim and setup; a claim without measurement names its sweep.
 
     Args:
-        sources: stores, each with the ids of the trials to take from it; None takes all. A contrast may span stores.
-        stated: claims and rules; those of claims.yaml when left out.
+        sources: stores, each with the ids of the trials to take from it (None = all). A contrast
+            may span stores.
+        stated: claims and rules; None = those of claims.yaml.
 
     Raises:
         InvalidInput: there is no store in a folder.
-
     """
     stated = stated or stated_claims()
     trials: dict[str, FinishedTrial] = {}
@@ -87,16 +94,15 @@ def build_ledger(
             if trial.trial_id not in trials:
                 trials[trial.trial_id], homes[trial.trial_id] = trial, store
     variants = group_variants(list(trials.values()))
-    tested = {claim.id: pairs(claim, variants) for claim in stated.claims}
+    tested = {claim.id: contrast_pairs(claim, variants) for claim in stated.claims}
     needed = {t.trial_id for of_claim in tested.values() for pair in of_claim for v in pair for t in v.trials}
+    # Scores are by far the largest table: read only those of contrasts, from one store each.
     scores: dict[str, TrialScores] = {}
-    begun: dict[str, datetime] = {}
+    starts: dict[str, datetime] = {}
     for store, _ in sources:
-        for (
-            trial_id,
-            of,
-        ) in store.finished().items():  # A trial may stand in several: the first start tells what was known.
-            begun[trial_id] = min(of.started_at, begun.get(trial_id, of.started_at))
+        # A trial may be in several stores. Its first start decides which rules it was run before.
+        for trial_id, of in store.finished().items():
+            starts[trial_id] = min(of.started_at, starts.get(trial_id, of.started_at))
         scores |= read_scores(store, {trial_id for trial_id in needed if homes[trial_id] is store}, _SPLIT)
     rows = []
     for claim in stated.claims:
@@ -104,13 +110,13 @@ def build_ledger(
         if not found:
             missing = [*_unmeasured(claim), f"needs {claim.sweep}"]
             rows.append(ClaimRow(claim, "undecided", "; ".join(missing)))
-        for pair, footing in zip(found, footings([after for _, after in found], claim.knobs), strict=True):
-            rows.append(_row(claim, stated.rules, pair, footing, scores, begun))
+        for pair, setup in zip(found, describe_setups([after for _, after in found], claim.knobs), strict=True):
+            rows.append(_row(claim, stated.rules, pair, setup, scores, starts))
     return rows
 
 
 def read_ledger(places: Sequence[Path], everything: bool = False) -> list[ClaimRow]:
-    """The ledger over the results folders of sweeps.
+    """Return the ledger over the results folders of sweeps.
 
     Args:
         places: results folders.
@@ -118,12 +124,11 @@ def read_ledger(places: Sequence[Path], everything: bool = False) -> list[ClaimR
 
     Raises:
         InvalidInput: a folder holds no sweep, or is given twice.
-
     """
-    sweep_folder.refuse_duplicates(places, "claims")
+    refuse_duplicates(places, "claims")
     sources: list[tuple[ResultStore, set[str] | None]] = []
     for place in places:
-        selection = set(sweep_folder.read_sweep_folder(place).trial_ids)
+        selection = set(read_sweep_folder(place).trial_ids)
         sources.append((ResultStore(place), None if everything else selection))
     return build_ledger(sources)
 
@@ -132,27 +137,27 @@ def _row(
     claim: StatedClaim,
     rules: Rules,
     pair: tuple[VariantColumn, VariantColumn],
-    footing: str,
+    setup: str,
     scores: Mapping[str, TrialScores],
-    begun: Mapping[str, datetime],
+    starts: Mapping[str, datetime],
 ) -> ClaimRow:
     before, after = pair
-    names = claim.of(after.trials[0].classes)
+    names = claim.select_classes(after.trials[0].classes)
     measured = compare_paired([pair], scores, [names], claim.metric)[0]
     verdict, reason = _refusal(claim, rules, before, after, measured) or judge_claim(claim, rules, measured)
     known = () if measured.difference is None else measured.seeds
     trials = [trial for v in pair for trial in v.trials if trial.seed in known]
-    first = min((begun[trial.trial_id] for trial in trials), default=None)
+    first = min((starts[trial.trial_id] for trial in trials), default=None)
     reused = any(trial.seconds_reused > 0 for trial in trials)
-    return ClaimRow(claim, verdict, reason, footing, before.label, after.label, measured, first, reused)
+    return ClaimRow(claim, verdict, reason, setup, before.label, after.label, measured, first, reused)
 
 
 def _refusal(
     claim: StatedClaim, rules: Rules, before: VariantColumn, after: VariantColumn, measured: PairedComparison
 ) -> tuple[Verdict, str] | None:
-    """Why this contrast cannot settle the claim, whatever its numbers; None when it can."""
+    """Return the reason why this contrast cannot settle the claim at all; None if it can."""
     reasons = _unmeasured(claim)
-    settings = settings_of(after)
+    settings = settings_with_defaults(after)
     for path, pattern in claim.only.items():
         if not fnmatchcase(settings.get(path, ""), pattern):
             reasons.append(f"a claim about {path} {pattern} only")
@@ -161,9 +166,9 @@ def _refusal(
         more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         reasons.append(f"confounded by {', '.join(differing[:_SHOWN])}{more}")
     trials = [trial for v in (before, after) for trial in v.trials]
-    reasons += _first(word for t in trials for name, word in rules.no_evidence.datasets.items() if t.dataset == name)
+    reasons += _distinct(word for t in trials for name, word in rules.no_evidence.datasets.items() if t.dataset == name)
     flags = [flag for trial in trials for flag in trial.flags]
-    reasons += _first(
+    reasons += _distinct(
         word for flag in flags for start, word in rules.no_evidence.flags.items() if flag.startswith(start)
     )
     if measured.verdict == NO_EFFECT:
@@ -177,12 +182,12 @@ def _unmeasured(claim: StatedClaim) -> list[str]:
     return [] if claim.metric in METRICS else [f"no column holds {claim.metric}"]
 
 
-def _first(words: Iterable[str]) -> list[str]:
+def _distinct(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
 def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules) -> str:
-    """The ledger as a Markdown document, what was measured first."""
+    """Return the ledger as a Markdown document, with measured claims first."""
     ordered = sorted(rows, key=lambda row: row.measured is None)
     table = Table(
         "Claims of the update notes",
@@ -193,7 +198,13 @@ def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules) -> str:
     counts = Counter(row.verdict for row in rows)
     summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     return "\n".join(
-        ["# Ledger of claims", "", *markdown_list([f"{len(rows)} rows: {summary}"]), "", markdown_table(table)]
+        [
+            "# Ledger of claims",
+            "",
+            *markdown_list([f"{counted(len(rows), 'row')}: {summary}"]),
+            "",
+            markdown_table(table),
+        ]
     )
 
 
@@ -208,11 +219,11 @@ def _cells(row: ClaimRow) -> tuple[Cell, ...]:
         f"{claim.claim} ({claim.notes})",
         claim.contrast,
         f"{measure}, {_CLASSES[claim.classes]}: {claim.direction}{size}",
-        f"{row.footing}: {row.before} to {row.after}" if row.footing else ABSENT,
+        f"{row.setup}: {row.before} to {row.after}" if row.setup else ABSENT,
         str(of.n) if row.measured else ABSENT,
         ABSENT
         if of.baseline is None
-        else f"{signed(of.difference)} from {number(of.baseline)} ({change_text(change)})",
+        else f"{difference_text(of.difference)} from {metric_text(of.baseline)} ({change_text(change)})",
         ABSENT if of.low is None else f"{interval_text(of.low, of.high)}, over {of.resampled}",
         f"{row.verdict}: {row.reason}",
     )
@@ -226,36 +237,35 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
     claims = {row.claim.id: row.claim for row in rows}
     digest = rules_digest(rules, list(claims.values()))[:12]
     notes = [
-        f"Claims and rules: claims.yaml, digest {digest} over what they say; `negligible` {rules.negligible:g}, `least_seeds` "
+        f"Claims and rules: claims.yaml, digest {digest} of their content; `negligible` {rules.negligible:g}, `least_seeds` "
         f"{rules.least_seeds}."
     ]
     periods: dict[tuple[datetime, datetime | None], list[str]] = {}
     for stated in rules.stated:
         periods.setdefault((stated.since, stated.until), []).append(stated.rule)
-    measured = [row for row in rows if row.begun is not None]
+    measured = [row for row in rows if row.started_at is not None]
     for (since, until), words in periods.items():
-        early = _named([row for row in measured if row.begun is not None and row.begun < since], rows)
-        began = f"Measured rows begun before: {early or 'none'}." if until is None else "No longer applied."
+        early = _named([row for row in measured if row.started_at is not None and row.started_at < since], rows)
+        began = f"Measured rows that began before: {early or 'none'}." if until is None else "No longer applied."
         notes.append(
             f"Rules since {_date(since)}{f' until {_date(until)}' if until else ''}: {'; '.join(words)}. {began}"
         )
     if reused := _named([row for row in measured if row.reused], rows):
-        notes.append(
-            f"With trained tasks taken over from the store, which may be older than the rows' own start: {reused}."
-        )
+        notes.append(f"These rows reuse trained tasks, which may be older than the start of the rows: {reused}.")
     return [
         *notes,
-        f"95 % intervals of image AUROC: {RESAMPLES:,} paired bootstrap resamples of test images within classes, and of seeds "
-        f"from {SEEDS_DRAWN_FROM} in common on. Those of every other metric: t over the seeds, since what it is made of is not "
-        "stored image by image.",
-        "Change is (b-a)/a. The rules look at intervals, one claim at a time: among many claims some intervals miss by chance.",
+        f"95 % intervals of image AUROC: {RESAMPLES:,} paired bootstrap resamples of the test images within each class, and of "
+        f"the seeds if {SEEDS_DRAWN_FROM} or more are in common. All other metrics: t interval over the seeds, because their "
+        "values are not stored image by image.",
+        "Change is (b-a)/a. The rules judge each interval by itself: among many claims, some intervals miss the true "
+        "difference by chance.",
     ]
 
 
 def _named(chosen: Sequence[ClaimRow], rows: Sequence[ClaimRow]) -> str:
-    """The claims of the `chosen` rows, with the footing where a claim has several."""
+    """Return the claims of the `chosen` rows, with the setup if a claim has several."""
     several = {id for id, n in Counter(row.claim.id for row in rows).items() if n > 1}
-    return "; ".join(f"`{row.claim.id}`" + (f" ({row.footing})" if row.claim.id in several else "") for row in chosen)
+    return "; ".join(f"`{row.claim.id}`" + (f" ({row.setup})" if row.claim.id in several else "") for row in chosen)
 
 
 def _date(when: datetime) -> str:

@@ -1,4 +1,4 @@
-"""The command line: arguments in, one call out."""
+"""The command line: one function for each command, one file for each group of commands."""
 
 from orchestrator.cli.entry import main
 

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.cli`."""
+"""`python -m orchestrator.cli`, the same as `moleflow-sweep`."""
 
 from orchestrator.cli.entry import main
 

@@ -1,45 +1,57 @@
-"""Options and checks that commands share."""
+"""Options and checks that several commands share."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from moleflow.errors import InvalidInput, did_you_mean
 from orchestrator.cli import completion
+from orchestrator.exit_codes import INTERRUPTED
+from orchestrator.host.command_line import command_to_repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from rich.console import Console
 
+    from orchestrator.driver.prepare import Options
+    from orchestrator.sweep.sweep import Sweep
+
+BACKENDS: tuple[Literal["inline", "local", "slurm", "ray"], ...] = ("inline", "local", "slurm", "ray")
+DEVICES: tuple[Literal["auto", "cpu", "cuda"], ...] = ("auto", "cpu", "cuda")
+FORMATS: tuple[Literal["markdown", "csv", "latex"], ...] = ("markdown", "csv", "latex")
+SPLITS: tuple[Literal["test", "validation"], ...] = ("test", "validation")
+_MEANT = {"gpu": "cuda"}  # Words from elsewhere that are too far from the right one to be guessed by spelling.
+Word = TypeVar("Word", bound=str)
 
 File = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="The sweep file (YAML), such as sweeps/v7_gamma.yaml.", show_default=False),
 ]
-
-
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder of classes in the MVTec AD layout. Default: the sweep file's, else MOLEFLOW_DATA, else embedded images.",
+        help="Folder of classes in the MVTec AD layout. "
+        "Default: the sweep file's, else MOLEFLOW_DATA, else embedded images.",
     ),
 ]
-
-
 Base = Annotated[
     str | None,
     typer.Option(
         "--base",
-        help="Base settings by name or .yaml path, in place of the file's own; `demo` is minutes of work.",
+        help="Base settings by name or .yaml path, in place of the file's own; `demo` takes minutes.",
         autocompletion=completion.base_words,
     ),
 ]
-
-
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -48,121 +60,124 @@ Sets = Annotated[
         autocompletion=completion.setting_words,
     ),
 ]
-
-
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder. Default: results/<sweep name>.")]
-
-
 CacheDir = Annotated[
     Path | None, typer.Option("--cache", help="Cache folder. Default: MOLEFLOW_CACHE, else ~/.cache/moleflow-sweep.")
 ]
-
-
 BackendName = Annotated[
     str,
     typer.Option(
         "--backend",
         help="inline (this process) | local (worker processes on this machine) | slurm (job arrays) | ray (Ray Tune).",
-        autocompletion=completion.words_of("inline", "local", "slurm", "ray"),
+        autocompletion=completion.words_of(*BACKENDS),
     ),
 ]
-
-
 Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
         min=1,
         max=1024,
-        help="Trials at once, local and ray. Default: one a GPU, else as many as cores and memory hold.",
+        help="Trials at the same time, local and ray. Default: one per GPU, else as many as cores and memory allow.",
     ),
 ]
-
-
 Threads = Annotated[
-    int, typer.Option("--threads", min=1, max=1024, help="CPU threads a trial; a part of the numeric environment.")
+    int,
+    typer.Option("--threads", min=1, max=1024, help="CPU threads per trial; part of the numeric environment."),
 ]
-
-
 Device = Annotated[
-    str, typer.Option("--device", help="auto | cpu | cuda", autocompletion=completion.words_of("auto", "cpu", "cuda"))
+    str, typer.Option("--device", help=" | ".join(DEVICES), autocompletion=completion.words_of(*DEVICES))
 ]
-
-
-Yes = Annotated[bool, typer.Option("--yes", help="Go on with more than 10,000 trials.")]
-
-
+Yes = Annotated[bool, typer.Option("--yes", help="Continue with more than 10,000 trials.")]
 RerunStale = Annotated[
-    bool, typer.Option("--rerun-stale", help="Run finished trials again whose results other code made.")
+    bool, typer.Option("--rerun-stale", help="Run finished trials again if other code made their results.")
 ]
-
-
 Profile = Annotated[
     Path | None,
-    typer.Option("--profile", help="A site's partition, account, limits: slurm/profiles/example.yaml explains them."),
+    typer.Option(
+        "--profile", help="A site's partition, account and limits; see slurm/profiles/example.yaml for the keys."
+    ),
 ]
-
-
 Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="Where a search keeps its study: any URL that Optuna takes. Default: study.journal in the results folder.",
+        help="Where a search stores its study: any URL that Optuna takes. "
+        "Default: study.journal in the results folder.",
     ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
+ShowAll = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="test | validation: the images that the tables are about.",
+        autocompletion=completion.words_of(*SPLITS),
+    ),
+]
+Format = Annotated[
+    str, typer.Option("--format", help=" | ".join(FORMATS), autocompletion=completion.words_of(*FORMATS))
 ]
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
+def check_choice(option: str, given: str, allowed: Sequence[Word]) -> Word:
+    """Return the one of `allowed` that was given.
+
+    Raises:
+        InvalidInput: it is none of them.
+
+    """
+    for word in allowed:
+        if given == word:
+            return word
+    hint = did_you_mean(_MEANT.get(given.lower(), given), allowed)
+    raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{hint}")
 
 
-def load_sweep_file(file: Path, data: Path | None, base: str | None, sets: list[str] | None) -> Any:
+def load_sweep_file(file: Path, data: Path | None, base: str | None, sets: list[str] | None) -> Sweep:
+    """Read a sweep file with the changes that options make to it.
+
+    Raises:
+        InvalidInput: any mistake in the file or in the options.
+
+    """
     from orchestrator.sweep.sweep import load_sweep
 
     return load_sweep(file, sets=sets or (), base=base, data_root=data, environment=os.environ)
 
 
-def run_options(**given: Any) -> Any:
+def run_options(*, backend: str = "local", device: str = "auto", **others: Any) -> Options:
+    """Options of a run from those of a command.
+
+    Raises:
+        InvalidInput: no such backend or device.
+
+    """
     from orchestrator.driver.prepare import Options
 
-    _allowed("--backend", given.get("backend", "local"), ("inline", "local", "slurm", "ray"))
-    _allowed("--device", given.get("device", "auto"), ("auto", "cpu", "cuda"))
-    return Options(**given)
+    return Options(
+        backend=check_choice("--backend", backend, BACKENDS),
+        device=check_choice("--device", device, DEVICES),
+        **others,
+    )
 
 
-def _allowed(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        meant = {"gpu": "cuda"}.get(value.lower(), value)
-        raise InvalidInput(f"{option}: given '{value}', allowed: {' | '.join(allowed)}{did_you_mean(meant, allowed)}")
+@contextlib.contextmanager
+def naming_the_command(console: Console) -> Iterator[None]:
+    """Print the command to repeat if Ctrl-C comes before a run or after it, which handles its own.
+
+    Preparing a sweep may take a minute: it scans images and builds backbones.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"interrupted; to continue, run: {command_to_repeat()}")
+        raise typer.Exit(INTERRUPTED) from None
 
 
-def open_console(stderr: bool = False) -> Any:
+def open_console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: labels and messages may hold `[...]` and `:x:`."""
     from rich.console import Console
 
-    # Labels and messages are shown as they are: "[...]" in them is no markup, and ":x:" no picture.
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, stderr=stderr)
-
-
-Word = TypeVar("Word", bound=str)
-
-
-ShowAll = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
-
-
-Split = Annotated[
-    str,
-    typer.Option(
-        "--split",
-        help="test | validation: which images the tables are about.",
-        autocompletion=completion.words_of("test", "validation"),
-    ),
-]
-
-
-def check_choice(option: str, given: str, allowed: Sequence[Word]) -> Word:
-    """The word of a closed list that was given."""
-    from moleflow.errors import InvalidInput, did_you_mean
-
-    for word in allowed:
-        if given == word:
-            return word
-    raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{did_you_mean(given, allowed)}")

@@ -9,6 +9,7 @@ import typer
 from moleflow.errors import InvalidInput
 from orchestrator.cli import completion
 from orchestrator.cli.app import CacheDir
+from orchestrator.host.command_line import program_name
 
 
 def cache(
@@ -26,19 +27,17 @@ def cache(
         str | None,
         typer.Option(
             "--budget",
-            help="What it may hold from now on, such as 50GB, or none: beyond it, what was used least recently goes. "
-            "MOLEFLOW_CACHE_BUDGET stands above it.",
+            help="Largest size from now on, such as 50GB, or none. Above it, the least recently used entries are evicted. "
+            "MOLEFLOW_CACHE_BUDGET takes precedence.",
         ),
     ] = None,
-    evict: Annotated[bool, typer.Option("--evict", help="Make room now, down to the budget.")] = False,
+    evict: Annotated[bool, typer.Option("--evict", help="Evict entries now, down to the budget.")] = False,
     clear: Annotated[
         bool,
-        typer.Option(
-            "--clear", help="Delete what is not in use by a running sweep: --clear features. Results are not touched."
-        ),
+        typer.Option("--clear", help="Delete entries that no running sweep uses: --clear features. Results are kept."),
     ] = False,
 ) -> None:
-    """Show what the cache of features and stages holds, give it a budget, or make room in it.
+    """Show the cache of features and stages, set its budget, or evict entries.
 
     For instance:
 
@@ -48,14 +47,14 @@ def cache(
     from orchestrator.host.cache_folder import default_cache
     from orchestrator.monitor.cache import check_cache_request, clear_part, describe_cache, evict_now, set_cache_budget
 
-    place = cache_dir or default_cache()
-    check_cache_request(place, part, evict, budget)
+    folder = cache_dir or default_cache()
+    check_cache_request(folder, part, evict, budget)
     if part is not None and not clear:
-        raise InvalidInput(f"cache: given '{part}' alone; to delete it: moleflow-sweep cache --clear {part}")
+        raise InvalidInput(f"cache: given '{part}' alone; to delete it: {program_name()} cache --clear {part}")
     if budget is not None:
-        print(set_cache_budget(place, budget))
-    print("\n".join(describe_cache(place)))
+        print(set_cache_budget(folder, budget))
+    print("\n".join(describe_cache(folder)))
     if evict:
-        print(evict_now(place))
+        print(evict_now(folder))
     if clear:
-        print(clear_part(place, part or "all"))
+        print(clear_part(folder, part or "all"))

@@ -1,53 +1,59 @@
-"""What a shell offers after Tab, where it is not a file: names of bases and versions, backends, knobs and their values."""
+"""Words that a shell offers after Tab: bases, versions, knobs, values and trial ids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
-from importlib import import_module
 from pathlib import Path
 
 import typer
 
 INSTALL = (
-    "Install completion for the shell that this is typed in. It writes ~/.bash_completions/moleflow-sweep.sh and a line in ~/.bashrc "
+    "Install completion for the current shell. It writes ~/.bash_completions/moleflow-sweep.sh and a line in ~/.bashrc "
     "(bash), ~/.zfunc/_moleflow-sweep and ~/.zshrc (zsh), or ~/.config/fish/completions/moleflow-sweep.fish (fish)."
 )
 
 
 def words_of(*words: str) -> Callable[[str], list[str]]:
-    """Those of `words` that go on as typed."""
+    """A completer that offers those of `words` that begin as typed."""
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 def base_words(incomplete: str) -> list[str]:
-    """The bases that come with the project."""
+    """Offer the bases that come with the project."""
     from moleflow.settings.knobs import base_names
 
     return words_of(*base_names())(incomplete)
 
 
 def version_words(incomplete: str) -> list[str]:
-    """The method versions."""
+    """Offer the method versions."""
     from moleflow.settings.knobs import version_names
 
     return words_of(*version_names())(incomplete)
 
 
 def setting_words(incomplete: str) -> list[str]:
-    """`knob=` while the name is typed, and `knob=value` after it where there are few values."""
-    from moleflow.settings.knobs import choices, fields, knob, short_names
+    """Offer `knob=` while several knobs fit, and `knob=value` once one does.
 
-    name, given, _ = incomplete.partition("=")
+    A shell puts a space after a word that is offered alone, and `knob= ` would be wrong.
+    So `knob=` is never offered alone: with it go the knob's values, or its default.
+    """
+    from moleflow.settings.knobs import choices, fields, knob, short_names
+    from orchestrator.sweep.trial import spell
+
+    typed = incomplete.partition("=")[0]
     names = [path for path in (*short_names(), *fields()) if path != "seed"]
-    if not given:
-        return [f"{path}=" for path in names if path.startswith(incomplete)]
-    if name not in names:
-        return []
-    return [f"{name}={value}" for value in choices(knob(name, "--set")) if f"{name}={value}".startswith(incomplete)]
+    begun = [typed] if "=" in incomplete else [name for name in names if name.startswith(typed)]
+    if len(begun) != 1 or begun[0] not in names:
+        return [f"{name}=" for name in begun if name in names]
+    path = knob(begun[0], "--set")
+    default = fields()[path].default
+    values = choices(path) or ["", f"[{spell(default)}]" if isinstance(default, tuple | list) else spell(default)]
+    return words_of(*(f"{begun[0]}={value}" for value in values))(incomplete)
 
 
 def trial_words(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The ids of the trials of the sweep whose folder stands before."""
+    """Offer the trial ids of the sweep whose folder was typed before."""
     from moleflow.errors import InvalidInput
     from orchestrator.records import sweep_folder
 
@@ -58,16 +64,15 @@ def trial_words(ctx: typer.Context, incomplete: str) -> list[str]:
     return words_of(*sweep.trial_ids)(incomplete)
 
 
-def without_space() -> None:
-    """Have bash put no space after a completion that ends in `=`."""
-    scripts = import_module("typer._completion_shared")._completion_scripts
-    if "nospace" not in scripts["bash"]:
-        rule = "    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n"
-        scripts["bash"] = scripts["bash"].replace("    return 0\n", f"{rule}    return 0\n")
+def insert_run(environment: MutableMapping[str, str], commands: Iterable[str]) -> None:
+    """Complete `moleflow-sweep FILE ...` as `moleflow-sweep run FILE ...`.
 
+    Args:
+        environment: its variables are changed in place. Bash passes the words in COMP_WORDS, other
+            shells in _TYPER_COMPLETE_ARGS.
+        commands: names that are no sweep file.
 
-def write_out_run(environment: MutableMapping[str, str], commands: Iterable[str]) -> None:
-    """Where a shell asks for words after `moleflow-sweep FILE`, ask as after `moleflow-sweep run FILE`."""
+    """
     for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
         program, _, rest = environment.get(name, "").partition(" ")
         first, more, _ = rest.partition(" ")

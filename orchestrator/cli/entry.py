@@ -1,4 +1,4 @@
-"""The command line: arguments in, one call out."""
+"""The entry point: complete the words typed, run one command, turn errors into one line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from orchestrator.cli import completion, doctor, manage, reference, report, run,
 from orchestrator.cli.cache import cache
 from orchestrator.cli.retry import retry
 from orchestrator.exit_codes import FAILED, INVALID
+from orchestrator.host.command_line import PROGRAM, program_name
 
 STDOUT = 1
-NAMING = ("--base", "--cache", "--data", "--out", "--profile", "--storage", "--to", "--address", "--weights")
+PATH_OPTIONS = ("--base", "--cache", "--data", "--out", "--profile", "--storage", "--to", "--address", "--weights")
 
 app = typer.Typer(
     add_completion=True,
@@ -33,35 +34,35 @@ app = typer.Typer(
 
     Examples:
 
-      moleflow-sweep FILE                  run what is missing, print the tables
+      moleflow-sweep FILE                  run unfinished trials, print the tables
       moleflow-sweep FILE --data FOLDER    the same on real images
       moleflow-sweep FILE --dry-run        one training step each, nothing is kept
       moleflow-sweep FILE --backend slurm  as job arrays on a cluster
       moleflow-sweep FILE --backend ray    on Ray, here or on a running cluster
-      moleflow-sweep plan FILE             what would run, and what is done
-      moleflow-sweep prefetch FILE         weights and features before trials run
-      moleflow-sweep report results/NAME   the tables again, from the Parquet
+      moleflow-sweep plan FILE             list finished and unfinished trials
+      moleflow-sweep prefetch FILE         fetch weights, compute features
+      moleflow-sweep report results/NAME   make the tables again
       moleflow-sweep compare DIR DIR       several sweeps side by side
       moleflow-sweep export DIR            tables and rows as CSV, LaTeX, Markdown
-      moleflow-sweep verify REPORT         whether it is what the Parquet gives
-      moleflow-sweep doctor                what is there, what each backend lacks
-      moleflow-sweep help COMMAND          what a command takes, with examples
+      moleflow-sweep verify REPORT         check a report against stored results
+      moleflow-sweep doctor                check this machine for each backend
+      moleflow-sweep help COMMAND          options of a command, with examples
     """,
 )
 
 
-def _tell_version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"moleflow-sweep {version('moleflow-sweep')}")
+        print(f"{PROGRAM} {version(PROGRAM)}")
         raise typer.Exit
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options before a command."""
@@ -89,26 +90,32 @@ COMMANDS: tuple[Callable[..., None], ...] = (  # `--help` lists them in this ord
 )
 for command in COMMANDS:
     app.command()(command)
+_NAMES = tuple(command.__name__ for command in COMMANDS)
 
 
 def main() -> None:
-    """The entry point: a sweep file as the first word means `run`; a user's mistake is one line and exit code 2."""
+    """Run the command line.
+
+    Raises:
+        SystemExit: with one of orchestrator.exit_codes; a user's mistake is one line and code 2.
+
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # A terminal that has no "±" shows "?" and the run goes on.
+        if isinstance(stream, io.TextIOWrapper):  # A terminal without "±" shows "?", and the run continues.
             stream.reconfigure(errors="replace")
-    given = itertools.pairwise([*sys.argv[1:], None])
-    if empty := next((option for option, value in given if _is_empty(option, value)), None):
-        _refuse(f"{empty.partition('=')[0]}: given ''; give a name or path, or leave it out")
-    commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    completion.without_space()
-    completion.write_out_run(os.environ, commands)
-    words = _words(sys.argv[1:], commands)
-    command = typer.main.get_command(app)
-    for option in command.params:
-        if option.name == "install_completion":
-            option.help = completion.INSTALL  # type: ignore[attr-defined]
+    for option, value in itertools.pairwise([*sys.argv[1:], None]):
+        name, equals, rest = (option or "").partition("=")
+        # An empty value would become the path `.`: the current folder, which nobody meant.
+        if name in PATH_OPTIONS and (rest if equals else value) == "":
+            _refuse(f"{name}: given ''; give a name or path, or leave it out")
+    completion.insert_run(os.environ, _NAMES)
+    words = _with_command(sys.argv[1:])
+    group = typer.main.get_command(app)
+    for parameter in group.params:
+        if parameter.name == "install_completion":
+            parameter.help = completion.INSTALL  # type: ignore[attr-defined]
     try:
-        code = command.main(args=words or ["--help"], prog_name="moleflow-sweep", standalone_mode=False, obj=main)
+        code = group.main(args=words or ["--help"], prog_name=PROGRAM, standalone_mode=False, obj=main)
         sys.stdout.flush()
     except usage_errors.UsageError as error:
         _refuse(usage_errors.explain_usage_error(error, words))
@@ -118,8 +125,8 @@ def main() -> None:
         _refuse(str(error), FAILED)
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE) and _refuses(STDOUT):
-            if error.errno == errno.EPIPE:  # Whoever read it has seen enough.
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE) and _is_closed(STDOUT):
+            if error.errno == errno.EPIPE:  # The reader, such as `head`, has read enough.
                 raise SystemExit(FAILED) from None
             _refuse(f"stdout: cannot be written ({reason})", FAILED)
         _refuse(f"{error.filename or 'the system'}: {reason}", FAILED)
@@ -127,35 +134,38 @@ def main() -> None:
         raise SystemExit(code or INVALID)
 
 
-def _is_empty(option: str | None, value: str | None) -> bool:
-    """Whether an option that names something is given nothing; as a path, that would mean the folder at hand."""
-    return (option in NAMING and value == "") or option in {f"{name}=" for name in NAMING}
+def _with_command(typed: list[str]) -> list[str]:
+    """Complete the words typed: `FILE` means `run FILE`, `help COMMAND` means `COMMAND --help`.
 
+    Raises:
+        SystemExit: the first word is neither a command nor a sweep file.
 
-def _words(typed: list[str], commands: list[str]) -> list[str]:
-    """The words as typer takes them: every one of its commands is written out."""
+    """
     first, rest = typed[0] if typed else "--help", typed[1:]
     if first == "help":
-        if rest and rest[0] not in commands:
-            near = did_you_mean(rest[0], commands)
-            _refuse(f"help: given '{rest[0]}', allowed: {' | '.join(commands)}{near}")
+        if rest and rest[0] not in _NAMES:
+            near = did_you_mean(rest[0], _NAMES)
+            _refuse(f"help: given '{rest[0]}', allowed: {' | '.join(_NAMES)}{near}")
         return [*rest[:1], "--help"]
     if first == "--install-completion" and rest:
-        _refuse(f"{first}: given '{rest[0]}', but it takes no value; it is for the shell that it is typed in")
-    if first.startswith("-") or first in commands:
+        _refuse(f"{first}: given '{rest[0]}', but it takes no value; it installs for the current shell")
+    if first.startswith("-") or first in _NAMES:
         return typed
     if not first:
         _refuse("given ''; give a sweep file or a command")
     if "." not in first and not Path(first).exists():
-        hint = did_you_mean(first, commands)
-        _refuse(f"'{first}' is neither a command ({', '.join(commands)}) nor a sweep file{hint}")
+        hint = did_you_mean(first, _NAMES)
+        _refuse(f"'{first}' is neither a command ({', '.join(_NAMES)}) nor a sweep file{hint}")
     if Path(first).is_dir():
-        _refuse(f"{first}: is a folder, not a sweep file; of results: moleflow-sweep report {first} (or status)")
+        _refuse(f"{first}: is a folder, not a sweep file; for results: {program_name()} report {first} (or status)")
     return ["run", *typed]
 
 
-def _refuses(stream: int) -> bool:
-    """Whether nothing can be written to a file descriptor; then what is left for it goes nowhere, as leaving Python writes it."""
+def _is_closed(stream: int) -> bool:
+    """Test if nothing can be written to a file descriptor; if so, redirect it to the null device.
+
+    Python flushes stdout when it exits. On a closed pipe or a full disk, that would raise again.
+    """
     try:
         os.write(stream, b"\n")
     except OSError:

@@ -1,4 +1,4 @@
-"""The commands for sweeps that were started: status, logs, cancel and retry, the same on every backend."""
+"""The commands status, logs, cancel and dashboard; they work the same on every backend."""
 
 from __future__ import annotations
 
@@ -12,60 +12,58 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moleflow.errors import InvalidInput, counted, did_you_mean
 from orchestrator.cli import completion
+from orchestrator.cli.app import Folder
+from orchestrator.host.command_line import program_name
 
 if TYPE_CHECKING:
     from orchestrator.monitor.status import SweepStatus
     from orchestrator.records.sweep_folder import SweepFolder
     from orchestrator.records.trial_state import Jobs, State
 
-LOOK_EVERY_S = 1.0
-_OUTCOMES: Mapping[State, str] = {
+FOLLOW_EVERY_S = 1.0
+_AFTER_CANCEL: Mapping[State, str] = {
     "running": "stop at their next epoch",
     "unknown": "stop at their next epoch, if they are alive",
     "queued": "do not begin",
-    "failed": "are not tried again",
-    "interrupted": "are not taken up again",
+    "failed": "are not retried",
+    "interrupted": "are not resumed",
     "cancelled": "were cancelled before",
     "waiting": "do not begin",
-    "pruned": "stay as they are",
+    "pruned": "stay pruned",
     "finished": "keep their results",
 }
-
-Folder = Annotated[
-    Path,
-    typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
-]
 
 
 def status(
     place: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="Counts and every trial, as one JSON document.")] = False,
     follow: Annotated[
-        bool, typer.Option("--watch", help="Look again every two seconds until nothing runs or is queued.")
+        bool, typer.Option("--watch", help="Refresh every two seconds until nothing runs or is queued.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every trial, not only the first 40 lines.")] = False,
 ) -> None:
-    """Show what every trial of a sweep is doing. Writes nothing, and any machine that sees the folder may ask.
+    """Show the state of every trial of a sweep. Any machine that sees its folder can ask.
 
-    running: a live worker is at it. queued: a scheduler has it. waiting: nobody has it yet. finished: its results are stored.
-    failed, interrupted, cancelled: how its last attempt ended. unknown: nobody can tell, and the reason stands beside it.
+    running: a live worker trains it. queued: a scheduler has it. waiting: not started yet.
+    finished: its results are stored. failed, interrupted, cancelled: the end of its last attempt.
+    unknown: the state cannot be determined; the reason is shown next to it.
 
     For instance:
 
-      moleflow-sweep status results/NAME             a line a trial
+      moleflow-sweep status results/NAME             one line per trial
       moleflow-sweep status results/NAME --watch     while it runs
       moleflow-sweep status results/NAME --json      for programs
     """
     from rich.console import Console
 
-    from moleflow.errors import InvalidInput
     from orchestrator.monitor import status_view
     from orchestrator.monitor.status import StatusReader
 
     if as_json and follow:
-        raise InvalidInput("--json: gives one document; --watch renews a picture: give one of them")
-    reader = StatusReader(place, _jobs(place))
+        raise InvalidInput("--json: prints one document and --watch refreshes a screen; give one of them")
+    reader = StatusReader(place, scheduler_jobs(place))
     console = Console(markup=False, emoji=False, highlight=False)
     most = None if everything else status_view.MOST_LINES
     if as_json:
@@ -85,14 +83,14 @@ def logs(
         str,
         typer.Argument(
             metavar="TRIAL",
-            help="Its id, the beginning of it, or its label in quotes.",
+            help="Its id, the beginning of its id, or its label in quotes.",
             show_default=False,
             autocompletion=completion.trial_words,
         ),
     ],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the trial ends.")] = False,
 ) -> None:
-    """Print what a trial's workers told, over all attempts: tasks, epochs, losses, and errors with their tracebacks.
+    """Print the log of a trial over all attempts: tasks, epochs, losses, errors and tracebacks.
 
     For instance:
 
@@ -104,13 +102,13 @@ def logs(
     from orchestrator.records import sweep_folder
 
     trial_id = resolve_trial_id(sweep_folder.read_sweep_folder(place), place, trial)
-    log, reader = TrialLog(place, trial_id), StatusReader(place, _jobs(place))
+    log, reader = TrialLog(place, trial_id), StatusReader(place, scheduler_jobs(place))
     if not follow:
-        lines = log.look()
+        lines = log.read_new()
         print("\n".join(lines) if lines else _silent(reader.look([trial_id])))
         return
     with contextlib.suppress(KeyboardInterrupt):
-        for lines in _followed(log.look, lambda: reader.look([trial_id])):
+        for lines in _followed(log.read_new, lambda: reader.look([trial_id])):
             if lines:
                 print("\n".join(lines), flush=True)
 
@@ -121,50 +119,51 @@ def cancel(
         list[str] | None,
         typer.Argument(
             metavar="TRIAL",
-            help="Ids, beginnings of ids, or labels. Default: all that is not finished.",
+            help="Ids, beginnings of ids, or labels. Default: all trials that are not finished.",
             autocompletion=completion.trial_words,
         ),
     ] = None,
 ) -> None:
-    """Take trials back: queued ones are withdrawn, running ones stop at their next epoch, and none of them is tried again.
+    """Cancel trials: queued ones leave the queue, running ones stop at their next epoch.
 
-    Results are kept. The sweep's own command, or `retry`, runs cancelled trials after all.
+    Results are kept, and nothing is retried. The sweep's own command, or `retry`,
+    runs cancelled trials again.
 
     For instance:
 
-      moleflow-sweep cancel results/NAME                 whatever is left
+      moleflow-sweep cancel results/NAME                 all unfinished trials
       moleflow-sweep cancel results/NAME 3f2a 90bc       two trials
     """
     from orchestrator.monitor.status import StatusReader
     from orchestrator.records import stop_requests, sweep_folder
-    from orchestrator.sweep.trial import counted
 
-    sweep, jobs = sweep_folder.read_sweep_folder(place), _jobs(place)
+    sweep, jobs = sweep_folder.read_sweep_folder(place), scheduler_jobs(place)
     chosen = [resolve_trial_id(sweep, place, word) for word in trials or ()]
-    found = StatusReader(place, jobs).look(dict.fromkeys(chosen) if chosen else None)
-    open_ids = [trial.trial_id for trial in found.trials if trial.state != "finished"]
-    if not open_ids:
-        print(f"nothing to cancel: {found.counts['finished']} of {len(found.trials)} trials have finished")
+    status = StatusReader(place, jobs).look(dict.fromkeys(chosen) if chosen else None)
+    unfinished = [trial.trial_id for trial in status.trials if trial.state != "finished"]
+    if not unfinished:
+        print(f"nothing to cancel: {status.counts['finished']} of {len(status.trials)} trials have finished")
         return
-    stop_requests.cancel_requests(place).add(open_ids if chosen else None)
-    withdrawn = jobs.cancel([trial.trial_id for trial in found.trials if trial.state == "queued"])
-    print(f"cancelled: {len(open_ids)} of {counted(len(sweep.trial_ids), 'trial')}")
-    for state, count in found.counts.items():
+    # Requests first, jobs second: a trial that leaves the queue meanwhile then finds its request.
+    stop_requests.cancel_requests(place).add(unfinished if chosen else None)
+    withdrawn = jobs.cancel([trial.trial_id for trial in status.trials if trial.state == "queued"])
+    print(f"cancelled: {len(unfinished)} of {counted(len(sweep.trial_ids), 'trial')}")
+    for state, count in status.counts.items():
         if count:
-            print(f"  {count} {state}: {_OUTCOMES[state]}")
+            print(f"  {count} {state}: {_AFTER_CANCEL[state]}")
     if withdrawn:
         print(f"withdrawn from the queue: {withdrawn}")
-    print(f"to run them after all: moleflow-sweep retry {shlex.quote(str(place))}")
+    print(f"to run them again: {program_name()} retry {shlex.quote(str(place))}")
 
 
 def dashboard(
     place: Folder,
     storage: Annotated[
-        str | None, typer.Option("--storage", help="The URL that the search was given, if it was given one.")
+        str | None, typer.Option("--storage", help="The URL that the search was started with, if any.")
     ] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 = any free one.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 = any free port.")] = 8080,
 ) -> None:
-    """Open optuna-dashboard over a search, on this machine alone, until Ctrl-C; it may run while the search does.
+    """Serve optuna-dashboard for a search until Ctrl-C, to this machine only.
 
     For instance:
 
@@ -172,35 +171,34 @@ def dashboard(
     """
     from orchestrator.records import sweep_folder
 
-    sweep_folder.require_folder(place)  # Before what takes seconds to import.
+    sweep_folder.require_folder(place)  # Before the import of Optuna, which takes seconds.
     from orchestrator.search.dashboard import serve_dashboard
 
     serve_dashboard(place, storage, port, lambda url: print(f"dashboard: {url} (Ctrl-C ends it)", flush=True))
 
 
 def resolve_trial_id(sweep: SweepFolder, place: Path, given: str) -> str:
-    """The id of the trial that `given` names: an id, the beginning of one, or a label.
+    """Return the id of the trial that `given` names: an id, the beginning of one, or a label.
 
     Raises:
         InvalidInput: it names none of the sweep's trials, or several.
 
     """
-    from moleflow.errors import InvalidInput, did_you_mean
-
-    found = [trial_id for trial_id in sweep.trial_ids if given in (trial_id, sweep.labels.get(trial_id))]
-    found = found or [trial_id for trial_id in sweep.trial_ids if given and trial_id.startswith(given)]
-    if len(found) > 1:
-        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-        raise InvalidInput(f"'{given}': names {len(found)} trials ({some}); give more of the id")
-    if not found:
+    matches = [trial_id for trial_id in sweep.trial_ids if given in (trial_id, sweep.labels.get(trial_id))]
+    matches = matches or [trial_id for trial_id in sweep.trial_ids if given and trial_id.startswith(given)]
+    if len(matches) > 1:
+        some = ", ".join(matches[:3]) + (", …" if len(matches) > 3 else "")
+        raise InvalidInput(f"'{given}': names {len(matches)} trials ({some}); give more of the id")
+    if not matches:
         near = did_you_mean(given, [*sweep.labels.values(), *sweep.trial_ids])
-        hint = f"give an id, the beginning of one, or a label, as `moleflow-sweep status {place} --all` shows them"
+        shown = f"{program_name()} status {shlex.quote(str(place))} --all"
+        hint = f"give an id, the beginning of one, or a label, as `{shown}` shows them"
         raise InvalidInput(f"'{given}': is no trial of the sweep '{sweep.name}'; {hint}{near}")
-    return found[0]
+    return matches[0]
 
 
-def _jobs(place: Path) -> Jobs:
-    """The scheduler's jobs of a sweep; none where it never met one."""
+def scheduler_jobs(place: Path) -> Jobs:
+    """Return the scheduler's jobs of a sweep; none if the sweep never used a scheduler."""
     from orchestrator.backends.slurm.job_states import SlurmJobs
     from orchestrator.backends.slurm.submissions import job_folder
     from orchestrator.records.trial_state import NoJobs
@@ -208,21 +206,20 @@ def _jobs(place: Path) -> Jobs:
     return SlurmJobs(place) if job_folder(place).all() else NoJobs()
 
 
-def _followed(look: Callable[[bool], list[str]], status: Callable[[], SweepStatus]) -> Iterator[list[str]]:
-    """New lines until the trial has ended at two looks in a row; a trial that fails may be tried again at once."""
-    over, said = 0, False
-    while over < 2:
-        found = status()
-        over = over + 1 if not found.going and not found.counts["waiting"] else 0
-        lines = look(over == 2)
-        if not lines and not said:
-            lines = [_silent(found)]
-        said = True
-        yield lines
-        if over < 2:
-            time.sleep(LOOK_EVERY_S)
+def _followed(look: Callable[[bool], list[str]], read_status: Callable[[], SweepStatus]) -> Iterator[list[str]]:
+    """Yield new lines of a log until its trial is seen ended twice in a row."""
+    ended, silent = 0, True
+    # Once is not enough: between two attempts a failed trial looks ended, yet its retry follows.
+    while ended < 2:
+        status = read_status()
+        ended = ended + 1 if not status.is_active and not status.counts["waiting"] else 0
+        lines = look(ended == 2)
+        yield lines or ([_silent(status)] if silent else [])
+        silent = False
+        if ended < 2:
+            time.sleep(FOLLOW_EVERY_S)
 
 
-def _silent(found: SweepStatus) -> str:
-    trial = found.trials[0]
-    return f"nothing told yet: {trial.label} is {trial.state}" + (f" ({trial.reason})" if trial.reason else "")
+def _silent(status: SweepStatus) -> str:
+    trial = status.trials[0]
+    return f"nothing logged yet: {trial.label} is {trial.state}" + (f" ({trial.reason})" if trial.reason else "")

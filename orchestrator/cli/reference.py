@@ -25,7 +25,7 @@ def schema(
 
 
 def knobs() -> None:
-    """List every knob: path, short name, what it may be, its default and what it means.
+    """List every knob: path, short name, allowed values, default and meaning.
 
     For instance:
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from moleflow.errors import InvalidInput
 from orchestrator.cli import completion
-from orchestrator.cli.app import _allowed
+from orchestrator.cli.app import FORMATS, SPLITS, Folder, Format, ShowAll, Split, check_choice
 from orchestrator.exit_codes import FAILED
-
-if TYPE_CHECKING:
-    pass
-from orchestrator.cli.app import ShowAll, Split, check_choice
 
 
 def report(
@@ -23,34 +19,20 @@ def report(
         Path | None,
         typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")
-    ] = False,
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split",
-            help="test | validation: which images the tables are about.",
-            autocompletion=completion.words_of("test", "validation"),
-        ),
-    ] = "test",
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format", help="markdown | csv | latex", autocompletion=completion.words_of("markdown", "csv", "latex")
-        ),
-    ] = "markdown",
+    everything: ShowAll = False,
+    split: Split = "test",
+    form: Format = "markdown",
     with_published: Annotated[
-        bool, typer.Option("--with-published", help="Put the published rows beside the measured ones.")
+        bool, typer.Option("--with-published", help="Show the published rows next to the measured ones.")
     ] = False,
     published: Annotated[
-        bool, typer.Option("--published", help="The published rows alone; needs no folder and writes nothing.")
+        bool, typer.Option("--published", help="Show only the published rows; needs no folder and writes nothing.")
     ] = False,
     html: Annotated[
         bool, typer.Option("--html", help="Also report.html: one file with tables, charts, trials and anomaly maps.")
     ] = False,
 ) -> None:
-    """Make the comparison tables of a results folder anew; report.md, report.csv and report.tex are written there.
+    """Make the comparison tables of a results folder again: report.md, report.csv and report.tex.
 
     For instance:
 
@@ -60,27 +42,27 @@ def report(
     """
     from orchestrator.reports import make
 
-    _allowed("--format", form, ("markdown", "csv", "latex"))
-    _allowed("--split", split, ("test", "validation"))
+    check_choice("--format", form, FORMATS)
+    check_choice("--split", split, SPLITS)
     if published and (folder or everything or with_published):
         raise InvalidInput(
-            "--published: stands alone; for published rows beside those of a folder use report FOLDER --with-published"
+            "--published: takes neither a folder nor --all nor --with-published; "
+            "for published rows next to those of a folder: report FOLDER --with-published"
         )
     if published and split != "test":
         raise InvalidInput("--split: is for a results folder, and published rows are about test images; leave it out")
-    if not published and folder is None:
-        raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     if html and folder is None:
         raise InvalidInput("--html: is for a results folder: report FOLDER --html")
-    made, paths = (
-        (make.published_report(), {})
-        if folder is None
-        else make.make_report(folder, everything, with_published, split=split)
-    )
-    if html and folder is not None:
-        from orchestrator.html_report.make import make_page
+    if published:
+        made, paths = make.published_report(), dict[str, Path]()
+    elif folder is not None:
+        made, paths = make.make_report(folder, everything, with_published, split=split)
+        if html:
+            from orchestrator.html_report.make import make_page
 
-        paths["html"] = make_page(folder, made)
+            paths["html"] = make_page(folder, made)
+    else:
+        raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     print({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if paths:
         print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
@@ -90,11 +72,9 @@ def claims(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="Results folders; a contrast may span them.", show_default=False)
     ],
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every stored trial, not only those of the latest plans.")
-    ] = False,
+    everything: ShowAll = False,
 ) -> None:
-    """Print the ledger of the update notes' claims: measured, interval, and held, refuted or undecided by stated rules.
+    """Print the update notes' claims with measured differences, intervals and verdicts.
 
     For instance:
 
@@ -109,7 +89,9 @@ def claims(
 def verify(
     file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md, or its folder.", show_default=False)],
 ) -> None:
-    """Make a report again from the Parquet beside it: exit code 0 if every byte is the same, 1 if not.
+    """Make a report again from its folder's Parquet files and compare every byte.
+
+    Exit code 0 if they are equal, 1 if not.
 
     For instance:
 
@@ -126,26 +108,22 @@ def compare(
     places: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="Results folders, two or more.", show_default=False)
     ],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format", help="markdown | csv | latex", autocompletion=completion.words_of("markdown", "csv", "latex")
-        ),
-    ] = "markdown",
+    form: Format = "markdown",
     baseline: Annotated[
         list[str] | None,
         typer.Option(
             "--baseline",
-            help="knob=value, or sweep=NAME; given often they have to hold together. "
-            "Default: the sweeps' own baseline where they have the same.",
+            help="knob=value, or sweep=NAME; a column must meet all that are given. "
+            "Default: the sweeps' own baseline if they agree.",
         ),
     ] = None,
     split: Split = "test",
     everything: ShowAll = False,
 ) -> None:
-    """Print the tables of several sweeps side by side: a column for each variant of each of them. Writes nothing.
+    """Print the tables of several sweeps side by side, a column for each variant. Writes nothing.
 
-    Sweeps on other images stand in tables of their own, and other code or another environment is said first and marked.
+    Each dataset has its own tables. Notes and marks name sweeps of other code or another
+    numeric environment.
 
     For instance:
 
@@ -153,17 +131,15 @@ def compare(
       moleflow-sweep compare results/a results/b --baseline version=v3
     """
     from orchestrator.reports.compare import compare_sweeps
-    from orchestrator.reports.export import FORMATS, render_report
+    from orchestrator.reports.export import render_report
 
     chosen = check_choice("--format", form, FORMATS)
-    check_choice("--split", split, ("test", "validation"))
+    check_choice("--split", split, SPLITS)
     print(render_report(compare_sweeps(places, baseline or (), split, everything), chosen), end="")
 
 
 def export(
-    place: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False)
-    ],
+    place: Folder,
     form: Annotated[
         str,
         typer.Option(
@@ -173,7 +149,7 @@ def export(
         ),
     ] = "csv",
     to: Annotated[
-        Path | None, typer.Option("--to", help="A file, replaced as a whole. Default: stdout.", show_default=False)
+        Path | None, typer.Option("--to", help="A file, which is replaced. Default: stdout.", show_default=False)
     ] = None,
     what: Annotated[
         str,
@@ -187,22 +163,20 @@ def export(
     everything: ShowAll = False,
     document: Annotated[
         bool,
-        typer.Option(
-            "--document", help="With --format latex: a whole document that compiles, not tables to put into one."
-        ),
+        typer.Option("--document", help="With --format latex: a document that compiles, not only its tables."),
     ] = False,
     one: Annotated[
         str | None,
         typer.Option(
             "--table",
-            help="With LaTeX or Markdown: one table alone, by its number or the beginning of its title.",
+            help="With LaTeX or Markdown: only one table, by its number or the beginning of its title.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Give out the comparison tables, or a stored table, for other programs and papers; results/README.md explains the columns.
+    """Export the comparison tables, or a stored table, for other programs and papers.
 
-    LaTeX tables need the package booktabs.
+    results/README.md explains the columns. LaTeX tables need the package booktabs.
 
     For instance:
 
@@ -212,7 +186,7 @@ def export(
     from orchestrator.reports import export
 
     chosen, table = check_choice("--format", form, export.FORMATS), check_choice("--what", what, export.WHAT)
-    check_choice("--split", split, ("test", "validation"))
+    check_choice("--split", split, SPLITS)
     pieces = export.export_tables(place, chosen, table, split, everything, document, one)
     if to is None:
         sys.stdout.writelines(pieces)

@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from moleflow.errors import InvalidInput
+from orchestrator.cli.app import Folder
+from orchestrator.cli.manage import scheduler_jobs
+from orchestrator.host.command_line import COMMAND_VARIABLE, PROGRAM, command_to_repeat, program_name
+from orchestrator.host.environment_variables import set_variables
+
 if TYPE_CHECKING:
     from orchestrator.records.sweep_folder import SweepFolder
-from orchestrator.cli.manage import Folder, _jobs
 
 
 def retry(context: typer.Context, place: Folder) -> None:
-    """Run a sweep's own command again, where it was typed: what failed, was cancelled or interrupted, and what never began.
+    """Run a sweep's own command again, in the folder where it was typed.
 
-    Folders that the command takes from the environment (MOLEFLOW_DATA, MOLEFLOW_CACHE) have to be set as they were.
+    It runs the trials that failed, were cancelled or interrupted, or never started.
+    Set MOLEFLOW_DATA and MOLEFLOW_CACHE as they were, if the command used them.
 
     For instance:
 
@@ -32,52 +38,50 @@ def retry(context: typer.Context, place: Folder) -> None:
 
     sweep = sweep_folder.read_sweep_folder(place)
     _check_command(sweep, place)
-    found = StatusReader(place, _jobs(place)).look()
-    print(f"trials:   {status_counts(found)}")
-    if (
-        found.counts["finished"] == len(found.trials) and sweep.tabled is None
-    ):  # A search knows alone whether it is over.
+    status = StatusReader(place, scheduler_jobs(place)).look()
+    print(f"trials:   {status_counts(status)}")
+    # Of a search, only the search itself knows if it is over.
+    if status.counts["finished"] == len(status.trials) and sweep.tabled is None:
         print("nothing to retry: all of them have finished")
         return
-    print(f"command:  {_typed(sweep)}  (in {sweep.typed_in})", flush=True)
+    print(f"command:  {shlex.join([PROGRAM, *sweep.command])}  (in {sweep.typed_in})", flush=True)
     with contextlib.chdir(sweep.typed_in), _arguments(sweep.command):
-        context.obj()
+        context.obj()  # The entry point. It imports this module, so it is passed in and not imported.
 
 
 def _check_command(sweep: SweepFolder, place: Path) -> None:
-    """See that a sweep's command can be run again and leads to `place`."""
-    from moleflow.errors import InvalidInput
+    """Refuse a sweep whose command cannot be run again, or would write to another folder.
 
+    Raises:
+        InvalidInput: one of these.
+
+    """
     if not sweep.command:
         raise InvalidInput(f"{place}: does not say which command made it; run that command again yourself")
+    by_hand = f"run it yourself, with --out {place}: {program_name()} {shlex.join(sweep.command)}"
     here = Path(sweep.typed_in)
     if not here.is_dir():
-        raise InvalidInput(
-            f"{place}: its command was typed in {here}, which is not there any more; run it yourself, with --out {place}: {_typed(sweep)}"
-        )
-    words = [*sweep.command, ""]
+        raise InvalidInput(f"{place}: its command was typed in {here}, which does not exist any more; {by_hand}")
     given = [
         after if word == "--out" else word.partition("=")[2]
-        for word, after in itertools.pairwise(words)
+        for word, after in itertools.pairwise([*sweep.command, ""])
         if word.partition("=")[0] == "--out"
     ]
     goal = here / (given[-1] if given else Path("results") / sweep.name)
     if goal.resolve() != place.resolve():
-        raise InvalidInput(
-            f"{place}: its command writes to {goal}: the folder was moved or copied; run it yourself, with --out {place}: {_typed(sweep)}"
-        )
-
-
-def _typed(sweep: SweepFolder) -> str:
-    return shlex.join(["moleflow-sweep", *sweep.command])
+        raise InvalidInput(f"{place}: its command writes to {goal}: the folder was moved or copied; {by_hand}")
 
 
 @contextlib.contextmanager
 def _arguments(words: Sequence[str]) -> Iterator[None]:
-    """The command line as if it had been typed so: runs store it as their own."""
+    """Replace the program's arguments: the run stores them, so that it can be retried again.
+
+    A message that names the command to continue still names `retry`, as the user typed it.
+    """
     before = sys.argv
-    sys.argv = [before[0], *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
+    with set_variables({COMMAND_VARIABLE: command_to_repeat()}):
+        sys.argv = [before[0], *words]
+        try:
+            yield
+        finally:
+            sys.argv = before

@@ -27,8 +27,9 @@ from orchestrator.cli.app import (
     Threads,
     Workers,
     Yes,
-    _allowed,
+    check_choice,
     load_sweep_file,
+    naming_the_command,
     open_console,
     run_options,
 )
@@ -45,7 +46,7 @@ def run(
     profile: Profile = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit to SLURM and return.")] = False,
     print_sbatch: Annotated[
-        bool, typer.Option("--print-sbatch", help="Show the SLURM scripts that would be submitted; nothing is written.")
+        bool, typer.Option("--print-sbatch", help="Show the SLURM scripts that would be submitted; write nothing.")
     ] = False,
     workers: Workers = None,
     threads: Threads = 1,
@@ -54,11 +55,11 @@ def run(
         str | None, typer.Option("--address", help="A running Ray cluster: auto | HOST:PORT. Default: start Ray here.")
     ] = None,
     dashboard: Annotated[
-        bool, typer.Option("--dashboard/--no-dashboard", help="Whether a Ray that is started here has a dashboard.")
+        bool, typer.Option("--dashboard/--no-dashboard", help="Start Ray with its dashboard, or without.")
     ] = True,
     storage: Storage = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="One training step a task for each distinct computation; nothing is kept.")
+        bool, typer.Option("--dry-run", help="One training step per task for each distinct computation; keep nothing.")
     ] = False,
     yes: Yes = False,
     rerun_stale: RerunStale = False,
@@ -67,14 +68,14 @@ def run(
         bool,
         typer.Option(
             "--log-json",
-            help="Every event as one line of JSON on stdout, with its time, and nothing else there; tables go to stderr.",
+            help="Print every event as one line of JSON on stdout, and nothing else there; tables go to stderr.",
         ),
     ] = False,
 ) -> None:
     r"""Run every trial of a sweep that is not finished yet, then print and write its tables.
 
-    What has finished is kept: the same command goes on, and one with more
-    seeds or values runs those alone.
+    Finished trials are kept. The same command continues where the last one
+    stopped, and runs only what is new after you add seeds or values.
 
     For instance:
 
@@ -85,11 +86,11 @@ def run(
           --profile slurm/profiles/mylab.yaml --data ~/mvtec --detach
 
     A line of --log-json holds time (seconds since 1970), kind, trial_id, label,
-    what the worker told, trials_over, trials_total and seconds_left:
+    the facts that the worker reported, trials_over, trials_total and seconds_left:
 
       moleflow-sweep run FILE --log-json | jq 'select(.kind == "epoch") | .loss'
     """
-    from orchestrator.driver import dry_run as rehearsal
+    from orchestrator.driver.dry_run import run_dry
     from orchestrator.driver.launch import print_scripts, run_sweep
     from orchestrator.driver.prepare import prepare
 
@@ -110,26 +111,30 @@ def run(
         quiet=quiet or log_json,
         log_json=log_json,
     )
-    for name, given in (("--profile", profile), ("--detach", detach), ("--print-sbatch", print_sbatch)):
-        if given and backend != "slurm":
-            raise InvalidInput(f"{name}: is for SLURM; give --backend slurm too")
+    for backend_of_option, name, given in (
+        ("slurm", "--profile", profile),
+        ("slurm", "--detach", detach),
+        ("slurm", "--print-sbatch", print_sbatch),
+        ("ray", "--address", address),
+        ("ray", "--no-dashboard", not dashboard),
+    ):
+        if given and backend != backend_of_option:
+            raise InvalidInput(f"{name}: needs --backend {backend_of_option}; give that too, or leave {name} out")
     if profile and not profile.is_file():
         raise InvalidInput(f"--profile: {profile}: no such file; slurm/profiles/example.yaml explains how to write one")
-    for name, wanted in (("--address", address), ("--no-dashboard", not dashboard)):
-        if wanted and backend != "ray":
-            raise InvalidInput(f"{name}: is for Ray; give --backend ray too")
     if dry_run and (detach or print_sbatch):
         raise InvalidInput("--dry-run: runs in this process and submits nothing; leave --detach and --print-sbatch out")
     if log_json and (detach or print_sbatch):
         raise InvalidInput(
-            "--log-json: tells what trials do while the command follows them; leave --detach and --print-sbatch out"
+            "--log-json: prints events while the command follows trials; leave --detach and --print-sbatch out"
         )
     sweep = load_sweep_file(file, data, base, sets)
     if storage and sweep.search is None:
-        raise InvalidInput(f"--storage: is for searches, and {file} has none")
-    prepared = prepare(sweep, options)
-    action = rehearsal.dry_run if dry_run else print_scripts if print_sbatch else run_sweep
-    raise typer.Exit(action(prepared, options, open_console(stderr=log_json)))
+        raise InvalidInput(f"--storage: is for searches, and {file} has no `search:`; leave it out")
+    action = run_dry if dry_run else print_scripts if print_sbatch else run_sweep
+    console = open_console(stderr=log_json)
+    with naming_the_command(console):
+        raise typer.Exit(action(prepare(sweep, options), options, console))
 
 
 def plan(
@@ -144,7 +149,7 @@ def plan(
     rerun_stale: RerunStale = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as one JSON document.")] = False,
 ) -> None:
-    """List a sweep's trials: ids, what differs between them, what is done and what would run.
+    """List a sweep's trials: ids, the settings that differ, and which of them are finished.
 
     For instance:
 
@@ -159,20 +164,13 @@ def plan(
     prepared = prepare(load_sweep_file(file, data, base, sets), options)
     check_backbones(prepared, options, fetch=False)
     about = prepared.sweep, prepared.plan, prepared.inputs
-    if as_json:
-        found = listing.plan_json(*about, str(prepared.folder), expected_work(prepared))
-        print(json.dumps(found, indent=1, ensure_ascii=False))
-        return
     expected = expected_work(prepared)
-    print(
-        "\n".join(
-            [
-                *listing.plan_header(*about, prepared.folder),
-                *listing.work_lines(expected),
-                *listing.plan_lines(prepared.plan, prepared.sweep.search),
-            ]
-        )
-    )
+    if as_json:
+        document = listing.plan_json(*about, str(prepared.folder), expected)
+        print(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    lines = [*listing.plan_header(*about, prepared.folder), *listing.work_lines(expected)]
+    print("\n".join([*lines, *listing.plan_lines(prepared.plan, prepared.sweep.search)]))
 
 
 def prefetch(
@@ -185,7 +183,7 @@ def prefetch(
         str,
         typer.Option(
             "--backend",
-            help="local (this process) | slurm (one job, which the command waits for).",
+            help="local (this process) | slurm (one job; the command waits for it).",
             autocompletion=completion.words_of("local", "slurm"),
         ),
     ] = "local",
@@ -194,7 +192,9 @@ def prefetch(
     device: Device = "auto",
     yes: Yes = False,
 ) -> None:
-    r"""Fetch the weights and compute the features of all trials of a sweep, so that none of them needs a network or a backbone.
+    r"""Fetch the weights and compute the features of all trials of a sweep.
+
+    Its trials then need no network and no backbone.
 
     For instance:
 
@@ -202,13 +202,15 @@ def prefetch(
       moleflow-sweep prefetch sweeps/v7_gamma.yaml --backend slurm \
           --profile slurm/profiles/mylab.yaml --data ~/mvtec
     """
-    from orchestrator.driver import prefetch as made
+    from orchestrator.driver.prefetch import run_prefetch
 
-    _allowed("--backend", backend, ("local", "slurm"))
+    check_choice("--backend", backend, ("local", "slurm"))
     if profile and backend != "slurm":
-        raise InvalidInput("--profile: is for SLURM; give --backend slurm too")
+        raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
     options = run_options(cache=cache, backend=backend, profile=profile, threads=threads, device=device, yes=yes)
-    raise typer.Exit(made.run_prefetch(load_sweep_file(file, data, base, sets), options, open_console()))
+    console = open_console()
+    with naming_the_command(console):
+        raise typer.Exit(run_prefetch(load_sweep_file(file, data, base, sets), options, console))
 
 
 def trial(
@@ -232,12 +234,12 @@ def trial(
         str | None,
         typer.Option(
             "--base",
-            help="Base settings by name or .yaml path; `demo` is minutes of work. "
-            "Default: vit_b16, or demo where no images are given.",
+            help="Base settings by name or .yaml path; `demo` takes minutes. "
+            "Default: vit_b16, or demo if no images are given.",
             autocompletion=completion.base_words,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness in training.")] = 0,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -246,14 +248,14 @@ def trial(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Results folder. Default: results/trial-VERSION, and the base if not its own."),
+        typer.Option("--out", help="Results folder. Default: results/trial-VERSION, or -BASE behind it with --base."),
     ] = None,
     cache: CacheDir = None,
     threads: Threads = 1,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Run a single task sequence, with any knob set.
+    """Run one trial, with any knob set.
 
     For instance:
 
@@ -266,7 +268,7 @@ def trial(
     from orchestrator.sweep.sweep import make_sweep
 
     document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
-    if sets:  # As factors they are named in the tables.
+    if sets:  # Tables name factors, so the settings become factors.
         once = {
             "version": f"the version is given by --version {version}; give it once, there",
             "seed": "give --seed {}",
@@ -274,4 +276,6 @@ def trial(
         document["list"] = [parse_sets(sets, once)]
     sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
     options = run_options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
-    raise typer.Exit(run_sweep(prepare(sweep, options), options, open_console()))
+    console = open_console()
+    with naming_the_command(console):
+        raise typer.Exit(run_sweep(prepare(sweep, options), options, console))

@@ -1,4 +1,4 @@
-"""Mistakes in how a command is typed, each in one line."""
+"""Mistakes in the use of options and arguments, each explained in one line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import typer
 
 from moleflow.errors import did_you_mean
+from orchestrator.host.command_line import program_name
 
-_ERRORS: Any = import_module(typer.BadParameter.__module__)  # Where they lie differs between releases of typer.
+# Releases of typer use click, or their own copy of it. The errors are next to BadParameter.
+_ERRORS: Any = import_module(typer.BadParameter.__module__)
 UsageError: type[Exception] = _ERRORS.UsageError
 
 VALUES = {
@@ -41,7 +43,7 @@ VALUES = {
 ARGUMENTS = {
     "FILE": "a sweep file, such as sweeps/v7_gamma.yaml",
     "DIR": "a results folder, such as results/v7_gamma",
-    "TRIAL": "a trial too, as moleflow-sweep status DIR shows them",
+    "TRIAL": "a trial too, as `status DIR` shows them",
     "REPORT": "a report.md, or its folder, such as results/v7_gamma",
 }
 _ONE = {
@@ -54,10 +56,10 @@ _ONE = {
 
 
 def explain_usage_error(error: Any, words: Sequence[str]) -> str:
-    """What was typed wrongly, and what to do.
+    """Return one line that names the mistake and the remedy.
 
     Args:
-        error: a UsageError.
+        error: a UsageError of typer.
         words: the words after the program's name.
 
     """
@@ -85,21 +87,21 @@ def _no_such_option(name: str, command: str, context: Any, words: Sequence[str])
     given = next((word.partition("=")[0] for word in words if word.startswith(name)), name)
     options = [] if context is None else [option for one in context.command.params for option in one.opts]
     near = did_you_mean(given, [option for option in options if option.startswith("--")])
-    more = near or f"; {' '.join(['moleflow-sweep', command]).strip()} --help lists them"
+    more = near or f"; {' '.join([program_name(), command]).strip()} --help lists them"
     return f"{f'{command}: ' if command else ''}no option '{given}'{more}"
 
 
 def _given(name: str, words: Sequence[str]) -> str:
-    """The value of an option that was given once, or for the last time."""
-    found = ""
+    """Return the value of an option; the last one, if it was given several times."""
+    value = ""
     for word, after in zip(words, [*words[1:], ""], strict=True):
         if word.partition("=")[0] == name:
-            found = word.partition("=")[2] if "=" in word else after
-    return found
+            value = word.partition("=")[2] if "=" in word else after
+    return value
 
 
 def _extra(extra: str, context: Any) -> str:
-    """What to say of arguments that a command does not take."""
+    """Explain an argument too many."""
     taken = [one for one in context.command.params if not one.opts[0].startswith("-")]
     given = ", ".join(str(context.params[one.name]) for one in taken if context.params.get(one.name) is not None)
     if not taken:

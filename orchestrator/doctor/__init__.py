@@ -1,1 +1,1 @@
-"""What is there and what is not: looked at, never changed, nothing downloaded, nothing waited for long."""
+"""The checks of `doctor`: they read, change nothing, download nothing and never wait long."""

@@ -1,4 +1,4 @@
-"""What runs trials elsewhere, and what the extras bring: SLURM, Ray, Optuna, the charts of report pages."""
+"""Checks of SLURM, of Ray and of the packages that backends and features need."""
 
 from __future__ import annotations
 
@@ -9,62 +9,65 @@ from importlib import metadata
 from pathlib import Path
 
 from orchestrator.backends.slurm.queue import COMMANDS
-from orchestrator.doctor.finding import Finding, install_hint, one_line, run_program
+from orchestrator.doctor.finding import Finding, one_line, run_program
+from orchestrator.host.command_line import install_command
 from orchestrator.host.hub import is_reachable
 
-ASK_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 10.0
 
 
 def find_slurm() -> list[Finding]:
-    """The commands, a controller that answers, and what submits."""
+    """Check SLURM's commands, its controller, and the package that submits jobs."""
+    return [_slurm(), find_package("submitit", "submitit")]
+
+
+def _slurm() -> Finding:
     login = 'type the command on a login node; for tests: slurm/cluster.sh up && eval "$(slurm/cluster.sh env)"'
     missing = [name for name in COMMANDS if not shutil.which(name)]
     if missing:
-        said = "no SLURM here" if len(missing) == len(COMMANDS) else f"without {', '.join(missing)}"
-        return [Finding("slurm", "lacks", said, login), find_package("submitit", "submitit", "")]
-    accounting = "" if shutil.which("sacct") else "; no sacct: what happened to jobs of long ago is not known"
-    code, out, error = run_program(["scontrol", "ping"], ASK_WITHIN_S)
+        text = "no SLURM here" if len(missing) == len(COMMANDS) else f"without {', '.join(missing)}"
+        return Finding("slurm", "lacks", text, login)
+    code, out, error = run_program(["scontrol", "ping"], ANSWER_WITHIN_S)
     up = [line.strip() for line in out.splitlines() if " is UP" in line]
     if code != 0 or not up:
-        said = f"its commands are here, and no controller answers ({one_line(error or out)})"
-        return [Finding("slurm", "lacks", said, login), find_package("submitit", "submitit", "")]
-    return [Finding("slurm", "ok", f"{up[0]}{accounting}"), find_package("submitit", "submitit", "")]
+        text = f"its commands are here, and no controller answers ({one_line(error or out)})"
+        return Finding("slurm", "lacks", text, login)
+    accounting = "" if shutil.which("sacct") else "; no sacct: the end of old jobs cannot be looked up"
+    return Finding("slurm", "ok", f"{up[0]}{accounting}")
 
 
 def find_ray() -> Finding:
-    """Whether Ray is installed, and whether one runs on this machine."""
-    found = find_package("ray", "ray", "ray")
-    if found.state != "ok":
-        return found
+    """Check that Ray is installed, and look for a running Ray."""
+    package = find_package("ray", "ray", "ray")
+    if package.state != "ok":
+        return package
     address = _ray_address()
     if address is None:
-        return Finding("ray", "ok", f"{found.said}; none runs here, and --backend ray starts one")
-    if _answers(address):
-        return Finding("ray", "ok", f"{found.said}; one runs at {address}: --address {address} joins it")
-    return Finding(
-        "ray",
-        "note",
-        f"{found.said}; {address} is named (RAY_ADDRESS, or what ran last) and does not answer",
-        "ray stop",
-    )
+        return Finding("ray", "ok", f"{package.said}; none runs here, and --backend ray starts one")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if is_reachable(host, int(port) if port.isdigit() else 0):
+        return Finding("ray", "ok", f"{package.said}; one runs at {address}: --address {address} joins it")
+    text = f"{package.said}; {address} (RAY_ADDRESS, or the last Ray here) does not answer"
+    return Finding("ray", "note", text, "ray stop")
 
 
-def find_package(name: str, distribution: str, extra: str) -> Finding:
-    """Whether a package is installed; nothing is imported.
+def find_package(name: str, distribution: str, extra: str = "") -> Finding:
+    """Check that a package is installed, without importing it.
 
     Args:
-        name: of the finding.
-        distribution: of the package.
-        extra: of this project that brings it; empty where the project itself does.
+        name: the name of the finding.
+        distribution: the name of the package.
+        extra: the extra of this project that installs it, if it is optional.
 
     """
     try:
         return Finding(name, "ok", metadata.version(distribution))
     except metadata.PackageNotFoundError:
-        return Finding(name, "lacks", f"{distribution} is not installed", install_hint(extra))
+        return Finding(name, "lacks", f"{distribution} is not installed", install_command(extra))
 
 
 def _ray_address() -> str | None:
+    """Return the address of RAY_ADDRESS, else of the Ray that was started last on this machine."""
     given = os.environ.get("RAY_ADDRESS", "")
     if given and given not in ("auto", "local"):
         return given
@@ -72,8 +75,3 @@ def _ray_address() -> str | None:
         return (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").read_text().strip() or None
     except OSError:
         return None
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    return is_reachable(host, int(port) if port.isdigit() else 0)

@@ -1,26 +1,24 @@
-"""One thing that was looked at."""
+"""The result of one check, and how checks run other programs."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 State = Literal["ok", "lacks", "note"]
-PROJECT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at.
-        state: ok; lacks = something cannot be done without it; note = good to know, and nothing stops for it.
-        said: what was found, in one line.
-        mend: the command, or the step, that mends it.
+        name: the thing that was checked.
+        state: `ok`; `lacks` = a backend or feature cannot work without it; `note` = worth knowing.
+        said: the result, in one line.
+        mend: the command or step that solves the problem.
 
     """
 
@@ -30,19 +28,14 @@ class Finding:
     mend: str | None = None
 
 
-def install_hint(extra: str = "") -> str:
-    """The command that installs this project, with an extra: from its checkout, where it runs from one."""
-    wanted = f"[{extra}]" if extra else ""
-    if (PROJECT / "pyproject.toml").is_file():
-        pins = " -c constraints.txt" if (PROJECT / "constraints.txt").is_file() else ""
-        return f"cd {PROJECT} && pip install -e '.{wanted}'{pins}"
-    return f"pip install 'moleflow-sweep{wanted}'"
+def run_program(command: Sequence[str], within_s: float) -> tuple[int | None, str, str]:
+    """Run a command and wait for it at most `within_s` seconds.
 
+    Returns:
+        Its exit code, stdout and stderr. If it does not exist or answers too late, the code is None
+        and stderr says so.
 
-def run_program(
-    command: Sequence[str], within_s: float, environment: Mapping[str, str] | None = None
-) -> tuple[int | None, str, str]:
-    """What a command answers: its exit code, stdout and stderr; the code is None where it is not there or answers too late."""
+    """
     try:
         done = subprocess.run(
             command,
@@ -51,7 +44,6 @@ def run_program(
             errors="replace",
             timeout=within_s,
             stdin=subprocess.DEVNULL,
-            env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -62,7 +54,7 @@ def run_program(
 
 
 def one_line(text: str, most: int = 160) -> str:
-    """The last line that says something: of a traceback the error, of a program's words the outcome."""
+    """Return the last line that is not empty: of a traceback, that is the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no word"
+    last = lines[-1] if lines else "no output"
     return last if len(last) <= most else f"{last[: most - 1]}…"

@@ -1,4 +1,4 @@
-"""Where things go: results, cache, and the checkout that the code runs from."""
+"""Checks of the folders for results and cache, and of the checkout that the code runs from."""
 
 from __future__ import annotations
 
@@ -15,48 +15,47 @@ LITTLE_GB = 2.0
 
 
 def free_space(name: str, place: Path, option: str) -> Finding:
-    """Whether a folder can be written, or made, and how much room its disk has.
+    """Check that a folder can be written or created, and that its disk has space.
 
     Args:
-        name: of the finding.
+        name: the name of the finding.
         place: the folder.
-        option: what gives another one.
+        option: the option that gives another folder.
 
     """
-    there = place.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        return Finding(name, "lacks", f"{place}: {there} is a file", f"{option} FOLDER")
-    if not os.access(there, os.W_OK | os.X_OK):
-        return Finding(name, "lacks", f"{place}: {there} cannot be written", f"{option} FOLDER")
-    free = shutil.disk_usage(there).free / 1e9
-    said = f"{place}: {free:.1f} GB free"
-    if free < LITTLE_GB:
-        return Finding(name, "note", f"{said}, which is little", f"free some, or {option} FOLDER")
-    return Finding(name, "ok", said)
+    nearest = place.absolute()  # The folder itself, or the nearest one above that exists.
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return Finding(name, "lacks", f"{place}: {nearest} is a file", f"{option} FOLDER")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return Finding(name, "lacks", f"{place}: {nearest} cannot be written", f"{option} FOLDER")
+    free_gb = shutil.disk_usage(nearest).free / 1e9
+    text = f"{place}: {free_gb:.1f} GB free"
+    if free_gb < LITTLE_GB:
+        return Finding(name, "note", f"{text}, which is little", f"free some, or {option} FOLDER")
+    return Finding(name, "ok", text)
 
 
 def cache_budget(cache: Path) -> Finding:
-    """What the cache may hold."""
+    """Check the budget of the cache."""
     try:
         size = budget_of(cache)
     except InvalidInput as error:
         return Finding("budget", "lacks", str(error), "moleflow-sweep cache --budget 50GB")
     if size is None:
-        said = "none: the cache grows as long as the disk holds it"
-        return Finding("budget", "note", said, f"moleflow-sweep cache --budget 50GB, or {VARIABLE}")
+        text = "none: the cache grows until the disk is full"
+        return Finding("budget", "note", text, f"moleflow-sweep cache --budget 50GB, or {VARIABLE}")
     return Finding("budget", "ok", f"{size / 1e9:.1f} GB" + (f" ({VARIABLE})" if os.environ.get(VARIABLE) else ""))
 
 
 def find_checkout() -> Finding:
-    """The commit that results are marked with."""
+    """Check the git commit that results are marked with."""
     commit, changed = git_state()
     if commit is None:
-        return Finding(
-            "code", "note", "not a git checkout, or no git: results carry a digest of the code, and no commit"
-        )
+        text = "not a git checkout, or no git: results are marked with the code digest, but with no commit"
+        return Finding("code", "note", text)
     if changed:
-        said = f"git {commit[:12]} with uncommitted changes, which results say"
-        return Finding("code", "note", said, "git status")
+        text = f"git {commit[:12]} with uncommitted changes; results are marked so"
+        return Finding("code", "note", text, "git status")
     return Finding("code", "ok", f"git {commit[:12]}")

@@ -1,24 +1,26 @@
-"""This machine: Python and its packages, GPUs, cores and memory."""
+"""Checks of this machine: Python and its packages, GPUs, cores and memory."""
 
 from __future__ import annotations
 
 import json
 import platform
 import sys
-from pathlib import Path
 from typing import Any
 
+import psutil
+import pynvml
+
 from moleflow.features.weights import PRETRAINED
-from orchestrator.doctor.finding import Finding, install_hint, one_line, run_program
+from orchestrator.doctor.finding import Finding, one_line, run_program
+from orchestrator.host.command_line import install_command
 from orchestrator.host.hardware import available_cores, memory_gb
 from orchestrator.sweep.file_schema import Resources
 
 IMPORT_WITHIN_S = 120.0
-GPUS_WITHIN_S = 15.0
 SLOW_BFLOAT16 = "AVX2"
-"""The instructions, as torch names them, with which a step in bfloat16 was seen to take ten times as long as one in float32."""
+"""A CPU capability of torch: with it a bfloat16 step took ten times as long as a float32 step."""
 
-# Run apart: an import that crashes or hangs takes nothing else with it.
+# Its own process: an import that crashes or hangs must not stop the other checks.
 _IMPORTS = """
 import json, sys
 import torch
@@ -41,12 +43,22 @@ print(json.dumps(found))
 
 
 def find_python() -> Finding:
-    """The interpreter."""
+    """Name the interpreter."""
     return Finding("python", "ok", f"{platform.python_version()} ({sys.executable})")
 
 
 def find_imports(model: str, weights: str) -> tuple[list[Finding], dict[str, Any]]:
-    """Whether a worker could start: torch, timm and all else that it imports; and what timm knows of a backbone's weights."""
+    """Import all that a worker imports, in a process of its own.
+
+    Args:
+        model: timm's name of a backbone.
+        weights: its backbone.weights; timm is asked about the model if they are pretrained.
+
+    Returns:
+        The findings, and {torch, cuda, gpus, cpu} with {known, hub, cached} of pretrained weights.
+        The dictionary is empty if an import failed.
+
+    """
     code, out, error = run_program(
         [sys.executable, "-W", "ignore", "-c", _IMPORTS, model if weights == PRETRAINED else ""], IMPORT_WITHIN_S
     )
@@ -55,58 +67,67 @@ def find_imports(model: str, weights: str) -> tuple[list[Finding], dict[str, Any
     except (ValueError, IndexError):
         code, found = 1, {}
     if code != 0:
-        return [Finding("worker", "lacks", f"cannot be imported: {one_line(error or out)}", install_hint())], found
+        return [Finding("worker", "lacks", f"cannot be imported: {one_line(error or out)}", install_command())], found
     build = f"CUDA {found['cuda']}" if found["cuda"] else "no CUDA"
+    slow = (
+        ": training.products: bfloat16 takes longer than float32 on this CPU" if found["cpu"] == SLOW_BFLOAT16 else ""
+    )
     return [
-        Finding("torch", "ok", f"{found['torch']} ({build}; {found['cpu']}{_slow(found['cpu'])})"),
+        Finding("torch", "ok", f"{found['torch']} ({build}; {found['cpu']}{slow})"),
         Finding("worker", "ok", "torch, timm and all else that a worker needs can be imported"),
     ], found
 
 
-def _slow(cpu: str) -> str:
-    return "" if cpu != SLOW_BFLOAT16 else ": training.products: bfloat16 takes longer than float32 on this CPU"
-
-
-def find_gpus(torch_sees: int | None) -> Finding:
-    """The GPUs that nvidia-smi knows, and whether this torch sees any.
+def find_gpus(visible_to_torch: int | None) -> Finding:
+    """Compare the GPUs that the driver reports with those that torch sees.
 
     Args:
-        torch_sees: how many torch sees; None where it could not be asked.
+        visible_to_torch: the number of GPUs that torch sees; None if torch cannot be imported.
 
     """
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    code, out, error = run_program(query, GPUS_WITHIN_S)
-    cards = [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
+    try:
+        cards = _gpus_of_driver()
+        why = ""
+    except pynvml.NVMLError as error:
+        cards = []
+        # Without NVIDIA's driver there is no NVML either, which is no problem on a CPU machine.
+        why = "" if isinstance(error, pynvml.NVMLError_LibraryNotFound) else f" (NVIDIA driver: {error})"
     if not cards:
-        why = "" if code is None and "within" not in error else f" (nvidia-smi: {one_line(error or out)})"
         return Finding("gpus", "note", f"none{why}: trials run on the CPU")
-    said = f"{len(cards)}: {'; '.join(dict.fromkeys(cards))}"
-    if torch_sees is None or torch_sees:
-        seen = (
-            ""
-            if torch_sees in (None, len(cards))
-            else f"; {torch_sees} of them visible to torch (CUDA_VISIBLE_DEVICES)"
-        )
-        return Finding("gpus", "ok", said + seen)
-    mend = "pip install --force-reinstall torch   (a build for your driver's CUDA; see also CUDA_VISIBLE_DEVICES)"
-    return Finding("gpus", "note", f"{said}; torch sees none of them", mend)
+    text = f"{len(cards)}: {'; '.join(dict.fromkeys(cards))}"
+    if visible_to_torch == 0:
+        hint = "pip install --force-reinstall torch   (a build for your driver's CUDA; see also CUDA_VISIBLE_DEVICES)"
+        return Finding("gpus", "note", f"{text}; torch sees none of them", hint)
+    if visible_to_torch not in (None, len(cards)):
+        text += f"; {visible_to_torch} of them visible to torch (CUDA_VISIBLE_DEVICES)"
+    return Finding("gpus", "ok", text)
+
+
+def _gpus_of_driver() -> list[str]:
+    """Return name and memory of each GPU.
+
+    Raises:
+        NVMLError: no driver, or it does not answer.
+
+    """
+    pynvml.nvmlInit()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            f"{pynvml.nvmlDeviceGetName(one)}, {pynvml.nvmlDeviceGetMemoryInfo(one).total // 2**20} MiB"
+            for one in handles
+        ]
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def find_size() -> Finding:
-    """Cores and memory, and how many trials at once that makes."""
+    """Report cores, memory and the number of trials that fit without GPUs."""
     needs, cores, memory = Resources(), available_cores(), memory_gb()
     at_once = max(1, int(min(cores // needs.cpus, memory // needs.mem_gb)))
-    free = _free_gb()
-    said = f"{cores} cores, {memory:.1f} GB of memory" + ("" if free is None else f", {free:.1f} GB of it free")
-    said += f": {at_once} trial{'' if at_once == 1 else 's'} at once without GPUs, where each takes {needs.mem_gb:g} GB"
-    if free is not None and free < needs.mem_gb:
-        return Finding("machine", "note", said, "--workers 1, or resources: {mem_gb: N} in the sweep file")
-    return Finding("machine", "ok", said)
-
-
-def _free_gb() -> float | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
+    free = psutil.virtual_memory().available / 1e9
+    text = f"{cores} cores, {memory:.1f} GB of memory, {free:.1f} GB of it free: "
+    text += f"{at_once} trial{'' if at_once == 1 else 's'} at once without GPUs, where each takes {needs.mem_gb:g} GB"
+    if free < needs.mem_gb:
+        return Finding("machine", "note", text, "--workers 1, or resources: {mem_gb: N} in the sweep file")
+    return Finding("machine", "ok", text)

@@ -1,4 +1,4 @@
-"""What follows from the findings: which backends and features work, and the lines that say so."""
+"""The report of the checks: the findings, and the backends and features that work."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "search": ("optuna",),
     "html report": ("charts",),
 }
-"""What each needs, by the names of findings."""
+"""The names of the findings that a backend or feature needs."""
 
 
-def lacking_by_backend(findings: Sequence[Finding], needed: Sequence[str]) -> list[str]:
-    """The findings among `needed` that lack something."""
+def lacking(findings: Sequence[Finding], needed: Sequence[str]) -> list[str]:
+    """Return the names of the needed findings that lack something."""
     return [finding.name for finding in findings if finding.name in needed and finding.state == "lacks"]
 
 
 def runs_here(findings: Sequence[Finding]) -> bool:
-    """Whether sweeps can run on this machine."""
-    return not lacking_by_backend(findings, BACKENDS["local"])
+    """Return True if sweeps can run on this machine."""
+    return not lacking(findings, BACKENDS["local"])
 
 
 def doctor_lines(findings: Sequence[Finding]) -> list[str]:
-    """A line for each finding, backend and feature: ok, lacks or note, and how to mend it."""
-    verdicts = [(f"--backend {name}", lacking_by_backend(findings, needed)) for name, needed in BACKENDS.items()]
-    verdicts += [(name, lacking_by_backend(findings, needed)) for name, needed in FEATURES.items()]
+    """Return a line for each finding, then a line for each backend and feature."""
     rows = [(f.state, f.name, f.said + (f"  [mend: {f.mend}]" if f.mend else "")) for f in findings]
-    told = [("lacks" if missing else "ok", name, ", ".join(missing)) for name, missing in verdicts]
-    width = max(len(name) for _, name, _ in (*rows, *told))
-    lines = [
-        f"{state:<5}  {name:<{width}}  {' '.join(said.split(chr(10)))}".rstrip() for state, name, said in (*rows, *told)
-    ]
-    return [*lines[: len(rows)], "", *lines[len(rows) :]]
+    parts = {f"--backend {name}": needed for name, needed in BACKENDS.items()} | dict(FEATURES)
+    lacks = {name: lacking(findings, needed) for name, needed in parts.items()}
+    verdicts = [("lacks" if missing else "ok", name, ", ".join(missing)) for name, missing in lacks.items()]
+    width = max(len(name) for _, name, _ in (*rows, *verdicts))
+
+    def line(state: str, name: str, text: str) -> str:
+        return f"{state:<5}  {name:<{width}}  {text.replace(chr(10), ' ')}".rstrip()
+
+    return [*(line(*row) for row in rows), "", *(line(*row) for row in verdicts)]
 
 
 def doctor_document(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The same for programs."""
+    """Return the report as JSON values, for other programs."""
     return {
         "findings": [asdict(finding) for finding in findings],
-        "backends": {name: {"lacks": lacking_by_backend(findings, needed)} for name, needed in BACKENDS.items()},
-        "features": {name: {"lacks": lacking_by_backend(findings, needed)} for name, needed in FEATURES.items()},
+        "backends": {name: {"lacks": lacking(findings, needed)} for name, needed in BACKENDS.items()},
+        "features": {name: {"lacks": lacking(findings, needed)} for name, needed in FEATURES.items()},
         "runs_here": runs_here(findings),
     }

@@ -1,4 +1,4 @@
-"""The whole round."""
+"""All checks of `doctor`, in the order of its output."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from orchestrator.host.cache_folder import check_folder, default_cache
 
 
 def run_checks(data: Path | None, weights: str | None, base: str, out: Path, cache: Path | None) -> list[Finding]:
-    """Look at everything, in the order in which it is told.
+    """Run all checks.
 
     Args:
         data: a folder of classes; None = MOLEFLOW_DATA, if that is set.
-        weights: as backbone.weights; None = the base's.
-        base: the settings whose backbone and classes are looked for.
-        out: where results would go.
-        cache: the cache; None = the default one.
+        weights: a value of backbone.weights; None = that of the base.
+        base: the base whose backbone and classes are checked.
+        out: the folder for results.
+        cache: the cache folder; None = the default one.
 
     Raises:
-        InvalidInput: no such folder, base or weights, or a file in the place of the cache.
+        InvalidInput: no such folder, base or weights, or the cache is a file.
 
     """
-    given = data or (Path(os.environ["MOLEFLOW_DATA"]).expanduser() if os.environ.get("MOLEFLOW_DATA") else None)
+    root = data or (Path(os.environ["MOLEFLOW_DATA"]).expanduser() if os.environ.get("MOLEFLOW_DATA") else None)
     if data is not None and not data.is_dir():
         raise InvalidInput(
-            f"--data: {data} is no folder; give the folder that holds <class>/train/good and <class>/test"
+            f"--data: {data} is no folder; give the folder that contains <class>/train/good and <class>/test"
         )
     if cache is not None:
         check_folder(cache)
@@ -40,25 +40,25 @@ def run_checks(data: Path | None, weights: str | None, base: str, out: Path, cac
     if weights is not None:
         backbone = backbone.model_copy(update={"weights": weights})
         weights_file(backbone)
-    imported, known = machine.find_imports(backbone.model, backbone.weights)
-    kept = cache or default_cache()
+    imports, known = machine.find_imports(backbone.model, backbone.weights)
+    cache = cache or default_cache()
     try:
-        of_weights = data_and_weights.find_weights(backbone, base, known)
+        found_weights = data_and_weights.find_weights(backbone, base, known)
     except InvalidInput as error:
-        of_weights = Finding("weights", "lacks", str(error), "backbone.weights in the base, or --set weights=...")
+        found_weights = Finding("weights", "lacks", str(error), "backbone.weights in the base, or --set weights=...")
     return [
         machine.find_python(),
-        *imported,
+        *imports,
         machine.find_gpus(known.get("gpus")),
         machine.find_size(),
         *backends.find_slurm(),
         backends.find_ray(),
         backends.find_package("optuna", "optuna", "search"),
-        backends.find_package("charts", "vl-convert-python", ""),
-        data_and_weights.find_images(given, config.data.tasks, base),
-        of_weights,
+        backends.find_package("charts", "vl-convert-python"),
+        data_and_weights.find_images(root, config.data.tasks, base),
+        found_weights,
         folders.free_space("results", out, "--out"),
-        folders.free_space("cache", kept, "--cache"),
-        folders.cache_budget(kept),
+        folders.free_space("cache", cache, "--cache"),
+        folders.cache_budget(cache),
         folders.find_checkout(),
     ]

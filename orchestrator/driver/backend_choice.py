@@ -1,4 +1,4 @@
-"""The backend that a command names."""
+"""The backend that --backend names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 from moleflow.errors import InvalidInput
 from orchestrator.driver.prepare import Options
 from orchestrator.execution.backend import Backend, WorkerConfig
+from orchestrator.host.command_line import install_command
 from orchestrator.sweep.sweep import Sweep
 
-if TYPE_CHECKING:
-    from orchestrator.driver.prepare import Options
 if TYPE_CHECKING:
     from orchestrator.backends.slurm.backend import SlurmBackend
 
 
 def choose_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend:
+    """Make the backend that runs the sweep's trials. Only its own packages are imported.
+
+    Raises:
+        InvalidInput: Ray is not installed, or the SLURM profile is not valid.
+
+    """
     if options.backend == "inline":
         from orchestrator.backends.inline import InlineBackend
 
@@ -23,33 +28,30 @@ def choose_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backe
     if options.backend == "slurm":
         return slurm_backend(setup, options)
     if options.backend == "ray":
-        return _ray(setup, sweep, options)
+        return _ray_backend(setup, sweep, options)
     from orchestrator.backends.local import LocalBackend
 
     return LocalBackend(setup, options.workers, sweep.resources)
 
 
-def _ray(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend:
+def _ray_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend:
     try:
         from orchestrator.backends.ray.backend import RayBackend
     except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"--backend ray: {error.name} is not installed; install the extra: pip install 'moleflow-sweep[ray]'"
-        ) from None
-    say = (lambda _: None) if options.quiet else print
+        raise InvalidInput(f"--backend ray: {error.name} is not installed; run {install_command('ray')}") from None
     return RayBackend(
         setup,
         sweep.resources,
         options.workers,
         options.address,
         options.dashboard,
-        say,
+        (lambda _: None) if options.quiet else print,
         early_stopping=sweep.early_stopping,
     )
 
 
 def slurm_backend(setup: WorkerConfig, options: Options) -> SlurmBackend:
-    """The cluster of `options.profile`, or one without anything special.
+    """Make the backend for the site that `options.profile` describes, or for SLURM's defaults.
 
     Raises:
         InvalidInput: the profile is not valid.

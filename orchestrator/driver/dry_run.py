@@ -1,4 +1,4 @@
-"""The dry run: every distinct computation of a sweep, cut short, in this process and a temporary folder."""
+"""The dry run: each distinct computation of a sweep, cut short, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from moleflow.errors import counted
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.driver.driver import broadcast, open_view
 from orchestrator.driver.preflight import check_dry_run
@@ -21,22 +22,22 @@ from orchestrator.exit_codes import FAILED, INTERRUPTED
 from orchestrator.plan import listing
 from orchestrator.records.events import Event, Events
 from orchestrator.results.store import ResultStore
-from orchestrator.sweep.trial import Trial, counted
+from orchestrator.sweep.trial import Trial
 
 
 def distinct_computations(trials: Iterable[Trial]) -> list[Trial]:
-    """One trial of each configuration: seeds change numbers, not shapes, so the first seed stands for all."""
-    found: dict[str, Trial] = {}
+    """Return one trial of each configuration, the first. Seeds change numbers, not shapes."""
+    first: dict[str, Trial] = {}
     for trial in trials:
-        found.setdefault(trial.config.model_copy(update={"seed": 0}).model_dump_json(), trial)
-    return list(found.values())
+        first.setdefault(trial.config.model_copy(update={"seed": 0}).model_dump_json(), trial)
+    return list(first.values())
 
 
 def cut_short(trial: Trial) -> Trial:
-    """The same trial at real shapes with one training step a task and one scored batch."""
+    """Return the trial with one training step per task and one scored batch; its shapes stay."""
     data, training = trial.config.data, trial.config.training
     batch = training.batch_size
-    scored = max(2, batch)
+    scored = max(2, batch)  # Scores need a normal and a defective image.
     data = data.model_copy(
         update={
             "train_images": min(max(2, batch), data.train_images or batch),
@@ -48,49 +49,44 @@ def cut_short(trial: Trial) -> Trial:
 
 
 def run_cut_short(source: TrialSupply, setup: WorkerConfig, events: Events) -> None:
-    """Run what the source has in a temporary folder with a temporary cache; nothing stays.
+    """Run the source's trials in a temporary folder with a temporary cache, and delete both.
 
     Raises:
         OSError: the temporary folder cannot be written.
 
     """
     with tempfile.TemporaryDirectory(prefix="moleflow-dry-run-") as temporary:
-        place = Path(temporary)
-        ResultStore(place / "results").create()
-        InlineBackend(replace(setup, folder=place / "results", cache=place / "cache")).run(
-            source, _without_scores(events)
-        )
+        results, cache = Path(temporary) / "results", Path(temporary) / "cache"
+        ResultStore(results).create()
+        InlineBackend(replace(setup, folder=results, cache=cache)).run(source, _without_scores(events))
 
 
 def _without_scores(events: Events) -> Events:
-    """One training step gives no score that anybody should see."""
+    """Return a listener that drops image AUROC: after one training step it means nothing."""
 
-    def tell(event: Event) -> None:
+    def pass_on(event: Event) -> None:
         events(replace(event, facts={name: fact for name, fact in event.facts.items() if name != "image_auroc"}))
 
-    return tell
+    return pass_on
 
 
-def dry_run(prepared: Prepared, options: Options, console: Console) -> int:
-    """Run each distinct computation of the sweep cut to one training step a task and one scored batch; the exit code.
+def run_dry(prepared: Prepared, options: Options, console: Console) -> int:
+    """Run each distinct computation with one training step per task; return the exit code.
 
     Raises:
         InvalidInput: a backbone cannot be built.
         OSError: the temporary folder cannot be written.
 
     """
-    pass
-
     check_dry_run(prepared, options)
     trials = distinct_computations(prepared.sample)
     labels = {trial.id: trial.label for trial in prepared.sample}
     if not options.quiet:
         console.print("\n".join(listing.plan_header(prepared.sweep, prepared.plan, prepared.inputs, prepared.folder)))
-    console.print(
-        f"dry run:  {counted(len(trials), 'distinct computation')} of {counted(len(labels), 'trial')}, one training step a task each"
-    )
-    rehearsals = PlannedTrials([cut_short(trial) for trial in trials])
-    source = TrialSource(rehearsals, prepared.sweep.resources, retries=0, most_identical=math.inf)
+    computations = f"{counted(len(trials), 'distinct computation')} of {counted(len(labels), 'trial')}"
+    console.print(f"dry run:  {computations}, one training step per task each")
+    short = PlannedTrials([cut_short(trial) for trial in trials])
+    source = TrialSource(short, prepared.sweep.resources, retries=0, most_identical=math.inf)
     interrupted = False
     with open_view(console, labels, len(trials), source.tally, options, None) as view:
         try:

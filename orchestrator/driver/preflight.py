@@ -1,40 +1,40 @@
-"""What a start can know to fail before its folder is opened: the site's profile, the cluster, the budget, the backbones."""
+"""Checks before a run writes anything: SLURM profile, cluster, cache budget, backbones."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
-
-from moleflow.cache.eviction import budget_of
-from moleflow.errors import InvalidInput
-from orchestrator.backends.slurm.queue import COMMANDS
-
-pass
-import contextlib
 from pathlib import Path
 
+from moleflow.cache.eviction import budget_of
 from moleflow.code_digest import version
-from moleflow.errors import WeightsUnavailable
+from moleflow.errors import InvalidInput, WeightsUnavailable
 from moleflow.features.weights import PACKAGE, PRETRAINED, RANDOM, weights_identity
 from moleflow.settings.config import TrialConfig, digest
+from orchestrator.backends.slurm.queue import COMMANDS
 from orchestrator.driver.prepare import Options, Prepared, worker_config
+from orchestrator.host.command_line import install_command
 from orchestrator.host.hub import offline_if_hub_is_down
 from orchestrator.sweep.resolver import Resolver
 
+_HARMLESS = {"storage", "projection_seed", "weights_seed"}
+"""Knobs of a backbone without a value that could keep it from being built."""
+
 
 def check_start(prepared: Prepared, options: Options) -> None:
-    """Refuse a run that its backend could not begin.
+    """Refuse a run that its backend could not start.
 
     Raises:
-        InvalidInput: no SLURM or Ray here, a profile with a mistake, an address that cannot be joined, no size as a budget, or a
-            backbone that cannot be built.
+        InvalidInput: no SLURM or Ray here, a mistake in the profile, an address that cannot be
+            joined, a budget that is no size, or a backbone that cannot be built.
 
     """
     budget_of(prepared.cache)
-    begins = prepared.sweep.search is not None or bool(prepared.plan.of("to run"))
+    starts = prepared.sweep.search is not None or bool(prepared.plan.of("to run"))
     if options.backend == "slurm":
-        check_slurm(options, begins)
-    if options.backend == "ray" and begins:
+        check_slurm(options, starts)
+    if options.backend == "ray" and starts:
         _check_ray(options)
     check_backbones(prepared, options)
 
@@ -43,7 +43,7 @@ def check_dry_run(prepared: Prepared, options: Options) -> None:
     """Refuse a dry run that no trial could pass.
 
     Raises:
-        InvalidInput: a backbone that cannot be built, or no size as a budget.
+        InvalidInput: a backbone that cannot be built, or a budget that is no size.
 
     """
     budget_of(prepared.cache)
@@ -51,10 +51,10 @@ def check_dry_run(prepared: Prepared, options: Options) -> None:
 
 
 def check_slurm(options: Options, submits: bool = True) -> None:
-    """See that the profile is right and that this is a login node, if anything is to be submitted.
+    """Check the profile, and the commands of SLURM if anything will be submitted.
 
     Raises:
-        InvalidInput: one of them is not so.
+        InvalidInput: a mistake in the profile, or this is no login node.
 
     """
     from orchestrator.backends.slurm.site_profile import load_profile
@@ -70,54 +70,55 @@ def check_slurm(options: Options, submits: bool = True) -> None:
 
 def _check_ray(options: Options) -> None:
     if importlib.util.find_spec("ray") is None:
-        raise InvalidInput("--backend ray: ray is not installed; install the extra: pip install 'moleflow-sweep[ray]'")
+        raise InvalidInput(f"--backend ray: ray is not installed; run {install_command('ray')}")
     if options.address:
         from orchestrator.backends.ray.cluster import check_address
 
         check_address(options.address)
 
 
-_UNSEEN = {"storage", "projection_seed", "weights_seed"}  # No value of these can be a mistake.
-
-
 def check_backbones(prepared: Prepared, options: Options, *, fetch: bool = True, fresh: bool = False) -> None:
-    """Build each backbone that trials which are to run need, unless it is known to be good. Of a search, that of its base.
+    """Build each backbone of the trials to run once, unless an earlier start has built it.
 
     Args:
-        prepared: the sweep.
-        options: how it will run.
-        fetch: with its weights; else without those that would have to be fetched.
-        fresh: features that are stored already will not be used.
+        prepared: the sweep. Of a search, only the backbone of its base is built.
+        options: the command's options.
+        fetch: download pretrained weights; else such a backbone is built with random weights.
+        fresh: ignore stored features, as a dry run does.
 
     Raises:
-        InvalidInput: unknown model or layer, weights that do not fit or cannot be had here, layers that cannot be averaged.
+        InvalidInput: unknown model or layer, weights that do not fit or are not available here, or
+            layers that cannot be averaged.
 
     """
     for config in _distinct(prepared):
         if not fetch and config.backbone.weights == PRETRAINED:
-            _check(_with_weights(config, RANDOM), prepared.cache)
+            backbone = config.backbone.model_copy(update={"weights": RANDOM})
+            _build_once(config.model_copy(update={"backbone": backbone}), prepared.cache)
             continue
         try:
-            _check(config, prepared.cache)
+            _build_once(config, prepared.cache)
         except WeightsUnavailable:
+            # Nodes of a cluster may have the weights that this machine lacks; a dry run runs here.
             elsewhere = not fresh and (options.backend == "slurm" or options.address is not None)
-            if not elsewhere and (fresh or not _features_are_there(prepared, options, config)):
+            if not elsewhere and (fresh or not _features_are_stored(prepared, options, config)):
                 raise
 
 
 def _distinct(prepared: Prepared) -> list[TrialConfig]:
-    """One configuration for each backbone and image size."""
+    """Return one configuration for each backbone and image size."""
     if prepared.sweep.search is not None:
         return [Resolver(prepared.sweep).config({})]
-    found: dict[object, TrialConfig] = {}
+    first: dict[object, TrialConfig] = {}
     for trial in prepared.plan.of("to run"):
-        found.setdefault((trial.config.backbone, trial.config.data.image_size), trial.config)
-    return list(found.values())
+        first.setdefault((trial.config.backbone, trial.config.data.image_size), trial.config)
+    return list(first.values())
 
 
-def _check(config: TrialConfig, cache: Path) -> None:
-    if _mark(config, cache).exists():
+def _build_once(config: TrialConfig, cache: Path) -> None:
+    if _marker(config, cache).exists():
         return
+    # torch and timm take seconds to import, so only an unknown backbone costs them.
     from moleflow.environment import environment_of
     from moleflow.features.backbone import FrozenBackbone
 
@@ -127,45 +128,41 @@ def _check(config: TrialConfig, cache: Path) -> None:
 
 
 def remember_backbone(config: TrialConfig, cache: Path) -> None:
-    """Note that a configuration's backbone was built, so that no start need ask again."""
-    known = _mark(config, cache)
-    with contextlib.suppress(OSError):  # It is asked again the next time.
-        known.parent.mkdir(parents=True, exist_ok=True)
-        known.touch()
+    """Note in the cache that a configuration's backbone can be built."""
+    marker = _marker(config, cache)
+    with contextlib.suppress(OSError):  # Without the note, the next start builds it again.
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
 
 
-def _mark(config: TrialConfig, cache: Path) -> Path:
-    """The file that says that a configuration's backbone was built once."""
+def _marker(config: TrialConfig, cache: Path) -> Path:
+    """Return the path of the empty file that notes a built backbone."""
     backbone = config.backbone
-    settings = backbone.model_dump(exclude=_UNSEEN)
+    settings = backbone.model_dump(exclude=_HARMLESS)
     if backbone.weights not in (PRETRAINED, PACKAGE, RANDOM):
-        settings["weights"] = "file"
+        settings["weights"] = "file"  # A file is known by its content, not by its path.
     size, identity = config.data.image_size, weights_identity(backbone)
     built = {"backbone": settings, "image_size": size, "weights": identity, "timm": version("timm")}
     return cache / "backbones" / digest(built)[:32]
 
 
-def _with_weights(config: TrialConfig, weights: str) -> TrialConfig:
-    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
-
-
-def _features_are_there(prepared: Prepared, options: Options, like: TrialConfig) -> bool:
-    """Whether all features of the trials with a configuration's backbone are stored, so that none of them needs the weights."""
+def _features_are_stored(prepared: Prepared, options: Options, like: TrialConfig) -> bool:
+    """Return True if all features of the trials with this backbone are stored."""
     import torch
 
     from moleflow.environment import environment_of
     from moleflow.features.prefetch import distinct_feature_settings
     from orchestrator.execution.features import feature_cache_of, feature_sets_of
 
-    made = worker_config(prepared, options)
-    cache = feature_cache_of(made)
-    alike = distinct_feature_settings(
+    setup = worker_config(prepared, options)
+    cache = feature_cache_of(setup)
+    configs = distinct_feature_settings(
         trial.config for trial in prepared.sample if trial.config.backbone == like.backbone
     )
     environments = [environment_of("cpu", options.threads)]
     if torch.cuda.is_available():
         environments.append(environment_of("cuda", options.threads))
     return any(
-        not any(cache.missing(one.config, there, one.samples) for one in feature_sets_of(made, alike, cache, there))
-        for there in environments
+        not any(cache.missing(one.config, here, one.samples) for one in feature_sets_of(setup, configs, cache, here))
+        for here in environments
     )

@@ -1,4 +1,4 @@
-"""From a sweep and a command's options to a plan: everything that can be checked before a trial starts."""
+"""From a sweep and a command's options to a checked plan, before anything is written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from moleflow.errors import InvalidInput
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.host import disk, provenance
 from orchestrator.host.cache_folder import default_cache
+from orchestrator.host.command_line import install_command
+from orchestrator.host.hardware import visible_gpus
 from orchestrator.plan.cost_estimate import WorkEstimate, estimate_work, seconds_per_step
 from orchestrator.plan.earlier_trials import earlier_finished_trials
 from orchestrator.plan.inputs import SweepInputs, scan_inputs
@@ -28,7 +30,7 @@ from orchestrator.sweep.trial import Trial, label
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, beside what to run."""
+    """The options of a run, named as on the command line."""
 
     out: Path | None = None
     cache: Path | None = None
@@ -49,10 +51,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked sweep with its images, its folder and its plan; nothing has been written there yet.
+    """A checked sweep with its inputs and its plan; nothing has been written yet.
 
-    `sample` stands for all trials that there may be: the plan's own, or some of a search's space. `store` is what is stored, as it was
-    looked at for the plan. `tabled` are the ids of those that tables compare, where that is not all.
+    Attributes:
+        sweep: the sweep.
+        inputs: its images and weights.
+        folder: the results folder.
+        cache: the cache folder.
+        plan: every known trial and its state.
+        sample: trials that stand for all: the plan's own, or those of some configurations of a
+            search's space.
+        store: the stored results, scanned for the plan.
+        tabled: ids of the trials that tables compare; None = all.
+
     """
 
     sweep: Sweep
@@ -76,17 +87,19 @@ class Prepared:
 
 
 def prepare(sweep: Sweep, options: Options) -> Prepared:
-    """Check everything that can be checked before a trial starts.
+    """Check a sweep and plan its trials.
 
     Raises:
         InvalidInput: any mistake in the sweep, the images, the weights, the folders or the device.
         OSError: a disk is full.
 
     """
-    place = options.out or Path("results") / sweep.name
-    sweep_folder.check_owner(place, sweep.name)
-    if options.device == "cuda" and options.backend in ("inline", "local"):
-        _check_gpu()
+    folder = options.out or Path("results") / sweep.name
+    sweep_folder.check_owner(folder, sweep.name)
+    # Compute nodes of a cluster may have GPUs that this machine lacks.
+    if options.device == "cuda" and options.backend in ("inline", "local") and not visible_gpus():
+        hint = "allowed: auto | cpu, or make one visible (CUDA_VISIBLE_DEVICES)"
+        raise InvalidInput(f"--device: given 'cuda', but no GPU is visible here; {hint}")
     expanded = expansion.expand(sweep, yes=options.yes)
     if sweep.early_stopping is not None:
         _check_early_stopping(sweep, expanded.variants)
@@ -97,23 +110,24 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
         inputs = scan_inputs(sweep.data_root, cache, configs, sweep.data_source)
     trials = sample = expansion.trials_of(sweep, expanded.variants, inputs.of)
     if sweep.search is not None:
-        if not (place / sweep_folder.FILE).exists():  # A search that has begun looks there no more.
+        if not (folder / sweep_folder.FILE).exists():  # Only a new search reads its start_from folders.
             _check_start_from(sweep.search.start_from, sweep.source)
         try:
             from orchestrator.search.tried_trials import tried_trials
         except ModuleNotFoundError as error:
-            hint = "install the extra: pip install 'moleflow-sweep[search]'"
+            hint = f"run {install_command('search')}"
             raise InvalidInput(f"{sweep.source}: search: {error.name} is not installed; {hint}") from None
-        trials = tried_trials(sweep, inputs.of, place, options.storage)
-    store, finished, pruned = ResultStore(place), {}, frozenset[str]()
+        trials = tried_trials(sweep, inputs.of, folder, options.storage)
+    store, finished, pruned = ResultStore(folder), {}, frozenset[str]()
     if store.parts.is_dir():
+        store.check()  # The plan runs the trials of damaged parts again.
         finished, pruned = store.finished(), store.pruned() if sweep.stops_early else pruned
     plan = make_plan(trials, finished, code_digest(), options.rerun_stale, pruned)
-    return Prepared(sweep, inputs, place, cache, plan, sample, store)
+    return Prepared(sweep, inputs, folder, cache, plan, sample, store)
 
 
 def expected_work(prepared: Prepared) -> WorkEstimate | None:
-    """What there is to run, without sharing and with it; None where a search decides that as it goes.
+    """Estimate the work of a plan, without sharing stages and with it; None for a search.
 
     Raises:
         OSError: results cannot be read.
@@ -122,22 +136,22 @@ def expected_work(prepared: Prepared) -> WorkEstimate | None:
     if prepared.sweep.search is not None:
         return None
     todo = prepared.plan.of("to run")
-    if not todo:  # A sweep that is over is looked at often, and need not read how long it took.
+    if not todo:  # A second start of a finished sweep is common; reading all curves would slow it.
         return estimate_work(todo, prepared.inputs.images, {})
-    there = list(prepared.plan.of("done"))
+    finished = list(prepared.plan.of("done"))
     configs = {trial.id: trial.config for trial in prepared.trials}
     epochs: list[dict[str, Any]] = []
     if prepared.store.parts.is_dir():
-        there += earlier_finished_trials(prepared.store, configs.keys(), code_digest())
+        finished += earlier_finished_trials(prepared.store, configs.keys(), code_digest())
         epochs = prepared.store.read("curves", ["trial_id", "task_name", "seconds", "reused"]).to_pylist()
     trained = ((row["trial_id"], row["task_name"], row["seconds"]) for row in epochs if not row["reused"])
     images = prepared.inputs.images
-    taken = seconds_per_step(trained, {trial.id: trial.config for trial in there} | configs, images)
-    return estimate_work(todo, images, taken, there)
+    step_seconds = seconds_per_step(trained, {trial.id: trial.config for trial in finished} | configs, images)
+    return estimate_work(todo, images, step_seconds, finished)
 
 
 def worker_config(prepared: Prepared, options: Options) -> WorkerConfig:
-    """What the workers of a run need."""
+    """Return the settings that the workers of a run need; they travel to other processes."""
     return WorkerConfig(
         sweep=prepared.sweep.name,
         folder=prepared.folder.absolute(),
@@ -155,12 +169,18 @@ def worker_config(prepared: Prepared, options: Options) -> WorkerConfig:
 
 
 def _check_early_stopping(sweep: Sweep, variants: Sequence[expansion.Variant]) -> None:
-    """Whoever stops trials by their metrics chooses among them, and may not look at test images."""
-    blind = next((v for v in variants if v.config.data.validation_anomalies == "none"), None)
-    if blind is not None:
+    """Refuse early stopping without validation anomalies: test images must not choose trials.
+
+    Raises:
+        InvalidInput: a variant has none.
+
+    """
+    without = next((v for v in variants if v.config.data.validation_anomalies == "none"), None)
+    if without is not None:
         raise InvalidInput(
-            f"{sweep.source}: early_stopping: looks at validation images alone, and variant {label(blind.factors)} has none "
-            "to tell apart; set validation_fraction (0.2) and validation_anomalies (synthetic) in the base"
+            f"{sweep.source}: early_stopping: needs validation images with anomalies, and variant "
+            f"{label(without.factors)} has none; set validation_fraction (0.2) and validation_anomalies (synthetic) "
+            "in the base"
         )
 
 
@@ -172,21 +192,23 @@ def _check_start_from(folders: Sequence[str], source: str) -> None:
             )
 
 
-def _check_gpu() -> None:
-    from orchestrator.host.hardware import visible_gpus
-
-    if not visible_gpus():
-        hint = "allowed: auto | cpu, or make one visible (CUDA_VISIBLE_DEVICES)"
-        raise InvalidInput(f"--device: given 'cuda', but no GPU is visible here; {hint}")
-
-
 @contextlib.contextmanager
-def writable(place: Path, option: str) -> Iterator[None]:
-    """Turn a folder that cannot be written into the user's mistake; a full disk is none."""
+def writable(folder: Path, option: str) -> Iterator[None]:
+    """Report a folder that cannot be written as the user's mistake, a full disk as a failure.
+
+    Args:
+        folder: the folder, for errors that name no file.
+        option: the option that gives another folder.
+
+    Raises:
+        InvalidInput: the folder cannot be written.
+        OSError: the disk is full.
+
+    """
     try:
         yield
     except OSError as error:
-        where, reason = error.filename or place, error.strerror or str(error)
+        where, reason = error.filename or folder, error.strerror or str(error)
         if disk.is_full(error):
             raise OSError(
                 error.errno, f"{reason}; free some, or give another folder with {option}", str(where)

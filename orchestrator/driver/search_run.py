@@ -1,4 +1,4 @@
-"""A search from its command to its end: suggested configurations on validation images, then the best ones tested, once."""
+"""A search: suggested configurations run on validation images, then the best ones are tested."""
 
 from __future__ import annotations
 
@@ -12,21 +12,15 @@ from rich.console import Console
 
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput
-from orchestrator.driver.driver import (
-    make_trial_source,
-    prepare_folder,
-    print_outcome,
-    report_at_end,
-    run_backend,
-    spelled_command,
-    trial_source_of_plan,
-    write_plan,
-)
+from orchestrator.driver.driver import make_trial_source, run_backend, trial_source_of_plan
+from orchestrator.driver.outcome import print_outcome, report_at_end
 from orchestrator.driver.preflight import check_start
 from orchestrator.driver.prepare import Options, Prepared
+from orchestrator.driver.results_folder import prepare_folder, write_plan
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.exit_codes import FAILED, INTERRUPTED
 from orchestrator.host import disk
+from orchestrator.host.command_line import command_to_repeat
 from orchestrator.monitor import terminal
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.search.drivers import check_study_owner, driver_heartbeat, fail_trials_of_dead_drivers, study_lock
@@ -38,13 +32,20 @@ from orchestrator.search.space import Space
 from orchestrator.search.tried_trials import best_trials, study_of, trials_of_study
 from orchestrator.sweep.trial import Trial
 
-ON_SLURM = 8
-PLAN_EVERY_S, PLAN_SHARE = 5.0, 50.0
+PARALLEL_ON_SLURM = 8
+"""Configurations that run at the same time on SLURM, if search.parallel is not given."""
+PLAN_EVERY_S = 5.0
+PLAN_SHARE = 50.0
+"""Pause between two plans: at least this many times as long as writing one took."""
 DEAD_EVERY_S = 30.0
+"""Seconds between two checks for drivers that died."""
 
 
 def run_search(prepared: Prepared, options: Options, console: Console) -> int:
-    """Search until the sweep file's budget is used up, test the finalists beside the base, write the page and the report; the exit code.
+    """Search until the budget is used, then test the base and the finalists and write the reports.
+
+    Returns:
+        The exit code.
 
     Raises:
         InvalidInput: the results folder, the storage or the space cannot be used.
@@ -54,55 +55,67 @@ def run_search(prepared: Prepared, options: Options, console: Console) -> int:
     if options.detach:
         raise InvalidInput("--detach: a search needs its driver, which suggests while trials run; leave it out")
     space = Space(prepared.sweep, prepared.inputs.of)
-    space.tests(space.base())  # What could not be tested in the end is refused now.
+    space.test_trials(space.base())  # Refuse now a base that could not be tested in the end.
     check_start(prepared, options)
     prepare_folder(prepared, options, console)
-    going = _SearchRun(prepared, options, console, space)
+    run = _SearchRun(prepared, options, console, space)
     with driver_heartbeat(prepared.folder) as driver:
-        work, interrupted = going.search(driver)
-        code = _said(work, interrupted, console) or going.test()
+        source, interrupted = run.search(driver)
+        code = _print_search_outcome(source, interrupted, console) or run.test()
     try:
-        report_at_end(going.planned(), code, console)
-        going.show_page()
+        report_at_end(run.planned(), code, console)
+        run.show_page()
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
 
 
-def _said(work: TrialSource, interrupted: bool, console: Console) -> int:
-    """Say what did not go well while it searched; the exit code. A configuration that fails is an answer too."""
-    tally = work.tally
+def _print_search_outcome(source: TrialSource, interrupted: bool, console: Console) -> int:
+    """Print failures and the command to continue; return the exit code.
+
+    A failed configuration is an answer to the search, so it does not make the search fail.
+    """
+    tally = source.tally
     for trial_id, event in tally.failed.items():
         console.print(f"failed: {trial_id}: {event.facts.get('error')}")
     if tally.stopped_by:
         console.print(f"stopped: {tally.stopped_by}")
     left = interrupted or tally.stopped_by or tally.interrupted or tally.cancelled
     if left:
-        console.print(f"the search is not over; to go on, run the same command again: {spelled_command()}")
+        console.print(f"the search is not over; to continue, run: {command_to_repeat()}")
     return INTERRUPTED if interrupted else FAILED if left else 0
 
 
 class _SearchRun:
-    """One driver's part of a search."""
+    """The part of one driver in a search; several drivers may share a study."""
 
     def __init__(self, prepared: Prepared, options: Options, console: Console, space: Space) -> None:
         assert prepared.sweep.search is not None
-        self.prepared, self.options, self.console, self.asked = prepared, options, console, prepared.sweep.search
+        self.prepared, self.options, self.console, self.keys = prepared, options, console, prepared.sweep.search
         self.store = prepared.store
         self.space = space
         self.study = study_of(prepared.sweep, prepared.folder, options.storage)
         self.finalists: list[Trial] = []
         self.tested: list[tuple[str, dict[str, Any]]] = []
         self.labels: dict[str, str] = {}
-        self._due = 0.0
-        self._gave_up = 0.0
+        self._plan_due = 0.0
+        self._dead_checked = 0.0
 
     def search(self, driver: str) -> tuple[TrialSource, bool]:
+        """Run suggested configurations until the budget is used.
+
+        Args:
+            driver: the name of this driver in the study.
+
+        Returns:
+            The source of the trials, and True if the user interrupted them.
+
+        """
         check_study_owner(self.study, self.prepared.folder)
         with study_lock(self.prepared.folder):
-            enqueue_initial_trials(self.study, self.space, self.asked, Path(self.prepared.sweep.source).parent)
+            enqueue_initial_trials(self.study, self.space, self.keys, Path(self.prepared.sweep.source).parent)
         fail_trials_of_dead_drivers(self.study, self.prepared.folder, driver)
-        most = self.asked.parallel or (ON_SLURM if self.options.backend == "slurm" else float("inf"))
+        most = self.keys.parallel or (PARALLEL_ON_SLURM if self.options.backend == "slurm" else float("inf"))
         search = OptunaSearch(
             self.study,
             self.space,
@@ -110,39 +123,38 @@ class _SearchRun:
             driver,
             self._name,
             most,
-            lambda: self._give_up_again(driver),
+            lambda: self._fail_dead_again(driver),
             lambda: study_lock(self.prepared.folder),
         )
-        work = make_trial_source(self.prepared, search)
-        total = search.left or int(search.others_are_at_it)  # What they find counts when the best are chosen.
-        interrupted = run_backend(self.prepared, self.options, work, self.labels, total, self.console)
+        source = make_trial_source(self.prepared, search)
+        # Without budget left, still wait for other drivers: finalists are chosen from all trials.
+        total = search.trials_left or int(search.other_drivers_run)
+        interrupted = run_backend(self.prepared, self.options, source, self.labels, total, self.console)
         write_plan(self.planned())
-        return work, interrupted
+        return source, interrupted
 
     def test(self) -> int:
-        """Evaluate the frozen base and finalists on the test images, from the states that the search trained; the exit code."""
+        """Score base and finalists on the test images; return the exit code. Stages are reused."""
         self.tested = [("base", self.space.base())]
         self.tested += [
             (f"configuration {t.number}", self.space.factors(t.params))
-            for t in best_trials(self.study, self.asked.finalists)
+            for t in best_trials(self.study, self.keys.finalists)
         ]
-        trials = [trial for _, factors in self.tested for trial in self.space.tests(factors)]
+        trials = [trial for _, factors in self.tested for trial in self.space.test_trials(factors)]
         self.finalists = list({trial.id: trial for trial in trials}.values())
         prepared = self.planned()
         write_plan(prepared)
         labels = {trial.id: f"test {trial.label}" for trial in self.finalists}
         todo = [trial for trial in self.finalists if trial in prepared.plan.of("to run")]
-        work = trial_source_of_plan(prepared, self.options, todo)
-        interrupted = run_backend(prepared, self.options, work, labels, len(todo), self.console)
-        return print_outcome(work.tally, labels, len(todo), interrupted, self.console)
+        source = trial_source_of_plan(prepared, self.options, todo)
+        interrupted = run_backend(prepared, self.options, source, labels, len(todo), self.console)
+        return print_outcome(source.tally, labels, len(todo), interrupted, self.console)
 
     def planned(self) -> Prepared:
-        """What was prepared, with every trial that is known by now."""
-        found = {trial.id: trial for trial in trials_of_study(self.study, self.space)} | {
-            t.id: t for t in self.finalists
-        }
+        """Return the prepared sweep with every trial that is known by now."""
+        known = [*trials_of_study(self.study, self.space), *self.finalists]
         plan: Plan = make_plan(
-            list(found.values()),
+            list({trial.id: trial for trial in known}.values()),
             self.store.finished(),
             code_digest(),
             self.options.rerun_stale,
@@ -152,10 +164,10 @@ class _SearchRun:
         return replace(self.prepared, sweep=sweep, plan=plan, tabled=tuple(trial.id for trial in self.finalists))
 
     def show_page(self) -> None:
-        """Write the page of the search and print its tables."""
-        tested = [(name, tuple(self.space.tests(factors))) for name, factors in self.tested]
+        """Write the search report and print it."""
+        tested = [(name, tuple(self.space.test_trials(factors))) for name, factors in self.tested]
         try:
-            text, path = write_search_report(self.study, self.space, self.asked, tested, self.prepared.folder)
+            text, path = write_search_report(self.study, self.space, self.keys, tested, self.prepared.folder)
         except OSError as error:
             self.console.print(f"no page: {disk.explain_disk_error(self.prepared.folder, error)}")
             return
@@ -163,16 +175,17 @@ class _SearchRun:
         self.console.print(f"search:  {path}")
 
     def _name(self, trials: Sequence[Trial]) -> None:
-        """Name the trials of a configuration that is begun, here and, now and then, in the folder for whoever asks for the status."""
+        """Name the trials of a started configuration; now and then write the plan for `status`."""
         self.labels.update({trial.id: trial.label for trial in trials})
         start = time.monotonic()
-        if start > self._due:
+        if start > self._plan_due:
             write_plan(self.planned())
-            took = time.monotonic() - start  # It grows with the study.
-            self._due = start + max(PLAN_EVERY_S, PLAN_SHARE * took)
+            seconds = time.monotonic() - start  # It grows with the study.
+            self._plan_due = start + max(PLAN_EVERY_S, PLAN_SHARE * seconds)
 
-    def _give_up_again(self, driver: str) -> bool:
-        if time.monotonic() - self._gave_up < DEAD_EVERY_S:
+    def _fail_dead_again(self, driver: str) -> bool:
+        """Fail the trials of dead drivers, now and then; return True if there were any."""
+        if time.monotonic() - self._dead_checked < DEAD_EVERY_S:
             return False
-        self._gave_up = time.monotonic()
+        self._dead_checked = time.monotonic()
         return fail_trials_of_dead_drivers(self.study, self.prepared.folder, driver) > 0

@@ -1,1 +1,1 @@
-"""execution."""
+"""Running trials: the backend protocol, the source of trials, and the worker."""

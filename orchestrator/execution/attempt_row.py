@@ -1,4 +1,4 @@
-"""The attempt row of a trial, before it runs."""
+"""The columns of the attempts table that are known before an attempt begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from orchestrator.sweep.trial import Trial, identity
 
 
 def first_row(setup: WorkerConfig, environment: Environment, trial: Trial) -> dict[str, Any]:
-    """What the attempts table says of an attempt whatever its number and its end; plain JSON values."""
+    """The attempts row of a trial without its attempt number and its end; plain JSON values.
+
+    The attempt record carries this row, so that another process can store the row of a dead
+    attempt.
+    """
     return {
         "sweep": setup.sweep,
         "trial_id": trial.id,
@@ -43,4 +47,7 @@ def first_row(setup: WorkerConfig, environment: Environment, trial: Trial) -> di
     }
 
 
-_device_facts = cache(device_facts)
+@cache
+def _device_facts(environment: Environment) -> dict[str, str | bool | None]:
+    # Asking CUDA for the device's name costs more than the rest of a row.
+    return device_facts(environment)

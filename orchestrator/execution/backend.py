@@ -1,14 +1,14 @@
-"""What a backend is and what it is given."""
+"""The backend protocol, and the loop that the inline, local and SLURM backends share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from orchestrator.execution.signals import _undisturbed
+from orchestrator.execution.signals import stop_signals_ignored
 from orchestrator.records.events import Event, Events
 from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Trial
@@ -16,7 +16,14 @@ from orchestrator.sweep.trial import Trial
 
 @dataclass(frozen=True)
 class WorkItem:
-    """Trials that one worker runs one after another, what must have ended before, and what they need."""
+    """Trials that one worker runs one after another.
+
+    Attributes:
+        trials: the trials, in order.
+        after: ids of trials that have to end first.
+        resources: what one of the trials needs.
+
+    """
 
     trials: tuple[Trial, ...]
     after: tuple[str, ...]
@@ -30,10 +37,26 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker needs beside its trials; it travels to other processes, so it holds plain values.
+    """The configuration of a worker. It is pickled for other processes: plain values only.
 
-    `job` names the scheduler's job that the worker runs in, if any: attempts of an earlier start of the same job are known to be over.
-    `node_cache` is a folder on the worker's own disk, with $VARIABLES of the worker, from which features are read once they were copied.
+    Attributes:
+        sweep: the sweep's name.
+        folder: the sweep's results folder.
+        cache: the cache folder.
+        data_root: the folder of the images.
+        dataset: the name of the data set, for the attempts table.
+        backend: the backend's name.
+        worker: a name that no other worker of the sweep has; event logs are named after it.
+        device: where to train.
+        threads: CPU threads of one trial.
+        rerun_stale: whether a result that other code made counts as missing.
+        provenance: git commit and package versions, for the attempts table.
+        time_min: time limit of the worker's job in minutes; 0 without one.
+        job: the scheduler's job that the worker runs in. Attempts of an earlier start of the same
+            job have ended.
+        node_cache: a folder on the node's own disk, with $VARIABLES of the worker. Features are
+            copied there and read from there.
+
     """
 
     sweep: str
@@ -52,63 +75,82 @@ class WorkerConfig:
     node_cache: str | None = None
 
 
-class SourceSignal(Enum):
-    """What a source answers when it has no item."""
+class TrialRunner(Protocol):
+    """Runs trials in a worker process; `orchestrator.execution.worker.Worker` is the project's."""
 
-    WAIT = "wait"
-    STOP = "stop"
-    DONE = "done"
+    def run(self, trial: Trial) -> None:
+        """Make one attempt at a trial."""
+
+    def seconds_until_due(self) -> float | None:
+        """Seconds until `flush` should be called; None if there is nothing to write."""
+
+    def flush(self) -> None:
+        """Write the rows of attempts that have ended."""
+
+
+MakeWorker = Callable[[WorkerConfig, Events], TrialRunner]
+
+
+class SourceSignal(Enum):
+    """The answer of a source that has no item."""
+
+    WAIT = "wait"  # An item may come later.
+    STOP = "stop"  # None will come: cancel what is queued, and let running trials end.
+    DONE = "done"  # None will come, and no trial is left to wait for.
 
 
 class TrialSupply(Protocol):
-    """Where a backend pulls work from."""
+    """The source that a backend pulls work from."""
 
     def next(self) -> WorkItem | SourceSignal:
-        """The next item; WAIT when one may come later; STOP when what has not begun shall not; DONE when nothing is left to wait for."""
+        """The next item, or why there is none."""
 
 
 class Backend(Protocol):
-    """Runs work. It never reads results: workers write them."""
+    """Runs trials. It never reads results: workers write them."""
 
     def run(self, source: TrialSupply, events: Events) -> None:
-        """Pull items until DONE and report what happens to their trials."""
+        """Pull items until DONE and report every event of their trials."""
 
 
 class JobEngine(Protocol):
-    """What the shared submit/poll/cancel loop needs of inline, local and slurm."""
+    """One way of running items; `run_loop` does the rest for inline, local and SLURM."""
 
-    def free(self) -> int:
-        """How many more items can be submitted now."""
+    def free_slots(self) -> int:
+        """The number of items that can be submitted now."""
 
     def submit(self, item: WorkItem) -> None:
-        """Start an item."""
+        """Start or queue an item."""
 
     def poll(self, seconds: float) -> list[Event]:
-        """What happened, waiting at most `seconds` for something to."""
+        """The events since the last poll; waits at most `seconds` for one."""
 
-    def withdraw(self) -> list[Event]:
-        """Take back what was submitted and has not begun, and report it as withdrawn."""
+    def cancel_queued(self) -> list[Event]:
+        """Cancel every item that has not begun; one `withdrawn` event for each of its trials."""
 
     def close(self) -> None:
-        """Stop everything that still runs here, in seconds."""
+        """Stop everything that still runs, within seconds."""
 
 
 def run_loop(engine: JobEngine, source: TrialSupply, events: Events, poll_seconds: float = 0.25) -> None:
-    """Submit while there is room, poll, report; until the source says DONE. The engine is closed whatever happens."""
+    """Submit while slots are free, poll and report, until the source is DONE.
+
+    The engine is closed even after an error or Ctrl-C.
+    """
     try:
         while True:
             answer: WorkItem | SourceSignal = SourceSignal.WAIT
-            while engine.free() > 0:
+            while engine.free_slots() > 0:
                 answer = source.next()
                 if isinstance(answer, SourceSignal):
                     break
                 engine.submit(answer)
             if answer is SourceSignal.DONE:
                 return
-            for event in engine.withdraw() if answer is SourceSignal.STOP else ():
+            for event in engine.cancel_queued() if answer is SourceSignal.STOP else ():
                 events(event)
             for event in engine.poll(poll_seconds):
                 events(event)
     finally:
-        with _undisturbed():
+        with stop_signals_ignored():
             engine.close()

@@ -1,4 +1,4 @@
-"""Compute the features of a sweep's trials."""
+"""Compute the features of a sweep's trials, in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from orchestrator.host.hub import offline_if_hub_is_down
 
 @dataclass(frozen=True)
 class FeatureProgress:
-    """How far it is: the feature setting at hand, counted from 0, and images there and wanted with it."""
+    """The progress of computing features.
+
+    Attributes:
+        setting: the feature setting that is being computed, counted from 0.
+        settings: the number of feature settings.
+        done: images of this setting that are stored.
+        wanted: images of this setting.
+
+    """
 
     setting: int
     settings: int
@@ -28,7 +36,15 @@ class FeatureProgress:
 
 @dataclass(frozen=True)
 class FeatureSummary:
-    """What is there at the end: images count once with each setting; `computed` of them were not there before."""
+    """The features of a sweep once all are stored.
+
+    Attributes:
+        settings: the number of feature settings.
+        images: images, counted once for each setting.
+        computed: images that were computed now; the others were in the cache.
+        device: `cpu` or `cuda`.
+
+    """
 
     settings: int
     images: int
@@ -40,10 +56,15 @@ Show = Callable[[FeatureProgress], None]
 
 
 def compute_features(setup: WorkerConfig, configs: Sequence[TrialConfig], show: Show) -> FeatureSummary:
-    """Compute what is missing in this process, and compare what is stored with its checksums.
+    """Compute missing features, and verify the checksums of stored ones.
+
+    Args:
+        setup: the cache, the images and the device.
+        configs: the trials' configurations.
+        show: called with the progress.
 
     Raises:
-        InvalidInput, Damaged, OSError: as `moleflow.features.prefetch.fill`.
+        InvalidInput, Damaged, OSError: as `moleflow.features.prefetch.fill_feature_cache`.
 
     """
     environment, cache = open_environment(setup.device, setup.threads), feature_cache_of(setup)
@@ -52,23 +73,28 @@ def compute_features(setup: WorkerConfig, configs: Sequence[TrialConfig], show: 
         fill_feature_cache(
             sets, cache, environment, lambda n, done, wanted: show(FeatureProgress(n, len(sets), done, wanted))
         )
-    return FeatureSummary(len(sets), sum(len(one.samples) for one in sets), cache.forwards, environment.device_kind)
+    return summarize_features(sets, cache.forwards, environment)
+
+
+def summarize_features(sets: Sequence[FeatureSet], computed: int, environment: Environment) -> FeatureSummary:
+    """The summary of feature sets that are all stored, `computed` images of them now."""
+    return FeatureSummary(len(sets), sum(len(one.samples) for one in sets), computed, environment.device_kind)
 
 
 def feature_cache_of(setup: WorkerConfig) -> FeatureCache:
-    """The cache that trials will read."""
+    """The feature cache that the trials read."""
     return FeatureCache(setup.cache / "features")
 
 
 def feature_sets_of(
     setup: WorkerConfig, configs: Sequence[TrialConfig], cache: FeatureCache, environment: Environment
 ) -> list[FeatureSet]:
-    """What the trials need.
+    """The distinct feature settings of the trials, each with its images.
 
     Raises:
         InvalidInput: as `scan` and `feature_sets`.
 
     """
     names = list(dict.fromkeys(name for config in configs for name in config.data.tasks))
-    found = scan(setup.data_root, names, DigestCache(setup.cache / "digests.json"))
-    return feature_sets(configs, {data.name: data for data in found}, cache, environment, setup.cache / "synthetic")
+    tasks = scan(setup.data_root, names, DigestCache(setup.cache / "digests.json"))
+    return feature_sets(configs, {data.name: data for data in tasks}, cache, environment, setup.cache / "synthetic")

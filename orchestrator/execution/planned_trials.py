@@ -1,4 +1,4 @@
-"""Ask and tell: which trial comes next, and what became of it."""
+"""The ask/tell protocol of searches, and its implementation for a plan."""
 
 from __future__ import annotations
 
@@ -13,67 +13,85 @@ from orchestrator.sweep.trial import Trial
 
 
 class TrialSearch(Protocol):
-    """Gives trials one at a time; alone owns what has been asked for and what came of it."""
+    """Proposes trials one at a time, and alone keeps what was proposed and how it ended."""
 
     def ask(self) -> Trial | SourceSignal:
-        """The next trial; WAIT when it depends on running ones; DONE when there are no more."""
+        """The next trial; WAIT if it depends on running ones; DONE if there are no more."""
 
-    def heard(self, trial: Trial, event: Event) -> Collection[str]:
-        """A task of a running trial ended, or another process is at it; the ids of running trials that shall stop now."""
+    def on_event(self, trial: Trial, event: Event) -> Collection[str]:
+        """Take note of a `task` or `held` event; returns ids of running trials to stop early.
+
+        Args:
+            trial: a trial that `ask` gave and `tell` has not ended.
+            event: `task`: it has finished a task. `held`: another process is running it.
+
+        """
 
     def tell(self, trial: Trial, end: Event) -> None:
-        """How a trial that was asked for ended, for good: finished, elsewhere, pruned, failed or interrupted."""
+        """Take note of the end of a trial; it is not handed out again."""
 
 
 class PlannedTrials:
     """The trials of a plan, in order.
 
-    With a tree, the first trial that needs a stage trains it. The others wait here, not on a worker,
-    until it is stored or until that trial has ended, even by failing; the next one then trains it.
+    With a tree, the first trial that needs a stage trains it. The others wait here, not on a
+    worker, until the stage is stored or until that trial has ended, even by failing. In that case
+    the next one trains it.
+
+    Args:
+        trials: in the order of the plan.
+        tree: their stages; None = no trial waits for another.
+
     """
 
     def __init__(self, trials: Sequence[Trial], tree: StageTree | None = None) -> None:
         self._trials = trials
         self._chains = tree.chains if tree else {}
-        self._ready = list(range(len(trials)))  # a heap: who comes back from waiting keeps the plan's order
-        self._behind: dict[int, list[int]] = {}  # places in the plan by the stage that they wait for
-        self._led: dict[str, list[int]] = {}  # the stages that a running trial has still to train, the next one first
+        self._ready = list(range(len(trials)))  # a heap, so that trials that waited keep the plan's order
+        self._waiting: dict[int, list[int]] = {}  # positions in the plan by the stage that they wait for
+        self._to_train: dict[str, list[int]] = {}  # by running trial: the stages that it will train, in order
         self._training: set[int] = set()
         self._trained: set[int] = set()
 
     def ask(self) -> Trial | SourceSignal:
-        """The next trial that no running one keeps waiting."""
+        """The next trial whose first missing stage no running trial is training."""
         while self._ready:
-            place = heapq.heappop(self._ready)
-            trial = self._trials[place]
+            position = heapq.heappop(self._ready)
+            trial = self._trials[position]
             missing = [stage for stage in self._chains.get(trial.id, ()) if stage not in self._trained]
             if missing and missing[0] in self._training:
-                self._behind.setdefault(missing[0], []).append(place)
+                self._waiting.setdefault(missing[0], []).append(position)
                 continue
-            self._led[trial.id] = missing
+            # The trial will train all missing stages of its chain, so others wait for any of them.
+            self._to_train[trial.id] = missing
             self._training.update(missing)
             return trial
-        return SourceSignal.WAIT if self._behind else SourceSignal.DONE
+        return SourceSignal.WAIT if self._waiting else SourceSignal.DONE
 
-    def heard(self, trial: Trial, event: Event) -> Collection[str]:
-        """A trained stage lets those go on that waited for it; so does a leader that is another process's. A plan stops nothing early."""
+    def on_event(self, trial: Trial, event: Event) -> Collection[str]:
+        """Release the trials that waited for a stage which is trained now.
+
+        A plan stops no trial early. If another process holds the trial, the others need not wait:
+        claims keep two workers from training one stage.
+        """
         if event.kind == "task":
-            self._free(trial, self._chains.get(trial.id, ())[: event.facts["task"] + 1], trained=True)
+            self._release(trial, self._chains.get(trial.id, ())[: event.facts["task"] + 1], trained=True)
         elif event.kind == "held":
-            self._free(trial, self._led.get(trial.id, ()))
+            self._release(trial, self._to_train.get(trial.id, ()), trained=False)
         return ()
 
     def tell(self, trial: Trial, end: Event) -> None:
-        """Nobody waits for a trial that is over."""
-        self._free(trial, self._led.get(trial.id, ()), trained=end.kind in ("finished", "elsewhere"))
-        self._led.pop(trial.id, None)
+        """Release the trials that waited for this one."""
+        stages = self._to_train.get(trial.id, ())
+        self._release(trial, stages, trained=end.kind in ("finished", "elsewhere"))
+        self._to_train.pop(trial.id, None)
 
-    def _free(self, leader: Trial, stages: Collection[int], trained: bool = False) -> None:
+    def _release(self, trial: Trial, stages: Collection[int], trained: bool) -> None:
         if trained:
             self._trained.update(stages)
-        led = self._led.get(leader.id, [])
-        for stage in [stage for stage in led if stage in stages]:
-            led.remove(stage)
+        to_train = self._to_train.get(trial.id, [])
+        for stage in [stage for stage in to_train if stage in stages]:
+            to_train.remove(stage)
             self._training.discard(stage)
-            for place in self._behind.pop(stage, ()):
-                heapq.heappush(self._ready, place)
+            for position in self._waiting.pop(stage, ()):
+                heapq.heappush(self._ready, position)

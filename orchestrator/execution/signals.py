@@ -11,13 +11,20 @@ from typing import Any
 
 
 class WorkerStopped(BaseException):
-    """This process was asked to stop; not an Exception, so that no handler of ordinary errors swallows it."""
+    """Raised in a worker that received SIGTERM.
+
+    A BaseException, so that `except Exception` does not catch it.
+    """
 
 
 def stop_on_signal() -> None:
-    """Turn SIGTERM into `Stop` in the main thread, and leave SIGINT to the driver."""
+    """Raise `WorkerStopped` in the main thread at SIGTERM, and ignore SIGINT.
+
+    Ctrl-C reaches the whole process group; the driver alone decides what its workers do.
+    """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
+        # A second SIGTERM must not interrupt the flush of results that the first one starts.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise WorkerStopped
 
@@ -26,28 +33,36 @@ def stop_on_signal() -> None:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Leave Ctrl-C unheard: closing takes seconds, and cut short it would leave results unwritten or processes behind."""
-    with _heard({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
+def stop_signals_ignored() -> Iterator[None]:
+    """Ignore SIGINT and SIGTERM within the block.
+
+    Closing a backend takes seconds. Cut short, it would leave results unwritten or processes
+    running.
+    """
+    with _signal_handlers({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
         yield
 
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM, which `timeout`, service managers and batch systems send, as Ctrl-C is taken: workers keep what they have reached."""
+    """Raise KeyboardInterrupt at SIGTERM within the block.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    `timeout`, service managers and batch systems send SIGTERM. Workers then keep their last epoch,
+    as after Ctrl-C.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _heard({signal.SIGTERM: stop}):
+    with _signal_handlers({signal.SIGTERM: interrupt}):
         yield
 
 
 @contextlib.contextmanager
-def _heard(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
-    """Handlers of signals for a while."""
+def _signal_handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Set signal handlers within the block; does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # No signal reaches this thread.
+        yield  # Python delivers signals to the main thread and lets no other thread set handlers.
         return
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:

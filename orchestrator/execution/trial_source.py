@@ -1,4 +1,4 @@
-"""The source of work: ask the search, hand out, retry what failed, stop when going on makes no sense."""
+"""The source of trials: hands them to a backend, retries failed ones and decides when to stop."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from orchestrator.records.events import ENDS, Event
 from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Trial
 
-IDENTICAL_FAILURES = 10
-HELD_AGAIN_S = 2.0
-INTERRUPTIONS = 3
-HOPELESS = ("InvalidInput", NO_PROGRESS, OUT_OF_MEMORY)  # What happened will happen the next time too.
+IDENTICAL_FAILURES = 10  # Failures of one shape in a row, after which no more trials are handed out.
+HELD_AGAIN_S = 2.0  # Seconds until a trial that another process is running is offered again.
+INTERRUPTIONS = 3  # Further attempts of a trial that is interrupted before it finishes an epoch.
+# These errors would come again in every attempt.
+NOT_RETRIED = ("InvalidInput", NO_PROGRESS, OUT_OF_MEMORY)
 
 
 @dataclass
 class RunOutcome:
-    """What became of the trials that a run handed out.
+    """The outcome of a run, by trial.
 
     Attributes:
         finished: trials that this run finished.
         elsewhere: trials that another driver finished meanwhile.
-        failed: trials whose last attempt failed, with its end.
-        interrupted: trials that somebody stopped from outside again and again; they are left to the next run.
-        cancelled: trials that somebody took back; they are left to the next run too.
+        failed: trials whose last attempt failed, each with its last event.
+        interrupted: trials that were interrupted too often; the next run continues them.
+        cancelled: trials that a user cancelled; the next run continues them.
         pruned: trials that were stopped early, for good.
-        over: trials that this run has done with.
-        stopped_by: why it hands out no more.
+        over: all trials that this run has ended, and those that it left to others.
+        stopped_by: why the run stopped early; None if it did not.
 
     """
 
@@ -47,18 +48,20 @@ class RunOutcome:
 
 
 class TrialSource:
-    """Hands a search's trials to a backend and takes the events back.
+    """Hands the trials of a search to a backend and takes the backend's events.
 
     Args:
-        search: where the trials come from.
-        resources: what each of them needs.
-        retries: further attempts that a failed trial gets.
-        most_identical: after so many identical failures in a row it hands out no more.
-        cancelled: whether somebody took a trial back.
+        search: proposes the trials.
+        resources: what each trial needs.
+        retries: further attempts of a failed trial.
+        most_identical: after so many identical failures in a row no more trials are handed out.
+        cancelled: whether a user has cancelled a trial.
         prune: stops a running trial early, wherever it runs.
-        waits_for_others: whether to ask again for a trial that another process is at, or to leave it to that.
-        after: the trials that lead a trial, for engines that place it behind them; those that pull one by one wait in the search.
-        clock: seconds, from anywhere.
+        waits_for_others: whether a trial that another process is running is offered again later.
+            If not, it is left to that process.
+        after: the trials that a trial must follow, for backends that queue all trials at once.
+            For the others the search itself holds such trials back.
+        clock: seconds since an arbitrary start.
 
     """
 
@@ -77,20 +80,20 @@ class TrialSource:
         self.tally = RunOutcome()
         self._search, self._resources, self._retries, self._clock = search, resources, retries, clock
         self._most_identical, self._cancelled, self._prune = most_identical, cancelled, prune
-        self._waits, self._after = waits_for_others, after
+        self._waits_for_others, self._after = waits_for_others, after
         self._running: dict[str, Trial] = {}
-        self._again: list[tuple[float, Trial]] = []
+        self._retried: list[tuple[float, Trial]] = []  # with the time from which each may run again
         self._failures: dict[str, int] = {}
         self._interruptions: dict[str, int] = {}
-        self._same: tuple[str, int] = ("", 0)
-        self._at_once = False
+        self._last_failure: tuple[str, int] = ("", 0)  # its shape, and how often it came in a row
+        self._fatal = False
 
     def next(self) -> WorkItem | SourceSignal:
-        """The next item to run."""
+        """The next trial to run, or why there is none."""
         if self.tally.stopped_by is not None:
-            return SourceSignal.STOP if self._running and not self._at_once else SourceSignal.DONE
+            return SourceSignal.STOP if self._running and not self._fatal else SourceSignal.DONE
         while True:
-            answer = self._wanted()
+            answer = self._next_trial()
             if not isinstance(answer, Trial):
                 return answer
             self._running[answer.id] = answer
@@ -99,41 +102,42 @@ class TrialSource:
             self.events(Event("cancelled", answer.id))
 
     def events(self, event: Event) -> None:
-        """Take note of what happened to a trial."""
+        """Take note of an event of a trial."""
         if event.kind == "fatal":
             self.tally.stopped_by = str(event.facts["error"])
-            self._at_once = True
+            self._fatal = True  # No result can be stored: running trials need not end.
         running = self._running.get(event.trial_id)
         if event.kind in ("task", "held") and running is not None:
-            for trial_id in self._search.heard(running, event):
+            for trial_id in self._search.on_event(running, event):
                 self._prune(trial_id)
         if event.kind not in ENDS or event.trial_id not in self._running:
             return
         trial = self._running.pop(event.trial_id)
-        if event.kind == "held" and self._waits:
-            self._again.append((self._clock() + HELD_AGAIN_S, trial))
+        if event.kind == "held" and self._waits_for_others:
+            self._retried.append((self._clock() + HELD_AGAIN_S, trial))
         elif event.kind in ("held", "withdrawn"):
-            self._over(trial, event)
+            self._end(trial, event)
         elif event.kind == "failed":
             self._failed(trial, event)
-        elif event.kind == "interrupted" and self._goes_on(trial.id, event):
-            self._again.append((self._clock(), trial))
+        # An interruption costs no retry: preemption and time limits are no fault of the trial.
+        elif event.kind == "interrupted" and self._continues(trial.id, event):
+            self._retried.append((self._clock(), trial))
         elif event.kind != "fatal":
-            self._same = ("", 0)
+            self._last_failure = ("", 0)
             self.tally.failed.pop(trial.id, None)
             getattr(self.tally, event.kind).append(trial.id)
-            self._over(trial, event)
+            self._end(trial, event)
 
-    def _wanted(self) -> Trial | SourceSignal:
-        for place, (due, trial) in enumerate(self._again):
+    def _next_trial(self) -> Trial | SourceSignal:
+        for position, (due, trial) in enumerate(self._retried):
             if due <= self._clock():
-                del self._again[place]
+                del self._retried[position]
                 return trial
         answer = self._search.ask()
-        return SourceSignal.WAIT if answer is SourceSignal.DONE and (self._running or self._again) else answer
+        return SourceSignal.WAIT if answer is SourceSignal.DONE and (self._running or self._retried) else answer
 
-    def _goes_on(self, trial_id: str, event: Event) -> bool:
-        """Whether an interrupted trial gets anywhere: an epoch finished starts the count anew."""
+    def _continues(self, trial_id: str, event: Event) -> bool:
+        """True if an interrupted trial runs again; a finished epoch resets the count."""
         before = 0 if event.facts.get("epochs") else self._interruptions.get(trial_id, 0)
         self._interruptions[trial_id] = before + 1
         return before < INTERRUPTIONS
@@ -141,24 +145,28 @@ class TrialSource:
     def _failed(self, trial: Trial, event: Event) -> None:
         self.tally.failed[trial.id] = event
         self._failures[trial.id] = self._failures.get(trial.id, 0) + 1
-        if self._failures[trial.id] <= self._retries and event.facts.get("error_kind") not in HOPELESS:
-            self._again.append((self._clock(), trial))
+        if self._failures[trial.id] <= self._retries and event.facts.get("error_kind") not in NOT_RETRIED:
+            self._retried.append((self._clock(), trial))
         else:
-            self._over(trial, event)
+            self._end(trial, event)
+        # A sweep of 10,000 trials with a typo must not fail 10,000 times.
         shape = failure_shape(event)
-        self._same = (shape, self._same[1] + 1 if shape == self._same[0] else 1)
-        if self._same[1] >= self._most_identical:
+        self._last_failure = (shape, self._last_failure[1] + 1 if shape == self._last_failure[0] else 1)
+        if self._last_failure[1] >= self._most_identical:
             error = event.facts.get("error")
             self.tally.stopped_by = (
-                f"{self._same[1]} attempts in a row failed the same way ({error}); the other trials would too"
+                f"{self._last_failure[1]} attempts in a row failed the same way ({error}); the other trials would too"
             )
 
-    def _over(self, trial: Trial, event: Event) -> None:
+    def _end(self, trial: Trial, event: Event) -> None:
         self.tally.over.add(trial.id)
         self._search.tell(trial, event)
 
 
 def failure_shape(event: Event) -> str:
-    """What makes two failures the same: the lines of code passed through and the kind of error, without numbers and addresses."""
+    """The traceback or error of a failure without numbers and addresses.
+
+    Identical failures have equal shapes.
+    """
     text = str(event.facts.get("traceback") or event.facts.get("error"))
     return re.sub(r"0x[0-9a-f]+|\d+(\.\d+)?(e[-+]?\d+)?", "#", text)

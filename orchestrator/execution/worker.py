@@ -1,4 +1,4 @@
-"""Runs trials, one after another, in this process: the only importer of `moleflow.training.sequence`."""
+"""The worker: runs trials one after another in its process and writes their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from moleflow.cache.array_packs import node_copies
 from moleflow.cache.stage_state import Epoch
 from moleflow.cache.stages import StageStore
 from moleflow.code_digest import code_digest
-from moleflow.data.mvtec import DigestCache, TaskData, scan
+from moleflow.data.digests import DigestCache
+from moleflow.data.mvtec import TaskData, scan
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import CodeChanged, InvalidInput, MoleflowError, WeightsUnavailable
 from moleflow.features.feature_cache import FeatureCache
@@ -38,24 +39,34 @@ from orchestrator.sweep.trial import Trial
 
 
 class TrialCancelled(BaseException):
-    """Nobody wants the trial at hand any more; not an Exception either."""
+    """Raised in a worker whose trial was cancelled.
+
+    A BaseException, so that `except Exception` does not catch it.
+    """
 
 
 class TrialPruned(BaseException):
-    """Whoever looks at the trial at hand has seen enough of it; not an Exception either."""
+    """Raised in a worker whose trial was stopped early, for good; a BaseException as above."""
 
 
 class Worker:
-    """Runs trials and writes their results; tells `events` what happens."""
+    """Runs trials and writes their results.
+
+    An attempt ends in two steps. First its rows go into a part; then its record says how it ended,
+    and its event is sent. If the worker dies in between, the attempt counts as died.
+
+    Args:
+        setup: the sweep's folders, the device and the worker's name.
+        events: called with every event of the trials.
+
+    """
 
     def __init__(self, setup: WorkerConfig, events: Events) -> None:
         self.setup = setup
         self.log = EventLog(event_logs(setup.folder) / f"{setup.worker}.jsonl")
-        self.cancelled, self.pruned = (
-            stop_requests.cancel_requests(setup.folder),
-            stop_requests.prune_requests(setup.folder),
-        )
-        self._tell = events
+        self.cancelled = stop_requests.cancel_requests(setup.folder)
+        self.pruned = stop_requests.prune_requests(setup.folder)
+        self._send = events
         self.environment: Environment = open_environment(setup.device, setup.threads)
         self.features = FeatureCache(setup.cache / "features", copies=node_copies(setup.node_cache))
         self.stages = StageStore(setup.cache / "stages")
@@ -67,21 +78,29 @@ class Worker:
         self._scanned: dict[tuple[str, ...], tuple[TaskData, ...]] = {}
 
     def events(self, event: Event) -> None:
-        """Tell the driver, and whoever reads the log."""
+        """Append an event to the worker's log and send it to the driver."""
         self.log(event)
-        self._tell(event)
+        self._send(event)
 
     def run(self, trial: Trial) -> None:
-        """One attempt at one trial. Whatever goes wrong in it becomes its record, its row and an event; only `Stop` passes through."""
+        """Make one attempt at a trial.
+
+        An error in it becomes the attempt's record, its row and an event.
+
+        Raises:
+            WorkerStopped, KeyboardInterrupt: after the interrupted attempt has been written.
+
+        """
         row = first_row(self.setup, self.environment, trial)
         try:
             begun = self.attempts.begin(trial.id, row=row, job=self.setup.job)
         except OSError as error:
             self.events(Event("fatal", trial.id, {"error": disk.explain_disk_error(self.setup.folder, error)}))
             return
-        if isinstance(begun, AttemptRecord):
+        if isinstance(begun, AttemptRecord):  # Another live process holds the trial.
             self.events(Event("held", trial.id, {"by": f"{begun.content.get('host')}:{begun.content.get('pid')}"}))
             return
+        # Another driver may have finished the trial after this one made its plan.
         if self._finished_elsewhere(trial, begun):
             begun.withdraw()
             self.events(Event("elsewhere", trial.id))
@@ -89,11 +108,16 @@ class Worker:
         _AttemptRun(self, trial, begun, row).run()
 
     def seconds_until_due(self) -> float | None:
-        """When `flush` wants to be called next; None when there is nothing to write."""
+        """Seconds until `flush` should be called; None if there is nothing to write."""
         return self.writer.seconds_until_due()
 
     def flush(self) -> None:
-        """Write what is still held back, and only then call those attempts ended."""
+        """Write the rows of attempts that have ended, then their records, then send their events.
+
+        Raises:
+            InvalidRows: the row of a failed attempt cannot be stored either.
+
+        """
         waiting, self._unflushed = self._unflushed, []
         try:
             self.writer.flush()
@@ -101,7 +125,8 @@ class Worker:
             wrong = [one for one in waiting if one.name in refused.errors]
             self._unflushed = [one for one in waiting if one not in wrong]
             if any(one.state == attempts.FAILED for one in wrong):
-                raise  # What every row says cannot be stored: no row would do.
+                raise  # A field that every row carries is invalid: no other row would be accepted.
+            # A refused attempt becomes a failed one whose row says why; the others keep their rows.
             for one in wrong:
                 one.fail(refused.errors[one.name])
             self.flush()
@@ -112,21 +137,21 @@ class Worker:
                 self.events(Event("fatal", one.event.trial_id, {"error": why, "attempt": one.attempt.number}))
             return
         for one in waiting:
-            _end_quietly(one.attempt, one.state, one.event.facts)
+            _end_record(one.attempt, one.state, one.event.facts)
         for one in waiting:
             self.events(one.event)
 
     def keep(
         self, attempt: Attempt, state: str, rows: AttemptRows, event: Event, fail: Callable[[Exception], None]
     ) -> None:
-        """Take an ended attempt's rows; they are written now or, when a part was written less than a second ago, soon.
+        """Take the rows of an ended attempt. They are written at the latest a second later.
 
         Args:
             attempt: the attempt.
             state: how it ended.
             rows: its rows.
-            event: what to tell once they are written.
-            fail: makes it a failed attempt instead, where a row does not fit the schema or holds a NaN.
+            event: sent once they are written.
+            fail: makes it a failed attempt, if a row does not fit the schema or holds a NaN.
 
         """
         self.writer.add(rows)
@@ -135,14 +160,14 @@ class Worker:
             self.flush()
 
     def tasks(self, config: TrialConfig) -> tuple[TaskData, ...]:
-        """The images of a trial, looked through once per worker."""
+        """The images of a trial's tasks; each folder is scanned once per worker."""
         names = config.data.tasks
         if names not in self._scanned:
             self._scanned[names] = scan(self.setup.data_root, names, DigestCache(self.setup.cache / "digests.json"))
         return self._scanned[names]
 
     def _finished_elsewhere(self, trial: Trial, attempt: Attempt) -> bool:
-        if not any(record.said == attempts.FINISHED for record in attempt.earlier):
+        if not any(record.stored_state == attempts.FINISHED for record in attempt.earlier):
             return False
         known = self.store.finished().get(trial.id)
         return known is not None and (known.code_digest == code_digest() or not self.setup.rerun_stale)
@@ -150,7 +175,7 @@ class Worker:
 
 @dataclass(frozen=True, eq=False)
 class _EndedAttempt:
-    """An attempt that has ended and whose rows are not written yet."""
+    """An attempt that has ended, before its rows are written."""
 
     attempt: Attempt
     state: str
@@ -163,7 +188,7 @@ class _EndedAttempt:
 
 
 class _AttemptRun:
-    """One attempt, from its first line to its record's last."""
+    """One attempt: runs the sequence, reports its progress and hands over its rows."""
 
     def __init__(self, worker: Worker, trial: Trial, attempt: Attempt, row: Mapping[str, Any]) -> None:
         self.worker, self.trial, self.attempt, self.row = worker, trial, attempt, row
@@ -176,7 +201,7 @@ class _AttemptRun:
 
     def run(self) -> None:
         try:
-            self._tell("started")
+            self._report("started")
             outcome = self._sequence()
         except (WorkerStopped, KeyboardInterrupt):
             self._interrupted()
@@ -205,19 +230,20 @@ class _AttemptRun:
                 self._fail(error)
 
     def _end_all(self, error: Exception, message: str) -> None:
-        """What no trial could do without is missing or changed: the sweep ends here, and goes on where it stands once that is mended."""
-        _end_quietly(self.attempt, attempts.FAILED, {"error": message, "error_kind": type(error).__name__})
-        self._tell("fatal", error=message)
+        """End the sweep: every trial would meet this error. The next run continues the trials."""
+        _end_record(self.attempt, attempts.FAILED, {"error": message, "error_kind": type(error).__name__})
+        self._report("fatal", error=message)
 
     def _sequence(self) -> SequenceResult:
         worker, trial = self.worker, self.trial
         tasks = worker.tasks(trial.config)
         for data in tasks:
+            # The trial id contains the digest: with other images the rows would be wrong.
             if trial.inputs.data[data.name] != data.digest:
                 raise InvalidInput(
-                    f"{data.name}: the images changed after the sweep was planned; start the command again"
+                    f"{data.name}: the images changed after the sweep was planned; run the same command again"
                 )
-        place = SequenceContext(
+        context = SequenceContext(
             tasks,
             worker.features,
             worker.stages,
@@ -225,15 +251,15 @@ class _AttemptRun:
             worker.setup.cache / "synthetic",
             trial.inputs.weights,
         )
-        return run_sequence(trial.config, place, self)
+        return run_sequence(trial.config, context, self)
 
     def on_features(self, done: int, total: int) -> None:
-        self._tell("features", done=done, total=total)
+        self._report("features", done=done, total=total)
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
         self.epochs += 1
         names = self.trial.config.data.tasks
-        self._tell(
+        self._report(
             "epoch",
             task=task,
             tasks=len(names),
@@ -248,39 +274,44 @@ class _AttemptRun:
         self.curves += report.curves
         self.reused += report.seconds_reused
         names = self.trial.config.data.tasks
-        own = {row["split"]: row for row in report.metrics if row["task"] == report.task}
-        self._tell(
+        of_split = {row["split"]: row for row in report.metrics if row["task"] == report.task}
+        self._report(
             "task",
             task=report.task,
             tasks=len(names),
             task_name=names[report.task],
-            image_auroc=own.get("test", own.get("validation", {})).get("image_auroc"),
-            validation=_detection(own["validation"]) if "validation" in own else None,
+            image_auroc=of_split.get("test", of_split.get("validation", {})).get("image_auroc"),
+            validation=_detection(of_split["validation"]) if "validation" in of_split else None,
             reused=report.seconds_reused > 0,
         )
-        return not self.worker.pruned.holds(self.trial.id)
+        return not self.worker.pruned.is_set(self.trial.id)
 
     def _means(self, split: str) -> dict[str, float] | None:
-        """Detection metrics of a split, mean over the classes seen so far; None where the trial does not score it."""
-        rows = [r for r in self.metrics if r["split"] == split and r["after_task"] == self.metrics[-1]["after_task"]]
-        found = [_detection(row) for row in rows]
-        return (
-            {m: sum(f[m] for f in found) / len(found) for m in found[0] if all(m in f for f in found)} if rows else None
-        )
+        """The detection metrics of a split, mean over the classes seen; None without the split."""
+        last = self.metrics[-1]["after_task"]
+        of_class = [_detection(r) for r in self.metrics if r["split"] == split and r["after_task"] == last]
+        if not of_class:
+            return None
+        defined = [metric for metric in of_class[0] if all(metric in row for row in of_class)]
+        return {metric: sum(row[metric] for row in of_class) / len(of_class) for metric in defined}
 
-    def _tell(self, kind: Any, **facts: object) -> None:
+    def _report(self, kind: Any, **facts: object) -> None:
         self.worker.events(
             Event(kind, self.trial.id, {"attempt": self.attempt.number, "worker": self.worker.setup.worker, **facts})
         )
-        if kind in PROGRESS and self.worker.cancelled.holds_now(self.trial.id):
+        # A request takes effect after an epoch; its file is looked at only now and then.
+        if kind in PROGRESS and self.worker.cancelled.is_set_throttled(self.trial.id):
             raise TrialCancelled
-        if kind in PROGRESS and self.worker.pruned.holds_now(self.trial.id):
+        if kind in PROGRESS and self.worker.pruned.is_set_throttled(self.trial.id):
             raise TrialPruned
 
     def _interrupted(self) -> None:
-        """Stopped from outside. Under a scheduler's time limit a trial that gets nowhere twice would be stopped for ever."""
+        """Write an interrupted attempt; a failed one if two in a row made no progress in a job.
+
+        Under a scheduler's time limit, such a trial would be interrupted again and again.
+        """
         error = "stopped from outside"
-        if self.worker.setup.job and not self.epochs and self._stood_still_before():
+        if self.worker.setup.job and not self.epochs and self._made_no_progress_before():
             time_min = self.worker.setup.time_min
             error += (
                 f" twice without finishing an epoch in between; give it more time: resources.time_min is {time_min}"
@@ -290,14 +321,14 @@ class _AttemptRun:
             self._keep("interrupted", attempts.INTERRUPTED, error=error, error_kind=attempts.STOPPED)
 
     def _maps(self, gallery: list[KeptMap]) -> list[dict[str, Any]]:
-        """The rows of the kept maps whose pictures are there; a picture that cannot be made costs no figure and no trial."""
+        """The rows of the kept anomaly maps; a map whose image cannot be read becomes a note."""
         rows = []
         for kept in gallery:
             sample = kept.sample
             try:
                 self.worker.pictures.keep(sample.digest, partial(picture, sample))
             except (OSError, MoleflowError) as error:
-                self._tell("note", note=f"no anomaly map of {sample.name} is kept: {error}")
+                self._report("note", note=f"no anomaly map of {sample.name} is kept: {error}")
                 continue
             rows.append(
                 {
@@ -318,7 +349,7 @@ class _AttemptRun:
             )
         return rows
 
-    def _stood_still_before(self) -> bool:
+    def _made_no_progress_before(self) -> bool:
         earlier = [r for r in self.worker.attempts.of_trial(self.trial.id) if r.attempt < self.attempt.number]
         last = earlier[-1].content if earlier else {}
         stopped = last.get("state") == attempts.INTERRUPTED and last.get("error_kind") == attempts.STOPPED
@@ -381,8 +412,9 @@ def _detection(row: Mapping[str, Any]) -> dict[str, float]:
     return {metric: row[metric] for metric in DETECTION if row[metric] is not None}
 
 
-def _end_quietly(attempt: Attempt, state: str, facts: Mapping[str, Any]) -> None:
-    # The part is what counts; a record that cannot be written any more is seen as died and loses nothing.
-    told = ("error", "error_kind", "traceback", "seconds", "epochs")
+def _end_record(attempt: Attempt, state: str, facts: Mapping[str, Any]) -> None:
+    # The part decides which results count. A record that cannot be written stays `running`, and the
+    # attempt counts as died once this process is gone.
+    names = ("error", "error_kind", "traceback", "seconds", "epochs")
     with contextlib.suppress(OSError):
-        attempt.end(state, **{name: facts[name] for name in told if name in facts})
+        attempt.end(state, **{name: facts[name] for name in names if name in facts})

@@ -1,4 +1,4 @@
-"""The cache folder: its default place, and a check."""
+"""The default cache folder, and a check of the one that a user gives."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 from moleflow.errors import InvalidInput
 
 
-def check_folder(cache: Path) -> None:
-    """See that a cache may be there.
-
-    Raises:
-        InvalidInput: a file is.
-
-    """
-    if cache.is_file():
-        raise InvalidInput(f"--cache: {cache} is a file; give a folder")
-
-
 def default_cache() -> Path:
-    """Where features, stages and the embedded images are kept: MOLEFLOW_CACHE, or a folder in the user's cache."""
+    """The folder of features, stages and embedded images, unless the user gives one.
+
+    It is MOLEFLOW_CACHE, or else `moleflow-sweep` in the user's cache folder.
+    """
     given = os.environ.get("MOLEFLOW_CACHE")
     if given:
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moleflow-sweep"
+
+
+def check_folder(cache: Path) -> None:
+    """Refuse a cache folder that is a file.
+
+    Raises:
+        InvalidInput: it is.
+
+    """
+    if cache.is_file():
+        raise InvalidInput(f"--cache: {cache} is a file; give a folder")

@@ -1,4 +1,4 @@
-"""A disk that takes no more: how it is recognised, and what is said."""
+"""Full and read-only disks: how errors of them are recognised and explained."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there is no room left: the disk's, the user's quota's, or that of the largest file."""
-    # Libraries that raise errors of their own lose the number and keep the words.
+    """True if the disk, the user's quota or the largest allowed file is full."""
+    # Libraries that raise errors of their own lose the number and keep the text.
     return error.errno in _FULL or (error.errno is None and any(os.strerror(number) in str(error) for number in _FULL))
 
 
 def takes_no_more(error: OSError) -> bool:
-    """Whether nothing more can be written, however often one tries."""
+    """True if every other write will fail too: the disk is full or read-only."""
     return is_full(error) or error.errno == errno.EROFS
 
 
 def explain_disk_error(place: Path, error: OSError) -> str:
-    """One line: where writing failed, why, and what becomes of the rest.
+    """One line: the file that cannot be written, the reason, and that stored results are safe.
 
     Args:
-        place: what was being written to, where the error does not name a file.
-        error: what writing raised.
+        place: the folder that was written to, for errors that name no file.
+        error: the error of the write.
 
     """
     reason = error.strerror or str(error)

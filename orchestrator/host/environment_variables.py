@@ -10,13 +10,13 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """What holds a process's numeric libraries to so many threads, as {variable: value}."""
+    """The variables, with values, that limit a process's numeric libraries to this many threads."""
     return dict.fromkeys(_THREADS, str(threads))
 
 
 @contextmanager
 def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for the processes started inside, and put back what was there."""
+    """Set variables for processes that are started inside the block; restore them afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,4 +1,4 @@
-"""The hub that pretrained weights come from: where it can be reached, and asked without waiting where it cannot."""
+"""The hub of pretrained weights: its address, and how to skip it while it does not answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WITHIN_S = 3.0
 
 
 def download_host() -> tuple[str, int]:
-    """Where a download would connect to: the proxy, where one is set, else the hub."""
+    """Host and port that a download connects to: the proxy if one is set, else the hub."""
     names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     proxy = next((os.environ[name] for name in names if os.environ.get(name)), None)
     url = urlsplit(proxy or os.environ.get("HF_ENDPOINT") or HUB)
@@ -24,7 +24,7 @@ def download_host() -> tuple[str, int]:
 
 
 def is_reachable(host: str, port: int, within_s: float = WITHIN_S) -> bool:
-    """Whether somebody listens there; nothing is sent."""
+    """True if a connection opens within `within_s` seconds; nothing is sent."""
     try:
         socket.create_connection((host, port), within_s).close()
     except (OSError, ValueError, OverflowError):
@@ -34,12 +34,13 @@ def is_reachable(host: str, port: int, within_s: float = WITHIN_S) -> bool:
 
 @contextlib.contextmanager
 def offline_if_hub_is_down(weights: Collection[str]) -> Iterator[None]:
-    """Take what is not in the hub's cache as not to be had where the hub does not answer.
+    """Let weights that are not cached fail at once inside the block if the hub does not answer.
 
-    Its client would ask again and again for a minute, and tell of each time.
+    The hub's client would retry for a minute, and log each attempt.
 
     Args:
-        weights: values of backbone.weights that are going to be read; nothing is done where none comes from the hub.
+        weights: values of backbone.weights that are about to be read; without pretrained ones
+            nothing is done.
 
     """
     if PRETRAINED not in weights:

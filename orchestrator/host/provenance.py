@@ -1,4 +1,4 @@
-"""Which code and which packages made a result."""
+"""Provenance of results: the commit of the code, and the versions of packages."""
 
 from __future__ import annotations
 
@@ -22,48 +22,57 @@ PACKAGES = (
     "safetensors",
     "pydantic",
 )
+ROOT = Path(__file__).parents[2]
+"""The checkout, or the folder of installed packages, that this package lies in."""
 _PASSWORD = re.compile(r"(://[^:@/\s]*:)[^@\s]*@")
 
 
 def without_passwords(text: str) -> str:
-    """A text in which the passwords of URLs are for nobody to read."""
+    """The text with `***` in place of the passwords in its URLs."""
     return _PASSWORD.sub(r"\1***@", text)
 
 
 @cache
 def git_state() -> tuple[str | None, bool | None]:
-    """(commit, whether anything is uncommitted) of the checkout that this package runs from; (None, None) outside one."""
-    commit = _git("rev-parse", "HEAD")
+    """Commit of the running code and whether it has changed; (None, None) outside a checkout."""
+    return checkout_state(ROOT)
+
+
+def checkout_state(root: Path) -> tuple[str | None, bool | None]:
+    """Commit of a checkout, and whether its packages have uncommitted changes.
+
+    None stands for what git does not tell.
+    """
+    # Without .git here, git would describe any repository further up, such as the user's own.
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     if commit is None:
         return None, None
-    changed = _git("status", "--porcelain", "--", "moleflow", "orchestrator")
-    return commit, None if changed is None else bool(changed)
+    changes = _git(root, "status", "--porcelain", "--", "moleflow", "orchestrator")
+    return commit, None if changes is None else bool(changes)
 
 
 @cache
 def package_versions() -> dict[str, str]:
     """Versions of the packages whose code can change a digit."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _git(*words: str) -> str | None:
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+            versions[name] = "not installed"
+    return versions
 
 
 def provenance_facts() -> dict[str, Any]:
-    """Both, as the attempts table names them."""
+    """Commit, uncommitted changes and package versions, by their names in the attempts table."""
     commit, dirty = git_state()
     return {"git_commit": commit, "git_dirty": dirty, "packages": package_versions()}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """The output of a git command in `root`; None if it fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,1 +1,1 @@
-"""The report page: one HTML file with the tables, charts, trials and anomaly maps of a sweep, which needs no network."""
+"""The report page: one HTML file of a sweep that needs no network."""

@@ -1,4 +1,4 @@
-"""Anomaly maps of the trials that are looked at closely: defective images that score low, normal ones that score high."""
+"""The anomaly maps on a page: defective images that score low, normal images that score high."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.html_report.best_and_worst import Extreme, extremes
+from orchestrator.html_report.best_and_worst import ExtremeTrial, extreme_trials
 from orchestrator.html_report.page_data import PageData
 
 REASONS = {
@@ -16,84 +16,86 @@ REASONS = {
 }
 MOST_PER_REASON = 12
 MOST_MAPS = 480
-"""Maps on a page, so that it stays a file that can be sent round."""
+"""Maps on a page; more would make its file too large to send."""
 NO_MAPS = (
-    "No anomaly maps are kept in this folder for the best and the worst trials: results of an earlier version of the program have none. "
-    "Trials that run from now on keep a few of each class."
+    "This folder keeps no anomaly maps of the best and the worst trials, because an earlier version of the program made "
+    "its results. New trials keep some maps of each class."
 )
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """The galleries as the page's script draws them.
+class AnomalyMaps:
+    """The anomaly maps as the page's script draws them.
 
-    Args:
-        shows: one for each trial: its title, its trial, and its maps by reason.
-        pictures: small JPEGs by image, base64; one for all trials.
-        masks: 1-bit PNGs by image.
-        note: what was chosen, and what was left out.
+    Attributes:
+        galleries: one for each trial: its role, id, variant and seed, and its maps by reason.
+        thumbnails: {image digest: JPEG in base64}, shared by all trials.
+        masks: {image digest: 1-bit PNG in base64} of the defective images.
+        note: a text that says which maps were chosen, and how many trials have none.
 
     """
 
-    shows: tuple[dict[str, object], ...]
-    pictures: Mapping[str, str]
+    galleries: tuple[dict[str, object], ...]
+    thumbnails: Mapping[str, str]
     masks: Mapping[str, str]
     note: str
 
 
-def gallery(evidence: PageData) -> Gallery:
-    """The galleries of the best and the worst trial of each variant, or of the sweep; none where no map is kept."""
-    looked_at = extremes(evidence)
+def anomaly_map_gallery(page: PageData) -> AnomalyMaps:
+    """Choose the anomaly maps of the best and the worst trials; empty if they keep none."""
+    extremes = extreme_trials(page)
     rows: dict[str, list[dict[str, Any]]] = {}
-    split = evidence.lock.recipe.split
-    for row in evidence.store.maps([one.trial.trial_id for one in looked_at]):
+    split = page.lock.recipe.split
+    for row in page.store.maps([one.trial.trial_id for one in extremes]):
         if row["split"] == split:
             rows.setdefault(row["trial_id"], []).append(row)
-    with_maps = [one for one in looked_at if one.trial.trial_id in rows]
+    with_maps = [one for one in extremes if one.trial.trial_id in rows]
     if not with_maps:
-        return Gallery((), {}, {}, NO_MAPS)
-    each = max(1, min(MOST_PER_REASON, MOST_MAPS // (len(REASONS) * len(with_maps))))
-    pictures: dict[str, str] = {}
+        return AnomalyMaps((), {}, {}, NO_MAPS)
+    # Each trial gets the same number of maps, at least one of each kind.
+    limit = max(1, min(MOST_PER_REASON, MOST_MAPS // (len(REASONS) * len(with_maps))))
+    thumbnails: dict[str, str] = {}
     masks: dict[str, str] = {}
-    shows = []
+    galleries = []
     for one in with_maps:
-        chosen = {reason: _first(rows[one.trial.trial_id], reason, each) for reason in REASONS}
-        for row in (row for of in chosen.values() for row in of):
-            pictures.setdefault(row["image_digest"], _base64(row["picture"]))
+        by_reason = {reason: _highest_ranked(rows[one.trial.trial_id], reason, limit) for reason in REASONS}
+        for row in (row for of_reason in by_reason.values() for row in of_reason):
+            thumbnails.setdefault(row["image_digest"], _base64(row["picture"]))
             if row["mask"] is not None:
                 masks.setdefault(row["image_digest"], _base64(row["mask"]))
-        shows.append(_show(one, evidence, chosen))
-    lacking = len(looked_at) - len(with_maps)
+        galleries.append(_gallery(one, page, by_reason))
+    lacking = len(extremes) - len(with_maps)
     note = (
-        "Of each class a trial keeps the defective images that score lowest and the normal ones that score highest, which are here, and "
-        f"two images by lot, which lie in `maps/`. At most {each} of each kind a trial: of every class the worst first, then the next "
-        "worst. The colours run from the lowest to the highest value of a class in a trial, lighter for more anomalous, so they can be "
-        "compared within it and not between classes or trials; the bounds stand in nats a patch."
-    ) + f" {lacking} of {len(looked_at)} such trials keep no maps." * (lacking > 0)
-    return Gallery(tuple(shows), pictures, masks, note)
+        "A trial keeps the defective images of each class that score lowest and the normal images that score highest; "
+        "they are shown here. It also keeps two random images of each class in `maps/`. A gallery shows at most "
+        f"{limit} images of each kind: the worst of every class, then the second worst, and so on. Lighter colours are "
+        "more anomalous. They run from the lowest to the highest value of one class in one trial, so that colours of "
+        "two classes or trials cannot be compared. The bounds are in nats per patch."
+    ) + f" {lacking} of {len(extremes)} such trials keep no maps." * (lacking > 0)
+    return AnomalyMaps(tuple(galleries), thumbnails, masks, note)
 
 
-def _first(rows: Sequence[dict[str, Any]], reason: str, most: int) -> list[dict[str, Any]]:
-    return sorted((row for row in rows if row["why"] == reason), key=lambda row: (row["rank"], row["task"]))[:most]
+def _highest_ranked(rows: Sequence[dict[str, Any]], reason: str, limit: int) -> list[dict[str, Any]]:
+    return sorted((row for row in rows if row["why"] == reason), key=lambda row: (row["rank"], row["task"]))[:limit]
 
 
-def _show(one: Extreme, evidence: PageData, chosen: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, object]:
+def _gallery(one: ExtremeTrial, page: PageData, by_reason: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, object]:
     return {
         "title": one.role,
         "trial": one.trial.trial_id,
-        "variant": evidence.variants[one.place].label,
+        "variant": page.variants[one.variant].label,
         "seed": one.trial.seed,
         "groups": [
-            {"title": title, "maps": [_map(row) for row in chosen[reason]]}
+            {"title": title, "maps": [_map(row) for row in by_reason[reason]]}
             for reason, title in REASONS.items()
-            if chosen[reason]
+            if by_reason[reason]
         ],
     }
 
 
 def _map(row: Mapping[str, Any]) -> dict[str, object]:
     return {
-        "of": row["image_digest"],
+        "digest": row["image_digest"],
         "image": row["image"],
         "class": row["task_name"],
         "defect": row["defect"],

@@ -1,4 +1,4 @@
-"""The trials that are looked at closely: the best and the worst of each variant, or of the whole sweep where it is large."""
+"""The trials that a page shows in detail: the best and worst of each variant or of the sweep."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from orchestrator.reports.tables import MAIN
 
 
 @dataclass(frozen=True)
-class Extreme:
-    """A trial, the place of its variant, and what makes it worth a look."""
+class ExtremeTrial:
+    """A trial, its variant's number, and its role, such as `lowest Image AUROC of the sweep`."""
 
     trial: FinishedTrial
-    place: int
+    variant: int
     role: str
 
 
-def extremes(evidence: PageData) -> tuple[Extreme, ...]:
-    """The best and the worst trial of each variant by mean image AUROC; of the sweep where there are many trials."""
-    placed = [(k, trial) for k, variant in enumerate(evidence.variants) for trial in variant.trials]
-    if evidence.many:
-        return _of(placed, "of the sweep")
-    return tuple(
-        extreme
-        for k, variant in enumerate(evidence.variants)
-        for extreme in _of([(k, trial) for trial in variant.trials], "of its variant")
-    )
+def extreme_trials(page: PageData) -> tuple[ExtremeTrial, ...]:
+    """The best and worst trial of each variant, or of a large sweep, by mean image AUROC."""
+    by_variant = [[(k, trial) for trial in variant.trials] for k, variant in enumerate(page.variants)]
+    if page.is_large:
+        return _extremes([one for trials in by_variant for one in trials], "of the sweep")
+    return tuple(extreme for trials in by_variant for extreme in _extremes(trials, "of its variant"))
 
 
-def _of(placed: Sequence[tuple[int, FinishedTrial]], where: str) -> tuple[Extreme, ...]:
-    worth = [(value, k, trial) for k, trial in placed if (value := trial.values.get((MEAN, QUALITY))) is not None]
-    if not worth:
+def _extremes(trials: Sequence[tuple[int, FinishedTrial]], scope: str) -> tuple[ExtremeTrial, ...]:
+    ranked = [(value, k, trial) for k, trial in trials if (value := trial.values.get((MEAN, QUALITY))) is not None]
+    if not ranked:
         return ()
-    _, k, best = max(worth, key=lambda one: one[0])
-    _, other, worst = min(worth, key=lambda one: one[0])
+    _, of_best, best = max(ranked, key=lambda one: one[0])
+    _, of_worst, worst = min(ranked, key=lambda one: one[0])
     if best is worst:
-        return (Extreme(best, k, f"the only trial {where}" if len(worth) == 1 else f"one {where}; all are alike"),)
+        role = f"the only trial {scope}" if len(ranked) == 1 else f"a trial {scope}, all of which are equal"
+        return (ExtremeTrial(best, of_best, role),)
     name = MAIN[QUALITY]
-    return Extreme(best, k, f"highest {name} {where}"), Extreme(worst, other, f"lowest {name} {where}")
+    return ExtremeTrial(best, of_best, f"highest {name} {scope}"), ExtremeTrial(
+        worst, of_worst, f"lowest {name} {scope}"
+    )

@@ -1,4 +1,4 @@
-"""A chart: a Vega-Lite specification, and the numbers behind it, which are its data and can be read as a table."""
+"""Charts: a Vega-Lite specification and its numbers, which the page also shows as a table."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 Spec = dict[str, Any]
 
 SERIES = 8
-"""Series that colours and shapes can tell apart."""
+"""Most series that a reader can distinguish by colour and shape."""
 ACCENT = "#D55E00"
-"""What a chart points at: its front, its best, its mean over all."""
+"""Colour of the Pareto front, the best value and the marginal means."""
 LINE = 38
-"""Letters of a line of a legend; `page.js` has the same."""
-WRAPPED = (
+"""Characters in a line of a legend; LINE in `page.js` is the same."""
+WRAPPED_LABEL = (
     f"length(datum.label) > {LINE} ? replace(datum.label, regexp('(.{{1,{LINE}}}), ', 'g'), '$1,\\n') : datum.label"
 )
-UNSURE = "datum.marks !== ''"
-VALID = {"filter": "isValid(datum.low)"}
+HAS_CAVEAT = "datum.caveats !== ''"
+HAS_INTERVAL = {"filter": "isValid(datum.low)"}
 
 
 @dataclass(frozen=True)
 class Chart:
     """A chart with its numbers.
 
-    Args:
-        title: what it shows.
-        note: what a reader must know: what points and bars are, and what was left out.
-        fields: {field of the specification: its head in the table of the numbers}.
+    Attributes:
+        title: the heading.
+        note: the meaning of points and bars, and what is left out.
+        fields: {field of the specification: column name in the table of numbers}.
         rows: the numbers, one value for each field.
         spec: the Vega-Lite specification without its data.
-        wide: whether it takes the whole width of the page.
+        wide: true if it takes the whole width of the page.
 
     """
 
@@ -43,7 +43,7 @@ class Chart:
     wide: bool = False
 
     def content(self) -> dict[str, object]:
-        """What the page's script needs to draw it."""
+        """The chart as the page's script reads it."""
         return {
             "title": self.title,
             "fields": list(self.fields),
@@ -53,16 +53,18 @@ class Chart:
         }
 
     def _drawable(self) -> Spec:
-        """The specification without the layers of intervals where no row has one: an axis of nothing has no extent."""
+        """The specification, without empty layers of intervals: Vega warns of their axes."""
         low = list(self.fields).index("low") if "low" in self.fields else None
         if low is None or "layer" not in self.spec or any(row[low] is not None for row in self.rows):
             return self.spec
-        return self.spec | {"layer": [layer for layer in self.spec["layer"] if VALID not in layer.get("transform", ())]}
+        return self.spec | {
+            "layer": [layer for layer in self.spec["layer"] if HAS_INTERVAL not in layer.get("transform", ())]
+        }
 
 
 @dataclass(frozen=True)
 class ChartGroup:
-    """Charts that belong together, under a heading; `missing` says why there is none."""
+    """Charts under one heading; `missing` says why charts are left out."""
 
     title: str
     charts: tuple[Chart, ...]
@@ -75,44 +77,48 @@ def _rounded(value: object) -> object:
 
 
 def quantitative(name: str, title: str, scale: Spec | None = None) -> Spec:
-    """A quantitative channel whose axis need not begin at 0; a logarithmic one never does, and Vega-Lite warns of what it drops."""
+    """A quantitative channel whose axis need not begin at 0."""
     given = scale or {}
+    # Vega-Lite drops `zero` from logarithmic scales, with a warning.
     zero = {} if given.get("type") == "log" else {"zero": False}
     return {"field": name, "type": "quantitative", "title": title, "scale": zero | given}
 
 
 def nominal(name: str, title: str | None, **more: object) -> Spec:
-    """A channel of names, in the order in which they stand in the data."""
+    """A channel of names, in the order of the data."""
     return {"field": name, "type": "nominal", "title": title, "sort": None, **more}
 
 
 def series(names: Sequence[str], *channels: str, **legend: object) -> Spec:
-    """A legend's channels, such as colour and shape, for named series; with equal domains they share one legend.
+    """Channels of named series, such as colour and shape, which share one legend.
 
-    Names of many factors stand in several lines: what tells variants apart may be at their ends.
+    Long names are wrapped, not cut, because variants may differ at the ends of their names.
     """
     domain = list(dict.fromkeys(names))
-    drawn = {"labelExpr": WRAPPED, **legend}
-    return {channel: nominal("series", None, scale={"domain": domain}, legend=drawn) for channel in channels}
+    styled = {"labelExpr": WRAPPED_LABEL, **legend}
+    return {channel: nominal("series", None, scale={"domain": domain}, legend=styled) for channel in channels}
 
 
 def tooltip(fields: Mapping[str, str]) -> list[Spec]:
-    """Every number of a point, as the table names it."""
+    """A tooltip with every number of a point, named as in the table."""
     return [{"field": name, "title": head} for name, head in fields.items()]
 
 
 POINT: Spec = {"type": "point", "size": 55, "strokeWidth": 1.8}
 
 
-def points(encoding: Spec, marked: bool) -> list[Spec]:
-    """Layers of points, which are hollow for variants that have marks, if any has."""
+def points(encoding: Spec, any_caveat: bool) -> list[Spec]:
+    """Layers of points; those of variants with a caveat are hollow."""
     filled: Spec = {"mark": {**POINT, "filled": True}, "encoding": encoding}
-    if not marked:
+    if not any_caveat:
         return [filled]
     hollow: Spec = {"mark": {**POINT, "filled": False}, "encoding": encoding}
-    return [filled | {"transform": [{"filter": "datum.marks === ''"}]}, hollow | {"transform": [{"filter": UNSURE}]}]
+    return [
+        filled | {"transform": [{"filter": "datum.caveats === ''"}]},
+        hollow | {"transform": [{"filter": HAS_CAVEAT}]},
+    ]
 
 
 def spans_decades(values: Sequence[float]) -> bool:
-    """Whether values are better read on a logarithmic axis."""
+    """Return true if values are easier to read on a logarithmic axis."""
     return min(values) > 0 and max(values) / min(values) >= 50

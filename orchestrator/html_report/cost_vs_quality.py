@@ -1,4 +1,4 @@
-"""Cost against quality, with the variants that no other one beats in both marked: the Pareto front."""
+"""The charts of quality against cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.html_report.chart import (
     ACCENT,
+    HAS_INTERVAL,
     SERIES,
-    VALID,
     Chart,
     Spec,
     points,
@@ -23,30 +23,33 @@ from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import summarise
 from orchestrator.reports.tables import MAIN
 
-MOST = 400
+MOST_VARIANTS = 400
 OTHERS = "#4A96D0"
-LONGEST = 160
-"""Characters of names up to which a note holds them; else the numbers do."""
+MOST_NAMES = 160
+"""Characters up to which a chart's note names the variants on the front."""
 PARAMETERS = "parameters"
 COSTS: dict[str, tuple[str, Callable[[FinishedTrial], float | None]]] = {
     "compute-hours a trial": (
-        "Hours that a trial took, with what it took from earlier work counted at its first cost; means over the seeds, on "
-        "whatever machine and beside whatever load they ran.",
+        "Hours that a trial took, those of reused stages included; means over the seeds. Machines and their load may differ.",
         lambda trial: (trial.seconds_spent + trial.seconds_reused) / 3600,
     ),
     PARAMETERS: ("Parameters of flow, experts and adapters after the last task.", lambda trial: trial.parameters_total),
 }
 
 
-def cost_charts(evidence: PageData) -> tuple[Chart, ...]:
-    """One chart for each cost; nothing where only one variant has quality and cost."""
-    charts = (_chart(evidence, name, said, cost) for name, (said, cost) in COSTS.items())
+def cost_charts(page: PageData) -> tuple[Chart, ...]:
+    """One chart for each cost; none if fewer than two variants have quality and different costs."""
+    charts = (_chart(page, name, note, cost) for name, (note, cost) in COSTS.items())
     return tuple(chart for chart in charts if chart is not None)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each (cost, quality) whether no other point costs at most as much, is at least as good, and differs."""
+    """Return for each (cost, quality) whether it is on the Pareto front.
+
+    A point is off the front if a different point costs no more and is at least as good.
+    """
     best, on_front = float("-inf"), set()
+    # From cheap to expensive, a point is on the front if it is better than all before it.
     for cost, quality in sorted(set(points), key=lambda point: (point[0], -point[1])):
         if quality > best:
             best = quality
@@ -54,34 +57,34 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [point in on_front for point in points]
 
 
-def _chart(evidence: PageData, name: str, said: str, cost: Callable[[FinishedTrial], float | None]) -> Chart | None:
-    found = []
-    for k, variant in enumerate(evidence.variants):
+def _chart(page: PageData, name: str, cost_note: str, cost: Callable[[FinishedTrial], float | None]) -> Chart | None:
+    measured = []
+    for k, variant in enumerate(page.variants):
         costs = [value for trial in variant.trials if (value := cost(trial)) is not None]
-        mean, of = summarise(costs).mean, mean_interval(variant.values(MEAN, QUALITY))
-        if mean is not None and of.mean is not None:
-            found.append((k, mean, of.mean, of))
-    if len(found) < 2 or len({mean for _, mean, _, _ in found}) < 2:
+        mean, quality = summarise(costs).mean, mean_interval(variant.values(MEAN, QUALITY))
+        if mean is not None and quality.mean is not None:
+            measured.append((k, mean, quality.mean, quality))
+    if len(measured) < 2 or len({mean for _, mean, _, _ in measured}) < 2:
         return None
-    on_front = pareto_front([(mean, quality) for _, mean, quality, _ in found])
-    shown = set(evidence.spread(MOST))
-    few = len(found) <= SERIES
+    on_front = pareto_front([(mean, quality) for _, mean, quality, _ in measured])
+    shown = set(page.spread_over_ranking(MOST_VARIANTS))
+    few = len(measured) <= SERIES
     rows = [
         (
-            evidence.variants[k].label if few else k,
+            page.variants[k].label if few else k,
             mean,
-            of.mean,
-            of.low,
-            of.high,
-            of.n,
+            quality.mean,
+            quality.low,
+            quality.high,
+            quality.n,
             "yes" if best else "no",
-            "; ".join(evidence.marks[k]),
+            "; ".join(page.caveats[k]),
         )
-        for (k, mean, _, of), best in zip(found, on_front, strict=True)
+        for (k, mean, _, quality), best in zip(measured, on_front, strict=True)
         if best or k in shown
     ]
-    left_out = f" {len(rows)} of {len(found)} variants: the front, and others evenly over the ranking." * (
-        len(rows) < len(found)
+    left_out = f" {len(rows)} of {len(measured)} variants: the front, and others evenly over the ranking." * (
+        len(rows) < len(measured)
     )
     title, y_title = f"{MAIN[QUALITY]} against {name}", f"mean {MAIN[QUALITY]}"
     scale: Spec = {"type": "log"} if spans_decades([row[1] for row in rows]) else {"padding": 12}
@@ -94,7 +97,7 @@ def _chart(evidence: PageData, name: str, said: str, cost: Callable[[FinishedTri
         "high": "95 % high",
         "n": "n (seeds)",
         "front": "Pareto front",
-        "marks": "Marks",
+        "caveats": "Caveats",
     }
     spec: Spec = {
         "width": "container",
@@ -103,30 +106,33 @@ def _chart(evidence: PageData, name: str, said: str, cost: Callable[[FinishedTri
             "x": quantitative("cost", name, scale=scale) | ({"axis": {"format": "~s"}} if name == PARAMETERS else {}),
             "y": quantitative("mean", y_title),
         },
-        "layer": _layers(y_title, fields, labels, any(evidence.marks)),
+        "layer": _layers(y_title, fields, labels, any(page.caveats)),
     }
-    names = ", ".join(evidence.variants[k].label for (k, *_), best in zip(found, on_front, strict=True) if best)
-    on_it = f" On the front{' (ringed)' * few}: {names}." if len(names) <= LONGEST else " Ringed: on the front." * few
-    note = f"{said} {INTERVALS}{on_it} The front is one of means and says nothing of significance.{evidence.hollow}{left_out}"
+    names = ", ".join(page.variants[k].label for (k, *_), best in zip(measured, on_front, strict=True) if best)
+    front_note = (
+        f" On the front{' (ringed)' * few}: {names}." if len(names) <= MOST_NAMES else " Ringed: on the front." * few
+    )
+    note = f"{cost_note} {INTERVALS}{front_note} The front compares means alone.{page.hollow_points_note}{left_out}"
     return Chart(title, note, fields, rows, spec)
 
 
-def _layers(y_title: str, fields: Mapping[str, str], labels: Sequence[str], marked: bool) -> list[Spec]:
-    """Intervals, the front and the points: as other charts draw the variants where they are few, else on the front or not."""
+def _layers(y_title: str, fields: Mapping[str, str], labels: Sequence[str], any_caveat: bool) -> list[Spec]:
+    """Layers of intervals, front and points; without labels, colour shows the front alone."""
     on_front = {"transform": [{"filter": "datum.front === 'yes'"}]}
     rule = {"type": "rule", "opacity": 0.5}
     bounds: Spec = {"y": quantitative("low", y_title), "y2": {"field": "high"}}
+    # A step line: between two points of the front, the cheaper one is the best that can be had.
     line = {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": ACCENT}
     ring = {"type": "point", "filled": False, "size": 260, "strokeWidth": 1.5, "color": ACCENT}
-    told: Spec = (
+    style: Spec = (
         series(labels, "color", "shape")
         if labels
         else {"color": _sides(ACCENT, OTHERS), "shape": _sides("diamond", "circle")}
     )
     layers: list[Spec] = [
-        {"transform": [VALID], "mark": rule, "encoding": bounds | (series(labels, "color") if labels else {})},
+        {"transform": [HAS_INTERVAL], "mark": rule, "encoding": bounds | (series(labels, "color") if labels else {})},
         on_front | {"mark": line, "encoding": {"order": {"field": "cost", "type": "quantitative"}}},
-        *points(told | {"tooltip": tooltip(fields)}, marked),
+        *points(style | {"tooltip": tooltip(fields)}, any_caveat),
     ]
     return [*layers, on_front | {"mark": ring}] if labels else layers
 

@@ -1,4 +1,4 @@
-"""What a factor does over a grid of other factors: its marginal means, of the settings of those that all of its values have."""
+"""The marginal means of a factor over a grid of other factors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from orchestrator.reports.variants import VariantColumn
 
 
 @dataclass(frozen=True)
-class MarginalMean:
-    """The means of a factor's values, each over the same `settings` combinations of the other factors; empty where there are none."""
+class MarginalMeans:
+    """The marginal means of a factor; empty if its values share no setting of the other factors.
+
+    Attributes:
+        means: (value of the factor, mean with its interval).
+        settings: how many combinations of the other factors each mean is over.
+
+    """
 
     means: tuple[tuple[object, MeanInterval], ...] = ()
     settings: int = 0
@@ -24,30 +30,32 @@ def marginal_means(
     value: Callable[[VariantColumn], object],
     rest: Callable[[VariantColumn], object],
     metric: str,
-) -> MarginalMean:
-    """The marginal means over the seeds that all variants in them have: one mean a seed, so that the interval is one over seeds.
+) -> MarginalMeans:
+    """Compute the marginal means of a factor.
 
-    Means over whatever each value happens to have been run with would show what the other factors do.
+    Only combinations of the other factors count that all values of the factor have. Other means
+    would show the effect of the other factors. The mean is taken for each seed that all these
+    variants have, so that the interval is one over seeds.
 
     Args:
-        variants: those of the comparison.
-        value: the factor's value of a variant.
-        rest: its values of the other factors.
-        metric: whose mean over the classes is taken.
+        variants: the compared variants.
+        value: returns a variant's value of the factor.
+        rest: returns a variant's values of the other factors.
+        metric: the metric, as mean over the classes.
 
     """
-    at: dict[object, dict[object, VariantColumn]] = {}
+    by_value: dict[object, dict[object, VariantColumn]] = {}
     for variant in variants:
-        at.setdefault(value(variant), {})[rest(variant)] = variant
-    shared = set.intersection(*(set(of) for of in at.values())) if at else set()
-    if len(at) < 2 or not shared:
-        return MarginalMean()
-    worth = {x: [_by_seed(of[combination], metric) for combination in shared] for x, of in at.items()}
-    seeds = sorted(set.intersection(*(set(one) for ones in worth.values() for one in ones)))
+        by_value.setdefault(value(variant), {})[rest(variant)] = variant
+    shared = set.intersection(*map(set, by_value.values())) if by_value else set()
+    if len(by_value) < 2 or not shared:
+        return MarginalMeans()
+    by_seed = {x: [_by_seed(by_rest[other], metric) for other in shared] for x, by_rest in by_value.items()}
+    seeds = sorted(set.intersection(*(set(one) for of_value in by_seed.values() for one in of_value)))
     if not seeds:
-        return MarginalMean()
-    means = ((x, mean_interval([fmean(one[seed] for one in ones) for seed in seeds])) for x, ones in worth.items())
-    return MarginalMean(tuple(means), len(shared))
+        return MarginalMeans()
+    means = ((x, mean_interval([fmean(one[seed] for one in ones) for seed in seeds])) for x, ones in by_seed.items())
+    return MarginalMeans(tuple(means), len(shared))
 
 
 def _by_seed(variant: VariantColumn, metric: str) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""A mean over seeds with its 95 % t interval: what the points and bands of charts are."""
+"""A mean over seeds with its 95 % t interval: the points and bands of the charts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ INTERVALS = "Bars and bands: 95 % t intervals over seeds, about the mean; fewer 
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """The mean of n values, one a seed, and the bounds of its interval; None where there are too few."""
+    """The mean of n values, one for each seed, and the bounds of its interval.
+
+    The mean is None for no value, the bounds are None for fewer than three.
+    """
 
     mean: float | None
     low: float | None
@@ -22,7 +25,7 @@ class MeanInterval:
 
 
 def mean_interval(values: Sequence[float]) -> MeanInterval:
-    """The estimate from one value for each seed."""
+    """Return the mean and its interval of one value for each seed."""
     summary = summarise(values)
     low, high = t_interval(values) or (None, None)
     return MeanInterval(summary.mean, low, high, summary.n)

@@ -1,9 +1,9 @@
 "use strict";
-// Tables, charts, trials and pictures of the page, from the JSON in it. Whatever comes from results is set as text, never as markup.
+// Draws the tables, charts, trials and anomaly maps of the page from its JSON. Texts from results are set as text, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]; // after Okabe and Ito
-  const PAGE = 50, MANY_MARKS = 1500, LONG = 60, LINE = 38, ABSENT = "\u2013";
+  const PAGE = 50, SVG_LIMIT = 1500, LONG = 60, LINE = 38, ABSENT = "\u2013";
 
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
@@ -18,7 +18,7 @@
 
   // Tables ------------------------------------------------------------------------------------------------------------
 
-  // A number is the place of a variant, a list of one the best, an object a trial.
+  // A cell is a text, the number of a variant, [text] for a best value, or an object for a trial.
   const cellText = (cell) => (typeof cell === "string" ? cell : typeof cell === "number" ? data.names[cell] : Array.isArray(cell) ? cell[0] : cell.t);
 
   function sortKey(cell, numeric) {
@@ -29,104 +29,104 @@
   }
 
   function compare(a, b, numeric, direction) {
-    if (numeric && (a === null || b === null)) return (a === null) - (b === null); // What has no value stays at the end.
+    if (numeric && (a === null || b === null)) return (a === null) - (b === null); // Rows without a value stay at the end.
     const order = numeric ? a - b : a.localeCompare(b, "en", { numeric: true });
     return direction * order;
   }
 
-  function sign(marks) {
-    const signs = new Set(marks.map((mark) => (mark.startsWith("\u2020") ? "\u2020" : "\u2205")));
-    const said = signs.has("\u2020") ? "confounded" : "no effect";
-    return make("sup", { title: marks.join("\n"), role: "note", "aria-label": said }, [...signs].join(""));
+  function caveatSigns(caveats) {
+    const signs = new Set(caveats.map((caveat) => (caveat.startsWith("\u2020") ? "\u2020" : "\u2205")));
+    const label = signs.has("\u2020") ? "confounded" : "no effect";
+    return make("sup", { title: caveats.join("\n"), role: "note", "aria-label": label }, [...signs].join(""));
   }
 
-  function markList(marks) {
-    const shown = marks.slice(0, 3).map((mark) => make("span", { class: "mark" }, (mark.startsWith("\u2020") ? "" : "\u2205 ") + mark));
-    if (marks.length > 3) shown.push(make("span", { class: "mark", title: marks.slice(3).join("\n") }, `and ${marks.length - 3} more, listed below`));
+  function caveatList(caveats) {
+    const shown = caveats.slice(0, 3).map((caveat) => make("span", { class: "caveat" }, (caveat.startsWith("\u2020") ? "" : "\u2205 ") + caveat));
+    if (caveats.length > 3) shown.push(make("span", { class: "caveat", title: caveats.slice(3).join("\n") }, `and ${caveats.length - 3} more, listed below`));
     return shown;
   }
 
-  function drawTable(host, sheet) {
-    const order = sheet.rows.map((_, k) => k);
-    const state = { order, shown: PAGE, column: -1, direction: 1, words: "" };
+  function drawTable(host, content) {
+    const order = content.rows.map((_, k) => k);
+    const state = { order, shown: PAGE, column: -1, direction: 1, filter: "" };
     const body = make("tbody");
     const more = make("div", { class: "bar" });
-    const heads = sheet.head.map((name, column) => {
+    const heads = content.head.map((name, column) => {
       const button = make("button", { type: "button", onclick: () => sort(column) }, name || "Name");
-      const marks = sheet.columnMarks[column] || [];
-      return make("th", { scope: "col", class: sheet.right[column] ? "right" : "left", "aria-sort": "none" }, button, ...markList(marks));
+      const caveats = content.columnCaveats[column] || [];
+      return make("th", { scope: "col", class: content.right[column] ? "right" : "left", "aria-sort": "none" }, button, ...caveatList(caveats));
     });
 
     function sort(column) {
-      const numeric = Boolean(sheet.right[column]);
+      const numeric = Boolean(content.right[column]);
       const again = state.column === column;
       state.direction = again ? -state.direction : numeric ? -1 : 1;
       state.column = column;
-      const keys = sheet.rows.map((row) => sortKey(row[column], numeric));
+      const keys = content.rows.map((row) => sortKey(row[column], numeric));
       state.order = [...order].sort((a, b) => compare(keys[a], keys[b], numeric, state.direction) || a - b);
       heads.forEach((head, k) => head.setAttribute("aria-sort", k !== column ? "none" : state.direction > 0 ? "ascending" : "descending"));
       fill();
     }
 
     function drawRow(k) {
-      const ofRow = sheet.rowMarks[k] || [];
-      const cells = sheet.rows[k].map((cell, column) => {
+      const ofRow = content.rowCaveats[k] || [];
+      const cells = content.rows[k].map((cell, column) => {
         const text = cellText(cell);
-        const marks = [...ofRow, ...(sheet.columnMarks[column] || [])];
+        const caveats = [...ofRow, ...(content.columnCaveats[column] || [])];
         const opens = typeof cell === "object" && !Array.isArray(cell);
-        const content = opens ? make("button", { type: "button", class: "link", onclick: () => openTrial(cell.trial) }, text) : text;
-        if (column === 0) return make("th", { scope: "row", class: sheet.right[0] ? "right" : text.length > LONG ? "left long" : "left" }, content, ...markList(ofRow));
+        const inner = opens ? make("button", { type: "button", class: "link", onclick: () => openTrial(cell.trial) }, text) : text;
+        if (column === 0) return make("th", { scope: "row", class: content.right[0] ? "right" : text.length > LONG ? "left long" : "left" }, inner, ...caveatList(ofRow));
         const best = Array.isArray(cell);
-        const classes = [sheet.right[column] ? "right" : "left", text.length > LONG ? "long" : text.length > 12 ? "words" : "", best ? "best" : ""].filter(Boolean).join(" ");
-        const drawn = make("td", { class: classes }, content);
+        const classes = [content.right[column] ? "right" : "left", text.length > LONG ? "long" : text.length > 12 ? "words" : "", best ? "best" : ""].filter(Boolean).join(" ");
+        const drawn = make("td", { class: classes }, inner);
         if (best) drawn.title = "best mean";
-        if (marks.length && text !== ABSENT && (sheet.right[column] || best)) drawn.append(sign(marks));
+        if (caveats.length && text !== ABSENT && (content.right[column] || best)) drawn.append(caveatSigns(caveats));
         return drawn;
       });
       return make("tr", {}, ...cells);
     }
 
     function fill() {
-      const words = state.words.toLowerCase();
-      const fitting = words ? state.order.filter((k) => sheet.rows[k].some((cell) => cellText(cell).toLowerCase().includes(words))) : state.order;
-      body.replaceChildren(...fitting.slice(0, state.shown).map(drawRow));
-      const left = fitting.length - state.shown;
+      const filter = state.filter.toLowerCase();
+      const matching = filter ? state.order.filter((k) => content.rows[k].some((cell) => cellText(cell).toLowerCase().includes(filter))) : state.order;
+      body.replaceChildren(...matching.slice(0, state.shown).map(drawRow));
+      const left = matching.length - state.shown;
       more.replaceChildren();
       if (left > 0) {
         const step = Math.min(left, 100);
-        more.append(`${state.shown} of ${fitting.length} rows`,
+        more.append(`${state.shown} of ${matching.length} rows`,
           make("button", { type: "button", onclick: () => { state.shown += step; fill(); } }, `Show ${step} more`),
-          make("button", { type: "button", onclick: () => { state.shown = fitting.length; fill(); } }, "Show all"));
-      } else if (words) more.append(`${fitting.length} of ${sheet.rows.length} rows`);
+          make("button", { type: "button", onclick: () => { state.shown = matching.length; fill(); } }, "Show all"));
+      } else if (filter) more.append(`${matching.length} of ${content.rows.length} rows`);
     }
 
-    const table = make("table", {}, make("caption", { class: "aside" }, sheet.title), make("thead", {}, make("tr", {}, ...heads)), body);
-    const parts = [make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": sheet.title }, table), more];
-    if (sheet.rows.length > 20) {
-      const box = make("input", { type: "search", placeholder: "Filter rows", "aria-label": `Filter the rows of ${sheet.title}` });
-      box.addEventListener("input", () => { state.words = box.value.trim(); state.shown = PAGE; fill(); });
+    const table = make("table", {}, make("caption", { class: "aside" }, content.title), make("thead", {}, make("tr", {}, ...heads)), body);
+    const parts = [make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": content.title }, table), more];
+    if (content.rows.length > 20) {
+      const box = make("input", { type: "search", placeholder: "Filter rows", "aria-label": `Filter the rows of ${content.title}` });
+      box.addEventListener("input", () => { state.filter = box.value.trim(); state.shown = PAGE; fill(); });
       parts.unshift(make("div", { class: "bar" }, box));
     }
     fill();
     host.replaceChildren(...parts);
   }
 
-  const asSheet = (title, head, rows, right) => ({ title, head, rows, right, columnMarks: {}, rowMarks: {} });
+  const plainTable = (title, head, rows, right) => ({ title, head, rows, right, columnCaveats: {}, rowCaveats: {} });
 
-  // Variants stand in the numbers by their places.
+  // Rows hold the numbers of variants; readers see their names.
   function namedRows(chart) {
     const column = chart.fields.indexOf("variant");
     const named = (value, k) => (k === column && typeof value === "number" ? data.names[value] : value);
     return column < 0 ? chart.rows : chart.rows.map((row) => row.map(named));
   }
 
-  function numbersSheet(chart) {
+  function numbersTable(chart) {
     const named = namedRows(chart);
     const filled = chart.fields.map((_, k) => k).filter((k) => named.some((row) => row[k] !== ""));
     const all = named.map((row) => filled.map((k) => row[k]));
     const right = filled.map((_, k) => all.some((row) => typeof row[k] === "number"));
     const rows = all.map((row) => row.map((value) => (value === null || value === "" ? ABSENT : String(value))));
-    return asSheet(`Numbers of ${chart.title}`, filled.map((k) => chart.heads[k]), rows, right);
+    return plainTable(`Numbers of ${chart.title}`, filled.map((k) => chart.heads[k]), rows, right);
   }
 
   // Charts ------------------------------------------------------------------------------------------------------------
@@ -164,10 +164,10 @@
     };
   }
 
-  // Parallel axes stand so close that all are in sight, the last of which is what a line is worth; where they cannot, the chart scrolls.
+  // Pixels between parallel axes, so that all are in sight, the last one above all; if they do not fit, the chart scrolls.
   function axisStep(width, count) {
-    const fitting = (width - 70) / (count + 0.25);
-    return fitting < 50 ? 92 : Math.min(140, fitting);
+    const matching = (width - 70) / (count + 0.25);
+    return matching < 50 ? 92 : Math.min(140, matching);
   }
 
   async function drawChart(plot, chart) {
@@ -181,10 +181,10 @@
       spec.width = { step: axisStep(plot.clientWidth, new Set(values.map((row) => row.axis)).size) };
       config.text.limit = spec.width.step - 8;
     }
-    const marks = values.length * (chart.spec.layer || [1]).length;
+    const items = values.length * (chart.spec.layer || [1]).length; // A canvas draws many items faster than SVG.
     const before = drawn.get(plot);
     const view = await window.vegaEmbed(plot, spec, {
-      actions: false, ast: true, config, tooltip: { theme: dark() ? "dark" : "light" }, renderer: marks > MANY_MARKS ? "canvas" : "svg",
+      actions: false, ast: true, config, tooltip: { theme: dark() ? "dark" : "light" }, renderer: items > SVG_LIMIT ? "canvas" : "svg",
     });
     if (before) before.finalize();
     drawn.set(plot, view);
@@ -225,7 +225,7 @@
 
   function settingsTable(title, head, rows) {
     const host = make("div");
-    drawTable(host, asSheet(title, head, rows, head.map(() => false)));
+    drawTable(host, plainTable(title, head, rows, head.map(() => false)));
     return host;
   }
 
@@ -250,18 +250,18 @@
   }
 
   function openTrial(id) {
-    const { trials, against, shared, many, logs } = data.details;
+    const { trials, baselines, shared, isLarge, logs } = data.details;
     const trial = trials[id];
     const dialog = document.getElementById("trial");
     const seed = trial.seed === null ? "" : `, seed ${trial.seed}`;
-    const label = trial.of < 0 ? `${trial.label || id}${seed}: ${trial.status}` : data.names[trial.of] + seed;
+    const label = trial.variant < 0 ? `${trial.label || id}${seed}: ${trial.status}` : data.names[trial.variant] + seed;
     const parts = [make("header", {}, make("h2", { id: "trial-title" }, `Trial ${id}`),
       make("button", { type: "button", onclick: () => dialog.close() }, "Close")), make("p", { class: "intro" }, label)];
     const section = (title, ...content) => parts.push(make("h3", {}, title), ...content);
     if (trial.error) section("Error", make("pre", { tabindex: "0" }, trial.traceback || trial.error));
-    const baseline = trial.of < 0 ? "the baseline" : data.names[against[trial.of]];
-    if (trial.differs === null) section("Differences from the baseline", make("p", { class: "empty" }, "There is no single finished baseline to compare it with."));
-    else if (!trial.differs.length) section("Differences from the baseline", make("p", { class: "empty" }, "None: it is of the baseline itself."));
+    const baseline = trial.variant < 0 ? "the baseline" : data.names[baselines[trial.variant]];
+    if (trial.differs === null) section("Differences from the baseline", make("p", { class: "empty" }, "There is no finished baseline to compare with, or more than one."));
+    else if (!trial.differs.length) section("Differences from the baseline", make("p", { class: "empty" }, "None: this is a trial of the baseline."));
     else section(`Differences from ${baseline}`, settingsTable("Differences from the baseline", ["Setting", "Baseline", "This trial"], trial.differs));
     let plot = null;
     if (trial.curves.length) {
@@ -271,17 +271,17 @@
       numbers.addEventListener("toggle", () => openNumbers(numbers, plot.chart));
       section("Learning curves", plot, make("p", { class: "note" }, "One trial, so there is no band."), numbers);
     }
-    if (!many) {
+    if (!isLarge) {
       const all = Object.entries({ ...shared, ...trial.settings }).sort(([a], [b]) => a.localeCompare(b));
       const host = make("details", {}, make("summary", {}, `${all.length} settings`));
       host.addEventListener("toggle", () => { if (host.open && host.children.length === 1) host.append(settingsTable("Configuration", ["Setting", "Value"], all)); });
       section("Configuration", host);
       if (trial.facts) {
-        const facts = make("details", {}, make("summary", {}, "Code, digests and packages"), settingsTable("Where it ran", ["What", "Value"], trial.facts));
+        const facts = make("details", {}, make("summary", {}, "Code, digests and packages"), settingsTable("Where it ran", ["Name", "Value"], trial.facts));
         section("Where it ran", facts);
       }
-      const missing = logs ? "The logs of this folder have no line of it." : "This folder holds no logs.";
-      section("End of its log", trial.log && trial.log.length ? make("pre", { tabindex: "0" }, trial.log.join("\n")) : make("p", { class: "empty" }, missing));
+      const missing = logs ? "The logs in this folder do not mention the trial." : "This folder holds no logs.";
+      section("End of the log", trial.log && trial.log.length ? make("pre", { tabindex: "0" }, trial.log.join("\n")) : make("p", { class: "empty" }, missing));
     }
     dialog.replaceChildren(make("div", {}, ...parts));
     dialog.showModal();
@@ -293,12 +293,12 @@
     if (!details.open || details.children.length > 1) return;
     const host = make("div");
     details.append(host);
-    drawTable(host, numbersSheet(chart));
+    drawTable(host, numbersTable(chart));
   }
 
   // Anomaly maps ------------------------------------------------------------------------------------------------------
 
-  const picture = (kind, content) => `data:image/${kind};base64,${content}`;
+  const dataUrl = (kind, content) => `data:image/${kind};base64,${content}`;
 
   function colouredMap(content, label) {
     const canvas = make("canvas", { width: "64", height: "64", role: "img", "aria-label": label });
@@ -312,11 +312,11 @@
       for (let k = 0; k < pixels.data.length; k += 4) pixels.data.set(heat(pixels.data[k] / 255), k);
       context.putImageData(pixels, 0, 0);
     });
-    image.src = picture("png", content);
+    image.src = dataUrl("png", content);
     return canvas;
   }
 
-  // Matplotlib's inferno at tenths of its range, and straight lines between: lighter is more anomalous, for colour-blind eyes too.
+  // Matplotlib's colour map inferno at tenths of its range, interpolated: lighter is more anomalous, also for colour-blind readers.
   const INFERNO = [[0, 0, 4], [22, 11, 57], [66, 10, 104], [106, 23, 110], [147, 38, 103], [188, 55, 84], [221, 81, 58], [243, 120, 25], [252, 165, 10], [246, 215, 70], [252, 255, 164]];
 
   function heat(share) {
@@ -325,25 +325,25 @@
   }
 
   function drawMap(map) {
-    const { pictures, masks } = data.gallery;
-    const mask = masks[map.of]
-      ? make("img", { src: picture("png", masks[map.of]), alt: `Mask of ${map.image}` })
+    const { thumbnails, masks } = data.maps;
+    const mask = masks[map.digest]
+      ? make("img", { src: dataUrl("png", masks[map.digest]), alt: `Mask of ${map.image}` })
       : make("div", { class: "none" }, "no mask");
     return make("figure", {},
-      make("div", { class: "three" }, make("img", { src: picture("jpeg", pictures[map.of]), alt: `Image ${map.image}` }), mask,
-        colouredMap(map.map, `Anomaly map of ${map.image}, from ${map.low} to ${map.high} nats a patch`)),
+      make("div", { class: "three" }, make("img", { src: dataUrl("jpeg", thumbnails[map.digest]), alt: `Image ${map.image}` }), mask,
+        colouredMap(map.map, `Anomaly map of ${map.image}, from ${map.low} to ${map.high} nats per patch`)),
       make("figcaption", {}, make("strong", {}, `${map.class}, ${map.defect}: score ${map.score}`), make("br"), `${map.image}; map ${map.low} to ${map.high}`));
   }
 
   function drawGallery(host) {
-    const { shows } = data.gallery;
-    host.className = "shows";
-    for (const [k, show] of shows.entries()) {
-      const details = make("details", {}, make("summary", {}, `${show.title}: ${show.variant}, seed ${show.seed} (${show.trial})`));
+    const { galleries } = data.maps;
+    host.className = "galleries";
+    for (const [k, gallery] of galleries.entries()) {
+      const details = make("details", {}, make("summary", {}, `${gallery.title}: ${gallery.variant}, seed ${gallery.seed} (${gallery.trial})`));
       details.addEventListener("toggle", () => {
         if (!details.open || details.children.length > 1) return;
-        for (const group of show.groups) details.append(make("h4", {}, group.title), make("div", { class: "maps" }, ...group.maps.map(drawMap)));
-        if (!show.groups.length) details.append(make("p", { class: "empty" }, "Its kept maps are of images drawn by lot alone."));
+        for (const group of gallery.groups) details.append(make("h4", {}, group.title), make("div", { class: "maps" }, ...group.maps.map(drawMap)));
+        if (!gallery.groups.length) details.append(make("p", { class: "empty" }, "This trial keeps maps of random images only."));
       });
       host.append(details);
       if (k === 0) details.open = true;
@@ -352,7 +352,7 @@
 
   // The page ----------------------------------------------------------------------------------------------------------
 
-  for (const host of document.querySelectorAll("[data-sheet]")) drawTable(host, data.sheets[Number(host.dataset.sheet)]);
+  for (const host of document.querySelectorAll("[data-table]")) drawTable(host, data.tables[Number(host.dataset.table)]);
   for (const details of document.querySelectorAll(".chart .numbers")) {
     details.addEventListener("toggle", () => openNumbers(details, data.charts[Number(details.closest("[data-chart]").dataset.chart)]));
   }
@@ -362,7 +362,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     if (!document.documentElement.dataset.theme) { nameTheme(theme); for (const plot of drawn.keys()) drawChart(plot, chartOf(plot)); }
   });
-  // The chart library stands after this script, so that tables are there before it is read.
+  // The chart library comes after this script, so that the tables appear before the browser has read it.
   document.addEventListener("DOMContentLoaded", () => {
     watchCharts();
     const gallery = document.getElementById("gallery");

@@ -1,4 +1,4 @@
-"""The page as one file: sections and numbers into the template, with styles, script and the chart library inside it."""
+"""The page as one HTML file, with its data, styles, script and the chart library."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 
+from moleflow.files import write_atomically
 from orchestrator.html_report import search
-from orchestrator.html_report.anomaly_maps import gallery
-from orchestrator.html_report.best_and_worst import extremes
+from orchestrator.html_report.anomaly_maps import anomaly_map_gallery
+from orchestrator.html_report.best_and_worst import extreme_trials
 from orchestrator.html_report.chart import Chart, ChartGroup
 from orchestrator.html_report.cost_vs_quality import cost_charts
 from orchestrator.html_report.factors import factor_charts
@@ -29,33 +30,33 @@ from orchestrator.html_report.r_matrices import matrix_groups
 from orchestrator.html_report.sortable_table import SortableTable, sortable_table
 from orchestrator.html_report.trials import trial_details, trial_table
 from orchestrator.reports.notes import DATASETS
-from orchestrator.reports.tables import write_text
 
 HERE = Path(__file__).parent
 FILE = "report.html"
+R_MATRICES = "R[i,j] is the metric of task j after task i was learned. A column shows what is forgotten, the last row the final state."
 
 
 @dataclass(frozen=True)
 class PageSection:
-    """A part of the page under a heading of its own."""
+    """A section of the page under its own heading."""
 
     id: str
     title: str
     intro: str = ""
-    sheets: tuple[SortableTable, ...] = ()
+    tables: tuple[SortableTable, ...] = ()
     groups: tuple[ChartGroup, ...] = ()
     notes: tuple[str, ...] = ()
     gallery: bool = False
 
 
-def write_page(evidence: PageData, folder: Path, name: str, searched: bool) -> Path:
-    """Write report.html into the results folder, atomically, and say where it is.
+def write_page(page: PageData, folder: Path, name: str, has_search: bool) -> Path:
+    """Write report.html into the results folder atomically, and return its path.
 
     Args:
-        evidence: what the page is about.
+        page: the data of the page.
         folder: the results folder.
-        name: the sweep's.
-        searched: whether the sweep is a search.
+        name: the sweep's name.
+        has_search: true if the sweep is a search.
 
     Raises:
         InvalidInput: the study of a search cannot be opened.
@@ -63,23 +64,23 @@ def write_page(evidence: PageData, folder: Path, name: str, searched: bool) -> P
 
     """
     path = folder / FILE
-    write_text(path, render_page(evidence, folder, name, searched))
+    write_atomically(path, render_page(page, folder, name, has_search).encode(), durable=False)  # It can be made again.
     return path
 
 
-def render_page(evidence: PageData, folder: Path, name: str, searched: bool) -> str:
-    """The page's HTML. It holds no time and no path, so that equal results make equal bytes."""
-    curves = _curves(evidence)
-    pictures = gallery(evidence)
-    sections = _sections(evidence, curves, pictures.note, search.search_charts(folder, name) if searched else None)
-    sheets = [one for section in sections for one in section.sheets]
+def render_page(page: PageData, folder: Path, name: str, has_search: bool) -> str:
+    """Return the page's HTML, without times and paths: equal results give equal bytes."""
+    curves = _curves(page)
+    maps = anomaly_map_gallery(page)
+    sections = _sections(page, curves, maps.note, search.search_charts(folder, name) if has_search else None)
+    tables = [one for section in sections for one in section.tables]
     charts = [chart for section in sections for group in section.groups for chart in group.charts]
     data = {
-        "names": evidence.names,
-        "sheets": [one.content() for one in sheets],
+        "names": page.variant_names,
+        "tables": [one.content() for one in tables],
         "charts": [chart.content() for chart in charts],
-        "details": trial_details(evidence, curves, folder),
-        "gallery": {"shows": pictures.shows, "pictures": pictures.pictures, "masks": pictures.masks},
+        "details": trial_details(page, curves, folder),
+        "maps": {"galleries": maps.galleries, "thumbnails": maps.thumbnails, "masks": maps.masks},
     }
     script, library = (HERE / "page.js").read_text(encoding="utf-8"), _library()
     environment = jinja2.Environment(
@@ -92,15 +93,16 @@ def render_page(evidence: PageData, folder: Path, name: str, searched: bool) -> 
     environment.filters["prose"] = prose
     template = environment.from_string((HERE / "page.html").read_text(encoding="utf-8"))
     return template.render(
-        title=evidence.report.title,
-        facts=[line.partition(": ")[::2] for line in evidence.report.header],
-        warnings=_warnings(evidence),
+        title=page.report.title,
+        facts=[line.partition(": ")[::2] for line in page.report.header],
+        warnings=_warnings(page),
         sections=sections,
-        sheet_of={id(one): k for k, one in enumerate(sheets)},
+        # The template numbers tables and charts by identity, as two of them may be equal.
+        table_of={id(one): k for k, one in enumerate(tables)},
         chart_of={id(one): k for k, one in enumerate(charts)},
         key=id,
-        made=_made(evidence),
-        policy=_policy(script, library),
+        made=_provenance(page),
+        policy=_content_security_policy(script, library),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own files
         script=Markup(script),  # noqa: S704
         library=Markup(library),  # noqa: S704
@@ -108,117 +110,118 @@ def render_page(evidence: PageData, folder: Path, name: str, searched: bool) -> 
     )
 
 
-def prose(words: str) -> Markup:
-    """Words as HTML: everything escaped, and `code` between backquotes set as code."""
-    pieces = re.split(r"`([^`]*)`", words)
+def prose(text: str) -> Markup:
+    """Return a text as escaped HTML, with `code` between backquotes as code elements."""
+    pieces = re.split(r"`([^`]*)`", text)
     return Markup("").join(
         Markup("<code>{}</code>").format(piece) if k % 2 else escape(piece) for k, piece in enumerate(pieces)
     )
 
 
 def as_script(data: object) -> Markup:
-    """Data as JSON that may stand in a script element: no `<` of it is read as markup."""
-    written = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(written.replace("<", "\\u003c"))  # noqa: S704 - in JSON `<` stands in strings alone
+    """Return data as JSON for a script element; its `<` are escaped, as they could start a tag."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - in JSON `<` occurs in strings only
 
 
 @cache
 def _library() -> str:
-    """Vega, Vega-Lite and vega-embed as one script."""
-    made = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    # An HTML parser would end the element at the one, and read line ends otherwise than the hash of the policy at the other.
-    return re.sub("</(?=script)", r"<\\/", made, flags=re.IGNORECASE).replace("\r\n", "\n")
+    """Return Vega, Vega-Lite and vega-embed as one script."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    # An HTML parser ends a script element at `</script`. It also reads CRLF as LF, after which the
+    # script would not have the hash that the policy allows.
+    return re.sub("</(?=script)", r"<\\/", bundle, flags=re.IGNORECASE).replace("\r\n", "\n")
 
 
-def _policy(*scripts: str) -> str:
-    """What the page may do: run its own two scripts, show pictures that are in it, and ask nobody for anything.
+def _content_security_policy(*scripts: str) -> str:
+    """Return the policy: the page may run its two scripts, show embedded images and send nothing.
 
-    Inline styles are allowed because charts and their tooltips set them. Charts evaluate their expressions with Vega's interpreter,
-    so nothing needs 'unsafe-eval'.
+    Charts and their tooltips set inline styles. Vega's interpreter evaluates the expressions of
+    charts, so that nothing needs 'unsafe-eval'.
     """
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _curves(evidence: PageData) -> tuple[Curve, ...]:
-    looked_at = (one.trial for one in extremes(evidence)) if evidence.many else evidence.trials
-    return read_curves(evidence, {trial.trial_id for trial in looked_at})
+def _curves(page: PageData) -> tuple[Curve, ...]:
+    shown = (one.trial for one in extreme_trials(page)) if page.is_large else page.trials
+    return read_curves(page, {trial.trial_id for trial in shown})
 
 
 def _sections(
-    evidence: PageData, curves: tuple[Curve, ...], maps_note: str, searched: search.SearchCharts | None
+    page: PageData, curves: tuple[Curve, ...], maps_note: str, search_charts: search.SearchCharts | None
 ) -> list[PageSection]:
-    report = evidence.report
-    several = len(evidence.variants) > 1
-    tables = tuple(sortable_table(table, evidence) for table in report.tables)
-    found = [PageSection("tables", "Comparison", sheets=tables)] * bool(tables)
-    found += [PageSection("missing", "Not in the tables", notes=report.missing)] * bool(report.missing)
-    if evidence.variants:
-        found += [
-            PageSection("factors", "Metric against factor", groups=(factor_charts(evidence),)),
-            _charted("classes", "Class by class", class_charts(evidence), "No class has a metric."),
-            PageSection("matrices", "R matrices", _R, groups=matrix_groups(evidence)),
+    report = page.report
+    tables = tuple(sortable_table(table, page) for table in report.tables)
+    sections = [PageSection("tables", "Comparison", tables=tables)] * bool(tables)
+    sections += [PageSection("missing", "Not in the tables", notes=report.missing)] * bool(report.missing)
+    if page.variants:
+        sections += [
+            PageSection("factors", "Metric against factor", groups=(factor_charts(page),)),
+            _charted("classes", "Class by class", class_charts(page), "No class has a metric."),
+            PageSection("matrices", "R matrices", R_MATRICES, groups=matrix_groups(page)),
         ]
-        lines = variant_lines(evidence)
-        found += [_charted("parallel", "Parallel coordinates", lines, "")] * bool(lines)
-        if several:
-            found.append(_charted("cost", "Cost against quality", cost_charts(evidence), "The variants cost the same."))
-        found.append(_charted("curves", "Learning curves", curve_charts(evidence, curves), "No epochs are stored."))
-    if searched is not None:
-        group = ChartGroup("", searched.charts, searched.missing)
-        sheets = () if searched.sheet is None else (searched.sheet,)
-        found.append(PageSection("search", "The search", sheets=sheets, groups=(group,), notes=searched.notes))
+        lines = variant_lines(page)
+        sections += [_charted("parallel", "Parallel coordinates", lines, "")] * bool(lines)
+        if len(page.variants) > 1:
+            sections.append(_charted("cost", "Cost against quality", cost_charts(page), "The variants cost the same."))
+        sections.append(_charted("curves", "Learning curves", curve_charts(page, curves), "No epochs are stored."))
+    if search_charts is not None:
+        group = ChartGroup("", search_charts.charts, search_charts.missing)
+        tables = () if search_charts.table is None else (search_charts.table,)
+        sections.append(PageSection("search", "The search", tables=tables, groups=(group,), notes=search_charts.notes))
     intro = "A trial's name opens its configuration, what differs from its baseline, " + (
-        "and its error; with so many trials, curves are kept for the best and the worst alone, and logs for none."
-        if evidence.many
+        "and its error. With so many trials, only the best and the worst show curves, and none shows its log."
+        if page.is_large
         else "its learning curves and the end of its log."
     )
-    found.append(PageSection("trials", "Trials", intro, sheets=(trial_table(evidence),)))
-    if evidence.variants:
-        found.append(PageSection("maps", "Anomaly maps", maps_note, gallery=True))
-    return found
-
-
-_R = "R[i,j] is the metric of task j after task i was learned: down a column stands what is forgotten, the last row is the final state."
+    sections.append(PageSection("trials", "Trials", intro, tables=(trial_table(page),)))
+    if page.variants:
+        sections.append(PageSection("maps", "Anomaly maps", maps_note, gallery=True))
+    return sections
 
 
 def _charted(key: str, title: str, charts: tuple[Chart, ...], missing: str) -> PageSection:
     return PageSection(key, title, groups=(ChartGroup("", charts, "" if charts else missing),))
 
 
-def _warnings(evidence: PageData) -> list[str]:
-    """What a reader must know before any figure."""
-    trials, variants, report = evidence.trials, evidence.variants, evidence.report
-    found = [
-        f"Data: {words}. No figure on this page says anything of other images."
+def _warnings(page: PageData) -> list[str]:
+    """Return the sentences that a reader must see before any figure."""
+    trials, variants, report = page.trials, page.variants, page.report
+    warnings = [
+        f"Data: {words}. The figures on this page do not carry over to other images."
         for name, words in DATASETS.items()
         if any(trial.dataset == name for trial in trials)
     ]
     if report.missing:
-        found.append(f"Incomplete: {report.missing[0]}")
+        warnings.append(f"Incomplete: {report.missing[0]}")
     few = sum(len(variant.seeds) < 3 for variant in variants)
     if few:
-        found.append(f"{few} of {len(variants)} variants have fewer than three seeds, and so no t interval over seeds.")
-    confounded = len(evidence.comparison.marked)
+        warnings.append(
+            f"{few} of {len(variants)} variants have fewer than three seeds, and so no t interval over seeds."
+        )
+    confounded = len(page.comparison.confounded)
     if confounded:
-        found.append(
-            f"{confounded} of {len(variants)} variants are confounded (†): something differs that is not compared."
+        warnings.append(
+            f"{confounded} of {len(variants)} variants are confounded (†): they differ in something that is not compared."
         )
-    without = sum(any(mark.startswith(NO_EFFECT) for mark in marks) for marks in evidence.marks)
+    without = sum(any(caveat.startswith(NO_EFFECT) for caveat in caveats) for caveats in page.caveats)
     if without:
-        found.append(
-            f"{without} of {len(variants)} variants (∅) have a setting without effect on training or on scores, by equal digests."
+        warnings.append(
+            f"{without} of {len(variants)} variants (∅) have a setting without effect on training or scores: the digests are equal."
         )
-    code = evidence.lock.recipe.code
+    code = page.lock.recipe.code
     stale = sum(trial.code_digest != code for trial in trials)
     if code is not None and stale:
-        found.append(f"{stale} of {len(trials)} trials are stale: made by other code than today's ({code[:12]}).")
-    return found
+        warnings.append(
+            f"{stale} of {len(trials)} trials are stale: other code than the present code ({code[:12]}) made them."
+        )
+    return warnings
 
 
-def _made(evidence: PageData) -> Iterable[tuple[str, str]]:
-    lock = evidence.lock
+def _provenance(page: PageData) -> Iterable[tuple[str, str]]:
+    lock = page.lock
     yield "command", f"{lock.recipe.command} --html"
     yield "code", lock.recipe.code or "not known"
     yield "report code", lock.report_code

@@ -1,14 +1,14 @@
-"""What a page is about: the report, the comparison behind its tables, and every trial asked for, however it ended."""
+"""The data of a report page: the report, the comparison in its tables, and all planned trials."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.reports.differences import Comparison, compare_variants, no_effects
+from orchestrator.reports.differences import Comparison, compare_variants, no_effect_notes
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials, flatten_settings
 from orchestrator.reports.lock import Lock
@@ -20,15 +20,26 @@ from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
 
 MANY_TRIALS = 100
-"""With more trials than this a page holds numbers alone of each, and curves and pictures of the best and the worst."""
+"""Trials above which a page shows curves and maps of the best and the worst trial only."""
 QUALITY = "image_auroc"
-"""The metric by which variants and trials are ranked, as mean over the classes."""
+"""The metric that ranks variants and trials, as mean over the classes."""
 NO_EFFECT = "no effect"
 
 
 @dataclass(frozen=True)
 class UnfinishedTrial:
-    """A trial without metrics: how its last attempt ended, or that it never began."""
+    """A planned trial without metrics.
+
+    Attributes:
+        trial_id: its id.
+        status: the status of its last attempt, or `not run`.
+        seed: its seed, and so on; None and empty before its first attempt.
+        factors: {knob: value} of the varied knobs.
+        settings: {dotted path: value} of its configuration, without the seed.
+        error: the last attempt's error in one line; may be empty.
+        traceback: the last attempt's traceback; may be empty.
+
+    """
 
     trial_id: str
     status: str
@@ -41,14 +52,16 @@ class UnfinishedTrial:
 
 @dataclass(frozen=True)
 class PageData:
-    """The report of a sweep and what it was made from.
+    """A report over stored trials, and the data that it was made from.
 
-    Args:
-        report: the report; it has a lock, as it is of stored trials.
+    Variants are known by their numbers: their positions in `variants`.
+
+    Attributes:
+        report: the report.
         lock: its lock.
-        comparison: the variants in the order of the tables' columns.
+        comparison: the variants, in the order of the tables' columns.
         store: the results.
-        unfinished: the trials that are asked for and not compared.
+        unfinished: the planned trials that are not compared.
 
     """
 
@@ -60,7 +73,7 @@ class PageData:
 
     @property
     def variants(self) -> tuple[VariantColumn, ...]:
-        """The variants, as the tables' columns stand."""
+        """The variants, in the order of the tables' columns."""
         return self.comparison.variants
 
     @property
@@ -69,136 +82,134 @@ class PageData:
         return tuple(trial for variant in self.variants for trial in variant.trials)
 
     @property
-    def many(self) -> bool:
-        """Whether there are too many trials for more than numbers of each."""
+    def is_large(self) -> bool:
+        """True if there are more than MANY_TRIALS trials."""
         return len(self.trials) + len(self.unfinished) > MANY_TRIALS
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that were measured, in the order in which the report names them."""
+        """The classes with metrics, in the order of the report."""
         return tuple(
             dict.fromkeys(name for trial in sorted(self.trials, key=lambda t: t.trial_id) for name in trial.classes)
         )
 
     @cached_property
-    def places(self) -> dict[str, int]:
-        """The place of each variant by the name that its column or row has in the tables."""
+    def variant_numbers(self) -> dict[str, int]:
+        """{name of a variant's column or row in the tables: the variant's number}."""
         if not self.report.tables:
             return {}
         first, count = self.report.tables[0], len(self.variants)
+        # Tables with many variants have them as rows.
         names = [name for name, _ in first.rows] if count > WIDEST else list(first.header[1 : 1 + count])
         return {name: k for k, name in enumerate(names)}
 
     @cached_property
-    def marks(self) -> tuple[tuple[str, ...], ...]:
-        """For each variant what a reader must know of it: each confound that affects it, and settings without effect."""
-        found: list[list[str]] = [[] for _ in self.variants]
+    def caveats(self) -> tuple[tuple[str, ...], ...]:
+        """For each variant the texts of its confounds (†) and of settings without effect."""
+        by_variant: list[list[str]] = [[] for _ in self.variants]
         for confound in self.comparison.confounds:
             for k in confound.affected:
-                found[k].append(f"† {confound.name}: {confound.values[k]}")
-        for line in no_effects(self.variants):
+                by_variant[k].append(f"† {confound.name}: {confound.values[k]}")
+        # Each note names its variants in backquotes, then a colon and the effect that is missing.
+        for line in no_effect_notes(self.variants):
             named = line.partition(f"`: {NO_EFFECT}")[0] + "`"
             for k, variant in enumerate(self.variants):
                 if f"`{variant.label}`" in named:
-                    found[k].append(NO_EFFECT + line.partition(f"`: {NO_EFFECT}")[2].removesuffix("."))
-        return tuple(tuple(marks) for marks in found)
+                    by_variant[k].append(NO_EFFECT + line.partition(f"`: {NO_EFFECT}")[2].removesuffix("."))
+        return tuple(map(tuple, by_variant))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the variants as the tables have them, and ∅ where a setting had no effect; the page refers to them by place."""
-        without = [any(mark.startswith(NO_EFFECT) for mark in marks) for marks in self.marks]
-        return tuple(f"{name} ∅" if without[k] else name for name, k in self.places.items())
+    def variant_names(self) -> tuple[str, ...]:
+        """The variants' names in the tables, with ∅ for those with a setting without effect."""
+        without = [any(caveat.startswith(NO_EFFECT) for caveat in caveats) for caveats in self.caveats]
+        return tuple(f"{name} ∅" if without[k] else name for name, k in self.variant_numbers.items())
 
     @property
-    def hollow(self) -> str:
-        """What hollow points in charts mean, where there are any."""
-        return " Hollow points: confounded, or a setting without effect (see the tables)." * any(self.marks)
+    def hollow_points_note(self) -> str:
+        """A sentence that explains hollow points; empty if no variant has a caveat."""
+        return " Hollow points: confounded, or a setting without effect (see the tables)." * any(self.caveats)
 
     @cached_property
     def ranking(self) -> tuple[int, ...]:
-        """The places of the variants by mean image AUROC, the best first; those without it last."""
+        """The variants' numbers by mean image AUROC, the best first; those without it last."""
         means = [variant.values(MEAN, QUALITY) for variant in self.variants]
-        worth = [sum(values) / len(values) if values else -1.0 for values in means]
-        return tuple(sorted(range(len(worth)), key=lambda k: (-worth[k], k)))
+        quality = [sum(values) / len(values) if values else -1.0 for values in means]  # An AUROC is above -1.
+        return tuple(sorted(range(len(quality)), key=lambda k: (-quality[k], k)))
 
-    def chosen(self, most: int) -> tuple[int, ...]:
-        """At most so many variants: all, or else the baselines and then the best and the worst in turns; as the tables stand."""
-        if len(self.variants) <= most:
+    def baselines_and_extremes(self, limit: int) -> tuple[int, ...]:
+        """Choose at most `limit` variants: baselines, then the best and the worst in turn.
+
+        Returns:
+            Their numbers, in the order of the tables.
+
+        """
+        if len(self.variants) <= limit:
             return tuple(range(len(self.variants)))
-        baselines = dict.fromkeys(of for of in self.comparison.baselines if of is not None)
+        baselines = list(dict.fromkeys(k for k in self.comparison.baselines if k is not None))
         turns = (k for pair in zip(self.ranking, reversed(self.ranking), strict=True) for k in pair)
-        return tuple(sorted(list(dict.fromkeys([*list(baselines)[: most // 2], *turns]))[:most]))
+        return tuple(sorted(list(dict.fromkeys([*baselines[: limit // 2], *turns]))[:limit]))
 
-    def spread(self, most: int) -> tuple[int, ...]:
-        """At most so many variants, evenly over the ranking, the best and the worst among them."""
-        ranked, count = self.ranking, len(self.ranking)
-        if count <= most:
+    def spread_over_ranking(self, limit: int) -> tuple[int, ...]:
+        """Choose at most `limit` variants evenly over the ranking, the best and the worst included.
+
+        Returns:
+            Their numbers, in the order of the tables.
+
+        """
+        count = len(self.ranking)
+        if count <= limit:
             return tuple(range(count))
-        return tuple(sorted(ranked[round(k * (count - 1) / (most - 1))] for k in range(most)))
+        return tuple(sorted(self.ranking[round(k * (count - 1) / (limit - 1))] for k in range(limit)))
 
 
 def gather_page_data(
     report: Report,
     store: ResultStore,
-    covers: Mapping[str, Sequence[str]],
-    bundles: Mapping[str, Mapping[str, Mapping[str, object]]],
+    version_settings: Mapping[str, Mapping[str, object]],
 ) -> PageData:
-    """The evidence of a report, by the recipe of its lock.
+    """Gather the data of a report's page, by the recipe of the report's lock.
 
     Args:
         report: a report over stored trials.
         store: the results that it was made from.
-        covers: {factor: settings that it sets by itself}, as the report was built with.
-        bundles: {factor: {its value: {setting: value}}}, likewise.
+        version_settings: {version: {setting: value}} that the report was built with.
 
     Raises:
         InvalidInput: there is no store in the folder.
 
     """
-    if report.lock is None:
-        raise AssertionError("a report over a store carries a lock")
+    assert report.lock is not None, "a report over a store has a lock"
     recipe = report.lock.recipe
     selection = None if recipe.selection is None else set(recipe.selection)
     trials = comparable_means(finished_trials(store, selection, recipe.split))
-    comparison = compare_variants(group_variants(trials), recipe.baseline, covers, bundles)
-    rest = _unfinished(store, selection, {trial.trial_id for trial in trials}, recipe.split)
-    return PageData(report, report.lock, comparison, store, rest)
+    comparison = compare_variants(group_variants(trials), recipe.baseline, version_settings)
+    unfinished = _unfinished(store, selection, {trial.trial_id for trial in trials}, recipe.split)
+    return PageData(report, report.lock, comparison, store, unfinished)
 
 
 def _unfinished(
-    store: ResultStore, selection: set[str] | None, known: set[str], split: str
+    store: ResultStore, selection: set[str] | None, compared: set[str], split: str
 ) -> tuple[UnfinishedTrial, ...]:
-    columns = [
-        "trial_id",
-        "attempt",
-        "started_at",
-        "status",
-        "error_kind",
-        "error",
-        "traceback",
-        "factors",
-        "seed",
-        "config",
-    ]
+    columns = ["trial_id", "attempt", "started_at", "status", "error_kind", "error", "traceback"]
+    columns += ["factors", "seed", "config"]
     last: dict[str, Mapping[str, Any]] = {}
     for row in sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"])):
         last[row["trial_id"]] = row
-    wanted = sorted((last.keys() if selection is None else selection) - known)
-    return tuple(_ended(trial, last.get(trial), split) for trial in wanted)
+    planned = last.keys() if selection is None else selection
+    return tuple(_unfinished_trial(trial_id, last.get(trial_id), split) for trial_id in sorted(planned - compared))
 
 
-def _ended(trial_id: str, row: Mapping[str, Any] | None, split: str) -> UnfinishedTrial:
-    if row is None:
+def _unfinished_trial(trial_id: str, attempt: Mapping[str, Any] | None, split: str) -> UnfinishedTrial:
+    if attempt is None:
         return UnfinishedTrial(trial_id, "not run", None, {}, {}, "", "")
-    status = f"finished without {split} rows" if row["status"] == FINISHED else row["status"]
-    settings = flatten_settings(json.loads(row["config"]))
+    status = f"finished without {split} rows" if attempt["status"] == FINISHED else attempt["status"]
+    settings = flatten_settings(json.loads(attempt["config"]))
     settings.pop("seed", None)
-    error = error_line(row["error_kind"], row["error"])
-    return UnfinishedTrial(
-        trial_id, status, row["seed"], json.loads(row["factors"]), settings, error, row["traceback"] or ""
-    )
+    error = error_line(attempt["error_kind"], attempt["error"])
+    factors, traceback = json.loads(attempt["factors"]), attempt["traceback"] or ""
+    return UnfinishedTrial(trial_id, status, attempt["seed"], factors, settings, error, traceback)
 
 
-def variant_name(factors: Mapping[str, object]) -> str:
-    """Factors as one line."""
+def factors_text(factors: Mapping[str, object]) -> str:
+    """Return factors as one line, such as `focal_gamma=2, rank=4`."""
     return ", ".join(f"{key}={setting_text(value)}" for key, value in factors.items())

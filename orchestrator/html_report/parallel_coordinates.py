@@ -1,4 +1,4 @@
-"""Parallel coordinates: one line a configuration, through its values on every axis."""
+"""The parallel coordinates: one line for each configuration, through its values on every axis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from orchestrator.html_report.page_data import QUALITY, PageData
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import plain_value, setting_text
 from orchestrator.reports.tables import MAIN
-from orchestrator.reports.variants import short_names
+from orchestrator.reports.variants import short_factor_names
 
-MOST = 200
+MOST_LINES = 200
 STEP = 92
-"""Pixels between axes, which `page.js` makes fewer or more so that all of them are in sight."""
+"""Pixels between axes; `page.js` changes them to fit the page."""
 TICK: Spec = {"type": "text", "align": "left", "dx": 5, "fontSize": 10}
 FIELDS = {
     "variant": "Configuration",
@@ -28,28 +28,35 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class ConfigurationLine:
-    """A configuration, by name or as the place of a variant: what it is worth, and its values by axis, of the axes that apply to it."""
+    """One configuration.
+
+    Attributes:
+        name: its name, or the number of a variant.
+        values: {axis: value} of the axes that apply to it.
+        quality: its metric.
+
+    """
 
     name: str | int
     values: Mapping[str, object]
     quality: float
 
 
-def variant_lines(evidence: PageData) -> tuple[Chart, ...]:
-    """The variants over the factors that are compared; nothing for fewer than two factors."""
-    names = short_names(evidence.comparison.compared)
+def variant_lines(page: PageData) -> tuple[Chart, ...]:
+    """The chart of the variants over the compared factors; none for fewer than two factors."""
+    names = short_factor_names(page.comparison.compared)
     if len(names) < 2:
         return ()
     lines = []
-    for k in evidence.spread(MOST):
-        variant = evidence.variants[k]
+    for k in page.spread_over_ranking(MOST_LINES):
+        variant = page.variants[k]
         mean = variant.summary(MEAN, QUALITY).mean
         if mean is not None:
             values = {name: plain_value(variant.factors[key]) for key, name in names.items()}
             lines.append(ConfigurationLine(k, values, mean))
-    note = "One line a variant, its mean over the seeds; intervals stand in the other charts and in the tables."
-    if len(lines) < len(evidence.variants):
-        note += f" {len(lines)} of {len(evidence.variants)} variants, evenly over their ranking."
+    note = "One line for each variant, with its mean over the seeds. The other charts and the tables have intervals."
+    if len(lines) < len(page.variants):
+        note += f" {len(lines)} of {len(page.variants)} variants, evenly over their ranking."
     return parallel_chart("Variants, factor by factor", note, tuple(names.values()), lines, f"mean {MAIN[QUALITY]}")
 
 
@@ -61,7 +68,7 @@ def parallel_chart(
     quality: str,
     more_is_better: bool = True,
 ) -> tuple[Chart, ...]:
-    """The lines over the axes and, last, over what they are worth; nothing for fewer than two lines."""
+    """The chart of the lines over the axes, with quality last; none for fewer than two lines."""
     if len(lines) < 2:
         return ()
     with_quality = [
@@ -109,9 +116,9 @@ def parallel_chart(
 
 
 def _heights(values: Sequence[object]) -> dict[str, float]:
-    """Where each value stands on its axis, between 0 and 1: numbers by size, others side by side in the order given."""
+    """Return each value's height on its axis, from 0 to 1: numbers by size, texts by alphabet."""
     distinct = {setting_text(value) for value in values}
-    # A study keeps the choices of a knob as words, numbers too.
+    # A study stores all choices as texts, also those that are numbers.
     numbers = {name: number for name in distinct if (number := _number(name)) is not None}
     if len(numbers) < len(distinct):
         order = sorted(distinct)
@@ -123,20 +130,20 @@ def _heights(values: Sequence[object]) -> dict[str, float]:
 
 
 def _ticks(heights: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The labels of an axis: all of a few values, else the lowest and the highest."""
+    """Return the labels of an axis: all of up to six values, else the lowest and the highest."""
     ordered = sorted(heights.items(), key=lambda item: item[1])
     few = ordered if len(ordered) <= 6 else [ordered[0], ordered[-1]]
-    return [(_shorter(label), at) for label, at in few]
+    return [(_shorten(label), at) for label, at in few]
 
 
-def _shorter(label: str) -> str:
+def _shorten(label: str) -> str:
     number = _number(label)
     return label if number is None or len(label) <= 5 else f"{number:.3g}"
 
 
-def _number(words: str) -> float | None:
+def _number(text: str) -> float | None:
     try:
-        number = float(words)
+        number = float(text)
     except ValueError:
         return None
     return number if isfinite(number) else None

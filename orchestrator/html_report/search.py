@@ -1,17 +1,15 @@
-"""A search on the page: what its configurations are worth, which knobs matter, and every configuration as a row."""
+"""The section of a search on the page: its course, its important knobs and all configurations."""
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.html_report.chart import ACCENT, Chart, Spec, quantitative, tooltip
-from orchestrator.html_report.parallel_coordinates import MOST, ConfigurationLine, parallel_chart
+from orchestrator.html_report.parallel_coordinates import MOST_LINES, ConfigurationLine, parallel_chart
 from orchestrator.html_report.sortable_table import SortableTable
 from orchestrator.reports.number_format import plain_value, setting_text
 from orchestrator.reports.render import ABSENT
@@ -21,27 +19,27 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
 NOTE = (
-    "Selected on validation images alone. Values are means over classes and seeds of the validation images, and the best of many is better "
-    "than it will be on new images: the tables above have the test images."
+    "Selected on validation images alone. Values are means over classes and seeds on the validation images. The best of "
+    "many values is better than it would be on new images; the tables above show the test images."
 )
 IMPORTANCE = (
-    "PED-ANOVA over complete configurations: shares of what tells the better ones. One estimate from the configurations of this study; "
-    "it has no interval."
+    "PED-ANOVA over complete configurations: each knob's share of the difference between better and worse ones. "
+    "The estimate has no interval."
 )
 
 
 @dataclass(frozen=True)
 class SearchCharts:
-    """What the page shows of a search; `missing` says why there is less than all."""
+    """The charts, table and notes of a search; `missing` says why some are left out."""
 
     charts: tuple[Chart, ...] = ()
-    sheet: SortableTable | None = None
+    table: SortableTable | None = None
     notes: tuple[str, ...] = ()
     missing: str = ""
 
 
 def search_charts(folder: Path, name: str) -> SearchCharts:
-    """The search whose study lies in a results folder.
+    """Read the charts and the table of the search whose study lies in a results folder.
 
     Args:
         folder: the results folder.
@@ -52,19 +50,19 @@ def search_charts(folder: Path, name: str) -> SearchCharts:
 
     """
     if find_spec("optuna") is None:
-        return SearchCharts(missing="The study needs the extra `search` (pip install 'moleflow-sweep[search]').")
+        return SearchCharts(missing="Reading the study needs Optuna: run `pip install -e '.[search]'` in the checkout.")
     import optuna
     from optuna.trial import TrialState
 
-    from orchestrator.search.storage import JOURNAL, journal, usable
+    from orchestrator.search.storage import JOURNAL, explain_storage_errors, open_journal
 
     if not (folder / JOURNAL).exists():
         return SearchCharts(
-            missing=f"The study is not in this folder ({JOURNAL} is missing): search.md has its table, its storage the rest."
+            missing=f"The study is not in this folder ({JOURNAL} is missing); search.md has its tables."
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with usable(None, folder):
-        study = optuna.load_study(study_name=name, storage=journal(folder))
+    with explain_storage_errors(None, folder):
+        study = optuna.load_study(study_name=name, storage=open_journal(folder))
         trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     objectives = [
@@ -72,14 +70,14 @@ def search_charts(folder: Path, name: str) -> SearchCharts:
     ]
     states = Counter(trial.state for trial in trials)
     counts = ", ".join(f"{states[state]} {_state(state)}" for state in TrialState if states[state])
-    said = f"Objectives: {', '.join(f'{direction} {name}' for name, direction in objectives)}. Configurations: {counts or 'none'}."
+    summary = f"Objectives: {', '.join(f'{direction} {name}' for name, direction in objectives)}. Configurations: {counts or 'none'}."
     charts: list[Chart] = []
     for k, (objective, direction) in enumerate(objectives):
         charts += _history(complete, k, objective, direction == "maximize")
-        charts += _importance(study, complete, k, objective)
+        charts += _importance(study, k, objective)
     first, direction = objectives[0]
-    charts += _lines(complete, first, direction == "maximize")
-    return SearchCharts(tuple(charts), _sheet(trials, objectives), (said, NOTE))
+    charts += _parallel_chart(complete, first, direction == "maximize")
+    return SearchCharts(tuple(charts), _configurations_table(trials, objectives), (summary, NOTE))
 
 
 def _state(state: TrialState) -> str:
@@ -90,20 +88,20 @@ def _names(study: optuna.Study) -> list[str]:
     return list(study.metric_names or (f"objective {k}" for k in range(len(study.directions))))
 
 
-def _history(complete: list[FrozenTrial], k: int, objective: str, more: bool) -> list[Chart]:
+def _history(complete: list[FrozenTrial], k: int, objective: str, maximize: bool) -> list[Chart]:
     if not complete:
         return []
     fields = {"number": "Number", "value": objective, "best": "Best so far"}
-    best, rows = float("-inf") if more else float("inf"), []
+    best, rows = float("-inf") if maximize else float("inf"), []
     for trial in sorted(complete, key=lambda trial: trial.number):
-        best = max(best, trial.values[k]) if more else min(best, trial.values[k])
+        best = max(best, trial.values[k]) if maximize else min(best, trial.values[k])
         rows.append((trial.number, trial.values[k], best))
     line: Spec = {"mark": {"type": "line", "interpolate": "step-after", "color": ACCENT}}
     points: Spec = {"mark": {"type": "point", "filled": True, "size": 40}}
     spec: Spec = {
         "width": "container",
         "height": 240,
-        "encoding": {"x": quantitative("number", "configuration, in the order asked for")},
+        "encoding": {"x": quantitative("number", "configuration, in the order of the suggestions")},
         "layer": [
             line | {"encoding": {"y": quantitative("best", objective)}},
             points | {"encoding": {"y": quantitative("value", objective), "tooltip": tooltip(fields)}},
@@ -112,24 +110,12 @@ def _history(complete: list[FrozenTrial], k: int, objective: str, more: bool) ->
     return [Chart(f"The course of the search: {objective}", f"Line: the best so far. {NOTE}", fields, rows, spec)]
 
 
-def _importance(study: optuna.Study, complete: list[FrozenTrial], k: int, objective: str) -> list[Chart]:
-    import optuna
+def _importance(study: optuna.Study, k: int, objective: str) -> list[Chart]:
+    from orchestrator.search.report import knob_importances
 
-    from orchestrator.search.report import LEAST_FOR_IMPORTANCE
-
-    if len(complete) < LEAST_FOR_IMPORTANCE:
+    shares = knob_importances(study, k)
+    if not shares:
         return []
-    sign = 1.0 if study.directions[k] is optuna.study.StudyDirection.MINIMIZE else -1.0
-    # With a target, the evaluator takes less for better; with one objective it needs none.
-    target: Callable[[FrozenTrial], float] | None = (
-        None if len(study.directions) == 1 else lambda trial: sign * float(trial.values[k])
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            shares = optuna.importance.get_param_importances(study, target=target)
-        except (ValueError, RuntimeError):  # No knob was varied, or all values are equal.
-            return []
     fields = {"knob": "Knob", "share": "Share"}
     spec: Spec = {
         "width": "container",
@@ -144,10 +130,14 @@ def _importance(study: optuna.Study, complete: list[FrozenTrial], k: int, object
     return [Chart(f"Importance of the knobs: {objective}", IMPORTANCE, fields, list(shares.items()), spec)]
 
 
-def _lines(complete: list[FrozenTrial], objective: str, more: bool) -> tuple[Chart, ...]:
-    ranked = sorted(complete, key=lambda trial: trial.values[0], reverse=more)
+def _parallel_chart(complete: list[FrozenTrial], objective: str, maximize: bool) -> tuple[Chart, ...]:
+    ranked = sorted(complete, key=lambda trial: trial.values[0], reverse=maximize)
     count = len(ranked)
-    shown = ranked if count <= MOST else [ranked[round(k * (count - 1) / (MOST - 1))] for k in range(MOST)]
+    shown = (
+        ranked
+        if count <= MOST_LINES
+        else [ranked[round(k * (count - 1) / (MOST_LINES - 1))] for k in range(MOST_LINES)]
+    )
     knobs = tuple(dict.fromkeys(knob for trial in shown for knob in trial.params))
     lines = [
         ConfigurationLine(
@@ -162,12 +152,12 @@ def _lines(complete: list[FrozenTrial], objective: str, more: bool) -> tuple[Cha
             ConfigurationLine(line.name, {short[k]: v for k, v in line.values.items()}, line.quality) for line in lines
         ]
         knobs = tuple(short.values())
-    note = f"One line a complete configuration; one value each, so there is no interval.{left_out}"
-    return parallel_chart("Configurations, knob by knob", note, knobs, lines, objective, more)
+    note = f"One line for each complete configuration; a single value has no interval.{left_out}"
+    return parallel_chart("Configurations, knob by knob", note, knobs, lines, objective, maximize)
 
 
-def _sheet(trials: list[FrozenTrial], objectives: list[tuple[str, str]]) -> SortableTable:
-    from orchestrator.search.optuna_search import WHY
+def _configurations_table(trials: list[FrozenTrial], objectives: list[tuple[str, str]]) -> SortableTable:
+    from orchestrator.search.optuna_search import REASON
 
     knobs = list(dict.fromkeys(knob for trial in trials for knob in trial.params))
     best = [
@@ -183,7 +173,7 @@ def _sheet(trials: list[FrozenTrial], objectives: list[tuple[str, str]]) -> Sort
         ]
         settings = [_value(trial.params[knob]) if knob in trial.params else ABSENT for knob in knobs]
         rows.append(
-            (str(trial.number), _state(trial.state), *cells, *settings, str(trial.user_attrs.get(WHY, ""))[:200])
+            (str(trial.number), _state(trial.state), *cells, *settings, str(trial.user_attrs.get(REASON, ""))[:200])
         )
     head = ("Number", "State", *(name for name, _ in objectives), *(knob.split(".")[-1] for knob in knobs), "Remark")
     right = (True, False, *([True] * (len(head) - 3)), False)

@@ -1,4 +1,4 @@
-"""Tables as the page's script draws them: sortable, the best marked, and marks at the columns or rows that need them."""
+"""The tables of the page, which its script draws: sortable, with best values and caveats marked."""
 
 from __future__ import annotations
 
@@ -9,67 +9,64 @@ from orchestrator.html_report.page_data import PageData
 from orchestrator.reports.render import Table
 
 VERDICT = "Verdict"
-SheetCell = str | int | list[str] | dict[str, str]
-"""A text, the place of a variant; in a list of one where it is the best; with the trial that it opens."""
+TableCell = str | int | list[str] | dict[str, str]
+"""A text, a variant's number, [text] for a best value, or {"t": text, "trial": id} for a link."""
 
 
 @dataclass(frozen=True)
 class SortableTable:
-    """A table, and what is written under it.
+    """A table and its notes.
 
-    Args:
-        title: its heading.
-        head: the columns, the first being that of the row names.
-        rows: the cells, row name first.
-        right: for each column whether it holds numbers, which belong to the right.
-        notes: what stands under it.
-        column_marks: {column: its marks}.
-        row_marks: {row: its marks}.
+    Attributes:
+        title: the heading.
+        head: the column names; the first column holds the row names.
+        rows: the cells, the row's name first.
+        right: for each column true if it holds numbers, which are aligned to the right.
+        notes: the sentences under the table.
+        column_caveats: {column: caveats of the variant in it}.
+        row_caveats: {row: caveats of the variant in it}.
 
     """
 
     title: str
     head: Sequence[str]
-    rows: Sequence[Sequence[SheetCell]]
+    rows: Sequence[Sequence[TableCell]]
     right: Sequence[bool]
     notes: tuple[str, ...] = ()
-    column_marks: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    row_marks: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    column_caveats: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    row_caveats: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def content(self) -> dict[str, object]:
-        """What the page's script needs to draw it."""
+        """The table as the page's script reads it."""
         return {
             "title": self.title,
             "head": list(self.head),
             "rows": [list(row) for row in self.rows],
             "right": [int(right) for right in self.right],
-            "columnMarks": {str(k): list(marks) for k, marks in self.column_marks.items()},
-            "rowMarks": {str(k): list(marks) for k, marks in self.row_marks.items()},
+            "columnCaveats": {str(k): list(caveats) for k, caveats in self.column_caveats.items()},
+            "rowCaveats": {str(k): list(caveats) for k, caveats in self.row_caveats.items()},
         }
 
 
-def sortable_table(table: Table, evidence: PageData | None = None) -> SortableTable:
-    """A table of the report, with the marks of the variants that its columns or rows are."""
-    table = _answer_first(table)
-    places = {} if evidence is None else evidence.places
-    rows: list[tuple[SheetCell, ...]] = [
-        (places.get(name, name), *([cell.text] if cell.bold else cell.text for cell in cells))
+def sortable_table(table: Table, page: PageData) -> SortableTable:
+    """Return a table of the report for the page, with the caveats of its variants."""
+    table = _verdict_first(table)
+    rows: list[tuple[TableCell, ...]] = [
+        (page.variant_numbers.get(name, name), *([cell.text] if cell.bold else cell.text for cell in cells))
         for name, cells in table.rows
     ]
-    columns, of_rows = {}, {}
-    if evidence is not None:
-        marks = {name: evidence.marks[k] for name, k in evidence.places.items() if evidence.marks[k]}
-        columns = {k: marks[name] for k, name in enumerate(table.header) if name in marks}
-        of_rows = {k: marks[name] for k, (name, _) in enumerate(table.rows) if name in marks}
-    return SortableTable(table.title, table.header, rows, [False, *table.numeric()], table.notes, columns, of_rows)
+    caveats = {name: page.caveats[k] for name, k in page.variant_numbers.items() if page.caveats[k]}
+    of_columns = {k: caveats[name] for k, name in enumerate(table.header) if name in caveats}
+    of_rows = {k: caveats[name] for k, (name, _) in enumerate(table.rows) if name in caveats}
+    return SortableTable(table.title, table.header, rows, [False, *table.numeric()], table.notes, of_columns, of_rows)
 
 
-def _answer_first(table: Table) -> Table:
-    """The verdict beside the name: at the end of a wide table it would be out of sight."""
+def _verdict_first(table: Table) -> Table:
+    """Move the verdict next to the name, as it would be out of sight at the end of a wide table."""
     if VERDICT not in table.header[1:]:
         return table
-    at = table.header.index(VERDICT)
-    order = [at, *(k for k in range(1, len(table.header)) if k != at)]
+    verdict = table.header.index(VERDICT)
+    order = [verdict, *(k for k in range(1, len(table.header)) if k != verdict)]
     header = (table.header[0], *(table.header[k] for k in order))
     return replace(
         table, header=header, rows=tuple((name, tuple(cells[k - 1] for k in order)) for name, cells in table.rows)

@@ -1,93 +1,105 @@
-"""Every trial: its numbers, its configuration, what differs from its baseline, how it was trained and what it told."""
+"""The trials on the page: a table of all, and the settings, curves and log of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.html_report.best_and_worst import extremes
+from orchestrator.html_report.best_and_worst import extreme_trials
 from orchestrator.html_report.learning_curves import Curve
-from orchestrator.html_report.page_data import PageData, UnfinishedTrial, variant_name
-from orchestrator.html_report.sortable_table import SheetCell, SortableTable
+from orchestrator.html_report.page_data import PageData, UnfinishedTrial, factors_text
+from orchestrator.html_report.sortable_table import SortableTable, TableCell
 from orchestrator.monitor.trial_log import describe_event
 from orchestrator.records.event_log import LogFollower, event_logs
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.finished_trials import FinishedTrial
-from orchestrator.reports.number_format import number, setting_text
+from orchestrator.reports.number_format import metric_text, setting_text
 from orchestrator.reports.render import ABSENT
 from orchestrator.reports.tables import MAIN
 
-TAIL = 20
-LINE = 240
-ERROR = 400
-TRACEBACK = 4000
+LOG_LINES = 20
+LINE_CHARACTERS = 240
+ERROR_CHARACTERS = 400
+TRACEBACK_CHARACTERS = 4000
 Settings = Mapping[str, object]
 
 
-def trial_table(evidence: PageData) -> SortableTable:
-    """One row a trial, finished or not."""
+def trial_table(page: PageData) -> SortableTable:
+    """Return a table with one row for each trial, finished or not."""
     roles: dict[str, list[str]] = {}
-    for one in extremes(evidence):
+    for one in extreme_trials(page):
         roles.setdefault(one.trial.trial_id, []).append(one.role)
-    rows: list[tuple[SheetCell, ...]] = []
-    for k, variant in enumerate(evidence.variants):
+    rows: list[tuple[TableCell, ...]] = []
+    for k, variant in enumerate(page.variants):
         for trial in variant.trials:
-            own = [_value(trial, metric) for metric in MAIN]
+            metrics = [_value(trial, metric) for metric in MAIN]
             hours = f"{(trial.seconds_spent + trial.seconds_reused) / 3600:.3g}"
-            said = "; ".join(roles.get(trial.trial_id, []))
-            rows.append((_opens(trial.trial_id), k, str(trial.seed), "finished", *own, hours, said))
-    for left in evidence.unfinished:
+            remark = "; ".join(roles.get(trial.trial_id, []))
+            rows.append((_link(trial.trial_id), k, str(trial.seed), "finished", *metrics, hours, remark))
+    for left in page.unfinished:
         seed = ABSENT if left.seed is None else str(left.seed)
-        said = left.error[:ERROR].partition("\n")[0]
-        label = variant_name(left.factors) or ABSENT
-        rows.append((_opens(left.trial_id), label, seed, left.status, *([ABSENT] * len(MAIN)), ABSENT, said))
+        remark = left.error[:ERROR_CHARACTERS].partition("\n")[0]
+        label = factors_text(left.factors) or ABSENT
+        rows.append((_link(left.trial_id), label, seed, left.status, *([ABSENT] * len(MAIN)), ABSENT, remark))
     head = ("Trial", "Variant", "Seed", "State", *(f"Mean {name}" for name in MAIN.values()), "Hours", "Remark")
     right = (False, False, True, False, *([True] * len(MAIN)), True, False)
     return SortableTable("Trials", head, rows, right)
 
 
-def trial_details(evidence: PageData, curves: Sequence[Curve], folder: Path) -> dict[str, object]:
-    """What opens for each trial, by its id. Of many trials only what differs and what went wrong; `shared` are settings of all."""
-    settings = [*(t.settings for t in evidence.trials), *(one.settings for one in evidence.unfinished if one.settings)]
-    shared = {} if evidence.many else _shared(settings)
-    told = {} if evidence.many else _told(folder)
+def trial_details(page: PageData, curves: Sequence[Curve], folder: Path) -> dict[str, object]:
+    """Return the details that the page shows of each trial, and the settings that all trials share.
+
+    A large sweep's details are differences and errors only, as the page would grow too large.
+
+    Args:
+        page: the data of the page.
+        curves: the learning curves to show.
+        folder: the results folder, for the workers' logs.
+
+    """
+    settings = [*(t.settings for t in page.trials), *(one.settings for one in page.unfinished if one.settings)]
+    shared = {} if page.is_large else _shared(settings)
+    logs = {} if page.is_large else _logs(folder)
     by_trial: dict[str, list[dict[str, object]]] = {}
     for curve in curves:
         nll = [float(f"{value:.5g}") for value in curve.nll]
         by_trial.setdefault(curve.trial_id, []).append({"task": curve.task_name, "nll": nll})
-    found: dict[str, dict[str, object]] = {}
-    for k, variant in enumerate(evidence.variants):
-        of = evidence.comparison.baselines[k]
-        baseline = None if of is None else evidence.variants[of].settings
+    details: dict[str, dict[str, object]] = {}
+    for k, variant in enumerate(page.variants):
+        number = page.comparison.baselines[k]
+        baseline = None if number is None else page.variants[number].settings
         differing = None if baseline is None else _differences(baseline, variant.settings)
         for trial in variant.trials:
-            curves_of = by_trial.get(trial.trial_id, [])
-            found[trial.trial_id] = {"of": k, "seed": trial.seed, "differs": differing, "curves": curves_of}
-            if not evidence.many:
-                found[trial.trial_id] |= {"settings": _own(trial.settings, shared), "log": told.get(trial.trial_id, [])}
-                found[trial.trial_id]["facts"] = _facts(trial)
-    for one in evidence.unfinished:
-        found[one.trial_id] = _of_unfinished(one, evidence, shared, told)
+            shown = by_trial.get(trial.trial_id, [])
+            details[trial.trial_id] = {"variant": k, "seed": trial.seed, "differs": differing, "curves": shown}
+            if not page.is_large:
+                details[trial.trial_id] |= {
+                    "settings": _not_shared(trial.settings, shared),
+                    "log": logs.get(trial.trial_id, []),
+                }
+                details[trial.trial_id]["facts"] = _facts(trial)
+    for one in page.unfinished:
+        details[one.trial_id] = _unfinished_details(one, page, shared, logs)
     return {
         "shared": {path: setting_text(value) for path, value in shared.items()},
-        "against": list(evidence.comparison.baselines),
-        "many": evidence.many,
+        "baselines": list(page.comparison.baselines),
+        "isLarge": page.is_large,
         "logs": event_logs(folder).is_dir(),
-        "trials": found,
+        "trials": details,
     }
 
 
-def _opens(trial_id: str) -> SheetCell:
+def _link(trial_id: str) -> TableCell:
     return {"t": trial_id, "trial": trial_id}
 
 
 def _value(trial: FinishedTrial, metric: str) -> str:
     value = trial.values.get((MEAN, metric))
-    return ABSENT if value is None else number(value, metric == "routing_accuracy")
+    return ABSENT if value is None else metric_text(value, metric == "routing_accuracy")
 
 
 def _facts(trial: FinishedTrial) -> list[list[str]]:
-    """What else is known of a trial: code, digests, where it ran."""
+    """Return [name, value] of a trial's code, digests and environment."""
     digests = {
         "state digest": trial.state_digest,
         "scores digest": trial.scores_digest,
@@ -99,24 +111,25 @@ def _facts(trial: FinishedTrial) -> list[list[str]]:
     return facts + [["flag", flag] for flag in trial.flags]
 
 
-def _of_unfinished(
-    one: UnfinishedTrial, evidence: PageData, shared: Settings, told: Mapping[str, list[str]]
+def _unfinished_details(
+    one: UnfinishedTrial, page: PageData, shared: Settings, logs: Mapping[str, list[str]]
 ) -> dict[str, object]:
-    baselines = {of for of in evidence.comparison.baselines if of is not None}
-    only = evidence.variants[baselines.pop()].settings if len(baselines) == 1 else None
-    found: dict[str, object] = {
-        "of": -1,
-        "label": variant_name(one.factors),
+    baselines = {k for k in page.comparison.baselines if k is not None}
+    # The trial is no column, so that it is compared only if the sweep has a single baseline.
+    baseline = page.variants[baselines.pop()].settings if len(baselines) == 1 else None
+    details: dict[str, object] = {
+        "variant": -1,
+        "label": factors_text(one.factors),
         "seed": one.seed,
         "status": one.status,
-        "differs": None if only is None or not one.settings else _differences(only, one.settings),
-        "error": one.error[:ERROR],
+        "differs": None if baseline is None or not one.settings else _differences(baseline, one.settings),
+        "error": one.error[:ERROR_CHARACTERS],
         "curves": [],
     }
-    if not evidence.many:
-        found |= {"traceback": one.traceback[-TRACEBACK:], "log": told.get(one.trial_id, [])}
-        found["settings"] = _own(one.settings, shared)
-    return found
+    if not page.is_large:
+        details |= {"traceback": one.traceback[-TRACEBACK_CHARACTERS:], "log": logs.get(one.trial_id, [])}
+        details["settings"] = _not_shared(one.settings, shared)
+    return details
 
 
 def _shared(settings: Sequence[Settings]) -> Settings:
@@ -130,22 +143,24 @@ def _shared(settings: Sequence[Settings]) -> Settings:
     }
 
 
-def _own(settings: Settings, shared: Settings) -> dict[str, str]:
+def _not_shared(settings: Settings, shared: Settings) -> dict[str, str]:
     return {path: setting_text(value) for path, value in sorted(settings.items()) if path not in shared}
 
 
-def _differences(baseline: Settings, own: Settings) -> list[list[str]]:
-    """[path, the baseline's value, the own one] of every setting that differs."""
-    paths = sorted(baseline.keys() | own.keys())
-    pairs = ((path, *(setting_text(of[path]) if path in of else ABSENT for of in (baseline, own))) for path in paths)
-    return [[path, theirs, ours] for path, theirs, ours in pairs if theirs != ours]
+def _differences(baseline: Settings, settings: Settings) -> list[list[str]]:
+    """Return [path, the baseline's value, the trial's value] of every setting that differs."""
+    paths = sorted(baseline.keys() | settings.keys())
+    texts = [
+        [path, *(setting_text(of[path]) if path in of else ABSENT for of in (baseline, settings))] for path in paths
+    ]
+    return [text for text in texts if text[1] != text[2]]
 
 
-def _told(folder: Path) -> dict[str, list[str]]:
-    """The last lines that workers told of each trial. All logs are read once, whatever the number of trials."""
-    found: dict[str, list[str]] = {}
-    for entry in LogFollower(event_logs(folder)).look():
+def _logs(folder: Path) -> dict[str, list[str]]:
+    """Return {trial id: last lines of the workers' logs about it}; every log is read once."""
+    by_trial: dict[str, list[str]] = {}
+    for entry in LogFollower(event_logs(folder)).read_new():
         attempt = entry.event.facts.get("attempt")
         words = ["" if attempt is None else f"attempt {attempt}", entry.worker, describe_event(entry.event)]
-        found.setdefault(entry.event.trial_id, []).append("  ".join(filter(None, words))[:LINE])
-    return {trial: lines[-TAIL:] for trial, lines in found.items()}
+        by_trial.setdefault(entry.event.trial_id, []).append("  ".join(filter(None, words))[:LINE_CHARACTERS])
+    return {trial: lines[-LOG_LINES:] for trial, lines in by_trial.items()}

@@ -1,1 +1,1 @@
-"""What a running sweep looks like: heard from its events, drawn in one way, whoever watches."""
+"""The state of a sweep while it runs and afterwards: progress, time left, status, logs."""

@@ -1,4 +1,4 @@
-"""`moleflow-sweep cache`: what the cache holds and who is using it, its budget, and making room in it."""
+"""The texts of `moleflow-sweep cache`: contents and users, budget, evicting and clearing."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from moleflow.cache.array_packs import PackFolder
 from moleflow.cache.entries import DEFECTS, FEATURES, STAGES, CacheEntry, cache_entries
 from moleflow.cache.eviction import VARIABLE, EvictionResult, budget_of, clear_cache, evict, read_size, set_budget
 from moleflow.cache.pins import pinned_groups, pins
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import InvalidInput, counted, did_you_mean
 from orchestrator.host.cache_folder import check_folder
-from orchestrator.sweep.trial import counted
 
 PARTS = {"all": None, "features": FEATURES, "stages": STAGES, "defects": DEFECTS}
 
 
 def check_cache_request(cache: Path, part: str | None, evict: bool, budget: str | None) -> None:
-    """See that a command can do all of what it is asked for, before it shows anything.
+    """Check all options of the command before it does anything.
 
     Raises:
-        InvalidInput: no folder, no such part, or no budget to evict down to.
+        InvalidInput: the cache is a file, the part does not exist, or there is no budget to evict
+            down to.
 
     """
     check_folder(cache)
     if part is not None and part not in PARTS:
-        raise InvalidInput(_no_part(part))
+        raise InvalidInput(_unknown_part(part))
     given = budget is not None and not os.environ.get(VARIABLE)
     size = read_size(str(budget), "--budget") if given else budget_of(cache)
     if evict and size is None:
@@ -38,22 +38,24 @@ def describe_cache(cache: Path) -> list[str]:
     """The cache in lines for people.
 
     Raises:
-        InvalidInput: what stands as the budget is no size.
+        InvalidInput: the stored budget is no size.
 
     """
-    found, live = cache_entries(cache), pins(cache)
-    groups = pinned_groups(found, live)
-    images = sum(len(PackFolder(cache / group).index()) for group in {e.group for e in found if e.part == FEATURES})
-    of = {kind: [entry for entry in found if entry.kind == kind] for kind in ("stages", "checkpoints", "defects")}
+    entries, live = cache_entries(cache), pins(cache)
+    groups = pinned_groups(entries, live)
+    images = sum(len(PackFolder(cache / group).index()) for group in {e.group for e in entries if e.part == FEATURES})
+    by_kind = {
+        kind: [entry for entry in entries if entry.kind == kind] for kind in ("stages", "checkpoints", "defects")
+    }
     lines = [
         f"cache: {cache}",
-        f"budget: {_budget(cache, sum(entry.bytes for entry in found))}",
-        f"features: {counted(images, 'image')}, {_held(entry for entry in found if entry.kind == 'features')}",
-        *(f"{kind}: {len(held)}, {_held(held)}" for kind, held in of.items()),
+        f"budget: {_budget(cache, sum(entry.bytes for entry in entries))}",
+        f"features: {counted(images, 'image')}, {_held(entry for entry in entries if entry.kind == 'features')}",
+        *(f"{kind}: {len(held)}, {_held(held)}" for kind, held in by_kind.items()),
     ]
-    if left := [entry for entry in found if entry.kind == "leftovers"]:
+    if left := [entry for entry in entries if entry.kind == "leftovers"]:
         lines.append(f"half-written: {len(left)}, {_held(left)}")
-    if used := [entry for entry in found if entry.group in groups]:
+    if used := [entry for entry in entries if entry.group in groups]:
         lines.append(f"in use: {_size(sum(entry.bytes for entry in used))}{_users(cache)}")
     elif live:
         lines.append(f"in use: nothing yet{_users(cache)}")
@@ -63,7 +65,7 @@ def describe_cache(cache: Path) -> list[str]:
 
 
 def set_cache_budget(cache: Path, text: str) -> str:
-    """Set the budget, or take it away with `none`; a line for people.
+    """Set the budget, or remove it with `none`; a line for people.
 
     Raises:
         InvalidInput: the text is no size.
@@ -76,7 +78,7 @@ def set_cache_budget(cache: Path, text: str) -> str:
 
 
 def evict_now(cache: Path) -> str:
-    """Evict what is beyond the budget; a line for people.
+    """Evict down to the budget; a line for people.
 
     Raises:
         InvalidInput: there is no budget.
@@ -85,32 +87,32 @@ def evict_now(cache: Path) -> str:
     budget = budget_of(cache)
     if budget is None:
         raise InvalidInput(_no_budget(cache))
-    return _said("evicted", evict(cache, budget), cache)
+    return _result("evicted", evict(cache, budget), cache)
 
 
 def clear_part(cache: Path, part: str) -> str:
-    """Clear a part of the cache, one of `PARTS`, of what is not in use; a line for people.
+    """Remove the entries of a part (one of `PARTS`) that are not in use; a line for people.
 
     Raises:
         InvalidInput: there is no such part.
 
     """
     if part not in PARTS:
-        raise InvalidInput(_no_part(part))
-    return _said("cleared", clear_cache(cache, PARTS[part]), cache)
+        raise InvalidInput(_unknown_part(part))
+    return _result("cleared", clear_cache(cache, PARTS[part]), cache)
 
 
 def _no_budget(cache: Path) -> str:
     return f"--evict: {cache} has no budget; give one with --budget 50GB or {VARIABLE}"
 
 
-def _no_part(part: str) -> str:
+def _unknown_part(part: str) -> str:
     return f"--clear: given '{part}', allowed: {' | '.join(PARTS)}{did_you_mean(part, PARTS)}"
 
 
-def _said(what: str, done: EvictionResult, cache: Path) -> str:
+def _result(action: str, done: EvictionResult, cache: Path) -> str:
     removed, stayed = (sum(entry.bytes for entry in some) for some in (done.removed, done.stayed))
-    line = f"{what}: {_size(removed)}"
+    line = f"{action}: {_size(removed)}"
     return line if not done.stayed else f"{line}; {_size(stayed)} in use, left alone{_users(cache)}"
 
 
@@ -128,9 +130,9 @@ def _budget(cache: Path, held: int) -> str:
     return f"{_size(budget)}{source}, {_size(held)} held{over}"
 
 
-def _held(found: Iterable[CacheEntry]) -> str:
-    """Bytes, and when the entries were last used."""
-    held = list(found)
+def _held(entries: Iterable[CacheEntry]) -> str:
+    """The size of entries, and the times of their last use."""
+    held = list(entries)
     size = _size(sum(entry.bytes for entry in held))
     if not held:
         return size

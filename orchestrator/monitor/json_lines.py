@@ -1,4 +1,4 @@
-"""Events for programs: one JSON object a line, each with its time."""
+"""Events for programs: one JSON object per line, each with its time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from orchestrator.records.events import Event
 
 
 class JsonLines:
-    """Writes events as they come.
+    """Writes each event as a line.
 
-    A line holds `time` (seconds since 1970), `kind`, `trial_id`, `label`, what the worker told (`orchestrator.records.events` lists it by
-    kind), and of the whole run `trials_over`, `trials_total` and `seconds_left`, null where nothing tells.
+    A line holds `time` (seconds since 1970), `kind`, `trial_id`, `label` and the worker's facts,
+    which `orchestrator.records.events` lists by kind. It also holds `trials_over`, `trials_total`
+    and `seconds_left` of the whole run; `seconds_left` is null while it is unknown.
 
     Args:
-        stream: where to; each line is whole at once.
+        stream: the file; each line is written at once.
         clock: seconds since 1970.
 
     """
@@ -27,17 +28,17 @@ class JsonLines:
         self._stream, self._clock = stream, clock
 
     def write(self, event: Event, label: str, run: Mapping[str, object]) -> None:
-        """Write one event, with what is to be said of the whole run."""
+        """Write one event, with the facts `run` of the whole run."""
         line = {"time": round(self._clock(), 3), "kind": event.kind, "trial_id": event.trial_id, "label": label}
-        said = json.dumps(_finite({**event.facts, **line, **run}), ensure_ascii=False, default=str)
-        self._stream.write(said + "\n")
+        text = json.dumps(_without_nan({**event.facts, **line, **run}), ensure_ascii=False, default=str)
+        self._stream.write(text + "\n")
         self._stream.flush()
 
 
-def _finite(value: object) -> object:
-    """The value with null in place of numbers that JSON does not have."""
+def _without_nan(value: object) -> object:
+    """The value with null in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(of) for key, of in value.items()}
-    return [_finite(of) for of in value] if isinstance(value, list | tuple) else value
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,14 +1,16 @@
-"""What the events of a sweep add up to. Whoever hears them, the driver at once or a watcher from the logs, sees the same."""
+"""The progress of a sweep, summed up from events.
+
+A driver gets the events at once, a watcher from the logs.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
 
-from orchestrator.monitor.eta import Kind, TimeLeft
+from orchestrator.monitor.eta import Kind, Speed, TimeLeft
 from orchestrator.monitor.running_trial import RunningTrial
 from orchestrator.monitor.snapshot import ProgressSnapshot, RunningTrialRow
-from orchestrator.monitor.speed import Speed
 from orchestrator.records.events import ENDS, Event
 from orchestrator.records.trial_state import State
 
@@ -16,19 +18,19 @@ STARTS = 20
 
 
 class SweepProgress:
-    """Listens to the events of a sweep's trials.
+    """The running trials, the speed and the best result of a sweep.
 
     Args:
-        labels: readable names by trial id; it may grow.
-        steps: training steps that each trial to come does itself, as far as they are known; see `TimeLeft`.
+        labels: readable names by trial id; the caller may add to it.
+        steps: training steps of each trial's own, as far as they are known; see `TimeLeft`.
 
     """
 
     def __init__(self, labels: Mapping[str, str], steps: Mapping[str, float] | None = None) -> None:
         self._labels = labels
         self._running: dict[str, RunningTrial] = {}
-        self._left = TimeLeft(steps)
-        self._to_come: Counter[Kind] = Counter(map(self._left.kind, steps or {}))
+        self._time_left = TimeLeft(steps)
+        self._to_come: Counter[Kind] = Counter(map(self._time_left.kind, steps or {}))
         self._speed = Speed()
         self._at_once: deque[int] = deque(maxlen=STARTS)
         self._best: tuple[str, float] | None = None
@@ -42,34 +44,35 @@ class SweepProgress:
         """The workers of the running trials."""
         return [trial.worker for trial in list(self._running.values()) if trial.worker]
 
-    def knows(self, trial_id: str) -> bool:
-        """Whether a trial was heard of that has not ended."""
+    def is_running(self, trial_id: str) -> bool:
+        """True for a trial with events but no end event yet."""
         return trial_id in self._running
 
-    def hear(self, event: Event, now: float, over: bool = True) -> None:
-        """Take an event in.
+    def on_event(self, event: Event, now: float, over: bool = True) -> None:
+        """Update from an event.
 
         Args:
-            now: when, in seconds on one clock.
-            over: of an end, whether the trial will not be tried again.
+            event: the event.
+            now: its time, seconds on one clock.
+            over: for the end of an attempt, whether the trial is not tried again.
 
         """
         if event.kind in ENDS:
-            self._end(event, now, over)
+            self._on_end(event, now, over)
             return
         if event.kind == "started" or event.trial_id not in self._running:
-            self._start(event.trial_id, now)
-        self._speed.note(now, epochs=self._running[event.trial_id].hear(event, now))
+            self._on_start(event.trial_id, now)
+        self._speed.record(now, epochs=self._running[event.trial_id].on_event(event, now))
 
     def learn(self, event: Event) -> None:
-        """Take in a trial that finished long ago: what it took and what it reached."""
+        """Learn the duration and the result of a trial that finished at any time."""
         auroc, seconds = event.facts.get("image_auroc"), event.facts.get("seconds")
         if seconds is not None:
-            self._left.learn(event.trial_id, float(seconds))
+            self._time_left.learn(event.trial_id, float(seconds))
         if auroc is not None and (self._best is None or auroc > self._best[1]):
             self._best = self.label(event.trial_id), float(auroc)
 
-    def scene(
+    def snapshot(
         self,
         now: float,
         counts: Mapping[State, int],
@@ -77,56 +80,55 @@ class SweepProgress:
         use: tuple[str, ...] = (),
         alive: Collection[str] | None = None,
     ) -> ProgressSnapshot:
-        """What there is to see now.
+        """The sweep at this moment.
 
         Args:
-            counts: how many trials are in each state.
-            waiting: how many have still to begin.
-            use: what is in use of memory and GPUs.
-            alive: the trials that run, where somebody knows better than the events.
+            now: the time, on the clock of the events.
+            counts: the number of trials in each state.
+            waiting: the number of trials that have not begun.
+            use: memory and GPUs in use, in words.
+            alive: the trials that run; default: those of the events.
 
         """
         running = [trial for trial in list(self._running.values()) if alive is None or trial.trial_id in alive]
-        lefts = self._left.of_each(running, now)
-        lines = [self._line(trial, left) for trial, left in zip(running, lefts, strict=True)]
-        unheard = [RunningTrialRow(self.label(of), "") for of in alive or () if of not in self._running]
+        left = self._time_left.of_each(running, now)
+        rows = [self._row(trial, seconds) for trial, seconds in zip(running, left, strict=True)]
+        silent = [RunningTrialRow(self.label(trial), "") for trial in alive or () if trial not in self._running]
         at_once = max([len(running), *self._at_once])
-        left = None if unheard else self._left.of_all(running, self._kinds(waiting), at_once, now)
         return ProgressSnapshot(
             counts,
-            (*lines, *unheard),
+            (*rows, *silent),
             self._speed.trials_an_hour(now),
             self._speed.epochs_a_second(now),
             self._best,
             use,
-            left,
-            over=not (lines or unheard or waiting),
+            None if silent else self._time_left.of_all(running, self._waiting_by_kind(waiting), at_once, now),
+            over=not (rows or silent or waiting),
         )
 
-    def _kinds(self, waiting: int) -> dict[Kind, int]:
-        """The waiting trials by kind; those of which no plan tells are of none."""
+    def _waiting_by_kind(self, waiting: int) -> dict[Kind, int]:
+        """The number of waiting trials by kind; trials outside the plan are of the kind None."""
         known = {kind: count for kind, count in self._to_come.items() if count > 0}
         if sum(known.values()) > waiting:
             return {None: waiting}
         return known | {None: known.get(None, 0) + waiting - sum(known.values())}
 
-    def _line(self, trial: RunningTrial, left: float | None) -> RunningTrialRow:
-        return RunningTrialRow(self.label(trial.trial_id), trial.doing, trial.share, left)
+    def _row(self, trial: RunningTrial, left: float | None) -> RunningTrialRow:
+        return RunningTrialRow(self.label(trial.trial_id), trial.activity, trial.share, left)
 
-    def _start(self, trial_id: str, now: float) -> None:
+    def _on_start(self, trial_id: str, now: float) -> None:
         if trial_id not in self._running:
-            self._to_come[self._left.kind(trial_id)] -= 1
+            self._to_come[self._time_left.kind(trial_id)] -= 1
         self._running[trial_id] = RunningTrial(trial_id, now)
         self._at_once.append(len(self._running))
 
-    def _end(self, event: Event, now: float, over: bool) -> None:
-        known = self._running.pop(event.trial_id, None)
-        ended = event.kind in ("finished", "pruned")
-        self._speed.note(now, trials=int(ended))
-        if known is not None and not over:
-            self._to_come[self._left.kind(event.trial_id)] += 1
-        elif known is None and over:
-            self._to_come[self._left.kind(event.trial_id)] -= 1
+    def _on_end(self, event: Event, now: float, over: bool) -> None:
+        trial = self._running.pop(event.trial_id, None)
+        self._speed.record(now, trials=int(event.kind in ("finished", "pruned")))
+        if trial is not None and not over:
+            self._to_come[self._time_left.kind(event.trial_id)] += 1
+        elif trial is None and over:
+            self._to_come[self._time_left.kind(event.trial_id)] -= 1
         if event.kind == "finished":
-            took = {} if known is None else {"seconds": now - known.since}
+            took = {} if trial is None else {"seconds": now - trial.since}
             self.learn(Event(event.kind, event.trial_id, took | event.facts))

@@ -1,4 +1,4 @@
-"""What is to be seen of a running sweep, and how it is drawn: a picture on a terminal, one line elsewhere."""
+"""A running sweep at one moment, drawn as a picture for a terminal or as one line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ UNKNOWN = "ETA …"
 
 @dataclass(frozen=True)
 class RunningTrialRow:
-    """One running trial: its name, what it last told, how much of it is done (0 to 1) and the seconds it has left."""
+    """A running trial: its name, activity, the share that is done (0 to 1) and the seconds left."""
 
     label: str
-    told: str
+    activity: str
     share: float | None = None
     left_s: float | None = None
 
@@ -31,19 +31,19 @@ class ProgressSnapshot:
     """A sweep at one moment.
 
     Attributes:
-        counts: how many trials are in each state; those of no trial are not shown.
-        lines: the running trials.
-        trials_an_hour: how fast trials end.
-        epochs_a_second: how fast they train.
-        best: the label and the mean image AUROC of the best trial that has finished, of those that were heard of.
-        use: what is in use of memory and GPUs, in words.
-        left_s: seconds to the end; None where nothing tells.
-        over: whether there is nothing left to wait for.
+        counts: the number of trials in each state; states without trials are not shown.
+        rows: the running trials.
+        trials_an_hour: trials that end per hour.
+        epochs_a_second: epochs trained per second.
+        best: label and mean image AUROC of the best finished trial, of those whose end was seen.
+        use: memory and GPUs in use, in words.
+        left_s: seconds to the end; None while it is unknown.
+        over: whether nothing runs or waits.
 
     """
 
     counts: Mapping[State, int]
-    lines: tuple[RunningTrialRow, ...] = ()
+    rows: tuple[RunningTrialRow, ...] = ()
     trials_an_hour: float | None = None
     epochs_a_second: float | None = None
     best: tuple[str, float] | None = None
@@ -53,31 +53,31 @@ class ProgressSnapshot:
 
     @property
     def eta(self) -> str:
-        """The time left in words; nothing when it is over."""
+        """The time left in words; empty when the sweep is over."""
         return "" if self.over else eta_text(self.left_s)
 
     @property
     def speed(self) -> str:
-        """The speeds that are known."""
-        known = ((self.trials_an_hour, "trials/h"), (self.epochs_a_second, "epochs/s"))
+        """The known speeds in words."""
+        speeds = ((self.trials_an_hour, "trials/h"), (self.epochs_a_second, "epochs/s"))
         return ", ".join(
-            f"{rate:.3g} {per}" if rate < 100 else f"{rate:,.0f} {per}" for rate, per in known if rate is not None
+            f"{rate:.3g} {per}" if rate < 100 else f"{rate:,.0f} {per}" for rate, per in speeds if rate is not None
         )
 
     @property
     def best_so_far(self) -> str:
-        """The best trial so far, in words."""
+        """The best trial so far in words."""
         return "" if self.best is None else f"best so far: image AUROC {self.best[1]:.4f} ({self.best[0]})"
 
 
-def summary_line(scene: ProgressSnapshot, counts: bool = True) -> str:
-    """The scene without its trials, in one line."""
-    parts = [counts_text(scene.counts) if counts else "", scene.speed, scene.best_so_far, scene.eta]
+def summary_line(snapshot: ProgressSnapshot, counts: bool = True) -> str:
+    """The snapshot without its running trials, in one line."""
+    parts = [counts_text(snapshot.counts) if counts else "", snapshot.speed, snapshot.best_so_far, snapshot.eta]
     return "  ".join(part for part in parts if part)
 
 
-def snapshot_picture(scene: ProgressSnapshot, most: int) -> RenderableType:
-    """The scene for a terminal: a line for each of at most `most` running trials, and under them what holds of all."""
+def snapshot_picture(snapshot: ProgressSnapshot, most: int) -> RenderableType:
+    """The snapshot for a terminal: at most `most` running trials, then the whole sweep."""
     grid = Table.grid(
         Column(no_wrap=True, overflow="ellipsis"),
         Column(width=BAR_WIDTH),
@@ -86,41 +86,41 @@ def snapshot_picture(scene: ProgressSnapshot, most: int) -> RenderableType:
         Column(no_wrap=True),
         padding=(0, 2, 0, 0),
     )
-    for line in scene.lines[:most]:
-        share = "" if line.share is None else f"{100 * line.share:.0f}%"
-        bar = ProgressBar(total=1.0, completed=line.share or 0.0, width=BAR_WIDTH)
+    for row in snapshot.rows[:most]:
+        share = "" if row.share is None else f"{100 * row.share:.0f}%"
+        bar = ProgressBar(total=1.0, completed=row.share or 0.0, width=BAR_WIDTH)
         grid.add_row(
-            Text(line.label), bar, share, Text(line.told), "" if line.left_s is None else eta_text(line.left_s)
+            Text(row.label), bar, share, Text(row.activity), "" if row.left_s is None else eta_text(row.left_s)
         )
-    rest = scene.lines[most:]
+    rest = snapshot.rows[most:]
     more = [_cut(f"and {len(rest)} more running")] if rest else []
-    total = sum(scene.counts.values())
-    waiting = {*(state for state, n in scene.counts.items() if n)} == {"waiting"}
-    left = "workers are starting" if waiting else scene.eta
-    said = ["  ".join(part for part in (f"trials:   {total}: {counts_text(scene.counts)}", left) if part)]
-    said += [f"speed:    {scene.speed}"] if scene.speed else []
-    said += [f"best:     {scene.best[1]:.4f} image AUROC  {scene.best[0]}"] if scene.best else []
-    said += [f"in use:   {', '.join(scene.use)}"] if scene.use else []
-    return Group(*([grid] if scene.lines else []), *more, *map(_cut, said))
+    total = sum(snapshot.counts.values())
+    waiting = {*(state for state, n in snapshot.counts.items() if n)} == {"waiting"}
+    left = "workers are starting" if waiting else snapshot.eta
+    lines = ["  ".join(part for part in (f"trials:   {total}: {counts_text(snapshot.counts)}", left) if part)]
+    lines += [f"speed:    {snapshot.speed}"] if snapshot.speed else []
+    lines += [f"best:     {snapshot.best[1]:.4f} image AUROC  {snapshot.best[0]}"] if snapshot.best else []
+    lines += [f"in use:   {', '.join(snapshot.use)}"] if snapshot.use else []
+    return Group(*([grid] if snapshot.rows else []), *more, *map(_cut, lines))
 
 
-def snapshot_lines(scene: ProgressSnapshot) -> int:
-    """How many lines a picture has beside those of the trials."""
-    return 2 + sum(map(bool, (scene.speed, scene.best, scene.use)))
+def snapshot_lines(snapshot: ProgressSnapshot) -> int:
+    """The number of lines of a picture without those of the running trials."""
+    return 2 + sum(map(bool, (snapshot.speed, snapshot.best, snapshot.use)))
 
 
 def counts_text(counts: Mapping[State, int]) -> str:
-    """How many trials are in each state: `1 running, 3 finished`."""
+    """The number of trials in each state, such as `1 running, 3 finished`."""
     return ", ".join(f"{n} {state}" for state, n in counts.items() if n) or "none"
 
 
 def eta_text(seconds: float | None) -> str:
-    """`ETA` and a time left."""
+    """`ETA` and the time left."""
     return UNKNOWN if seconds is None else f"ETA {duration_text(seconds)}"
 
 
 def duration_text(seconds: float) -> str:
-    """A time as 9 s, 3 min 20 s or 2 h 5 min."""
+    """A duration such as 9 s, 3 min 20 s or 2 h 5 min."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

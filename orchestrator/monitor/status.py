@@ -1,7 +1,8 @@
-"""What every trial of a results folder is doing, in the same words on every backend.
+"""The state of every trial in a results folder, on any backend.
 
-What counts, in this order: the stored parts, an attempt that a live worker is at, the jobs of a scheduler, how the latest attempt ended
-and the marks of trials taken back (`trial_state`). Reading writes nothing, so that it works on a folder that cannot be written.
+The first of these that tells anything decides: the stored parts, a running attempt, the
+scheduler's jobs, the end of the latest attempt, cancellations (see `trial_state`). Reading writes
+nothing, so it also works on a read-only folder.
 """
 
 from __future__ import annotations
@@ -9,34 +10,36 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.records import attempts, sweep_folder
-from orchestrator.records.attempts import AttemptRecord
+from orchestrator.records.attempts import AttemptFolder, AttemptRecord
 from orchestrator.records.dead_attempts import UNSEEN
 from orchestrator.records.event_log import event_logs
 from orchestrator.records.events import PROGRESS, Event
 from orchestrator.records.stop_requests import ALL, cancel_requests
-from orchestrator.records.trial_state import GOING, STATES, Jobs, LatestAttempt, NoJobs, State, trial_state_of
+from orchestrator.records.trial_state import ACTIVE, STATES, Jobs, LatestAttempt, NoJobs, State, trial_state_of
 from orchestrator.results.parts import Damage
 from orchestrator.results.store import FinishedAttempt, ResultStore
 
 TAIL_BYTES = 64 * 1024
-_RECORD = re.compile(r"^([0-9a-f]{12})-(\d+)\.json$")
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """What one trial is doing.
+    """The state of one trial.
 
-    `attempt` is the latest, or the one that counts; `progress` the last thing that the worker of a running trial told; `reason` says
-    why the state is what it is where that is not plain; `error` is what last went wrong.
+    Attributes:
+        attempt: the attempt that counts, or else the latest.
+        progress: the last event of a running trial that tells its progress.
+        reason: the reason of a state that does not explain itself.
+        error: the latest error.
+
     """
 
     trial_id: str
@@ -53,7 +56,7 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """What a sweep is doing: the trials of its latest plan, and the time from its first start to now or to the last sign of life."""
+    """The state of a sweep: the trials of its latest plan, its first start, its last event."""
 
     name: str
     title: str
@@ -66,16 +69,16 @@ class SweepStatus:
 
     @property
     def counts(self) -> dict[State, int]:
-        """How many trials are in each state."""
-        found = dict.fromkeys(STATES, 0)
+        """The number of trials in each state."""
+        counts = dict.fromkeys(STATES, 0)
         for trial in self.trials:
-            found[trial.state] += 1
-        return found
+            counts[trial.state] += 1
+        return counts
 
     @property
-    def going(self) -> bool:
-        """Whether anything runs, is queued, or may run for all that is known."""
-        return any(trial.state in GOING for trial in self.trials)
+    def is_active(self) -> bool:
+        """True if any trial runs, is queued, or may run (unknown)."""
+        return any(trial.state in ACTIVE for trial in self.trials)
 
     @property
     def elapsed_s(self) -> float:
@@ -84,64 +87,66 @@ class SweepStatus:
 
 
 class StatusReader:
-    """Looks at a results folder, as often as one likes; parts that were seen are not read again.
+    """Reads the state of a results folder, any number of times; each part is read once.
 
     Args:
-        place: the results folder.
-        jobs: a scheduler's jobs; None where there is no scheduler.
+        folder: the results folder.
+        jobs: a scheduler's jobs; None without a scheduler.
 
     """
 
-    def __init__(self, place: Path, jobs: Jobs | None = None) -> None:
-        self.place, self.jobs = place, jobs or NoJobs()
-        self._store = ResultStore(place)
-        self._logs = event_logs(place)
+    def __init__(self, folder: Path, jobs: Jobs | None = None) -> None:
+        self.folder, self.jobs = folder, jobs or NoJobs()
+        self._store = ResultStore(folder)
+        self._attempts = AttemptFolder(folder / "attempts")
+        self._logs = event_logs(folder)
 
     def look(self, trial_ids: Collection[str] | None = None) -> SweepStatus:
-        """What is going on now.
+        """The status at this moment.
 
         Args:
-            trial_ids: of these trials alone; None = of all of the latest plan.
+            trial_ids: the trials; default: all of the latest plan.
 
         Raises:
             InvalidInput: the folder holds no sweep, or sweep.json is damaged.
 
         """
-        sweep = sweep_folder.read_sweep_folder(self.place)
+        sweep = sweep_folder.read_sweep_folder(self.folder)
         wanted = sweep.trial_ids if trial_ids is None else tuple(trial_ids)
         finished = self._finished()
-        records = self._records(trial_id for trial_id in wanted if trial_id not in finished)
-        seen = {trial_id: _latest(found) for trial_id, found in records.items()}
-        if any(latest.state in (attempts.FINISHED, attempts.DIED) for latest in seen.values()):
-            finished = self._finished()  # They may have ended meanwhile: a part is stored before its record is closed.
-        marks = _names(cancel_requests(self.place).folder)
+        records = self._attempts.of_trials(trial_id for trial_id in wanted if trial_id not in finished)
+        latest = {trial_id: _latest(attempts_of_trial) for trial_id, attempts_of_trial in records.items()}
+        if any(attempt.state in (attempts.FINISHED, attempts.DIED) for attempt in latest.values()):
+            # They may have ended meanwhile: workers store the part before they close the record.
+            finished = self._finished()
+        cancelled = _names(cancel_requests(self.folder).folder)
 
         def status(trial_id: str) -> TrialStatus:
             label = sweep.labels.get(trial_id, trial_id)
             if trial_id in finished:
                 return TrialStatus(trial_id, label, "finished", finished[trial_id].attempt)
-            return self._unfinished(trial_id, label, seen.get(trial_id), not marks.isdisjoint((ALL, trial_id)))
+            return self._unfinished(trial_id, label, latest.get(trial_id), not cancelled.isdisjoint((ALL, trial_id)))
 
         trials = tuple(status(trial_id) for trial_id in wanted)
         starts = [end.started_at.timestamp() for end in finished.values()]
         starts += [
-            float(found[0].content["started_at"]) for found in records.values() if "started_at" in found[0].content
+            float(first.content["started_at"]) for first, *_ in records.values() if "started_at" in first.content
         ]
-        going = any(trial.state in GOING for trial in trials)
+        active = any(trial.state in ACTIVE for trial in trials)
         return SweepStatus(
             sweep.name,
             sweep.title,
             sweep.dataset,
-            self.place,
+            self.folder,
             trials,
             min(starts, default=None),
-            time.time() if going else max([*starts, *self._last_told()], default=0.0),
+            time.time() if active else max([*starts, *self._last_events()], default=0.0),
             self._store.damaged if self._store.parts.is_dir() else (),
         )
 
-    def _unfinished(self, trial_id: str, label: str, latest: LatestAttempt | None, unwanted: bool) -> TrialStatus:
+    def _unfinished(self, trial_id: str, label: str, latest: LatestAttempt | None, cancelled: bool) -> TrialStatus:
         job = self.jobs.state_of(trial_id)
-        state, reason = trial_state_of(latest, job, unwanted)
+        state, reason = trial_state_of(latest, job, cancelled)
         job_id = job.job if job else None
         if latest is None:
             return TrialStatus(trial_id, label, state, job=job_id, reason=reason)
@@ -162,22 +167,8 @@ class StatusReader:
     def _finished(self) -> dict[str, FinishedAttempt]:
         return self._store.finished() if self._store.parts.is_dir() else {}
 
-    def _records(self, trial_ids: Iterable[str]) -> dict[str, list[AttemptRecord]]:
-        """The attempts, in order, of each trial that has any; the folder of records is listed once."""
-        place = self.place / "attempts"
-        numbers: dict[str, list[int]] = {}
-        for match in filter(None, map(_RECORD.match, _names(place))):
-            numbers.setdefault(match[1], []).append(int(match[2]))
-        found = {}
-        for trial_id in trial_ids:
-            read = [attempts.read_record(place, trial_id, number) for number in sorted(numbers.get(trial_id, ()))]
-            records = [record for record in read if record is not None]
-            if records:
-                found[trial_id] = records
-        return found
-
     def _progress(self, trial_id: str, latest: LatestAttempt) -> Event | None:
-        """What the worker last told of an attempt."""
+        """The last event of a running attempt, if it tells the progress."""
         for content in _tail(self._logs / f"{latest.worker}.jsonl"):
             if content.get("trial_id") == trial_id and content.get("attempt") == latest.attempt:
                 known = content.get("kind") in {*PROGRESS, "task"}
@@ -185,8 +176,8 @@ class StatusReader:
                 return Event(content["kind"], trial_id, facts) if known else None
         return None
 
-    def _last_told(self) -> Iterator[float]:
-        """When each worker told something last, in seconds since 1970."""
+    def _last_events(self) -> Iterator[float]:
+        """The time of each worker's last event, seconds since 1970."""
         for name in _names(self._logs):
             for content in _tail(self._logs / name):
                 yield float(content["time"])
@@ -194,14 +185,15 @@ class StatusReader:
 
 
 def _latest(records: Sequence[AttemptRecord]) -> LatestAttempt:
-    """The last of a trial's attempts, with the last error there was."""
+    """The last of a trial's attempts, with the latest error of all its attempts."""
     record = records[-1]
     state = record.state
-    if state == attempts.DIED:  # Or it has ended since it was read.
+    if state == attempts.DIED:
+        # It may have ended since it was read: its worker is gone then too.
         record = attempts.read_record(record.path.parent, record.trial_id, record.attempt) or record
         state = record.state
-    told = [UNSEEN if state == attempts.DIED else record.content.get("error")]
-    told += [earlier.content.get("error") for earlier in reversed(records[:-1])]
+    errors = [UNSEEN if state == attempts.DIED else record.content.get("error")]
+    errors += [earlier.content.get("error") for earlier in reversed(records[:-1])]
     content, host = record.content, record.content.get("host")
     silence = 0.0
     with contextlib.suppress(FileNotFoundError):
@@ -214,7 +206,7 @@ def _latest(records: Sequence[AttemptRecord]) -> LatestAttempt:
         worker=content.get("row", {}).get("worker"),
         job=content.get("job"),
         silence_s=silence,
-        error=next(filter(None, told), None),
+        error=next(filter(None, errors), None),
         error_kind=content.get("error_kind"),
     )
 
@@ -227,7 +219,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _tail(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The last lines of a worker's log, newest first; what is not whole is left out."""
+    """The last lines of a worker's log, newest first; incomplete ones are skipped."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         for line in reversed(file.read().splitlines()):

@@ -1,4 +1,4 @@
-"""A status for people, as lines or as a picture that renews itself, and for programs, as JSON."""
+"""A status as lines or as a picture that refreshes itself, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.monitor.log_watcher import LogWatcher
-from orchestrator.monitor.snapshot import ProgressSnapshot, counts_text, snapshot_lines, summary_line
-from orchestrator.monitor.snapshot import snapshot_picture as drawn
+from orchestrator.monitor.snapshot import (
+    ProgressSnapshot,
+    counts_text,
+    snapshot_lines,
+    snapshot_picture,
+    summary_line,
+)
 from orchestrator.monitor.status import SweepStatus, TrialStatus
 from orchestrator.monitor.trial_log import describe_event
 from orchestrator.records.trial_state import STATES, State
@@ -36,7 +41,7 @@ _STYLES: Mapping[State, str] = {
 
 
 def status_head(status: SweepStatus) -> list[str]:
-    """The sweep, its counts and its time."""
+    """The lines above the trials: the sweep, its counts and its time."""
     lines = [f"sweep:    {status.title}", f"trials:   {len(status.trials)}: {status_counts(status)}"]
     if status.started_at is None:
         lines.append("elapsed:  no attempt has begun")
@@ -47,12 +52,12 @@ def status_head(status: SweepStatus) -> list[str]:
 
 
 def status_counts(status: SweepStatus) -> str:
-    """How many trials are in each state: `1 running, 3 finished`."""
+    """The number of trials in each state, such as `1 running, 3 finished`."""
     return counts_text(status.counts)
 
 
 def status_lines(status: SweepStatus, most: int | None = MOST_LINES) -> list[str]:
-    """The whole status; of the trials at most `most` lines, those not finished first, and a line that says what is left out."""
+    """The whole status, with at most `most` trials and a note of those left out."""
     page = Console(file=io.StringIO(), width=10_000, color_system=None, markup=False, emoji=False, highlight=False)
     with page.capture() as capture:
         page.print(_table(_first(status, most)))
@@ -60,7 +65,7 @@ def status_lines(status: SweepStatus, most: int | None = MOST_LINES) -> list[str
 
 
 def status_picture(status: SweepStatus, most: int | None = MOST_LINES) -> Group:
-    """The same for a terminal: in colours, cells cut where they are too wide."""
+    """The same for a terminal: in colours, with cells cut that are too wide."""
     return Group(
         Text("\n".join(status_head(status))), "", _table(_first(status, most)), Text("\n".join(_left_out(status, most)))
     )
@@ -84,73 +89,86 @@ def status_json(status: SweepStatus) -> dict[str, Any]:
 def _progress(trial: TrialStatus) -> dict[str, Any] | None:
     if trial.progress is None:
         return None
-    told = trial.progress.facts
-    return {"kind": trial.progress.kind, **{name: told[name] for name in told if name not in ("attempt", "worker")}}
+    facts = trial.progress.facts
+    return {"kind": trial.progress.kind, **{name: facts[name] for name in facts if name not in ("attempt", "worker")}}
 
 
 def watch_status(
     look: Callable[[], SweepStatus], console: Console, show_all: bool = False, every_s: float = EVERY_S
 ) -> None:
-    """Show what is going on until nothing runs or is queued: a picture on a terminal, elsewhere the counts when they change."""
+    """Show the status until nothing runs or is queued.
+
+    On a terminal it is a picture; elsewhere the counts are printed when they change.
+    """
     watcher: LogWatcher | None = None
-    said = ""
+    printed = ""
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         try:
             for status in _looks(look, every_s):
                 watcher = watcher or LogWatcher(status.folder)
-                scene = watcher.scene(status)
+                snapshot = watcher.snapshot(status)
                 counts = status_counts(status)
                 if live is not None:
-                    live.update(time_text(status, scene, None if show_all else console.height), refresh=True)
-                elif counts != said:
-                    line = (f"{datetime.now():%H:%M:%S}  {counts}", summary_line(scene, counts=False))
+                    live.update(watch_picture(status, snapshot, None if show_all else console.height), refresh=True)
+                elif counts != printed:
+                    line = (f"{datetime.now():%H:%M:%S}  {counts}", summary_line(snapshot, counts=False))
                     console.print("  ".join(part for part in line if part), soft_wrap=True)
-                said = counts
+                printed = counts
         finally:
             if watcher is not None:
                 watcher.close()
 
 
-def time_text(status: SweepStatus, scene: ProgressSnapshot, height: int | None = None) -> Group:
-    """A sweep as it runs: what a driver shows of it, and under that the trials that do not run; at most `height` lines."""
+def watch_picture(status: SweepStatus, snapshot: ProgressSnapshot, height: int | None = None) -> Group:
+    """A running sweep as its driver shows it, then the other trials; at most `height` lines."""
     others = replace(status, trials=tuple(trial for trial in status.trials if trial.state != "running"))
     top = [line for line in status_head(status) if not line.startswith("trials:")]
-    most_running, most = len(scene.lines), None
+    most_running, most = len(snapshot.rows), None
     if height is not None:
-        room = height - len(top) - snapshot_lines(scene) - 1  # The cursor stands in a line of its own.
+        room = height - len(top) - snapshot_lines(snapshot) - 1  # The cursor takes a line.
         most_running = min(most_running, max(1, room - 5 * bool(others.trials)))
-        most = max(1, room - most_running - (most_running < len(scene.lines)) - 4)  # blank, header, what is left out
-    parts: list[RenderableType] = [Text("\n".join(top), no_wrap=True, overflow="ellipsis"), drawn(scene, most_running)]
+        most = max(1, room - most_running - (most_running < len(snapshot.rows)) - 4)  # blank, header, what is left out
+    parts: list[RenderableType] = [
+        Text("\n".join(top), no_wrap=True, overflow="ellipsis"),
+        snapshot_picture(snapshot, most_running),
+    ]
     if others.trials:
         parts += ["", _table(_first(others, most)), Text("\n".join(_left_out(others, most)))]
     return Group(*parts)
 
 
 def _looks(look: Callable[[], SweepStatus], every_s: float) -> Iterator[SweepStatus]:
-    """Looks until nothing goes on: twice in a row while trials are left, as nothing runs between two trials of a worker."""
+    """Statuses until nothing is active any more.
+
+    Between two trials of a worker nothing runs for a moment. So two idle looks in a row end it,
+    unless all trials have finished.
+    """
     idle = 0
     while True:
         status = look()
         yield status
-        idle = 0 if status.going else idle + 1
+        idle = 0 if status.is_active else idle + 1
         if idle == 2 or status.counts["finished"] == len(status.trials):
             return
         time.sleep(every_s)
 
 
 def _first(status: SweepStatus, most: int | None) -> list[TrialStatus]:
-    """The trials that are shown: what goes on and what went wrong before what waits and what is done."""
+    """The first `most` trials: active and failed ones before those that wait or are done."""
     return sorted(status.trials, key=lambda trial: STATES.index(trial.state))[:most]
 
 
 def _left_out(status: SweepStatus, most: int | None) -> list[str]:
     left = Counter(trial.state for trial in _first(status, None)[len(_first(status, most)) :])
-    said = ", ".join(f"{left[state]} {state}" for state in STATES if left[state])
-    return [f"{left.total()} more trials are left out ({said}); --all shows them"] if left else []
+    states = ", ".join(f"{left[state]} {state}" for state in STATES if left[state])
+    return [f"{left.total()} more trials are left out ({states}); --all shows them"] if left else []
 
 
 def _table(trials: Iterable[TrialStatus]) -> Table:
-    """A line a trial; columns with nothing in them are left out, and the first ones are the last to be cut."""
+    """A table with one line per trial, without empty columns.
+
+    On a narrow terminal the last columns are cut first.
+    """
     rows = [(trial.state, _cells(trial)) for trial in trials]
     kept = [name for name in ("trial", "label", "state", "attempt", *_LONG) if any(cells[name] for _, cells in rows)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -171,10 +189,10 @@ def _cells(trial: TrialStatus) -> dict[str, str]:
         "attempt": str(trial.attempt or ""),
         "progress": describe_event(trial.progress) if trial.progress else "",
         "where": " ".join(filter(None, where)),
-        "note": _why(trial),
+        "note": _note(trial),
     }
 
 
-def _why(trial: TrialStatus) -> str:
+def _note(trial: TrialStatus) -> str:
     error = trial.error if trial.state == "failed" or trial.error is None else f"last error: {trial.error}"
     return "; ".join(" ".join(part.split()) for part in (trial.reason, error) if part)

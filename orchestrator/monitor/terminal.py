@@ -9,8 +9,8 @@ from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.table import Table
 
 
-class _WholeTable(TableElement):
-    """A table whose cells are broken where they are too wide; cut off, two columns could look alike."""
+class _FoldedTable(TableElement):
+    """A table that wraps wide cells. If they were cut, two columns could look alike."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for part in super().__rich_console__(console, options):
@@ -23,12 +23,13 @@ class _WholeTable(TableElement):
 class TerminalMarkdown(Markdown):
     """Markdown whose tables lose nothing on a narrow terminal."""
 
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _WholeTable}
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _FoldedTable}
 
 
 def show_markdown(markdown: str, console: Console) -> None:
-    """Print Markdown: rendered on a terminal, as it is elsewhere."""
+    """Print Markdown: rendered on a terminal, as its text elsewhere."""
     if console.is_terminal:
         console.print(TerminalMarkdown(markdown), soft_wrap=False)
-    else:  # As it is: to lay out megabytes as if for a terminal takes seconds.
+    else:
+        # Not through rich: laying out megabytes takes seconds.
         console.file.write(f"{markdown}\n")

@@ -1,4 +1,4 @@
-"""What the workers told of one trial, and how its attempts ended, as lines for people."""
+"""The log of one trial as lines: the events of its workers, and the ends of its attempts."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def describe_event(event: Event) -> str:
         return str(facts["note"])
     if event.kind == "elsewhere":
         return "another run has finished it"
-    said = facts.get("error")
+    error = facts.get("error")
     word = "stopped" if event.kind == "fatal" else event.kind
-    return word if said in (None, word) else f"{word}: {said}"
+    return word if error in (None, word) else f"{word}: {error}"
 
 
 def _auroc(value: float | None) -> str:
@@ -44,9 +44,9 @@ def _auroc(value: float | None) -> str:
 
 
 class TrialLog:
-    """The log of a trial over all its attempts and workers, read on from look to look.
+    """The log of a trial over all its attempts and workers, read step by step.
 
-    Workers log what they do; how an attempt ended whose worker could not log it any more stands in its record alone.
+    A worker that was killed could not log its end; then only the attempt's record tells it.
 
     Args:
         sweep_folder: the results folder.
@@ -61,19 +61,20 @@ class TrialLog:
         self._ended: set[int] = set()
         self._unlogged: set[int] = set()
 
-    def look(self, last: bool = True) -> list[str]:
-        """The lines that are new since the last look, oldest first.
+    def read_new(self, last: bool = True) -> list[str]:
+        """The lines since the last call, oldest first.
 
         Args:
-            last: whether this is the last look. Before that the end of an attempt that only its record tells waits for one more look,
-                as workers close the record a moment before they log the end.
+            last: whether this is the last call. Otherwise an end that only the record tells waits
+                for one more call, because workers close the record a moment before they log the
+                end.
 
         """
-        told = [*self._logged(), *self._recorded(last)]
-        return [line for _, _, line in sorted(told, key=lambda one: one[:2])]
+        lines = [*self._logged(), *self._recorded(last)]
+        return [line for _, _, line in sorted(lines, key=lambda line: line[:2])]
 
     def _logged(self) -> Iterator[tuple[float, int, str]]:
-        for entry in self._follower.look():
+        for entry in self._follower.read_new():
             facts = entry.event.facts
             number = facts.get("attempt")
             if entry.event.trial_id != self._trial_id:
@@ -100,20 +101,20 @@ class TrialLog:
                 text = "cancelled"
             else:
                 text = ": ".join(filter(None, (state, content.get("error"))))
-            at = content.get("ended_at") or _heartbeat(record)
+            ended_at = content.get("ended_at") or _heartbeat(record)
             worker = content.get("row", {}).get("worker")
-            yield at, record.attempt, _line(at, record.attempt, worker, text, content.get("traceback"))
+            yield ended_at, record.attempt, _line(ended_at, record.attempt, worker, text, content.get("traceback"))
 
 
 def _heartbeat(record: AttemptRecord) -> float:
-    """When somebody was last seen at an attempt."""
+    """The time of an attempt's last heartbeat, seconds since 1970."""
     try:
         return record.path.stat().st_mtime
     except FileNotFoundError:
         return time.time()
 
 
-def _line(at: float, attempt: int | None, worker: str | None, text: str, traceback: str | None) -> str:
-    when = datetime.fromtimestamp(at).isoformat(" ", "seconds")
+def _line(seconds: float, attempt: int | None, worker: str | None, text: str, traceback: str | None) -> str:
+    when = datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
     number = None if attempt is None else f"attempt {attempt}"
     return "\n".join(filter(None, ("  ".join(filter(None, (when, number, worker, text))), (traceback or "").rstrip())))

@@ -1,11 +1,15 @@
-"""What sharing saves a plan: stages, backbone forwards and, once a trial has shown what a step takes, compute-hours. Pure."""
+"""The work of a plan with and without sharing: stages, backbone forwards and compute-hours. Pure.
+
+Compute-hours are known only after a trial has trained: they follow from the seconds of its epochs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from moleflow.settings.config import TrainingKnobs, TrialConfig, canonical_json, reach
 from orchestrator.plan.stage_tree import stage_tree
@@ -14,7 +18,13 @@ from orchestrator.sweep.trial import Trial
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """How many images a task has: normal ones to train on, and test images."""
+    """The number of images of a task.
+
+    Attributes:
+        train: normal images to train on.
+        test: test images.
+
+    """
 
     train: int
     test: int
@@ -22,12 +32,12 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class WorkEstimate:
-    """Work of some trials, once if each did all of its own and once shared.
+    """The work of some trials as pairs: (without sharing, with sharing).
 
     Attributes:
-        stages: of training, (without sharing, with it).
-        forwards: images through a backbone, at most, (without sharing, with it).
-        hours: compute-hours of training, (without sharing, with it); None where no stage of these tasks has been timed yet.
+        stages: stages to train.
+        forwards: images through a backbone, at most.
+        hours: compute-hours of training; None if no stage of some task has been timed yet.
 
     """
 
@@ -42,41 +52,70 @@ def estimate_work(
     step_seconds: Mapping[str, float],
     there: Iterable[Trial] = (),
 ) -> WorkEstimate:
-    """The work of `trials`.
+    """Estimate the work of some trials.
 
     Args:
+        trials: the trials to run, in the order of the plan.
         images: by task.
-        step_seconds: what one training step of each task took, as far as known; see `seconds_a_step`.
-        there: trials whose stages are trained already.
+        step_seconds: by task, seconds of a training step as far as known; see `seconds_per_step`.
+        there: trials whose stages are already trained.
 
     """
+    stages = [stage for _, of_trial in _stages_of(trials, images, there) for stage in of_trial]
+    to_train = [stage for stage in stages if not stage.trained]
+    hours = None
+    if trials and {stage.task for stage in stages} <= step_seconds.keys():
+        alone, shared = (sum(one.steps * step_seconds[one.task] for one in some) for some in (stages, to_train))
+        hours = alone / 3600, shared / 3600
+    return WorkEstimate((len(stages), len(to_train)), _forwards(trials, images), hours)
+
+
+def steps_to_train(
+    trials: Sequence[Trial], images: Mapping[str, ImageCounts], there: Iterable[Trial] = ()
+) -> dict[str, float]:
+    """The training steps of each trial, by its id, in stages that no earlier trial trains.
+
+    Args:
+        trials: the trials to run, in the order of the plan.
+        images: by task.
+        there: trials whose stages are already trained.
+
+    """
+    return {
+        trial_id: float(sum(stage.steps for stage in stages if not stage.trained))
+        for trial_id, stages in _stages_of(trials, images, there)
+    }
+
+
+class _TrialStage(NamedTuple):
+    """A stage of a trial: its task, its training steps, and whether an earlier trial trains it."""
+
+    task: str
+    steps: int
+    trained: bool
+
+
+def _stages_of(
+    trials: Sequence[Trial], images: Mapping[str, ImageCounts], there: Iterable[Trial]
+) -> Iterator[tuple[str, list[_TrialStage]]]:
+    """The id and the stages of each trial."""
     known = list(there)
     tree = stage_tree([*known, *trials])
     trained = {stage for trial in known for stage in tree.chains[trial.id]}
-    timed = all(task in step_seconds for tasks in {trial.config.data.tasks for trial in trials} for task in tasks)
-    left: set[int] = set()
-    alone = shared = 0.0
     for trial in trials:
-        for stage, task in zip(tree.chains[trial.id], trial.config.data.tasks, strict=True):
-            seconds = task_steps(trial.config, images[task]) * (step_seconds[task] if timed else 0.0)
-            alone += seconds
-            if stage not in left and stage not in trained:
-                left.add(stage)
-                shared += seconds
-    return WorkEstimate(
-        stages=(sum(len(tree.chains[trial.id]) for trial in trials), len(left)),
-        forwards=_forwards(trials, images),
-        hours=(alone / 3600, shared / 3600) if timed and trials else None,
-    )
+        chain, tasks = tree.chains[trial.id], trial.config.data.tasks
+        stages = zip(chain, tasks, strict=True)
+        yield trial.id, [_TrialStage(t, task_steps(trial.config, images[t]), s in trained) for s, t in stages]
+        trained.update(chain)
 
 
 def task_steps(config: TrialConfig, images: ImageCounts) -> int:
-    """Training steps of one task."""
+    """The training steps of one task."""
     return config.training.epochs * steps_per_epoch(config.training, _trained_on(config, images))
 
 
 def steps_per_epoch(training: TrainingKnobs, count: int) -> int:
-    """Training steps of an epoch over so many images."""
+    """The training steps of an epoch over `count` images."""
     batch = max(1, min(training.batch_size, count))
     return count // batch if training.drop_last else math.ceil(count / batch)
 
@@ -84,23 +123,22 @@ def steps_per_epoch(training: TrainingKnobs, count: int) -> int:
 def seconds_per_step(
     epochs: Iterable[tuple[str, str, float]], configs: Mapping[str, TrialConfig], images: Mapping[str, ImageCounts]
 ) -> dict[str, float]:
-    """The mean seconds of a training step of each task.
+    """The mean seconds of a training step, by task.
 
     Args:
-        epochs: (trial id, task, seconds) of epochs that were trained.
-        configs: of those trials, by id; epochs of others are left out.
+        epochs: (trial id, task, seconds) of trained epochs.
+        configs: the configurations of those trials, by id; epochs of other trials are left out.
+        images: by task; epochs of other tasks are left out.
 
     """
-    total: dict[str, tuple[float, int]] = {}
-    for trial_id, task, seconds in epochs:
+    seconds: defaultdict[str, float] = defaultdict(float)
+    steps: defaultdict[str, int] = defaultdict(int)
+    for trial_id, task, epoch_seconds in epochs:
         if trial_id in configs and task in images:
             config = configs[trial_id]
-            before = total.get(task, (0.0, 0))
-            total[task] = (
-                before[0] + seconds,
-                before[1] + steps_per_epoch(config.training, _trained_on(config, images[task])),
-            )
-    return {task: seconds / count for task, (seconds, count) in total.items() if count}
+            seconds[task] += epoch_seconds
+            steps[task] += steps_per_epoch(config.training, _trained_on(config, images[task]))
+    return {task: seconds[task] / count for task, count in steps.items() if count}
 
 
 def _trained_on(config: TrialConfig, images: ImageCounts) -> int:
@@ -112,8 +150,8 @@ def _held_out(config: TrialConfig, images: ImageCounts) -> int:
     return max(1, round(fraction * images.train)) if fraction > 0 else 0
 
 
-def _read(config: TrialConfig, images: ImageCounts) -> int:
-    """How many images of a task a trial sends through its backbone, at most."""
+def _images_read(config: TrialConfig, images: ImageCounts) -> int:
+    """The images of a task that a trial sends through its backbone, at most."""
     data = config.data
     validated = _held_out(config, images) if data.evaluate != "test" else 0
     drawn = validated if data.validation_anomalies == "synthetic" else 0  # a defect on a copy of each
@@ -122,22 +160,23 @@ def _read(config: TrialConfig, images: ImageCounts) -> int:
 
 
 def _forwards(trials: Sequence[Trial], images: Mapping[str, ImageCounts]) -> tuple[int, int]:
-    """Images through a backbone if each trial forwarded its own once, and if equal features are made once."""
+    """Images through a backbone, (without sharing equal features, with it)."""
     alone = 0
-    most: dict[tuple[str, str, str], int] = {}
-    # A trial's features depend on two groups of knobs and the weights. The trials hold the groups, so that no id() is taken twice.
+    most: dict[tuple[str, str, str], int] = {}  # by feature settings, weights and task
+    # Features depend on two knob groups and the weights. The trials keep the groups alive, so an
+    # id() stands for one group.
     kinds = Counter((id(t.config.backbone), id(t.config.data), t.inputs.weights) for t in trials)
-    of_kind = {(id(t.config.backbone), id(t.config.data), t.inputs.weights): t.config for t in trials}
+    config_of = {(id(t.config.backbone), id(t.config.data), t.inputs.weights): t.config for t in trials}
     for kind, number in kinds.items():
-        config, weights = of_kind[kind], kind[-1]
+        config, weights = config_of[kind], kind[-1]
         features = canonical_json(reach(config, "features"))
         for task in config.data.tasks:
-            count = _read(config, images[task])
+            count = _images_read(config, images[task])
             alone += number * count
-            place = features, weights, task
+            key = features, weights, task
             whole = images[task].train + images[task].test + _held_out(config, images[task])
-            # Seeds draw different images where only some are taken: together they are all, at most.
+            # With a limit on training images each seed draws its own; together at most all.
             seeded = config.data.train_images is not None
-            before = most.get(place, 0)
-            most[place] = min(whole, before + number * count) if seeded else max(before, count)
+            before = most.get(key, 0)
+            most[key] = min(whole, before + number * count) if seeded else max(before, count)
     return alone, sum(most.values())

@@ -1,4 +1,7 @@
-"""Trials that a results folder holds beside those of a plan: what they have trained is there for the plan's trials too."""
+"""Finished trials of a results folder that a plan does not contain.
+
+The plan's trials can reuse their stages.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,14 @@ from orchestrator.sweep.trial import Inputs, Trial
 
 
 def earlier_finished_trials(store: ResultStore, planned: Collection[str], code: str) -> list[Trial]:
-    """The finished trials of a store that are not among the `planned` ids, as an earlier sweep file of the name had them.
+    """The finished trials of a store that are not planned.
+
+    An earlier text of the sweep file had them.
 
     Args:
-        store: the results folder's.
+        store: the sweep's results.
         planned: ids of the trials of the plan.
-        code: digest of the code at hand; what other code trained is of no use to it.
+        code: the code digest. Stages of other code cannot be reused, so those trials are left out.
 
     Raises:
         InvalidInput: a part was written with another schema.
@@ -32,22 +37,21 @@ def earlier_finished_trials(store: ResultStore, planned: Collection[str], code: 
     known = pc.is_in(rows["trial_id"], pa.array(planned, pa.string()))
     rows = rows.filter(pc.and_(ours, pc.invert(known)))
     variants: dict[str, tuple[TrialConfig, Inputs]] = {}
-    found = []
+    trials = []
     for row in rows.select(["trial_id", "config", "seed"]).to_pylist():
-        # Seeds differ in nothing else: one configuration of them is read, which is what takes long.
+        # Reading a configuration is slow. Trials that differ in their seed only share one.
         variant = row["config"].replace(f'"seed":{row["seed"]},', "", 1)
-        with contextlib.suppress(ValueError, KeyError):  # Rows that another program wrote.
+        with contextlib.suppress(ValueError, KeyError):  # A row that another program wrote.
             config, inputs = variants.get(variant) or variants.setdefault(variant, _read(row["config"]))
-            found.append(Trial(row["trial_id"], config.model_copy(update={"seed": row["seed"]}), {}, inputs))
-    return found
+            trials.append(Trial(row["trial_id"], config.model_copy(update={"seed": row["seed"]}), {}, inputs))
+    return trials
 
 
 def _read(text: str) -> tuple[TrialConfig, Inputs]:
-    """A trial's configuration and what it reads, of its identity's canonical JSON.
+    """A trial's configuration and inputs, from the canonical JSON of its identity.
 
     Raises:
-        ValueError: it is not that.
-        KeyError: nor is it the same without some key.
+        ValueError, KeyError: it is not the JSON of an identity.
 
     """
     identity = json.loads(text)

@@ -1,4 +1,4 @@
-"""What a sweep's trials read: images looked through and weights identified before any trial starts. Loads no torch."""
+"""Scan the images and identify the weights of a sweep before any trial starts. Loads no torch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from orchestrator.sweep.trial import Inputs
 
 @dataclass(frozen=True)
 class SweepInputs:
-    """The data set of a sweep, how many images each of its tasks has, and what each configuration reads of it.
+    """The inputs of a sweep.
 
     Attributes:
-        notes: one sentence for each task without some metrics.
+        dataset: the data set.
+        images: the number of images, by task.
+        notes: a sentence for each task on which some metrics are undefined.
+        of: the inputs of a configuration: image digests by task, and weights.
 
     """
 
@@ -37,10 +40,16 @@ class SweepInputs:
 def scan_inputs(
     data_root: Path | None, cache: Path, configs: Iterable[TrialConfig], source: str = "--data"
 ) -> SweepInputs:
-    """Look through every image that the configurations use; `source` is where the data root was given, for messages.
+    """Scan every image that the configurations use, and identify their weights.
+
+    Args:
+        data_root: an MVTec AD folder; None = the embedded images.
+        cache: the cache folder.
+        configs: the configurations.
+        source: the option or key that gave `data_root`, for messages.
 
     Raises:
-        InvalidInput: not an MVTec AD folder, a class that is not there, a broken image, a missing mask, missing weights.
+        InvalidInput: not an MVTec AD folder; a missing class, mask or weights file; a broken image.
         OSError: the cache cannot be written.
 
     """
@@ -49,22 +58,22 @@ def scan_inputs(
             class_names(data_root)
         except InvalidInput as error:
             raise InvalidInput(f"{source}: {error}") from None
-    dataset = open_dataset(data_root, cache, _say_drawing)
+    dataset = open_dataset(data_root, cache, _announce_drawing)
     tasks: dict[str, None] = {}
     backbones: dict[tuple[str, str], BackboneKnobs] = {}
     splits: dict[tuple[str, float, float, int], None] = {}
-    # Variants share their groups of knobs: those that read the same are looked at once.
+    # Variants share their knob groups; each distinct pair is looked at once.
     for config in {(id(config.data), id(config.backbone)): config for config in configs}.values():
-        asked = config.data
-        real = asked.validation_real_share if asked.validation_anomalies == "real" else 0.0
-        splits |= dict.fromkeys((task, asked.validation_fraction, real, asked.validation_seed) for task in asked.tasks)
-        tasks |= dict.fromkeys(config.data.tasks)
+        data = config.data
+        real = data.validation_real_share if data.validation_anomalies == "real" else 0.0
+        splits |= dict.fromkeys((task, data.validation_fraction, real, data.validation_seed) for task in data.tasks)
+        tasks |= dict.fromkeys(data.tasks)
         backbones[config.backbone.model, config.backbone.weights] = config.backbone
-    found = {data.name: data for data in scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"))}
+    scanned = {data.name: data for data in scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"))}
     for task, fraction, real, seed in splits:
-        split(found[task].train, fraction, seed)  # Both say so if they leave too few images.
-        hold_out(found[task].test, real, seed)
-    digests = {name: data.digest for name, data in found.items()}
+        split(scanned[task].train, fraction, seed)  # Both raise InvalidInput if they leave too few images.
+        hold_out(scanned[task].test, real, seed)
+    digests = {name: data.digest for name, data in scanned.items()}
     weights = {key: weights_identity(backbone) for key, backbone in backbones.items()}
     label = f"{dataset.name} (generated images)" if dataset.generated else dataset.name
 
@@ -75,12 +84,12 @@ def scan_inputs(
             dataset=label,
         )
 
-    images = {name: ImageCounts(len(data.train), len(data.test)) for name, data in found.items()}
-    return SweepInputs(dataset, images, tuple(filter(None, map(_undefined, found.values()))), of)
+    images = {name: ImageCounts(len(data.train), len(data.test)) for name, data in scanned.items()}
+    return SweepInputs(dataset, images, tuple(filter(None, map(_undefined_metrics, scanned.values()))), of)
 
 
-def _undefined(task: TaskData) -> str:
-    """What no trial can measure of a task, in a sentence, and why."""
+def _undefined_metrics(task: TaskData) -> str:
+    """A sentence on the metrics that are undefined on a task; empty if all are defined."""
     labels = {sample.label for sample in task.test}
     if 1 not in labels:
         return f"{task.name}: all its test images are good: neither image nor pixel metrics are defined"
@@ -89,5 +98,5 @@ def _undefined(task: TaskData) -> str:
     return f"{task.name}: {'; '.join(lacking)}" if lacking else ""
 
 
-def _say_drawing() -> None:
+def _announce_drawing() -> None:
     print("drawing the embedded images (once)", file=sys.stderr, flush=True)

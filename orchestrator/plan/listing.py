@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moleflow.errors import counted
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.knobs import method_knobs
 from orchestrator.plan.cost_estimate import WorkEstimate
@@ -14,13 +15,13 @@ from orchestrator.plan.inputs import SweepInputs
 from orchestrator.plan.plan import Plan, Spread, spread
 from orchestrator.sweep.file_schema import SearchKeys
 from orchestrator.sweep.sweep import Sweep
-from orchestrator.sweep.trial import counted, spell
+from orchestrator.sweep.trial import spell
 
 MOST_VALUES = 12
 
 
 def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> list[str]:
-    """What a run and a plan say first; `folder` is where the results go, or are."""
+    """The first lines of `plan` and of a run; `folder` is the results folder."""
     dataset = inputs.dataset
     images = "embedded (generated images, not MVTec AD)" if dataset.generated else f"{dataset.name} ({dataset.root})"
     lines = [f"sweep:    {sweep.name}"]
@@ -43,17 +44,17 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
     return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
 
 
-def _search(sweep: Sweep, asked: SearchKeys) -> str:
-    looked = (
-        f"{counted(asked.trials, 'configuration')} by {asked.sampler}, each with {counted(len(sweep.seeds), 'seed')}"
+def _search(sweep: Sweep, search: SearchKeys) -> str:
+    tried = (
+        f"{counted(search.trials, 'configuration')} by {search.sampler}, each with {counted(len(sweep.seeds), 'seed')}"
     )
-    best = "the best" if asked.finalists == 1 else f"the best {asked.finalists}" if asked.finalists else "none"
+    best = "the best" if search.finalists == 1 else f"the best {search.finalists}" if search.finalists else "none"
     tested = f"{best} and the base with {counted(len(sweep.final_seeds or sweep.seeds), 'seed')}"
-    return f"{looked}, on validation images; tested then: {tested if asked.finalists else best}"
+    return f"{tried}, on validation images; tested then: {tested if search.finalists else best}"
 
 
 def work_lines(work: WorkEstimate | None) -> list[str]:
-    """What there is to do, and what it would be if every trial did all of its own."""
+    """The work of a plan, with and without sharing."""
     if work is None or not work.stages[0]:
         return []
     hours = "not known before a first trial has trained"
@@ -73,37 +74,40 @@ def _instead(alone: float, shared: float, form: str) -> str:
 
 
 def plan_lines(plan: Plan, search: SearchKeys | None = None) -> list[str]:
-    """What differs between the trials, what they share, and each trial with its state; of a search that has none yet, its space."""
+    """The differing settings, the shared ones, and each trial with its state.
+
+    For a search without trials: its space.
+    """
     if search is not None and not plan.trials:
         return ["", "the space:", *_columns({knob: _range(given) for knob, given in search.space.items()})]
-    found = spread([planned.trial for planned in plan.trials])
+    settings = spread([planned.trial for planned in plan.trials])
     rows = [f"  {planned.trial.id}  {planned.state:<6}  {planned.trial.label}" for planned in plan.trials]
-    return [*_differing(found), *_shared(found), "", "the trials:", *rows]
+    return [*_differing(settings), *_shared(settings), "", "the trials:", *rows]
 
 
 def _range(given: Mapping[str, Any]) -> str:
-    """What a search may draw a knob from, as the file has it."""
+    """The values that a search draws a knob from, as the sweep file gives them."""
     ((kind, values),) = given.items()
     return _values(values) if kind == "choice" else f"{spell(values[0])} to {spell(values[1])} ({kind})"
 
 
-def _differing(found: Spread) -> list[str]:
-    compared = {path: _values(values) for path, values in found.compared.items()} | {"seed": _values(found.seeds)}
-    said = ["", "what differs between them:", *_columns(compared)]
-    own = [path for path in found.following if "version" in found.compared and path in method_knobs()]
-    if own:
-        said.append(f"  set by the version: {', '.join(own)}")
-    others = {path: _values(values) for path, values in found.following.items() if path not in own}
+def _differing(settings: Spread) -> list[str]:
+    compared = {path: _values(values) for path, values in settings.compared.items()} | {"seed": _values(settings.seeds)}
+    lines = ["", "what differs between them:", *_columns(compared)]
+    of_version = [path for path in settings.following if "version" in settings.compared and path in method_knobs()]
+    if of_version:
+        lines.append(f"  set by the version: {', '.join(of_version)}")
+    others = {path: _values(values) for path, values in settings.following.items() if path not in of_version}
     if others:
-        said += ["not compared, yet different:", *_columns(others)]
-    return said
+        lines += ["not compared, yet different:", *_columns(others)]
+    return lines
 
 
-def _shared(found: Spread) -> list[str]:
-    usual = flatten_config(TrialConfig())
-    own = {path: spell(value) for path, value in found.shared.items() if value != usual[path]}
-    rest = len(found.shared) - len(own)
-    return ["", f"what they share ({rest} more settings have their default; `--json` lists all):", *_columns(own)]
+def _shared(settings: Spread) -> list[str]:
+    defaults = flatten_config(TrialConfig())
+    changed = {path: spell(value) for path, value in settings.shared.items() if value != defaults[path]}
+    rest = len(settings.shared) - len(changed)
+    return ["", f"what they share ({rest} more settings have their default; `--json` lists all):", *_columns(changed)]
 
 
 def _columns(entries: Mapping[str, str]) -> list[str]:
@@ -118,8 +122,8 @@ def _values(values: Sequence[Any]) -> str:
 
 
 def plan_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: WorkEstimate | None) -> dict[str, Any]:
-    """The plan for programs: the sweep, what differs, what is shared, and each trial."""
-    found = spread([planned.trial for planned in plan.trials])
+    """The plan as JSON: the sweep, the differing settings, the shared ones and each trial."""
+    settings = spread([planned.trial for planned in plan.trials])
     return {
         "sweep": sweep.name,
         "question": sweep.question,
@@ -130,10 +134,10 @@ def plan_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: 
         "folder": folder,
         "counts": {state: len(plan.of(state)) for state in ("done", "stale", "to run")},
         "to_do": asdict(work) if work else None,
-        "compared": found.compared,
-        "yet_different": found.following,
-        "seeds": found.seeds,
-        "shared": found.shared,
+        "compared": settings.compared,
+        "yet_different": settings.following,
+        "seeds": settings.seeds,
+        "shared": settings.shared,
         "trials": [
             {
                 "trial_id": planned.trial.id,

@@ -1,4 +1,7 @@
-"""Trials and what is stored -> what is done, what is stale, what to run, and what differs. Pure: no files, no clock."""
+"""The state of each trial of a sweep, and the settings that differ between trials.
+
+Pure: no files, no clock.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ State = Literal["done", "pruned", "stale", "to run"]
 
 
 class StoredResult(Protocol):
-    """What a plan has to know of a finished trial."""
+    """A finished trial, as far as a plan needs it."""
 
     @property
     def code_digest(self) -> str:
@@ -24,7 +27,7 @@ class StoredResult(Protocol):
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial and what the plan makes of it."""
+    """A trial and its state."""
 
     trial: Trial
     state: State
@@ -48,10 +51,18 @@ def make_plan(
     rerun_stale: bool = False,
     pruned: Collection[str] = (),
 ) -> Plan:
-    """What to run.
+    """Give each trial its state.
 
-    A finished trial is never run again, unless other code made its result (it is stale) and the user asks for that; nor is one that
-    was `pruned`, stopped early for good.
+    A finished trial never runs again, nor does a pruned one. The exception: other code made the
+    result (it is stale) and `rerun_stale` is set.
+
+    Args:
+        trials: in the order of the sweep file.
+        finished: the finished trials by id.
+        code: the code digest.
+        rerun_stale: whether stale trials run again.
+        pruned: ids of trials that were stopped early, for good.
+
     """
 
     def state(trial: Trial) -> State:
@@ -67,12 +78,13 @@ def make_plan(
 
 @dataclass(frozen=True)
 class Spread:
-    """What differs between trials, as {dotted path: values in order}, and what does not, as {dotted path: value}.
+    """The settings that differ between trials and those that they share.
 
     Attributes:
-        compared: the sweep's axes, where they apply.
-        following: settings that differ and are no axis: set by a version, or by a base for one version alone.
-        shared: everything else, without the seed.
+        compared: {dotted path: values in order} of the sweep's axes.
+        following: {dotted path: values in order} of other settings that differ. A version sets
+            them, or a base sets them for one version only.
+        shared: {dotted path: value} of everything else, without the seed.
         seeds: all seeds.
 
     """
@@ -84,7 +96,7 @@ class Spread:
 
 
 def spread(trials: Sequence[Trial]) -> Spread:
-    """What differs between the trials of a plan."""
+    """Find the settings that differ between trials."""
     compared: dict[str, dict[Any, None]] = {}
     for trial in trials:
         for path, value in trial.factors.items():
@@ -94,7 +106,7 @@ def spread(trials: Sequence[Trial]) -> Spread:
     for name in configs[0] if configs else ():
         groups = list(map(itemgetter(name), configs))
         if isinstance(groups[0], BaseModel):
-            # Trials share their groups of knobs: one look at each is enough.
+            # Trials share their knob groups; each group is looked at once.
             distinct = list(map(vars, dict(zip(map(id, groups), groups, strict=True)).values()))
             values |= {f"{name}.{knob}": dict.fromkeys(map(itemgetter(knob), distinct)) for knob in distinct[0]}
         elif name != "seed":

@@ -1,6 +1,8 @@
-"""The attempt record: one small file per attempt, claimed atomically, that says who runs what and how it ended.
+"""Attempt records: one small JSON file per attempt, with its owner, its state and its end.
 
-Drivers keep no state that is not here. A record whose heartbeat stopped, or whose process is gone, is an attempt that died.
+The file is created exclusively, so one worker at a time runs a trial. Drivers keep no state
+outside these files. An attempt has died if its record says `running` and its process is gone or
+its heartbeat stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,8 @@ from moleflow.cache.claim import Claim, Heartbeat, create_exclusively, is_stale,
 from moleflow.files import write_atomically
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED, DIED = "running", "finished", "failed", "interrupted", "pruned", "died"
-ENDED = (FINISHED, FAILED, PRUNED)  # for good, as far as whoever ran it is concerned
+ENDED = (FINISHED, FAILED, PRUNED)
+"""States after which the worker does not run the trial again by itself."""
 WORKER_DIED, CANCELLED, STOPPED = "WorkerDied", "Cancelled", "Stop"
 NO_PROGRESS, OUT_OF_MEMORY = "NoProgress", "OutOfMemory"
 _NAME = re.compile(r"^([0-9a-f]{12})-(\d+)\.json$")
@@ -28,7 +31,7 @@ _STATE = re.compile(r'^\{\s*"trial_id": "[0-9a-f]{12}",\s*"attempt": \d+,\s*"sta
 
 @dataclass(frozen=True)
 class AttemptRecord:
-    """The file of an attempt and its text, as JSON."""
+    """The record of an attempt: its file and the JSON text in it."""
 
     trial_id: str
     attempt: int
@@ -37,7 +40,7 @@ class AttemptRecord:
 
     @cached_property
     def content(self) -> Mapping[str, Any]:
-        """What it says; nothing where it is damaged."""
+        """The parsed text; empty if it is damaged."""
         try:
             content = json.loads(self.text or "{}")
         except ValueError:
@@ -45,21 +48,29 @@ class AttemptRecord:
         return content if isinstance(content, dict) else {}
 
     @cached_property
-    def said(self) -> str:
-        """The state that stands in it."""
-        # It stands at the front, and there may be thousands of records: the rest is read when it is asked for.
+    def stored_state(self) -> str:
+        """The state in the file; `running` if the file is damaged."""
+        # There may be thousands of records. The state is near the front, so most are never parsed.
         front = _STATE.match(self.text) if self.text.endswith("}") else None
         state: str = front[1] if front else self.content.get("state", RUNNING)
         return state
 
     @property
     def state(self) -> str:
-        """Running | finished | failed | interrupted | pruned, or died: it says running, and nobody is."""
-        return DIED if self.said == RUNNING and is_stale(self.path) else self.said
+        """The stored state; `died` if it is `running` and the worker is gone."""
+        return DIED if self.stored_state == RUNNING and is_stale(self.path) else self.stored_state
 
 
 class Attempt:
-    """An attempt that this process runs: a heartbeat until `end`. `earlier` are the trial's attempts before it, as they ended."""
+    """An attempt that this process runs, with a heartbeat until `end`.
+
+    Attributes:
+        record: its record as it was created.
+        earlier: the records of the trial's attempts before it.
+        trial_id: the trial.
+        number: the number of the attempt, from 1.
+
+    """
 
     def __init__(self, record: AttemptRecord, earlier: Sequence[AttemptRecord], heartbeat: Heartbeat) -> None:
         self.record, self.earlier = record, tuple(earlier)
@@ -67,19 +78,20 @@ class Attempt:
         self._claim = Claim(record.path, record.text, heartbeat)
 
     def end(self, state: str, **facts: object) -> None:
-        """Write how it ended, with whatever else a reader should know (error, traceback).
+        """Write the end, with further facts for readers (error, traceback).
 
         Raises:
-            OSError: the disk is full; the record then says `running`, and is seen as died once this process is gone.
+            OSError: the disk is full; the record still says `running`, which reads as died once
+                this process is gone.
 
         """
         self._claim.stop()
-        # Not made to last through a power cut: a record that comes back empty is one whose process died, and the part counts.
+        # Not synced: after a power cut an empty record reads as died, and the part decides anyway.
         content = {**self.record.content, "state": state, "ended_at": time.time(), **facts}
         write_atomically(self.record.path, json.dumps(content, ensure_ascii=False, default=str).encode(), durable=False)
 
     def withdraw(self) -> None:
-        """Take the attempt back before anything was done in it; its number is free again."""
+        """Remove the record before the attempt did anything; its number is free again."""
         self._claim.release()
 
 
@@ -91,11 +103,11 @@ class AttemptFolder:
     heartbeat: Heartbeat = field(default_factory=Heartbeat, compare=False, repr=False)
 
     def begin(self, trial_id: str, **facts: object) -> Attempt | AttemptRecord:
-        """A new attempt at a trial; or, if somebody is at it right now, the record of theirs.
+        """Begin a new attempt at a trial, or return the record of the attempt that runs already.
 
         Args:
             trial_id: the trial.
-            facts: what else the record should carry (worker, job id, the row of the attempts table as far as it is known).
+            facts: further facts for the record: the job, the known columns of the attempts table.
 
         Raises:
             OSError: the folder cannot be written.
@@ -103,9 +115,9 @@ class AttemptFolder:
         """
         while True:
             earlier = self.of_trial(trial_id)
-            live = [record for record in earlier if record.state == RUNNING]
-            if live:
-                return live[0]
+            running = [record for record in earlier if record.state == RUNNING]
+            if running:
+                return running[0]
             number = earlier[-1].attempt + 1 if earlier else 1
             path = self.folder / f"{trial_id}-{number}.json"
             content = {
@@ -118,36 +130,54 @@ class AttemptFolder:
             }
             text = json.dumps(content)
             try:
-                ours = create_exclusively(path, text)
+                created = create_exclusively(path, text)
             except FileNotFoundError:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 continue
-            if ours:
+            if created:
                 return Attempt(AttemptRecord(trial_id, number, path, text), earlier, self.heartbeat)
+            # Another worker created this number a moment ago: look again at who runs the trial.
 
     def of_trial(self, trial_id: str) -> list[AttemptRecord]:
         """A trial's attempts, in order."""
-        found: list[AttemptRecord] = []
-        # Attempts are numbered without gaps: looking for the next one is faster than listing those of all trials.
-        while (record := read_record(self.folder, trial_id, len(found) + 1)) is not None:
-            found.append(record)
-        return found
+        records: list[AttemptRecord] = []
+        # Attempts are numbered without gaps. Asking for the next is faster than listing all.
+        while (record := read_record(self.folder, trial_id, len(records) + 1)) is not None:
+            records.append(record)
+        return records
 
-    def again(self, record: AttemptRecord) -> AttemptRecord:
-        """A record as it stands now."""
+    def reread(self, record: AttemptRecord) -> AttemptRecord:
+        """The record as it is on disk now."""
         return read_record(self.folder, record.trial_id, record.attempt) or record
 
+    def of_trials(self, trial_ids: Iterable[str]) -> dict[str, list[AttemptRecord]]:
+        """The attempts, in order, of each of these trials that has any."""
+        numbers = self._numbers()
+        records = {trial: self._read(trial, numbers[trial]) for trial in trial_ids if trial in numbers}
+        return {trial: attempts for trial, attempts in records.items() if attempts}
+
     def all(self) -> list[AttemptRecord]:
-        """Every attempt of every trial."""
+        """Every attempt of every trial, by trial and number."""
+        return [record for trial, numbers in sorted(self._numbers().items()) for record in self._read(trial, numbers)]
+
+    def _numbers(self) -> dict[str, list[int]]:
+        """The numbers of the attempts of each trial, from one listing of the folder."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
-            return []
-        found = (read_record(self.folder, match[1], int(match[2])) for match in filter(None, map(_NAME.match, names)))
-        return sorted((record for record in found if record), key=lambda record: (record.trial_id, record.attempt))
+            return {}
+        numbers: dict[str, list[int]] = {}
+        for match in filter(None, map(_NAME.match, names)):
+            numbers.setdefault(match[1], []).append(int(match[2]))
+        return numbers
+
+    def _read(self, trial_id: str, numbers: Iterable[int]) -> list[AttemptRecord]:
+        # A record that was withdrawn since the listing is left out.
+        records = (read_record(self.folder, trial_id, number) for number in sorted(numbers))
+        return [record for record in records if record is not None]
 
     def close(self, record: AttemptRecord, state: str, ended_at: float, **facts: object) -> None:
-        """Write down the end of an attempt whose process is gone.
+        """Write the end of an attempt whose process is gone.
 
         Raises:
             OSError: the folder cannot be written.
@@ -157,7 +187,7 @@ class AttemptFolder:
 
 
 def read_record(folder: Path, trial_id: str, number: int) -> AttemptRecord | None:
-    """The record of an attempt; None where there is none."""
+    """The record of an attempt, without text if it cannot be read; None if there is none."""
     path = folder / f"{trial_id}-{number}.json"
     try:
         with open(path, "rb") as file:
@@ -170,7 +200,7 @@ def read_record(folder: Path, trial_id: str, number: int) -> AttemptRecord | Non
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON beside `path` and rename it into place.
+    """Write JSON atomically, and make the folder if needed.
 
     Raises:
         OSError: the folder cannot be written; `path` keeps what it held.

@@ -1,19 +1,17 @@
-"""Attempts whose process is gone without a word: written down in their record and in the attempts table."""
+"""Attempts whose process died: their end is written into the record and the attempts table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from moleflow.cache.claim import exclusive
 from orchestrator.records.attempts import FAILED, RUNNING, STOPPED, WORKER_DIED, AttemptFolder, AttemptRecord
-from orchestrator.records.event_log import epochs_told
-from orchestrator.results.schema import ATTEMPTS
+from orchestrator.records.event_log import logged_epochs
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import AttemptRows, PartWriter
 
-_KEY = ["trial_id", "attempt", "status"]
 UNSEEN = "its process is gone and left no word: it was killed, or the machine went down"
 
 
@@ -25,66 +23,66 @@ def record_dead_attempts(
     state: str = FAILED,
     error_kind: str = WORKER_DIED,
 ) -> list[AttemptRecord]:
-    """Write down how attempts died; one whose rows were stored before its process went has ended as they say.
+    """Write the end of dead attempts; one whose rows were stored before it died gets their status.
 
     Args:
         attempts: the folder of the records.
-        store: where their rows go.
-        dead: the records of attempts that nobody runs any more.
-        error: how they died, as far as is known.
-        state: failed, or interrupted where that was nobody's mistake.
-        error_kind: what kind of end it was, of those that failed.
+        store: the store that gets a row of each attempt.
+        dead: the records of attempts whose process is gone.
+        error: the cause of death, as far as it is known.
+        state: failed, or interrupted if the attempt itself was not the cause.
+        error_kind: the class of the error of failed attempts.
 
     Returns:
-        Those that died before their end was stored.
+        The records of attempts without stored rows.
 
     Raises:
-        OSError: the disk is full or not writable; what is not buried yet is found dead the next time.
+        OSError: the disk is full or not writable; the rest is found dead at the next start.
 
     """
     if not dead:
         return []
-    with exclusive(attempts.folder / "burying"):  # Two drivers that bury the same attempt would give it two rows.
-        return _record_dead_attempt(
-            attempts, store, [attempts.again(record) for record in dead], error, state, error_kind
-        )
+    # Two drivers at once would each write a row of the same attempt.
+    with exclusive(attempts.folder / "burying"):
+        return _record_dead_attempts(attempts, store, map(attempts.reread, dead), error, state, error_kind)
 
 
-def _record_dead_attempt(
-    attempts: AttemptFolder, store: ResultStore, dead: Sequence[AttemptRecord], error: str, state: str, error_kind: str
+def _record_dead_attempts(
+    attempts: AttemptFolder, store: ResultStore, dead: Iterable[AttemptRecord], error: str, state: str, error_kind: str
 ) -> list[AttemptRecord]:
-    stored = {(row["trial_id"], row["attempt"]): row["status"] for row in store.read(ATTEMPTS, _KEY).to_pylist()}
+    statuses = store.statuses()
     writer = PartWriter(store, "driver")
-    found = []
+    unstored = []
     for record in dead:
         if record.content.get("state", RUNNING) != RUNNING:
             continue
-        last_sign = datetime.fromtimestamp(record.path.stat().st_mtime, UTC)  # its last heartbeat
-        status = stored.get((record.trial_id, record.attempt))
+        last_heartbeat = datetime.fromtimestamp(record.path.stat().st_mtime, UTC)
+        status = statuses.get((record.trial_id, record.attempt))
         if status is not None:
-            attempts.close(record, status, last_sign.timestamp())
+            attempts.close(record, status, last_heartbeat.timestamp())
             continue
-        # The record first: buried twice, the attempt would have two rows.
+        # The record comes first: a driver that died in between would lose the row. In the other
+        # order the next driver would write a second row.
         kind = error_kind if state == FAILED else STOPPED
-        epochs = epochs_told(store.folder, record.content.get("row", {}).get("worker", ""), record)
-        attempts.close(record, state, last_sign.timestamp(), error=error, error_kind=kind, epochs=epochs)
+        epochs = logged_epochs(store.folder, record.content.get("row", {}).get("worker", ""), record)
+        attempts.close(record, state, last_heartbeat.timestamp(), error=error, error_kind=kind, epochs=epochs)
         if "row" in record.content:
-            writer.add(AttemptRows(_row(record, last_sign, state, error, kind)))
-        found.append(record)
+            writer.add(AttemptRows(_row(record, last_heartbeat, state, error, kind)))
+        unstored.append(record)
     writer.flush()
-    return found
+    return unstored
 
 
-def _row(record: AttemptRecord, last_sign: datetime, state: str, error: str, error_kind: str) -> dict[str, Any]:
-    """The row that the worker wrote into the record when it began, with the end that it could not write."""
+def _row(record: AttemptRecord, last_heartbeat: datetime, state: str, error: str, error_kind: str) -> dict[str, Any]:
+    """The row of the attempts table: the columns in the record, and the end."""
     started = datetime.fromtimestamp(record.content["started_at"], UTC)
     return {
         **record.content["row"],
         "attempt": record.attempt,
         "status": state,
         "started_at": started,
-        "ended_at": last_sign,
-        "seconds_spent": max(0.0, (last_sign - started).total_seconds()),
+        "ended_at": last_heartbeat,
+        "seconds_spent": max(0.0, (last_heartbeat - started).total_seconds()),
         "error": error,
         "error_kind": error_kind,
     }

@@ -1,4 +1,4 @@
-"""What a worker tells the driver, on every backend."""
+"""Events: the messages of a worker to its driver, on any backend."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Kind = Literal[
     "features",  # backbone forwards: done, total
     "epoch",  # task, tasks, task_name, epoch, epochs, loss
     "task",  # a task ended: task, tasks, task_name, image_auroc, validation: {metric: value} of its validation split, or None
-    "note",  # something that a reader of the log should know, and that changes no figure: note
+    "note",  # a remark for readers of the log that changes no figure: note
     "finished",  # its part is renamed: seconds, image_auroc, validation: {metric: mean over classes}, or None
     "pruned",  # stopped early for good: seconds
     "failed",  # error, error_kind, traceback
     "interrupted",  # stopped from outside; costs no retry: epochs, finished in this attempt
-    "cancelled",  # somebody took the trial back; it waits for the next run of the command
-    "withdrawn",  # taken back from a queue before it began
-    "held",  # another live process is at this trial
+    "cancelled",  # by a user; the trial waits for the next run of the command
+    "withdrawn",  # removed from a queue before it began
+    "held",  # another live process runs this trial
     "elsewhere",  # another driver has finished it
     "fatal",  # nothing can be written any more: error
 ]
@@ -26,7 +26,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a trial."""
+    """An event of a trial, with facts that depend on its kind."""
 
     kind: Kind
     trial_id: str

@@ -1,4 +1,4 @@
-"""What drivers want of trials that run elsewhere: marks in the sweep's folder, which drivers and workers look at on every backend."""
+"""Requests to stop trials: files in the sweep's folder, which reach workers on any backend."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ALL = "all"
-LOOK_EVERY_S = 0.5
+CHECK_EVERY_S = 0.5
 
 
 @dataclass
 class StopRequests:
-    """One kind of marks of a sweep: one empty file a trial, or one for all."""
+    """One kind of request: one empty file per trial, or one for all trials."""
 
     folder: Path
-    _looked: dict[str, float] = field(default_factory=dict)
+    _checked: dict[str, float] = field(default_factory=dict)
 
     def add(self, trial_ids: Iterable[str] | None) -> None:
-        """Mark trials; None = every trial of the sweep.
+        """Request the stop of trials; None = all trials of the sweep.
 
         Raises:
             OSError: the folder cannot be written.
@@ -30,28 +30,28 @@ class StopRequests:
         for name in [ALL] if trial_ids is None else trial_ids:
             (self.folder / name).touch()
 
-    def holds(self, trial_id: str) -> bool:
-        """Whether a trial is marked."""
+    def is_set(self, trial_id: str) -> bool:
+        """True if the stop of a trial was requested."""
         return (self.folder / ALL).exists() or (self.folder / trial_id).exists()
 
-    def holds_now(self, trial_id: str) -> bool:
-        """The same for a running trial, which asks often: the folder is looked at twice a second at most."""
+    def is_set_throttled(self, trial_id: str) -> bool:
+        """`is_set` for a running trial that asks often; false between two checks of the folder."""
         now = time.monotonic()
-        if now - self._looked.get(trial_id, 0.0) < LOOK_EVERY_S:
+        if now - self._checked.get(trial_id, 0.0) < CHECK_EVERY_S:
             return False
-        self._looked = {trial_id: now}
-        return self.holds(trial_id)
+        self._checked = {trial_id: now}
+        return self.is_set(trial_id)
 
     def clear(self) -> None:
-        """Take every mark back."""
+        """Withdraw all requests."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def cancel_requests(sweep_folder: Path) -> StopRequests:
-    """Trials that somebody no longer wants."""
+    """Trials that a user cancelled."""
     return StopRequests(sweep_folder / "cancelled")
 
 
 def prune_requests(sweep_folder: Path) -> StopRequests:
-    """Trials that a search, or Tune, has seen enough of."""
+    """Trials that a search, or Tune, stops early."""
     return StopRequests(sweep_folder / "pruned")

@@ -1,4 +1,4 @@
-"""The folder of a sweep: whose it is, and which trials its latest plan holds."""
+"""sweep.json: the sweep that owns a results folder, and its latest plan."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ FILE = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """What sweep.json says: the latest plan of the sweep that owns the folder.
+    """The content of sweep.json.
 
-    `labels` are readable names by trial id, `command` is what was typed after the program's name, and where. Of a search only
-    the trials `tabled` are compared in tables.
+    Attributes:
+        name: the sweep.
+        title: the sweep with its question.
+        baseline: the settings that tables compare with.
+        trial_ids: the trials of the latest plan.
+        dataset: the name of the data set.
+        labels: readable names by trial id.
+        command: the words typed after the program's name.
+        typed_in: the folder in which the command was typed.
+        tabled: the trials of a search that tables compare; None = all.
+
     """
 
     name: str
@@ -36,24 +45,24 @@ class SweepFolder:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The trials that tables compare: all, or those that a search has chosen."""
+        """The trials that tables compare."""
         return self.trial_ids if self.tabled is None else self.tabled
 
 
-def refuse_duplicates(places: Sequence[Path], command: str) -> None:
-    """See that no folder is given twice.
+def refuse_duplicates(folders: Sequence[Path], command: str) -> None:
+    """Refuse a folder that is given twice.
 
     Raises:
         InvalidInput: one is.
 
     """
-    again = [place for place, n in Counter(place.resolve() for place in places).items() if n > 1]
-    if again:
-        raise InvalidInput(f"{command}: {again[0]} is given twice; give each folder once")
+    repeated = [folder for folder, n in Counter(folder.resolve() for folder in folders).items() if n > 1]
+    if repeated:
+        raise InvalidInput(f"{command}: {repeated[0]} is given twice; give each folder once")
 
 
 def check_owner(folder: Path, name: str) -> None:
-    """See that `folder` is this sweep's, or free to become it.
+    """Check that `folder` is this sweep's, or empty.
 
     Raises:
         InvalidInput: it holds another sweep, or files that are no sweep's.
@@ -69,14 +78,13 @@ def check_owner(folder: Path, name: str) -> None:
             raise InvalidInput(
                 f"{folder}: holds the sweep '{owner}', not '{name}'; give another folder with --out, or rename the sweep"
             )
-    elif any(
-        not path.name.startswith(".") for path in folder.iterdir()
-    ):  # A start that was cut off leaves hidden files.
+    # A start that was killed leaves hidden files, which do not count.
+    elif any(not path.name.startswith(".") for path in folder.iterdir()):
         raise InvalidInput(f"{folder}: is not empty and holds no sweep; give another folder with --out")
 
 
 def write_sweep_folder(folder: Path, sweep: SweepFolder, spec: dict[str, Any]) -> None:
-    """Make `folder` this sweep's and store its latest plan."""
+    """Write sweep.json; `spec` is the sweep as its digest sees it."""
     content = {
         "name": sweep.name,
         "title": sweep.title,
@@ -94,7 +102,7 @@ def write_sweep_folder(folder: Path, sweep: SweepFolder, spec: dict[str, Any]) -
 
 
 def require_folder(folder: Path) -> Path:
-    """The folder, if there is one.
+    """The folder, if it exists.
 
     Raises:
         InvalidInput: no such folder, or a file.
@@ -111,7 +119,7 @@ def require_folder(folder: Path) -> Path:
 
 
 def read_sweep_folder(folder: Path) -> SweepFolder:
-    """What sweep.json says.
+    """Read sweep.json.
 
     Raises:
         InvalidInput: the folder holds no sweep, or sweep.json is damaged.

@@ -1,4 +1,4 @@
-"""What a trial without a stored result is doing, judged from its latest attempt, a scheduler's word and the marks of trials taken back."""
+"""The state of a trial without a stored result, from its latest attempt and the scheduler."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Literal, Protocol, get_args
 from orchestrator.records import attempts
 
 State = Literal[
-    "running",  # a live worker is at it
-    "unknown",  # nobody can tell; the reason stands beside it
-    "queued",  # a scheduler has it
+    "running",  # a live worker runs it
+    "unknown",  # it may run; the reason is given
+    "queued",  # a scheduler has a job for it
     "failed",  # its last attempt failed, or died
     "interrupted",  # its last attempt was stopped from outside
-    "cancelled",  # somebody took it back
-    "waiting",  # nobody has it yet
+    "cancelled",  # a user cancelled it
+    "waiting",  # it has not begun
     "pruned",  # a search stopped it early
     "finished",  # its part is stored
 ]
 STATES: tuple[State, ...] = get_args(State)
-GOING: frozenset[State] = frozenset({"running", "unknown", "queued"})
+ACTIVE: frozenset[State] = frozenset({"running", "unknown", "queued"})
 SILENT_S = 15.0  # three heartbeats
 STOPS = "cancelled: it stops at its next epoch"
 WANTED_AGAIN = "cancelled before, and wanted again"
@@ -29,7 +29,7 @@ NO_PART = "its record says finished, but no whole part holds its results: it run
 
 @dataclass(frozen=True)
 class JobState:
-    """What a scheduler says of the job that has a trial; `reason` is its own word, or why it cannot tell."""
+    """A scheduler's job for a trial; `reason` is its own word, or why it does not answer."""
 
     state: Literal["queued", "running", "unknown"]
     job: str
@@ -37,45 +37,45 @@ class JobState:
 
     @property
     def number(self) -> str:
-        """The scheduler's own name of the job, without what tells it from one of the same name on another cluster."""
+        """The job's number without the name of the cluster."""
         return self.job.partition("@")[0]
 
 
 class Jobs(Protocol):
-    """The jobs of a scheduler. It is asked about every unfinished trial at each look, so it queries for all of them at once."""
+    """The jobs of a scheduler. They query all at once: a status asks about each trial."""
 
     def state_of(self, trial_id: str) -> JobState | None:
-        """What the scheduler says of a trial; None when it has no job for it."""
+        """The job for a trial; None if there is none."""
 
     def cancel(self, trial_ids: Collection[str]) -> int:
-        """Withdraw the jobs of trials that have not begun; of how many trials."""
+        """Cancel the queued jobs of trials; returns the number of trials."""
 
 
 class NoJobs:
-    """Where no scheduler is."""
+    """The jobs of a sweep without a scheduler."""
 
     def state_of(self, trial_id: str) -> JobState | None:
-        """None."""
+        """No job."""
         return None
 
     def cancel(self, trial_ids: Collection[str]) -> int:
-        """0."""
+        """Cancel nothing."""
         return 0
 
 
 @dataclass(frozen=True)
 class LatestAttempt:
-    """A trial's latest attempt as it was seen.
+    """A trial's latest attempt as a status sees it.
 
     Attributes:
         attempt: its number.
         state: running | finished | failed | interrupted | pruned | died.
-        here: whether it runs, or ran, on this host, where a process that is gone is seen at once.
-        host: where.
+        here: whether it is of this host, where a dead process is noticed at once.
+        host: its host.
         worker: the worker's name.
         job: the scheduler's job, if any.
         silence_s: seconds since its last heartbeat.
-        error: what last went wrong: in this attempt, else in the one before.
+        error: the latest error of this attempt or an earlier one.
         error_kind: the class of this attempt's error.
 
     """
@@ -96,24 +96,25 @@ class LatestAttempt:
         return f"no sign of life from {self.host or 'its host'} for {self.silence_s:.0f} s"
 
 
-def trial_state_of(latest: LatestAttempt | None, job: JobState | None, unwanted: bool) -> tuple[State, str | None]:
-    """The state of a trial that no stored part holds, and the reason where the state alone does not tell it.
+def trial_state_of(latest: LatestAttempt | None, job: JobState | None, cancelled: bool) -> tuple[State, str | None]:
+    """The state of a trial without a stored part, and its reason if it does not explain itself.
 
     Args:
-        latest: its latest attempt, if there was one.
-        job: the scheduler's job that has it, if any.
-        unwanted: whether somebody took it back.
+        latest: its latest attempt, if any.
+        job: the scheduler's job for it, if any.
+        cancelled: whether a user cancelled it.
 
     """
     if latest is not None and latest.state == attempts.RUNNING:
+        # On another host only the heartbeat tells, and a network filesystem shows it late.
         if not latest.here and latest.silence_s > SILENT_S:
             return "unknown", latest.silence
-        return "running", STOPS if unwanted else None
-    if job is not None and not _over_in(job, latest):
+        return "running", STOPS if cancelled else None
+    if job is not None and not _ended_in(job, latest):
         return _under_scheduler(latest, job)
     if latest is not None and latest.state in (attempts.FAILED, attempts.DIED):
         return "failed", None
-    if unwanted:
+    if cancelled:
         return "cancelled", None
     if latest is None:
         return "waiting", None
@@ -124,15 +125,15 @@ def trial_state_of(latest: LatestAttempt | None, job: JobState | None, unwanted:
     return ("pruned" if latest.state == attempts.PRUNED else "interrupted"), None
 
 
-def _over_in(job: JobState, latest: LatestAttempt | None) -> bool:
-    """Whether the trial has ended in this very job, which has others to run; the job will not run it again."""
+def _ended_in(job: JobState, latest: LatestAttempt | None) -> bool:
+    """True if the trial has ended in this job, which may have other trials left."""
     if latest is None or latest.job != job.job:
         return False
     return latest.state in attempts.ENDED or latest.error_kind == attempts.CANCELLED
 
 
 def _under_scheduler(latest: LatestAttempt | None, job: JobState) -> tuple[State, str | None]:
-    """The state of a trial that nobody is seen at, while a scheduler has a job for it."""
+    """The state of a trial that no live worker runs, and that a scheduler has a job for."""
     if job.state != "running":
         return job.state, job.reason
     if latest is not None and latest.state == attempts.DIED and latest.job == job.job:

@@ -1,1 +1,1 @@
-"""Comparison tables of what is stored, with everything under them that a reader must know before believing them."""
+"""Comparison tables of stored results, with notes on all that limits their comparison."""

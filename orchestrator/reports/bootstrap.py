@@ -1,14 +1,17 @@
-"""Intervals of differences in image AUROC: the paired bootstrap over test images, and over seeds where there are enough.
+"""Intervals of differences in image AUROC by a paired bootstrap over test images and seeds.
 
-Within each class the good and the defective images are drawn with replacement, each kind by itself, so that every
-resample has an AUROC. One draw serves both variants and every seed: an image that is hard for one is hard for the
-other, and that common part cancels. With five seeds or more in common, the seeds are drawn too.
+Within each class, good and defective images are drawn apart, with replacement, so that every
+resample has an AUROC. One draw serves both variants and every seed: an image that is hard for one
+variant is mostly hard for the other, and that common part cancels. With `SEEDS_DRAWN_FROM` seeds or
+more in common, the seeds are drawn too.
 
-AUROC is linear in how often each pair of a defective and a good image is drawn: with counts w (defective) and v (good),
+AUROC is linear in how often each pair of a defective image i and a good image j is drawn. With
+counts w (defective) and v (good),
 
     AUROC = sum_ij w_i v_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j v_j)
 
-so the AUROC of every resample, ties included, is two matrix products, and exact: all sums are of whole numbers.
+So the AUROC of every resample, ties included, takes two matrix products. It is exact, because all
+sums are of whole numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from orchestrator.results.store import ResultStore
 RESAMPLES = 1000
 LEVEL = 0.95
 SEEDS_DRAWN_FROM = 5
-"""With fewer seeds in common than this, seeds are not drawn: so few values say little of how seeds spread."""
+"""With fewer seeds in common, seeds are not drawn: so few values say little about their spread."""
 
 Reals = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -34,18 +37,24 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:
-    """The test images of one class as one trial scored them, in order of their names; n of each."""
+    """The test images of one class as one trial scored them.
+
+    Attributes:
+        images: (n,) names, in order.
+        anomalous: (n,) whether each image is defective.
+        scores: (n,) anomaly scores.
+    """
 
     images: tuple[str, ...]
     anomalous: npt.NDArray[np.bool_]
     scores: Reals
 
     def matches(self, other: ClassScores) -> bool:
-        """Whether these are scores of the same images with the same labels."""
+        """Say whether these are scores of the same images with the same labels."""
         return self.images == other.images and bool(np.array_equal(self.anomalous, other.anomalous))
 
     def auroc(self) -> float | None:
-        """The image AUROC of the class; None where it is undefined."""
+        """Return the image AUROC of the class; None where it is undefined."""
         from moleflow.metrics.ranking import ranking
 
         return ranking(self.anomalous, self.scores).auroc
@@ -65,11 +74,15 @@ class Interval:
 
 
 def read_scores(store: ResultStore, trial_ids: Iterable[str], split: str) -> dict[str, dict[str, ClassScores]]:
-    """The image scores (routed expert, after the final task) of finished trials, by trial id and class name.
+    """Return image scores of finished trials after the final task, by trial id and class name.
+
+    Args:
+        store: the results.
+        trial_ids: the trials.
+        split: test | validation, the images.
 
     Raises:
         InvalidInput: there is no store in the folder.
-
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -79,7 +92,7 @@ def read_scores(store: ResultStore, trial_ids: Iterable[str], split: str) -> dic
     of_split = pc.and_(pc.equal(rows["split"], split), pc.equal(rows["status"], FINISHED))
     chosen = pc.is_in(rows["trial_id"], value_set=pa.array(sorted(trial_ids), pa.string()))
     rows = rows.filter(pc.and_(of_split, chosen))
-    # The order of rows depends on which worker wrote them first, and a resample must not.
+    # Rows lie in the order in which workers wrote them; a resample must not depend on that.
     rows = rows.sort_by([(name, "ascending") for name in ("trial_id", "task_name", "image")])
     owners = list(zip(rows["trial_id"].to_pylist(), rows["task_name"].to_pylist(), strict=True))
     images, labels, scores = rows["image"].to_pylist(), rows["label"].to_numpy() == 1, rows["score"].to_numpy()
@@ -94,7 +107,13 @@ def read_scores(store: ResultStore, trial_ids: Iterable[str], split: str) -> dic
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """Two variants, b against a: the scores of each seed in common as a pair (a, b), and the classes to average over."""
+    """Two variants, b against a.
+
+    Attributes:
+        seeds: the seeds in common.
+        pairs: for each seed, the scores of a and b.
+        classes: the classes that are averaged over.
+    """
 
     seeds: tuple[int, ...]
     pairs: tuple[tuple[TrialScores, TrialScores], ...]
@@ -102,38 +121,44 @@ class Contrast:
 
     @property
     def draws_seeds(self) -> bool:
-        """Whether there are enough seeds in common to draw them."""
+        """True if the seeds are drawn too."""
         return len(self.seeds) >= SEEDS_DRAWN_FROM
 
     def shares_draws(self, other: Contrast) -> bool:
-        """Whether one set of resamples serves both: the same images, and the same number of drawn seeds."""
+        """Say whether one set of resamples serves both: the same images, as many drawn seeds."""
         drawn = [len(c.seeds) if c.draws_seeds else 0 for c in (self, other)]
         mine, theirs = self.pairs[0][0], other.pairs[0][0]
         same = self.classes == other.classes and all(mine[name].matches(theirs[name]) for name in self.classes)
         return same and drawn[0] == drawn[1]
 
 
-def intervals(contrasts: Sequence[Contrast], seed: int, resamples: int = RESAMPLES) -> list[Interval | None]:
-    """The 95 % percentile bootstrap interval of mean AUROC of b minus that of a, for each of `contrasts`.
+def bootstrap_intervals(contrasts: Sequence[Contrast], seed: int, resamples: int = RESAMPLES) -> list[Interval | None]:
+    """Return the 95 % percentile interval of mean AUROC of b minus that of a, for each contrast.
 
-    All trials of a contrast must have scored the same images of `classes`, with both labels in each class. Contrasts
-    over the same images share their resamples. None where no class has two images of a kind: nothing can be drawn.
-    Every set of resamples starts from `seed` anew, so that an interval does not depend on what stands beside it.
+    It is None where no class has two images of a kind, so that nothing can be drawn.
+
+    Args:
+        contrasts: each over trials that scored the same images, with both labels in each class.
+        seed: seed of the draws.
+        resamples: number of draws.
     """
+    # Contrasts over the same images share their resamples, which saves time. Each set of resamples
+    # starts from the seed anew, so that no interval depends on the contrasts computed with it.
     found: list[Interval | None] = [None] * len(contrasts)
     left = list(range(len(contrasts)))
     while left:
         first = contrasts[left[0]]
         together = [k for k in left if first.shares_draws(contrasts[k])]
         left = [k for k in left if k not in together]
-        drawn = _shared([contrasts[k] for k in together], np.random.default_rng(seed), resamples)
+        drawn = _intervals_of_shared_draws([contrasts[k] for k in together], np.random.default_rng(seed), resamples)
         for k, interval in zip(together, drawn, strict=True):
             found[k] = interval
     return found
 
 
-def _shared(contrasts: Sequence[Contrast], generator: np.random.Generator, resamples: int) -> list[Interval | None]:
-    """Intervals of contrasts that share their resamples."""
+def _intervals_of_shared_draws(
+    contrasts: Sequence[Contrast], generator: np.random.Generator, resamples: int
+) -> list[Interval | None]:
     from scipy.stats import bootstrap
 
     first = contrasts[0]
@@ -143,18 +168,20 @@ def _shared(contrasts: Sequence[Contrast], generator: np.random.Generator, resam
         sizes += [int(anomalous.sum()), int((~anomalous).sum())]
     if first.draws_seeds:
         sizes.append(len(first.seeds))
-    drawn = [k for k, size in enumerate(sizes) if size > 1]  # scipy draws from two observations or more
+    drawn = [k for k, size in enumerate(sizes) if size > 1]  # scipy refuses a single observation.
     if not drawn:
         return [None] * len(contrasts)
     gains = [_gains(contrast) for contrast in contrasts]
 
     def differences(*indices: Reals, axis: int = -1) -> Reals:
-        """Mean difference in AUROC: (contrasts, resamples) from indices (resamples, size) for each that is drawn."""
+        """(resamples, size) indices of each sample to (contrasts, resamples) differences."""
         n = indices[0].shape[0]
         counts = [np.ones((n, size), np.int64) for size in sizes]
         for k, index in zip(drawn, indices, strict=True):
-            counts[k] = _counted(index.astype(np.int64), sizes[k])
-        return np.stack([_weighted(gain, contrast, counts) for gain, contrast in zip(gains, contrasts, strict=True)])
+            counts[k] = _draw_counts(index.astype(np.int64), sizes[k])
+        return np.stack(
+            [_mean_differences(gain, contrast, counts) for gain, contrast in zip(gains, contrasts, strict=True)]
+        )
 
     data = tuple(np.arange(sizes[k], dtype=np.float64) for k in drawn)
     options = {"n_resamples": resamples, "confidence_level": LEVEL, "method": "percentile", "rng": generator}
@@ -164,7 +191,11 @@ def _shared(contrasts: Sequence[Contrast], generator: np.random.Generator, resam
 
 
 def _gains(contrast: Contrast) -> list[Reals]:
-    """For each class sign(s_i - s_j) of b minus that of a, defective i, good j: (S, P, N), S seeds, or their sum (1, P, N)."""
+    """Return for each class sign(s_i - s_j) of b minus that of a, for defective i and good j.
+
+    Shape (S, P, N) with S seeds, P defective and N good images. Where seeds are not drawn, only
+    their sum is needed: (1, P, N).
+    """
     gains = []
     for name in contrast.classes:
         of_seeds = np.stack([_signs(b[name]) - _signs(a[name]) for a, b in contrast.pairs])
@@ -177,19 +208,24 @@ def _signs(scores: ClassScores) -> Reals:
     return np.sign(defective[:, None] - good[None, :])
 
 
-def _counted(index: Counts, size: int) -> Counts:
-    """How often each of `size` things was drawn: (resamples, drawn) to (resamples, size)."""
+def _draw_counts(index: Counts, size: int) -> Counts:
+    """Count how often each of `size` items was drawn: (resamples, drawn) to (resamples, size)."""
     n = index.shape[0]
+    # One bincount for all resamples: each gets its own range of codes.
     flat = (index + size * np.arange(n)[:, None]).ravel()
     return np.bincount(flat, minlength=n * size).reshape(n, size)
 
 
-def _weighted(gains: Sequence[Reals], contrast: Contrast, counts: Sequence[Counts]) -> Reals:
-    """The mean difference in AUROC of each resample: (resamples,)."""
+def _mean_differences(gains: Sequence[Reals], contrast: Contrast, counts: Sequence[Counts]) -> Reals:
+    """Return the mean difference in AUROC of each resample: (resamples,).
+
+    `counts` holds two arrays a class, for its defective and its good images, and one for seeds.
+    """
     total = np.zeros(counts[0].shape[0])
     for k, gain in enumerate(gains):
         defective, good = counts[2 * k].astype(np.float64), counts[2 * k + 1].astype(np.float64)
         of_seeds = np.stack([((defective @ of_seed) * good).sum(axis=1) for of_seed in gain], axis=1)
         summed = (of_seeds * counts[-1]).sum(axis=1) if contrast.draws_seeds else of_seeds[:, 0]
+        # Signs go from -1 to 1 and their differences from -2 to 2, AUROC from 0 to 1: hence the 2.
         total += summed / (2 * gain.shape[1] * gain.shape[2] * len(contrast.seeds))
     return total / len(gains)

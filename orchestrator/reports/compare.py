@@ -1,4 +1,4 @@
-"""From several results folders to one report."""
+"""The report over several results folders: `moleflow-sweep compare`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput, did_you_mean
-from moleflow.settings.knobs import method_knobs, version_settings
-from orchestrator.records import sweep_folder
-from orchestrator.reports.cross_sweep import SWEEP, ComparedSweep, column_fits, cross_sweep_report
+from moleflow.settings.knobs import version_settings
+from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder, refuse_duplicates
+from orchestrator.reports.cross_sweep import SWEEP, ComparedSweep, any_column_fits, cross_sweep_report
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
 from orchestrator.sweep.overrides import parse_sets
@@ -19,33 +19,33 @@ from orchestrator.sweep.overrides import parse_sets
 def compare_sweeps(
     places: Sequence[Path], baseline: Sequence[str] = (), split: str = "test", everything: bool = False
 ) -> Report:
-    """The report over the sweeps of results folders. Nothing is written.
+    """Return the report over the sweeps of several results folders. It writes nothing.
 
     Args:
         places: results folders, two or more.
-        baseline: `knob=value`, several of which have to hold together, and `sweep=NAME`; none = what all of the sweeps' own plans
-            name, where that is the same.
-        split: test | validation.
+        baseline: `knob=value` and `sweep=NAME`, which all have to hold for a baseline column. If
+            empty, the baseline of the sweeps' own plans, provided that they agree.
+        split: test | validation, the images that the tables are about.
         everything: every stored trial, not only those of each folder's latest plan.
 
     Raises:
         InvalidInput: a folder holds no sweep or is given twice, or no column fits the baseline.
-
     """
     if len(places) < 2:
         raise InvalidInput("compare: given one folder, allowed: two or more; for one sweep: moleflow-sweep report DIR")
-    sweep_folder.refuse_duplicates(places, "compare")
-    sweeps = [sweep_folder.read_sweep_folder(place) for place in places]
+    refuse_duplicates(places, "compare")
+    sweeps = [read_sweep_folder(place) for place in places]
     names = _names(places, sweeps)
     sources = [
         ComparedSweep(name, ResultStore(place), None if everything else frozenset(sweep.compared))
         for name, place, sweep in zip(names, places, sweeps, strict=True)
     ]
     given = _baseline(baseline, names)
-    if given and not column_fits(given, sources, split):
-        said = ", ".join(f"{key}={value}" for key, value in given.items())
+    if given and not any_column_fits(given, sources, split):
+        text = ", ".join(f"{key}={value}" for key, value in given.items())
         raise InvalidInput(
-            f"--baseline: no finished column fits {said}; leave it out to see the columns, or give a value that one of them has"
+            f"--baseline: no finished column fits {text}; leave it out to see the columns, or give a value that one of "
+            "them has"
         )
     same = all(sweep.baseline == sweeps[0].baseline for sweep in sweeps)
     return cross_sweep_report(
@@ -53,13 +53,12 @@ def compare_sweeps(
         given or (sweeps[0].baseline if same else None),
         split,
         current_code=code_digest(),
-        covers={"version": method_knobs()},
-        bundles={"version": version_settings()},
+        version_settings=version_settings(),
     )
 
 
-def _names(places: Sequence[Path], sweeps: Sequence[sweep_folder.SweepFolder]) -> list[str]:
-    """What each sweep is called: its name, else its folder's, else the path as it was given."""
+def _names(places: Sequence[Path], sweeps: Sequence[SweepFolder]) -> list[str]:
+    """Return distinct names: the sweeps' names, or else their folders' names, or else the paths."""
     choices = [
         [sweep.name for sweep in sweeps],
         [place.resolve().name for place in places],
@@ -69,12 +68,15 @@ def _names(places: Sequence[Path], sweeps: Sequence[sweep_folder.SweepFolder]) -
 
 
 def _baseline(given: Sequence[str], names: Sequence[str]) -> Mapping[str, Any]:
+    """Parse `knob=value` and `sweep=NAME` into {knob: value}."""
     wanted = [item.removeprefix(f"{SWEEP}=") for item in given if item.startswith(f"{SWEEP}=")]
     for name in wanted:
         if name not in names:
-            raise InvalidInput(f"--baseline: no sweep '{name}'; there: {', '.join(names)}{did_you_mean(name, names)}")
+            raise InvalidInput(
+                f"--baseline: given sweep '{name}', allowed: {', '.join(names)}{did_you_mean(name, names)}"
+            )
     if len(wanted) > 1:
-        raise InvalidInput(f"--baseline: given {SWEEP} twice; a baseline is of one sweep")
+        raise InvalidInput(f"--baseline: given {SWEEP}= twice; a baseline is a column of one sweep")
     try:
         knobs = parse_sets([item for item in given if not item.startswith(f"{SWEEP}=")])
     except InvalidInput as error:

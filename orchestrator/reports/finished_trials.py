@@ -13,52 +13,34 @@ from orchestrator.reports.number_format import setting_text
 from orchestrator.results.schema import FINISHED, boolean_mask, holding, rows_of
 from orchestrator.results.store import ResultStore
 
-# What has to be equal for two trials to give the same digits, beside their configuration.
-_ENVIRONMENT = (
-    "dataset",
-    "code_digest",
-    "device",
-    "device_model",
-    "torch",
-    "cuda",
-    "tf32",
-    "dtype",
-    "threads",
-)
-
-
-# What a finished trial has of its attempt as it is stored, and what the rest of it is made of.
-_OWN = (
+# Two trials of one configuration give the same digits only if these are equal too.
+_ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cuda", "tf32", "dtype", "threads")
+# Columns of the attempts table that a FinishedTrial takes as they are.
+_AS_STORED = (
     *("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest"),
     *("lora_scaling", "parameters_total", "seconds_spent", "seconds_reused"),
 )
-
-
-_TOLD = (
-    "attempt",
-    "status",
-    "config",
-    "factors",
-    "flags",
-    "git_commit",
-    "git_dirty",
-    "parameters_per_task",
+# Columns that its other fields are computed from.
+_COMPUTED_FROM = (
+    *("attempt", "status", "config", "factors", "flags", "git_commit", "git_dirty", "parameters_per_task"),
     "packages",
 )
 
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """One finished trial: its settings, where it ran, its metrics after the final task, and what it cost.
+    """One finished trial: its settings, environment, metrics after the final task, and cost.
 
     Attributes:
-        seconds_spent: of the attempt that finished.
-        seconds_reused: what had the stages cost that this attempt took from the store.
-        seconds_saved: the part of that which other trials had surely paid: what the trial's own earlier attempts spent is left out, as
-            they may have trained what it took.
-        seconds_lost: of its attempts that did not finish.
-        unfinished: how those ended, one word each.
-
+        settings: {dotted path: value} of the configuration, without the seed.
+        environment: {name: text} of what else must be equal for equal digits.
+        values: the metrics.
+        seconds_spent: cost of the attempt that finished.
+        seconds_reused: cost, when they were trained, of the stages that this attempt reused.
+        seconds_saved: the part of `seconds_reused` that other trials certainly paid for. It leaves
+            out the cost of the trial's own earlier attempts, which may have trained those stages.
+        seconds_lost: cost of its attempts that did not finish.
+        unfinished: the status of each of those attempts.
     """
 
     trial_id: str
@@ -91,29 +73,40 @@ class FinishedTrial:
 
     @property
     def images(self) -> tuple[tuple[int, int], ...]:
-        """Of each class how many images the metrics were taken on, and how many of them are defective."""
+        """For each class, how many images were scored and how many of them are defective."""
         return self.values.images
 
 
 def finished_trials(store: ResultStore, selection: set[str] | None, split: str) -> list[FinishedTrial]:
-    """The finished trials of `selection` (all when None), by trial id."""
-    # A trial that finishes between the two reads has an attempt and no metrics yet, and is left for the next report.
-    attempts = store.read("attempts", sorted({*_OWN, *_TOLD, *_ENVIRONMENT}))
+    """Return the finished trials of `selection` (None: all stored ones), ordered by trial id.
+
+    Args:
+        store: the results.
+        selection: trial ids.
+        split: test | validation, the images that the metrics are about.
+    """
+    # A trial that finishes between the two reads has an attempt but no metrics here. It is left for
+    # the next report.
+    attempts = store.read("attempts", sorted({*_AS_STORED, *_COMPUTED_FROM, *_ENVIRONMENT}))
     finished = holding(attempts["status"], FINISHED)
     others: dict[str, list[dict[str, Any]]] = {}
     for row in rows_of(attempts.filter(boolean_mask(~finished))):
         others.setdefault(row["trial_id"], []).append(row)
-    metrics, told = final_metrics(store, split), _AttemptReader()
-    found = [
-        told.trial(row, metrics[key], others.get(row["trial_id"], ()))
+    metrics, reader = final_metrics(store, split), _AttemptReader()
+    trials = [
+        reader.trial(row, metrics[key], others.get(row["trial_id"], ()))
         for row in rows_of(attempts.filter(boolean_mask(finished)))
         if (key := (row["trial_id"], row["attempt"])) in metrics and (selection is None or row["trial_id"] in selection)
     ]
-    return sorted(found, key=lambda trial: trial.trial_id)
+    return sorted(trials, key=lambda trial: trial.trial_id)
 
 
 class _AttemptReader:
-    """What rows of attempts tell of their trials. Trials of one configuration share one object of settings, read once."""
+    """Turns attempt rows into trials.
+
+    Trials of one configuration share one object of settings, so that it is parsed once and later
+    compared by identity. So do trials of one environment, and of the same factors.
+    """
 
     def __init__(self) -> None:
         self._settings: dict[str, dict[str, object]] = {}
@@ -123,6 +116,7 @@ class _AttemptReader:
     def trial(
         self, row: Mapping[str, Any], values: FinalMetrics, others: Sequence[Mapping[str, Any]] = ()
     ) -> FinishedTrial:
+        """Return the trial of a finished attempt; `others` are its attempts that did not finish."""
         if (factors := self._factors.get(row["factors"])) is None:
             factors = self._factors[row["factors"]] = json.loads(row["factors"])
         dirty = ", uncommitted changes" if row["git_dirty"] else ""
@@ -139,15 +133,17 @@ class _AttemptReader:
             seconds_lost=sum(of["seconds_spent"] for of in others),
             unfinished=tuple(of["status"] for of in others),
             parameters_per_task=None if row["parameters_per_task"] is None else tuple(row["parameters_per_task"]),
-            **{name: row[name] for name in _OWN},
+            **{name: row[name] for name in _AS_STORED},
         )
 
     def _settings_of(self, row: Mapping[str, Any]) -> dict[str, object]:
+        # Configurations that differ in the seed alone share their settings. The seed is cut out of
+        # the JSON text where the text names one seed: parsing every row would be slow.
         before_seed, seed, after = row["config"].rpartition('"seed":')
         text_without = row["config"] if seed in before_seed else before_seed + after.lstrip("-0123456789")
         if text_without not in self._settings:
             config = json.loads(row["config"])
-            # Images are compared class by class: another order of the tasks is no other data set.
+            # By class, since the same classes in another order are no other data set.
             if isinstance(digests := config.get("data_digests"), list):
                 config["data_digests"] = dict(zip(config["data"]["tasks"], digests, strict=True))
             settings = values_before_knob_existed() | flatten_settings(config)
@@ -165,12 +161,11 @@ class _AttemptReader:
 
 
 def flatten_settings(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested settings as {dotted path: value}."""
+    """Return nested settings as {dotted path: value}; an empty mapping stays a value."""
     flat: dict[str, object] = {}
     for key, value in config.items():
-        flat |= (
-            flatten_settings(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping) and value
-            else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, Mapping) and value:
+            flat |= flatten_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat

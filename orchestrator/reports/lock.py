@@ -1,4 +1,4 @@
-"""The lock at the end of a report: what it was made of and by which code, so that it can be made again and compared."""
+"""The lock at the end of a report: its inputs, so that the report can be made again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from moleflow.code_digest import CodeDigests
 from moleflow.errors import InvalidInput
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import plain_value
 
 _OPENS, _CLOSES = "\n<!-- lock\n", "\n-->\n"
-_KINDS: dict[str, tuple[type, ...]] = {
+_KEYS: dict[str, tuple[type, ...]] = {
     "title": (str,),
     "selection": (list, type(None)),
     "baseline": (dict, type(None)),
@@ -30,15 +31,26 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "trials": (dict,),
     "text": (str,),
 }
+"""The keys of a lock with the types of their values."""
+
+REPORT_MODULE = "orchestrator.reports.tables"
+"""The module that makes a report from stored rows."""
+REPORT_CODE = ("moleflow.metrics", "moleflow.settings.knob_history", "orchestrator.reports", "orchestrator.results")
+"""The packages and modules that decide the bytes of a report, if `REPORT_MODULE` imports them."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a report, beside the stored rows. No time and no path is among it.
+    """All that decides a report except the stored rows. It holds no time and no path.
 
-    `selection` are the ids of the trials asked for, None for all that are stored; `command` is what made the report;
-    `code` is the digest of `moleflow` against which trials were called stale; `published` the digest of the published
-    rows that stand in it, None without them.
+    Attributes:
+        title: the report's heading.
+        selection: ids of the trials that are asked for; None = all that are stored.
+        baseline: {knob: value} of the baseline.
+        split: test | validation.
+        command: the command that makes the report.
+        code: digest of `moleflow`; trials made by other code are stale.
+        published: digest of the published rows in it; None without them.
     """
 
     title: str
@@ -52,12 +64,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Lock:
-    """A recipe and what came of it.
+    """The inputs of a report.
 
-    `trials` maps the id of each finished trial to the digest of its rows, `rows` is the digest of these in order,
-    `report_code` that of the code that makes reports, and `text` (only once written) that of the report above the lock.
-    `made_with` names what else a cell may hang on: the packages that compute intervals and tests, by their versions, and
-    what the values of a factor bring, by a digest.
+    Attributes:
+        recipe: all but the rows.
+        trials: {id of a finished trial: digest of its rows}.
+        report_code: digest of the code that makes reports.
+        made_with: versions of the packages that compute intervals and tests, and a digest of the
+            settings that version files set.
     """
 
     recipe: Recipe
@@ -67,11 +81,15 @@ class Lock:
 
     @property
     def rows(self) -> str:
-        """Digest of the sorted rows."""
+        """Digest of the rows of all trials."""
         return _sha256(_canonical(dict(self.trials)).encode())
 
     def comment(self, body: str) -> str:
-        """The lock as the comment that ends a report whose text above it is `body`: one key a line."""
+        """Return the lock as the comment that ends a report: one key a line.
+
+        Args:
+            body: the text of the report above it.
+        """
         content = asdict(self.recipe) | {
             "report_code": self.report_code,
             "made_with": dict(self.made_with),
@@ -84,45 +102,56 @@ class Lock:
         return _OPENS + "{\n" + ",\n".join(lines).replace(">", "\\u003e") + "\n}" + _CLOSES
 
 
-def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial], brings: object = None) -> Lock:
-    """The lock of a report over `trials`.
+_VersionSettings = Mapping[str, Mapping[str, object]] | None
+
+
+def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial], version_settings: _VersionSettings = None) -> Lock:
+    """Return the lock of a report over `trials`.
 
     Args:
-        brings: what the values of factors set by themselves, as JSON.
-
+        recipe: all that decides the report but its rows.
+        trials: the finished trials in it.
+        version_settings: {version: {setting: value}} that version files set.
     """
-    settings: dict[int, str] = {}  # Trials mostly share their object of settings.
+    settings: dict[int, str] = {}  # By id(): trials of one configuration mostly share theirs.
     for trial in trials:
         if id(trial.settings) not in settings:
             settings[id(trial.settings)] = _sha256(_canonical(trial.settings).encode())
-    ordered = sorted(trials, key=lambda trial: trial.trial_id)
-    digests = {trial.trial_id: _row_digest(trial, settings[id(trial.settings)]) for trial in ordered}
-    return Lock(recipe, digests, report_code(), _made_with(brings))
+    digests = {trial.trial_id: _row_digest(trial, settings[id(trial.settings)]) for trial in trials}
+    return Lock(recipe, digests, report_code(), _made_with(version_settings))
 
 
-def inputs_digest(recipe: Recipe, rows: str, brings: object = None) -> str:
-    """Digest of all that a report hangs on, known before it is made.
+def inputs_digest(recipe: Recipe, rows: str, version_settings: _VersionSettings = None) -> str:
+    """Return a digest of all that decides a report, known before it is made.
 
     Args:
+        recipe: all that decides the report but its rows.
         rows: digest of the stored rows, `ResultStore.digest`.
-        brings: as for `make_lock`.
-
+        version_settings: {version: {setting: value}} that version files set.
     """
-    return _sha256(_canonical([plain_value(asdict(recipe)), rows, report_code(), _made_with(brings)]).encode())
+    content = [plain_value(asdict(recipe)), rows, report_code(), _made_with(version_settings)]
+    return _sha256(_canonical(content).encode())
 
 
-def _made_with(brings: object) -> dict[str, str]:
+def _made_with(version_settings: _VersionSettings) -> dict[str, str]:
     packages = {name: version(name) for name in ("numpy", "scipy")}
-    return packages | {"what versions bring": _sha256(_canonical(plain_value(brings)).encode())[:16]}
+    # The form in which older locks hold it: the settings that any version sets, then their values.
+    versions = None if version_settings is None else {"version": version_settings}
+    paths = sorted({path for of in (version_settings or {}).values() for path in of})
+    content = [None if versions is None else {"version": paths}, versions]
+    return packages | {"what versions bring": _sha256(_canonical(plain_value(content)).encode())[:16]}
 
 
 def _row_digest(trial: FinishedTrial, settings: str) -> str:
-    """Digest of what tables take from a trial's rows: neither when nor by which worker it ran is among it.
+    """Return the digest of all that tables take from a trial's rows.
+
+    Neither the time of the run nor its worker is part of it.
 
     Args:
-        settings: digest of the trial's settings.
-
+        trial: the trial.
+        settings: digest of its settings.
     """
+    # Little-endian on every machine, so that equal values give equal digests.
     values = _sha256(trial.values.table.astype("<f8", copy=False).tobytes())
     own = vars(trial) | {"settings": settings, "classes": trial.classes, "images": trial.images, "values": values}
     return _sha256(_canonical(own).encode())[:16]
@@ -130,17 +159,31 @@ def _row_digest(trial: FinishedTrial, settings: str) -> str:
 
 @cache
 def report_code() -> str:
-    """SHA-256 over the Python source that makes reports from stored rows."""
-    here = Path(__file__).parent
-    total = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), *(here.parent / "results").glob("*.py")]):
-        total.update(f"{path.parent.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
-    return total.hexdigest()
+    """Return a digest of the code that makes reports from stored rows.
+
+    It covers the syntax trees of `REPORT_MODULE` and of all it imports from `REPORT_CODE`, without
+    docstrings and comments. The texts of notes are code: they are part of a report.
+    """
+    root = Path(__file__).parents[2]
+    sources = {}
+    for name in REPORT_CODE:
+        place = root.joinpath(*name.split("."))
+        for path in sorted(place.glob("*.py")) or [place.with_suffix(".py")]:
+            module = ".".join(path.relative_to(root).with_suffix("").parts)
+            sources[module.removesuffix(".__init__")] = path.read_bytes()
+    return CodeDigests(sources).of(REPORT_MODULE)
 
 
 @dataclass(frozen=True)
-class Locked:
-    """A report as it was read: the text above its lock, the lock, and the digest that the lock gives of the text."""
+class WrittenReport:
+    """A report as it was read from its file.
+
+    Attributes:
+        body: the text above the lock.
+        lock: the lock.
+        rows: digest of the rows that the lock names.
+        text: digest of the text that the lock names.
+    """
 
     body: str
     lock: Lock
@@ -149,45 +192,47 @@ class Locked:
 
     @property
     def edited(self) -> bool:
-        """Whether the text is not the one that was locked."""
+        """True if the text differs from the one that was locked."""
         return _sha256(self.body.encode()) != self.text
 
 
-def read_lock(report: str, name: str) -> Locked:
+def read_lock(report: str, name: str) -> WrittenReport:
     """Take a report's text and its lock apart.
 
-    Raises:
-        InvalidInput: it carries no lock, or a damaged one.
+    Args:
+        report: the text of a report.md.
+        name: its name in error messages.
 
+    Raises:
+        InvalidInput: it has no lock, or a damaged one.
     """
     body, opens, rest = report.rpartition(_OPENS)
     written, closes, _ = rest.partition(_CLOSES.rstrip("\n"))
-    remedy = "make it anew with `moleflow-sweep report FOLDER`"
+    remedy = "make it again with `moleflow-sweep report FOLDER`"
     if not opens or not closes:
-        raise InvalidInput(
-            f"{name}: carries no lock at its end, so it cannot be verified; give a report.md, or {remedy}"
-        )
+        raise InvalidInput(f"{name}: has no lock at its end, so it cannot be verified; give a report.md, or {remedy}")
     try:
         content: Any = json.loads(written)
     except ValueError as error:
         raise InvalidInput(f"{name}: its lock is damaged ({error}); {remedy}") from None
     if isinstance(content, dict):
         content.setdefault("made_with", {})  # Older locks have none.
-    wrong = [key for key, kinds in _KINDS.items() if not isinstance(content, dict) or not _fits(content, key, kinds)]
-    if wrong or content.keys() != _KINDS.keys():
+    wrong = [key for key, kinds in _KEYS.items() if not isinstance(content, dict) or not _fits(content, key, kinds)]
+    if wrong or content.keys() != _KEYS.keys():
         raise InvalidInput(
-            f"{name}: its lock is damaged (key {(wrong or sorted(content.keys() - _KINDS))[0]}); {remedy}"
+            f"{name}: its lock is damaged (key {(wrong or sorted(content.keys() - _KEYS))[0]}); {remedy}"
         )
     selection = None if content["selection"] is None else tuple(map(str, content["selection"]))
-    named = {field.name: content[field.name] for field in fields(Recipe)} | {"selection": selection}
-    lock = Lock(Recipe(**named), content["trials"], content["report_code"], content["made_with"])
-    return Locked(body, lock, content["rows"], content["text"])
+    recipe = Recipe(**{field.name: content[field.name] for field in fields(Recipe)} | {"selection": selection})
+    lock = Lock(recipe, content["trials"], content["report_code"], content["made_with"])
+    return WrittenReport(body, lock, content["rows"], content["text"])
 
 
 def _fits(content: Mapping[str, object], key: str, kinds: tuple[type, ...]) -> bool:
+    """Say whether a key has the right type; `trials` and `made_with` map to strings."""
     value = content.get(key)
-    of = value.values() if key in ("trials", "made_with") and isinstance(value, dict) else ()
-    return key in content and isinstance(value, kinds) and all(isinstance(words, str) for words in of)
+    items = value.values() if key in ("trials", "made_with") and isinstance(value, dict) else ()
+    return key in content and isinstance(value, kinds) and all(isinstance(item, str) for item in items)
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""From a results folder to its report, and from a report back to whether it still follows from its Parquet."""
+"""The reports of a results folder: made from its Parquet files, and verified against them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput
-from moleflow.settings.knobs import method_knobs, version_settings
-from orchestrator.records import sweep_folder
-from orchestrator.reports import published, published_tables
-from orchestrator.reports import verify as verification
+from moleflow.settings.knobs import version_settings
+from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 from orchestrator.reports.finished_trials import finished_trials
 from orchestrator.reports.lock import Recipe, inputs_digest
+from orchestrator.reports.published import load_published
+from orchestrator.reports.published_tables import build_published_report
 from orchestrator.reports.tables import Report, build_report, write_report
-from orchestrator.reports.verify import Verdict
+from orchestrator.reports.verify import Verification, check_report
 from orchestrator.results.store import ResultStore
 
 
@@ -21,75 +21,75 @@ def make_report(
     place: Path,
     show_all: bool = False,
     with_published: bool = False,
-    sweep: sweep_folder.SweepFolder | None = None,
+    sweep: SweepFolder | None = None,
     split: str = "test",
 ) -> tuple[Report, dict[str, Path]]:
-    """Make the report of a results folder anew from its Parquet.
+    """Make the report of a results folder from its Parquet files and write it there.
 
     Args:
         place: the results folder.
-        sweep: what was planned; None = the folder's latest plan.
-        show_all: every trial that is stored, not only those of the latest plan.
-        with_published: put the published rows beside the measured ones.
-        split: test | validation: which images the tables are about.
+        show_all: every stored trial instead of those of the plan.
+        with_published: add the table of published rows.
+        sweep: the plan; None = the folder's latest one.
+        split: test | validation, the images that the tables are about.
+
+    Returns:
+        The report, and the paths of its files by kind (md, csv, tex).
 
     Raises:
-        InvalidInput: the folder holds no sweep, the published rows are damaged, or no trial has images of the split.
+        InvalidInput: the folder holds no sweep, the published rows are damaged, or no trial has
+            images of the split.
         OSError: the report cannot be written.
-
     """
-    recipe = _recipe(sweep or sweep_folder.read_sweep_folder(place), show_all, with_published, split)
-    store = ResultStore(place)
-    check_split(store, split, None if recipe.selection is None else set(recipe.selection))
-    made = _made_by(store, recipe)
+    made = stored_report(place, sweep or read_sweep_folder(place), show_all, with_published, split)
     return made, write_report(made, place)
 
 
-def check_split(store: ResultStore, split: str, selection: set[str] | None) -> None:
-    """See that tables about validation images have a trial that knows some, if any trial has finished.
+def stored_report(
+    place: Path, sweep: SweepFolder, show_all: bool = False, with_published: bool = False, split: str = "test"
+) -> Report:
+    """Return the report of a results folder without writing it; arguments as for `make_report`.
 
     Raises:
-        InvalidInput: finished trials have test images alone.
-
+        InvalidInput: the published rows are damaged, or no trial has images of the split.
     """
-    if split == "test" or finished_trials(store, selection, split) or not finished_trials(store, selection, "test"):
-        return
-    raise InvalidInput(
-        f"--split: given {split}, but no trial of {store.folder} has {split} images; take --split test, "
-        "or set data.validation_fraction and run again"
-    )
+    recipe = _recipe(sweep, show_all, with_published, split)
+    store = ResultStore(place)
+    selection = None if recipe.selection is None else set(recipe.selection)
+    if split != "test" and not finished_trials(store, selection, split) and finished_trials(store, selection, "test"):
+        raise InvalidInput(
+            f"--split: given {split}, but no trial of {place} has {split} images; take --split test, "
+            "or set data.validation_fraction and run again"
+        )
+    return build_from_recipe(store, recipe)
 
 
-def report_inputs(store: ResultStore, sweep: sweep_folder.SweepFolder) -> str:
-    """Digest of all that decides the report of a sweep: its plan, the code that makes it, and what is stored."""
-    return inputs_digest(_recipe(sweep), store.digest(), [method_knobs(), version_settings()])
+def report_inputs(store: ResultStore, sweep: SweepFolder) -> str:
+    """Return a digest of all that decides a sweep's report: plan, code, and stored rows."""
+    return inputs_digest(_recipe(sweep), store.digest(), version_settings())
 
 
 def published_report() -> Report:
-    """The report over the published rows alone.
+    """Return the report over the published rows alone.
 
     Raises:
         InvalidInput: they are missing or damaged.
-
     """
-    return published_tables.build_published_report(published.load_published())
+    return build_published_report(load_published())
 
 
-def verify_report(path: Path) -> Verdict:
-    """Make a report again from the Parquet beside it, and compare.
+def verify_report(path: Path) -> Verification:
+    """Make a report again from the Parquet files in its folder, and compare.
 
     Raises:
-        InvalidInput: no report, one without a lock, or no results beside it.
-
+        InvalidInput: there is no report, it has no lock, or its folder has no results.
     """
     if path.suffix in (".csv", ".tex", ".html", ".parquet"):
         raise InvalidInput(f"{path}: only report.md can be verified; give {path.with_name('report.md')}")
-    return verification.check_report(path, _made_by, code_digest())
+    return check_report(path, build_from_recipe, code_digest())
 
 
-def _recipe(
-    sweep: sweep_folder.SweepFolder, show_all: bool = False, with_published: bool = False, split: str = "test"
-) -> Recipe:
+def _recipe(sweep: SweepFolder, show_all: bool = False, with_published: bool = False, split: str = "test") -> Recipe:
     options = ["--all"] * show_all + ["--with-published"] * with_published
     options += [f"--split {split}"] * (split != "test")
     return Recipe(
@@ -99,20 +99,20 @@ def _recipe(
         split=split,
         command=" ".join(["moleflow-sweep report FOLDER", *options]),
         code=code_digest(),
-        published=published.load_published().digest if with_published else None,
+        published=load_published().digest if with_published else None,
     )
 
 
-def _made_by(store: ResultStore, recipe: Recipe) -> Report:
+def build_from_recipe(store: ResultStore, recipe: Recipe) -> Report:
+    """Return the report that a recipe describes, such as the one in a report's lock."""
     return build_report(
         store,
         None if recipe.selection is None else set(recipe.selection),
         recipe.baseline,
         recipe.title,
         current_code=recipe.code,
-        covers={"version": method_knobs()},
-        bundles={"version": version_settings()},
+        version_settings=version_settings(),
         split=recipe.split,
-        published=published.load_published() if recipe.published else None,
+        published=load_published() if recipe.published else None,
         command=recipe.command,
     )

@@ -1,4 +1,4 @@
-"""Numbers as tables show them."""
+"""Summaries of values over seeds, and the text of numbers and settings in tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-pass
 from orchestrator.reports.render import ABSENT, Cell
 
 Reals = npt.NDArray[np.float64]
@@ -19,7 +18,7 @@ Reals = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and standard deviation (ddof = 1) over n seeds; None where there are too few."""
+    """Mean and standard deviation (ddof 1) over n seeds; None where there are too few."""
 
     mean: float | None
     sd: float | None
@@ -27,68 +26,81 @@ class Summary:
 
 
 def summarise(values: Sequence[float] | Reals) -> Summary:
-    """The summary of one value for each seed."""
-    found = np.asarray(values, dtype=np.float64)
-    if not len(found):
+    """Return the summary of one value per seed."""
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
         return Summary(None, None, 0)
-    mean = fmean(found.tolist())
-    return Summary(mean, _about(mean, found) if len(found) > 1 else None, len(found))
+    mean = fmean(array.tolist())
+    return Summary(mean, _spread(array, mean) if len(array) > 1 else None, len(array))
 
 
 def stdev(values: Sequence[float]) -> float:
-    """The standard deviation (ddof = 1) of two values or more, in floating point, with sums that are exact but for their last rounding.
+    """Return the standard deviation (ddof 1) of two or more values.
 
-    `statistics.stdev` computes in fractions, which takes longer than all the rest of a report of many seeds.
+    `statistics.stdev` computes in fractions. With many seeds that takes longer than the rest of a
+    report, so this one computes in floating point and rounds each sum once (`math.fsum`).
     """
-    return _about(fmean(values), np.asarray(values))
+    return _spread(np.asarray(values), fmean(values))
 
 
-def _about(mean: float, values: Reals) -> float:
-    if values.min() == values.max():  # Exactly 0, whatever the rounding of the mean.
+def _spread(values: Reals, mean: float) -> float:
+    # Equal values give exactly 0, although their rounded mean may differ from them.
+    if values.min() == values.max():
         return 0.0
     squares: list[float] = ((values - mean) ** 2).tolist()
     return math.sqrt(math.fsum(squares) / (len(values) - 1))
 
 
-def number(value: float, share: bool = False) -> str:
-    """A metric with four decimals, or a `share` in percent (100% only when it is exactly 1)."""
+def metric_text(value: float, share: bool = False) -> str:
+    """Return a metric with four decimals, or a `share` in percent.
+
+    A share reads `100%` only when it is exactly 1, so that 0.9999 is not taken for perfect.
+    """
     if not share:
         return f"{value:.4f}"
     return "100%" if value == 1 else f"{100 * value:.1f}%"
 
 
 def summary_text(summary: Summary, seeds: int, share: bool = False) -> str:
-    """`mean ± sd`, with its own n where some of the `seeds` have no value."""
+    """Return `mean ± sd`, followed by `(n=…)` if fewer than `seeds` seeds have a value."""
     if summary.mean is None:
         return ABSENT
-    spread = "" if summary.sd is None else f" ± {_spread(summary.sd, share)}"
+    spread = "" if summary.sd is None else f" ± {_sd_text(summary.sd, share)}"
     own_n = "" if summary.n == seeds else f" (n={summary.n})"
-    return f"{number(summary.mean, share)}{spread}{own_n}"
+    return f"{metric_text(summary.mean, share)}{spread}{own_n}"
 
 
-def _spread(sd: float, share: bool) -> str:
-    return number(sd) if not share else "0%" if sd == 0 else f"{100 * sd:.1f}%"
+def _sd_text(sd: float, share: bool) -> str:
+    return metric_text(sd) if not share else "0%" if sd == 0 else f"{100 * sd:.1f}%"
 
 
 def metric_cells(summaries: Sequence[Summary], seeds: Sequence[int], share: bool = False) -> tuple[Cell, ...]:
-    """One row of a metric, the best mean in bold unless all columns show the same; what shows alike ties."""
-    shown = [None if s.mean is None else number(s.mean, share) for s in summaries]
-    known = [s.mean for s in summaries if s.mean is not None]
-    best = number(max(known), share) if known else None
-    differ = len({text for text in shown if text is not None}) > 1
-    columns = zip(summaries, seeds, shown, strict=True)
+    """Return one row of a metric, with the best mean in bold.
+
+    Means that read alike tie. Nothing is bold where all columns read alike.
+
+    Args:
+        summaries: one for each column.
+        seeds: number of seeds of each column.
+        share: whether the metric is shown in percent.
+    """
+    texts = [None if s.mean is None else metric_text(s.mean, share) for s in summaries]
+    means = [s.mean for s in summaries if s.mean is not None]
+    best = metric_text(max(means), share) if means else None
+    differ = len({text for text in texts if text is not None}) > 1
+    columns = zip(summaries, seeds, texts, strict=True)
     return tuple(Cell(summary_text(summary, n, share), differ and text == best) for summary, n, text in columns)
 
 
-def change(baseline: Summary, other: Summary) -> float | None:
-    """(b - a) / a of the means; None where one is missing or a is 0."""
+def relative_change(baseline: Summary, other: Summary) -> float | None:
+    """Return (b - a) / a of the means; None where one is missing or a is 0."""
     if baseline.mean is None or other.mean is None or baseline.mean == 0:
         return None
     return (other.mean - baseline.mean) / baseline.mean
 
 
 def change_text(value: float | None) -> str:
-    """A change in percent with one decimal, two where one would show nothing."""
+    """Return a relative change in percent, with a second decimal where one would read as zero."""
     if value is None:
         return ABSENT
     percent = 100 * value
@@ -97,14 +109,24 @@ def change_text(value: float | None) -> str:
     return f"{percent:+.2f}%" if abs(percent) < 0.05 else f"{percent:+.1f}%"
 
 
+def difference_text(value: float | None) -> str:
+    """Return a difference with its sign and four decimals; zero is `+0.0000`, never `-0.0000`."""
+    return ABSENT if value is None else f"{round(value, 4) + 0.0:+.4f}"
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """Return an interval of a difference, `+0.0100 to +0.0300`."""
+    return ABSENT if low is None or high is None else f"{difference_text(low)} to {difference_text(high)}"
+
+
 def setting_text(value: object) -> str:
-    """A setting's value as tables show it: 2.0 and 2 are both `2`."""
+    """Return a setting's value as tables show it: 2.0 and 2 are both `2`."""
     value = plain_value(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def plain_value(value: object) -> object:
-    """A JSON value in which whole reals are integers, so that values that are equal look equal."""
+    """Return a JSON value with whole reals as integers, so that equal values read alike."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list | tuple):
@@ -112,3 +134,8 @@ def plain_value(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: plain_value(item) for key, item in value.items()}
     return value
+
+
+def code_list(names: Sequence[str]) -> str:
+    """Return names set as code and separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,4 +1,4 @@
-"""The published rows: figures of the update notes and of their result logs, as data, and what differs between them."""
+"""The published rows: figures of the update notes and result logs, as data, with confounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from moleflow.errors import InvalidInput
 from moleflow.settings.yaml_reader import read_mapping
 from orchestrator.reports.final_metrics import MEAN
-from orchestrator.reports.number_format import change_text, setting_text
+from orchestrator.reports.number_format import change_text, code_list, setting_text
 from orchestrator.reports.render import ABSENT
 
 FOLDER = Path(__file__).parents[2] / "results" / "published"
@@ -34,13 +34,13 @@ Change = Annotated[str, Field(pattern=r"^[+-]\d+\.\d+%$", description="a change 
 
 
 class _Keys(BaseModel):
-    """A mapping of a file: unknown keys are refused."""
+    """A mapping of a file. Unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Figures(_Keys):
-    """The figures of one class, or the means; None where none is published."""
+    """The figures of one class, or the means; None where nothing is published."""
 
     routing_accuracy: Figure | None = None
     image_auroc: Figure | None = None
@@ -50,8 +50,16 @@ class Figures(_Keys):
 class PublishedRun(_Keys):
     """One published row.
 
-    `settings` maps knobs (and `patch_grid`) to values, `NOT_RECORDED` where nobody wrote the value down; `inferred` says
-    of single ones where they come from. `against` is the run that this one builds on, `compares` what was changed.
+    Attributes:
+        name: its name in the notes.
+        version: the version that it ran.
+        source: where it is printed.
+        against: the run that this one builds on.
+        compares: the settings that were changed from that run on purpose.
+        settings: {knob or `patch_grid`: value}, `NOT_RECORDED` if it was not written down.
+        inferred: {setting: reason} of the values that were inferred.
+        classes: {class: its figures}.
+        means: the figures of the means.
     """
 
     name: str
@@ -66,28 +74,35 @@ class PublishedRun(_Keys):
 
     @property
     def label(self) -> str:
-        """What heads its column wherever measured ones may stand beside it."""
+        """The name of its column next to measured ones."""
         return f"published {self.name}"
 
     def figure(self, class_name: str, metric: str) -> str | None:
-        """The figure as printed, of a class or of `MEAN`."""
+        """Return the figure of a class or of `MEAN` as printed."""
         of = self.means if class_name == MEAN else self.classes.get(class_name, Figures())
         found: str | None = getattr(of, metric, None)
         return found
 
     def figures(self) -> dict[tuple[str, str], str]:
-        """Every figure that is published."""
+        """Return every published figure by (class name, metric)."""
         places = [(c, m) for c in (*self.classes, MEAN) for m in Figures.model_fields]
         return {place: found for place in places if (found := self.figure(*place)) is not None}
 
     def setting(self, path: str) -> str:
-        """A setting as tables show it; what is inferred says so."""
+        """Return a setting as tables show it, with `(inferred)` behind an inferred value."""
         value = setting_text(self.settings.get(path, NOT_RECORDED))
         return f"{value} (inferred)" if path in self.inferred else value
 
 
 class ClaimedChanges(_Keys):
-    """A Change column that the notes print, word for word; `plain` are the cells that they do not set in bold."""
+    """A Change column as the notes print it.
+
+    Attributes:
+        source: where it is printed.
+        before, after: names of the runs.
+        printed: {class name: {metric: change}}.
+        plain: names of the rows that the notes do not set in bold.
+    """
 
     source: str
     before: str
@@ -97,7 +112,7 @@ class ClaimedChanges(_Keys):
 
 
 class PublishedRows(_Keys):
-    """One file: runs over the same classes. `settings` are those that all of its runs share."""
+    """One file: runs over the same classes, and the settings that all of them share."""
 
     about: str
     dataset: str
@@ -108,18 +123,18 @@ class PublishedRows(_Keys):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes of which single figures may be published."""
+        """The classes with published figures of their own; empty if only their number is known."""
         return self.tasks if isinstance(self.tasks, tuple) else ()
 
     def run(self, name: str) -> PublishedRun:
-        """The run of that name."""
+        """Return the run of that name."""
         return next(run for run in self.runs if run.name == name)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         names = [run.name for run in self.runs]
         if len(set(names)) < len(names):
-            raise ValueError("runs: every name may be given once")
+            raise ValueError("runs: a name is given twice; give each run its own")
         for run in self.runs:
             if run.against is not None and run.against not in names:
                 raise ValueError(f"run {run.name}: against '{run.against}', but the runs are {', '.join(names)}")
@@ -134,42 +149,43 @@ class PublishedRows(_Keys):
         return self
 
 
-def before_of(rows: PublishedRows, run: PublishedRun) -> PublishedRun | None:
-    """The run that this one builds on."""
+def predecessor(rows: PublishedRows, run: PublishedRun) -> PublishedRun | None:
+    """Return the run that this one builds on."""
     return None if run.against is None else rows.run(run.against)
 
 
 def confound_marks(rows: PublishedRows, run: PublishedRun) -> list[str]:
-    """What is wrong with the step to this run from the one that it builds on: confounded, without effect, or nothing."""
-    of = before_of(rows, run)
-    if of is None:
+    """Return the marks of the step to this run: † if it is confounded, or `(no effect)`."""
+    before = predecessor(rows, run)
+    if before is None:
         return []
-    found = ["†"] if published_confounds(of, run, run.compares) else []
-    return [*found, "(no effect)"] if without_effect(of, run) else found
+    confounded = bool(published_confounds(before, run, run.compares))
+    return ["†"] * confounded + ["(no effect)"] * without_effect(before, run)
 
 
 def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
-    """What a reader must know about the step from the run that this one builds on."""
-    before = before_of(rows, run)
+    """Return the notes about the step to this run from the one that it builds on."""
+    before = predecessor(rows, run)
     if before is None:
         return []
-    step, compared = f"{before.name} -> {run.name}", ", ".join(f"`{path}`" for path in run.compares)
+    step = f"{before.name} -> {run.name}"
     lines = []
-    found = published_confounds(before, run, run.compares)
-    if found:
-        each = "; ".join(f"`{c.path}`: {c.before} in `{before.name}`, {c.after} in `{run.name}`" for c in found)
-        lines.append(f"† {step} is confounded. Compared: {compared}. Not compared, yet different: {each}.")
+    confounds = published_confounds(before, run, run.compares)
+    if confounds:
+        each = "; ".join(f"`{c.path}`: {c.before} in `{before.name}`, {c.after} in `{run.name}`" for c in confounds)
+        compared = code_list(run.compares)
+        lines.append(f"† {step} is confounded. Compared: {compared}. Not compared and yet different: {each}.")
     if without_effect(before, run):
         values = ", ".join(f"`{p}` {before.setting(p)} -> {run.setting(p)}" for p in run.compares)
         lines.append(
-            f"{step}: no effect: `{run.name}` equals `{before.name}` in every published digit ({values});"
-            " judged by the digits, for no digests are published."
+            f"{step}: no effect: `{run.name}` equals `{before.name}` in every published digit ({values}). No digests are "
+            "published that could confirm it."
         )
     return lines
 
 
 def run_records(rows: PublishedRows, run: PublishedRun) -> list[tuple[object, ...]]:
-    """A run as rows of a report's CSV; the figures stand there as they are printed."""
+    """Return a run as rows of a report's CSV, with its figures as printed."""
     own = " ".join(["published", *confound_marks(rows, run)])
     n = None if run.settings.get("seed") in (None, NOT_RECORDED) else 1
     return [(rows.dataset, run.label, *place, figure, None, n, None, own) for place, figure in run.figures().items()]
@@ -183,17 +199,16 @@ class Published:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the content, not over the notation."""
+        """SHA-256 over the content, whatever its notation in the files."""
         content = [rows.model_dump(mode="json") for rows in self.files]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_published(folder: Path = FOLDER) -> Published:
-    """The rows in every YAML file of `folder`, those with figures of single classes first.
+    """Read every YAML file of `folder`; files with figures of single classes come first.
 
     Raises:
-        InvalidInput: the folder or a file is missing or damaged.
-
+        InvalidInput: the folder holds no such file, or a file is damaged.
     """
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
@@ -210,34 +225,36 @@ def _rows(path: Path) -> PublishedRows:
         rows = PublishedRows.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        hint = "figures stand in quotes, as printed; the keys are explained in the README beside the file"
-        raise InvalidInput(f"{path}: {where}: {first['msg']}, given {first['input']!r:.60}; {hint}") from None
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, given {first['input']!r:.60}"
+        if first["type"] == "value_error":  # One of the checks above, which name the place themselves.
+            fault = str(first["ctx"]["error"])
+        hint = "write figures in quotes, as printed; results/published/README.md explains the keys"
+        raise InvalidInput(f"{path}: {fault}; {hint}") from None
     shared = [run.model_copy(update={"settings": rows.settings | run.settings}) for run in rows.runs]
     return rows.model_copy(update={"runs": tuple(shared)})
 
 
-def value(figure: str) -> Decimal:
-    """The number that a figure prints, without its spread; a percentage as a share."""
+def figure_value(figure: str) -> Decimal:
+    """Return the number of a figure without its spread; a percentage becomes a share."""
     number = figure.split(" ± ")[0]
     return Decimal(number[:-1]) / 100 if number.endswith("%") else Decimal(number)
 
 
-def relative_change(before: str | None, after: str | None) -> float | None:
-    """(b - a) / a of two figures as they are printed, None where one is missing."""
-    if before is None or after is None or not value(before):
+def published_change(before: str | None, after: str | None) -> float | None:
+    """Return (b - a) / a of two printed figures; None if one is missing or a is 0."""
+    if before is None or after is None or not figure_value(before):
         return None
-    return float((value(after) - value(before)) / value(before))
+    return float((figure_value(after) - figure_value(before)) / figure_value(before))
 
 
-def follows(printed: str, before: str, after: str) -> bool:
-    """Whether a printed change is what its own figures give."""
-    return change_text(relative_change(before, after)) == printed
+def change_follows(printed: str, before: str | None, after: str | None) -> bool:
+    """Say whether a printed change follows from the figures printed with it."""
+    return change_text(published_change(before, after)) == printed
 
 
 @dataclass(frozen=True)
 class Confound:
-    """A setting that is not what is compared, and yet differs or is not recorded: its value before and after."""
+    """A setting that is not compared and yet differs or is not recorded, with both its values."""
 
     path: str
     before: str
@@ -245,15 +262,15 @@ class Confound:
 
 
 def published_confounds(before: PublishedRun, after: PublishedRun, compared: Sequence[str]) -> tuple[Confound, ...]:
-    """Every setting beside the `compared` ones that differs between two runs, or that is not recorded for one of them."""
-    found = []
+    """List the settings outside `compared` that differ between two runs or are not recorded."""
+    confounds = []
     for path in sorted({*before.settings, *after.settings} - set(compared)):
         a, b = (setting_text(run.settings.get(path, ABSENT)) for run in (before, after))
         if a != b or NOT_RECORDED in (a, b):
-            found.append(Confound(path, before.setting(path), after.setting(path)))
-    return tuple(found)
+            confounds.append(Confound(path, before.setting(path), after.setting(path)))
+    return tuple(confounds)
 
 
 def without_effect(before: PublishedRun, after: PublishedRun) -> bool:
-    """Whether two runs agree in every published digit."""
+    """Say whether two runs agree in every published digit."""
     return bool(after.figures()) and before.figures() == after.figures()

@@ -1,4 +1,4 @@
-"""Published columns beside measured ones: apart from them, never compared with them in bold, and with all that differs."""
+"""The table of published columns next to measured ones, with all that differs between them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.notes import mean_notes
-from orchestrator.reports.number_format import setting_text, summary_text
+from orchestrator.reports.number_format import code_list, setting_text, summary_text
 from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, step_notes
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.variants import VariantColumn, mean_name, patch_grid
@@ -16,13 +16,16 @@ TITLE = "Measured beside published"
 
 
 def chosen_runs(comparison: Comparison, published: Published) -> list[tuple[PublishedRows, PublishedRun]]:
-    """The published runs of the versions that were measured, of the task sequences with single classes; else all of these."""
+    """Return the published runs of the measured versions, or all if there are none.
+
+    Only runs with figures of single classes count.
+    """
     versions = {trial.version for v in comparison.variants for trial in v.trials}
     runs = [(rows, run) for rows in published.files for run in rows.runs if rows.classes]
     return [(rows, run) for rows, run in runs if run.version in versions] or runs
 
 
-def published_columns(
+def published_columns_table(
     comparison: Comparison,
     classes: Sequence[str],
     names: Sequence[str],
@@ -30,13 +33,15 @@ def published_columns(
     published: Published,
     widest: int,
 ) -> Table:
-    """The measured columns and then the published ones, whose names say so; more than `widest` columns become rows.
+    """Return a table of the measured columns followed by the published ones.
 
     Args:
+        comparison: the measured columns.
         classes: the measured classes.
-        names: heads of the measured columns.
+        names: names of the measured columns.
         metrics: {metric: its name}.
-
+        published: the published rows.
+        widest: with more columns, columns become rows.
     """
     chosen = chosen_runs(comparison, published)
     wide = len(names) + len(chosen) > widest
@@ -56,7 +61,7 @@ def published_columns(
     table = Table(
         TITLE, header, tuple(body), (*_notes(comparison, classes, chosen), *mean_notes(comparison.variants, metrics))
     )
-    return table.turned("Column") if wide else table
+    return table.transposed("Column") if wide else table
 
 
 def _figure(rows: PublishedRows, run: PublishedRun, class_name: str, metric: str, classes: Sequence[str]) -> str:
@@ -70,18 +75,15 @@ def _notes(
     comparison: Comparison, classes: Sequence[str], chosen: Sequence[tuple[PublishedRows, PublishedRun]]
 ) -> list[str]:
     notes = [
-        "Columns headed `published` are printed figures of others' runs. Nothing is bold and no change is given across."
+        "Columns headed `published` hold printed figures of other people's runs. So nothing is bold, and no change is "
+        "given between measured and published columns."
     ]
     datasets = ", ".join(sorted({trial.dataset for v in comparison.variants for trial in v.trials}))
     theirs = ", ".join(dict.fromkeys(rows.dataset for rows, _ in chosen))
-    notes.append(
-        f"† Data: measured on {datasets}; published on {theirs}, with no digest of the images, of the weights or of the code."
-    )
+    notes.append(f"† Data: measured on {datasets}; published on {theirs}, without digests of images, weights or code.")
     for sequence in dict.fromkeys(rows.classes for rows, _ in chosen):
         if set(sequence) != set(classes):
-            notes.append(
-                f"‡ A mean over other classes: published {', '.join(sequence)}; measured {', '.join(classes)}."
-            )
+            notes.append(f"‡ Mean over other classes: published {', '.join(sequence)}; measured {', '.join(classes)}.")
     seeds = sorted({len(v.seeds) for v in comparison.variants})
     notes.append(f"† Seeds: published n = 1 in every column; measured n = {', '.join(map(str, seeds))}.")
     notes += _settings_that_differ(comparison, [run for _, run in chosen])
@@ -91,7 +93,7 @@ def _notes(
 
 
 def _settings_that_differ(comparison: Comparison, runs: Sequence[PublishedRun]) -> list[str]:
-    """One sentence for each setting that a published run shares with no measured column of its version."""
+    """Note each setting that a published run shares with no measured column of its version."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for run in runs:
         own = [v for v in comparison.variants if any(trial.version == run.version for trial in v.trials)]
@@ -100,12 +102,12 @@ def _settings_that_differ(comparison: Comparison, runs: Sequence[PublishedRun]) 
             theirs = setting_text(run.settings[path])
             if theirs == NOT_RECORDED or theirs not in here:
                 columns = found.setdefault((path, " or ".join(here)), {})
-                columns.setdefault(run.setting(path), []).append(f"`{run.label}`")
+                columns.setdefault(run.setting(path), []).append(run.label)
     lines = []
     for (path, measured), columns in sorted(found.items()):
         each = [
-            f"{theirs} in {'every published column' if len(of) == len(runs) else ', '.join(of)}"
-            for theirs, of in columns.items()
+            f"{theirs} in {'every published column' if len(labels) == len(runs) else code_list(labels)}"
+            for theirs, labels in columns.items()
         ]
         lines.append(f"† Also different: `{path}`: measured {measured}; {'; '.join(each)}.")
     return lines

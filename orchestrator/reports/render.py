@@ -1,4 +1,4 @@
-"""One table, three notations: GitHub-flavoured Markdown, LaTeX (booktabs), and CSV for the numbers behind it."""
+"""A table in three notations: Markdown as GitHub reads it, LaTeX (booktabs), and CSV."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 ABSENT = "\u2013"
-"""What stands where there is no value: an en dash."""
+"""The text of a cell without a value: an en dash."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table."""
+    """The text of a table cell, and whether it is bold."""
 
     text: str
     bold: bool = False
@@ -22,10 +22,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table and what is written under it.
+    """A table and the notes under it.
 
-    `header` names the columns, the first being that of the row names. A rule stands before each row of `rules`. In
-    titles, names and notes, `code` between backquotes is set as code.
+    In titles, names and notes, `code` between backquotes is set as code.
+
+    Attributes:
+        title: the heading.
+        header: the columns' names; the first one heads the row names.
+        rows: (row name, one cell for each column after the first).
+        notes: sentences under the table.
+        rules: numbers of the rows that LaTeX sets a rule above.
     """
 
     title: str
@@ -35,30 +41,30 @@ class Table:
     rules: frozenset[int] = frozenset()
 
     def numeric(self) -> list[bool]:
-        """For each column after the first, whether what stands in it are numbers, which belong to the right."""
+        """Say for each column after the first whether it holds numbers, which are right-aligned."""
         columns = zip(*(cells for _, cells in self.rows), strict=True) if self.rows else [()] * (len(self.header) - 1)
         return [all(_is_number(cell.text) for cell in column) for column in columns]
 
-    def turned(self, corner: str) -> Table:
-        """The same table with rows as columns; `corner` names the new first column."""
+    def transposed(self, corner: str) -> Table:
+        """Return the table with rows as columns; `corner` names the new first column."""
         columns = zip(*(cells for _, cells in self.rows), strict=True)
         rows = tuple((name, cells) for name, cells in zip(self.header[1:], columns, strict=True))
         return Table(self.title, (corner, *(name for name, _ in self.rows)), rows, self.notes)
 
 
-def _is_number(words: str) -> bool:
-    """Whether a cell is numbers with nothing but signs and small words between them, or nothing at all."""
-    digits = re.sub(r"(?<=\d)e[-+]?(?=\d)|\b(from|to|floor|n)\b", "", words)
+def _is_number(text: str) -> bool:
+    """Say whether a cell is empty, or numbers with signs and the words of intervals and p."""
+    digits = re.sub(r"(?<=\d)e[-+]?(?=\d)|\b(from|to|floor|n)\b", "", text)
     return not re.search(r"[^\W\d_]", digits)
 
 
 def markdown_table(table: Table) -> str:
-    """The table as a pipe table under its title, with its notes as a list."""
+    """Return the table as a pipe table under its title, with its notes as a list."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    rows = [[_markdown(name), *(_bold(cell) for cell in cells)] for name, cells in table.rows]
+    rows = [[_markdown(name), *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
     lines = [f"## {_markdown(table.title)}", "", line(map(_markdown, table.header))]
     rules = "".join("---:|" if right else "---|" for right in table.numeric())
     lines += [f"|---|{rules}", *(line(row) for row in rows)]
@@ -66,17 +72,18 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown_list(items: Iterable[str]) -> list[str]:
-    """The items as lines of a list."""
+    """Return the items as lines of a list."""
     return [f"- {_markdown(item)}" for item in items]
 
 
-def _bold(cell: Cell) -> str:
+def _markdown_cell(cell: Cell) -> str:
     return f"**{_markdown(cell.text)}**" if cell.bold else _markdown(cell.text)
 
 
-def _markdown(words: str) -> str:
-    # GitHub splits cells at a pipe even inside code. Elsewhere only what would start markup is escaped.
-    pieces = re.split(r"(`[^`]*`)", " ".join(words.split()))
+def _markdown(text: str) -> str:
+    # Outside code, only characters that would start markup are escaped. GitHub splits a cell at a
+    # pipe even within code, so pipes are escaped everywhere.
+    pieces = re.split(r"(`[^`]*`)", " ".join(text.split()))
     plain = [re.sub(r"([\\*<>\[\]~]|(?<!\w)_|_(?!\w))", r"\\\1", piece) for piece in pieces[::2]]
     pieces[::2] = plain
     return "".join(pieces).replace("|", "\\|")
@@ -99,16 +106,16 @@ _LATEX = {
 }
 
 
-def latex_text(words: str) -> str:
-    """Words with everything escaped that LaTeX would read as its own."""
-    pieces = re.split(r"`([^`]*)`", " ".join(words.split()))
+def latex_text(text: str) -> str:
+    """Return a text with every character escaped that has a meaning in LaTeX."""
+    pieces = re.split(r"`([^`]*)`", " ".join(text.split()))
     escaped = ["".join(_LATEX.get(sign, sign) for sign in piece) for piece in pieces]
     escaped[1::2] = [f"\\texttt{{{piece}}}" for piece in escaped[1::2]]
     return "".join(escaped)
 
 
 def latex_table(table: Table, caption: str) -> str:
-    """The table as a floating `table` of booktabs rules; its notes stand below it in small print."""
+    """Return the table as a floating `table` with booktabs rules, and its notes in small print."""
 
     def line(cells: Sequence[str]) -> str:
         return f"    {' & '.join(cells)} \\\\"
@@ -142,7 +149,7 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV; None is an empty field, reals are written so that they read back the same."""
+    """Return rows as CSV: None is an empty field, and reals read back the same."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)

@@ -1,7 +1,7 @@
-"""Which report a results folder holds already, so that a sweep that is over need not make it again.
+"""Reuse of a sweep's report: `tables/report.json` names the inputs and the digests of its files.
 
-`index/report.json` names what the files of the report were made of and the digest of each file. It is a copy like the rest of `index/`:
-where it is missing or does not fit, the report is made anew.
+It is a derived copy like the rest of `tables/`. If it is missing or does not match, the report is
+made again.
 """
 
 from __future__ import annotations
@@ -19,25 +19,34 @@ FILE = "report.json"
 
 
 def keep_report(folder: Path, inputs: str, files: Mapping[str, Path]) -> None:
-    """Note that these files, by their kind, were made of `inputs`; a disk that takes no more loses the note and stops nothing."""
+    """Record that a report was made from `inputs`.
+
+    A full disk loses the record and raises nothing: the report itself is already written.
+
+    Args:
+        folder: the results folder.
+        inputs: digest of all that decides the report.
+        files: the report's files by kind (md, csv, tex).
+    """
     with contextlib.suppress(OSError):
-        digests = {kind: [path.name, _digest(path.read_bytes())] for kind, path in files.items()}
+        digests = {kind: [path.name, _digest(path)] for kind, path in files.items()}
         text = json.dumps({"inputs": inputs, "files": digests}).encode()
-        (folder / "index").mkdir(exist_ok=True)
-        write_atomically(folder / "index" / FILE, text, folder=temporary_folder(folder / "parts"))
+        (folder / "tables").mkdir(exist_ok=True)
+        write_atomically(folder / "tables" / FILE, text, folder=temporary_folder(folder / "parts"))
 
 
 def kept_report(folder: Path, inputs: str) -> dict[str, Path] | None:
-    """The files of the report that `folder` holds, by their kind; None where one is not what was made of `inputs`."""
+    """Return the report's files by kind, or None unless all of them were made from `inputs`."""
+    # Any damage to the record means the same: make the report again.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        told = json.loads((folder / "index" / FILE).read_bytes())
-        if told["inputs"] != inputs:
+        record = json.loads((folder / "tables" / FILE).read_bytes())
+        if record["inputs"] != inputs:
             return None
-        files = {kind: folder / name for kind, (name, _) in told["files"].items()}
-        if all(_digest(files[kind].read_bytes()) == digest for kind, (_, digest) in told["files"].items()):
+        files = {kind: folder / name for kind, (name, _) in record["files"].items()}
+        if all(_digest(files[kind]) == digest for kind, (_, digest) in record["files"].items()):
             return files
     return None
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The report of a sweep: the comparison tables of the notes, and under each what differs between its columns."""
+"""The report of a sweep: its tables, the notes under them, and its three files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moleflow.files import write_atomically
-from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baseline
-from orchestrator.reports.differences import Comparison, compare_variants
+from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baselines
+from orchestrator.reports.bootstrap import read_scores
+from orchestrator.reports.differences import Comparison, VersionSettings, compare_variants
 from orchestrator.reports.final_metrics import MEAN, METRICS
 from orchestrator.reports.finished_trials import finished_trials
 from orchestrator.reports.lock import Lock, Recipe, make_lock
 from orchestrator.reports.means_and_cost_table import FURTHER, means_and_cost_table
 from orchestrator.reports.notes import header_lines, main_notes, mean_notes, same_columns, unfinished
-from orchestrator.reports.number_format import Summary, change, change_text, metric_cells, setting_text
+from orchestrator.reports.number_format import Summary, change_text, metric_cells, relative_change, setting_text
 from orchestrator.reports.published import Published, run_records
-from orchestrator.reports.published_columns import chosen_runs, published_columns
+from orchestrator.reports.published_columns import chosen_runs, published_columns_table
 from orchestrator.reports.render import (
     Cell,
     Table,
@@ -30,19 +31,26 @@ from orchestrator.reports.variants import comparable_means, group_variants, mean
 from orchestrator.results.store import ResultStore
 
 WIDEST = 8
-"""With more variants than this, variants become rows, and values of single classes are left to the CSV."""
+"""With more variants, variants become rows, and values of single classes are in the CSV alone."""
 
 MAIN = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC"}
 Record = tuple[object, ...]
+"""One row of the CSV."""
 _CHANGE = "Change against "
 _CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks")
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished report. It holds no time and no path, so that equal results make equal bytes.
+    """A report. It holds no time and no path, so that equal results make equal bytes.
 
-    `lock` says what it was made of; a report over nothing that is stored has none.
+    Attributes:
+        title: the heading.
+        header: lines under the title.
+        tables: the tables with their notes.
+        missing: lines about trials that are not in the tables.
+        records: the rows of the CSV.
+        lock: the report's inputs; None for a report that is not made of one results folder.
     """
 
     title: str
@@ -53,12 +61,12 @@ class Report:
     lock: Lock | None = None
 
     def markdown(self) -> str:
-        """The report as GitHub-flavoured Markdown, with its lock at the end."""
+        """Return the report as GitHub-flavoured Markdown, with its lock at the end."""
         body = self.body()
         return body if self.lock is None else body + self.lock.comment(body)
 
     def body(self) -> str:
-        """The Markdown without the lock."""
+        """Return the Markdown without the lock."""
         parts = ["\n".join([f"# {self.title}", "", *markdown_list(self.header), ""])]
         parts += [markdown_table(table) for table in self.tables]
         if self.missing:
@@ -66,14 +74,14 @@ class Report:
         return "\n".join(parts)
 
     def latex(self) -> str:
-        """The tables for a document that loads booktabs."""
+        """Return the tables for a LaTeX document that loads booktabs."""
         comment = [f"% {line}" for line in (self.title, *self.header)]
         tables = [latex_table(table, f"{self.title}: {table.title} ({self.header[0]})") for table in self.tables]
         missing = [f"\\paragraph{{Not in the tables}} {latex_text(' '.join(self.missing))}\n"] if self.missing else []
         return "\n".join([*comment, "% needs \\usepackage{booktabs}", "", *tables, *missing])
 
     def csv(self) -> str:
-        """One row for each variant, class and metric; `change` is (b-a)/a, a share and not percent."""
+        """Return one row for each variant, class and metric; `change` is (b-a)/a, no percentage."""
         return csv_text(_CSV, self.records)
 
 
@@ -84,104 +92,96 @@ def build_report(
     title: str,
     *,
     current_code: str | None = None,
-    covers: Mapping[str, Sequence[str]] | None = None,
-    bundles: Mapping[str, Mapping[str, Mapping[str, object]]] | None = None,
+    version_settings: VersionSettings | None = None,
     split: str = "test",
     published: Published | None = None,
     command: str = "",
 ) -> Report:
-    """The report over the finished trials of a store.
+    """Return the report over the finished trials of a store.
 
     Args:
-        selection: ids of the trials of the current plan; None takes all that are stored.
+        store: the results.
+        selection: ids of the trials of the current plan; None = all that are stored.
         baseline: {knob: value} of the columns that changes are taken against.
+        title: the report's heading.
         current_code: code digest of today; trials made by other code are shown as stale.
-        covers: {factor: settings that it sets by itself}, such as {"version": the method knobs}; they are no confounds.
-        bundles: {factor: {its value: {setting: value}}}, what each of its values brings; one that stands elsewhere is a confound.
-        split: test or validation.
-        published: published rows to put beside the measured ones.
-        command: what makes this report, for its lock.
+        version_settings: {version: {setting: value}} that the version files set. A compared version
+            explains these settings; any other setting that differs is a confound.
+        split: test | validation, the images that the tables are about.
+        published: published rows to show in a table of their own.
+        command: the command that makes this report, for its lock.
 
     Raises:
         InvalidInput: there is no store in the folder.
-
     """
-    # In one order, whatever the caller's: the lock holds it sorted, and a report is made again from its lock.
+    # The lock holds the baseline sorted, and a report is made again from its lock.
     baseline = None if baseline is None else dict(sorted(baseline.items()))
     trials = finished_trials(store, selection, split)
     wanted = None if selection is None else tuple(sorted(selection))
     digest = None if published is None else published.digest
     recipe = Recipe(title, wanted, baseline, split, command, current_code, digest)
-    lock = make_lock(recipe, trials, [covers, bundles])
+    lock = make_lock(recipe, trials, version_settings)
     trials = comparable_means(trials)
-    comparison = compare_variants(group_variants(trials), baseline, covers or {}, bundles)
+    comparison = compare_variants(group_variants(trials), baseline, version_settings)
     missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
     header = header_lines(comparison, split)
     if not trials:
         return Report(title, header, (), missing, (), lock)
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
-    statistics = compare_with_baseline(comparison, store, split)
-    tables, records = tables_of(comparison, classes, baseline, current_code, statistics, published)
+    compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, split))
+    tables, records = build_tables(comparison, classes, baseline, current_code, compared, published)
     return Report(title, header, tables, missing, records, lock)
 
 
-def tables_of(
+def build_tables(
     comparison: Comparison,
     classes: Sequence[str],
     baseline: Mapping[str, object] | None,
     current_code: str | None,
-    statistics: Sequence[BaselineComparison],
+    compared: Sequence[BaselineComparison],
     published: Published | None = None,
 ) -> tuple[tuple[Table, ...], tuple[Record, ...]]:
-    """The tables of a comparison that has a finished trial, and the numbers behind them.
+    """Return the tables of a comparison with at least one finished trial, and the CSV's rows.
 
     Args:
+        comparison: the columns.
         classes: in the order of the rows.
-        statistics: the columns against their baselines.
-
+        baseline: {knob: value} that was asked for.
+        current_code: code digest of today.
+        compared: the columns compared with their baselines.
+        published: published rows to show in a table of their own.
     """
     names = _column_names(comparison, current_code)
     detection = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
     notes = main_notes(comparison, baseline, classes, detection, current_code)
     name = _baseline_name(comparison, baseline)
-    tables = _main(comparison, classes, names, notes, _CHANGE + name)
+    tables = _main_tables(comparison, classes, names, notes, name)
     tables.append(means_and_cost_table(comparison, names, WIDEST))
-    tables += [baseline_table(of, comparison, names, name) for of in statistics]
-    records = _records(comparison, classes, current_code, statistics)
+    tables += [baseline_table(of, comparison, names, name) for of in compared]
+    records = _records(comparison, classes, current_code, compared)
     if published is not None:
-        tables.append(published_columns(comparison, classes, names, MAIN, published, WIDEST))
+        tables.append(published_columns_table(comparison, classes, names, MAIN, published, WIDEST))
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))
     return tuple(tables), records
 
 
 def write_report(report: Report, folder: Path) -> dict[str, Path]:
-    """Write report.md, report.csv and report.tex, each atomically, and say where they are.
+    """Write report.md, report.csv and report.tex, each atomically, and return their paths by kind.
 
     Raises:
         OSError: the folder cannot be written.
-
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for kind, content in (("md", report.markdown()), ("csv", report.csv()), ("tex", report.latex())):
         paths[kind] = folder / f"report.{kind}"
-        write_text(paths[kind], content)
+        write_atomically(paths[kind], content.encode(), durable=False)  # It can be made again.
     return paths
-
-
-def write_text(path: Path, content: str) -> None:
-    """Make a file hold a text, or leave it as it is.
-
-    Raises:
-        OSError: the folder cannot be written.
-
-    """
-    write_atomically(path, content.encode(), durable=False)  # It can be made again.
 
 
 def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:
     stale = current_code is not None and any(t.code_digest != current_code for t in comparison.variants[k].trials)
-    return ["†"] * (k in comparison.marked) + ["stale"] * stale
+    return ["†"] * (k in comparison.confounded) + ["stale"] * stale
 
 
 def _column_names(comparison: Comparison, current_code: str | None) -> tuple[str, ...]:
@@ -194,12 +194,11 @@ def _column_names(comparison: Comparison, current_code: str | None) -> tuple[str
 
 
 def _baseline_name(comparison: Comparison, baseline: Mapping[str, object] | None) -> str:
+    """Return the label of the baseline column, or what was asked for if there are several."""
     labels = {comparison.variants[of].label for of in comparison.baselines if of is not None}
-    return (
-        labels.pop()
-        if len(labels) == 1
-        else ", ".join(f"{key}={setting_text(v)}" for key, v in (baseline or {}).items())
-    )
+    if len(labels) == 1:
+        return labels.pop()
+    return ", ".join(f"{key}={setting_text(value)}" for key, value in (baseline or {}).items())
 
 
 def _summaries(comparison: Comparison, class_name: str, metric: str) -> list[Summary]:
@@ -208,13 +207,17 @@ def _summaries(comparison: Comparison, class_name: str, metric: str) -> list[Sum
 
 def _change_cells(comparison: Comparison, summaries: Sequence[Summary]) -> tuple[Cell, ...]:
     pairs = zip(summaries, comparison.baselines, strict=True)
-    return tuple(Cell(change_text(None if of is None else change(summaries[of], s))) for s, of in pairs)
+    return tuple(Cell(change_text(None if of is None else relative_change(summaries[of], s))) for s, of in pairs)
 
 
-def _main(
-    comparison: Comparison, classes: Sequence[str], names: Sequence[str], notes: tuple[str, ...], changes_title: str
+def _main_tables(
+    comparison: Comparison, classes: Sequence[str], names: Sequence[str], notes: tuple[str, ...], baseline: str
 ) -> list[Table]:
-    """The main table, and the table of changes where a baseline is there and another column beside it."""
+    """Return the main table and, if columns have a baseline, the table of changes.
+
+    Changes are a column or more rows of the main table instead if there are two variants, or more
+    than `WIDEST`.
+    """
     variants = comparison.variants
     measured = [k for k, of in enumerate(comparison.baselines) if of is not None and of != k]
     seeds = [len(v.seeds) for v in variants]
@@ -229,14 +232,15 @@ def _main(
             changes.append((row, _change_cells(comparison, summaries)))
     rules = frozenset({len(rows) - len(MAIN)} if len(rows) > len(MAIN) else ())
     if any(cell.bold for _, cells in rows for cell in cells):
-        where = f" (see `Against {changes_title.removeprefix(_CHANGE)}`)" if measured else ""
-        legend = f"bold: best mean in its {'column' if wide else 'row'}; it says nothing of significance{where}."
+        where = f" (see `Against {baseline}`)" if measured else ""
+        legend = f"Bold: the best mean in its {'column' if wide else 'row'}, significant or not{where}."
         notes = (legend, *notes)
     title = "After the final task" if wide else "Per class, after the final task"
     if wide:
+        # The first row is routing accuracy, whose change is mostly zero and would widen the table.
         rows += [(f"{name}, change", cells) for name, cells in changes[1:] if measured]
         rows.insert(0, ("n", tuple(Cell(str(n)) for n in seeds)))
-        return [Table(title, ("", *names), tuple(rows), notes).turned("Variant")]
+        return [Table(title, ("", *names), tuple(rows), notes).transposed("Variant")]
     if len(variants) == 2 and measured:
         both = tuple((name, (*cells, of[measured[0]])) for (name, cells), (_, of) in zip(rows, changes, strict=True))
         return [Table(title, ("Metric", *names, "Change"), both, notes, rules)]
@@ -246,12 +250,13 @@ def _main(
     kept = tuple((name, tuple(cells[k] for k in measured)) for name, cells in changes)
     header = ("Metric", *(names[k] for k in measured))
     under = (*same_columns(comparison), *mean_notes(variants, MAIN))
-    return [main, Table(changes_title, header, kept, under, rules)]
+    return [main, Table(_CHANGE + baseline, header, kept, under, rules)]
 
 
 def _records(
-    comparison: Comparison, classes: Sequence[str], current_code: str | None, statistics: Sequence[BaselineComparison]
+    comparison: Comparison, classes: Sequence[str], current_code: str | None, compared: Sequence[BaselineComparison]
 ) -> tuple[Record, ...]:
+    """Return the rows of the CSV, variant by variant."""
     records: list[list[Record]] = [[] for _ in comparison.variants]
     own = [
         (" + ".join(sorted({t.dataset for t in variant.trials})), variant.label, _marks(comparison, k, current_code))
@@ -260,13 +265,13 @@ def _records(
     for class_name in (*classes, MEAN):
         for metric in (*METRICS, *(m for m in FURTHER if m not in METRICS and class_name == MEAN)):
             summaries = _summaries(comparison, class_name, metric)
-            some = class_name == MEAN and mean_name(comparison.variants, metric, "") != ""
+            partial = class_name == MEAN and mean_name(comparison.variants, metric, "") != ""
             for k, (s, of) in enumerate(zip(summaries, comparison.baselines, strict=True)):
                 dataset, label, marks = own[k]
-                relative = None if of is None else change(summaries[of], s)
-                marked = " ".join([*marks, *["‡"] * (some and s.n > 0)])
-                records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, relative, marked))
+                change = None if of is None else relative_change(summaries[of], s)
+                marked = " ".join([*marks, *["‡"] * (partial and s.n > 0)])
+                records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, change, marked))
     for k, (dataset, label, marks) in enumerate(own):
-        for name, value, n in (number for of in statistics for number in of.numbers(k)):
+        for name, value, n in (values for of in compared for values in of.csv_values(k)):
             records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))
     return tuple(record for of_variant in records for record in of_variant)

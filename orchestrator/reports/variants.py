@@ -1,4 +1,4 @@
-"""From stored rows to what a table compares: finished trials, grouped into variants that differ in more than a seed."""
+"""The columns of a table: finished trials grouped by configuration, one trial for each seed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from orchestrator.reports.render import ABSENT
 
 @dataclass(frozen=True)
 class VariantColumn:
-    """One column of a table: the finished trials of one configuration, one for each seed, in order of the seeds.
+    """The finished trials of one configuration: one column of a table.
 
-    `factors` holds a value for every knob that any variant of the comparison names as a factor.
+    Attributes:
+        label: its name in tables.
+        factors: {knob: value} for every knob that is a factor of any compared variant.
+        trials: one for each seed, ordered by seed.
     """
 
     label: str
@@ -40,37 +43,40 @@ class VariantColumn:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """The resolved configuration as {dotted path: value}, without the seed."""
+        """The configuration as {dotted path: value}, without the seed."""
         return self.trials[0].settings
 
     def values(self, class_name: str, metric: str) -> list[float]:
-        """The metric of each seed that has it."""
-        values: list[float] = self._finals.values(class_name, metric).tolist()
+        """Return the metric of each seed that has it."""
+        values: list[float] = self._stack.values(class_name, metric).tolist()
         return values
 
     def summary(self, class_name: str, metric: str) -> Summary:
-        """The summary of that."""
-        return summarise(self._finals.values(class_name, metric))
+        """Return mean and standard deviation of `values`."""
+        return summarise(self._stack.values(class_name, metric))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The classes of all trials."""
-        return tuple(
-            dict.fromkeys(name for classes in dict.fromkeys(t.classes for t in self.trials) for name in classes)
-        )
+        sequences = dict.fromkeys(trial.classes for trial in self.trials)
+        return tuple(dict.fromkeys(name for classes in sequences for name in classes))
 
     @cached_property
     def undefined(self) -> frozenset[tuple[str, str]]:
-        """(class, metric) of what some trial lacks."""
+        """(class, metric) of every metric that some trial lacks."""
         return frozenset(undefined([trial.values for trial in self.trials]))
 
     @cached_property
-    def _finals(self) -> FinalMetricsStack:
+    def _stack(self) -> FinalMetricsStack:
         return stack_metrics([trial.values for trial in self.trials])
 
 
 def patch_grid(settings: Mapping[str, object]) -> str:
-    """The patches of a measured column, as `14x14`, or what is known of them."""
+    """Return the patch grid that settings lead to, such as `14x14`.
+
+    Without `backbone.grid` it follows from image and patch size for vision transformers. A
+    convolutional backbone takes the grid of its coarsest layer.
+    """
     grid, patch = settings.get("backbone.grid"), re.search(r"patch(\d+)", str(settings.get("backbone.model")))
     size = settings.get("data.image_size")
     if grid is None and patch and isinstance(size, int):
@@ -79,51 +85,52 @@ def patch_grid(settings: Mapping[str, object]) -> str:
 
 
 def comparable_means(trials: Sequence[FinishedTrial]) -> list[FinishedTrial]:
-    """The trials without the means over classes of which one has the metric in some trials and lacks it in others.
+    """Remove the means over classes that are not comparable between trials.
 
-    Such means would be over other classes from trial to trial, and look alike.
+    If a class has a metric in some trials and lacks it in others, their means would be over
+    different classes and yet look alike.
     """
     partial = partial_metrics([trial.values for trial in trials])
-    found = []
+    comparable = []
     for trial in trials:
         metrics = [metric for metric, names in partial.items() if names.intersection(trial.classes)]
-        found.append(replace(trial, values=trial.values.without_means(metrics)) if metrics else trial)
-    return found
+        comparable.append(replace(trial, values=trial.values.without_means(metrics)) if metrics else trial)
+    return comparable
 
 
-def lacking(variants: Sequence[VariantColumn], metric: str) -> tuple[list[str], list[str]]:
-    """The classes without the metric in some trial, and the other classes."""
-    without = {name for v in variants for name, undefined in v.undefined if undefined == metric}
+def classes_without_and_with(variants: Sequence[VariantColumn], metric: str) -> tuple[list[str], list[str]]:
+    """Return the classes that lack the metric in some trial, and the other classes."""
+    lacking = {name for v in variants for name, undefined in v.undefined if undefined == metric}
     names = list(dict.fromkeys(name for v in variants for name in v.classes))
-    return [c for c in names if c in without], [c for c in names if c not in without]
+    return [name for name in names if name in lacking], [name for name in names if name not in lacking]
 
 
 def mean_name(variants: Sequence[VariantColumn], metric: str, name: str) -> str:
-    """The name of a row of means, marked ‡ where they are over some of the classes only."""
-    partial = metric in METRICS and bool(lacking(variants, metric)[0])
+    """Return the name of a row of means, marked ‡ if the means leave out some classes."""
+    partial = metric in METRICS and bool(classes_without_and_with(variants, metric)[0])
     return f"{name} ‡" if partial and any(v.values(MEAN, metric) for v in variants) else name
 
 
 def group_variants(trials: Sequence[FinishedTrial]) -> list[VariantColumn]:
-    """The trials as variants, in natural order of their factors (v4 < v4.1 < v5, 2 < 10), labelled by what differs.
+    """Group trials by configuration, in natural order of their factors (v4 < v4.1 < v5, 2 < 10).
 
-    Trials of one configuration belong together whatever factors they were planned under: an axis that was added to a
-    sweep later, at its old value, changes nothing about them.
+    Trials of one configuration belong together even if they were planned under different factors:
+    an axis that was added to a sweep later, at its old value, changes no configuration.
     """
     groups: dict[str, list[FinishedTrial]] = {}
-    texts: dict[int, str] = {}  # Trials mostly share their object of settings.
+    texts: dict[int, str] = {}  # By id(): trials of one configuration mostly share their settings.
     for trial in trials:
-        if (own := texts.get(id(trial.settings))) is None:
-            own = texts[id(trial.settings)] = json.dumps(plain_value(trial.settings), sort_keys=True)
-        groups.setdefault(own, []).append(trial)
+        if (text := texts.get(id(trial.settings))) is None:
+            text = texts[id(trial.settings)] = json.dumps(plain_value(trial.settings), sort_keys=True)
+        groups.setdefault(text, []).append(trial)
     keys = sorted({key for trial in trials for key in trial.factors})
-    found = [
+    grouped = [
         ({key: _factor(key, members) for key in keys}, tuple(sorted(members, key=lambda t: (t.seed, t.trial_id))))
         for _, members in sorted(groups.items())
     ]
-    found.sort(key=lambda item: [_natural(setting_text(item[0][key])) for key in keys])
-    labels = _labels([factors for factors, _ in found], [members[0].version for _, members in found])
-    return [VariantColumn(label, factors, members) for label, (factors, members) in zip(labels, found, strict=True)]
+    grouped.sort(key=lambda item: [_natural_order(setting_text(item[0][key])) for key in keys])
+    labels = number_duplicates(factor_labels([(factors, members[0].version) for factors, members in grouped]))
+    return [VariantColumn(label, factors, members) for label, (factors, members) in zip(labels, grouped, strict=True)]
 
 
 def _factor(key: str, members: Sequence[FinishedTrial]) -> object:
@@ -133,33 +140,45 @@ def _factor(key: str, members: Sequence[FinishedTrial]) -> object:
     return members[0].settings.get(key, ABSENT)
 
 
-def _natural(value: str) -> list[tuple[int, float, str]]:
+def _natural_order(value: str) -> list[tuple[int, float, str]]:
+    """Return a sort key in which numbers within a text compare as numbers, and before words."""
     numbers = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
     return [(0, float(p), "") if re.fullmatch(numbers, p) else (1, 0.0, p) for p in re.split(numbers, value) if p]
 
 
-def varying(variants: Sequence[Mapping[str, object]]) -> list[str]:
-    """The factors whose values differ: what the comparison is about. `version` comes first."""
+def varying_factors(variants: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the factors whose values differ, which is what is compared; `version` comes first."""
     keys = sorted({key for factors in variants for key in factors}, key=lambda key: (key != "version", key))
     return [key for key in keys if len({setting_text(factors.get(key, ABSENT)) for factors in variants}) > 1]
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted path, or all of it where two would be alike."""
+def short_factor_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the last part of each dotted path, or the whole path where two would be equal."""
     last = [key.split(".")[-1] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
-def _labels(factors: Sequence[Mapping[str, object]], versions: Sequence[str]) -> list[str]:
-    # One column, or columns that differ in no factor, are named by all their factors.
-    differing = varying(factors) or sorted({key for of in factors for key in of})
-    names = short_names(differing)
-    labels = [", ".join(f"{names[key]}={setting_text(of[key])}" for key in differing) for of in factors]
-    labels = [label or version for label, version in zip(labels, versions, strict=True)]
-    # The same factors under another configuration: a column of its own, which the confounds tell apart.
+def factor_labels(variants: Sequence[tuple[Mapping[str, object], str]]) -> list[str]:
+    """Return a name for each (factors, version): the factors that differ, else the version.
+
+    One variant, or variants that differ in no factor, are named by all their factors.
+    """
+    factors = [of for of, _ in variants]
+    named = varying_factors(factors) or sorted({key for of in factors for key in of})
+    short = short_factor_names(named)
+    labels = [", ".join(f"{short[key]}={setting_text(of[key])}" for key in named) for of in factors]
+    return [label or version for label, (_, version) in zip(labels, variants, strict=True)]
+
+
+def number_duplicates(labels: Sequence[str]) -> list[str]:
+    """Return the labels, with `#1`, `#2`, … behind those that occur more than once.
+
+    Configurations that agree in all factors stay columns of their own; the notes list in which
+    settings they differ.
+    """
     total, seen = Counter(labels), Counter[str]()
-    named = []
-    for name in labels:
-        seen[name] += 1
-        named.append(f"{name} #{seen[name]}" if total[name] > 1 else name)
-    return named
+    numbered = []
+    for label in labels:
+        seen[label] += 1
+        numbered.append(f"{label} #{seen[label]}" if total[label] > 1 else label)
+    return numbered

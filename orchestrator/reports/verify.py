@@ -1,4 +1,4 @@
-"""Verification of a report: made again from the Parquet beside it, and every cell that differs named with its reason."""
+"""Verification of a report: made again from its Parquet files, and every difference explained."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moleflow.errors import InvalidInput
-from orchestrator.reports.lock import Lock, Locked, Recipe, read_lock
+from moleflow.errors import InvalidInput, counted
+from orchestrator.reports.lock import Lock, Recipe, WrittenReport, read_lock
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
 
 _SHOWN = 20
 """Differences that are named one by one; the rest are counted."""
 _WIDEST = 300
-"""Characters of a line that differs that are shown."""
+"""Characters of a differing line that are shown."""
 _MARKS = re.compile(r"( \(n=\d+\)| \(stale\)| †)+$")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a report is what the Parquet beside it gives; where it is not, the places and the reasons.
+class Verification:
+    """The result of comparing a report with the one that its Parquet files give today.
 
-    `damaged` are the parts that cannot be used, `left_out` the trials of the plan that are not in the report.
+    Attributes:
+        name: the report's file name.
+        trials: number of finished trials.
+        differences: each place that differs, with both contents.
+        reasons: the causes of differences.
+        remarks: what a reader should know even if nothing differs.
+        damaged: parts that cannot be read.
+        left_out: trials of the plan that are not in the report.
     """
 
     name: str
@@ -37,92 +44,92 @@ class Verdict:
 
     @property
     def equal(self) -> bool:
-        """Whether every byte is the same."""
+        """True if every byte is the same."""
         return not self.differences
 
     def lines(self) -> list[str]:
-        """The verdict in words."""
+        """Return the result in words."""
         remarks = [f"note: {remark}" for remark in self.remarks]
         if self.equal:
-            trials = f"{self.trials} finished trial{'' if self.trials == 1 else 's'}"
-            equal = f"{self.name}: equal, byte for byte, to what the Parquet beside it gives ({trials})"
+            trials = counted(self.trials, "finished trial")
+            equal = f"{self.name}: equal, byte for byte, to what the Parquet files in its folder give ({trials})"
             return [equal, *self._damage(), *remarks]
         more = len(self.differences) - _SHOWN
         return [
-            f"{self.name}: differs from what the Parquet beside it gives",
+            f"{self.name}: differs from what the Parquet files in its folder give",
             *(f"  {difference}" for difference in self.differences[:_SHOWN]),
-            *([f"  and {more} more"] if more > 0 else []),
+            *([f"  and {more:,} more"] if more > 0 else []),
             *(f"why: {reason}" for reason in self.reasons),
             *remarks,
         ]
 
     def _damage(self) -> list[str]:
-        left_out = f"{self.left_out} trial{'' if self.left_out == 1 else 's'} not in the report"
+        left_out = f"{counted(self.left_out, 'trial')} not in the report"
         return [f"damaged: {', '.join(self.damaged)}; {left_out}"] * bool(self.damaged)
 
 
-def check_report(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: str) -> Verdict:
+def check_report(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: str) -> Verification:
     """Make a report again from the store in its folder, and compare.
 
     Args:
         path: the report, in Markdown.
-        remake: makes a report by the recipe of a lock.
+        remake: makes a report from the recipe of a lock.
         code: digest of today's `moleflow`.
 
     Raises:
-        InvalidInput: no report, one without a whole lock, or no store beside it.
-
+        InvalidInput: there is no report, it has no intact lock, or its folder has no results.
     """
-    written, read = _read(path)
+    text, written = _read(path)
     store = ResultStore(path.parent, from_parts=True)
-    report = remake(store, read.lock.recipe)
+    report = remake(store, written.lock.recipe)
     if report.lock is None:
         raise AssertionError("a report over a store carries a lock")
     now = report.lock
     body = report.body()
-    # Other report code may take more from the same rows: then their digests say nothing, and the text alone decides.
-    same_code = read.lock.report_code == now.report_code
-    recipe = replace(read.lock.recipe, published=now.recipe.published)
-    trials = now.trials if same_code else read.lock.trials
-    lock = Lock(recipe, trials, read.lock.report_code, read.lock.made_with)
+    # Other report code may use other columns of the same rows. Their digests then say nothing, and
+    # the text alone decides: the expected lock takes over whatever today's code would write anew.
+    same_code = written.lock.report_code == now.report_code
+    recipe = replace(written.lock.recipe, published=now.recipe.published)
+    trials = now.trials if same_code else written.lock.trials
+    lock = Lock(recipe, trials, written.lock.report_code, written.lock.made_with)
     expected = body + lock.comment(body)
-    remarks = _remarks(read, now, code)
-    if written == expected:
+    remarks = _remarks(written, now, code)
+    if text == expected:
         damaged = tuple(damage.path.relative_to(store.folder).as_posix() for damage in store.damaged)
         left_out = len(set(recipe.selection or ()) - now.trials.keys())
-        return Verdict(path.name, len(now.trials), (), (), remarks, damaged, left_out)
-    differences = _differences(read.body, body) or _line_differences(written, expected, "line")
-    reasons = [*_reasons(read, now, same_code, store), *_published_reason(read.lock.recipe, now.recipe)]
-    reasons += _made_otherwise(read.lock, now, code)
+        return Verification(path.name, len(now.trials), (), (), remarks, damaged, left_out)
+    differences = _differences(written.body, body) or _line_differences(text, expected, "line")
+    reasons = [*_reasons(written, now, same_code, store), *_input_reasons(written.lock, now, code)]
     unexplained = "the lock itself was changed after the report was made"
-    return Verdict(path.name, len(now.trials), tuple(differences), tuple(reasons or [unexplained]), remarks)
+    return Verification(path.name, len(now.trials), tuple(differences), tuple(reasons or [unexplained]), remarks)
 
 
-def _read(path: Path) -> tuple[str, Locked]:
+def _read(path: Path) -> tuple[str, WrittenReport]:
     try:
-        written = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file; give a report, such as results/NAME/report.md") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: cannot be read as text ({error}); give a report, such as report.md") from None
-    return written, read_lock(written, str(path))
+    return text, read_lock(text, str(path))
 
 
-def _reasons(read: Locked, now: Lock, same_code: bool, store: ResultStore) -> list[str]:
-    reasons = ["the text was changed after the report was made: it is not the one that its lock names"] * read.edited
-    then = read.lock.trials
+def _reasons(written: WrittenReport, now: Lock, same_code: bool, store: ResultStore) -> list[str]:
+    """Explain a difference by the text, the trials, and the code that made reports and rows."""
+    reasons = ["the text was changed after the report was made: it is not the one that its lock names"] * written.edited
+    then = written.lock.trials
     reasons += [
         f"trial {trial} is in the report, but not finished in the Parquet" for trial in sorted(then.keys() - now.trials)
     ]
     reasons += [f"trial {trial} has finished since the report was made" for trial in sorted(now.trials.keys() - then)]
     if same_code:
         changed = sorted(t for t in then.keys() & now.trials.keys() if then[t] != now.trials[t])
-        reasons += [f"the rows of trial {trial} are others than those of the report" for trial in changed]
-        if changed:
-            reasons += _other_code(store, changed, read.lock.recipe.code)
+        reasons += [f"trial {trial}: its stored rows changed since the report was made" for trial in changed]
+        reasons += _other_code(store, changed, written.lock.recipe.code)
     else:
         reasons.append(
-            f"other code made the report ({read.lock.report_code[:12]}) than makes reports today ({now.report_code[:12]})"
+            f"other code made the report ({written.lock.report_code[:12]}) than makes reports today "
+            f"({now.report_code[:12]})"
         )
     for damage in store.damaged:
         where = damage.path.relative_to(store.folder).as_posix()
@@ -131,22 +138,18 @@ def _reasons(read: Locked, now: Lock, same_code: bool, store: ResultStore) -> li
 
 
 def _other_code(store: ResultStore, trials: Sequence[str], code: str | None) -> list[str]:
-    made = {trial: finished.code_digest for trial, finished in store.finished().items() if trial in trials}
+    made = {trial: attempt.code_digest for trial, attempt in store.finished().items() if trial in trials}
     others = sorted({digest[:12] for digest in made.values() if digest != code})
     return [
         f"other code ({', '.join(others)}) than that of the report ({(code or 'none')[:12]}) made these rows"
     ] * bool(others)
 
 
-def _published_reason(then: Recipe, now: Recipe) -> list[str]:
-    if then.published == now.published:
-        return []
-    return ["the published rows are others than those that stood in the report"]
-
-
-def _made_otherwise(then: Lock, now: Lock, code: str) -> list[str]:
-    """What else than rows and report code may have moved a cell: the detector's code, what versions bring, packages."""
+def _input_reasons(then: Lock, now: Lock, code: str) -> list[str]:
+    """Explain a difference by published rows, detector code, packages, and version files."""
     reasons = []
+    if then.recipe.published != now.recipe.published:
+        reasons.append("the published rows changed since the report was made")
     if then.recipe.code not in (None, code):
         reasons.append(f"the detector's code was {str(then.recipe.code)[:12]}, and is {code[:12]} today")
     for name, held in then.made_with.items():
@@ -155,21 +158,22 @@ def _made_otherwise(then: Lock, now: Lock, code: str) -> list[str]:
     return reasons
 
 
-def _remarks(read: Locked, now: Lock, code: str) -> tuple[str, ...]:
+def _remarks(written: WrittenReport, now: Lock, code: str) -> tuple[str, ...]:
     remarks = []
-    if read.lock.recipe.code not in (None, code):
-        then = str(read.lock.recipe.code)[:12]
+    if written.lock.recipe.code not in (None, code):
+        then = str(written.lock.recipe.code)[:12]
         remarks.append(f"the report calls stale what differs from code {then}; today's is {code[:12]}")
-    if read.lock.report_code != now.report_code and not read.edited:
+    if written.lock.report_code != now.report_code and not written.edited:
         remarks.append("the code that makes reports has changed since, so the digests of rows cannot be compared")
     return tuple(remarks)
 
 
 _Sections = dict[str, tuple[list[list[str]], list[str]]]
+"""{title: (the rows of its table, its other lines)}."""
 
 
 def _differences(written: str, made: str) -> list[str]:
-    """Every cell, and every line outside tables, in which two reports differ."""
+    """List every cell, and every line outside tables, in which two reports differ."""
     theirs, ours = _sections(written), _sections(made)
     found = [f"section '{title}': only in the report" for title in theirs if title not in ours]
     found += [f"section '{title}': missing in the report" for title in ours if title not in theirs]
@@ -183,23 +187,30 @@ def _differences(written: str, made: str) -> list[str]:
 
 
 def _sections(markdown: str) -> _Sections:
-    """Title -> (the rows of its table, its other lines)."""
-    found: _Sections = {}
+    sections: _Sections = {}
     title = ""
     for line in markdown.splitlines():
         if re.match("#{1,2} ", line):
             title = line.lstrip("# ")
-            while title in found:
+            # Equal titles must not merge two tables into one.
+            while title in sections:
                 title += " (again)"
-        rows, others = found.setdefault(title, ([], []))
+        rows, others = sections.setdefault(title, ([], []))
         if line.startswith("|"):
             rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
         else:
             others.append(line)
-    return found
+    return sections
 
 
 def _cell_differences(title: str, theirs: Sequence[Sequence[str]], ours: Sequence[Sequence[str]]) -> list[str]:
+    """List the columns, rows and cells in which two tables differ.
+
+    Args:
+        title: title of the tables.
+        theirs: rows of the report's table, header first.
+        ours: rows of the table that was made again.
+    """
     if not theirs or not ours:
         return [f"table '{title}': {'missing in' if ours else 'only in'} the report"] * bool(theirs or ours)
     head, own_head = theirs[0], ours[0]
@@ -212,19 +223,21 @@ def _cell_differences(title: str, theirs: Sequence[Sequence[str]], ours: Sequenc
     rows, own_rows = _by_name(theirs), _by_name(ours)
     found += [f"table '{title}': row '{name}' only in the report" for name in rows if name not in own_rows]
     found += [f"table '{title}': row '{name}' missing in the report" for name in own_rows if name not in rows]
-    for name, row in rows.items():
+    for name in [name for name in rows if name in own_rows]:
         for k, of in same.items():
-            has, gives = (
-                cells[at] if at < len(cells) else "" for cells, at in ((row, k), (own_rows.get(name, row), of))
-            )
-            if name in own_rows and has != gives:
+            has, gives = _cell(rows[name], k), _cell(own_rows[name], of)
+            if has != gives:
                 place = f"table '{title}', row '{name}', column '{head[k]}'"
                 found.append(f"{place}: the report has {has or 'nothing'}, the Parquet gives {gives or 'nothing'}")
     return found
 
 
+def _cell(row: Sequence[str], column: int) -> str:
+    return row[column] if column < len(row) else ""
+
+
 def _same_columns(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
-    """Which columns are the same, by name, or else by what is left of it without the marks of n, stale and confounded."""
+    """Pair columns by name, and the rest by name without the marks of n, stale and confounds."""
     same = {k: ours.index(name) for k, name in enumerate(theirs) if name in ours}
     bare = [_MARKS.sub("", name) for name in ours]
     for k, name in enumerate(theirs):

@@ -1,1 +1,1 @@
-"""What runs leave behind: four Parquet tables of one explicit schema each (`schema`), written and read by `store`."""
+"""The results of a sweep: four Parquet tables with explicit schemas, and maps."""

@@ -1,7 +1,12 @@
-"""Compacted tables: the rows of many parts in one file a table, and a list of whose rows stand where in it.
+"""The compacted tables: one file per table with the rows that count, and a list of their parts.
 
-They are copies. The list names the digest of each file, so that a table that is damaged, or of another list, is not read; the parts are
-read then. A part's name holds the digest of what is in it, so that rows under a name are the rows of that part.
+    tables/<table>.parquet    the rows that count tables/compacted.json     for each part: stamps
+    and digests of its files, its attempts, its rows above
+
+All of it is a copy of `parts/` that saves reading 10,000 small files. A part in the list is
+unchanged while its files have the stamps in the list; otherwise their digests decide. The list
+also has the digest of each table, so a table that is damaged, or belongs to another list, is not
+read; the parts are.
 """
 
 from __future__ import annotations
@@ -9,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,80 +24,91 @@ import pyarrow.parquet as pq
 
 from moleflow.files import write_atomically
 from orchestrator.results import parts
-from orchestrator.results.parts import serialise, temporary_folder
+from orchestrator.results.parts import Receipt, Stamps, StoredAttempt, serialise, temporary_folder
 from orchestrator.results.schema import TABLES, arrow_schema
 
-FILE = "compacted.json"
-_AT_ONCE = 2**16
-"""Rows, and bytes of a column: what is read of a table at a time, so that the memory is that of what is kept."""
-Left = tuple[tuple[str, int], ...]
-"""(trial id, number) of the attempts of a part that do not count."""
+LIST = "compacted.json"
+_BATCH = 2**16
+"""Rows, and bytes of a column, that are read of a table at a time, to save memory."""
+LeftOut = tuple[tuple[str, int], ...]
+"""(trial id, number) of the finished attempts of a part that do not count."""
 
 
 @dataclass(frozen=True)
-class HeldRows:
-    """What a compacted table holds of a part: `rows` rows from row `start` on, those of the attempts `left` not among them."""
+class CompactedPart:
+    """A part in the compacted tables.
 
-    start: int
-    rows: int
-    left: Left
+    Attributes:
+        stamps: its files' stamps when they were compared with their digests.
+        receipt: its attempts and digests.
+        left_out: its attempts whose rows are not in the tables.
+        rows: the number of its rows in each table, in the order of TABLES.
+        starts: its first row in each table.
+
+    """
+
+    stamps: Stamps
+    receipt: Receipt
+    left_out: LeftOut
+    rows: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Compaction:
-    """What the compacted tables of a results folder hold: the digest of each file, and by table what there is of each part."""
+    """The compacted tables of a folder: the SHA-256 of each file, and the parts in them by name."""
 
     digests: Mapping[str, str]
-    held: Mapping[str, Mapping[str, HeldRows]]
-
-    def covers(self, parts: Mapping[str, Left]) -> bool:
-        """Whether they hold these parts with these attempts left out, and no others."""
-        return {name: held.left for name, held in self.held[TABLES[0]].items()} == parts
+    parts: Mapping[str, CompactedPart]
 
 
-NOTHING = Compaction({}, {table: {} for table in TABLES})
+NOTHING = Compaction({}, {})
 
 
-def file_of(folder: Path, table: str) -> Path:
-    """Where a compacted table of the results in `folder` is."""
+def table_file(folder: Path, table: str) -> Path:
+    """The path of a compacted table of the results in `folder`."""
     return folder / "tables" / f"{table}.parquet"
 
 
+def list_file(folder: Path) -> Path:
+    """The path of the list."""
+    return folder / "tables" / LIST
+
+
 def read_list(folder: Path) -> Compaction:
-    """What the compacted tables in `folder` hold; nothing, where that is not known for certain."""
+    """The list of the compacted tables in `folder`; empty if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        digest, _, content = (folder / "index" / FILE).read_bytes().partition(b"\n")
+        digest, _, content = list_file(folder).read_bytes().partition(b"\n")
         if digest != hashlib.sha256(content).hexdigest().encode():
             return NOTHING
-        told = json.loads(content)
-        held: dict[str, dict[str, HeldRows]] = {table: {} for table in TABLES}
-        start = dict.fromkeys(TABLES, 0)
-        for name, rows, left in told["parts"]:
-            gone = tuple((trial, attempt) for trial, attempt in left)
-            for table, count in zip(TABLES, rows, strict=True):
-                held[table][name] = HeldRows(start[table], count, gone)
-                start[table] += count
-        return Compaction(told["tables"], held)
+        stored = json.loads(content)
+        compacted: dict[str, CompactedPart] = {}
+        starts = (0,) * len(TABLES)
+        for name, stamps, digests, attempts, left_out, rows in stored["parts"]:
+            receipt = Receipt(tuple(digests), tuple(StoredAttempt.from_json(name, values) for values in attempts))
+            compacted[name] = CompactedPart(tuple(stamps), receipt, tuple(map(tuple, left_out)), tuple(rows), starts)
+            starts = tuple(start + count for start, count in zip(starts, rows, strict=True))
+        return Compaction(stored["tables"], compacted)
     return NOTHING
 
 
 class TableChanged(Exception):
-    """A compacted table that was the right one when it was opened can no longer be read: somebody else has changed it, or the disk."""
+    """A compacted table changed after it was opened: another process or the disk changed it."""
 
 
-def open_table(folder: Path, table: str, known: Compaction) -> pq.ParquetFile | None:
-    """A compacted table; None where it is not the one that the list knows, or was written with another schema.
+def open_table(folder: Path, table: str, compaction: Compaction) -> pq.ParquetFile | None:
+    """A compacted table; None if it differs from the list, or was written with another schema.
 
-    Its digest is taken here, and what is read later is compared with the checksums of its pages.
+    Its digest is compared here. Later reads are compared with the checksums of its pages.
     """
-    if table not in known.digests:
+    if table not in compaction.digests:
         return None
     with contextlib.suppress(OSError, pa.ArrowException):
-        content = pa.OSFile(str(file_of(folder, table)))
-        if hashlib.file_digest(content, "sha256").hexdigest() != known.digests[table]:
+        content = pa.OSFile(str(table_file(folder, table)))
+        if hashlib.file_digest(content, "sha256").hexdigest() != compaction.digests[table]:
             return None
         content.seek(0)
-        file = pq.ParquetFile(content, pre_buffer=False, buffer_size=_AT_ONCE, page_checksum_verification=True)
+        file = pq.ParquetFile(content, pre_buffer=False, buffer_size=_BATCH, page_checksum_verification=True)
         if file.schema_arrow.equals(arrow_schema(table), check_metadata=False):
             return file
     return None
@@ -101,64 +118,92 @@ def read_compacted_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.T
     """Columns of a compacted table.
 
     Raises:
-        Lost: it has changed since it was opened.
+        TableChanged: it changed since it was opened.
 
     """
-    with _of_all_rows(file) as count:
+    with _expect_all_rows(file) as check_count:
         table = parts.read_columns(file, columns).select(columns)
-        count(table.num_rows)
+        check_count(table.num_rows)
     return table
 
 
-def read_marked(file: pq.ParquetFile, columns: Sequence[str], marks: pa.BooleanArray) -> pa.Table:
-    """Columns of the marked rows of a compacted table, of which all rows have a mark.
+def read_marked(file: pq.ParquetFile, columns: Sequence[str], mask: pa.BooleanArray) -> pa.Table:
+    """Columns of the rows of a compacted table for which `mask` (one value per row) is true.
 
     Raises:
-        Lost: it has changed since it was opened.
+        TableChanged: it changed since it was opened.
 
     """
     kept, start = [], 0
-    with _of_all_rows(file) as count:
-        for batch in file.iter_batches(_AT_ONCE, columns=list(columns), use_threads=False):
-            kept.append(batch.select(columns).filter(marks.slice(start, len(batch))))
+    with _expect_all_rows(file) as check_count:
+        for batch in file.iter_batches(_BATCH, columns=list(columns), use_threads=False):
+            kept.append(batch.select(columns).filter(mask.slice(start, len(batch))))
             start += len(batch)
-        count(start)
+        check_count(start)
     return pa.Table.from_batches(kept, pa.schema([file.schema_arrow.field(name) for name in columns]))
 
 
 @contextlib.contextmanager
-def _of_all_rows(file: pq.ParquetFile) -> Iterator[Callable[[int], None]]:
-    """Reading a file; gives what is to be told how many rows were read. One that was cut off may just have fewer."""
+def _expect_all_rows(file: pq.ParquetFile) -> Iterator[Callable[[int], None]]:
+    """Turn errors of reading into TableChanged; yield a check of the number of rows read."""
 
-    def count(rows: int) -> None:
+    def check_count(rows: int) -> None:
+        # A file that was cut off may yield fewer rows without an error.
         if rows != file.metadata.num_rows:
             raise TableChanged(f"{rows} of {file.metadata.num_rows} rows")
 
     try:
-        yield count
+        yield check_count
     except (OSError, pa.ArrowException) as error:
         raise TableChanged(str(error)) from error
 
 
-def write_compacted(
-    folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]], left: Mapping[str, Left]
+def write_tables(
+    folder: Path, tables: Iterator[tuple[str, pa.Table, Mapping[str, int]]], compacted: Mapping[str, CompactedPart]
 ) -> None:
-    """Write the tables, each with how many of its rows are of each part, in order; then the list of what they hold.
+    """Write the compacted tables, then their list.
+
+    Args:
+        folder: the results folder.
+        tables: name, rows and number of rows by part; the parts in the order of `compacted`.
+        compacted: the parts; their `rows` and `starts` are found here.
 
     Raises:
-        OSError: the disk is full or not writable; the tables that were there stay.
+        OSError: the disk is full or not writable; each file that was not replaced stays.
 
     """
     (folder / "tables").mkdir(exist_ok=True)
-    (folder / "index").mkdir(exist_ok=True)
-    temporary = temporary_folder(folder / "parts")
     digests, rows = {}, {}
-    for table, compacted, rows[table] in tables:
-        content = serialise(compacted)
-        digests[table] = hashlib.sha256(content).hexdigest()
-        write_atomically(file_of(folder, table), content, folder=temporary)
-    listed = [[name, [rows[table][name] for table in TABLES], gone] for name, gone in left.items()]
-    text = json.dumps({"tables": digests, "parts": listed}, separators=(",", ":")).encode()
-    write_atomically(
-        folder / "index" / FILE, hashlib.sha256(text).hexdigest().encode() + b"\n" + text, folder=temporary
-    )
+    for table, content, rows[table] in tables:
+        data = serialise(content)
+        digests[table] = hashlib.sha256(data).hexdigest()
+        write_atomically(table_file(folder, table), data, folder=temporary_folder(folder / "parts"))
+    listed = {
+        name: replace(part, rows=tuple(rows[table][name] for table in TABLES)) for name, part in compacted.items()
+    }
+    write_list(folder, Compaction(digests, listed))
+    # Earlier versions kept a second copy there. Nothing reads it any more.
+    shutil.rmtree(folder / "index", ignore_errors=True)
+
+
+def write_list(folder: Path, compaction: Compaction) -> None:
+    """Write the list of the compacted tables.
+
+    Raises:
+        OSError: the disk is full or not writable; the list stays as it was.
+
+    """
+    listed = [
+        [
+            name,
+            part.stamps,
+            part.receipt.digests,
+            [attempt.to_json() for attempt in part.receipt.attempts],
+            part.left_out,
+            part.rows,
+        ]
+        for name, part in compaction.parts.items()
+    ]
+    text = json.dumps({"tables": compaction.digests, "parts": listed}, separators=(",", ":")).encode()
+    digest = hashlib.sha256(text).hexdigest().encode()
+    write_atomically(list_file(folder), digest + b"\n" + text, folder=temporary_folder(folder / "parts"))

@@ -1,7 +1,9 @@
-"""Part files: four Parquet files of one name, written beside and renamed, the attempts file last.
+"""Part files: Parquet files of one name, one per table, that hold whole attempts for good.
 
-The attempts file is the part's receipt: it carries the SHA-256 of the other three, and the part's name ends in its own.
-A part without its receipt does not exist for readers; one that does not match its receipt is damaged.
+Each file is written to a temporary one and renamed, the attempts file last. The attempts file is
+the part's receipt: its metadata hold the SHA-256 of the other files and what planning needs of the
+attempts, and the part's name ends in its own SHA-256. Readers ignore a part without a receipt. A
+part that differs from its receipt is damaged.
 """
 
 from __future__ import annotations
@@ -10,57 +12,91 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moleflow.errors import Damaged
-from moleflow.files import sync_folder, write_atomically
-from orchestrator.results.index import Digests, Stamps, file_stamps
-from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES
+from moleflow.files import sync_folder, temporary_file, write_atomically, write_file
+from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES, rows_of
+
+Stamps = tuple[int, ...]
+"""Size (bytes), mtime and ctime (ns) of a part's file in each of TABLES, one after the other."""
 
 _SIBLINGS = [table for table in TABLES if table != ATTEMPTS]
 _RECEIPT = b"digests"
 _CHANGED = "its bytes are not those that were written"
+_ATTEMPT_COLUMNS = ("trial_id", "attempt", "status", "code_digest", "started_at")
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that cannot be used, and why."""
+    """A file that cannot be used, and the reason."""
 
     path: Path
     reason: str
 
 
 class DamagedPart(Damaged):
-    """A file of a part is missing, or not what was written."""
+    """A file of a part is missing, or differs from what was written."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.damage = Damage(path, reason)
 
 
+@dataclass(frozen=True)
+class StoredAttempt:
+    """The columns of a row of the attempts table that planning needs, with the name of its part."""
+
+    part: str
+    trial_id: str
+    attempt: int
+    status: str
+    code_digest: str
+    started_at: datetime
+
+    def to_json(self) -> list[object]:
+        """The values without the part's name."""
+        return [self.trial_id, self.attempt, self.status, self.code_digest, self.started_at.isoformat()]
+
+    @staticmethod
+    def from_json(part: str, values: Sequence[Any]) -> StoredAttempt:
+        """The attempt of a part with values from `to_json`."""
+        trial_id, attempt, status, code_digest, started_at = values
+        return StoredAttempt(part, trial_id, attempt, status, code_digest, datetime.fromisoformat(started_at))
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The attempts of a part, and the SHA-256 of its metrics, scores and curves file."""
+
+    digests: tuple[str, ...]
+    attempts: tuple[StoredAttempt, ...]
+
+
 def part_file(parts: Path, table: str, name: str) -> Path:
-    """Where the file of the part `name` in `table` is."""
+    """The path of a part's file in a table."""
     return parts / table / f"{name}.parquet"
 
 
 def maps_file(parts: Path, name: str) -> Path:
-    """Where the kept maps of the part `name` are: beside the parts, as a part is whole without them."""
+    """The path of a part's anomaly maps. It lies outside `parts/`: a part is whole without them."""
     return parts.parent / MAPS / f"{name}.parquet"
 
 
 def temporary_folder(parts: Path) -> Path:
-    """Where files are written before they are renamed: same file system, out of every reader's sight."""
+    """The folder of temporary files: on the same filesystem, and never read."""
     return parts / ".tmp"
 
 
 def serialise(table: pa.Table) -> bytes:
-    """The bytes of a Parquet file."""
+    """The bytes of a Parquet file with page checksums."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
@@ -69,76 +105,123 @@ def serialise(table: pa.Table) -> bytes:
 
 @dataclass(frozen=True)
 class Part:
-    """A part that is ready to be written: its name, the bytes of its file in each table, and the digests that the index holds."""
+    """A part that is ready to be written: its name, and the bytes of its file by table."""
 
     name: str
     contents: Mapping[str, bytes]
-    digests: Digests
 
 
 def make_part(stem: str, tables: Mapping[str, pa.Table]) -> Part:
-    """The part of the four tables, named `stem` and a digest; kept maps go with them where there are any."""
-    given = [table for table in tables if table != ATTEMPTS and (table in TABLES or tables[table].num_rows)]
-    contents = {table: serialise(tables[table]) for table in given}
+    """The part of the four tables, named `stem` and a digest; a table `maps` may be among them."""
+    siblings = [table for table in tables if table != ATTEMPTS and (table in TABLES or tables[table].num_rows)]
+    contents = {table: serialise(tables[table]) for table in siblings}
     digests = {table: hashlib.sha256(content).hexdigest() for table, content in contents.items()}
-    contents[ATTEMPTS] = serialise(tables[ATTEMPTS].replace_schema_metadata({_RECEIPT: json.dumps(digests).encode()}))
-    return Part(f"{stem}-{_own_digest(contents[ATTEMPTS])}", contents, _told(digests))
+    rows = rows_of(tables[ATTEMPTS].select(_ATTEMPT_COLUMNS))
+    receipt = digests | {ATTEMPTS: [StoredAttempt("", **row).to_json() for row in rows]}
+    contents[ATTEMPTS] = serialise(tables[ATTEMPTS].replace_schema_metadata({_RECEIPT: json.dumps(receipt).encode()}))
+    return Part(f"{stem}-{_name_digest(contents[ATTEMPTS])}", contents)
 
 
-def write_part(parts: Path, part: Part) -> Stamps | None:
-    """Write one part; when this returns, its attempts have ended for good.
-
-    Returns:
-        The stamps of its files, on a file system that keeps nanoseconds; None where somebody took one away already.
+def write_part(parts: Path, part: Part) -> None:
+    """Write one part. Once this returns, its attempts have ended for good.
 
     Raises:
         OSError: the disk is full or not writable; nothing of the part is left behind.
 
     """
-    temps = {table: temporary_folder(parts) / f"{part.name}.{table}" for table in TABLES}
+    temporary = temporary_folder(parts)
     if MAPS in part.contents:
-        place = maps_file(parts, part.name)
-        place.parent.mkdir(exist_ok=True)
-        write_atomically(place, part.contents[MAPS], folder=temporary_folder(parts))
-    try:
-        written = [(len(part.contents[table]), _write_synced(temps[table], part.contents[table])) for table in TABLES]
-        for table in TABLES:  # attempts is the last of them
-            os.replace(temps[table], part_file(parts, table, part.name))
-    except BaseException:
-        _remove(list(temps.values()))
-        if not part_file(parts, ATTEMPTS, part.name).exists():
-            _remove([part_file(parts, table, part.name) for table in TABLES])
-        raise
+        maps = maps_file(parts, part.name)
+        maps.parent.mkdir(exist_ok=True)
+        write_atomically(maps, part.contents[MAPS], folder=temporary)
+    files = {table: part_file(parts, table, part.name) for table in TABLES}
+    with contextlib.ExitStack() as stack:
+        written = {table: stack.enter_context(temporary_file(path, temporary)) for table, path in files.items()}
+        for table, path in written.items():
+            write_file(path, part.contents[table])
+        try:
+            # The receipt is the last of TABLES. A writer that dies between two renames leaves none,
+            # so no reader sees half a part.
+            for table, path in written.items():
+                os.replace(path, files[table])
+        except BaseException:
+            if not files[ATTEMPTS].exists():
+                for path in files.values():
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+            raise
     sync_folder(parts / ATTEMPTS)
-    # The renaming too is a change, of which the system alone tells the time.
-    there = file_stamps(parts, part.name)
-    return there and tuple((*own, changed) for own, (_, _, changed) in zip(written, there, strict=True))
 
 
-def check_part(parts: Path, name: str, columns: Sequence[str]) -> tuple[pa.Table, Digests]:
-    """Some columns of a part's attempts, and what the index holds of its files, once all four are known to be whole.
+def file_stamps(parts: Path, name: str) -> Stamps | None:
+    """Size and times of change of a part's files; None if one is missing.
+
+    The change time is among them because programs can set back the modification time, as `cp -p`
+    does.
+    """
+    stamps: list[int] = []
+    for table in TABLES:
+        try:
+            status = os.stat(f"{parts}/{table}/{name}.parquet")
+        except FileNotFoundError:
+            return None
+        stamps += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return tuple(stamps)
+
+
+def read_receipt(parts: Path, name: str) -> Receipt:
+    """The receipt of a part, compared with the digest in the part's name.
 
     Raises:
-        DamagedPart: one of them is not.
+        DamagedPart: the attempts file is missing or has changed.
 
     """
     path = part_file(parts, ATTEMPTS, name)
     content = _content(path)
-    if not name.endswith(f"-{_own_digest(content)}"):
+    if not name.endswith(f"-{_name_digest(content)}"):
         raise DamagedPart(path, _CHANGED)
-    file = parquet(content)
-    digests = json.loads(file.schema_arrow.metadata[_RECEIPT])
-    for table in TABLES:
-        sibling = part_file(parts, table, name)
-        if table != ATTEMPTS and hashlib.sha256(_content(sibling)).hexdigest() != digests[table]:
-            raise DamagedPart(sibling, _CHANGED)
-    return read_columns(file, columns), _told(digests)
+    receipt = json.loads(pq.read_metadata(pa.BufferReader(content)).metadata[_RECEIPT])
+    digests = tuple(receipt[table] for table in _SIBLINGS)
+    if ATTEMPTS in receipt:
+        return Receipt(digests, tuple(StoredAttempt.from_json(name, values) for values in receipt[ATTEMPTS]))
+    # Parts of earlier versions hold them in the columns alone, which take longer to read.
+    rows = rows_of(read_columns(parquet(content), _ATTEMPT_COLUMNS))
+    return Receipt(digests, tuple(StoredAttempt(name, **row) for row in rows))
+
+
+def check_digests(parts: Path, name: str, receipt: Receipt) -> None:
+    """Read the files of a part beside its receipt, and compare their digests.
+
+    Raises:
+        DamagedPart: one is missing or has changed.
+
+    """
+    for table, digest in zip(_SIBLINGS, receipt.digests, strict=True):
+        path = part_file(parts, table, name)
+        if hashlib.sha256(_content(path)).hexdigest() != digest:
+            raise DamagedPart(path, _CHANGED)
+
+
+def open_part_file(parts: Path, table: str, name: str, receipt: Receipt) -> pq.ParquetFile:
+    """The Parquet file of a part in one table, compared with the part's receipt.
+
+    Raises:
+        DamagedPart: it is missing or has changed.
+
+    """
+    path = part_file(parts, table, name)
+    content = _content(path)
+    digest = name.rpartition("-")[2] if table == ATTEMPTS else receipt.digests[_SIBLINGS.index(table)]
+    # The name of a part holds the first 16 digits only.
+    if hashlib.sha256(content).hexdigest()[: len(digest)] != digest:
+        raise DamagedPart(path, _CHANGED)
+    return parquet(content)
 
 
 def read_maps(parts: Path, name: str) -> pa.Table | None:
-    """The kept maps of a part; None where it has none, or they are not those that were written."""
+    """The anomaly maps of a part; None if it has none, or they differ from what was written."""
     try:
-        receipt = parquet(_content(part_file(parts, ATTEMPTS, name))).schema_arrow.metadata[_RECEIPT]
+        receipt = parquet(_content(part_file(parts, ATTEMPTS, name))).metadata.metadata[_RECEIPT]
         content = _content(maps_file(parts, name))
     except DamagedPart:
         return None
@@ -147,76 +230,30 @@ def read_maps(parts: Path, name: str) -> pa.Table | None:
     return parquet(content).read(use_threads=False)
 
 
-def open_part_file(parts: Path, table: str, name: str, digests: Digests | None = None) -> pq.ParquetFile:
-    """The Parquet file of a part that was checked before, in one table.
-
-    Args:
-        digests: what was told of the part then; its bytes are compared with that.
-
-    Raises:
-        DamagedPart: it is missing now, or has changed.
-
-    """
-    path = part_file(parts, table, name)
-    content = _content(path)
-    if digests is not None:
-        told = name.rpartition("-")[2] if table == ATTEMPTS else digests[_SIBLINGS.index(table)]
-        if hashlib.sha256(content).hexdigest()[: len(told)] != told:
-            raise DamagedPart(path, _CHANGED)
-    try:
-        return parquet(content)
-    except pa.ArrowException as error:
-        raise DamagedPart(path, _CHANGED) from error
-
-
 def read_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
-    """Some columns of an open part file, read in this thread: parts are small."""
+    """Columns of an open part file, read in this thread: parts are small."""
     return file.read(columns=list(columns), use_threads=False)
 
 
 def parquet(content: pa.Buffer) -> pq.ParquetFile:
-    """The Parquet file that is this content."""
+    """A Parquet file in memory."""
     return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
 
 
-def content_of(path: Path) -> pa.Buffer:
-    """The bytes of a file.
-
-    In Arrow's own memory, not Python's: one of its threads that gives Python's back while the interpreter ends aborts the process.
-    """
-    with pa.OSFile(str(path)) as file:
-        return file.read_buffer()
-
-
 def _content(path: Path) -> pa.Buffer:
+    """The bytes of a file, in Arrow's own memory.
+
+    In Python's memory an Arrow thread could free them while the interpreter ends, which aborts the
+    process.
+    """
     # Any other OSError (no permission, a failing disk) is not damage and passes through.
     try:
-        return content_of(path)
+        with pa.OSFile(str(path)) as file:
+            return file.read_buffer()
     except FileNotFoundError as error:
         raise DamagedPart(path, "it is missing") from error
 
 
-def _told(receipt: Mapping[str, str]) -> Digests:
-    return tuple(receipt[table] for table in _SIBLINGS)
-
-
-def _own_digest(content: bytes | pa.Buffer) -> str:
+def _name_digest(content: bytes | pa.Buffer) -> str:
+    """The digest of an attempts file that the part's name ends in."""
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _write_synced(path: Path, content: bytes) -> int:
-    """Write a file for good; when it changed, in ns since 1970."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        # Finer than the clock by which the system stamps files: whatever writes to it later leaves another stamp.
-        now = time.time_ns()
-        os.utime(file.fileno(), ns=(now, now))
-        os.fsync(file.fileno())
-    return now
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.unlink()

@@ -1,4 +1,4 @@
-"""The tables: every column with its type and its meaning. results/README.md is made of these."""
+"""The tables: every column with its type and meaning, as results/README.md lists them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 ATTEMPTS = "attempts"
 TABLES = ("metrics", "scores", "curves", ATTEMPTS)
 MAPS = "maps"
-"""A table beside the four, of pictures: what is lost of it costs no figure."""
+"""A fifth table, of anomaly maps. No figure of a report depends on it."""
 STATUSES = ("finished", "pruned", "failed", "interrupted")
 FINISHED, PRUNED = "finished", "pruned"
 
 DETECTION = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
-"""The metrics of one class that exist for routed and for oracle-routed scores alike."""
+"""The metrics of one class that exist both for routed and for oracle-routed scores."""
 
 
 @dataclass(frozen=True)
@@ -195,15 +195,16 @@ _JSON_KINDS = {"factors": dict, "packages": dict, "config": dict, "flags": list}
 
 @cache
 def arrow_schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table; each field carries its meaning as metadata, so it travels with the file."""
+    """The Arrow schema of a table; each field holds its meaning as metadata."""
     return pa.schema([pa.field(c.name, c.type, c.nullable, {"meaning": c.meaning}) for c in COLUMNS[table]])
 
 
 def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    """Checked rows as an Arrow table of the explicit schema. A nullable column that a row leaves out is null.
+    """Check rows and make an Arrow table of them. Nullable columns that a row lacks become null.
 
     Raises:
-        ValueError: an unknown column, a missing value, a NaN or infinity, or a value of the wrong kind.
+        ValueError: an unknown column, a missing value, a NaN or infinity, or a value of the wrong
+            kind.
 
     """
     columns = COLUMNS[table]
@@ -213,10 +214,10 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
             unknown = ", ".join(sorted(row.keys() - known))
             raise ValueError(f"{table}: unknown column {unknown}; allowed: {', '.join(c.name for c in columns)}")
     values = [[row.get(c.name) for row in rows] for c in columns]
-    for column, of_column in zip(columns, values, strict=True):
-        _check(f"{table}.{column.name}", column, of_column)
+    for column, cells in zip(columns, values, strict=True):
+        _check(f"{table}.{column.name}", column, cells)
     try:
-        arrays = [pa.array(of_column, c.type) for c, of_column in zip(columns, values, strict=True)]
+        arrays = [pa.array(cells, c.type) for c, cells in zip(columns, values, strict=True)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise ValueError(f"{table}: {error}") from error
     for column, array in zip(columns, arrays, strict=True):
@@ -227,13 +228,13 @@ def to_table(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows of a table, one by one; `Table.to_pylist` loads pandas, where there is one, for the sake of times."""
+    """The rows of a table. Unlike `Table.to_pylist` this never imports pandas."""
     columns = [_values(column) for column in table.itercolumns()]
     return (dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
-    """The numbers of a column, NaN for null; pyarrow's own `to_numpy` loads pandas, where there is one."""
+    """The numbers of a column, with NaN for null. Unlike `to_numpy` this never imports pandas."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if array.null_count == 0:
         return np.from_dlpack(array)
@@ -243,16 +244,16 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
 
 
 def holding(column: pa.ChunkedArray, text: str) -> npt.NDArray[np.bool_]:
-    """Which rows of a column of texts have this one."""
+    """A mask of the rows of a text column that hold `text`."""
     coded = column.combine_chunks().dictionary_encode()
-    wanted = [k for k, known in enumerate(coded.dictionary.to_pylist()) if known == text]
-    rows: npt.NDArray[np.bool_] = numbers(coded.indices) == (wanted[0] if wanted else -1)
-    return rows
+    codes = [code for code, value in enumerate(coded.dictionary.to_pylist()) if value == text]
+    mask: npt.NDArray[np.bool_] = numbers(coded.indices) == (codes[0] if codes else -1)
+    return mask
 
 
-def boolean_mask(rows: npt.NDArray[np.bool_]) -> pa.BooleanArray:
-    """An array of Arrow's, likewise."""
-    return pa.Array.from_buffers(pa.uint8(), len(rows), [None, pa.py_buffer(rows.view(np.uint8))]).cast(pa.bool_())
+def boolean_mask(mask: npt.NDArray[np.bool_]) -> pa.BooleanArray:
+    """A NumPy mask as an Arrow array."""
+    return pa.Array.from_buffers(pa.uint8(), len(mask), [None, pa.py_buffer(mask.view(np.uint8))]).cast(pa.bool_())
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
@@ -262,25 +263,26 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     return [None if us is None else _EPOCH + timedelta(microseconds=us) for us in column.cast(pa.int64()).to_pylist()]
 
 
-def _check(where: str, column: Column, values: Sequence[object]) -> None:
+def _check(name: str, column: Column, values: Sequence[object]) -> None:
     if not column.nullable and any(value is None for value in values):
-        raise ValueError(f"{where}: a value is needed ({column.meaning})")
+        raise ValueError(f"{name}: a value is needed ({column.meaning})")
     fits, allowed = _rule(column)
     if fits is None:
         return
     text = pa.types.is_string(column.type) and all(isinstance(value, str) for value in values)
-    for value in dict.fromkeys(values) if text else values:  # Rows of one attempt repeat its texts.
+    # Rows of one attempt repeat its texts: each is checked once.
+    for value in dict.fromkeys(values) if text else values:
         if value is not None and not fits(value):
-            raise ValueError(f"{where}: given {value!r}, allowed: {allowed}")
+            raise ValueError(f"{name}: given {value!r}, allowed: {allowed}")
 
 
 @cache
 def _rule(column: Column) -> tuple[Callable[[Any], bool] | None, str]:
-    """What a value of a column has to fulfil beyond what Arrow asks of it, and how that reads."""
+    """The condition that a column's values must fulfil beyond their Arrow type, and its text."""
     if column.name == "attempt":
         return lambda value: isinstance(value, Integral) and int(value) >= 1, "whole numbers from 1"
     if pa.types.is_integer(column.type):
-        return lambda value: isinstance(value, Integral), "whole numbers"  # Arrow would cut 1.5 to 1
+        return lambda value: isinstance(value, Integral), "whole numbers"  # Arrow would truncate 1.5 to 1
     if column.name == "status":
         return lambda value: value in STATUSES, ", ".join(STATUSES)
     if column.name == "trial_id":
@@ -304,7 +306,7 @@ def _parsed(value: object) -> object:
 
 
 def document(table: str) -> str:
-    """The table's columns as the Markdown table that stands in results/README.md."""
+    """The columns of a table as Markdown, as in results/README.md."""
     head = ["| column | type | null | meaning |", "|---|---|---|---|"]
     kinds = {c.name: str(c.type).replace("item: ", "").replace("<element: ", "<") for c in COLUMNS[table]}
     lines = [f"| `{c.name}` | {kinds[c.name]} | {'yes' if c.nullable else ''} | {c.meaning} |" for c in COLUMNS[table]]

@@ -1,7 +1,7 @@
-"""The result store: parts in, every row that counts out once. `parts/` is the truth, `tables/` and `index/` copies of it that save reading.
+"""The result store: workers add parts, readers get every row that counts once.
 
-Reading writes nothing. Damaged parts never stop a reader: they are named in `damaged`, and their attempts count as not
-finished.
+`parts/` is the truth; `tables/` is a copy of it that saves reading. Reading writes nothing. A
+damaged part never stops a reader: `damaged` names it, and its attempts count as not finished.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,34 +24,30 @@ import pyarrow.parquet as pq
 from moleflow.errors import InvalidInput
 from moleflow.files import write_atomically
 from orchestrator.results import compaction
-from orchestrator.results.index import (
-    COLUMNS,
-    AttemptEntry,
-    Digests,
-    IndexedPart,
-    PartIndex,
-    Stamps,
-    file_stamps,
-    older_than_clock_tick,
-)
+from orchestrator.results.compaction import CompactedPart, Compaction, LeftOut
 from orchestrator.results.parts import (
     Damage,
     DamagedPart,
-    check_part,
+    Receipt,
+    Stamps,
+    StoredAttempt,
+    check_digests,
+    file_stamps,
     open_part_file,
     part_file,
     read_columns,
     read_maps,
+    read_receipt,
     serialise,
     temporary_folder,
 )
-from orchestrator.results.schema import ATTEMPTS, FINISHED, MAPS, PRUNED, TABLES, arrow_schema, rows_of, to_table
+from orchestrator.results.schema import ATTEMPTS, FINISHED, MAPS, PRUNED, TABLES, arrow_schema, to_table
 from orchestrator.results.thumbnails import ThumbnailStore
 
 GRACE_S = 60.0
-FOUND = "found"
-Found = TypeVar("Found")
-_EMPTY = "00000000-empty"  # no rows: every reader sees the folder, with its schema, before the first attempt ends
+Result = TypeVar("Result")
+_EMPTY = "00000000-empty"
+"""A part without rows, so that readers find the schema before the first attempt ends."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +61,39 @@ class FinishedAttempt:
 
 @dataclass(frozen=True)
 class Recovered:
-    """What `recover` did: files of unfinished writes that it removed, and damaged parts that it moved to `damaged/`."""
+    """Files of unfinished writes that `recover` removed, and damaged parts that it set aside."""
 
     removed: tuple[Path, ...]
     set_aside: tuple[Damage, ...]
 
 
 class ResultStore:
-    """The results of one sweep in `folder`.
+    """The results of one sweep.
 
-    Parts are immutable, so each is checked once for the life of this object; later calls look at new parts alone. What the index
-    knows to be whole is not read to check it, and what the compacted tables hold is read from them; `from_parts` does without both.
+    Parts never change, so this object looks at each part once. How closely depends on the
+    compacted list:
+
+    - A part in the list with the stamps of today is known to be whole; none of its files is read.
+    - A part in the list with other stamps is compared with all its digests.
+    - Of a part outside the list only the receipt is read. Its other files are compared with their
+      digests before any row is read, and by `check`, `recover` and `compact`.
+
+    Args:
+        folder: the results folder.
+        from_parts: compare every file of every part with its digest, and read no compacted table.
+
     """
 
     def __init__(self, folder: Path, from_parts: bool = False) -> None:
         self.folder = folder
         self.parts = folder / "parts"
-        self.index = PartIndex(folder / "index")
         self._from_parts = from_parts
-        self._seen: dict[str, tuple[AttemptEntry, ...]] = {}
+        self._receipts: dict[str, Receipt] = {}
+        self._stamps: dict[str, Stamps | None] = {}
+        self._unchecked: set[str] = set()
         self._damaged: dict[str, Damage] = {}
-        self._digests: dict[str, Digests] = {}
-        self._unnoted: dict[str, tuple[Stamps, IndexedPart | None]] = {}
-        self._counting: dict[str, AttemptEntry] | None = None
+        self._counted_attempts: dict[str, StoredAttempt] | None = None
+        self._list: tuple[tuple[int, int, int] | None, Compaction] = (None, compaction.NOTHING)
 
     def create(self) -> None:
         """Make the folders, and in each table a file without rows.
@@ -104,125 +110,146 @@ class ResultStore:
                 write_atomically(empty, serialise(to_table(table, [])), folder=temporary_folder(self.parts))
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows that count, each once: of a finished trial its one attempt, and every attempt that ended otherwise.
+        """The rows that count, each once.
+
+        Of a finished trial one attempt counts; attempts that ended otherwise all count.
 
         Args:
             table: metrics, scores, curves or attempts.
-            columns: names to read; all of the schema when left out.
+            columns: names to read; default: all of the schema.
 
         Raises:
-            InvalidInput: there is no store in the folder, or a part was written with another schema.
-            Damaged: a file went away while it was read.
+            InvalidInput: the folder holds no store, or a part was written with another schema.
+            Damaged: a file was removed while it was read.
 
         """
-        self._look()
-        return self._unless_changed(lambda compacted: self._gathered(table, compacted, columns)[0])
+        self.check()
+        return self._retry_if_changed(lambda compacted: self._read(table, compacted, columns)[0])
 
     def read_marked(
         self,
         table: str,
-        by: Sequence[str],
-        mark: Callable[[pa.Table], tuple[Found, pa.BooleanArray]],
+        mark_columns: Sequence[str],
+        mark: Callable[[pa.Table], tuple[Result, pa.BooleanArray]],
         columns: Sequence[str],
-    ) -> tuple[Found, pa.Table]:
-        """Some of the rows that `read` would give, in their order, without the memory that all of them would take.
+    ) -> tuple[Result, pa.Table]:
+        """Some of the rows that `read` gives, in their order, without the memory that all take.
 
         Args:
             table: as for `read`.
-            by: the columns that decide.
-            mark: given these of all rows, whatever it finds, and a mark for each row to read.
-            columns: what to read of the marked rows.
+            mark_columns: the columns that `mark` needs.
+            mark: gets these columns of all rows; returns a result of its own, and one boolean per
+                row.
+            columns: the columns to read of the rows with true.
 
         Raises:
             InvalidInput, Damaged: as `read`.
 
         """
-        self._look()
+        self.check()
 
-        def work(compacted: bool) -> tuple[Found, pa.Table]:
+        def work(compacted: bool) -> tuple[Result, pa.Table]:
             rows = self._rows(table, compacted)
-            found, marks = mark(self._taken(rows, by)[0])
+            result, mask = mark(self._read_rows(rows, mark_columns)[0])
             if rows.one_file is not None:
-                return found, compaction.read_marked(rows.one_file, columns, marks)
-            return found, self._taken(rows, columns)[0].filter(marks)
+                return result, compaction.read_marked(rows.one_file, columns, mask)
+            return result, self._read_rows(rows, columns)[0].filter(mask)
 
-        return self._unless_changed(work)
+        return self._retry_if_changed(work)
 
     def finished(self) -> dict[str, FinishedAttempt]:
         """The finished trials by id, each with the attempt that counts.
 
-        Of several finished attempts the lowest number counts; where code versions differ, of those made by the code of
-        the most recently started one.
+        Of several finished attempts the lowest number counts. If they were made by different code,
+        those of the most recently started one are considered only.
         """
-        self._look()
-        return {trial: FinishedAttempt(e.attempt, e.code_digest, e.started_at) for trial, e in self._counted().items()}
-
-    def maps(self, trial_ids: Collection[str]) -> list[dict[str, Any]]:
-        """The kept anomaly maps of finished trials, with small pictures of the images; without those that are lost.
-
-        Returns:
-            Rows of the table `maps`, each with `picture` (JPEG, 128 x 128) and `mask` (1-bit PNG, or None where there is no mask).
-
-        """
-        self._look()
-        wanted = {(e.trial_id, e.attempt): e.part for trial, e in self._counted().items() if trial in set(trial_ids)}
-        read = (read_maps(self.parts, part) for part in sorted(set(wanted.values())))
-        rows = [row for table in read if table is not None for row in table.to_pylist()]
-        rows = [row for row in rows if (row["trial_id"], row["attempt"]) in wanted]
-        pictures = ThumbnailStore(self.folder)
-        found = ((row, pictures.read(row["image_digest"])) for row in rows)
-        return [row | {"picture": seen.picture, "mask": seen.mask} for row, seen in found if seen is not None]
+        self._update()
+        return {trial: FinishedAttempt(a.attempt, a.code_digest, a.started_at) for trial, a in self._counted().items()}
 
     def pruned(self) -> frozenset[str]:
         """The trials that were stopped early for good and never finished."""
-        self._look()
-        stopped = {e.trial_id for entries in self._seen.values() for e in entries if e.status == PRUNED}
+        self._update()
+        stopped = {a.trial_id for receipt in self._receipts.values() for a in receipt.attempts if a.status == PRUNED}
         return frozenset(stopped - self._counted().keys())
 
+    def statuses(self) -> dict[tuple[str, int], str]:
+        """The status of every stored attempt, by (trial id, number)."""
+        self._update()
+        return {(a.trial_id, a.attempt): a.status for receipt in self._receipts.values() for a in receipt.attempts}
+
+    def maps(self, trial_ids: Collection[str]) -> list[dict[str, Any]]:
+        """The anomaly maps of finished trials that are intact, with small pictures of the images.
+
+        Returns: Rows of the table `maps`, each with `picture` (JPEG, 128 x 128) and `mask` (1-bit
+            PNG, or None without a mask).
+
+        """
+        self._update()
+        wanted = {(a.trial_id, a.attempt): a.part for trial, a in self._counted().items() if trial in set(trial_ids)}
+        tables = (read_maps(self.parts, part) for part in sorted(set(wanted.values())))
+        rows = [row for table in tables if table is not None for row in table.to_pylist()]
+        rows = [row for row in rows if (row["trial_id"], row["attempt"]) in wanted]
+        pictures = ThumbnailStore(self.folder)
+        pairs = ((row, pictures.read(row["image_digest"])) for row in rows)
+        return [row | {"picture": image.picture, "mask": image.mask} for row, image in pairs if image is not None]
+
     def digest(self) -> str:
-        """A digest of what there is to read: equal digests, equal rows."""
-        # The name of a part holds the digest of what is in it.
+        """A digest of the parts: equal digests, equal rows."""
+        # The name of a part holds the digest of its receipt, which holds those of its other files.
         damaged = [[str(damage.path.relative_to(self.folder)), damage.reason] for damage in self.damaged]
-        return hashlib.sha256(json.dumps([sorted(self._seen), damaged]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([sorted(self._receipts), damaged]).encode()).hexdigest()
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
-        """The parts that cannot be used as they are; `recover` sets them aside."""
-        self._look()
+        """The damaged parts that are known so far; `recover` sets them aside."""
+        self._update()
         return tuple(damage for _, damage in sorted(self._damaged.items()))
 
-    def recover(self, grace_seconds: float = GRACE_S) -> Recovered:
-        """Clean up after writers that died: for the start of a sweep, before anything is planned.
+    def check(self) -> None:
+        """Compare the parts outside the compacted list with their digests, each part once."""
+        self._update()
+        for name in sorted(self._unchecked):
+            try:
+                check_digests(self.parts, name, self._receipts[name])
+            except DamagedPart as error:
+                self._set_damaged(name, error.damage)
+            self._unchecked.discard(name)
 
-        Files without a receipt, and temporary ones, older than `grace_seconds` are removed. Damaged parts move to
-        `damaged/<table>/` whole, so that every reader can read `parts/` again; their attempts count as not finished.
+    def recover(self, grace_seconds: float = GRACE_S) -> Recovered:
+        """Clean up after writers that died: at the start of a sweep, before anything is planned.
+
+        Files without a receipt, and temporary ones, older than `grace_seconds` are removed.
+        Damaged parts move to `damaged/<table>/` whole, so that every reader can read `parts/`
+        again; their attempts count as not finished.
 
         Raises:
             OSError: the folder cannot be written.
 
         """
         self.create()
-        whole = set(os.listdir(self.parts / ATTEMPTS))
+        receipts = set(os.listdir(self.parts / ATTEMPTS))
         unfinished = [
             self.parts / table / name
             for table in TABLES
             for name in os.listdir(self.parts / table)
-            if name not in whole and name.endswith(".parquet")
+            if name not in receipts and name.endswith(".parquet")
         ]
         with contextlib.suppress(FileNotFoundError):
-            unfinished += (path for path in (self.folder / MAPS).glob("*.parquet") if path.name not in whole)
+            unfinished += (path for path in (self.folder / MAPS).glob("*.parquet") if path.name not in receipts)
         removed = []
         for path in [*unfinished, *temporary_folder(self.parts).iterdir()]:
-            # Its writer may finish, or another driver remove it, in this very moment.
+            # Its writer may finish, or another driver remove it, at this moment.
             with contextlib.suppress(FileNotFoundError):
                 receipt = self.parts / ATTEMPTS / path.name
                 if time.time() - path.stat().st_mtime > grace_seconds and not receipt.exists():
                     path.unlink()
                     removed.append(path)
-        # What was damaged when it was looked at may have been on its way, and whole by now; what the index was wrong about is noted first,
-        # so that it is read.
-        self._note()
-        self._damaged.clear()
+        self.check()
+        for name in list(self._damaged):
+            # It may have been looked at between two renames of its writer, and be whole now.
+            with contextlib.suppress(DamagedPart):
+                self._add_checked(name, file_stamps(self.parts, name))
+                del self._damaged[name]
         set_aside = self.damaged
         for name in list(self._damaged):
             for table in TABLES:
@@ -230,181 +257,215 @@ class ResultStore:
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(part_file(self.parts, table, name), aside)
-        self._note()
         return Recovered(tuple(sorted(removed)), set_aside)
 
     def compact(self) -> None:
-        """Write `tables/<table>.parquet`, outside `parts/`: the rows that count, each file replaced atomically.
+        """Write `tables/`: the rows that count. Nothing is written if they are current.
 
         Raises:
-            OSError: the disk is full or not writable; the tables that were there stay.
+            OSError: the disk is full or not writable; the tables stay as they were.
 
         """
-        self._look()
-        self._unless_changed(self._compact)
-        self._note()
+        self._update()
+        # Every file of a part outside the list is read below and compared with its digest.
+        self._retry_if_changed(self._compact)
+        self._unchecked.clear()
 
-    def _look(self) -> None:
-        """Take note of the parts that are new or gone since the last look."""
+    def _update(self) -> None:
+        """Add the parts that are new since the last look, and drop those that are gone."""
         if not self.parts.is_dir():
             if (self.folder / "sweep.json").exists():
                 raise InvalidInput(f"{self.folder}: its results are gone (no folder parts/); run the sweep again")
             raise InvalidInput(f"{self.folder}: no results here (no folder parts/); give the folder that a sweep wrote")
-        there: list[str] = []
+        files: list[str] = []
         with contextlib.suppress(FileNotFoundError):
-            there = os.listdir(self.parts / ATTEMPTS)
-        names = {name.removesuffix(".parquet") for name in there if name.endswith(".parquet")} - {_EMPTY}
-        for gone in (self._seen.keys() | self._damaged.keys()) - names:
-            self._seen.pop(gone, None)
+            files = os.listdir(self.parts / ATTEMPTS)
+        names = {name.removesuffix(".parquet") for name in files if name.endswith(".parquet")} - {_EMPTY}
+        for gone in (self._receipts.keys() | self._damaged.keys()) - names:
+            self._receipts.pop(gone, None)
             self._damaged.pop(gone, None)
-            self._counting = None
-        new = sorted(names - self._seen.keys() - self._damaged.keys())
-        known = self.index.look() if new and not self._from_parts else {}
+            self._unchecked.discard(gone)
+            self._counted_attempts = None
+        new = sorted(names - self._receipts.keys() - self._damaged.keys())
+        listed = self._compaction().parts if new else {}
         for name in new:
-            self._counting = None
-            stamps = file_stamps(self.parts, name)
-            noted = None if stamps is None else known.get((name, stamps))
-            if noted is not None:
-                self._digests[name], self._seen[name] = noted.digests, noted.entries
-                continue
+            self._counted_attempts = None
             try:
-                rows, digests = check_part(self.parts, name, COLUMNS)
+                self._add(name, listed.get(name))
             except DamagedPart as error:
                 self._damaged[name] = error.damage
-                continue
-            self._digests[name] = digests
-            self._seen[name] = tuple(AttemptEntry(name, **row) for row in rows_of(rows))
-            if stamps is not None and older_than_clock_tick(stamps):
-                self._unnoted[name] = stamps, IndexedPart(digests, self._seen[name])
 
-    def _note(self) -> None:
-        """Let the index know of parts that were found whole without it, or not to be what it says."""
-        self.index.note(FOUND, self._unnoted)
-        self._unnoted.clear()
+    def _add(self, name: str, listed: CompactedPart | None) -> None:
+        """Look at a part for the first time; `listed` is what the compacted list has of it.
 
-    def _counted(self) -> dict[str, AttemptEntry]:
-        if self._counting is None:
-            self._counting = self._count()
-        return self._counting
+        Raises:
+            DamagedPart: it is damaged.
 
-    def _count(self) -> dict[str, AttemptEntry]:
-        trials: dict[str, list[AttemptEntry]] = {}
-        for entry in (entry for entries in self._seen.values() for entry in entries if entry.status == FINISHED):
-            trials.setdefault(entry.trial_id, []).append(entry)
-        counted = {}
-        for trial, attempts in trials.items():
-            code = max(attempts, key=lambda e: e.started_at).code_digest
-            of_that_code = [e for e in attempts if e.code_digest == code]
-            counted[trial] = min(of_that_code, key=lambda e: (e.attempt, e.started_at, e.part))
-        return counted
+        """
+        # The stamps come first: if files change while they are read, the listed stamps do not fit.
+        stamps = file_stamps(self.parts, name)
+        if listed is not None and listed.stamps == stamps:
+            self._receipts[name], self._stamps[name] = listed.receipt, stamps
+        elif listed is not None or stamps is None or self._from_parts:
+            self._add_checked(name, stamps)
+        else:
+            self._receipts[name], self._stamps[name] = read_receipt(self.parts, name), stamps
+            self._unchecked.add(name)
 
-    def _left_out(self) -> dict[str, compaction.Left]:
-        """Of each part, in order, the finished attempts that do not count."""
+    def _add_checked(self, name: str, stamps: Stamps | None) -> None:
+        """Add a part once all its files were compared with their digests.
+
+        Raises:
+            DamagedPart: one of them is missing or has changed.
+
+        """
+        receipt = read_receipt(self.parts, name)
+        check_digests(self.parts, name, receipt)
+        self._receipts[name], self._stamps[name] = receipt, stamps
+        self._counted_attempts = None
+
+    def _set_damaged(self, name: str, damage: Damage) -> None:
+        del self._receipts[name]
+        self._unchecked.discard(name)
+        self._damaged[name] = damage
+        self._counted_attempts = None
+
+    def _compaction(self) -> Compaction:
+        """The list of the compacted tables, read again after it was replaced."""
+        if self._from_parts:
+            return compaction.NOTHING
+        try:
+            status = os.stat(compaction.list_file(self.folder))
+        except OSError:
+            return compaction.NOTHING
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        if stamp != self._list[0]:
+            self._list = stamp, compaction.read_list(self.folder)
+        return self._list[1]
+
+    def _counted(self) -> dict[str, StoredAttempt]:
+        """The attempt that counts of each finished trial."""
+        if self._counted_attempts is None:
+            trials: dict[str, list[StoredAttempt]] = {}
+            for attempt in (a for receipt in self._receipts.values() for a in receipt.attempts if a.status == FINISHED):
+                trials.setdefault(attempt.trial_id, []).append(attempt)
+            self._counted_attempts = {}
+            for trial, attempts in trials.items():
+                code = max(attempts, key=lambda a: a.started_at).code_digest
+                candidates = [a for a in attempts if a.code_digest == code]
+                self._counted_attempts[trial] = min(candidates, key=lambda a: (a.attempt, a.started_at, a.part))
+        return self._counted_attempts
+
+    def _left_out(self) -> dict[str, LeftOut]:
+        """The finished attempts of each part that do not count; the parts in order."""
         counted = self._counted()
         return {
-            name: tuple((e.trial_id, e.attempt) for e in entries if e.status == FINISHED and e != counted[e.trial_id])
-            for name, entries in sorted(self._seen.items())
+            name: tuple(
+                (a.trial_id, a.attempt) for a in receipt.attempts if a.status == FINISHED and a != counted[a.trial_id]
+            )
+            for name, receipt in sorted(self._receipts.items())
         }
 
-    def _unless_changed(self, work: Callable[[bool], Found]) -> Found:
-        """Work on the rows that count, again where what holds them turns out not to be what it was.
+    def _retry_if_changed(self, work: Callable[[bool], Result]) -> Result:
+        """Work on the rows that count, again if what holds them changed meanwhile.
 
         Args:
-            work: told whether to read what the compacted tables hold from them.
+            work: gets whether it may read the compacted tables.
 
         """
         compacted = not self._from_parts
         while True:
             try:
                 return work(compacted)
-            except _Changed as error:
-                self._doubt(error)
+            except _PartChanged as error:
+                # The list trusts the part, or its digests fitted before. Failing disks change bytes
+                # without a new stamp.
+                self._set_damaged(error.part, error.damage)
+                # If one is damaged, others may be: find them all before the work starts again.
+                self.check()
             except compaction.TableChanged:
                 compacted = False
 
     def _compact(self, compacted: bool) -> None:
-        left = self._left_out()
-        known = compaction.read_list(self.folder)
-        whole = (compaction.open_table(self.folder, table, known) is not None for table in TABLES)
-        if not (known.covers(left) and all(whole)):
-            compaction.write_compacted(
-                self.folder, ((table, *self._gathered(table, compacted)) for table in TABLES), left
-            )
+        parts = {
+            name: CompactedPart(self._stamps[name] or (), self._receipts[name], left_out)
+            for name, left_out in self._left_out().items()
+        }
+        known = self._compaction()
+        tables_fit = {name: part.left_out for name, part in known.parts.items()} == {
+            name: part.left_out for name, part in parts.items()
+        } and all(compaction.open_table(self.folder, table, known) is not None for table in TABLES)
+        if not tables_fit:
+            compaction.write_tables(self.folder, ((table, *self._read(table, compacted)) for table in TABLES), parts)
+        elif any(known.parts[name].stamps != part.stamps for name, part in parts.items()):
+            # The folder was copied, for example: same rows, other stamps.
+            listed = {name: replace(part, stamps=parts[name].stamps) for name, part in known.parts.items()}
+            compaction.write_list(self.folder, Compaction(known.digests, listed))
 
-    def _doubt(self, changed: _Changed) -> None:
-        """A part that the index knows to be whole is not: its attempts do not count from here on, nor, once that is noted, for others."""
-        del self._seen[changed.part]
-        self._counting = None
-        self._damaged[changed.part] = changed.damage
-        self._unnoted.pop(changed.part, None)
-        stamps = file_stamps(self.parts, changed.part)
-        if stamps is not None:
-            self._unnoted[changed.part] = stamps, None
-
-    def _gathered(
+    def _read(
         self, table: str, compacted: bool, columns: Sequence[str] | None = None
     ) -> tuple[pa.Table, dict[str, int]]:
-        """The rows that count, and how many of them are of each part."""
-        return self._taken(self._rows(table, compacted), arrow_schema(table).names if columns is None else columns)
+        """The rows that count, and the number of them by part."""
+        return self._read_rows(self._rows(table, compacted), arrow_schema(table).names if columns is None else columns)
 
     def _rows(self, table: str, compacted: bool) -> _Rows:
-        """Where the rows of a table that count are."""
-        known = compaction.read_list(self.folder) if compacted else compaction.NOTHING
+        """The places of the rows of a table that count."""
+        known = self._compaction() if compacted else compaction.NOTHING
         file = compaction.open_table(self.folder, table, known)
-        held = {} if file is None else known.held[table]
-        runs: list[_RowRange | _UncompactedPart] = []
-        for name, left in self._left_out().items():
-            own = held.get(name)
-            if own is None or own.left != left:
-                runs.append(_UncompactedPart(name, left))
+        index = TABLES.index(table)
+        places: list[_RowRange | _UncompactedPart] = []
+        for name, left_out in self._left_out().items():
+            part = None if file is None else known.parts.get(name)
+            if part is None or part.left_out != left_out:
+                places.append(_UncompactedPart(name, left_out))
                 continue
-            last = runs[-1] if runs else None
-            if not isinstance(last, _RowRange) or last.stop != own.start:
-                runs.append(last := _RowRange(own.start, own.start, {}))
-            last.parts[name] = own.rows
-            last.stop += own.rows
-        return _Rows(table, file, runs)
+            last = places[-1] if places else None
+            if not isinstance(last, _RowRange) or last.stop != part.starts[index]:
+                places.append(last := _RowRange(part.starts[index], part.starts[index], {}))
+            last.parts[name] = part.rows[index]
+            last.stop += part.rows[index]
+        return _Rows(table, file, places)
 
-    def _taken(self, rows: _Rows, columns: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
-        """Columns of these rows, and how many of them are of each part."""
-        wanted = pa.schema([arrow_schema(rows.table).field(name) for name in columns])
+    def _read_rows(self, rows: _Rows, columns: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
+        """Columns of these rows, and the number of them by part."""
+        schema = pa.schema([arrow_schema(rows.table).field(name) for name in columns])
         compacted = None if rows.file is None else compaction.read_compacted_columns(rows.file, columns)
         pieces: list[pa.Table] = []
         counts: dict[str, int] = {}
-        for run in rows.runs:
-            if isinstance(run, _UncompactedPart):
-                pieces.append(self._piece(rows.table, run.part, wanted, run.left))
-                counts[run.part] = len(pieces[-1])
+        for place in rows.places:
+            if isinstance(place, _UncompactedPart):
+                pieces.append(self._read_part(rows.table, place.part, schema, place.left_out))
+                counts[place.part] = len(pieces[-1])
             elif compacted is not None:
-                pieces.append(compacted.slice(run.start, run.stop - run.start))
-                counts |= run.parts
-        return pa.concat_tables(pieces or [wanted.empty_table()]).combine_chunks(), counts
+                pieces.append(compacted.slice(place.start, place.stop - place.start))
+                counts |= place.parts
+        return pa.concat_tables(pieces or [schema.empty_table()]).combine_chunks(), counts
 
-    def _piece(self, table: str, name: str, wanted: pa.Schema, left_out: compaction.Left) -> pa.Table:
-        """One part's rows of a table, without the attempts `left_out`, in the schema `wanted`."""
+    def _read_part(self, table: str, name: str, schema: pa.Schema, left_out: LeftOut) -> pa.Table:
+        """One part's rows of a table, without the attempts `left_out`, in this schema."""
         path = part_file(self.parts, table, name)
         try:
-            file = open_part_file(self.parts, table, name, self._digests[name])
+            file = open_part_file(self.parts, table, name, self._receipts[name])
         except DamagedPart as error:
             if not path.exists():
                 raise
-            raise _Changed(name, error.damage) from error
-        there = set(file.schema_arrow.names)
-        missing = {f.name for f in wanted if f.name not in there}
-        for field in wanted:
+            raise _PartChanged(name, error.damage) from error
+        stored = set(file.schema_arrow.names)
+        missing = {f.name for f in schema if f.name not in stored}
+        for field in schema:
             if field.name in missing and not field.nullable:
                 hint = "another version of moleflow-sweep wrote it; use that one, or a new folder"
                 raise InvalidInput(f"{path}: has no column {field.name}: {hint}")
-        piece = read_columns(file, sorted({f.name for f in wanted} - missing | {"trial_id", "attempt"}))
+        piece = read_columns(file, sorted({f.name for f in schema} - missing | {"trial_id", "attempt"}))
         for trial_id, attempt in left_out:
             same = pc.and_(pc.equal(piece["trial_id"], trial_id), pc.equal(piece["attempt"], attempt))
             piece = piece.filter(pc.invert(same))
-        arrays = [pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in wanted]
-        return pa.Table.from_arrays(arrays, schema=wanted)
+        arrays = [pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in schema]
+        return pa.Table.from_arrays(arrays, schema=schema)
 
 
-class _Changed(Exception):
-    """A part that was known to be whole is not what it was."""
+class _PartChanged(Exception):
+    """A part that was whole when it was looked at has changed."""
 
     def __init__(self, part: str, damage: Damage) -> None:
         super().__init__(damage.reason)
@@ -413,7 +474,7 @@ class _Changed(Exception):
 
 @dataclass
 class _RowRange:
-    """Rows of the compacted table that lie side by side: from `start` to before `stop`, so many of each part."""
+    """Adjacent rows of the compacted table, `start` to before `stop`, and their number by part."""
 
     start: int
     stop: int
@@ -422,24 +483,24 @@ class _RowRange:
 
 @dataclass(frozen=True)
 class _UncompactedPart:
-    """A part whose rows the compacted table does not hold, or not as they count: without the attempts `left`."""
+    """A part whose rows without the attempts `left_out` are not in the compacted table."""
 
     part: str
-    left: compaction.Left
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where the rows of a table that count are, in order; `file` is the compacted one, if there is one that can be used."""
+    """The places of the rows of a table that count, in order; `file` is its compacted table."""
 
     table: str
     file: pq.ParquetFile | None
-    runs: Sequence[_RowRange | _UncompactedPart]
+    places: Sequence[_RowRange | _UncompactedPart]
 
     @property
     def one_file(self) -> pq.ParquetFile | None:
-        """The compacted table, where it holds just these rows."""
-        match self.runs:
+        """The compacted table, if it holds exactly these rows."""
+        match self.places:
             case [_RowRange(start=0, stop=stop)] if self.file is not None and stop == self.file.metadata.num_rows:
                 return self.file
         return None

@@ -1,7 +1,7 @@
-"""Small pictures of the images whose anomaly maps are kept, once a results folder, however many trials keep a map of them.
+"""Small pictures of the images that have anomaly maps, shared by all trials of a results folder.
 
 pictures/<digest of the image file>.jpg    the image, small
-pictures/<digest of the image file>.png    its mask, 1 bit a pixel, where it has one
+pictures/<digest of the image file>.png    its mask, 1 bit per pixel, if it has one
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUALITY = 80
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image and its mask, encoded: JPEG, and PNG or None."""
+    """An image as JPEG and its mask as PNG; None without a mask."""
 
     picture: bytes
     mask: bytes | None
@@ -37,12 +37,17 @@ class ThumbnailStore:
         self._temporary = temporary_folder(folder / "parts")
 
     def keep(self, digest: str, make: Callable[[], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]]) -> None:
-        """Have a picture of the image with this digest; `make` gives it (H, W, 3) and its mask (H, W) where there is none yet.
+        """Store the picture of an image unless it is stored already.
+
+        Args:
+            digest: the digest of the image file.
+            make: gives the small image (H, W, 3) and its mask (H, W) or None.
 
         Raises:
             OSError: the folder cannot be written.
 
         """
+        # The JPEG is written last: if it exists, so does the mask.
         target = self.folder / f"{digest}.jpg"
         if target.exists():
             return
@@ -53,7 +58,7 @@ class ThumbnailStore:
         write_atomically(target, _encoded(image, "JPEG", quality=QUALITY), folder=self._temporary)
 
     def read(self, digest: str) -> Thumbnail | None:
-        """The picture of the image with this digest; None where there is none."""
+        """The picture of the image with this digest; None if there is none."""
         target = self.folder / f"{digest}.jpg"
         try:
             picture = target.read_bytes()
@@ -64,7 +69,7 @@ class ThumbnailStore:
 
 
 def grey_png(grey: bytes, side: int) -> bytes:
-    """A square map, a byte a pixel, as a PNG."""
+    """A square grey image, one byte per pixel, as PNG."""
     return _encoded(np.frombuffer(grey, dtype=np.uint8).reshape(side, side), "PNG")
 
 

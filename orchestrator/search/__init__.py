@@ -1,4 +1,4 @@
-"""Optuna's part: what it is asked, what it is told, where it keeps that, and how a search runs and ends."""
+"""The search by Optuna: space, samplers, storage, initial trials, ask and tell, and its report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_experimental_warnings() -> Iterator[None]:
-    """Leave out what Optuna says of the parts of itself that it calls experimental."""
+    """Silence the warnings that Optuna gives about its experimental features."""
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""optuna-dashboard over the study of a results folder, on loopback."""
+"""The command `dashboard`: optuna-dashboard over the study of a results folder, on loopback."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ import optuna
 from optuna_dashboard import wsgi
 
 from moleflow.errors import InvalidInput
-from orchestrator.search.storage import JOURNAL, journal, usable
+from orchestrator.search.storage import JOURNAL, explain_storage_errors, open_journal
 
 LOOPBACK = "127.0.0.1"
-LEAVE_WITHIN_S = 2.0
+SHUTDOWN_S = 2.0
 
 
-class _Quiet(WSGIRequestHandler):
-    """A page asks again and again; nobody wants to read that."""
+class _QuietHandler(WSGIRequestHandler):
+    """Answers requests without logging them: the page polls the server all the time."""
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-def serve_dashboard(sweep_folder: Path, url: str | None, port: int, say: Callable[[str], None]) -> None:
-    """Serve the dashboard until somebody interrupts it.
+def serve_dashboard(sweep_folder: Path, url: str | None, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the dashboard until Ctrl-C.
 
     Args:
         sweep_folder: a results folder.
-        url: of the study's storage, where it is not the folder's journal.
-        port: 0 = any free one.
-        say: told the address once it answers.
+        url: the URL of the study's storage; None = the journal in the folder.
+        port: the port; 0 = any free port.
+        announce: called with the dashboard's address once the server listens.
 
     Raises:
-        InvalidInput: there is no study, its storage cannot be opened, or the port is taken.
+        InvalidInput: no study in the folder, a storage that cannot be opened, or a port in use.
 
     """
     if url is None and not (sweep_folder / JOURNAL).exists():
         raise InvalidInput(
-            f"{sweep_folder}: holds no search ({JOURNAL} is missing); give --storage if it has one elsewhere"
+            f"{sweep_folder}: holds no search ({JOURNAL} is missing); give --storage if the study lies elsewhere"
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with usable(url, sweep_folder):
-        app = wsgi(url or journal(sweep_folder))
+    with explain_storage_errors(url, sweep_folder):
+        app = wsgi(url or open_journal(sweep_folder))
     try:
-        server = make_server(LOOPBACK, port, app, handler_class=_Quiet)
+        server = make_server(LOOPBACK, port, app, handler_class=_QuietHandler)
     except OSError as error:
         raise InvalidInput(f"--port: given {port}, but {error.strerror or error}; allowed: a free port, or 0") from None
-    # In a thread of its own: a Ctrl-C in the middle of an answer would be taken for a mistake of that answer, and swallowed.
-    serving = threading.Thread(target=server.serve_forever, name="dashboard", daemon=True)
-    serving.start()
+    # The server runs in a thread of its own. In the main thread, a Ctrl-C during a request would be
+    # raised inside the request, which the server logs and ignores.
+    thread = threading.Thread(target=server.serve_forever, name="dashboard", daemon=True)
+    thread.start()
     with contextlib.suppress(KeyboardInterrupt):
-        say(f"http://{LOOPBACK}:{server.server_port}")
-        serving.join()
+        announce(f"http://{LOOPBACK}:{server.server_port}")
+        thread.join()
+    # shutdown() waits for a request in progress, which a slow client can hold open for ever.
     threading.Thread(target=server.shutdown, daemon=True).start()
-    serving.join(LEAVE_WITHIN_S)  # An answer that takes longer ends with the process.
-    if not serving.is_alive():
+    thread.join(SHUTDOWN_S)
+    if not thread.is_alive():
         server.server_close()

@@ -1,4 +1,4 @@
-"""The drivers of a study: who is alive, and what becomes of the configurations that a dead one was at."""
+"""The drivers of a study: their heartbeats, their shared lock, and recovery after a dead driver."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from optuna.trial import TrialState
 
 from moleflow.cache.claim import exclusive, is_stale, try_claim
 from moleflow.errors import InvalidInput
+from moleflow.files import write_atomically
 
-DRIVER, FOLDER, AGAIN = "driver", "folder", "again"
+DRIVER, FOLDER, REPLACES = "driver", "folder", "again"
+"""User attributes: a configuration's driver, a study's results folder, and the failed configuration
+that a queued one replaces."""
 
 
 @contextmanager
 def driver_heartbeat(sweep_folder: Path) -> Iterator[str]:
-    """Be a driver while the block lasts: a claim in the sweep's folder, whose heartbeat tells the others.
+    """Hold a claim in the sweep's folder while the block runs; its heartbeat shows a living driver.
 
     Yields:
-        Its name.
+        The driver's unique name.
 
     Raises:
         OSError: the folder cannot be written.
@@ -31,66 +34,80 @@ def driver_heartbeat(sweep_folder: Path) -> Iterator[str]:
     """
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     claim = try_claim(_folder(sweep_folder) / name)
-    assert claim is not None, "nobody else has this name"
+    assert claim is not None, "the name is unique"
     with claim:
         yield name
 
 
 @contextmanager
 def study_lock(sweep_folder: Path) -> Iterator[None]:
-    """Change what all drivers share while no other one does."""
+    """Hold the lock that all drivers of a study share; a dead driver's lock is taken over."""
     with exclusive(_folder(sweep_folder) / ".asking", poll=0.05):
         yield
 
 
 def check_study_owner(study: optuna.Study, sweep_folder: Path) -> None:
-    """See that a study has its trials' results in this folder: drivers elsewhere could neither be seen nor share any.
+    """Check that a study's results lie in this folder, and mark a new study as the folder's own.
+
+    Drivers in two folders would share no results and see no heartbeat of each other. The folder is
+    known by a random id in it, so that it can be moved.
 
     Raises:
-        InvalidInput: its results lie elsewhere.
+        InvalidInput: the study's results lie in another folder.
 
     """
     path = _folder(sweep_folder) / ".id"
     with study_lock(sweep_folder):
         if not path.exists():
-            path.write_text(uuid.uuid4().hex, encoding="ascii")
-        own = path.read_text(encoding="ascii")
-        if study.user_attrs.setdefault(FOLDER, own) != own:
+            write_atomically(path, uuid.uuid4().hex.encode())
+        folder_id = path.read_text(encoding="ascii")
+        if study.user_attrs.get(FOLDER, folder_id) != folder_id:
             raise InvalidInput(
-                f"--storage: the study '{study.study_name}' there belongs to another results folder than {sweep_folder}; "
-                "give that one with --out, or rename the sweep"
+                f"--storage: the study '{study.study_name}' there belongs to another results folder than "
+                f"{sweep_folder}; give that folder with --out, or rename the sweep"
             )
-        study.set_user_attr(FOLDER, own)
+        study.set_user_attr(FOLDER, folder_id)
 
 
-def fail_trials_of_dead_drivers(study: optuna.Study, sweep_folder: Path, own: str) -> int:
-    """Fail the configurations that no living driver is at, and put them in the queue again; how many.
+def fail_trials_of_dead_drivers(study: optuna.Study, sweep_folder: Path, driver: str) -> int:
+    """Fail the running configurations of dead drivers, and queue them again.
 
-    What their trials finished is stored and not run again. The order makes a death in between harmless: what was put in the queue
-    already is not put there twice. What nobody signed yet belongs to a driver that died before it could.
+    The trials that a dead driver finished are stored, so that they do not run again. A running
+    configuration without a driver's name is treated alike: its driver died before it could set it.
+
+    Args:
+        study: the study.
+        sweep_folder: the results folder.
+        driver: the name of the driver that calls; its own configurations stay.
+
+    Returns:
+        The number of configurations that were failed.
+
     """
     count = 0
     with study_lock(sweep_folder):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            driver = trial.user_attrs.get(DRIVER)
-            if driver == own or (driver is not None and alive_drivers(sweep_folder, driver)):
+            owner = trial.user_attrs.get(DRIVER)
+            if owner == driver or (owner is not None and is_driver_alive(sweep_folder, owner)):
                 continue
+            # Enqueue before failing. A driver that dies between the two leaves a configuration that
+            # is both running and queued, which the next driver sees and does not queue again.
             parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if parameters and not _queued(study, trial.number):
-                study.enqueue_trial(parameters, user_attrs={AGAIN: trial.number})
+            if parameters and not _is_queued(study, trial.number):
+                study.enqueue_trial(parameters, user_attrs={REPLACES: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             count += 1
     return count
 
 
-def alive_drivers(sweep_folder: Path, driver: str) -> bool:
-    """Whether a driver's process runs, as far as can be seen from here."""
+def is_driver_alive(sweep_folder: Path, driver: str) -> bool:
+    """Return true if the driver's claim exists and is not stale."""
     path = _folder(sweep_folder) / driver
     return path.exists() and not is_stale(path)
 
 
-def _queued(study: optuna.Study, number: int) -> bool:
-    return any(trial.user_attrs.get(AGAIN) == number for trial in study.get_trials(deepcopy=False))
+def _is_queued(study: optuna.Study, number: int) -> bool:
+    return any(trial.user_attrs.get(REPLACES) == number for trial in study.get_trials(deepcopy=False))
 
 
 def _folder(sweep_folder: Path) -> Path:

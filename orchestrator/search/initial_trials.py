@@ -1,4 +1,4 @@
-"""Where a search begins: what is tried before the sampler has anything to go by."""
+"""The initial trials of a search: configurations that are tried before the sampler suggests any."""
 
 from __future__ import annotations
 
@@ -20,43 +20,49 @@ from orchestrator.search.objective import stored_values
 from orchestrator.search.space import Space
 from orchestrator.sweep.file_schema import SearchKeys
 
-MOST_A_FOLDER = 10
-BEGUN = "begun"
-OF_NO_ACCOUNT = ("seed", "data.evaluate")
+MOST_PER_FOLDER = 10
+QUEUED = "begun"
+"""User attribute of a study whose initial trials are queued."""
 
 
-def enqueue_initial_trials(study: optuna.Study, space: Space, search: SearchKeys, near: Path) -> int:
-    """Put the first configurations of a new study into its queue, once; how many.
+def enqueue_initial_trials(study: optuna.Study, space: Space, search: SearchKeys, folder: Path) -> int:
+    """Queue the initial configurations of a new study, at most once and at most `search.trials`.
 
-    The base itself comes first: a search that cannot beat it has to show that. Then earlier results, those with validation metrics in
-    the order of these, never of test metrics; then the notes' variants, of which only the settings count.
+    The base comes first, so that the search has to beat it. Earlier results follow, the best
+    validation metric first; test metrics are never read. The notes' variants come last.
 
     Args:
         study: the study.
         space: the space of the search.
-        search: what the sweep file says of it.
-        near: where relative folders start.
+        search: the `search` block of the sweep file.
+        folder: the folder that relative paths in `start_from` start from.
+
+    Returns:
+        The number of configurations that were queued.
 
     Raises:
-        InvalidInput: a folder of earlier results that holds none.
+        InvalidInput: a folder of `start_from` that holds no results.
 
     """
-    if study.user_attrs.get(BEGUN):
+    if study.user_attrs.get(QUEUED):
         return 0
-    wanted: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for settings in (space.base(), *_earlier(search, near), *(_published() if search.published else ())):
+    distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for settings in (space.base(), *_earlier_results(search, folder), *(_published() if search.published else ())):
         parameters = space.parameters(settings)
         if parameters:
-            wanted.setdefault(tuple(sorted(parameters.items())), parameters)
-    first = list(wanted.values())[: search.trials]
+            distinct.setdefault(tuple(sorted(parameters.items())), parameters)
+    first = list(distinct.values())[: search.trials]
     for parameters in first:
-        study.enqueue_trial(parameters, skip_if_exists=True)  # A driver may have died in the middle of this.
-    study.set_user_attr(BEGUN, True)
+        # Another driver may have died in the middle of this loop.
+        study.enqueue_trial(parameters, skip_if_exists=True)
+    study.set_user_attr(QUEUED, True)
     return len(first)
 
 
-def _earlier(search: SearchKeys, near: Path) -> Iterator[Mapping[str, Any]]:
-    """Configurations of earlier results, at most some of each folder, the best by their mean over the seeds first."""
+def _earlier_results(search: SearchKeys, near: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the settings of earlier results, each folder's best by mean validation metric first."""
+    metric, direction = next(iter(search.objectives.items()))
+    sign = -1 if direction == "maximize" else 1
     for name in search.start_from:
         folder = near / name
         if not (folder / "parts").is_dir():
@@ -66,17 +72,16 @@ def _earlier(search: SearchKeys, near: Path) -> Iterator[Mapping[str, Any]]:
         store = ResultStore(folder)
         by_trial = {r["trial_id"]: r["config"] for r in store.read("attempts", ["trial_id", "config"]).to_pylist()}
         values = stored_values(store, list(by_trial))
-        metric, direction = next(iter(search.objectives.items()))
         configs: dict[str, Mapping[str, Any]] = {}
-        worth: dict[str, list[float]] = {}
+        metrics: dict[str, list[float]] = {}
         for trial_id, config in by_trial.items():
-            flat = {path: value for path, value in _flat(config).items() if path not in OF_NO_ACCOUNT}
+            # Without the seed, the trials of one configuration have one key.
+            flat = {path: value for path, value in _flat(config).items() if path not in ("seed", "data.evaluate")}
             key = str(sorted(flat.items()))
             configs[key] = flat
-            worth.setdefault(key, []).extend(v[metric] for v in [values.get(trial_id, {})] if metric in v)
-        sign = -1 if direction == "maximize" else 1
-        order = sorted(configs, key=lambda key: sign * mean(worth[key]) if worth[key] else math.inf)
-        yield from [configs[key] for key in order][:MOST_A_FOLDER]
+            metrics.setdefault(key, []).extend(v[metric] for v in [values.get(trial_id, {})] if metric in v)
+        ranked = sorted(configs, key=lambda key: sign * mean(metrics[key]) if metrics[key] else math.inf)
+        yield from [configs[key] for key in ranked][:MOST_PER_FOLDER]
 
 
 def _published() -> Iterator[Mapping[str, Any]]:

@@ -1,4 +1,7 @@
-"""A search by Optuna, ask and tell: one of its trials is one configuration, with a trial of ours for each seed."""
+"""The ask-and-tell search by Optuna.
+
+A trial of Optuna is a configuration here; it has one trial for each seed.
+"""
 
 from __future__ import annotations
 
@@ -18,62 +21,65 @@ from orchestrator.execution.backend import SourceSignal
 from orchestrator.records.events import Event
 from orchestrator.search.drivers import DRIVER
 from orchestrator.search.objective import Values, metric_values
-from orchestrator.search.samplers import make_sampler, wilcoxon_steps
+from orchestrator.search.samplers import make_sampler, with_last_step_only
 from orchestrator.search.space import Space
 from orchestrator.sweep.file_schema import COSTS, SearchKeys
 from orchestrator.sweep.trial import Trial
 
-WHY, TRIALS, UNTRIED = "why", "trials", "untried"
+REASON, TRIALS, UNTRIED = "why", "trials", "untried"
+"""User attributes of a configuration: why it failed, its trial ids, and those never handed out."""
 MOST_IMPOSSIBLE = 100
+"""Excluded or impossible suggestions in a row after which a search gives up."""
 
 
 @dataclass
 class _Configuration:
-    """A configuration that was asked for and not told yet.
+    """A configuration that Optuna suggested and has not been told the values of.
 
     Attributes:
-        optuna: Optuna's trial.
-        trials: ours, one a seed, in the order of the seeds.
-        waiting: those that nobody has yet.
-        running: ids of those that were handed out.
-        values: {trial id: values} of those that are finished.
-        reports: {step: value} of task boundaries, some of which may wait for an earlier one.
-        reported: how many steps Optuna knows.
-        stopped: why it shall not go on, if so.
-        untried: ids of those that were still waiting then.
+        suggestion: the trial of Optuna.
+        trials: our trials, one for each seed, in the order of the seeds.
+        waiting: the trials that were not handed out yet.
+        running: ids of the trials that were handed out and have not ended.
+        values: {trial id: values} of the finished trials.
+        step_values: {step: value} after each task; a later task may arrive before an earlier one.
+        reported_steps: how many steps Optuna has.
+        stop_reason: why no more of its trials are handed out; None = they are.
+        untried: ids of the trials that were waiting when it was stopped.
 
     """
 
-    optuna: optuna.Trial
+    suggestion: optuna.Trial
     trials: tuple[Trial, ...]
     waiting: deque[Trial]
     running: set[str] = field(default_factory=set)
     values: dict[str, Values] = field(default_factory=dict)
-    reports: dict[int, float] = field(default_factory=dict)
-    reported: int = 0
-    stopped: str | None = None
+    step_values: dict[int, float] = field(default_factory=dict)
+    reported_steps: int = 0
+    stop_reason: str | None = None
     untried: list[str] = field(default_factory=list)
 
-    def stop(self, why: str) -> None:
-        """Give out no more of it; the first reason counts."""
-        self.stopped = self.stopped or why
+    def stop(self, reason: str) -> None:
+        """Hand out no more of its trials; the first reason stays, as later ends follow from it."""
+        self.stop_reason = self.stop_reason or reason
         self.untried += [trial.id for trial in self.waiting]
         self.waiting.clear()
 
 
 class OptunaSearch:
-    """Gives out the trials of suggested configurations, and tells Optuna what became of them.
+    """Hands out the trials of suggested configurations, and tells Optuna their values.
 
     Args:
-        study: where Optuna keeps what it knows.
-        space: what may be suggested, and what it means.
-        stored: values of finished trials by id, from their rows.
-        driver: this process's name among the drivers of the study.
-        begun: told the trials of each configuration before the first is given out.
-        most: trials in flight at most.
-        before_waiting: called when nothing can be handed out; true = there may be more now.
-        alone: a block in which no other driver of the study asks.
-        clock: seconds, from anywhere.
+        study: the study; it holds the whole state of the search, and several drivers may share it.
+        space: the space of the search.
+        stored: returns {trial id: values} of those trials whose results are stored.
+        driver: the name of this process among the study's drivers.
+        on_start: called with the trials of each configuration before the first is handed out.
+        max_running: how many trials run at once at most.
+        recover: called when nothing can be handed out; it requeues the configurations of dead
+            drivers, and returns true if there were any.
+        lock: returns a lock that one driver of the study at a time can hold.
+        clock: seconds, from any origin.
 
     """
 
@@ -83,174 +89,182 @@ class OptunaSearch:
         space: Space,
         stored: Callable[[Collection[str]], Mapping[str, Values]],
         driver: str,
-        begun: Callable[[Sequence[Trial]], None],
-        most: float = math.inf,
-        before_waiting: Callable[[], bool] = lambda: False,
-        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_start: Callable[[Sequence[Trial]], None],
+        max_running: float = math.inf,
+        recover: Callable[[], bool] = lambda: False,
+        lock: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert space.sweep.search is not None
-        self._study, self._space, self._asked_for, self._driver = study, space, space.sweep.search, driver
-        self._stored, self._begun, self._most, self._before_waiting = stored, begun, most, before_waiting
-        self._alone, self._clock, self._start = alone, clock, clock()
+        self._study, self._space, self._settings, self._driver = study, space, space.sweep.search, driver
+        self._stored, self._on_start, self._max_running, self._recover = stored, on_start, max_running, recover
+        self._lock, self._clock, self._start = lock, clock, clock()
         self._open: dict[int, _Configuration] = {}
-        # A seed is worth its time once the one before was not stopped.
-        self._in_order = self._asked_for.pruner != "none"
+        # With a pruner, a configuration's next seed starts once the seed before was not pruned.
+        self._seeds_in_order = self._settings.pruner != "none"
 
     def ask(self) -> Trial | SourceSignal:
-        """The next trial: of a configuration that is open, else of a new one."""
-        if len({trial_id for entry in self._open.values() for trial_id in entry.running}) >= self._most:
+        """Return the next trial, of an open configuration if there is one, else of a new one."""
+        if len(self._running_ids()) >= self._max_running:
             return SourceSignal.WAIT
         while True:
             for entry in self._open.values():
-                trial = self._next_of(entry)
+                trial = self._next_trial(entry)
                 if trial is not None:
                     return trial
-            if self._left() <= 0 or not self._begin():
-                return self._at_the_end()
+            if self._budget_left() <= 0 or not self._start_configuration():
+                return self._wait_or_done()
 
-    def heard(self, trial: Trial, event: Event) -> Collection[str]:
-        """Report a task's value to the pruner; the trials that shall stop."""
-        found: set[str] = set()
-        if self._asked_for.pruner == "none" or event.kind != "task":
-            return found
-        (metric,) = self._asked_for.objectives
+    def on_event(self, trial: Trial, event: Event) -> Collection[str]:
+        """Report the value after a task to the pruner, and return the ids of the trials to stop."""
+        to_stop: set[str] = set()
+        if self._settings.pruner == "none" or event.kind != "task":
+            return to_stop
+        (metric,) = self._settings.objectives
         value = (event.facts.get("validation") or {}).get(metric)
-        for entry in self._of(trial.id):
+        for entry in self._with_trial(trial.id):
             seed = [one.id for one in entry.trials].index(trial.id)
             if value is not None:
-                entry.reports[seed * event.facts["tasks"] + event.facts["task"] + 1] = value
-            if self._seen_enough(entry):
+                # Step numbers count the tasks of the first seed, then those of the second, from 1.
+                entry.step_values[seed * event.facts["tasks"] + event.facts["task"] + 1] = value
+            if self._should_prune(entry):
                 entry.stop("pruned")
-                found |= entry.running
-        return found
+                to_stop |= entry.running
+        return to_stop
 
     def tell(self, trial: Trial, end: Event) -> None:
-        """What became of a trial; when all of a configuration's are over, Optuna is told."""
+        """Record how a trial ended, and tell Optuna when all trials of its configuration have."""
         values = None
         if end.kind in ("finished", "elsewhere"):
             values = metric_values(end) or self._stored([trial.id]).get(trial.id)
-        for entry in list(self._of(trial.id)):
+        for entry in self._with_trial(trial.id):
             entry.running.discard(trial.id)
             if values is not None:
                 entry.values[trial.id] = values
             else:
-                # What is left is for the next driver, who finds that this one is gone.
-                others = {"failed": f"failed: {end.facts.get('error')}", "pruned": "pruned"}
-                entry.stop(others.get(end.kind, "left"))
+                # An interrupted configuration stays RUNNING in the study: the next driver finds
+                # that this one is dead, and queues it again.
+                reasons = {"failed": f"failed: {end.facts.get('error')}", "pruned": "pruned"}
+                entry.stop(reasons.get(end.kind, "interrupted"))
             self._close_if_over(entry)
 
     @property
-    def left(self) -> int:
-        """How many configurations are still to be asked for, and trials of open ones to be given out, as trials."""
+    def trials_left(self) -> int:
+        """The number of trials still to be handed out, with those of future configurations."""
         waiting = sum(len(entry.waiting) for entry in self._open.values())
-        return waiting + max(0, self._left()) * len(self._space.sweep.seeds)
+        return waiting + max(0, self._budget_left()) * len(self._space.sweep.seeds)
 
     @property
-    def others_are_at_it(self) -> bool:
-        """Whether configurations of the study are in the hands of other drivers."""
+    def other_drivers_run(self) -> bool:
+        """True if other drivers run configurations of the study."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return any(trial.user_attrs.get(DRIVER) != self._driver for trial in running)
 
-    def _of(self, trial_id: str) -> list[_Configuration]:
+    def _running_ids(self) -> set[str]:
+        return {trial_id for entry in self._open.values() for trial_id in entry.running}
+
+    def _with_trial(self, trial_id: str) -> list[_Configuration]:
+        """Return the open configurations with a trial; equal suggestions share their trials."""
         return [entry for entry in self._open.values() if any(trial.id == trial_id for trial in entry.trials)]
 
-    def _next_of(self, entry: _Configuration) -> Trial | None:
-        if not entry.waiting or (self._in_order and entry.running):
-            return None
-        at_it = {trial_id for other in self._open.values() for trial_id in other.running}
-        trial = entry.waiting[0]
-        if trial.id in at_it and trial.id not in entry.running:
-            # The same configuration was suggested twice: one run serves both.
-            entry.running.add(entry.waiting.popleft().id)
-            return self._next_of(entry)
-        entry.running.add(entry.waiting.popleft().id)
-        return trial
+    def _next_trial(self, entry: _Configuration) -> Trial | None:
+        """Take the next waiting trial of a configuration; None if none may run now."""
+        while entry.waiting and not (self._seeds_in_order and entry.running):
+            running_elsewhere = entry.waiting[0].id in self._running_ids() - entry.running
+            trial = entry.waiting.popleft()
+            entry.running.add(trial.id)
+            if not running_elsewhere:
+                return trial
+            # An equal configuration runs this trial; its end counts for both.
+        return None
 
-    def _left(self) -> int:
-        if self._asked_for.hours is not None and self._clock() - self._start > 3600 * self._asked_for.hours:
+    def _budget_left(self) -> int:
+        """Return how many configurations are still to be suggested."""
+        if self._settings.hours is not None and self._clock() - self._start > 3600 * self._settings.hours:
             return 0
-        begun = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        counted = self._study.get_trials(deepcopy=False, states=begun)
-        return self._asked_for.trials - sum(_counts(trial) for trial in counted)
+        states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        suggested = self._study.get_trials(deepcopy=False, states=states)
+        return self._settings.trials - sum(_counts(trial) for trial in suggested)
 
-    def _at_the_end(self) -> SourceSignal:
-        if self._open:
-            return SourceSignal.WAIT
-        if self._before_waiting():
-            return SourceSignal.WAIT
-        return SourceSignal.WAIT if self.others_are_at_it else SourceSignal.DONE
+    def _wait_or_done(self) -> SourceSignal:
+        wait = self._open or self._recover() or self.other_drivers_run
+        return SourceSignal.WAIT if wait else SourceSignal.DONE
 
-    def _begin(self) -> bool:
-        """Ask Optuna for a configuration, and open it or tell at once what is known of it; false when there are no more."""
-        why = ""
+    def _start_configuration(self) -> bool:
+        """Open a suggested configuration, and return false if no more may be suggested."""
+        reason = ""
         for _ in range(MOST_IMPOSSIBLE):
-            trial = self._suggestion()
-            if trial is None:
+            suggestion = self._ask_optuna()
+            if suggestion is None:
                 return False
-            factors = self._space.suggested(trial)
-            try:
-                ours = self._space.trials(factors) if self._space.wanted(factors) else []
-                why = "excluded"
-            except InvalidInput as error:
-                ours, why = [], f"impossible: {error}"
-            if ours:
-                self._open_up(trial, tuple(ours))
+            factors = self._space.suggest(suggestion)
+            trials: list[Trial] = []
+            if self._space.is_excluded(factors):
+                reason = "excluded"
+            else:
+                try:
+                    trials = self._space.trials(factors)
+                except InvalidInput as error:
+                    reason = f"impossible: {error}"
+            if trials:
+                self._open_configuration(suggestion, tuple(trials))
                 return True
-            self._over(trial, TrialState.FAIL, why=why)
+            self._tell_optuna(suggestion, TrialState.FAIL, reason=reason)
         raise InvalidInput(
-            f"{self._space.sweep.source}: search.space: {MOST_IMPOSSIBLE} suggestions in a row came to nothing, the last one: {why}"
+            f"{self._space.sweep.source}: search.space: {MOST_IMPOSSIBLE} suggestions in a row were excluded or impossible; "
+            f"the last one: {reason}"
         )
 
-    def _suggestion(self) -> optuna.Trial | None:
-        """A suggestion that bears this driver's name; None when another one took the last.
-
-        Drivers ask one after another: at the same time they would draw the same numbers, and more than the budget.
-        """
-        with self._alone():
-            if self._left() <= 0:
+    def _ask_optuna(self) -> optuna.Trial | None:
+        """Ask for a suggestion in this driver's name; None if another driver took the last one."""
+        # The lock keeps two drivers from seeding their samplers alike, and from asking for more
+        # configurations than the budget has.
+        with self._lock():
+            if self._budget_left() <= 0:
                 return None
-            asked = len(self._study.get_trials(deepcopy=False))
-            self._study.sampler = make_sampler(self._asked_for.sampler, self._asked_for.seed, asked)
-            trial = self._study.ask()
-            trial.set_user_attr(DRIVER, self._driver)
-            return trial
+            suggestions = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = make_sampler(self._settings.sampler, self._settings.seed, suggestions)
+            suggestion = self._study.ask()
+            suggestion.set_user_attr(DRIVER, self._driver)
+            return suggestion
 
-    def _open_up(self, trial: optuna.Trial, ours: tuple[Trial, ...]) -> None:
-        ids = [one.id for one in ours]
-        trial.set_user_attr(TRIALS, ids)
-        self._begun(ours)
-        entry = _Configuration(trial, ours, deque())
-        entry.values = dict(self._stored(ids))
-        entry.waiting.extend(one for one in ours if one.id not in entry.values)
-        self._open[trial.number] = entry
+    def _open_configuration(self, suggestion: optuna.Trial, trials: tuple[Trial, ...]) -> None:
+        ids = [trial.id for trial in trials]
+        suggestion.set_user_attr(TRIALS, ids)
+        self._on_start(trials)
+        values = dict(self._stored(ids))
+        waiting = deque(trial for trial in trials if trial.id not in values)
+        entry = self._open[suggestion.number] = _Configuration(suggestion, trials, waiting, values=values)
         self._close_if_over(entry)
 
-    def _seen_enough(self, entry: _Configuration) -> bool:
-        while entry.reported + 1 in entry.reports:
-            entry.reported += 1
-            with suppress(UpdateFinishedTrialError):  # As in `_over`.
-                entry.optuna.report(entry.reports[entry.reported], entry.reported)
-        if entry.stopped or not entry.reported:
+    def _should_prune(self, entry: _Configuration) -> bool:
+        while entry.reported_steps + 1 in entry.step_values:
+            entry.reported_steps += 1
+            with suppress(UpdateFinishedTrialError):  # As in `_tell_optuna`.
+                entry.suggestion.report(entry.step_values[entry.reported_steps], entry.reported_steps)
+        if entry.stop_reason or not entry.reported_steps:
             return False
-        frozen = self._study.get_trials(deepcopy=False)[entry.optuna.number]
+        frozen = self._study.get_trials(deepcopy=False)[entry.suggestion.number]
         if frozen.state.is_finished():
             return False
-        return self._study.pruner.prune(self._study, wilcoxon_steps(self._asked_for.pruner, frozen))
+        # Asha, hyperband and wilcoxon compare step by step already.
+        seen = with_last_step_only(frozen) if self._settings.pruner == "median" else frozen
+        return self._study.pruner.prune(self._study, seen)
 
     def _close_if_over(self, entry: _Configuration) -> None:
-        if entry.running or (entry.waiting and entry.stopped is None):
+        if entry.running or (entry.waiting and entry.stop_reason is None):
             return
-        del self._open[entry.optuna.number]
-        if len(entry.values) == len(entry.trials):  # Also where it was stopped when there was nothing left to save.
+        del self._open[entry.suggestion.number]
+        # A configuration that was pruned at its very last task has all values, and is complete.
+        if len(entry.values) == len(entry.trials):
             self._tell_values(entry)
-        elif entry.stopped == "pruned":
-            self._over(entry.optuna, TrialState.PRUNED, untried=entry.untried)
-        elif entry.stopped is not None and entry.stopped != "left":
-            self._over(entry.optuna, TrialState.FAIL, why=entry.stopped, untried=entry.untried)
+        elif entry.stop_reason == "pruned":
+            self._tell_optuna(entry.suggestion, TrialState.PRUNED, untried=entry.untried)
+        elif entry.stop_reason is not None and entry.stop_reason != "interrupted":
+            self._tell_optuna(entry.suggestion, TrialState.FAIL, reason=entry.stop_reason, untried=entry.untried)
 
     def _tell_values(self, entry: _Configuration) -> None:
-        wanted = {*self._asked_for.objectives, *self._asked_for.constraints}
+        wanted = {*self._settings.objectives, *self._settings.constraints}
         means = {
             name: sum(values[name] for values in entry.values.values()) / len(entry.values)
             for name in wanted
@@ -258,32 +272,36 @@ class OptunaSearch:
         }
         missing = wanted - means.keys()
         if missing:
-            why = f"failed: {', '.join(sorted(missing))} is not defined on the validation images"
-            self._over(entry.optuna, TrialState.FAIL, why=why)
+            reason = f"failed: {', '.join(sorted(missing))} is not defined on the validation images"
+            self._tell_optuna(entry.suggestion, TrialState.FAIL, reason=reason)
         else:
-            self._over(entry.optuna, TrialState.COMPLETE, means)
+            self._tell_optuna(entry.suggestion, TrialState.COMPLETE, means)
 
-    def _over(
+    def _tell_optuna(
         self,
-        trial: optuna.Trial,
+        suggestion: optuna.Trial,
         state: TrialState,
         means: Values | None = None,
-        why: str | None = None,
+        reason: str | None = None,
         untried: Sequence[str] = (),
     ) -> None:
-        """Tell Optuna how a configuration ended. If another driver took this one for dead and gave it up, that stands."""
+        # Another driver may have taken this one for dead and failed the configuration. That stands:
+        # the configuration is queued again, and its finished trials do not run twice.
         with suppress(UpdateFinishedTrialError):
-            for name, fact in ((WHY, why), (UNTRIED, list(untried))):
+            for name, fact in ((REASON, reason), (UNTRIED, list(untried))):
                 if fact:
-                    trial.set_user_attr(name, fact)
-            for name, excess in (excesses(self._asked_for, means) if means else {}).items():
-                trial.set_constraint(name, excess)
-        values = [means[name] for name in self._asked_for.objectives] if means else None
-        self._study.tell(trial, values, state, skip_if_finished=True)
+                    suggestion.set_user_attr(name, fact)
+            for name, violation in (constraint_violations(self._settings, means) if means else {}).items():
+                suggestion.set_constraint(name, violation)
+        values = [means[name] for name in self._settings.objectives] if means else None
+        self._study.tell(suggestion, values, state, skip_if_finished=True)
 
 
-def excesses(search: SearchKeys, means: Values) -> dict[str, float]:
-    """By how much each constraint is broken; zero or less where it holds. Costs have an upper bound, metrics a lower one."""
+def constraint_violations(search: SearchKeys, means: Values) -> dict[str, float]:
+    """Return by how much each constraint is violated; a constraint is met at 0 or less.
+
+    Costs have an upper bound, metrics a lower bound.
+    """
     return {
         name: (means[name] - bound) if name in COSTS else (bound - means[name])
         for name, bound in search.constraints.items()
@@ -291,7 +309,8 @@ def excesses(search: SearchKeys, means: Values) -> dict[str, float]:
 
 
 def _counts(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a suggestion takes a place of the budget: not if it came to nothing, or was put in the queue again."""
-    if trial.state is not TrialState.FAIL:
-        return True
-    return str(trial.user_attrs.get(WHY, "")).startswith("failed")
+    """Return true if a suggestion takes a place of the budget.
+
+    Excluded, impossible and requeued suggestions take none; a failed configuration does.
+    """
+    return trial.state is not TrialState.FAIL or str(trial.user_attrs.get(REASON, "")).startswith("failed")

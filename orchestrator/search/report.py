@@ -1,4 +1,4 @@
-"""The page of a search: the best configurations, what they are worth on validation and test, which knobs matter, what it cost."""
+"""The report of a search, search.md: its cost, best configurations, tests and important knobs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from moleflow.files import write_atomically
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
-from orchestrator.reports.tables import write_text
 from orchestrator.results.store import ResultStore
 from orchestrator.search.objective import Values, stored_values
 from orchestrator.search.optuna_search import TRIALS
@@ -24,16 +25,18 @@ from orchestrator.sweep.trial import Trial, short_name, spell
 MOST = 10
 PLOTS = "plots"
 LEAST_FOR_IMPORTANCE = 5
+"""Complete configurations below which the importance of knobs is not estimated."""
+IMPORTANCE = "PED-ANOVA over complete configurations: each knob's share of the difference between better and worse ones"
 SELECTED = (
-    "Selected on validation images alone: normal images held out from training, beside {anomalies}. Trials of the search never "
+    "Selected on validation images alone: normal images held out from training, with {anomalies}. Trials of the search never "
     "open a test image; the base and the finalists were frozen first and then tested, once."
 )
 _ANOMALIES = {"synthetic": "synthetic defects (generated)", "real": "real defects that the test leaves out"}
 
 
 @dataclass(frozen=True)
-class TestedConfiguration:
-    """A configuration that was tested: its trials, and what they are worth on both splits, by trial id."""
+class ConfigurationValues:
+    """A configuration that was tested: its trials, and {trial id: values} on each split."""
 
     name: str
     trials: tuple[Trial, ...]
@@ -41,10 +44,10 @@ class TestedConfiguration:
     test: Mapping[str, Values]
 
     def mean(self, split: Mapping[str, Values], metric: str) -> str:
-        """The mean over the seeds; a dash where one of them has none."""
+        """The mean over the seeds as text; a dash if a seed lacks the metric."""
         values = [split.get(trial.id, {}).get(metric) for trial in self.trials]
-        found = [value for value in values if value is not None]
-        return f"{sum(found) / len(found):.4f}" if len(found) == len(values) else ABSENT
+        known = [value for value in values if value is not None]
+        return f"{sum(known) / len(known):.4f}" if len(known) == len(values) else ABSENT
 
 
 def write_search_report(
@@ -54,13 +57,13 @@ def write_search_report(
 
     Args:
         study: the study.
-        space: its space.
-        search: what the sweep file says of it.
-        tested: names and trials of the configurations that were tested.
+        space: the space of the search.
+        search: the `search` block of the sweep file.
+        tested: the name and the trials of each configuration that was tested.
         folder: the results folder.
 
     Returns:
-        The page, and where it lies.
+        The report as Markdown, and the path of its file.
 
     Raises:
         OSError: the folder cannot be written.
@@ -69,18 +72,18 @@ def write_search_report(
     store = ResultStore(folder)
     ids = [trial.id for _, trials in tested for trial in trials]
     values = stored_values(store, ids), stored_values(store, ids, "test")
-    chosen = [TestedConfiguration(name, trials, *values) for name, trials in tested]
+    configurations = [ConfigurationValues(name, trials, *values) for name, trials in tested]
     plots = _plots(study, folder / PLOTS)
     parts = [f"# {space.sweep.name}: the search\n", *_facts(study, space, search, store)]
     parts += [
         markdown_table(table)
-        for table in (_tested(chosen, search), _best(study, space), _importance(study))
+        for table in (_tested(configurations, search), _best(study, space), _importance(study))
         if table.rows
     ]
     parts += [f"![{path.stem}]({PLOTS}/{path.name})" for path in plots]
     text = "\n".join(parts) + "\n"
     path = folder / "search.md"
-    write_text(path, text)
+    write_atomically(path, text.encode(), durable=False)  # It can be made again.
     return text, path
 
 
@@ -104,42 +107,45 @@ def _facts(study: optuna.Study, space: Space, search: SearchKeys, store: ResultS
         kept = ", ".join(f"{m} at {'most' if m in COSTS else 'least'} {b:g}" for m, b in search.constraints.items())
         lines.insert(1, f"constraints: {kept}")
     if search.pruner != "none":
-        lines.append(_saved(attempts, trials, seeds))
+        lines.append(_saved_by_pruning(attempts, trials, seeds))
     return [*markdown_list(lines), ""]
 
 
-def _saved(attempts: Sequence[Mapping[str, float | str]], trials: Sequence[FrozenTrial], seeds: int) -> str:
-    """What pruning saved, as an estimate: a pruned configuration would have cost what finished trials cost on average."""
+def _saved_by_pruning(attempts: Sequence[Mapping[str, float | str]], trials: Sequence[FrozenTrial], seeds: int) -> str:
+    """Estimate the compute-hours that pruning saved.
+
+    Without pruning, each trial of a pruned configuration would have cost the mean of finished ones.
+    """
     finished = [float(row["seconds_spent"]) for row in attempts if row["status"] == "finished"]
     pruned = [t for t in trials if t.state is TrialState.PRUNED]
     of_pruned = {trial_id for t in pruned for trial_id in t.user_attrs.get(TRIALS, [])}
     cost = sum(float(row["seconds_spent"]) for row in attempts if row["trial_id"] in of_pruned)
     if not finished:
-        return "pruning saved: unknown, for nothing has finished"
+        return "pruning saved: unknown, as no trial has finished"
     whole = len(pruned) * seeds * sum(finished) / len(finished)
     return (
-        f"pruning saved about {max(0.0, whole - cost) / 3600:.2f} compute-hours: {len(pruned)} configurations at what finished "
-        "trials cost on average, less what they did cost"
+        f"pruning saved about {max(0.0, whole - cost) / 3600:.2f} compute-hours: {len(pruned)} configurations at the mean cost of "
+        "finished trials, minus their own cost"
     )
 
 
-def _tested(chosen: Sequence[TestedConfiguration], search: SearchKeys) -> Table:
+def _tested(configurations: Sequence[ConfigurationValues], search: SearchKeys) -> Table:
     metrics = list(dict.fromkeys([m for m in search.objectives if m in SELECTION] + ["image_auroc", "pixel_auroc"]))
     header = ["", *(f"{split} {metric}" for metric in metrics for split in ("validation", "test"))]
     rows = [
         (one.name, tuple(Cell(one.mean(split, m)) for m in metrics for split in (one.validation, one.test)))
-        for one in chosen
+        for one in configurations
     ]
-    note = "means over classes and seeds; the comparison with intervals stands in report.md"
+    note = "means over classes and seeds; report.md compares them with intervals"
     return Table("Tested", tuple(header), tuple(rows), (note,))
 
 
 def _best(study: optuna.Study, space: Space) -> Table:
-    found = best_trials(study, MOST)
+    best = best_trials(study, MOST)
     names = list(study.metric_names or ())
-    knobs = [path for path in space.distributions if any(path in t.params for t in found)]
+    knobs = [path for path in space.distributions if any(path in t.params for t in best)]
     rows = []
-    for trial in found:
+    for trial in best:
         factors = space.factors(trial.params)
         cells = [Cell(f"{value:.4f}") for value in trial.values]
         cells += [Cell(spell(factors[path]) if path in factors else ABSENT) for path in knobs]
@@ -148,39 +154,55 @@ def _best(study: optuna.Study, space: Space) -> Table:
     return Table(title, ("Number", *names, *(short_name(path) for path in knobs)), tuple(rows))
 
 
-def _importance(study: optuna.Study) -> Table:
-    title, note = (
-        "Importance of the knobs",
-        "PED-ANOVA over complete configurations: shares of what tells the better ones",
-    )
+def knob_importances(study: optuna.Study, objective: int = 0) -> dict[str, float]:
+    """Estimate by PED-ANOVA how much each knob matters for one objective.
+
+    Returns:
+        {dotted path: share}, the largest first, with the sum 1. It is empty for fewer than
+        LEAST_FOR_IMPORTANCE complete configurations, or if Optuna can estimate none.
+
+    """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < LEAST_FOR_IMPORTANCE:
-        return Table(title, ("Knob", "Share"), ())
+        return {}
+    # Given a target, Optuna takes smaller values for better ones, whatever the direction. With one
+    # objective it needs no target and knows the direction.
+    sign = 1.0 if study.directions[objective] is StudyDirection.MINIMIZE else -1.0
+    target: Callable[[FrozenTrial], float] | None = (
+        None if len(study.directions) == 1 else lambda trial: sign * float(trial.values[objective])
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            shares = optuna.importance.get_param_importances(study)
+            return optuna.importance.get_param_importances(study, target=target)
         except (ValueError, RuntimeError):  # No knob was varied, or all values are equal.
-            return Table(title, ("Knob", "Share"), ())
+            return {}
+
+
+def _importance(study: optuna.Study) -> Table:
+    shares = knob_importances(study) if len(study.directions) == 1 else {}
     rows = tuple((short_name(path), (Cell(f"{share:.3f}"),)) for path, share in shares.items())
-    return Table(title, ("Knob", "Share"), rows, (note,))
+    return Table("Importance of the knobs", ("Knob", "Share"), rows, (IMPORTANCE,))
 
 
 def _plots(study: optuna.Study, folder: Path) -> list[Path]:
-    """Optuna's own plots, as PNG; none before anything is complete."""
+    """Write Optuna's plots as PNG files; none before two configurations are complete."""
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < 2:
         return []
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from optuna.visualization import matplotlib as drawn
+    from optuna.visualization import matplotlib as optuna_plots
 
     folder.mkdir(exist_ok=True)
     target = None if len(study.directions) == 1 else (lambda t: t.values[0])
     name = (study.metric_names or ["objective"])[0]
     paths = []
-    kinds: dict[str, Callable[..., Any]] = {"history": drawn.plot_optimization_history, "slice": drawn.plot_slice}
+    kinds: dict[str, Callable[..., Any]] = {
+        "history": optuna_plots.plot_optimization_history,
+        "slice": optuna_plots.plot_slice,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind, plot in kinds.items():

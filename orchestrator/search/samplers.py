@@ -11,66 +11,65 @@ from orchestrator.search import without_experimental_warnings
 from orchestrator.sweep.file_schema import Pruner, Sampler
 
 
-def make_sampler(name: Sampler, seed: int, asked: int) -> samplers.BaseSampler:
-    """The sampler for one suggestion.
+def make_sampler(name: Sampler, seed: int, suggestions: int) -> samplers.BaseSampler:
+    """Make the sampler of one suggestion.
 
-    What it draws follows from the seed, what the study holds and how many were asked for before, not from how often a driver was
-    started in between. A quasi-random sequence is one sequence, so its seed is the same for all.
+    Its draws follow from the search's seed, the study and the number of earlier suggestions. They
+    do not depend on how often a driver was restarted.
 
     Args:
-        name: as in the sweep file.
-        seed: the search's.
-        asked: how many suggestions the study has made.
+        name: the name in the sweep file.
+        seed: the seed of the search.
+        suggestions: how many suggestions the study has made.
 
     """
-    own = int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4], "big")
+    drawn = int.from_bytes(hashlib.sha256(f"{seed} {suggestions}".encode()).digest()[:4], "big")
     with without_experimental_warnings():
-        return _sampler(name, seed, own)
-
-
-def _sampler(name: Sampler, seed: int, own: int) -> samplers.BaseSampler:
-    if name == "random":
-        return samplers.RandomSampler(seed=own)
-    if name == "tpe":
-        return samplers.TPESampler(seed=own, multivariate=True, group=True)
-    if name == "gp":
-        return samplers.GPSampler(seed=own, warn_independent_sampling=False)
-    if name == "cmaes":
-        return samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
-    if name == "nsga2":
-        return samplers.NSGAIISampler(seed=own)
-    return samplers.QMCSampler(
-        seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
-    )
+        if name == "random":
+            return samplers.RandomSampler(seed=drawn)
+        if name == "tpe":
+            return samplers.TPESampler(seed=drawn, multivariate=True, group=True)
+        if name == "gp":
+            return samplers.GPSampler(seed=drawn, warn_independent_sampling=False)
+        if name == "cmaes":
+            return samplers.CmaEsSampler(seed=drawn, warn_independent_sampling=False)
+        if name == "nsga2":
+            return samplers.NSGAIISampler(seed=drawn)
+        # All suggestions are points of one quasi-random sequence, and so take one seed.
+        return samplers.QMCSampler(
+            seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
+        )
 
 
 def make_pruner(name: Pruner, steps: int) -> pruners.BasePruner:
-    """The pruner of a study whose configurations have so many steps: tasks times seeds."""
-    with without_experimental_warnings():
-        return _pruner(name, steps)
+    """Make the pruner of a study.
 
+    Args:
+        name: the name in the sweep file.
+        steps: how many values each configuration reports: tasks times seeds.
 
-def _pruner(name: Pruner, steps: int) -> pruners.BasePruner:
-    if name == "median":
-        return pruners.MedianPruner(n_startup_trials=5)
-    if name == "asha":
-        return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-    if name == "hyperband":
-        return pruners.HyperbandPruner(min_resource=1, max_resource=steps, reduction_factor=2)
-    if name == "wilcoxon":
-        return pruners.WilcoxonPruner()
-    return pruners.NopPruner()
-
-
-def wilcoxon_steps(name: Pruner, trial: FrozenTrial) -> FrozenTrial:
-    """A trial as its pruner may see it, so that like is compared with like: the same task with the same seed.
-
-    The median rule would set a trial's best task so far, which may be an easy one, against the others' present one; it sees the present
-    one alone. The others compare step by step by themselves.
     """
-    if name != "median" or trial.last_step is None:
+    with without_experimental_warnings():
+        if name == "median":
+            return pruners.MedianPruner(n_startup_trials=5)
+        if name == "asha":
+            return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+        if name == "hyperband":
+            return pruners.HyperbandPruner(min_resource=1, max_resource=steps, reduction_factor=2)
+        if name == "wilcoxon":
+            return pruners.WilcoxonPruner()
+        return pruners.NopPruner()
+
+
+def with_last_step_only(trial: FrozenTrial) -> FrozenTrial:
+    """Return the trial as if it had reported its last step alone.
+
+    The median pruner compares a trial's best step so far with the present step of the other trials.
+    Steps are tasks here, and an easy first task would hide a bad second one.
+    """
+    if trial.last_step is None:
         return trial
-    seen = FrozenTrial(
+    return FrozenTrial(
         number=trial.number,
         state=trial.state,
         value=None,
@@ -83,4 +82,3 @@ def wilcoxon_steps(name: Pruner, trial: FrozenTrial) -> FrozenTrial:
         intermediate_values={trial.last_step: trial.intermediate_values[trial.last_step]},
         trial_id=trial._trial_id,
     )
-    return seen

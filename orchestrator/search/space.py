@@ -1,4 +1,4 @@
-"""The space of a search: what Optuna is asked for, knob by knob, and the trials that its answer means."""
+"""The space of a search: the knobs that Optuna suggests, and the trials of a suggestion."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ from orchestrator.sweep.trial import Identities, Inputs, Trial, spell
 class Space:
     """The space of one sweep.
 
+    A configuration is written in two ways. Factors are {dotted path: value} as knobs hold them.
+    Parameters are the same for Optuna, where each choice is a text: Optuna stores no tuples.
+
     Args:
         sweep: a sweep with a search.
-        inputs: what a configuration reads.
+        inputs: returns the files that a configuration reads.
 
     """
 
@@ -45,33 +48,31 @@ class Space:
 
     @property
     def distributions(self) -> Mapping[str, Distribution]:
-        """Where each knob's values come from."""
-        (part,) = self.sweep.parts
-        assert isinstance(part, RandomAxis)
-        return part.distributions
+        """{dotted path: distribution} of the knobs in the space."""
+        (axis,) = self.sweep.axes
+        assert isinstance(axis, RandomAxis)
+        return axis.distributions
 
-    def suggested(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Ask for the knobs that apply, those with a condition after those that it looks at.
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Ask Optuna for the knobs of one configuration, and return its factors.
 
-        Returns:
-            {dotted path: value}, in the order of the space.
-
+        A knob with a condition comes after the knobs of its condition, and only if that holds.
         """
         order = [*(path for path in self.distributions if path not in self.sweep.when), *self.sweep.when]
-        found: dict[str, Any] = {}
+        factors: dict[str, Any] = {}
         for path in order:
             condition = self.sweep.when.get(path)
-            if condition is None or holds(condition, ChainMap(found, self._resolver.ground(found))):
-                found |= self.factors({path: _suggest(trial, path, self.distributions[path])})
-        return {path: found[path] for path in self.distributions if path in found}
+            if condition is None or holds(condition, ChainMap(factors, self._resolver.base_values(factors))):
+                factors |= self.factors({path: _suggest(trial, path, self.distributions[path])})
+        return {path: factors[path] for path in self.distributions if path in factors}
 
-    def wanted(self, factors: Mapping[str, Any]) -> bool:
-        """Whether `exclude` leaves these factors in."""
-        values = ChainMap(dict(factors), self._resolver.ground(factors))
-        return not any(holds(condition, values) for condition in self.sweep.exclude)
+    def is_excluded(self, factors: Mapping[str, Any]) -> bool:
+        """Return true if `exclude` leaves the configuration out."""
+        values = ChainMap(dict(factors), self._resolver.base_values(factors))
+        return any(holds(condition, values) for condition in self.sweep.exclude)
 
-    def tests(self, factors: Mapping[str, Any]) -> list[Trial]:
-        """The trials that test a configuration once the search is over.
+    def test_trials(self, factors: Mapping[str, Any]) -> list[Trial]:
+        """Make the trials that test a configuration after the search, with the final seeds.
 
         Raises:
             InvalidInput: as `trials`.
@@ -85,15 +86,15 @@ class Space:
         evaluate: Literal["validation", "all"] = "validation",
         seeds: Sequence[int] | None = None,
     ) -> list[Trial]:
-        """One trial a seed.
+        """Make the trials of a configuration, one for each seed.
 
         Args:
             factors: {dotted path: value} of the knobs that apply.
-            evaluate: validation while it searches; all for those that are then tested.
-            seeds: None = the sweep's.
+            evaluate: `validation` during the search, `all` for the final tests.
+            seeds: the seeds; None = the sweep's.
 
         Raises:
-            InvalidInput: they make no possible configuration.
+            InvalidInput: an impossible configuration, or one without validation images.
 
         """
         config = self._resolver.config({**factors, "data.evaluate": evaluate})
@@ -102,40 +103,40 @@ class Space:
                 f"{self.sweep.source}: search: selects on validation images, but data.validation_anomalies is none; "
                 "allowed: synthetic | real"
             )
-        reads = self.inputs(config)
+        inputs = self.inputs(config)
         seeded = [copy_with(config, seed=seed) for seed in (self.sweep.seeds if seeds is None else seeds)]
-        return [Trial(self._identities.of(one, reads), one, dict(factors), reads) for one in seeded]
+        return [Trial(self._identities.of(one, inputs), one, dict(factors), inputs) for one in seeded]
 
     def base(self) -> dict[str, Any]:
-        """The knobs of the space where nothing is searched: what version and base say, as far as they apply."""
-        ground = self._resolver.ground({})
+        """Return the factors of the base, for the knobs of the space that apply to it."""
+        values = self._resolver.base_values({})
         return {
-            path: ground[path]
+            path: values[path]
             for path in self.distributions
-            if path not in self.sweep.when or holds(self.sweep.when[path], ground)
+            if path not in self.sweep.when or holds(self.sweep.when[path], values)
         }
 
-    def fits(self, known: Mapping[str, BaseDistribution]) -> bool:
-        """Whether a configuration of a study was asked for as it would be here: the same knobs have the same choices and scales."""
+    def is_compatible(self, distributions: Mapping[str, BaseDistribution]) -> bool:
+        """Return true if a stored configuration has the choices and scales of the space."""
         try:
-            for path, distribution in known.items():
+            for path, distribution in distributions.items():
                 check_distribution_compatibility(distribution, _as_optuna(self.distributions[path]))
         except (KeyError, ValueError):
             return False
         return True
 
     def parameters(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of some settings that lies in the space, as Optuna spells it; what lies outside is left to the sampler."""
+        """Return the settings that lie in the space as parameters, and leave out the others."""
         return {
             path: spell(settings[path]) if distribution.kind == "choice" else settings[path]
             for path, distribution in self.distributions.items()
-            if path in settings and _holds(distribution, settings[path])
+            if path in settings and distribution.contains(settings[path])
         }
 
     def factors(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """What Optuna's parameters of a configuration mean: {dotted path: value}, in the order of the space."""
+        """Return parameters as factors, in the order of the space."""
         return {
-            path: check_value(path, _meant(distribution, parameters[path]), "search.space")
+            path: check_value(path, _knob_value(distribution, parameters[path]), "search.space")
             for path, distribution in self.distributions.items()
             if path in parameters
         }
@@ -159,18 +160,7 @@ def _as_optuna(distribution: Distribution) -> CategoricalDistribution | IntDistr
     return FloatDistribution(low, high, log=distribution.kind == "loguniform")
 
 
-def _meant(distribution: Distribution, parameter: Any) -> Any:
+def _knob_value(distribution: Distribution, parameter: Any) -> Any:
     if distribution.kind == "choice":
         return {spell(value): value for value in distribution.bounds}[parameter]
-    if distribution.kind == "integer":
-        return parameter
-    low, high = distribution.bounds
-    # Six significant digits, as random draws have: a table shows the value in full, and `--set` repeats it.
-    return min(max(float(f"{parameter:.6g}"), low), high)
-
-
-def _holds(distribution: Distribution, value: Any) -> bool:
-    if distribution.kind == "choice":
-        return value in distribution.bounds
-    low, high = distribution.bounds
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    return parameter if distribution.kind == "integer" else distribution.rounded(parameter)

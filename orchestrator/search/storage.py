@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal in the sweep's folder, or any storage that Optuna has a URL for."""
+"""The storage of a study: a journal in the sweep's folder, or a storage with an Optuna URL."""
 
 from __future__ import annotations
 
@@ -20,49 +20,50 @@ from orchestrator.search.samplers import make_pruner
 from orchestrator.sweep.file_schema import SearchKeys
 
 JOURNAL = "study.journal"
-BEGINNINGS = 5
+CONNECT_ATTEMPTS = 5
 
 
 def open_study(name: str, search: SearchKeys, steps: int, sweep_folder: Path, url: str | None = None) -> optuna.Study:
-    """The study of a sweep, begun where there is none.
+    """Open the study of a sweep, or create it.
 
     Args:
-        name: the sweep's.
-        search: its `search`.
-        steps: tasks times seeds.
-        sweep_folder: where the journal lies.
-        url: of another storage, such as sqlite:///study.db or postgresql://...; the name tells studies in it apart.
+        name: the sweep's name, by which studies in one storage differ.
+        search: the sweep's `search` block.
+        steps: how many values each configuration reports: tasks times seeds.
+        sweep_folder: the results folder, which holds the journal.
+        url: the URL of another storage, such as sqlite:///study.db or postgresql://...
 
     Raises:
         InvalidInput: the storage cannot be opened, or the study has other objectives.
 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = list(search.objectives.values())
-    with usable(url, sweep_folder):
-        storage = _database(url) if url else journal(sweep_folder)
+    with explain_storage_errors(url, sweep_folder):
         study = optuna.create_study(
-            storage=storage,
+            storage=_open_database(url) if url else open_journal(sweep_folder),
             study_name=name,
-            directions=directions,
+            directions=list(search.objectives.values()),
             pruner=make_pruner(search.pruner, steps),
             load_if_exists=True,
         )
     if study.metric_names is None:
         with without_experimental_warnings():
             study.set_metric_names(list(search.objectives))
-    known = dict(zip(study.metric_names or (), (d.name.lower() for d in study.directions), strict=False))
-    if known != dict(search.objectives):
+    objectives = dict(zip(study.metric_names or (), (d.name.lower() for d in study.directions), strict=False))
+    if objectives != dict(search.objectives):
         raise InvalidInput(
-            f"search.objectives: the study has {known}, the sweep file {dict(search.objectives)}; "
-            "rename the sweep, or take a new folder"
+            f"search.objectives: the study has {objectives}, the sweep file {dict(search.objectives)}; "
+            "rename the sweep, or give another folder with --out"
         )
     return study
 
 
-def _database(url: str) -> RDBStorage:
-    """The database at a URL. Of drivers that begin one at the same moment, all but one are refused a table for a while."""
-    for _ in range(BEGINNINGS - 1):
+def _open_database(url: str) -> RDBStorage:
+    """Open the database at a URL.
+
+    Drivers that create the tables at the same moment get errors, all but one. They try again.
+    """
+    for _ in range(CONNECT_ATTEMPTS - 1):
         try:
             return RDBStorage(url)
         except DBAPIError:
@@ -71,8 +72,8 @@ def _database(url: str) -> RDBStorage:
 
 
 @contextmanager
-def usable(url: str | None, sweep_folder: Path) -> Iterator[None]:
-    """Turn whatever a database's driver raises into the user's mistake; passwords stay out of the message.
+def explain_storage_errors(url: str | None, sweep_folder: Path) -> Iterator[None]:
+    """Turn any error of the storage in the block into one line without passwords.
 
     Raises:
         InvalidInput: the storage cannot be opened.
@@ -80,7 +81,7 @@ def usable(url: str | None, sweep_folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # Each database driver has its own exceptions.
         place = without_passwords(url) if url else str(sweep_folder / JOURNAL)
         reason = without_passwords(" ".join(str(error).split()))
         raise InvalidInput(
@@ -89,25 +90,26 @@ def usable(url: str | None, sweep_folder: Path) -> Iterator[None]:
         ) from None
 
 
-def journal(sweep_folder: Path) -> BaseStorage:
-    """The journal of a folder; its lock is a file made with O_EXCL, which network filesystems honour too.
+def open_journal(sweep_folder: Path) -> BaseStorage:
+    """Open the journal of a results folder.
 
-    What a writer that died left of its last line is taken away first: Optuna would append to it and never read past it again.
+    Its lock is a file made with O_EXCL, which network filesystems honour too.
     """
     path = sweep_folder / JOURNAL
     lock = JournalFileOpenLock(str(path))
-    if _torn(path):
+    # A writer that died may have left half a line. Optuna would append to it and never read past
+    # it, so it is cut off. The journal is read again under the lock, as a living writer may have
+    # been in the middle of its line the first time.
+    if _torn_bytes(path):
         lock.acquire()
         try:
-            if torn := _torn(path):
+            if torn := _torn_bytes(path):
                 os.truncate(path, path.stat().st_size - torn)
         finally:
             lock.release()
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def _torn(path: Path) -> int:
-    """How many bytes of a journal follow its last whole line."""
-    if not path.exists():
-        return 0
-    return len(path.read_bytes().rpartition(b"\n")[2])
+def _torn_bytes(path: Path) -> int:
+    """Return the number of bytes after the journal's last complete line."""
+    return len(path.read_bytes().rpartition(b"\n")[2]) if path.exists() else 0

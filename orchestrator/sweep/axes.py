@@ -1,7 +1,8 @@
-"""The axes of a sweep: which values they take, how they combine, and under which conditions they apply.
+"""The axes of a sweep: which values they take, and how a sweep file writes them.
 
-A sweep's space is the product of its *parts*. Each axis of `grid` is a part of its own, and so are `zip` (axes that
-move together), `list` (variants written out) and `random` (seeded draws). Every knob belongs to one part only.
+A sweep's variants are the product of its axes. Each knob under `grid` is an axis of its own. `zip`
+(knobs that move together), `list` (variants written out) and `random` (seeded draws) are one axis
+each, over several knobs. A knob belongs to one axis only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeGuard, cast, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -29,10 +30,15 @@ def _adapter(path: str) -> TypeAdapter[Any]:
 
 
 def check_value(path: str, value: object, source: str) -> Any:
-    """`value` as the knob at `path` keeps it: 2 becomes 2.0 where a number is meant, a list becomes a tuple.
+    """Check a knob's value, and convert it to the knob's type: 2 becomes 2.0, a list a tuple.
+
+    Args:
+        path: the knob's dotted path, such as `loss.focal_gamma`.
+        value: the value as YAML gave it.
+        source: the file or option that holds it, for the message.
 
     Raises:
-        InvalidInput: the knob cannot be that.
+        InvalidInput: the knob does not allow this value.
 
     """
     try:
@@ -42,18 +48,20 @@ def check_value(path: str, value: object, source: str) -> Any:
         raise InvalidInput(f"{source}: {path}: given {yaml_text(value)}, allowed: {allowed(path)}{hint}") from None
 
 
-def fits(path: str, value: object) -> bool:
-    """Whether the knob at `path` can be `value`."""
-    try:
-        check_value(path, value, "")
-    except InvalidInput:
-        return False
-    return True
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return true for integers and floats; Python's bool is an int, but YAML's is no number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
 class ListedAxis:
-    """A part whose members are written out: one grid axis, a zip, or a list."""
+    """An axis whose points are written out: a knob of `grid`, a `zip`, or a `list`.
+
+    Attributes:
+        knobs: the dotted paths that the axis varies.
+        rows: its points as {dotted path: value}; a row of `list` may leave knobs out.
+
+    """
 
     knobs: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
@@ -65,38 +73,54 @@ class ListedAxis:
         return iter(self.rows)
 
     def values(self, path: str) -> list[Any]:
-        """The values that the knob at `path` takes here, each once."""
+        """The distinct values of the knob at `path`, in file order."""
         return list(dict.fromkeys(row[path] for row in self.rows if path in row))
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Where a random knob's values come from: `bounds` are the choices, or both ends (which may be drawn)."""
+    """The distribution of one knob that is drawn at random or searched.
+
+    Attributes:
+        kind: choice, or uniform, loguniform or integer between two bounds, both included.
+        bounds: the choices, or the lower and the upper bound.
+
+    """
 
     kind: Kind
     bounds: tuple[Any, ...]
 
     def draw(self, stream: random.Random) -> Any:
-        """One value, from exactly one `random()` of the stream."""
-        share = stream.random()
+        """Draw one value. Takes exactly one number from the stream, whatever the kind."""
+        fraction = stream.random()
         if self.kind == "choice":
-            return self.bounds[int(share * len(self.bounds))]
+            return self.bounds[int(fraction * len(self.bounds))]
         low, high = self.bounds
         if self.kind == "integer":
-            return low + int(share * (high - low + 1))
+            return low + int(fraction * (high - low + 1))
         if self.kind == "uniform":
-            value = low + share * (high - low)
-        else:
-            value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-        # Six significant digits: a table shows the value in full, and `--set` repeats it.
-        return min(max(float(f"{value:.6g}"), low), high)
+            return self.rounded(low + fraction * (high - low))
+        return self.rounded(math.exp(math.log(low) + fraction * (math.log(high) - math.log(low))))
+
+    def rounded(self, number: float) -> float:
+        """Round to six significant digits, so that `--set` can repeat the value in a table."""
+        low, high = map(float, self.bounds)
+        return min(max(float(f"{number:.6g}"), low), high)  # Rounding may step over a bound.
+
+    def contains(self, value: object) -> bool:
+        """Return true if the distribution can give this value."""
+        if self.kind == "choice":
+            return value in self.bounds
+        low, high = self.bounds
+        return is_number(value) and low <= value <= high
 
 
 @dataclass(frozen=True)
 class RandomAxis:
-    """A part of `count` random members.
+    """An axis of `count` random points.
 
-    Each knob has a stream of its own, so that neither more knobs nor a larger count change an earlier draw.
+    Each knob is drawn from its own generator, seeded by the seed and the knob's name. More knobs or
+    a larger count therefore change no earlier draw.
     """
 
     count: int
@@ -105,7 +129,7 @@ class RandomAxis:
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The knobs that are drawn."""
+        """The dotted paths that are drawn."""
         return tuple(self.distributions)
 
     def __len__(self) -> int:
@@ -114,16 +138,17 @@ class RandomAxis:
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         # Draws have to be repeatable, not secret.
         streams = {path: random.Random(f"{self.seed} {path}") for path in self.distributions}  # noqa: S311
-        drawn = [(path, of, streams[path], of.kind == "integer") for path, of in self.distributions.items()]
         for _ in range(self.count):
-            # Choices and bounds were checked when they were read; a whole number between the bounds need not be allowed.
+            row = {path: of.draw(streams[path]) for path, of in self.distributions.items()}
+            # Choices and bounds were checked when the file was read. An integer between two allowed
+            # bounds may still be forbidden, as a batch size that has to be a power of two.
             yield {
-                path: check_value(path, of.draw(stream), "random") if whole else of.draw(stream)
-                for path, of, stream, whole in drawn
+                path: check_value(path, value, "random") if self.distributions[path].kind == "integer" else value
+                for path, value in row.items()
             }
 
     def values(self, path: str) -> list[Any] | None:
-        """The values that the knob at `path` can take here, or None where they are a range."""
+        """The distinct values of the knob at `path`, or None for a range."""
         distribution = self.distributions[path]
         return list(dict.fromkeys(distribution.bounds)) if distribution.kind == "choice" else None
 
@@ -132,30 +157,42 @@ Axis = ListedAxis | RandomAxis
 
 
 def flat_settings(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """{dotted path: what stands there}, with every name an axis may have."""
+    """Flatten settings that name knobs in any spelling to {dotted path: value}.
+
+    Raises:
+        InvalidInput: an unknown knob, a knob given twice, or `seed`, which is no axis.
+
+    """
     flat = flatten_layer(Layer(source, settings))
     if "seed" in flat:
-        raise InvalidInput(f"{source}: seed is no axis; write `seeds: [0, 1, 2]`, or `seeds: 3`, beside the axes")
+        raise InvalidInput(f"{source}: seed is no axis; give the sweep `seeds: [0, 1, 2]` or `seeds: 3`")
     return flat
 
 
 def axis_values(path: str, values: object, source: str) -> tuple[Any, ...]:
+    """Check the values of a grid axis or a condition.
+
+    Raises:
+        InvalidInput: no list, an empty list, a value that the knob does not allow or that is given
+            twice.
+
+    """
     if not isinstance(values, list):
         one = values if isinstance(values, str) else yaml_text(values)
         raise InvalidInput(f"{source}: {path}: given {yaml_text(values)}, allowed: a list of values, as in [{one}]")
     if not values:
-        raise InvalidInput(f"{source}: {path}: the axis is empty; give it at least one value, or take it away")
-    found: dict[Any, None] = {}
+        raise InvalidInput(f"{source}: {path}: the axis is empty; give it at least one value, or remove it")
+    checked: dict[Any, None] = {}  # A dict keeps the order.
     for value in values:
-        kept = check_value(path, value, source)
-        if kept in found:
+        converted = check_value(path, value, source)
+        if converted in checked:
             raise InvalidInput(f"{source}: {path}: the value {yaml_text(value)} is given twice; keep one of them")
-        found[kept] = None
-    return tuple(found)
+        checked[converted] = None
+    return tuple(checked)
 
 
-def grid(settings: Mapping[str, Any], source: str) -> list[Axis]:
-    """`{knob: [values]}`: one part per knob.
+def grid_axes(settings: Mapping[str, Any], source: str) -> list[Axis]:
+    """The axes of `grid: {knob: [values]}`, one for each knob.
 
     Raises:
         InvalidInput: an unknown knob, an impossible value, an empty axis, or a value given twice.
@@ -168,20 +205,24 @@ def grid(settings: Mapping[str, Any], source: str) -> list[Axis]:
 
 
 def zipped(settings: Mapping[str, Any], source: str) -> list[Axis]:
-    """`{knob: [values], ...}` of equal lengths: one part, the n-th values together.
+    """The axis of `zip: {knob: [values], ...}`, whose n-th point takes the n-th value of each knob.
+
+    Returns:
+        One axis, or none for an empty `zip`.
 
     Raises:
-        InvalidInput: an unknown knob, an impossible value, an empty axis, or axes of different lengths.
+        InvalidInput: an unknown knob, an impossible value, an empty list, lists of different
+            lengths, or a point given twice.
 
     """
     columns: dict[str, list[Any]] = {}
     for path, values in flat_settings(settings, source).items():
         if not isinstance(values, list) or not values:
             axis_values(path, values, source)
-        columns[path] = [check_value(path, value, source) for value in values]  # one axis of a zip may repeat a value
+        columns[path] = [check_value(path, value, source) for value in values]  # A knob of a zip may repeat a value.
     if len({len(values) for values in columns.values()}) > 1:
         lengths = ", ".join(f"{path} has {len(values)}" for path, values in columns.items())
-        raise InvalidInput(f"{source}: axes that move together need equally many values: {lengths}")
+        raise InvalidInput(f"{source}: knobs of a zip need equally many values, but {lengths}")
     if not columns:
         return []
     rows = tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
@@ -189,10 +230,13 @@ def zipped(settings: Mapping[str, Any], source: str) -> list[Axis]:
 
 
 def listed(settings: Sequence[Any], source: str) -> list[Axis]:
-    """`[{knob: value, ...}, ...]`: one part, its members as written; they need not name the same knobs.
+    """The axis of `list: [{knob: value, ...}, ...]`; its entries need not name the same knobs.
+
+    Returns:
+        One axis, or none for an empty `list`.
 
     Raises:
-        InvalidInput: an unknown knob, an impossible value, or a member given twice.
+        InvalidInput: an unknown knob, an impossible value, or an entry given twice.
 
     """
     rows: list[dict[str, Any]] = []
@@ -208,27 +252,34 @@ def listed(settings: Sequence[Any], source: str) -> list[Axis]:
     return [_distinct(ListedAxis(knobs, ordered), source)] if rows else []
 
 
-def _distinct(part: ListedAxis, source: str) -> ListedAxis:
+def _distinct(axis: ListedAxis, source: str) -> ListedAxis:
     seen: set[frozenset[tuple[str, Any]]] = set()
-    for number, row in enumerate(part.rows, start=1):
+    for number, row in enumerate(axis.rows, start=1):
         key = frozenset(row.items())
         if key in seen:
             raise InvalidInput(f"{source}: entry {number} repeats an earlier one; keep one of them")
         seen.add(key)
-    return part
+    return axis
 
 
-def drawn(count: int, seed: int, settings: Mapping[str, Any], source: str) -> list[Axis]:
-    """`{knob: {choice: [values]}}` or `{knob: {uniform | loguniform | integer: [a, b]}}`: one part of `count` draws.
+def random_axis(count: int, seed: int, settings: Mapping[str, Any], source: str) -> RandomAxis:
+    """The axis of `random`, or the space of `search`.
+
+    Args:
+        count: how many points to draw.
+        seed: the seed of the draws.
+        settings: {knob: {choice: [values]}} or {knob: {uniform | loguniform | integer: [a, b]}}.
+        source: the file and key, for messages.
 
     Raises:
-        InvalidInput: an unknown knob or distribution, bounds that the knob cannot be, or no knob at all.
+        InvalidInput: an unknown knob or distribution, a bound that the knob does not allow, or no
+            knob at all.
 
     """
     flat = flat_settings(settings, source)
     if not flat:
-        raise InvalidInput(f"{source}: names no knob to draw; add one, as in {{focal_gamma: {{uniform: [0, 3]}}}}")
-    return [RandomAxis(count, seed, {path: _distribution(path, given, source) for path, given in flat.items()})]
+        raise InvalidInput(f"{source}: names no knob; give one, as in {{focal_gamma: {{uniform: [0, 3]}}}}")
+    return RandomAxis(count, seed, {path: _distribution(path, given, source) for path, given in flat.items()})
 
 
 def _distribution(path: str, given: object, source: str) -> Distribution:
@@ -241,17 +292,16 @@ def _distribution(path: str, given: object, source: str) -> Distribution:
     kind, bounds = next(iter(given.items()))
     if kind == "choice":
         return Distribution("choice", axis_values(path, bounds, source))
-    number = int if kind == "integer" else (int, float)
     if (
         not isinstance(bounds, list)
         or len(bounds) != 2
-        or not all(isinstance(b, number) and not isinstance(b, bool) for b in bounds)
+        or not all(is_number(b) and (kind != "integer" or isinstance(b, int)) for b in bounds)
         or not bounds[0] < bounds[1]
     ):
         what = "two whole numbers" if kind == "integer" else "two numbers"
         raise InvalidInput(f"{where}: {kind}: given {yaml_text(bounds)}, allowed: [a, b], {what} with a < b")
     if kind == "loguniform" and bounds[0] <= 0:
-        raise InvalidInput(f"{where}: loguniform: given {yaml_text(bounds)}, but a logarithm needs a > 0")
+        raise InvalidInput(f"{where}: loguniform: given {yaml_text(bounds)}, allowed: [a, b] with 0 < a < b")
     ends = tuple(bounds if kind == "integer" else map(float, bounds))
     for end in ends:
         check_value(path, end, f"{source}: {kind} {bounds}")

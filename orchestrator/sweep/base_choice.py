@@ -1,4 +1,4 @@
-"""What stands under a sweep's axes: base, images and seeds, and what takes their place where no data root is given."""
+"""The choice of base, images and seeds of a sweep, also when no data root is given."""
 
 from __future__ import annotations
 
@@ -17,77 +17,92 @@ from orchestrator.sweep.file_schema import SweepFile
 
 @dataclass(frozen=True)
 class Base:
-    """Settings under the axes: a named base, settings of the sweep file's own, or the latter over the former.
+    """The settings under the axes: a named base, the sweep file's own settings, or both.
 
     Attributes:
-        name: the base's name or its file's path, seen from `folder`; empty = the defaults.
-        own: settings over it, from the sweep file.
-        source: where the base is named, for messages.
-        folder: where a relative path in `name` starts.
+        name: the base's name, or the path of its file relative to `folder`; empty = the defaults.
+        settings: the sweep file's own settings, which win over the named base.
+        source: the key or option that names the base, for messages.
+        folder: the folder that a relative path in `name` starts from.
 
     """
 
     name: str
-    own: Mapping[str, Any]
+    settings: Mapping[str, Any]
     source: str
     folder: Path
 
     @property
     def label(self) -> str:
-        """A name for people: `demo`, `own settings over demo`."""
+        """The base's name in tables and notes: `demo`, `own settings over demo`."""
         named = Path(self.name).stem if self.name.endswith((".yaml", ".yml")) else self.name
-        if self.own:
-            return f"own settings over {named or 'the defaults'}"
-        return named or "the defaults"
+        label = named or "the defaults"
+        return f"own settings over {label}" if self.settings else label
 
     def layers(self, version: str) -> tuple[Layer, ...]:
-        """The base's layers for a version, every value checked.
+        """Return the base's layers for one version, with every value checked.
 
         Raises:
             InvalidInput: no such base, or a mistake in it.
 
         """
         named = base_layers(self.name, version, self.source, self.folder) if self.name else []
-        layers = (*named, Layer(self.source, self.own))
+        layers = (*named, Layer(self.source, self.settings))
         for layer in layers:
             for path, value in flatten_layer(layer).items():
                 if path in ("version", "seed"):
                     instead = f"`seeds: [{yaml_text(value)}]`" if path == "seed" else f"`version: {value}`"
-                    where = "beside `base`" if layer.source == self.source else "in the sweep file"
-                    raise InvalidInput(f"{layer.source}: {path} does not belong in a base; write {instead} {where}")
+                    raise InvalidInput(
+                        f"{layer.source}: {path} does not belong in a base; give the sweep file {instead}"
+                    )
                 check_value(path, value, layer.source)
         return layers
 
-    def stands_on(self, other: str) -> bool:
-        """Whether this base is, or extends, the one named `other`."""
+    def extends(self, other: str) -> bool:
+        """Return true if this base is the one named `other`, or extends it."""
         return any(layer.source == f"base {other}" for layer in self.layers(version=""))
 
 
 @dataclass(frozen=True)
 class BaseChoice:
-    """The choice that was made: see `lay`."""
+    """The base and seeds that a sweep runs with.
+
+    Attributes:
+        name: the sweep's name, longer than in the file if base or images differ from the file's.
+        base: the base.
+        seeds: the seeds.
+        note: a sentence for readers about what was replaced; may be empty.
+
+    """
 
     name: str
     base: Base
     seeds: tuple[int, ...]
-    data_root: Path | None
     note: str
 
 
 def choose_base(
     keys: SweepFile, source: str, folder: Path, base_option: str | None, data_root: Path | None
 ) -> BaseChoice:
-    """Choose base, seeds and name.
+    """Choose the base, the seeds and the name of a sweep.
 
-    A base is meant for the embedded images if it is, or extends, that of `without_data`. Without a data root,
-    `without_data` takes the place of any other base, unless `base_option` asks for one in so many words. Results on
-    another base, or on other images than the base is meant for, get a name, and so a folder, of their own:
+    A base is meant for the embedded images if it is the base of `without_data` or extends it.
+    Without a data root, the base of `without_data` replaces any other base, unless `--base` names
+    one. A sweep on another base, or on images that the base is not meant for, gets its own name
+    and so its own results folder:
 
-        own base, its images           NAME
-        without_data, embedded images  NAME-BASE
-        another base, real images      NAME-BASE
-        the embedded base, real images NAME-BASE-data, or NAME-data where it is the file's own
-        a real base, embedded images   NAME-BASE-embedded, or NAME-embedded where it is the file's own
+        own base, its images                  NAME
+        without_data, embedded images         NAME-BASE
+        another base, real images             NAME-BASE
+        base for embedded images, real images NAME-BASE-data, or NAME-data if it is the file's own
+        base for real images, embedded images NAME-BASE-embedded, or NAME-embedded likewise
+
+    Args:
+        keys: the sweep file.
+        source: its name in messages.
+        folder: the folder that its relative paths start from.
+        base_option: the base that `--base` names.
+        data_root: the folder of the images; None = the embedded images.
 
     Raises:
         InvalidInput: a base that does not exist or holds a mistake, or a seed given twice.
@@ -101,10 +116,10 @@ def choose_base(
         asked = str(Path(base_option).absolute()) if base_option.endswith((".yaml", ".yml")) else base_option
         _refuse_sweep_file(Path(base_option), base_option, "--base")
         base = Base(asked, {}, "--base", folder)
-    elif data_root is None and not own.stands_on(embedded_name):
+    elif data_root is None and not own.extends(embedded_name):
         base = Base(embedded_name, {}, f"{source}: without_data", folder)
-    replaced = (base.name, base.own) != (own.name, own.own)
-    embedded = base.stands_on(embedded_name)
+    replaced = (base.name, base.settings) != (own.name, own.settings)
+    embedded = base.extends(embedded_name)
 
     name = f"{keys.name}-{re.sub('[^A-Za-z0-9_.-]', '_', base.label)}" if replaced else keys.name
     if embedded and data_root is not None:
@@ -119,11 +134,11 @@ def choose_base(
             seeds = seeds_of(keys.without_data.seeds, f"{source}: without_data.seeds")
         elif replaced:
             seeds = full[:2]
-    return BaseChoice(name, base, seeds, data_root, _note(own, base, replaced, data_root, len(full), len(seeds)))
+    return BaseChoice(name, base, seeds, _note(own, base, replaced, data_root, len(full), len(seeds)))
 
 
 def _refuse_sweep_file(path: Path, named: str, source: str) -> None:
-    """See that a base is none of the files that stand on one: those have a name."""
+    """Refuse a sweep file given as a base; only sweep files have the key `name`."""
     if named.endswith((".yaml", ".yml")) and path.is_file() and "name" in read_mapping(path):
         known = ", ".join(base_names())
         raise InvalidInput(f"{source}: {named} is a sweep file; give a base: {known}, or a .yaml of knobs")
@@ -142,10 +157,10 @@ def _own_base(keys: SweepFile, source: str, folder: Path) -> Base:
 
 
 def seeds_of(given: int | list[int], source: str) -> tuple[int, ...]:
-    """The seeds that are meant by a list, or by how many.
+    """Return the seeds of a list, or 0 to n - 1 for a count n.
 
     Raises:
-        InvalidInput: one is given twice.
+        InvalidInput: a seed is given twice.
 
     """
     seeds = tuple(range(given)) if isinstance(given, int) else tuple(given)

@@ -1,4 +1,4 @@
-"""Conditions of a sweep that can never hold: most of them are a slip of the pen, and would take an axis away without a word."""
+"""The conditions of `when` and `exclude`: parsing, checking and evaluating them."""
 
 from __future__ import annotations
 
@@ -11,91 +11,11 @@ from typing import Any
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import Layer, fields, flatten_layer
 from moleflow.settings.yaml_reader import parse, yaml_text
-from orchestrator.sweep.axes import Axis, RandomAxis, axis_values, check_value, flat_settings
+from orchestrator.sweep.axes import Axis, RandomAxis, axis_values, check_value, flat_settings, is_number
 from orchestrator.sweep.trial import spell
 
-
-def check_conditions(
-    layers: Mapping[str, tuple[Layer, ...]],
-    owners: Mapping[str, Axis],
-    when: Mapping[str, Condition],
-    exclude: Sequence[Condition],
-    source: str,
-) -> None:
-    """See that each condition can hold for some combination.
-
-    Args:
-        layers: {version: settings under the factors}.
-        owners: {axis: its part}.
-        when: {axis: condition under which it applies}.
-        exclude: variants for which one of these holds are left out.
-        source: the file, for messages.
-
-    Raises:
-        InvalidInput: one asks for what no axis has and what the base does not say.
-
-    """
-    possible = [_Possible(version, under, owners, when) for version, under in layers.items()]
-    for axis, condition in when.items():
-        _refuse(condition, possible, f"{source}: when.{axis}", "the axis would never apply")
-    for number, condition in enumerate(exclude, start=1):
-        where = f"{source}: exclude, entry {number}"
-        _refuse(condition, possible, where, "it would leave nothing out")
-        for path, required in condition.items():
-            if required.sign == "in" and path in owners:
-                for value in required.values:
-                    _refuse({path: Requirement("in", (value,))}, possible, where, "it would leave nothing out")
-
-
-class _Possible:
-    """The values that knobs can have in the variants of a version."""
-
-    def __init__(
-        self, version: str, layers: Sequence[Layer], owners: Mapping[str, Axis], when: Mapping[str, Condition]
-    ) -> None:
-        self._base: dict[str, Any] = {}
-        for layer in layers:
-            found = flatten_layer(layer)
-            self._base |= {path: check_value(path, value, layer.source) for path, value in found.items()}
-        self._base["version"] = version
-        self._owners, self._when = owners, when
-
-    def values(self, path: str) -> list[Any] | None:
-        """The values of the knob at `path`, or None where they are a range."""
-        base = [self._base.get(path, fields()[path].default)]
-        if path not in self._owners or path == "version":
-            return base
-        part = self._owners[path]
-        found = part.values(path)
-        everywhere = isinstance(part, RandomAxis) or all(path in row for row in part)
-        return found if found is None or (everywhere and path not in self._when) else [*found, *base]
-
-
-def _refuse(condition: Condition, possible: Sequence[_Possible], where: str, otherwise: str) -> None:
-    def holds(path: str, required: Requirement, of: _Possible) -> bool:
-        values = of.values(path)
-        return values is None or any(required.holds(value) for value in values)
-
-    if any(all(holds(path, required, of) for path, required in condition.items()) for of in possible):
-        return
-    # Each may be possible with one version or another, and none with all of them.
-    lone = [p for p, required in condition.items() if not any(holds(p, required, of) for of in possible)]
-    path = next(iter(lone or condition))
-    has = [spell(v) for v in dict.fromkeys(v for of in possible for v in of.values(path) or ())]
-    asked = [spell(value) for value in condition[path].values]
-    sign = "" if condition[path].sign == "in" else f"{condition[path].sign} "
-    raise InvalidInput(
-        f"{where}: {path}: given {sign}{' | '.join(asked)}, but it is only: {', '.join(has)}; so {otherwise}. "
-        f"Give a value that it has, or take the condition away{did_you_mean(asked[0], has)}"
-    )
-
-
 _COMPARISON = re.compile(r"^(>=|<=|>|<(?!>)|!=)\s*(.+)$")
-
-
-_NO_SIGN = re.compile(r"^(=>|=<|<>|==?)\s*(.+)$")
-
-
+_MISSPELLED_COMPARISON = re.compile(r"^(=>|=<|<>|==?)\s*(.+)$")
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -106,30 +26,34 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a condition asks of one knob: to be one of `values` ("in"), none of them ("!="), or a comparison."""
+    """The part of a condition that is about one knob.
+
+    Attributes:
+        sign: "in" (one of `values`), "!=" (none of them), or >, >=, < or <=.
+        values: the values; a comparison has one.
+
+    """
 
     sign: str
     values: tuple[Any, ...]
 
     def holds(self, value: object) -> bool:
-        """Whether the knob's value passes. A comparison of size with something that is no number does not hold."""
+        """Return true if the knob's value meets the requirement; only numbers meet > >= < <=."""
         if self.sign == "in":
             return value in self.values
         if self.sign == "!=":
             return value not in self.values
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return _OPERATORS[self.sign](value, self.values[0])
+        return is_number(value) and _OPERATORS[self.sign](value, self.values[0])
 
 
 Condition = Mapping[str, Requirement]
 
 
 def parse_condition(settings: object, source: str) -> Condition:
-    """`{knob: value | [values] | "> 0"}`: holds where every knob is as required.
+    """Parse `{knob: value | [values] | "> 0"}`, which holds if every knob meets its requirement.
 
     Raises:
-        InvalidInput: an unknown knob, an impossible value, or an empty condition.
+        InvalidInput: an unknown knob, a value that it does not allow, or an empty condition.
 
     """
     if not isinstance(settings, Mapping) or not settings:
@@ -138,7 +62,13 @@ def parse_condition(settings: object, source: str) -> Condition:
 
 
 def holds(condition: Condition, values: Mapping[str, Any]) -> bool:
-    """Whether the condition's knobs, which have these values, are all as required."""
+    """Return true if every knob of the condition meets its requirement.
+
+    Args:
+        condition: the condition.
+        values: {dotted path: value} of at least its knobs.
+
+    """
     return all(required.holds(values[path]) for path, required in condition.items())
 
 
@@ -148,16 +78,93 @@ def _requirement(path: str, given: object, source: str) -> Requirement:
         sign, value = match[1], parse(match[2], f"{source}: {path}")
         if sign == "!=":
             return Requirement(sign, (check_value(path, value, source),))
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise InvalidInput(f"{source}: {path}: given {yaml_text(given)}, but {sign} needs a number after it")
         return Requirement(sign, (value,))
-    if isinstance(given, str) and (wrong := _NO_SIGN.match(given)):
+    if isinstance(given, str) and (wrong := _MISSPELLED_COMPARISON.match(given)):
         meant = {"=>": ">= ", "=<": "<= ", "<>": "!= "}.get(wrong[1], "") + wrong[2]
         raise InvalidInput(
             f"{source}: {path}: given {yaml_text(given)}; allowed: a value, [values], or > >= < <= and a number, "
             f"or != and a value. Did you mean '{meant}'?"
         )
+    # For a knob that is itself a list, [1, 2] is one value and [[1], [1, 2]] are two.
     takes_list = isinstance(fields()[path].default, tuple)
     if not isinstance(given, list) or (takes_list and not any(isinstance(value, list) for value in given)):
         return Requirement("in", (check_value(path, given, source),))
     return Requirement("in", axis_values(path, given, source))
+
+
+def check_conditions(
+    layers: Mapping[str, tuple[Layer, ...]],
+    axis_of: Mapping[str, Axis],
+    when: Mapping[str, Condition],
+    exclude: Sequence[Condition],
+    source: str,
+) -> None:
+    """Refuse conditions that no combination meets: most are typing errors and would go unnoticed.
+
+    Args:
+        layers: {version: settings under the factors}.
+        axis_of: {knob: the axis that varies it}.
+        when: {knob: condition under which it is varied}.
+        exclude: conditions of the variants to leave out.
+        source: the sweep file, for messages.
+
+    Raises:
+        InvalidInput: a condition asks for a value that neither the axes nor the base have.
+
+    """
+    values = [_PossibleValues(version, under, axis_of, when) for version, under in layers.items()]
+    for knob, condition in when.items():
+        _refuse_impossible(condition, values, f"{source}: when.{knob}", "the axis would never apply")
+    for number, condition in enumerate(exclude, start=1):
+        where, result = f"{source}: exclude, entry {number}", "it would leave nothing out"
+        _refuse_impossible(condition, values, where, result)
+        for path, required in condition.items():
+            if required.sign == "in" and path in axis_of:
+                for value in required.values:
+                    _refuse_impossible({path: Requirement("in", (value,))}, values, where, result)
+
+
+class _PossibleValues:
+    """The values that each knob can have in the variants of one version."""
+
+    def __init__(
+        self, version: str, layers: Sequence[Layer], axis_of: Mapping[str, Axis], when: Mapping[str, Condition]
+    ) -> None:
+        self._base: dict[str, Any] = {}
+        for layer in layers:
+            flat = flatten_layer(layer)
+            self._base |= {path: check_value(path, value, layer.source) for path, value in flat.items()}
+        self._base["version"] = version
+        self._axis_of, self._when = axis_of, when
+
+    def of(self, path: str) -> list[Any] | None:
+        """The values of the knob at `path`, or None for a range."""
+        base = [self._base.get(path, fields()[path].default)]
+        if path not in self._axis_of or path == "version":
+            return base
+        axis = self._axis_of[path]
+        values = axis.values(path)
+        # The base's value counts too if some variants leave the knob out.
+        in_every_variant = path not in self._when and (isinstance(axis, RandomAxis) or all(path in row for row in axis))
+        return values if values is None or in_every_variant else [*values, *base]
+
+
+def _refuse_impossible(condition: Condition, versions: Sequence[_PossibleValues], where: str, consequence: str) -> None:
+    def possible(path: str, required: Requirement, version: _PossibleValues) -> bool:
+        values = version.of(path)
+        return values is None or any(required.holds(value) for value in values)
+
+    if any(all(possible(path, required, version) for path, required in condition.items()) for version in versions):
+        return
+    # Each requirement may be possible in some version, while no version meets all of them.
+    never = [p for p, required in condition.items() if not any(possible(p, required, v) for v in versions)]
+    path = next(iter(never or condition))
+    has = [spell(v) for v in dict.fromkeys(v for version in versions for v in version.of(path) or ())]
+    asked = [spell(value) for value in condition[path].values]
+    sign = "" if condition[path].sign == "in" else f"{condition[path].sign} "
+    raise InvalidInput(
+        f"{where}: {path}: given {sign}{' | '.join(asked)}, but its only values are: {', '.join(has)}; "
+        f"so {consequence}. Give one of these values, or remove the condition{did_you_mean(asked[0], has)}"
+    )

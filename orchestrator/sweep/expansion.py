@@ -1,4 +1,7 @@
-"""From a Sweep to its variants and trials. Pure: the same sweep gives the same trials in the same order."""
+"""The expansion of a sweep: its variants, and the trials that they make.
+
+It is a pure function: the same sweep gives the same trials in the same order.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, counted
 from moleflow.settings.config import TrialConfig, flatten_config
 from orchestrator.sweep.conditions import holds
-from orchestrator.sweep.resolver import Resolver, _groups, copy_with
+from orchestrator.sweep.resolver import Resolver, copy_with
 from orchestrator.sweep.sweep import Sweep
-from orchestrator.sweep.trial import Identities, Inputs, Trial, counted, label
+from orchestrator.sweep.trial import Identities, Inputs, Trial, label
 
 LIMIT = 10_000
+"""Trials above which a sweep needs `--yes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One point of the space.
+    """One combination of the axes' values.
 
     Attributes:
-        factors: {knob: value} of the axes that apply here, in the order of the sweep's axes.
+        factors: {knob: value} of the knobs that are varied here, in the order of the sweep's axes.
         config: the configuration, with seed 0.
 
     """
@@ -37,12 +41,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Expansion:
-    """All variants of a sweep, and what became of the rest of its combinations.
+    """The variants of a sweep, and the number of combinations that are none.
 
     Attributes:
-        variants: each configuration once.
-        excluded: combinations that `exclude` left out.
-        collapsed: combinations whose configuration an earlier one had already, by `when` or otherwise.
+        variants: the variants; no two have the same configuration.
+        excluded: combinations that `exclude` leaves out.
+        collapsed: combinations with the configuration of an earlier one, because of `when` or not.
 
     """
 
@@ -51,148 +55,133 @@ class Expansion:
     collapsed: int
 
 
-def combinations(sweep: Sweep) -> int:
-    """How many combinations the parts have, before `when` and `exclude`. Expands nothing."""
-    return math.prod(len(part) for part in sweep.parts)
-
-
-def count(sweep: Sweep) -> int:
-    """The most trials that the sweep can have: combinations times seeds. Expands nothing."""
-    return combinations(sweep) * len(sweep.seeds)
-
-
-def variants(sweep: Sweep) -> Iterator[Variant]:
-    """The sweep's variants, one by one; the last part's axes move fastest, and each configuration comes once.
-
-    Raises:
-        InvalidInput: a variant that cannot be; the message names its factors.
-
-    """
-    return (variant for variant in _outcomes(sweep) if isinstance(variant, Variant))
-
-
 def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
-    """All variants of the sweep.
+    """Expand a sweep to its variants; the last axis varies fastest.
 
     Args:
         sweep: the sweep.
-        yes: go on although it may have more than LIMIT trials.
+        yes: allow more than LIMIT trials.
 
     Raises:
-        InvalidInput: too many trials, no variant at all, a variant that cannot be, or none that the baseline describes.
+        InvalidInput: too many trials, no variant, an impossible variant, or no variant with the
+            values of the baseline.
 
     """
-    most = count(sweep)
+    combinations = math.prod(len(axis) for axis in sweep.axes)
+    most = combinations * len(sweep.seeds)
     if most > LIMIT and not yes:
         raise InvalidInput(
-            f"{sweep.source}: up to {most:,} trials ({counted(combinations(sweep), 'combination')}, {counted(len(sweep.seeds), 'seed')}) "
-            f"are more than {LIMIT:,}; thin out the axes, or go on with --yes"
+            f"{sweep.source}: up to {most:,} trials ({counted(combinations, 'combination')}, "
+            f"{counted(len(sweep.seeds), 'seed')}), more than {LIMIT:,}; "
+            "give the axes fewer values, or allow it with --yes"
         )
-    with _uncollected():
+    with _without_garbage_collection():
         outcomes = list(_outcomes(sweep))
-    found = tuple(outcome for outcome in outcomes if isinstance(outcome, Variant))
-    if not found and "impossible" in outcomes:
+    variants = tuple(outcome for outcome in outcomes if isinstance(outcome, Variant))
+    if not variants and "impossible" in outcomes:
         raise InvalidInput(
-            f"{sweep.source}: search.space: none of {len(outcomes)} random configurations is possible; {_why_not(sweep)}"
+            f"{sweep.source}: search.space: none of {len(outcomes)} random configurations is possible; "
+            f"{_first_error(sweep)}"
         )
-    if not found:
-        raise InvalidInput(f"{sweep.source}: exclude leaves no variant; take one of its entries away")
-    if sweep.baseline and not any(is_baseline(variant.config, sweep.baseline) for variant in found):
+    if not variants:
+        raise InvalidInput(f"{sweep.source}: exclude leaves no variant; remove one of its entries")
+    if sweep.baseline and not any(_has_values(variant.config, sweep.baseline) for variant in variants):
         raise InvalidInput(
             f"{sweep.source}: report.baseline: no variant has {label(sweep.baseline)}; "
-            f"the first ones are: {'; '.join(label(variant.factors) for variant in found[:5])}"
+            f"the first variants are: {'; '.join(label(variant.factors) for variant in variants[:5])}"
         )
-    return Expansion(found, outcomes.count("excluded"), outcomes.count("collapsed"))
+    return Expansion(variants, outcomes.count("excluded"), outcomes.count("collapsed"))
 
 
-def is_baseline(config: TrialConfig, baseline: Mapping[str, Any]) -> bool:
-    """Whether a configuration has every value that the baseline names."""
-    flat = flatten_config(config)
-    return all(flat[path] == value for path, value in baseline.items())
-
-
-def trials(sweep: Sweep, inputs: Inputs | Callable[[TrialConfig], Inputs], *, yes: bool = False) -> list[Trial]:
-    """The sweep's trials, variant by variant and seed by seed, each id once.
+def trials_of(sweep: Sweep, variants: Sequence[Variant], inputs: Callable[[TrialConfig], Inputs]) -> list[Trial]:
+    """Make the trials of variants, variant by variant and seed by seed; each id comes once.
 
     Args:
         sweep: the sweep.
-        inputs: what the trials read; a function of the configuration where the variants read different weights.
-        yes: go on although there may be more than LIMIT trials.
+        variants: its variants.
+        inputs: returns the files that a configuration reads.
 
     Raises:
-        InvalidInput: as `expand`, or a task without a digest.
-        ValueError: one set of inputs for variants of different weights.
+        InvalidInput: a task without images.
 
     """
-    return trials_of(sweep, expand(sweep, yes=yes).variants, inputs)
-
-
-def trials_of(sweep: Sweep, found: Sequence[Variant], inputs: Inputs | Callable[[TrialConfig], Inputs]) -> list[Trial]:
-    """The trials of variants that the sweep was expanded to; otherwise as `trials`."""
-    if isinstance(inputs, Inputs) and len({(v.config.backbone.model, v.config.backbone.weights) for v in found}) > 1:
-        raise ValueError("the variants read different weights: give a function from configuration to inputs")
     identities = Identities()
-    read: dict[tuple[int, int], Inputs] = {}
+    inputs_of_groups: dict[tuple[int, int], Inputs] = {}
     by_id: dict[str, Trial] = {}
-    with _uncollected():
-        for variant in found:
+    with _without_garbage_collection():
+        for variant in variants:
             config = variant.config
-            # Tasks and weights alone say what is read. The variants hold both groups, so that no other one gets their id().
-            place = id(config.data), id(config.backbone)
-            if place not in read:
-                read[place] = inputs if isinstance(inputs, Inputs) else inputs(config)
+            # Data and backbone alone decide what is read. The variants keep both groups alive, so
+            # that Python gives their id() to no other object.
+            key = id(config.data), id(config.backbone)
+            if key not in inputs_of_groups:
+                inputs_of_groups[key] = inputs(config)
+            read = inputs_of_groups[key]
             for seed in sweep.seeds:
                 seeded = config if seed == config.seed else copy_with(config, seed=seed)
-                trial = Trial(identities.of(seeded, read[place]), seeded, variant.factors, read[place])
-                by_id.setdefault(trial.id, trial)  # two paths of one weights file are one trial
+                trial = Trial(identities.of(seeded, read), seeded, variant.factors, read)
+                by_id.setdefault(trial.id, trial)  # Two paths of equal weights make one trial.
     return list(by_id.values())
 
 
 def configurations_reading_inputs(sweep: Sweep) -> list[TrialConfig]:
-    """Configurations that together read all that a search's may: its base, and that with each choice of model, weights and tasks."""
-    resolver, found = Resolver(sweep), []
-    reading = {"backbone.model", "backbone.weights", "data.tasks"}
+    """Configurations that together read every image and weight that a search may read.
+
+    They are the base, and the base with each choice of model, weights and tasks.
+    """
+    resolver = Resolver(sweep)
     choices = [
-        {path: value} for part in sweep.parts for path in reading & {*part.knobs} for value in part.values(path) or ()
+        {path: value}
+        for axis in sweep.axes
+        for path in axis.knobs
+        if path in ("backbone.model", "backbone.weights", "data.tasks")
+        for value in axis.values(path) or ()
     ]
+    configs = []
     for factors in ({}, *choices):
-        # What is impossible may be possible together with other choices; whoever meets it says so.
+        # An impossible one may be possible with other choices; the search reports it if it is not.
         with contextlib.suppress(InvalidInput):
-            found.append(resolver.config(factors))
-    return found
+            configs.append(resolver.config(factors))
+    return configs
+
+
+def _has_values(config: TrialConfig, baseline: Mapping[str, Any]) -> bool:
+    flat = flatten_config(config)
+    return all(flat[path] == value for path, value in baseline.items())
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the search for cycles of references: variants make none, and looking through ever more of them is a third of the time."""
-    collecting = gc.isenabled()
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the garbage collector, which takes a third of the time and finds no cycles here."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 
-def _why_not(sweep: Sweep) -> str:
-    """Why the first configuration of a sample is impossible."""
+def _first_error(sweep: Sweep) -> str:
+    """The reason why the first configuration of a search's sample is impossible."""
     try:
-        Resolver(sweep).config(next(iter(sweep.parts[0])))
+        Resolver(sweep).config(next(iter(sweep.axes[0])))
     except InvalidInput as error:
         return str(error)
-    return "look at when and exclude"
+    return "check when and exclude"
 
 
 def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
-    """What becomes of each combination: a variant, "excluded", or "collapsed"."""
+    """Yield for each combination a variant, or "excluded", "impossible" or "collapsed"."""
     resolver = Resolver(sweep)
-    seen: set[tuple[Any, ...]] = set()
-    for rows in itertools.product(*sweep.parts):
+    seen: set[tuple[object, ...]] = set()
+    for rows in itertools.product(*sweep.axes):
         factors = {path: value for row in rows for path, value in row.items()}
-        for axis, condition in sweep.when.items():
-            if axis in factors and not holds(condition, ChainMap(factors, resolver.ground(factors))):
-                del factors[axis]
-        if any(holds(condition, ChainMap(factors, resolver.ground(factors))) for condition in sweep.exclude):
+        # `sweep.when` is sorted: each condition comes after those of the knobs that it looks at.
+        for knob, condition in sweep.when.items():
+            if knob in factors and not holds(condition, ChainMap(factors, resolver.base_values(factors))):
+                del factors[knob]
+        if any(holds(condition, ChainMap(factors, resolver.base_values(factors))) for condition in sweep.exclude):
             yield "excluded"
             continue
         try:
@@ -200,9 +189,9 @@ def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:
         except InvalidInput:
             if sweep.search is None:
                 raise
-            yield "impossible"  # A search that meets it goes on; so does its sample.
+            yield "impossible"  # A search fails such a configuration and goes on.
             continue
-        key = config.version, *map(id, _groups()(vars(config)))
+        key = resolver.key(config)
         if key in seen:
             yield "collapsed"
             continue

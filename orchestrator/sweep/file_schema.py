@@ -1,4 +1,4 @@
-"""The keys of a sweep file, strictly typed. `orchestrator.sweep.sweep` gives them their meaning."""
+"""The keys of a sweep file, strictly typed; `orchestrator.sweep.sweep` gives them their meaning."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from moleflow.settings.yaml_reader import yaml_text
 MOST_SEEDS = 100_000
 Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 _SEEDS = f"a list of whole numbers, or how many (5 means 0, 1, 2, 3, 4; at most {MOST_SEEDS})"
-# Two keys of the file are called `list` and `zip`; these names keep the builtins apart from them.
+# Inside SweepFile, `list` is a key of the file; this alias stands for the builtin there.
 Entries = list[Any]
 Settings = dict[str, Any]
 
 
 class _Keys(BaseModel):
-    """A mapping of the file: unknown keys are refused. Descriptions say what is allowed, also in error messages."""
+    """A mapping that refuses unknown keys. Descriptions say what is allowed, also in errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Resources(_Keys):
-    """What one trial needs, in the units of the names."""
+    """The resources of one trial."""
 
     gpus: float = Field(
-        default=0, ge=0, description="a number >= 0: GPUs a scheduler gives one trial; here --device decides"
+        default=0, ge=0, description="a number >= 0: GPUs of one trial on SLURM or Ray; elsewhere --device decides"
     )
     cpus: int = Field(default=1, ge=1, description="a whole number >= 1: CPU cores for one trial")
     mem_gb: float = Field(default=4, gt=0, description="a number > 0: memory for one trial in GB")
-    time_min: int = Field(default=240, ge=1, description="a whole number >= 1: minutes that one trial may take")
-    trials_per_gpu: int = Field(default=1, ge=1, description="a whole number >= 1: trials that share a GPU")
+    time_min: int = Field(default=240, ge=1, description="a whole number >= 1: time limit of one trial in minutes")
+    trials_per_gpu: int = Field(default=1, ge=1, description="a whole number >= 1: trials that share one GPU")
 
 
 class RandomKeys(_Keys):
-    """Seeded draws."""
+    """Random variants, drawn with a seed."""
 
     count: int = Field(ge=1, description="a whole number >= 1: how many variants to draw")
     seed: int = Field(default=0, ge=0, description="a whole number >= 0: seed of the draws")
@@ -58,55 +58,61 @@ class SearchKeys(_Keys):
     space: Settings = Field(
         min_length=1, description="{knob: {choice: [values]} or {uniform | loguniform | integer: [a, b]}}"
     )
-    trials: int = Field(ge=1, description="a whole number >= 1: how many configurations to try, each with every seed")
-    hours: float | None = Field(default=None, gt=0, description="a number > 0: after so many hours no new one begins")
+    trials: int = Field(ge=1, description="a whole number >= 1: configurations to try, each with every seed")
+    hours: float | None = Field(
+        default=None, gt=0, description="a number > 0: hours after which no new configuration starts"
+    )
     sampler: Sampler = Field(default="tpe", description=" | ".join(get_args(Sampler)))
-    pruner: Pruner = Field(default="none", description=" | ".join(get_args(Pruner)) + ": what stops bad ones early")
+    pruner: Pruner = Field(
+        default="none", description=" | ".join(get_args(Pruner)) + ": the rule that stops bad configurations early"
+    )
     seed: int = Field(default=0, ge=0, description="a whole number >= 0: seed of the sampler")
     objectives: dict[str, Literal["maximize", "minimize"]] = Field(
         default={"image_auroc": "maximize"},
         min_length=1,
-        description=f"{{metric: maximize | minimize}} of {', '.join((*SELECTION, *COSTS))}; metrics are those of the validation split",
+        description=f"{{metric: maximize | minimize}}, each of {', '.join((*SELECTION, *COSTS))}; of the validation split",
     )
     constraints: dict[str, float] = Field(
-        default={}, description=f"{{metric: bound}}: at most so many {' or '.join(COSTS)}, at least so much of a metric"
+        default={},
+        description=f"{{metric: bound}}: an upper bound for {' or '.join(COSTS)}, a lower bound for the other metrics",
     )
     parallel: int | None = Field(
         default=None,
         ge=1,
-        description="a whole number >= 1: trials in flight at most; left out = what the backend runs",
+        description="a whole number >= 1: most trials that run at once; default: as many as the backend runs",
     )
     start_from: list[str] = Field(
-        default=[], description="[folder, ...]: results whose configurations are tried first, where the space has them"
+        default=[],
+        description="[folder, ...]: results folders whose configurations are tried first, if the space has them",
     )
-    published: bool = Field(default=False, description="true: the notes' own variants are tried first too")
-    finalists: int = Field(default=1, ge=0, description="a whole number >= 0: how many of the best are then tested")
-    final_seeds: Seeds | None = Field(
-        default=None, description=f"{_SEEDS}: seeds of those tests; left out = the sweep's"
+    published: bool = Field(default=False, description="true or false: true tries the notes' own variants first too")
+    finalists: int = Field(
+        default=1, ge=0, description="a whole number >= 0: how many of the best configurations are tested at the end"
     )
+    final_seeds: Seeds | None = Field(default=None, description=f"{_SEEDS}: seeds of these tests; default: the sweep's")
 
 
 class EarlyStopping(_Keys):
-    """Ray Tune stops bad trials early."""
+    """The rule by which Ray Tune stops bad trials early."""
 
-    rule: Literal["asha", "median"] = Field(description="asha | median: which of Tune's schedulers decides")
-    grace_tasks: int = Field(default=1, ge=1, description="a whole number >= 1: tasks that every trial gets")
+    rule: Literal["asha", "median"] = Field(description="asha | median: the scheduler of Ray Tune that decides")
+    grace_tasks: int = Field(default=1, ge=1, description="a whole number >= 1: tasks that every trial trains")
     metric: str = Field(
         default="image_auroc", pattern="^(" + "|".join(SELECTION) + ")$", description=" | ".join(SELECTION)
     )
 
 
 class ReportKeys(_Keys):
-    """How tables are made."""
+    """The settings of the report."""
 
-    baseline: Settings = Field(default={}, description="{knob: value} of the variant that changes are relative to")
+    baseline: Settings = Field(default={}, description="{knob: value} of the variant that the others are compared with")
 
 
 class WithoutData(_Keys):
-    """What runs where no data root is given."""
+    """The base and seeds of a run without a data root."""
 
     base: str = Field(default="demo", description="the name of a base, or the path of a .yaml file")
-    seeds: Seeds | None = Field(default=None, description=f"{_SEEDS}; left out = the first two of the sweep's")
+    seeds: Seeds | None = Field(default=None, description=f"{_SEEDS}; default: the first two of the sweep's")
 
 
 class SweepFile(_Keys):
@@ -114,26 +120,29 @@ class SweepFile(_Keys):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
-        description="a name of at most 100 letters, digits, _ . - (in quotes if it is a number); the sweep is known by it",
+        description="a name of at most 100 letters, digits, _ . - (in quotes if it is a number): the sweep's name",
     )
     question: str = Field(default="", description="a text: the question that the sweep answers")
-    version: str | None = Field(default=None, description="the name of a version, where it is not an axis")
+    version: str | None = Field(
+        default=None, description="the name of a version; may be left out if version is an axis"
+    )
     base: str | Settings = Field(
         default={},
         description="the name of a base, the path of a .yaml file, or {knob: value} with an optional `extends: base`",
     )
-    grid: Settings = Field(default={}, description="{knob: [values]}: every combination")
+    grid: Settings = Field(default={}, description="{knob: [values]}: all combinations")
     zip: Settings = Field(default={}, description="{knob: [values]} of equal lengths: the n-th values together")
     list: Entries = Field(default=[], min_length=1, description="[{knob: value, ...}, ...]: variants written out")
     random: RandomKeys | None = Field(default=None, description="{count, seed, knobs}: seeded draws")
     search: SearchKeys | None = Field(
-        default=None, description=f"{{{', '.join(SearchKeys.model_fields)}}}: Optuna looks for the best"
+        default=None, description=f"{{{', '.join(SearchKeys.model_fields)}}}: a search by Optuna in place of axes"
     )
     early_stopping: EarlyStopping | None = Field(
-        default=None, description=f"{{{', '.join(EarlyStopping.model_fields)}}}: Ray Tune stops bad trials"
+        default=None, description=f"{{{', '.join(EarlyStopping.model_fields)}}}: Ray Tune stops bad trials early"
     )
     when: Settings = Field(
-        default={}, description="{axis: {knob: value or [values] or '> 0'}}: the axis applies only where this holds"
+        default={},
+        description="{axis: {knob: value or [values] or '> 0'}}: the axis varies only where this condition holds",
     )
     exclude: Entries = Field(
         default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out"
@@ -142,23 +151,25 @@ class SweepFile(_Keys):
     report: ReportKeys = Field(default=ReportKeys(), description="{baseline: {knob: value}}")
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
     retries: int = Field(
-        default=1, ge=0, le=100, description="a whole number 0..100: further attempts of a failed trial"
+        default=1, ge=0, le=100, description="a whole number 0..100: further attempts at a failed trial"
     )
-    data: str | None = Field(default=None, description="a path, ~ or seen from the sweep file's folder: the data root")
-    without_data: WithoutData = Field(default=WithoutData(), description="{base, seeds}: what runs without a data root")
+    data: str | None = Field(
+        default=None, description="a path, absolute, with ~ or relative to the sweep file's folder: the data root"
+    )
+    without_data: WithoutData = Field(default=WithoutData(), description="{base, seeds}: used if no data root is given")
 
 
-_MEMBERS = {
+_ENTRIES_ALLOWED = {
     "objectives": "maximize | minimize",
     "constraints": "a number, as in {seconds: 60} (at most) or {image_auroc: 0.9} (at least)",
 }
 
 
 def parse_sweep_file(document: Mapping[str, Any], source: str) -> SweepFile:
-    """The document as typed keys.
+    """Check a document and return it as typed keys.
 
     Raises:
-        InvalidInput: an unknown, missing or ill-typed key: its path, what was given, what is allowed.
+        InvalidInput: an unknown, missing or ill-typed key.
 
     """
     try:
@@ -168,22 +179,22 @@ def parse_sweep_file(document: Mapping[str, Any], source: str) -> SweepFile:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first problem in one line."""
+    """Return the first problem in one line."""
     problems = error.errors(include_url=False)
     # A misspelled key is the reason why the right one is missing.
     first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     model: type[BaseModel] = SweepFile
     path: list[str] = []
     allowed = ""
-    for part in map(str, first["loc"]):
-        if part not in model.model_fields:
-            if path[-1:] and path[-1] in _MEMBERS and first["type"] != "extra_forbidden":
-                path, allowed = [*path, part], _MEMBERS[path[-1]]
+    for key in map(str, first["loc"]):
+        if key not in model.model_fields:
+            if path[-1:] and path[-1] in _ENTRIES_ALLOWED and first["type"] != "extra_forbidden":
+                path, allowed = [*path, key], _ENTRIES_ALLOWED[path[-1]]
             break
-        field = model.model_fields[part]
-        path.append(part)
+        field = model.model_fields[key]
+        path.append(key)
         allowed = field.description or ""
-        model = next((kind for kind in _models(field.annotation)), BaseModel)
+        model = next(iter(models_in(field.annotation)), BaseModel)
     where = ".".join(path)
     if first["type"] == "extra_forbidden":
         return _unknown(str(first["loc"][-1]), where, model)
@@ -198,10 +209,10 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: given {yaml_text(first['input'])}, allowed: {allowed}{did_you_mean(first['input'], words)}"
 
 
-def _models(annotation: object) -> Entries:
-    """The models in an annotation such as `Random | None`."""
+def models_in(annotation: object) -> list[type[BaseModel]]:
+    """Return the pydantic models in an annotation such as `RandomKeys | None`."""
     options = getattr(annotation, "__args__", (annotation,))
-    return [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
 
 
 def _unknown(key: str, where: str, model: type[BaseModel]) -> str:

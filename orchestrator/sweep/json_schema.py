@@ -1,4 +1,4 @@
-"""The JSON Schema of sweep files, with which editors complete and check them (draft 2020-12)."""
+"""The JSON Schema of sweep files (draft 2020-12), by which editors complete and check them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 from moleflow.settings.config import TrialConfig
 from moleflow.settings.knobs import NOTES_OPTIONS, base_names, fields, short_names, version_names
-from orchestrator.sweep.file_schema import SweepFile
+from orchestrator.sweep.file_schema import RandomKeys, ReportKeys, SweepFile, WithoutData
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
 
 def sweep_schema() -> Schema:
-    """The schema of a whole sweep file.
+    """Return the schema of a sweep file.
 
-    What may stand behind a knob is defined once a place (`value`, `axis`, `condition`, `draw`) and offered under
-    every name that the knob has: dotted, short, the notes' option, and nested in its group. The loader checks more: that
-    no knob is given twice, that axes which move together are equally long, and whatever spans several keys.
+    Each knob has one definition for each use (`value`, `axis`, `condition`, `draw`). Every name of
+    the knob refers to it: dotted, short, the notes' option, and nested in its group. The loader
+    checks more than the schema, such as lists of a zip with different lengths.
     """
     schema = SweepFile.model_json_schema()
     definitions = schema["$defs"]
@@ -50,9 +50,13 @@ def sweep_schema() -> Schema:
     properties["when"] = _described(
         {"type": "object", "properties": named, "additionalProperties": False}, properties["when"]
     )
-    places = (("Random", "knobs", "draws"), ("Report", "baseline", "values"), ("WithoutData", "base", "base"))
-    for model, key, place in places:
-        definitions[model]["properties"][key] = _described(_ref(place), definitions[model]["properties"][key])
+    for model, key, use in (
+        (RandomKeys, "knobs", "draws"),
+        (ReportKeys, "baseline", "values"),
+        (WithoutData, "base", "base"),
+    ):
+        of_model = definitions[model.__name__]["properties"]
+        of_model[key] = _described(_ref(use), of_model[key])
     return {"$schema": DIALECT, "title": "moleflow-sweep: a sweep file", **_without_titles(schema)}
 
 
@@ -61,35 +65,36 @@ def _knob_definitions() -> dict[str, Schema]:
 
     def definition(path: str) -> Schema:
         group, _, name = path.rpartition(".")
-        place = whole["$defs"][whole["properties"][group]["$ref"].rpartition("/")[2]] if group else whole
-        found: Schema = place["properties"][name]
-        return found
+        model = whole["$defs"][whole["properties"][group]["$ref"].rpartition("/")[2]] if group else whole
+        of_knob: Schema = model["properties"][name]
+        return of_knob
 
-    found = {path: definition(path) for path in fields() if path != "seed"}
-    found["version"] = {"enum": version_names(), "description": found["version"]["description"]}
-    # The loader takes a class folder's number for its name.
-    found["data.tasks"] = {**found["data.tasks"], "items": {"type": ["string", "integer"]}}
-    return found
+    definitions = {path: definition(path) for path in fields() if path != "seed"}
+    definitions["version"] = {"enum": version_names(), "description": definitions["version"]["description"]}
+    # YAML reads a class folder such as 7 as a number, which the loader takes for its name.
+    definitions["data.tasks"] = {**definitions["data.tasks"], "items": {"type": ["string", "integer"]}}
+    return definitions
 
 
 def _ref(*names: str) -> Schema:
+    # A JSON pointer writes the `/` of a name as ~1, and a URI a space as %20.
     return {"$ref": "#/$defs/" + "~1".join(names).replace(" ", "%20")}
 
 
 def _names() -> dict[str, str]:
-    """{name: dotted path} of every name that a knob has outside its group."""
+    """Return {name: dotted path} of every name that a knob has outside its group."""
     names = {path: path for path in fields()} | short_names() | NOTES_OPTIONS
     return {name: path for name, path in names.items() if path != "seed"}
 
 
-def _mapping(place: str) -> Schema:
-    """A mapping whose keys are knobs, each holding what its `place` allows."""
-    properties = {name: _ref(place, path) for name, path in _names().items()}
+def _mapping(use: str) -> Schema:
+    """Return the schema of a mapping from knobs to values of one use."""
+    properties = {name: _ref(use, path) for name, path in _names().items()}
     for path in fields():
         group, _, name = path.partition(".")
         if name:
             inside = properties.setdefault(group, {"type": "object", "properties": {}, "additionalProperties": False})
-            inside["properties"][name] = _ref(place, path)
+            inside["properties"][name] = _ref(use, path)
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
@@ -109,12 +114,12 @@ def _draw(path: str) -> Schema:
 
 
 def _described(new: Schema, old: Schema) -> Schema:
-    """`new` with the description and the default of `old`."""
+    """Return `new` with the description and the default of `old`."""
     return {key: old[key] for key in ("description", "default") if key in old} | new
 
 
 def _without_titles(value: Any) -> Any:
-    """Without pydantic's titles, which only repeat the keys. A property may be called `title`: then it is a mapping."""
+    """Remove pydantic's titles, which repeat the keys; a property named `title` stays."""
     if isinstance(value, dict):
         return {k: _without_titles(v) for k, v in value.items() if not (k == "title" and isinstance(v, str))}
     return [_without_titles(item) for item in value] if isinstance(value, list) else value

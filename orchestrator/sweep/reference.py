@@ -1,4 +1,4 @@
-"""The reference of the sweep file as Markdown, made from the same definitions that the loader checks: docs/reference.md."""
+"""The page docs/reference.md: every key and knob, from the definitions that the loader checks."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from moleflow.settings.knobs import NO_KNOB, NOTES_OPTIONS, allowed, fields, short_names, version_settings
-from orchestrator.sweep.file_schema import SweepFile
+from orchestrator.sweep.file_schema import SweepFile, models_in
 from orchestrator.sweep.trial import spell
 
 HEAD = """# Reference: every key and every knob
 
-`moleflow-sweep schema --markdown` prints this page from what the loader checks. [sweep-file.md](sweep-file.md) explains them.
+`moleflow-sweep schema --markdown` prints this page from the definitions that the loader checks.
+[sweep-file.md](sweep-file.md) explains the keys.
 
 ## Keys of a sweep file
 
-| key | what it may hold | left out |
+| key | allowed | default |
 |---|---|---|"""
 KNOBS = """
 ## Knobs
 
-The short name does where it is given. Versions that set a knob to something else than its default are named.
+A knob may be written by its short name. The column "versions" lists the versions that change
+its default.
 
-| knob | short | what it may hold | default | versions | meaning |
+| knob | short | allowed | default | versions | meaning |
 |---|---|---|---|---|---|"""
 OPTIONS = """
 ## The notes' option names
 
-Options of the notes' scripts that have another name here, or none; the rest are short names above.
+Options of the notes' scripts that have another name here, or none. The others are short names
+above.
 
 | option of the notes | here |
 |---|---|"""
 
 
 def reference_page() -> str:
-    """The whole page."""
+    """Return the page as Markdown."""
     keys = [f"| {' | '.join(map(_cell, row))} |" for row in _keys(SweepFile, "")]
     knobs = [f"| {' | '.join(map(_cell, row))} |" for row in _knobs()]
     options = [f"| `--{option}` | `{path}` |" for option, path in NOTES_OPTIONS.items()]
@@ -45,13 +48,12 @@ def reference_page() -> str:
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    """(key, what it may hold, what holds where it is left out) of a mapping and, below each, of the mappings in it."""
+    """Yield (key, allowed, default) of a mapping's keys, each followed by the keys nested in it."""
     for name, field in model.model_fields.items():
-        inside = [kind for kind in _options(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        left_out = "required" if field.default is PydanticUndefined else _default(field.default)
-        yield f"`{prefix}{name}`", field.description or "", left_out
-        for kind in inside:
-            yield from _keys(kind, f"{prefix}{name}.")
+        default = "required" if field.default is PydanticUndefined else _default(field.default)
+        yield f"`{prefix}{name}`", field.description or "", default
+        for nested in models_in(field.annotation):
+            yield from _keys(nested, f"{prefix}{name}.")
 
 
 def _knobs() -> Iterator[tuple[str, ...]]:
@@ -69,10 +71,6 @@ def _default(value: object) -> str:
     if isinstance(value, BaseModel) or value in ([], {}, ""):
         return ""
     return ", ".join(f"{key}: {spell(of)}" for key, of in value.items()) if isinstance(value, dict) else spell(value)
-
-
-def _options(annotation: object) -> tuple[object, ...]:
-    return getattr(annotation, "__args__", (annotation,))
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Resolve the settings of a variant: one checked configuration."""
+"""The resolver of a sweep: from a variant's factors to its checked configuration."""
 
 from __future__ import annotations
 
@@ -18,46 +18,41 @@ from orchestrator.sweep.sweep import Sweep
 from orchestrator.sweep.trial import label
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-_NONE: Mapping[str, Any] = {}
-
-
-_MOST_CHECKED = 4096
+_MOST_CACHED = 4096
 
 
 @cache
-def _models() -> dict[str, type[BaseModel]]:
-    """The groups of knobs, as {name: model}."""
-    kinds = {name: info.annotation for name, info in TrialConfig.model_fields.items()}
-    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+def _group_models() -> dict[str, type[BaseModel]]:
+    """The groups of knobs (`loss`, `flow`, ...) as {name: pydantic model}."""
+    types = {name: info.annotation for name, info in TrialConfig.model_fields.items()}
+    return {name: one for name, one in types.items() if isinstance(one, type) and issubclass(one, BaseModel)}
 
 
 @cache
-def _groups() -> Callable[[Mapping[str, Any]], tuple[BaseModel, ...]]:
-    """All groups of a configuration's values."""
-    return operator.itemgetter(*_models())
+def _groups_of() -> Callable[[Mapping[str, Any]], tuple[BaseModel, ...]]:
+    return operator.itemgetter(*_group_models())
 
 
 @cache
-def _names(model: type[BaseModel]) -> set[str]:
+def _field_names(model: type[BaseModel]) -> set[str]:
     return set(model.model_fields)
 
 
-def drop_fields_set(model: Model) -> Model:
-    """A frozen model with all of its knobs given; beside a set of their names of its own its values would be small."""
-    object.__setattr__(model, "__pydantic_fields_set__", _names(type(model)))
+def _share_fields_set(model: Model) -> Model:
+    """Let all models of a type share one set of field names; a set each would take most memory."""
+    # Frozen models refuse a plain assignment.
+    object.__setattr__(model, "__pydantic_fields_set__", _field_names(type(model)))
     return model
 
 
 def copy_with(config: TrialConfig, **checked: object) -> TrialConfig:
-    """A configuration with other groups or another seed, which are checked."""
-    return drop_fields_set(config.model_copy(update=checked))
+    """Return the configuration with other groups or another seed, which are already checked."""
+    return _share_fields_set(config.model_copy(update=checked))
 
 
 @dataclass(frozen=True)
 class _BaseSettings:
-    """What stands under the factors of a version's variants: every knob, flat and by group."""
+    """Every knob under the factors of one version's variants, flat and by group."""
 
     flat: dict[str, Any]
     groups: dict[str, dict[str, Any]]
@@ -65,41 +60,46 @@ class _BaseSettings:
 
 @dataclass(frozen=True)
 class Resolver:
-    """Configurations of one sweep's variants.
+    """Makes the configurations of one sweep's variants.
 
-    Equal to `moleflow.settings.knobs.resolve` of the layers and the factors, but a group of knobs is checked once for all
-    variants that have it in common, and equal groups are one object.
+    They equal `moleflow.settings.knobs.resolve` of the sweep's layers and the factors. Each
+    distinct group of knobs is checked and stored once, which saves time and memory in large sweeps.
     """
 
     sweep: Sweep
-    _grounds: dict[str, _BaseSettings] = field(default_factory=dict)
-    _usual: dict[tuple[str, ...], TrialConfig] = field(default_factory=dict)
+    _base: dict[str, _BaseSettings] = field(default_factory=dict)
+    _without_factors: dict[tuple[str, ...], TrialConfig] = field(default_factory=dict)
     _checked: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
-    _equal: dict[BaseModel, BaseModel] = field(default_factory=dict)
+    _interned: dict[BaseModel, BaseModel] = field(default_factory=dict)
 
-    def ground(self, factors: Mapping[str, Any]) -> dict[str, Any]:
-        """Every knob's value where these factors leave it out, as {dotted path: value}."""
-        return self._ground(self._version(factors)).flat
+    def base_values(self, factors: Mapping[str, Any]) -> dict[str, Any]:
+        """Every knob's value where these factors do not set it, as {dotted path: value}."""
+        return self._base_settings(self._version(factors)).flat
 
     def config(self, factors: Mapping[str, Any]) -> TrialConfig:
-        """The configuration with these factors, with seed 0.
+        """The configuration with these factors and seed 0.
 
         Raises:
-            InvalidInput: they make no possible configuration.
+            InvalidInput: the factors make no possible configuration.
 
         """
         version = self._version(factors)
-        own: dict[str, dict[str, Any]] = {}
+        by_group: dict[str, dict[str, Any]] = {}
         for path, value in factors.items():
             group, dot, name = path.rpartition(".")
             if dot:
-                own.setdefault(group, {})[name] = value
+                by_group.setdefault(group, {})[name] = value
         try:
-            groups = {name: self._group(version, name, values) for name, values in own.items()}
-            return copy_with(self._usual_config(version, own), **groups)
+            groups = {name: self._group(version, name, values) for name, values in by_group.items()}
+            return copy_with(self._config_without_factors(version, by_group), **groups)
         except ValidationError:
             self._explain(version, factors)
             raise
+
+    def key(self, config: TrialConfig) -> tuple[object, ...]:
+        """A key that configurations of this resolver share if they differ at most in the seed."""
+        # Equal groups are one object, so that id() compares them without hashing every knob.
+        return config.version, *map(id, _groups_of()(vars(config)))
 
     def _version(self, factors: Mapping[str, Any]) -> str:
         version: str | None = factors.get("version", self.sweep.version)
@@ -107,43 +107,41 @@ class Resolver:
             raise InvalidInput(f"{self.sweep.source}: variant {label(factors)}: has no version; give the sweep one")
         return version
 
-    def _ground(self, version: str) -> _BaseSettings:
-        if version not in self._grounds:
+    def _base_settings(self, version: str) -> _BaseSettings:
+        if version not in self._base:
             settings = {path: check_value(path, v, "") for path, v in self.sweep.settings(version).items()}
             flat = flatten_config(TrialConfig.model_validate({})) | settings
-            groups: dict[str, dict[str, Any]] = {name: {} for name in _models()}
+            groups: dict[str, dict[str, Any]] = {name: {} for name in _group_models()}
             for path, value in flat.items():
                 group, _, name = path.rpartition(".")
                 if group:
                     groups[group][name] = value
-            self._grounds[version] = _BaseSettings(flat, groups)
-        return self._grounds[version]
+            self._base[version] = _BaseSettings(flat, groups)
+        return self._base[version]
 
-    def _usual_config(self, version: str, own: Mapping[str, object]) -> TrialConfig:
-        """The configuration without factors, with any values in the groups that have some."""
-        place = (version, *own)
-        found = self._usual.get(place)
-        if found is None:
-            groups = {name: self._group(version, name, _NONE) for name in _models() if name not in own}
-            found = self._usual[place] = TrialConfig.model_validate({"version": version, **groups})
-        return found
+    def _config_without_factors(self, version: str, replaced: Mapping[str, object]) -> TrialConfig:
+        """The version's configuration; the groups in `replaced` are left to the caller."""
+        key = (version, *replaced)
+        config = self._without_factors.get(key)
+        if config is None:
+            groups = {name: self._group(version, name, {}) for name in _group_models() if name not in replaced}
+            config = self._without_factors[key] = TrialConfig.model_validate({"version": version, **groups})
+        return config
 
     def _group(self, version: str, name: str, factors: Mapping[str, Any]) -> BaseModel:
         key = (version, name, *factors.items())
-        found = self._checked.get(key)
-        if found is None:
-            group = _models()[name].model_validate({**self._ground(version).groups[name], **factors})
-            if len(self._checked) >= _MOST_CHECKED:  # Random draws: hardly any comes twice.
+        group = self._checked.get(key)
+        if group is None:
+            checked = _group_models()[name].model_validate({**self._base_settings(version).groups[name], **factors})
+            if len(self._checked) >= _MOST_CACHED:  # Random draws hardly ever repeat a group.
                 self._checked.clear()
-            found = self._checked[key] = self._equal.setdefault(group, group)
-            if found is group:
-                drop_fields_set(group)
-        return found
+            group = self._checked[key] = self._interned.setdefault(checked, checked)
+            _share_fields_set(group)
+        return group
 
     def _explain(self, version: str, factors: Mapping[str, Any]) -> None:
-        """Raise what `resolve` has to say of these factors."""
-        where = f"{self.sweep.source}: variant {label(factors)}"
+        """Raise the error that `resolve` raises for these factors; it names the layer at fault."""
         try:
             resolve([*self.sweep.layers[version], Layer("its factors", factors)])
         except InvalidInput as error:
-            raise InvalidInput(f"{where}: {error}") from None
+            raise InvalidInput(f"{self.sweep.source}: variant {label(factors)}: {error}") from None

@@ -1,4 +1,4 @@
-"""A trial: one configuration, one seed and what it reads, known by an id that follows from these alone."""
+"""The trial: one configuration, one seed and the files it reads, which together give its id."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Inputs:
     """The files that a trial reads, named by their content.
 
     Attributes:
-        data: {task: digest of its images and masks}; it may name more tasks than the trial has.
-        weights: digest or release of the backbone's weights.
-        dataset: what readers call the images, such as `embedded (generated)`; not a part of any id.
+        data: {task: digest of its images and masks}; it may hold more tasks than the trial has.
+        weights: the digest or release of the backbone's weights.
+        dataset: the name of the images in reports, such as `embedded (generated)`; in no id.
 
     """
 
@@ -34,7 +34,15 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One configuration and one seed; `factors` are its values of the sweep's axes, without the seed."""
+    """One configuration and one seed.
+
+    Attributes:
+        id: 12 hex digits; see `trial_id`.
+        config: the configuration, with its seed.
+        factors: {knob: value} of the varied knobs, without the seed.
+        inputs: the files that it reads.
+
+    """
 
     id: str
     config: TrialConfig
@@ -43,40 +51,38 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """A name for people, such as `v7 focal_gamma=2 seed=0`."""
+        """A name for readers, such as `v7 focal_gamma=2 seed=0`."""
         return label({**self.factors, "seed": self.config.seed})
 
 
 def identity(config: TrialConfig, inputs: Inputs) -> dict[str, Any]:
-    """What a trial's id is taken of: the whole resolved configuration, with contents in the place of paths.
+    """Return the data of a trial's id: the configuration, with contents in place of paths.
 
     Returns:
-        The configuration's settings, `backbone.weights` being the weights' digest, and `data_digests` in task order. A knob
-        that was added after the first results (`moleflow.settings.knob_history`) is left out at the value that they had.
+        The configuration's settings, with the weights' digest as `backbone.weights`, and
+        `data_digests` in task order. A knob that was added after the first results
+        (`moleflow.settings.knob_history`) is left out at the value that it had before.
 
     Raises:
-        InvalidInput: a task whose digest is not among the inputs.
+        InvalidInput: a task without a digest.
 
     """
     settings = config.model_dump()
-    settings |= {group: _as_before(group, settings[group]) for group in ADDED}
+    settings |= {group: _without_added_knobs(group, settings[group]) for group in ADDED}
     settings["backbone"]["weights"] = inputs.weights
     settings["data_digests"] = _data_digests(config.data.tasks, inputs)
     return settings
 
 
 def trial_id(identity: Mapping[str, Any]) -> str:
-    """The first 12 hex digits of the SHA-256 of the identity's canonical JSON."""
+    """Return the first 12 hex digits of the SHA-256 of the identity's canonical JSON."""
     return digest(identity)[:12]
 
 
-def _as_before(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's settings without the knobs that were added and left as they were; so earlier results keep their ids."""
-    found = {**settings}
-    for name, value in ADDED.get(group, {}).items():
-        if found[name] == value:
-            del found[name]
-    return found
+def _without_added_knobs(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group without added knobs at their defaults, so that earlier ids stay."""
+    added = ADDED.get(group, {})
+    return {name: value for name, value in settings.items() if name not in added or value != added[name]}
 
 
 def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
@@ -88,73 +94,73 @@ def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
 
 
 _KEYS = sorted([*TrialConfig.model_fields, "data_digests"])
-_SPELLED_OF = ["data" if key == "data_digests" else key for key in _KEYS]
-_READING = ("backbone", "data_digests")
-_MOST_KNOWN = 4096
+_SOURCE_GROUPS = ["data" if key == "data_digests" else key for key in _KEYS]
+_INPUT_KEYS = ("backbone", "data_digests")
+_MOST_CACHED = 4096
 
 
 @dataclass(frozen=True)
-class _Spelled:
-    """One key's members of the canonical JSON by the id() of what they spell, which is held so that no other object gets that id."""
+class _JsonCache:
+    """The canonical JSON of one key's values, by the id() of the value.
+
+    `kept_alive` holds the values: Python may give the id() of a freed object to another one.
+    """
 
     members: dict[int, str] = field(default_factory=dict)
-    held: list[object] = field(default_factory=list)
+    kept_alive: list[object] = field(default_factory=list)
 
     def add(self, value: object, member: str) -> str:
-        if len(self.held) >= _MOST_KNOWN:  # Random draws share no group: what was spelled is not seen again.
+        if len(self.kept_alive) >= _MOST_CACHED:  # Random draws share no group and would fill the memory.
             self.members.clear()
-            self.held.clear()
-        self.held.append(value)
+            self.kept_alive.clear()
+        self.kept_alive.append(value)
         self.members[id(value)] = member
         return member
 
 
 @dataclass(frozen=True)
 class Identities:
-    """The ids of many trials that share their groups of knobs.
+    """Computes the ids of many trials that share their groups of knobs.
 
-    Equal to `trial_id(identity(config, inputs))`, but a group (`loss`, `flow`, ...) that several configurations hold as
-    one object is spelled as JSON once: ten times as fast for a sweep of many seeds or variants.
+    The ids equal `trial_id(identity(config, inputs))`. A group (`loss`, `flow`, ...) that several
+    configurations hold as one object is written as JSON once, which is ten times as fast.
     """
 
-    _plain: dict[str, _Spelled] = field(default_factory=lambda: {key: _Spelled() for key in _KEYS})
-    _by_inputs: dict[int, tuple[Inputs, list[_Spelled], list[dict[int, str]]]] = field(default_factory=dict)
+    _shared: dict[str, _JsonCache] = field(default_factory=lambda: {key: _JsonCache() for key in _KEYS})
+    _by_inputs: dict[int, tuple[Inputs, list[_JsonCache], list[dict[int, str]]]] = field(default_factory=dict)
 
     def of(self, config: TrialConfig, inputs: Inputs) -> str:
-        """The trial's id.
+        """Return the trial's id.
 
         Raises:
-            InvalidInput: a task whose digest is not among the inputs.
+            InvalidInput: a task without a digest.
 
         """
-        _, spelled, known = self._by_inputs.get(id(inputs)) or self._reading(inputs)
-        values = list(map(vars(config).__getitem__, _SPELLED_OF))
+        _, caches, known = self._by_inputs.get(id(inputs)) or self._caches_of(inputs)
+        values = list(map(vars(config).__getitem__, _SOURCE_GROUPS))
         members = [
-            member or spelled[k].add(values[k], f'"{_KEYS[k]}":{_spell(_KEYS[k], values[k], inputs)}')
+            member or caches[k].add(values[k], f'"{_KEYS[k]}":{_canonical(_KEYS[k], values[k], inputs)}')
             for k, member in enumerate(map(dict.get, known, map(id, values)))
         ]
         return hashlib.sha256(f"{{{','.join(members)}}}".encode()).hexdigest()[:12]
 
-    def _reading(self, inputs: Inputs) -> tuple[Inputs, list[_Spelled], list[dict[int, str]]]:
-        """What trials that read this have spelled: two keys hang on it, the others are those of all trials."""
-        if len(self._by_inputs) >= _MOST_KNOWN:
+    def _caches_of(self, inputs: Inputs) -> tuple[Inputs, list[_JsonCache], list[dict[int, str]]]:
+        """Make the caches for these inputs; only two keys depend on them, the others are shared."""
+        if len(self._by_inputs) >= _MOST_CACHED:
             self._by_inputs.clear()
-        spelled = [_Spelled() if key in _READING else self._plain[key] for key in _KEYS]
-        found = self._by_inputs[id(inputs)] = inputs, spelled, [of.members for of in spelled]
-        return found
+        caches = [_JsonCache() if key in _INPUT_KEYS else self._shared[key] for key in _KEYS]
+        # The entry holds `inputs`, as its id() is the key.
+        entry = self._by_inputs[id(inputs)] = inputs, caches, [cache.members for cache in caches]
+        return entry
 
 
-def _spell(key: str, value: object, inputs: Inputs) -> str:
-    """The canonical JSON of one key; for `data_digests`, `value` is the data's settings."""
-    return _spell_group(key, value, inputs) if isinstance(value, BaseModel) else canonical_json(value)
-
-
-def _spell_group(key: str, group: BaseModel, inputs: Inputs) -> str:
-    if isinstance(group, DataKnobs) and key == "data_digests":
-        return canonical_json(_data_digests(group.tasks, inputs))
-    settings = vars(group)  # Plain values: a group holds no other one.
-    if key in ADDED:
-        settings = _as_before(key, settings)
+def _canonical(key: str, value: object, inputs: Inputs) -> str:
+    """Return the canonical JSON of one key; for `data_digests`, `value` is the group `data`."""
+    if not isinstance(value, BaseModel):
+        return canonical_json(value)
+    if isinstance(value, DataKnobs) and key == "data_digests":
+        return canonical_json(_data_digests(value.tasks, inputs))
+    settings = _without_added_knobs(key, vars(value))
     if key == "backbone":
         settings = {**settings, "weights": inputs.weights}
     return canonical_json(settings)
@@ -162,19 +168,19 @@ def _spell_group(key: str, group: BaseModel, inputs: Inputs) -> str:
 
 @cache
 def short_name(path: str) -> str:
-    """The shortest name that means this knob and no other: `focal_gamma`, but `loss.log_det`."""
+    """Return the shortest unambiguous name of a knob: `focal_gamma`, but `loss.log_det`."""
     name = path.rpartition(".")[2]
     return name if short_names().get(name) == path else path
 
 
 def label(factors: Mapping[str, Any]) -> str:
-    """Factors in one line: the version first and bare, then `name=value`. Without factors it is `base`."""
+    """Return factors in one line, the version first: `v7 focal_gamma=2`; `base` for none."""
     version = [str(factors["version"])] if "version" in factors else []
     return " ".join(version + [f"{short_name(k)}={spell(v)}" for k, v in factors.items() if k != "version"]) or "base"
 
 
 def spell(value: object) -> str:
-    """A knob's value as one types it: `2`, `0.05`, `true`, `null`, `leather,grid`."""
+    """Return a knob's value as a user types it: `2`, `0.05`, `true`, `null`, `leather,grid`."""
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
     if value is None or isinstance(value, bool):
@@ -182,8 +188,3 @@ def spell(value: object) -> str:
     if isinstance(value, tuple | list):
         return ",".join(map(spell, value))
     return str(value)
-
-
-def counted(number: int, noun: str) -> str:
-    """How many there are: `1 seed`, `2,000 seeds`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""A sweep under a seeded schedule of harm: its drivers, what is done to it, and what has to be true of it afterwards."""
+"""A sweep under a seeded schedule of faults: its drivers, the faults, and the checks at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLAIMS = ("submitting", "burying")
 
 
 def commands_of(place: Path) -> dict[int, str]:
-    """The living processes that were started for the sweep in `place`, wherever they are: their cache is there."""
+    """The live processes of the sweep in `place`, on any node: their cache is in `place`."""
     mark = f"MOLEFLOW_CACHE={place / 'cache'}".encode()
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
@@ -40,12 +40,12 @@ def commands_of(place: Path) -> dict[int, str]:
             if mark in (process / "environ").read_bytes().split(b"\0"):
                 found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
-            continue  # It is gone, or somebody else's.
+            continue  # The process has ended, or belongs to another user.
     return {pid: command for pid, command in found.items() if command}  # A zombie has none.
 
 
 def temporary_files(*folders: Path) -> list[Path]:
-    """What only somebody at work may leave lying: hidden and temporary files, claims, checkpoints."""
+    """The files that only a running process may have: temporary files, claims, checkpoints."""
 
     def is_temporary(path: Path, folder: Path) -> bool:
         if path.is_symlink():  # submitit leaves a hidden link to each script that it submitted.
@@ -60,15 +60,15 @@ def temporary_files(*folders: Path) -> list[Path]:
 
 @dataclass
 class Siege:
-    """A sweep, whoever drives it, and what is done to it.
+    """A sweep, its drivers, and the faults that are put in.
 
     Attributes:
-        place: the folder from which its command is given.
-        results: the results folder, as it is seen from here.
-        words: the command, after the program's name.
-        prefix: the words before the program's.
-        random: draws when what is done to whom.
-        harms: how often what was done.
+        place: the folder in which its command runs.
+        results: the results folder, as this process sees it.
+        words: the arguments of the command.
+        prefix: the words before the program.
+        random: draws the time and the victim of each fault.
+        harms: the number of faults by name.
 
     """
 
@@ -83,7 +83,7 @@ class Siege:
     _end: float = field(default_factory=lambda: time.monotonic() + LIMIT_S)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Give the command once more."""
+        """Start one more driver."""
         environment = {k: v for k, v in os.environ.items() if k != "MOLEFLOW_DATA"}
         with self._output(len(self.drivers)).open("wb") as output:
             driver = subprocess.Popen(
@@ -107,27 +107,26 @@ class Siege:
         return AttemptFolder(self.results / "attempts").all()
 
     def finished(self) -> int:
-        """How many trials are."""
+        """The number of finished trials."""
         if not (self.results / "parts").is_dir():
             return 0
         self._seen = self._seen or ResultStore(self.results)
         return len(self._seen.finished())
 
     def at_work(self) -> list[AttemptRecord]:
-        """The attempts whose process is there and at it."""
+        """The running attempts whose process is alive."""
         ours = commands_of(self.place)
         return [r for r in self.records() if r.content.get("state") == RUNNING and r.content.get("pid") in ours]
 
     def one_at_work(self) -> AttemptRecord:
-        """One of them, this very moment."""
+        """A running attempt; waits for one."""
         found: list[AttemptRecord] = self.until(self.at_work, "a trial that is being worked on", driven=True)
         return self.random.choice(found)
 
     def signal_worker(self, number: int) -> None:
-        """Signal a process that is at a trial."""
-
+        """Signal a process that is running a trial."""
         while True:
-            with suppress(ProcessLookupError):  # It may leave at this very moment.
+            with suppress(ProcessLookupError):  # It may end at this very moment.
                 return os.kill(self.one_at_work().content["pid"], number)
 
     def kill_driver(self) -> None:
@@ -135,24 +134,23 @@ class Siege:
         self.random.choice(self.until(self.driving, "a driver", driven=True)).kill()
 
     def kill_everything(self) -> None:
-        """Kill whoever is at the sweep, drivers and workers, in the middle of a trial."""
+        """Kill all drivers and workers in the middle of a trial."""
         self.one_at_work()
         self._kill()
         self.until(lambda: not commands_of(self.place), "what was killed to be gone")
 
     def part(self) -> Path:
         """A file of a part with results."""
-
-        found = (self.results / "parts").glob  # A driver's parts hold the dead alone.
+        found = (self.results / "parts").glob  # Parts of drivers hold only dead attempts.
         parts = self.until(lambda: {*found("*/2*.parquet")} - {*found("*/*-driver-*")}, "a part", driven=True)
         return Path(self.random.choice(sorted(parts)))
 
     def checkpoints(self) -> list[Path]:
-        """Stages in progress that are kept."""
+        """The checkpoints of interrupted stages."""
         return sorted((self.place / "cache/stages").glob("??/[!.]*.checkpoint.safetensors"))
 
     def until(self, true: Callable[[], Any], what: str, driven: bool = False) -> Any:
-        """What a function gives, as soon as that is true; if `driven`, some driver is alive meanwhile."""
+        """Wait for a true result of a function; if `driven`, keep a driver alive meanwhile."""
         while not (found := true()):
             if driven and not self.driving():
                 if self.finished() >= TRIALS:
@@ -163,11 +161,11 @@ class Siege:
         return found
 
     def cut(self, path: Path) -> None:
-        """Cut a file short, anywhere."""
+        """Truncate a file at a random place."""
         os.truncate(path, self.random.randrange(path.stat().st_size))
 
     def flip(self, path: Path) -> None:
-        """Turn one bit of a file around."""
+        """Flip one bit of a file."""
         with path.open("r+b") as file:
             place = self.random.randrange(path.stat().st_size)
             file.seek(place)
@@ -176,7 +174,7 @@ class Siege:
             file.write(bytes([byte ^ 1 << self.random.randrange(8)]))
 
     def run(self, harms: Mapping[str, tuple[int, Callable[[], object]]]) -> None:
-        """Start two drivers at once, do each harm so many times, in a drawn order and spread over half of the sweep; then end it."""
+        """Start two drivers, put in the faults during half of the sweep, and end it."""
         order = [name for name, (count, _) in harms.items() for _ in range(count)]
         self.random.shuffle(order)
         due = sorted(self.random.randrange(1, TRIALS // 2) for _ in order)
@@ -190,7 +188,7 @@ class Siege:
         self.end()
 
     def end(self) -> None:
-        """Let the drivers end, then give the command again until all is done; that takes more than once, but not often."""
+        """Let the drivers end, then run the command again until all trials have finished."""
         self.until(lambda: not self.driving(), "the drivers to end")
         for _ in range(MOST_RERUNS):
             last = self.start()
@@ -202,24 +200,24 @@ class Siege:
         self.until(lambda: not commands_of(self.place), "every process to be gone")
 
     def said(self) -> list[str]:
-        """What each driver said."""
+        """The output of each driver."""
         return [self._output(n).read_text(errors="replace") for n in range(len(self.drivers))]
 
     def state(self) -> str:
-        """Where things stand, for a message."""
+        """The state of the sweep, for a message."""
         attempts = Counter(record.state for record in self.records())
         left = "\n".join(commands_of(self.place).values())
         counts = f"seed {SEED}, harms {dict(self.harms)}, exit codes {[d.poll() for d in self.drivers]}, attempts {dict(attempts)}"
         return f"{counts}\nprocesses:\n{left}\nlast words of the last driver:\n{''.join(self.said()[-1:])[-2000:]}"
 
     def stop(self) -> None:
-        """Leave nothing running, after a test that failed too."""
+        """End all processes, even after a failed test."""
         self._kill()
         for driver in self.drivers:
             driver.wait()
 
     def _begin_anew(self) -> None:
-        """All is done before all harm was, on a fast machine: damage every part and have it trained again."""
+        """Damage every part and train again: all trials finished before all faults were put in."""
         self.harms["all parts cut, all stages removed"] += 1
         assert self.harms["all parts cut, all stages removed"] < 4, f"no harm finds its mark; {self.state()}"
         self.until(lambda: not commands_of(self.place), "every process to be gone")
@@ -238,7 +236,7 @@ class Siege:
 
 
 def write_sweep(place: Path, images: Path, furnish: Callable[..., Path]) -> None:
-    """The small sweep with many seeds, and epochs enough that a trial can be caught in the middle."""
+    """The small sweep with many seeds, and enough epochs to interrupt a trial."""
     furnish(place, images, grid={"focal_gamma": [0, 2]}, seeds=TRIALS // 2)
     base = yaml.safe_load((place / "base.yaml").read_text())
     base["training"]["epochs"] = EPOCHS
@@ -247,7 +245,7 @@ def write_sweep(place: Path, images: Path, furnish: Callable[..., Path]) -> None
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, furnish: Callable[..., Path]) -> Path:
-    """The folder of the sweep's results where nothing was done to it: run inline, by a process of its own."""
+    """The results of the sweep without faults, run inline in its own process."""
     place = tmp_path_factory.mktemp("undisturbed")
     write_sweep(place, images, furnish)
     alone = Siege(place, place / "results/small", ("sweep.yaml", "--backend", "inline", "--quiet"), (), random.Random())
@@ -262,7 +260,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, furnish:
 
 @pytest.fixture
 def siege(tmp_path: Path, images: Path, furnish: Callable[..., Path]) -> Iterator[Callable[..., Siege]]:
-    """Make the sweep ready: `siege(words, results, prefix)`."""
+    """Prepare the sweep: `siege(words, results, prefix)`."""
     made: list[Siege] = []
 
     def make(words: tuple[str, ...], results: Path | None = None, prefix: tuple[str, ...] = ()) -> Siege:
@@ -280,7 +278,7 @@ def siege(tmp_path: Path, images: Path, furnish: Callable[..., Path]) -> Iterato
 def nothing_is_lost(
     undisturbed: Path, digits: Callable[[Path], Any], capfd: pytest.CaptureFixture[str]
 ) -> Callable[[Siege], None]:
-    """Print the counts, and see that every trial is there once, with the digits of the undisturbed run, and nothing else."""
+    """Print the counts; every trial must finish once, with the digits of a run without faults."""
 
     def check(siege: Siege) -> None:
         wanted = ResultStore(undisturbed).finished()

@@ -1,4 +1,4 @@
-"""Local workers under harm, with results on a small file system of their own: nothing is lost and nothing is done twice."""
+"""Local workers under faults, on a small file system: nothing is lost and nothing runs twice."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ WAYS = {("unshare", "-m"): ("nsenter", "-m"), ("unshare", "-rm"): ("nsenter", "-
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system at `folder` that only the processes entered with the words `enter` see, and this one as `seen`."""
+    """A file system at `folder`, visible after `enter`, and to this process as `seen`."""
 
     folder: Path
     seen: Path
     enter: tuple[str, ...]
 
     def remount(self, how: str) -> bool:
-        """Make it `ro` or `rw`; refused for as long as a file is being written."""
+        """Remount it `ro` or `rw`; fails while a file is being written."""
         command = [*self.enter, "mount", "-o", f"remount,bind,{how}", str(self.folder)]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def fill(self) -> None:
-        """Write a file until there is no room left."""
+        """Fill the disk with one file."""
         with (self.seen / "filler").open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))

@@ -1,4 +1,4 @@
-"""Jobs on the development cluster under harm: nothing is lost, nothing is done twice, and no job is left behind."""
+"""SLURM jobs under faults: nothing is lost, nothing runs twice, and no job is left behind."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ class Jobs:
     state: Path
 
     def ask(self, *words: str) -> str:
-        """What a SLURM command prints."""
+        """The output of a SLURM command."""
         ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 0, f"{' '.join(words)}: {ended.stderr}"
         return ended.stdout.strip()
 
     def does(self, *words: str) -> bool:
-        """Whether a SLURM command went well; what it is about may be over by now."""
+        """True if a SLURM command succeeded; its job may have ended by now."""
         return subprocess.run(words, capture_output=True, timeout=60).returncode == 0
 
     def script(self, *words: str) -> bool:
-        """Run cluster.sh; whether it went well."""
+        """Run cluster.sh; true if it succeeded."""
         environment = os.environ | {"MOLEFLOW_SLURM_DIR": str(self.state)}
         return subprocess.run([SCRIPT, *words], env=environment, capture_output=True, timeout=120).returncode == 0
 
     def queued(self) -> list[str]:
-        """The elements in the queue, `7_0 RUNNING n1`."""
+        """The array tasks in the queue, as `7_0 RUNNING n1`."""
         listed = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--array", "--format=%i %T %N"]
         return self.ask(*listed).splitlines()
 
-    def node_of(self, element: str) -> str | None:
-        """Where an element runs."""
-        found = [line.split()[2:] for line in self.queued() if line.startswith(f"{element} RUNNING")]
+    def node_of(self, array_task: str) -> str | None:
+        """The node on which an array task runs; None if it does not."""
+        found = [line.split()[2:] for line in self.queued() if line.startswith(f"{array_task} RUNNING")]
         return found[0][0] if found and found[0] else None
 
     def set_node(self, node: str, state: str) -> None:

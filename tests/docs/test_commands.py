@@ -1,4 +1,8 @@
-"""The commands that the documentation shows are run, in the order of their page, on generated images and on sweeps made small."""
+"""The commands and links of the pages work.
+
+Quick checks parse every command and resolve every link. The tests marked `process` run the commands
+of each page in their order, on generated images and with sweeps made small.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from orchestrator.cli import entry
+from orchestrator.cli.usage_errors import UsageError
 from orchestrator.sweep.sweep import load_sweep
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = ["README.md", "slurm/README.md", *sorted(f"docs/{path.name}" for path in REPOSITORY.glob("docs/*.md"))]
 EVIDENCE = ["benchmarks/README.md", "results/README.md", "results/measured/README.md", "results/published/README.md"]
+ALL_PAGES = [*PAGES, *EVIDENCE, "CHANGELOG.md"]
+ON_WORKERS = "docs/tutorial.md"  # The page whose commands run on the local backend, as they are written.
+GROUP = typer.main.get_command(entry.app)
 PROGRAMS = ("moleflow-sweep", "make", "python", "pip", "sbatch", "ssh", "sudo", "scontrol", "eval")
 SMALL = {
     "data": {"image_size": 32, "mask_size": 32, "tasks": ["leather", "grid"]},
@@ -40,7 +50,7 @@ Words = tuple[str, ...]
 
 
 def commands(page: str) -> list[Words]:
-    """The commands in a page's code blocks, indented or fenced as shell, without their comments."""
+    """Return the commands in a page's code blocks, indented or fenced as shell."""
     found, fence = [], None
     for line in (REPOSITORY / page).read_text().replace("\\\n", " ").splitlines():
         opened = re.match(r"^```(\w*)$", line)
@@ -53,7 +63,7 @@ def commands(page: str) -> list[Words]:
 
 
 def written_out(page: str) -> Iterator[tuple[str, str]]:
-    """(file, text) of the YAML blocks of a page that name a file in the text before them, or follow one that does."""
+    """Yield (file, text) of a page's YAML blocks; text before a block names its file."""
     name = ""
     for before, block in re.findall(r"(.*?)```yaml\n(.*?)```", (REPOSITORY / page).read_text(), flags=re.DOTALL):
         name = next(iter(re.findall(r"`((?:sweeps|moleflow/versions)/\w+\.yaml)`", before)[-1:]), name)
@@ -62,7 +72,7 @@ def written_out(page: str) -> Iterator[tuple[str, str]]:
 
 
 def shrunk(text: str) -> str:
-    """A sweep file on the small base, with two seeds, or a search of two configurations."""
+    """Put a sweep on the small base with two seeds, or make a search one of two configurations."""
     sweep = yaml.safe_load(text)
     own = sweep["base"] if isinstance(sweep.get("base"), dict) else {}
     sweep["base"] = {"extends": "../base.yaml"} | {key: own[key] for key in ("tasks",) if key in own}
@@ -76,7 +86,7 @@ def shrunk(text: str) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path, draw: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Make a home for a page: images, the project's sweeps made small, and the sweeps that the page writes out."""
+    """The function that makes a folder for a page, with images and with sweeps made small."""
 
     def make(page: str) -> Path:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -97,7 +107,7 @@ def home(tmp_path: Path, draw: Callable[..., None], monkeypatch: pytest.MonkeyPa
 
 
 def typed(words: Words, place: Path, run: Callable[..., Any]) -> list[str]:
-    """The words as a shell and a reader would give them; results that a page takes for granted are made."""
+    """Replace words as a shell or a reader would, and make results that a page presumes."""
     found = []
     for word in words[1:]:
         folder = re.match(r"results/(\w+)", word)
@@ -115,26 +125,90 @@ def typed(words: Words, place: Path, run: Callable[..., Any]) -> list[str]:
     return [*found, "--base", "base.yaml"] if words[1] == "trial" and "--base" not in words else found
 
 
-SERVES = "dashboard"  # Until it is stopped; tests/orchestrator/study/test_dashboard.py clicks through it.
+SERVES = "dashboard"  # It runs until it is stopped; tests/orchestrator/search/test_dashboard.py covers it.
 
 
 def run_all(page: str, backends: Words, place: Path, command: Callable[..., Any], *more: str) -> None:
-    """Run the page's commands that ask for one of the backends, and those that look at results, in order."""
+    """Run the page's commands for one of the backends, and those that read results, in order."""
     for words in commands(page):
-        if words[0] != "moleflow-sweep" or words[1] == SERVES or asked_backend(words) not in (*backends, None):
+        backend = asked_backend(words)
+        if words[0] != "moleflow-sweep" or words[1] == SERVES or backend not in (*backends, None):
             continue
         given = typed(words, place, command)
-        ended = command(*given, *(more if asked_backend(words) else ()))
+        if backend == "local" and "--backend" not in words and runs(words) and page != ON_WORKERS:
+            given = [*given, "--backend", "inline"]
+        ended = command(*given, *(more if backend else ()))
         assert ended.code == 0, f"{shlex.join(words)}\n{ended.err}"
         assert (ended.out + ended.err).strip()
 
 
+def runs(words: Words) -> bool:
+    """Return if a command runs trials and takes --backend inline."""
+    return words[1].endswith(".yaml") or words[1] == "run"
+
+
 def asked_backend(words: Words) -> str | None:
-    """The backend of a command that runs trials, None for the others."""
-    runs = words[1].endswith(".yaml") or words[1] in ("plan", "trial", "prefetch")
-    return words[words.index("--backend") + 1] if "--backend" in words else "local" if runs else None
+    """Return the backend of a command that computes, None for the others."""
+    if "--backend" in words:
+        return words[words.index("--backend") + 1]
+    return "local" if runs(words) or words[1] in ("plan", "trial", "prefetch") else None
 
 
+def slug(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.strip("# ").lower())
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def links(page: str) -> Iterator[str]:
+    """Yield the targets of a page's relative links and pictures, outside of code."""
+    text = re.sub(r"^```.*?^```", "", (REPOSITORY / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", re.sub(r"`[^`\n]*`", "", text)):
+        one = target[0] or target[1]
+        if not re.match(r"\w+:", one):
+            yield one
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    """A link names a file of the repository, and its anchor a heading of that file."""
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (REPOSITORY / page).parent / path if path else REPOSITORY / page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            headings = re.findall(r"^#+ .*$", target.read_text(), flags=re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, link
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_command_of_a_page_is_accepted_by_the_parser(page):
+    """The command exists, takes the options shown, and their values have the right type."""
+    for words in commands(page):
+        if words[0] == "moleflow-sweep":
+            rest = list(words[1:])
+            if rest[0] == "help" or rest[0].startswith("-"):
+                continue
+            name = rest.pop(0) if rest[0] in GROUP.commands else "run"
+            try:
+                GROUP.commands[name].make_context(name, rest)
+            except UsageError as error:
+                pytest.fail(f"{shlex.join(words)}: {error.format_message()}")
+            except typer.Exit:  # It asks for help.
+                pass
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_option_in_the_text_of_a_page_exists(page):
+    """A command in a sentence may lack arguments, but each option it names exists."""
+    for typed_words in re.findall(r"`moleflow-sweep ([\w-]+)([^`\n]*)`", (REPOSITORY / page).read_text()):
+        name, rest = typed_words
+        group = GROUP.commands.get(name, GROUP.commands["run"])
+        known = {option for one in group.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
+        assert set(re.findall(r"(?<=\s)--[a-z][\w-]*", rest)) <= known, typed_words
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("docs/extending.md", "slurm/README.md")])
 def test_commands_of(page, home, command):
     run_all(page, ("local", "inline"), home(page), command)
@@ -157,6 +231,7 @@ def test_the_scripts_of_the_page_for_those_who_run_a_cluster(home, command, monk
     run_all("slurm/README.md", ("slurm",), place, command, "--print-sbatch")
 
 
+@pytest.mark.process
 def test_the_version_that_the_page_adds_runs(home, command):
     page = "docs/extending.md"
     place = home(page)
@@ -174,7 +249,7 @@ def test_the_version_that_the_page_adds_runs(home, command):
 
 @pytest.mark.parametrize("page", [*PAGES, *EVIDENCE])
 def test_what_other_commands_name_is_there(page):
-    """Commands of other programs, of hours, or of other machines: targets, files and options exist."""
+    """Targets of make, options of scripts, extras of pip and named files exist."""
     targets = re.findall(r"^(\w[\w-]*):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     for words in commands(page):
         if words[0] == "make":

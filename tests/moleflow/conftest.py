@@ -1,4 +1,4 @@
-"""What several tests of the detector share."""
+"""Fixtures of the detector's tests."""
 
 from __future__ import annotations
 

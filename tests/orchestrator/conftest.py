@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,9 +48,14 @@ def generated_trial(
     images: Sequence[tuple[Sequence[int], Sequence[float]]] | None = None,
     **attempt: Any,
 ) -> AttemptRows:
-    """One attempt whose metrics are given per class; `drop` is how much better each task once was.
+    """One attempt with metrics given for each class.
 
-    `images` are labels and scores of each class's images; image AUROC is then scikit-learn's of these.
+    Args:
+        factors: {dotted knob: value} of the sweep's axes.
+        drop: how much better each task was before the final one.
+        settings: {dotted knob: value} of other settings.
+        images: (labels, scores) of each class's images. Image AUROC is then scikit-learn's.
+        attempt: columns of the attempts table.
     """
     if images is not None:
         image = [float(roc_auc_score(labels, scores)) for labels, scores in images]
@@ -139,16 +145,19 @@ def generated_trial(
 def drawn_images(
     strengths: Sequence[float], seed: int = 0, n: int = 30, images_seed: int = 7
 ) -> list[tuple[list[int], list[float]]]:
-    """Labels and scores of `n` images of each class: half have a defect, which `strengths` times their kind lifts.
+    """Labels and scores of `n` images of each class; half are defective and score higher.
 
-    `images_seed` draws how hard each image is, which all trials share, and `seed` the noise of one training.
+    Args:
+        strengths: for each class, how much higher defective images score.
+        seed: draws the noise of one training.
+        images_seed: draws the difficulty of each image, which all trials share.
     """
     shared, own = np.random.default_rng(images_seed), np.random.default_rng([1, seed])
     found = []
     for strength in strengths:
         labels = np.arange(n) % 2
         hardness, noise = shared.normal(size=n), own.normal(scale=0.3, size=n)
-        scores = np.round(strength * labels + hardness + noise, 1)  # rounded, so that some tie
+        scores = np.round(strength * labels + hardness + noise, 1)  # Rounded, so that some tie.
         found.append((labels.tolist(), scores.tolist()))
     return found
 
@@ -170,7 +179,7 @@ def writer(tmp_path: Path) -> PartWriter:
 
 @pytest.fixture
 def add(writer: PartWriter) -> Callable[..., str]:
-    """Add a generated trial and give its id."""
+    """Add a generated trial and return its id."""
 
     def add(*arguments: Any, **named: Any) -> str:
         rows = generated_trial(*arguments, **named)
@@ -182,7 +191,7 @@ def add(writer: PartWriter) -> Callable[..., str]:
 
 @pytest.fixture
 def stored(writer: PartWriter, tmp_path: Path) -> Callable[[], ResultStore]:
-    """The store, once what was added is written."""
+    """Write the added trials and return the store."""
 
     def stored() -> ResultStore:
         writer.flush()
@@ -205,7 +214,7 @@ def ids(add: Callable[..., str], stored: Callable[[], ResultStore]) -> list[str]
 
 @pytest.fixture
 def write(ids: list[str], tmp_path: Path) -> Callable[..., Path]:
-    """Write the report of the stored trials into their folder; where it is."""
+    """Write the report of the stored trials into their folder and return its path."""
 
     def write(selection: object = "plan", **named: Any) -> Path:
         chosen = set(ids) if selection == "plan" else selection
@@ -220,7 +229,7 @@ def write(ids: list[str], tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def contrast(add: Callable[..., str]) -> Callable[..., None]:
-    """Add v3 and v7's gammas on several seeds: b's pixel AUROC is a's plus `gain`, spread a little."""
+    """Add gamma 0 and 2 on several seeds, with `gain` in pixel AUROC that varies a little."""
 
     def contrast(
         gain: float,
@@ -245,5 +254,31 @@ def published() -> Published:
 
 
 @pytest.fixture(scope="module")
-def three(published: Published) -> PublishedRows:
+def three_classes(published: Published) -> PublishedRows:
     return published.files[0]
+
+
+@pytest.fixture
+def disk_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls of os.fsync and os.replace in order; a rename says if its file was synced."""
+    calls: list[str] = []
+    synced: set[int] = set()
+    fsync, replace = os.fsync, os.replace
+
+    def record_sync(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        calls.append(f"sync folder {path}" if path.is_dir() else "sync file")
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def record_rename(source: str | Path, target: str | Path) -> None:
+        inode = Path(source).stat().st_ino
+        state = "synced" if inode in synced else "unsynced"
+        # A later file may get the number of this one.
+        synced.discard(inode)
+        calls.append(f"rename {state} to {target}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_rename)
+    return calls

@@ -20,7 +20,7 @@ from orchestrator.sweep.sweep import load_sweep
 
 @pytest.fixture
 def on_ray(place: Path) -> Callable[..., RunOutcome]:
-    """Run what the folder's sweep.yaml names on Ray, telling `listen` every event; what became of the trials."""
+    """Run the sweep of the folder on Ray; `listen` gets every event. Returns the outcome."""
 
     def run(listen: Callable[[Event], None] = lambda _: None, **options: Any) -> RunOutcome:
         sweep = load_sweep(place / "sweep.yaml")
@@ -41,7 +41,7 @@ def on_ray(place: Path) -> Callable[..., RunOutcome]:
 
 @dataclass(frozen=True)
 class Long:
-    """A folder in which four longer trials have run to their end, undisturbed; `changes` make the same sweep elsewhere."""
+    """A folder in which four longer trials have finished; `changes` make the same sweep."""
 
     folder: Path
     changes: dict[str, Any]
@@ -72,7 +72,7 @@ def long_sweep(place: Path, edit: Callable[..., Path], long_run: Long) -> Path:
 
 @pytest.fixture
 def ray_processes() -> Callable[[], set[int]]:
-    """The processes of every Ray that the ray backend started, by its temporary folder, and all that work for a Ray, by their title."""
+    """The processes of every Ray that the backend started, and all worker processes of Ray."""
 
     def find() -> set[int]:
         found = set()

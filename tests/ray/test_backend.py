@@ -1,4 +1,4 @@
-"""What Ray adds to what every backend owes: workers, nodes and drivers that die, and a stop in seconds."""
+"""Ray beyond the contract of backends: deaths of workers and drivers, and a stop in seconds."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ def records(place):
 
 
 def under_way(place, kind="epoch"):
-    """The records of trials that run at this moment and have told an event of this kind."""
+    """The records of running trials that have logged an event of this kind."""
     told = {
-        entry.event.trial_id for entry in LogFollower(event_logs(place / RESULTS)).look() if entry.event.kind == kind
+        entry.event.trial_id
+        for entry in LogFollower(event_logs(place / RESULTS)).read_new()
+        if entry.event.kind == kind
     }
     return [record for record in records(place).all() if record.state == RUNNING and record.trial_id in told]
 
@@ -137,7 +139,7 @@ def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edi
     assert set(ends) == {(trial_id, "bolt") for trial_id in tally.pruned}
     refused = command("sweep.yaml", "--out", "results/other")
     assert refused.code == 2
-    assert "early_stopping: is done by Ray Tune; give --backend ray" in refused.err
+    assert "early_stopping: needs Ray Tune; give --backend ray" in refused.err
 
 
 def test_the_median_rule_compares_trials_with_those_that_were_stopped_or_had_fewer_tasks(place, edit, on_ray):

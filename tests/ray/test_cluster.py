@@ -1,4 +1,4 @@
-"""Several nodes for real, as far as one machine can: each has its own raylet and workers, and dies on its own."""
+"""Several Ray nodes on one machine: each has its own raylet and workers, and can die alone."""
 
 from __future__ import annotations
 

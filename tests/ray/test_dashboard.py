@@ -1,4 +1,4 @@
-"""What the dashboard shows: trials by name and how far they are, for those with the token; over HTTP and in a browser."""
+"""Ray's dashboard, over HTTP and in a browser: the trials by name, for those with the token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITHIN_S = 60
 
 
 def token():
-    """What the page asks for; `ray get-auth-token` prints the same."""
+    """The token that the page asks for, as `ray get-auth-token` prints it."""
     return (Path.home() / ".ray" / "auth_token").read_text().strip()
 
 
@@ -69,7 +69,7 @@ def test_a_browser_shows_a_trial_by_its_name_once_it_has_the_token(
     redrawn = (ElementClickInterceptedException, StaleElementReferenceException)
 
     def on(kind, what, do):
-        """What comes of doing it to the first visible element, in a page that is drawn again every few seconds."""
+        """Do something to the first visible element of a page that is redrawn every few seconds."""
 
         def attempt(page):
             seen = [element for element in page.find_elements(kind, what) if element.is_displayed()]

@@ -1,4 +1,4 @@
-"""The development cluster, as tests see it."""
+"""The development cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cluster:
     state: Path
 
     def ask(self, *words: str) -> str:
-        """What a SLURM command prints."""
+        """The output of a SLURM command."""
         ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 0, f"{' '.join(words)}: {ended.stderr}"
         return ended.stdout.strip()
@@ -37,7 +37,7 @@ class Cluster:
         )
 
     def submit(self, folder: Path, command: str, *options: str) -> str:
-        """Submit a shell command whose output goes to `folder`/<job>.out; its job number."""
+        """Submit a shell command whose output goes to `folder`/<job>.out; returns the job id."""
         output = folder / ("%A_%a.out" if any(option.startswith("--array") for option in options) else "%j.out")
         common = ["--parsable", f"--output={output}", "--open-mode=append"]
         return self.ask("sbatch", *common, *options, "--wrap", f"srun bash -c {shlex.quote(command)}")
@@ -50,19 +50,19 @@ class Cluster:
         return fields[field]
 
     def wait(self, true: Callable[[], object]) -> None:
-        """Return as soon as a function says yes."""
+        """Wait until a function returns true."""
         end = time.monotonic() + WAIT_S
         while not true():
             assert time.monotonic() < end, f"it did not come true within {WAIT_S:.0f} s\n{self.ask('squeue')}"
             time.sleep(0.2)
 
     def end(self, job: str) -> str:
-        """Wait until a job has ended for good; its state."""
+        """Wait until a job has ended for good; returns its state."""
         self.wait(lambda: not self.ask("squeue", "-ho", "%T", "-j", job))
         return self.shown(job, "JobState")
 
     def accounted(self, job: str, count: int, *options: str) -> list[str]:
-        """The states in the `count` records that `sacct` has of an ended job; accounting is a few seconds behind."""
+        """The states in the `count` records of an ended job in sacct, which is seconds behind."""
 
         def states() -> list[str]:
             found = self.ask("sacct", "-nPo", "State", "-j", job, *options).split("\n")
@@ -74,7 +74,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """The cluster that SLURM_CONF names; it has to run, and to be one of cluster.sh's: tests kill its nodes."""
+    """The cluster that SLURM_CONF names. Tests kill its nodes, so it must be one of cluster.sh."""
     given = os.environ.get("SLURM_CONF")
     found = Cluster(Path(given).parent) if given else None
     if found is None or found.script("status").returncode != 0:

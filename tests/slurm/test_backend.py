@@ -1,4 +1,4 @@
-"""Real sweeps on the development cluster: what happens to jobs, nodes and drivers changes no digit of the results."""
+"""Sweeps on the development cluster: the fate of jobs, nodes and drivers changes no digit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ends(folder: Path) -> list[tuple[str, str | None]]:
 
 @pytest.fixture
 def jobs(cluster) -> Iterator[Callable[[], list[str]]]:
-    """This user's elements in the queue, as `7_0 RUNNING`; none is left behind, nor a dead node."""
+    """This user's array tasks in the queue, as `7_0 RUNNING`; they are cancelled at the end."""
     yield lambda: cluster.ask("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
     cluster.ask("scancel", f"--user={getpass.getuser()}")
     assert cluster.script("up").returncode == 0
@@ -125,7 +125,7 @@ def test_jobs_that_depend_on_each_other_train_each_stage_once_and_wait_in_the_qu
     assert digits(results) == undisturbed(place)
 
 
-def test_a_leader_that_is_taken_away_strands_nobody(
+def test_after_a_cancelled_leader_the_other_trials_run(
     place, longer, start, results, begun, cluster, digits, undisturbed
 ) -> None:
     longer(epochs=60, grid={"image_score": ["max", "top_k", "quantile"]})
@@ -139,7 +139,7 @@ def test_a_leader_that_is_taken_away_strands_nobody(
     assert digits(results) == undisturbed(place)
 
 
-def test_trials_beside_each_other_in_one_job(place, command, results, features, digits, undisturbed) -> None:
+def test_parallel_trials_in_one_job(place, command, results, features, digits, undisturbed) -> None:
     (place / "site.yaml").write_text("trials_per_gpu: 2\n")
     assert command(*SLURM, "--profile", "site.yaml").code == 0
     assert [len(array.elements) for array in job_folder(results).all()] == [2]
@@ -156,7 +156,7 @@ def test_a_failing_trial_is_retried_and_named(place, edit, command, results, fea
     assert sorted(ends(results)) == [(FAILED, "Diverged"), (FAILED, "Diverged"), (FINISHED, None)]
 
 
-def test_a_driver_may_die_and_another_takes_up_where_things_stand(
+def test_after_the_death_of_a_driver_another_one_follows_its_jobs(
     place, longer, start, command, results, begun, jobs, digits, undisturbed
 ) -> None:
     longer()
@@ -170,7 +170,7 @@ def test_a_driver_may_die_and_another_takes_up_where_things_stand(
     assert digits(results) == undisturbed(place)
 
 
-def test_detached_jobs_finish_alone_and_are_not_submitted_again(
+def test_detached_jobs_finish_without_a_driver_and_are_not_submitted_again(
     place, edit, command, results, jobs, wait_until
 ) -> None:
     edit(grid=None, seeds=2, report=None)
@@ -193,7 +193,7 @@ def test_the_scripts_are_shown_and_nothing_is_written(place, command) -> None:
 
 
 @pytest.mark.parametrize("sent", ["USR2", "TERM and a requeue"])
-def test_a_warned_job_goes_back_into_the_queue_and_on_from_its_epoch(
+def test_a_warned_job_is_requeued_and_resumes_at_its_epoch(
     sent, place, longer, start, results, begun, cluster, digits, undisturbed
 ) -> None:
     longer()
@@ -211,7 +211,7 @@ def test_a_warned_job_goes_back_into_the_queue_and_on_from_its_epoch(
     assert digits(results) == undisturbed(place)
 
 
-def test_one_element_of_an_array_goes_back_alone(place, longer, start, results, cluster, wait_until) -> None:
+def test_a_single_task_of_an_array_is_requeued(place, longer, start, results, cluster, wait_until) -> None:
     longer(epochs=60, seeds=3)
     driver = start(*SLURM)
     (array,) = wait_until(lambda: [one for one in job_folder(results).all() if one.job_id])
@@ -223,7 +223,7 @@ def test_one_element_of_an_array_goes_back_alone(place, longer, start, results, 
     assert sorted(ends(results)) == [(FINISHED, None)] * 3 + [(INTERRUPTED, "Stop")]
 
 
-def test_what_is_cancelled_in_a_pack_is_no_failure(place, longer, start, command, results, begun) -> None:
+def test_cancelled_trials_of_a_packed_job_have_not_failed(place, longer, start, command, results, begun) -> None:
     longer(seeds=4)
     (place / "site.yaml").write_text("trials_per_job: 4\n")
     driver = start(*SLURM, "--profile", "site.yaml")
@@ -236,7 +236,7 @@ def test_what_is_cancelled_in_a_pack_is_no_failure(place, longer, start, command
     assert FAILED not in {state for state, _ in ends(results)}
 
 
-def test_without_slurm_it_is_one_line(place, command, monkeypatch, tmp_path) -> None:
+def test_without_slurm_the_error_is_one_line(place, command, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (place / "site.yaml").write_text("max_array_size: 9\n")
     for words in (SLURM, (*SLURM, "--print-sbatch"), (*SLURM, "--detach", "--profile", "site.yaml")):
@@ -294,7 +294,7 @@ def test_a_killed_worker_costs_an_attempt_and_is_retried(place, longer, start, r
     assert ends(results) == [(FAILED, "WorkerDied"), (FINISHED, None)]
 
 
-def test_what_is_cancelled_outside_waits_for_the_next_run(
+def test_a_job_that_scancel_ends_waits_for_the_next_run(
     place, longer, start, command, results, begun, cluster, jobs, digits, undisturbed
 ) -> None:
     longer()
@@ -306,7 +306,9 @@ def test_what_is_cancelled_outside_waits_for_the_next_run(
     assert digits(results) == undisturbed(place)
 
 
-def test_a_trial_that_gets_nowhere_twice_names_the_time_limit(place, longer, start, results, wait_until) -> None:
+def test_a_trial_without_progress_in_two_jobs_fails_and_names_the_time_limit(
+    place, longer, start, results, wait_until
+) -> None:
     longer()
     base = yaml.safe_load((place / "base.yaml").read_text())
     base["flow"]["blocks"], base["training"]["batch_size"], base["training"]["epochs"] = 48, 1, 2
@@ -327,7 +329,7 @@ def test_a_trial_that_gets_nowhere_twice_names_the_time_limit(place, longer, sta
     assert "resources.time_min is 3" in ended.out
 
 
-def test_status_cancel_and_logs_say_what_they_say_everywhere(
+def test_status_cancel_and_logs_work_as_on_every_backend(
     place, longer, command, results, begun, jobs, wait_until
 ) -> None:
     longer(epochs=400, seeds=3)
@@ -347,7 +349,7 @@ def test_status_cancel_and_logs_say_what_they_say_everywhere(
     assert json.loads(command("status", results, "--json").out)["counts"]["cancelled"] == 3
 
 
-def test_a_refused_job_is_one_line_and_leaves_nothing(place, command, results) -> None:
+def test_a_rejected_job_is_one_line_and_leaves_nothing(place, command, results) -> None:
     (place / "site.yaml").write_text("partition: nowhere\n")
     ended = command(*SLURM, "--profile", "site.yaml")
     assert ended.code == 1

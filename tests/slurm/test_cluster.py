@@ -1,4 +1,4 @@
-"""The development cluster does what the other tests count on."""
+"""The development cluster behaves as the other tests expect."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_too_much_memory(cluster, tmp_path):
 
 def test_a_preempted_job_is_told_and_comes_back(cluster, tmp_path):
     report = "trap 'echo told' USR2; echo start ${SLURM_RESTART_COUNT:-0}"
-    # It stays until it is killed: a job that ends by itself when it is told has completed, and does not come back.
+    # It runs until it is killed: a job that ends by itself has completed and is not requeued.
     first = f"{report}; [ $SLURM_RESTART_COUNT ] || while sleep 0.2; do :; done"
     job = cluster.submit(tmp_path, first, "-p", "low", "-w", "n1", "--gres=gpu:2", "--signal=USR2@30")
     cluster.wait(lambda: lines(tmp_path, job))

@@ -1,4 +1,4 @@
-"""Prefetch as a job on the development cluster, and trials that find everything there."""
+"""Prefetch as a job on the development cluster, and trials that find its features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFETCH = ("prefetch", "sweep.yaml", "--backend", "slurm", "--profile", "site.y
 
 @pytest.fixture
 def jobs(cluster) -> Iterator[Callable[[], list[str]]]:
-    """The names of this user's jobs that wait or run; none is left behind."""
+    """The names of this user's pending and running jobs; none is left behind."""
     yield lambda: cluster.ask("squeue", "--noheader", "--states=PENDING,RUNNING", "--format=%A %j").splitlines()
     cluster.ask("scancel", f"--user={getpass.getuser()}")
 

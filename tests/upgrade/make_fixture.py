@@ -94,7 +94,7 @@ def furnish() -> None:
 
 
 def ran(*words: str | Path, **environment: str) -> str:
-    """What a command prints in PLACE, on a host of another name; it has to end well."""
+    """The output of a command in PLACE, on a host of another name; it must succeed."""
     named = ("unshare", "--uts", "sh", "-c", 'hostname old && exec "$@"', "sh")
     ended = subprocess.run(
         [*named, *words],
@@ -109,7 +109,7 @@ def ran(*words: str | Path, **environment: str) -> str:
 
 
 def sweep(*words: str, **environment: str) -> str:
-    """What the command line of the old commit prints."""
+    """The output of the old commit's command line."""
     mine = {"PATH": os.environ["PATH"], "HOME": str(WORK / "home"), "USER": "root", "LC_ALL": "C.UTF-8"}
     mine |= {"PYTHONPATH": str(CODE), "MOLEFLOW_CACHE": str(PLACE / "cache")} | environment
     return ran(VENV / "bin/python", "-m", "orchestrator.cli", *words, **mine)

@@ -258,7 +258,7 @@ def test_the_old_cache_is_listed_kept_small_and_cleared(ask) -> None:
 
 @dataclass(frozen=True)
 class Mine:
-    """What leaves a mark as soon as it is unpickled."""
+    """Leaves a mark as soon as it is unpickled."""
 
     mark: Path
 

@@ -1,8 +1,9 @@
-"""What the embedded images are drawn with: named streams of numbers, noise, lines and spots; equal bits on any machine.
+"""Drawing tools of the embedded images: named random streams, noise, lines and spots.
 
-Numbers come from the raw 64-bit stream of PCG64, the part of numpy's generators that is promised never to change.
-Pixels are made of + - * / and sqrt in float32, element by element: IEEE 754 fixes the last bit of those. There is no
-sin, exp or matrix product, and no float sum whose order a CPU may choose (cumsum runs in order).
+Results are equal to the bit on every machine. Random numbers come from the raw 64-bit stream of
+PCG64, the part of numpy's generators that never changes. Pixels are computed with + - * / and sqrt
+in float32, element by element, whose last bits IEEE 754 fixes. There is no sin, exp or matrix
+product, and no float sum whose order a CPU may choose (cumsum runs in order).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Y, X = (axis.astype(np.float32) for axis in np.mgrid[0:SIZE, 0:SIZE])
 
 
 class NoiseSource:
-    """Numbers of one stream, named by a key: the raw 64-bit output of PCG64."""
+    """Random numbers of one stream, named by a key: the raw 64-bit output of PCG64."""
 
     def __init__(self, *key: str | int) -> None:
         digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
@@ -37,7 +38,7 @@ class NoiseSource:
         return ((raw >> np.uint64(40)).astype(np.float32) * 2.0**-24).reshape(rows, columns)
 
     def grain(self, *shape: int) -> Plane:
-        """Noise in [-1, 1) of triangular density: sums of two 16-bit numbers, four to a draw. Even sizes only."""
+        """Noise in [-1, 1) of triangular density: sums of two 16-bit numbers; even sizes only."""
         raw = np.asarray(self._bits.random_raw(math.prod(shape) // 2), dtype="<u8")
         pairs = raw.view("<u2").astype(np.float32).reshape(2, *shape)
         noise: Plane = (pairs[0] + pairs[1]) * 2.0**-16 - 1
@@ -57,7 +58,7 @@ class NoiseSource:
 
 
 def pixel_rotation(half_tangent: float) -> tuple[float, float]:
-    """Cosine and sine of an angle a given as tan(a / 2): rational, so exact to the last bit everywhere."""
+    """Cosine and sine of the angle a with tan(a / 2) given: rational, so exact everywhere."""
     square = half_tangent * half_tangent
     return (1 - square) / (1 + square), 2 * half_tangent / (1 + square)
 
@@ -87,7 +88,7 @@ def smooth(t: Plane) -> Plane:
 
 
 def value_noise(draws: NoiseSource, cell: float) -> Plane:
-    """Value noise in [-1, 1]: random numbers on a lattice of `cell` pixels, smoothly interpolated."""
+    """Value noise in [-1, 1]: random numbers every `cell` pixels, smoothly interpolated."""
     count = int(SIZE / cell) + 3
     lattice = draws.field(count, count) * 2 - 1
     position = np.arange(SIZE) / cell + draws.between(0, 1)
@@ -98,7 +99,7 @@ def value_noise(draws: NoiseSource, cell: float) -> Plane:
 
 
 def box_mean(image: Plane, radius: int) -> Plane:
-    """Mean over a square of 2 * radius + 1 pixels, by running sums; the border repeats its last pixel."""
+    """Mean over a square of 2 * radius + 1 pixels, by running sums; border pixels are repeated."""
     window = 2 * radius + 1
     for _ in range(2):  # down the rows, then, axes swapped, along them
         width = [(radius + 1, radius)] + [(0, 0)] * (image.ndim - 1)
@@ -122,13 +123,13 @@ def distance_to(points: Sequence[Point], reach: float) -> Plane:
 
 
 def inside(distance: Plane) -> Plane:
-    """Share of a pixel that lies inside a shape, from the signed distance to its edge (negative inside)."""
+    """Share of a pixel inside a shape, from the signed distance to its edge (negative inside)."""
     share: Plane = np.clip(0.5 - distance, 0, 1)
     return share
 
 
 def blend(image: Plane, share: Plane, colour: Plane) -> Plane:
-    """`image` with `share` (256, 256) of `colour` (three numbers or an image) laid over it."""
+    """`image` covered by `colour` (three numbers or an image) in the given share (256, 256)."""
     rows, columns = np.flatnonzero(share.any(axis=1)), np.flatnonzero(share.any(axis=0))
     if not len(rows):
         return image
@@ -139,7 +140,7 @@ def blend(image: Plane, share: Plane, colour: Plane) -> Plane:
 
 
 def curve(draws: NoiseSource, length: float, bend: float, margin: float, steps: int = 6) -> list[Point]:
-    """A curved line (quadratic Bezier) of about `length` pixels at a random angle, its middle off the border."""
+    """A curved line (quadratic Bezier) of about `length` pixels at a random angle and place."""
     cx, cy = draws.between(margin, SIZE - margin), draws.between(margin, SIZE - margin)
     cosine, sine = pixel_rotation(draws.between(-1, 1))
     ux, uy = cosine * length / 2, sine * length / 2

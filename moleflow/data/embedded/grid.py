@@ -21,7 +21,7 @@ from moleflow.data.embedded.drawing import (
 
 
 def _wires(across: Plane, along: Plane, pitch: float, width: float) -> tuple[Plane, Plane, Plane]:
-    """Wires at whole multiples of `pitch`: their coverage, their shading 0..1 and their height in the weave."""
+    """Wires at multiples of `pitch`: coverage, shading 0..1 and height in the weave."""
     index = np.floor(across / pitch + 0.5)
     offset = across - index * pitch
     round_ = np.clip(1 - (offset / width) * (offset / width), 0, 1)

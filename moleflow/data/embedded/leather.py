@@ -23,7 +23,7 @@ from moleflow.data.embedded.drawing import (
 
 
 def _pebbles(draws: NoiseSource, u: Plane, v: Plane) -> Plane:
-    """Grain height 0..1: the gap between the nearest and second nearest of scattered points (Worley noise)."""
+    """Grain height 0..1: gap between the nearest two of scattered points (Worley noise)."""
     jitter_x, jitter_y = 0.15 + 0.7 * draws.field(64, 64), 0.15 + 0.7 * draws.field(64, 64)
     left, top = np.floor(u), np.floor(v)
     column, row, u, v = left.astype(np.int64), top.astype(np.int64), u - left, v - top
@@ -52,7 +52,7 @@ def leather(scene: NoiseSource, kind: str, defect: NoiseSource) -> Plane:
     colour = rgb(122.0, 74.0, 47.0) * scene.between(0.88, 1.12)
     colour *= rgb(1.0, scene.between(0.96, 1.04), scene.between(0.94, 1.06))
     image: Plane = shade[..., None] * colour
-    for _ in range(scene.integer(3)):  # pores and old scars, harmless: what makes a good image hard
+    for _ in range(scene.integer(3)):  # pores and old scars: harmless, but hard to tell from a defect
         spot = inside(blob(scene, scene.between(1.5, 4.0), (scene.between(8, 248), scene.between(8, 248))))
         image = blend(image, spot * scene.between(0.15, 0.4), colour * 0.45)
     if kind == "cut":

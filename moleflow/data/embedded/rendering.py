@@ -1,4 +1,4 @@
-"""Which images there are, and each of them: a class's painter, then one camera for all."""
+"""The embedded images: a painter for each class, then one camera for all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,15 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def render_image(name: str, split: str, kind: str, index: int, with_defect: bool = True) -> Pixels:
-    """One image (256, 256, 3) of class `name`; `with_defect=False` leaves the defect out and changes nothing else."""
+    """One image, uint8 (256, 256, 3).
+
+    Args:
+        name: the class.
+        split: train or test.
+        kind: the defect, or "good".
+        index: number of the image within its folder.
+        with_defect: False leaves the defect out and changes nothing else.
+    """
     key = (EMBEDDED_VERSION, name, split, kind, index)
     image = PAINTERS[name](NoiseSource(*key, "scene"), kind if with_defect else "good", NoiseSource(*key, "defect"))
     camera = NoiseSource(*key, "camera")
@@ -50,7 +58,7 @@ def _save(pixels: Pixels, path: Path) -> None:
 
 
 def render(folder: Path) -> None:
-    """Write all classes into `folder` in the MVTec AD layout: RGB images, masks of 0 and 255, one byte a pixel."""
+    """Write all classes in the MVTec AD layout: RGB images, and masks of 0 and 255."""
     for name in EMBEDDED_CLASSES:
         root = folder / name
         for index in range(TRAIN_GOOD):

@@ -1,1 +1,1 @@
-"""Ray Tune, which places trials and shows them: the cluster, the actor that runs trials, the driver's account of them."""
+"""The Ray backend: Ray Tune places the trials and shows them."""

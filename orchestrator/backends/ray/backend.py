@@ -1,4 +1,7 @@
-"""Ray, on this machine or a cluster: Tune places trials and shows them; they come from the source that all backends pull from."""
+"""The Ray backend, on this machine or a cluster.
+
+Tune places the trials and shows them. They come from the source that all backends pull from.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,30 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 
 from moleflow.code_digest import code_digest
 from orchestrator.backends.ray.cluster import Cluster, connected
-from orchestrator.backends.ray.trial_actor import LEAVE_WITHIN_S, MakeWorker, TrialActor, make_worker, stop_mark
+from orchestrator.backends.ray.trial_actor import STOP_WITHIN_S, TrialActor, stop_file
 from orchestrator.backends.ray.tune_source import NoMoreTrials, SourceSearcher, TuneCallback, TuneSource
-from orchestrator.execution.backend import TrialSupply, WorkerConfig
+from orchestrator.execution.backend import MakeWorker, TrialSupply, WorkerConfig
+from orchestrator.execution.make_worker import make_worker
 from orchestrator.records.events import Events
 from orchestrator.sweep.file_schema import EarlyStopping, Resources
 
-REDUCTION = 2  # At each task of ASHA's rungs, the better half goes on.
-MOST_TASKS = 1_000  # Never reached: trials end by themselves.
+REDUCTION = 2  # At each rung of ASHA the better half continues.
+MOST_TASKS = 1_000  # Larger than any sequence: ASHA must not end trials by itself.
 
 
 class RayBackend:
     """Trials on Ray.
 
     Args:
-        setup: what workers need; on a cluster its folders and the project must be seen by every node under the same paths.
+        setup: what the workers need. On a cluster every node must see its folders and the project
+            under the same paths.
         resources: what one trial needs.
-        workers: how many items at once at most; None = as many as the cluster holds.
-        address: a running cluster's, or `auto`; None = Ray is started here and ended with the run.
-        dashboard: whether a Ray that is started here has one.
-        say: where the dashboard's address goes.
-        make: what runs trials in a process of Ray.
-        early_stopping: by which rule Tune stops bad trials; None = it stops none.
+        workers: items that run at once at most; None = as many as the cluster holds.
+        address: the address of a running cluster, or `auto`; None = start Ray for this run.
+        dashboard: whether a Ray that is started here has a dashboard.
+        say: called with the dashboard's address.
+        make: makes the worker of a process; a function that other processes can import.
+        early_stopping: the rule by which Tune stops trials; None = it stops none.
 
     """
 
@@ -50,33 +55,33 @@ class RayBackend:
         make: MakeWorker = make_worker,
         early_stopping: EarlyStopping | None = None,
     ) -> None:
-        self._setup, self._resources, self._most = setup, resources or Resources(), workers or math.inf
+        self._setup, self._resources, self._max_items = setup, resources or Resources(), workers or math.inf
         self._early_stopping = early_stopping
         self._address, self._dashboard, self._say, self._make = address, dashboard, say, make
 
     def run(self, source: TrialSupply, events: Events) -> None:
-        """Pull and run until the source is done.
+        """Pull and run items until the source is DONE.
 
         Raises:
             InvalidInput: the cluster cannot be joined, or no node of it can hold a trial.
 
         """
         with connected(self._address, self._resources, self._setup, self._dashboard, self._say) as cluster:
-            account = TuneSource(self._setup, source, events, self._most)
+            tune_source = TuneSource(self._setup, source, events, self._max_items)
             try:
-                self._tuner(cluster, account).fit()
+                self._tuner(cluster, tune_source).fit()
             except NoMoreTrials:
                 pass
             finally:
-                self._leave(account)
+                self._stop_open_trials(tune_source)
 
-    def _tuner(self, cluster: Cluster, account: TuneSource) -> Tuner:
+    def _tuner(self, cluster: Cluster, tune_source: TuneSource) -> Tuner:
         bundle = cluster.request(self._resources, self._setup)
-        given = tune.with_parameters(TrialActor, setup=self._setup, make=self._make, code=code_digest())
+        actor = tune.with_parameters(TrialActor, setup=self._setup, make=self._make, code=code_digest())
         return Tuner(
-            tune.with_resources(given, PlacementGroupFactory([bundle])),
+            tune.with_resources(actor, PlacementGroupFactory([bundle])),
             tune_config=TuneConfig(
-                search_alg=SourceSearcher(account),
+                search_alg=SourceSearcher(tune_source),
                 scheduler=_scheduler(self._early_stopping) if self._early_stopping else None,
                 num_samples=-1,  # Until the source is done.
                 reuse_actors=True,
@@ -86,45 +91,46 @@ class RayBackend:
             run_config=RunConfig(
                 name=re.sub(r"\W", "_", self._setup.sweep),
                 storage_path=str(cluster.storage),
-                callbacks=[TuneCallback(account)],
+                callbacks=[TuneCallback(tune_source)],
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
 
-    def _leave(self, account: TuneSource) -> None:
-        """Where trials still run, have them written down as interrupted, in seconds."""
-        mark = stop_mark(self._setup)
-        if not account.open:
+    def _stop_open_trials(self, tune_source: TuneSource) -> None:
+        """Have the actors record running trials as interrupted, within seconds."""
+        file = stop_file(self._setup)
+        if not tune_source.open_trials:
             return
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        deadline = time.monotonic() + LEAVE_WITHIN_S
-        while account.open and time.monotonic() < deadline:
-            account.look()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        deadline = time.monotonic() + STOP_WITHIN_S
+        while tune_source.open_trials and time.monotonic() < deadline:
+            tune_source.read_logs()
             time.sleep(0.1)
-        mark.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
-def _scheduler(asked: EarlyStopping) -> TrialScheduler:
-    """Tune's scheduler. One of its iterations is one task, so it compares trials after equally many tasks."""
-    time, metric = "training_iteration", f"validation_{asked.metric}"
-    if asked.rule == "median":
-        return MedianStoppingRule(time_attr=time, metric=metric, mode="max", grace_period=asked.grace_tasks)
+def _scheduler(early_stopping: EarlyStopping) -> TrialScheduler:
+    """Tune's scheduler; its iterations are tasks: it compares trials after equally many tasks."""
+    time_attr, metric = "training_iteration", f"validation_{early_stopping.metric}"
+    if early_stopping.rule == "median":
+        grace = early_stopping.grace_tasks
+        return MedianStoppingRule(time_attr=time_attr, metric=metric, mode="max", grace_period=grace)
     return AsyncHyperBandScheduler(
-        time_attr=time,
+        time_attr=time_attr,
         metric=metric,
         mode="max",
-        grace_period=asked.grace_tasks,
+        grace_period=early_stopping.grace_tasks,
         max_t=MOST_TASKS,
         reduction_factor=REDUCTION,
     )
 
 
-def _name(trial: Any) -> str:
-    """What Tune and the dashboard call a trial: version, factors, seed."""
+def _name(tune_trial: Any) -> str:
+    """The name of a trial in Tune and the dashboard: version, factors, seed."""
     names = []
-    for placed in trial.config["placed"].trials:
-        known = "version" in placed.factors
-        names.append(placed.label if known else f"{placed.config.version} {placed.label}")
+    for trial in tune_trial.config["placed"].trials:
+        has_version = "version" in trial.factors
+        names.append(trial.label if has_version else f"{trial.config.version} {trial.label}")
     return " + ".join(names)

@@ -1,4 +1,4 @@
-"""Ray itself: started here for one run, or joined; and what a trial asks of it."""
+"""The Ray cluster: started for one run or joined, and the resources that a trial requests."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PREFIX, LONGEST_FOLDER = "moleflow-ray-", 40
 DRIVER_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Results are in the parts and progress in the event logs.
-    "RAY_AIR_NEW_OUTPUT": "0",  # The new one prints tables even when told to be silent.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Parts hold the results, event logs the progress.
+    "RAY_AIR_NEW_OUTPUT": "0",  # The new output prints tables even at verbose=0.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "4",  # Handed over ahead: with one, a process waits for its next trial.
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # A trial's last word has no metric.
+    "TUNE_MAX_PENDING_TRIALS_PG": "4",  # With 1, a process would wait for its next trial.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # The last result of a trial has no metric.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # A driver resumes from the results folder.
 }
 
@@ -42,71 +42,71 @@ class Cluster:
     """A cluster that this process is connected to.
 
     Attributes:
-        storage: an empty folder for what Tune keeps of a run; it goes when the connection ends.
+        storage: an empty folder for the files of Tune; removed at the end of the connection.
 
     """
 
     storage: Path
 
     def request(self, needs: Resources, setup: WorkerConfig) -> dict[str, float]:
-        """What one trial asks of Ray.
+        """The resources that one trial requests of Ray.
 
-        A GPU is shared as the sweep file says: `gpus` of `trials_per_gpu` trials together. Where it asks for none and the cluster has some,
-        a trial gets its share of one, unless it is told to run on the CPU.
+        `trials_per_gpu` trials share `gpus` GPUs. If the sweep file requests no GPU and the cluster
+        has some, a trial gets its share of one, unless it runs on the CPU.
 
         Raises:
-            InvalidInput: no node has as much, or the share of a GPU is none that Ray knows.
+            InvalidInput: no node has enough, or Ray does not know such a share of a GPU.
 
         """
         nodes = [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
-        there = any(node.get("GPU", 0) > 0 for node in nodes)
-        if setup.device == "cuda" and not there:
+        has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+        if setup.device == "cuda" and not has_gpus:
             raise InvalidInput("--device: given 'cuda', but no node of this Ray cluster has a GPU; allowed: auto | cpu")
-        wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(there)) / needs.trials_per_gpu
+        wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.trials_per_gpu
         if wanted > 1 and wanted % 1:
             raise InvalidInput(f"resources.gpus: {wanted:g} for one trial; Ray gives a share of one GPU or whole ones")
         share = int(wanted * SHARES_OF_A_GPU) / SHARES_OF_A_GPU
-        asked = {
+        request = {
             "CPU": float(max(setup.threads, needs.cpus)),
             **({"GPU": share} if share else {}),
             "memory": float(int(needs.mem_gb * 1e9)),
         }
-        if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
-            most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in asked}
+        if not any(all(node.get(name, 0) >= amount for name, amount in request.items()) for node in nodes):
+            most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in request}
             raise InvalidInput(
-                f"resources: a trial asks for {_spelled(asked)}, and no node of this Ray cluster has as much; "
+                f"resources: a trial asks for {_spelled(request)}, and no node of this Ray cluster has as much; "
                 f"the most of each on one node: {_spelled(most)}"
             )
-        return asked
+        return request
 
 
 @contextlib.contextmanager
 def connected(
     address: str | None, needs: Resources, setup: WorkerConfig, dashboard: bool, say: Callable[[str], None]
 ) -> Iterator[Cluster]:
-    """Ray, started here and ended with the block, or a cluster that was there before and stays.
+    """Connect to a running cluster within the block, or run one within it.
 
     Args:
-        address: of a running cluster, or `auto` for the one of this machine; None = start one.
-        needs: what a trial needs; where Ray is started here, it gets at least that.
-        setup: what workers need.
-        dashboard: whether to start one where Ray is started here.
-        say: where the dashboard's address goes.
+        address: the address of a cluster, or `auto` for the one of this machine; None = start one.
+        needs: what a trial needs; a Ray that is started here gets at least that.
+        setup: what the workers need.
+        dashboard: whether a Ray that is started here has a dashboard.
+        say: called with the dashboard's address.
 
     Raises:
         InvalidInput: no cluster answers at `address`.
 
     """
-    # Ray keeps its sockets in this folder, and their paths must be short.
+    # Ray keeps Unix sockets in this folder; their paths may have 107 bytes.
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= LONGEST_FOLDER else "/tmp"  # noqa: S108
-    _clear_after_the_dead(Path(short))
+    _remove_folders_of_dead_drivers(Path(short))
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=short))
     claim = try_claim(folder / "owner")
     try:
         with set_variables(DRIVER_VARIABLES):
-            shown_at = _join(address) if address else _start(folder, needs, setup, dashboard)
-            if shown_at:
-                say(f"dashboard: http://{shown_at}")
+            dashboard_at = _join(address) if address else _start(folder, needs, setup, dashboard)
+            if dashboard_at:
+                say(f"dashboard: http://{dashboard_at}")
             yield Cluster(folder / "tune")
     finally:
         ray.shutdown()
@@ -115,14 +115,15 @@ def connected(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clear_after_the_dead(place: Path) -> None:
-    """Remove what drivers left that were killed."""
+def _remove_folders_of_dead_drivers(place: Path) -> None:
+    """Remove the folders of drivers that were killed."""
     for folder in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # Another user's.
             if is_stale(folder / "owner"):
                 for content in {*folder.iterdir()} - {folder / "owner"}:
                     shutil.rmtree(content, ignore_errors=True)
-                # Processes of Ray that still end may write again: what they leave then is the next run's to remove.
+                # Processes of Ray that are still ending may write again. The owner file stays then,
+                # so that the next run removes the rest.
                 if {*folder.iterdir()} == {folder / "owner"}:
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -144,10 +145,10 @@ def _start(folder: Path, needs: Resources, setup: WorkerConfig, dashboard: bool)
 
 
 def check_address(address: str) -> None:
-    """See that a cluster can be joined at an address, without joining one whose host and port are given.
+    """Check that a cluster answers at an address. Only for `auto` it is joined for a moment.
 
     Raises:
-        InvalidInput: it is no address, or nobody answers there.
+        InvalidInput: it is no address, or no cluster answers.
 
     """
     if address == "auto":
@@ -169,7 +170,7 @@ def _join(address: str) -> str | None:
 
 
 def _connect(address: str) -> None:
-    """Ray itself would wait for a quarter of an hour, and then end this process."""
+    # Without this check, Ray would wait for 15 minutes and then end this process.
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError("it is no HOST:PORT")

@@ -1,4 +1,4 @@
-"""The process that runs trials on Ray: a Tune trainable that is started once and reset for every further trial."""
+"""The Ray actor that runs trials: a Tune trainable, started once and reset for each trial."""
 
 from __future__ import annotations
 
@@ -8,58 +8,41 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import ray
 from ray.tune import Trainable
 
 from moleflow.code_digest import code_digest
-from orchestrator.execution.backend import WorkerConfig
+from orchestrator.execution.backend import MakeWorker, TrialRunner, WorkerConfig
 from orchestrator.host import disk
 from orchestrator.host.environment_variables import thread_variables
 from orchestrator.records import stop_requests
-from orchestrator.records.events import Event, Events
+from orchestrator.records.events import Event
 from orchestrator.sweep.trial import Trial
 
 LOOK_EVERY_S = 0.5
-OVER = "over"  # In a result that says `done` because the trial is, not because a scheduler wants it.
-LEAVE_WITHIN_S = 5.0
-
-
-class TrialRunner(Protocol):
-    """What the actor needs of a worker."""
-
-    def run(self, trial: Trial) -> None:
-        """One attempt at one trial."""
-
-    def seconds_until_due(self) -> float | None:
-        """When `flush` wants to be called next; None when there is nothing to write."""
-
-    def flush(self) -> None:
-        """Write what is held back."""
-
-
-MakeWorker = Callable[[WorkerConfig, Events], TrialRunner]
-
-
-def make_worker(setup: WorkerConfig, events: Events) -> TrialRunner:
-    """The project's worker; torch is imported here and no earlier."""
-    from orchestrator.execution.worker import Worker
-
-    return Worker(setup, events)
+OVER = "over"  # Marks a result whose `done` means that the trial has ended, not that Tune stops it.
+STOP_WITHIN_S = 5.0
 
 
 @dataclass
 class Placement:
-    """The trials of one work item on their way through Tune, which copies and prints configurations as often as it likes."""
+    """The trials of one work item, as a value of a Tune configuration.
+
+    Tune copies and prints configurations often: a copy is the same object, and its text is short.
+    """
 
     trials: tuple[Trial, ...]
 
     def release(self) -> None:
-        """Let the trials go: Tune keeps every configuration that it was given, and writes all of them down at its end."""
+        """Forget the trials.
+
+        Tune keeps every configuration to its end. Without this, memory would grow with the trials.
+        """
         self.trials = ()
 
     def __deepcopy__(self, _: object) -> Placement:
@@ -69,76 +52,81 @@ class Placement:
         return ",".join(trial.id for trial in self.trials)
 
 
-def stop_mark(setup: WorkerConfig) -> Path:
-    """The file that tells all actors of a driver to leave; it is looked for where every worker writes its results."""
+def stop_file(setup: WorkerConfig) -> Path:
+    """The file that makes all actors of a driver stop; every node sees the results folder."""
     return setup.folder / "ray" / f"{setup.worker}.stop"
 
 
 class TrialActor(Trainable):
-    """One training iteration of Tune is one task of the sequence; the last one says `done`."""
+    """Runs the trials of one item after another.
+
+    One training iteration of Tune is one task of the sequence; the last one returns `done`.
+    """
 
     def setup(self, config: dict[str, Any], **given: Any) -> None:
-        """Start the thread that runs trials. Called once a process, with the first trial's configuration."""
+        """Start the thread that runs trials. Tune calls this once per process."""
         setup: WorkerConfig = given["setup"]
         os.environ.update(thread_variables(setup.threads))
         name = f"{setup.worker}-{str(ray.get_runtime_context().get_actor_id())[:8]}"
-        self._mark = stop_mark(setup)
-        self._runs = _RunsInThread(replace(setup, worker=name), given["make"], given["code"])
+        self._stop_file = stop_file(setup)
+        self._trial_thread = _TrialThread(replace(setup, worker=name), given["make"], given["code"])
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial's configuration; the process and what it has loaded stay."""
+        """Take the next item. The process keeps everything that it has loaded."""
         self._take(new_config)
         return True
 
     def _take(self, config: Mapping[str, Any]) -> None:
         self._placed: Placement | None = config["placed"]
-        self.config = {}  # It would go back with every result.
-        self._show()
+        self.config = {}  # Tune would send it back with every result.
+        self._show_in_dashboard()
 
     def step(self) -> dict[str, Any]:
-        """Run on until a task or the whole item is over; what Tune, its schedulers and its dashboard get to see."""
+        """Run until a task or the whole item has ended; returns its metrics for Tune."""
         if self._placed is not None:
-            self._item = self._runs.start(self._placed.trials)
+            self._item = self._trial_thread.start(self._placed.trials)
             self._placed = None
         while True:
             try:
-                item, note = self._runs.notes.get(timeout=LOOK_EVERY_S)
+                item, note = self._trial_thread.notes.get(timeout=LOOK_EVERY_S)
                 if item == self._item or (note is not None and note.kind == "fatal"):
                     break
             except queue.Empty:
-                if self._mark.exists():
-                    self._runs.interrupt()
+                if self._stop_file.exists():
+                    self._trial_thread.interrupt()
                     return {"done": True}
         if note is None:
             return {"done": True, OVER: True}
         if note.kind == "fatal":
             return {"done": True, "fatal": note.facts["error"]}
-        told = {key: note.facts[key] for key in ("task", "tasks", "task_name", "image_auroc")}
-        told |= {f"validation_{metric}": value for metric, value in (note.facts["validation"] or {}).items()}
-        self._show(f" [{told['task'] + 1}/{told['tasks']} {told['task_name']} {_short(told['image_auroc'])}]")
-        return told
+        result = {key: note.facts[key] for key in ("task", "tasks", "task_name", "image_auroc")}
+        result |= {f"validation_{metric}": value for metric, value in (note.facts["validation"] or {}).items()}
+        progress = f"{result['task'] + 1}/{result['tasks']} {result['task_name']} {_short(result['image_auroc'])}"
+        self._show_in_dashboard(f" [{progress}]")
+        return result
 
     def cleanup(self) -> None:
-        """Let the thread write what it still holds back, and end a trial that a scheduler of Tune has stopped at its next epoch."""
-        self._runs.end()
-        while self._runs.stopping and not self._mark.exists():
+        """Write the remaining rows; a trial that Tune has stopped ends at its next epoch."""
+        self._trial_thread.end()
+        while self._trial_thread.stopping and not self._stop_file.exists():
             time.sleep(LOOK_EVERY_S)
 
-    def _show(self, progress: str = "") -> None:
-        """Have this process call itself under the trial's name: the dashboard lists calls by name, and Tune's all have the same."""
+    def _show_in_dashboard(self, progress: str = "") -> None:
+        # The dashboard lists calls by their names, and Tune's calls all have the same one. So the
+        # actor calls itself under the trial's name.
         ray.get_runtime_context().current_actor.shown.options(name=f"{self.trial_name}{progress}").remote()
 
     def shown(self) -> None:
-        """Nothing to do: what counts is the name of the call."""
+        """Do nothing: only the name of the call matters."""
 
 
-class _RunsInThread:
-    """Runs trials in one thread, where the worker lives; the actor's own thread talks to Tune.
+class _TrialThread:
+    """Runs trials in a thread, in which the worker lives; the actor's own thread talks to Tune.
 
     Attributes:
-        notes: what Tune shall know, beside the number that `start` gave: tasks that ended, what is fatal, and None when all trials of that
-            number are over.
+        notes: pairs of an item's number and a `task` or `fatal` event of it; None instead of an
+            event when all its trials have ended.
 
     """
 
@@ -153,41 +141,45 @@ class _RunsInThread:
         self._thread.start()
 
     def start(self, trials: Sequence[Trial]) -> int:
-        """Run these trials, one after another; the number by which notes of them are known."""
+        """Run trials one after another; returns the number of the item in `notes`."""
         self._items += 1
         self._given.put((self._items, trials))
         return self._items
 
     @property
     def stopping(self) -> bool:
-        """Whether the trial at hand is marked to be stopped for good; it sees that at its next epoch."""
-        return self._thread.is_alive() and self._busy and any(map(self._pruned.holds, self._trials))
+        """True if the running trial is marked as pruned; it stops at its next epoch."""
+        return self._thread.is_alive() and self._busy and any(map(self._pruned.is_set, self._trials))
 
     def interrupt(self) -> None:
-        """Stop the trial at hand as a signal would: its attempt is written down as interrupted, at its last whole epoch."""
+        """Stop the running trial as SIGTERM would: its attempt is recorded as interrupted.
+
+        No signal reaches this thread, so the exception is set from outside. It is raised at the
+        thread's next bytecode, that is, not within a call of torch.
+        """
         from orchestrator.execution.signals import WorkerStopped
 
         if self._thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(self._thread.ident), ctypes.py_object(WorkerStopped)
             )
-        self._thread.join(LEAVE_WITHIN_S)
+        self._thread.join(STOP_WITHIN_S)
 
     def end(self) -> None:
-        """End the thread, once it has written everything."""
+        """End the thread after it has written everything."""
         self._given.put(None)
-        self._thread.join(LEAVE_WITHIN_S)
+        self._thread.join(STOP_WITHIN_S)
 
     def _serve(self) -> None:
         try:
             if code_digest() != self._code:
-                raise RuntimeError("the project's code there is not the driver's")
-            worker = self._make(self._setup, self._tell)
+                raise RuntimeError("the project's code on that node differs from the driver's")
+            worker = self._make(self._setup, self._on_event)
         except Exception as error:
             why = disk.explain_disk_error(self._setup.folder, error) if isinstance(error, OSError) else str(error)
             where = cast(Any, ray.util).get_node_ip_address()
             self._busy = True
-            self._tell(Event("fatal", "", {"error": f"no worker can start on {where}: {why}"}))
+            self._on_event(Event("fatal", "", {"error": f"no worker can start on {where}: {why}"}))
             return
         from orchestrator.execution.signals import WorkerStopped
 
@@ -210,11 +202,11 @@ class _RunsInThread:
             except queue.Empty:
                 worker.flush()
 
-    def _tell(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if event.kind == "fatal" and not self._busy:
-            os._exit(
-                1
-            )  # Between two trials nobody listens; the driver sees the process die, and another one meets the same.
+            # Between two trials nobody reads the notes. The driver sees the process die; the next
+            # process meets the same error within a trial.
+            os._exit(1)
         if event.kind in ("task", "fatal"):
             self.notes.put((self._item, event))
 

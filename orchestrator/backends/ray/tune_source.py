@@ -1,4 +1,4 @@
-"""The driver's account of what Tune runs: which trials are open, what their workers told, and what became of those that died."""
+"""The driver's side of a Ray run: open trials, the events of workers, and dead workers."""
 
 from __future__ import annotations
 
@@ -22,57 +22,66 @@ from orchestrator.records.events import ENDS, Event, Events
 from orchestrator.results.store import ResultStore
 
 LOOK_EVERY_S = 0.2
-MEASURED = "validation_"  # What schedulers of Tune compare; they come back to the results of trials that are over.
+VALIDATION = "validation_"  # Tune's schedulers compare these metrics, also with those of ended trials.
 KEPT_OF_A_RESULT = {"done", "training_iteration", "trial_id", "task", "tasks", "task_name", "image_auroc"}
-WORD_WITHIN_S = 10.0
+END_WITHIN_S = 10.0
 
 
 class NoMoreTrials(BaseException):
-    """Nothing that Tune still runs is wanted; not an Exception, so that Tune does not wait for it."""
+    """Raised inside Tune to end the run although trials are running.
+
+    A BaseException, so that Tune does not catch it and wait for them.
+    """
 
 
 @dataclass
 class TuneSource:
-    """Trials between the source, which gives them out, and Tune, which places them.
+    """Stands between the source of trials and Tune, which places them.
 
-    What a worker tells is read from its log, progress and ends alike; Tune's word only says that a trial is over, or that its process
-    died. The truth about a trial whose worker left no word is in its attempt record.
+    Workers write their events, ends included, into their logs, which are read here. Tune only says
+    that a trial has ended or that its process died. If the log of an ended trial has no end, its
+    attempt record decides.
 
     Attributes:
-        most: how many items Tune may have at once.
-        placed: items that Tune has, by Tune's id.
+        setup: what the workers need.
+        source: where the trials come from.
+        events: called with every event.
+        max_items: items that Tune may have at once.
+        clock: seconds since an arbitrary start.
+        placed: the items that Tune has, by Tune's trial id.
 
     """
 
     setup: WorkerConfig
     source: TrialSupply
     events: Events
-    most: float
+    max_items: float
     clock: Callable[[], float] = time.monotonic
     placed: dict[str, WorkItem] = field(default_factory=dict)
     _open: dict[str, str] = field(default_factory=dict)  # Tune's ids by trial ids
-    _unheard: dict[str, float] = field(default_factory=dict)  # when Tune had done with a trial whose end nobody told
+    _end_missing: dict[str, float] = field(default_factory=dict)  # when Tune ended trials without an end
     _looked: float = 0.0
 
     def __post_init__(self) -> None:
         self._records = AttemptFolder(self.setup.folder / "attempts")
         self._follower = LogFollower(event_logs(self.setup.folder))
-        self._follower.look(f"{self.setup.worker}-*")  # Written by an earlier process of the same number.
+        self._logs = f"{self.setup.worker}-*"
+        self._follower.read_new(self._logs)  # Skips the events of an earlier process with the same number.
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles whatever it is given, to go on from there another day; a sweep goes on from its results folder."""
+        """Nothing: Tune pickles this to resume a run; a sweep resumes from its results folder."""
         return {}
 
     def next(self, tune_id: str) -> WorkItem | SourceSignal:
-        """The next item, from now on known to Tune as `tune_id`.
+        """The next item, known to Tune as `tune_id` from now on.
 
         Raises:
-            Over: whatever still runs shall not go on.
+            NoMoreTrials: the source is done although trials are running.
 
         """
-        # Tune sleeps for a second where it has nothing and is given nothing.
-        self.look(LOOK_EVERY_S if self.placed else 0.0)
-        if len(self.placed) >= self.most:
+        # Given nothing, Tune sleeps for a second. So an idle Tune gets the newest events at once.
+        self.read_logs(LOOK_EVERY_S if self.placed else 0.0)
+        if len(self.placed) >= self.max_items:
             return SourceSignal.WAIT
         answer = self.source.next()
         if isinstance(answer, WorkItem):
@@ -82,85 +91,90 @@ class TuneSource:
             raise NoMoreTrials
         return answer
 
-    def look(self, every_s: float = LOOK_EVERY_S) -> None:
-        """Pass on what workers told since the last look."""
+    def read_logs(self, every_s: float = LOOK_EVERY_S) -> None:
+        """Report the new events of the workers, at most once in `every_s` seconds."""
         now = self.clock()
         if now - self._looked < every_s:
             return
         self._looked = now
-        for entry in self._follower.look(f"{self.setup.worker}-*"):
-            self._hear(entry.event)
-        for trial_id in [name for name, since in self._unheard.items() if now - since > WORD_WITHIN_S]:
-            self._ask_record(trial_id)
+        for entry in self._follower.read_new(self._logs):
+            self._report(entry.event)
+        for trial_id in [name for name, since in self._end_missing.items() if now - since > END_WITHIN_S]:
+            self._end_by_record(trial_id)
 
-    def over(self, tune_id: str) -> None:
-        """Tune has done with an item."""
-        for trial_id in self._of(tune_id):
-            self._unheard[trial_id] = self.clock()
+    def on_complete(self, tune_id: str) -> None:
+        """Tune has ended an item; the ends of its trials are still to come from the logs."""
+        for trial_id in self._trials_of(tune_id):
+            self._end_missing[trial_id] = self.clock()
+        self.placed.pop(tune_id, None)
 
-    def stopped(self, tune_id: str) -> None:
-        """A scheduler of Tune has seen enough of an item; its worker will tell when it has stopped."""
-        with contextlib.suppress(OSError):  # A full disk: the worker goes on.
-            stop_requests.prune_requests(self.setup.folder).add(self._of(tune_id, take=False))
+    def on_early_stop(self, tune_id: str) -> None:
+        """A scheduler of Tune stops an item: ask its worker to stop; the end comes from the log."""
+        with contextlib.suppress(OSError):  # The disk is full: the trial runs to its end.
+            stop_requests.prune_requests(self.setup.folder).add(self._trials_of(tune_id))
 
-    def died(self, tune_id: str, how: str) -> None:
-        """The process that ran an item is gone: every trial that it had not ended costs an attempt."""
-        self.look(every_s=0.0)
-        records = {trial_id: self._running(trial_id) for trial_id in self._open}
-        workers = {_worker(records.get(trial_id)) for trial_id in self._of(tune_id, take=False)} - {None}
-        lost = dict.fromkeys(self._of(tune_id))
+    def on_death(self, tune_id: str, how: str) -> None:
+        """The process of an item died: every trial that had not ended loses an attempt.
+
+        A worker may have held back the rows of trials that ended just before. They are lost, too.
+        """
+        self.read_logs(every_s=0.0)
+        records = {trial_id: self._running_attempt(trial_id) for trial_id in self._open}
+        of_item = self._trials_of(tune_id)
+        self.placed.pop(tune_id, None)
+        workers = {_worker(records.get(trial_id)) for trial_id in of_item} - {None}
+        lost = dict.fromkeys(of_item)
         lost |= {name: None for name, record in records.items() if record and _worker(record) in workers}
-        error = f"the Ray worker that ran it died ({how})"
         for trial_id in lost:
-            self._bury(records[trial_id], error)
-            self._hear(Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None}))
+            self._fail(trial_id, records[trial_id], f"the Ray worker that ran it died ({how})")
 
-    def fatal(self, error: str) -> None:
-        """A worker cannot go on, and no other one could."""
-        self._hear(Event("fatal", "", {"error": error}))
+    def on_fatal(self, error: str) -> None:
+        """A worker cannot continue, and no other one could."""
+        self._report(Event("fatal", "", {"error": error}))
 
     @property
-    def open(self) -> frozenset[str]:
-        """The trials that were given out and whose end nobody has told yet."""
+    def open_trials(self) -> frozenset[str]:
+        """The trials that were handed out and whose end has not been reported."""
         return frozenset(self._open)
 
-    def _hear(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         if event.trial_id not in self._open and event.kind != "fatal":
             return
         if event.kind in ENDS:
             self._open.pop(event.trial_id, None)
-            self._unheard.pop(event.trial_id, None)
+            self._end_missing.pop(event.trial_id, None)
         self.events(event)
 
-    def _of(self, tune_id: str, take: bool = True) -> list[str]:
-        """The open trials of an item; an item that is taken is no longer placed."""
-        item = self.placed.pop(tune_id, None) if take else self.placed.get(tune_id)
+    def _trials_of(self, tune_id: str) -> list[str]:
+        """The open trials of an item."""
+        item = self.placed.get(tune_id)
         return [name for name in (item.trial_ids if item else ()) if self._open.get(name) == tune_id]
 
-    def _running(self, trial_id: str) -> AttemptRecord | None:
+    def _running_attempt(self, trial_id: str) -> AttemptRecord | None:
         attempts = self._records.of_trial(trial_id)
         last = attempts[-1] if attempts else None
         ours = last is not None and (_worker(last) or "").startswith(f"{self.setup.worker}-")
         return last if last is not None and ours and last.content.get("state") == RUNNING else None
 
-    def _ask_record(self, trial_id: str) -> None:
-        """Nobody told how a trial ended, long after Tune had done with it: a log that could not be written, or a worker that died idle."""
+    def _end_by_record(self, trial_id: str) -> None:
+        """End a trial without an end in its log: the disk was full, or its worker died idle."""
         attempts = self._records.of_trial(trial_id)
         state = attempts[-1].state if attempts else DIED
         if state == RUNNING:
             return
         if state != DIED:
             content = attempts[-1].content
-            self._hear(Event(state if state in ENDS else "finished", trial_id, dict(content)))  # type: ignore[arg-type]
+            self._report(Event(state if state in ENDS else "finished", trial_id, dict(content)))  # type: ignore[arg-type]
             return
         error = "the Ray worker that ran it died after the trial's end, before its results were written"
-        self._bury(self._running(trial_id), error)
-        self._hear(Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None}))
+        self._fail(trial_id, self._running_attempt(trial_id), error)
 
-    def _bury(self, record: AttemptRecord | None, error: str) -> None:
-        """Ray knows that the process is gone before its heartbeat is missed; the next attempt need not wait for that."""
-        with contextlib.suppress(OSError):  # A full disk: the next start finds it dead.
+    def _fail(self, trial_id: str, record: AttemptRecord | None, error: str) -> None:
+        # Ray knows of the death before the heartbeat is missed. With the death on record, the next
+        # attempt need not wait.
+        with contextlib.suppress(OSError):  # The disk is full: the next start records the death.
             record_dead_attempts(self._records, ResultStore(self.setup.folder), [record] if record else [], error)
+        self._report(Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None}))
 
 
 def _worker(record: AttemptRecord | None) -> str | None:
@@ -168,60 +182,61 @@ def _worker(record: AttemptRecord | None) -> str | None:
 
 
 class SourceSearcher(Searcher):
-    """What Tune asks for trials: the same source that every backend pulls from. It knows nothing of what becomes of them."""
+    """Gives Tune the trials of a source. It keeps no state: ends come through `TuneCallback`."""
 
-    def __init__(self, account: TuneSource) -> None:
+    def __init__(self, tune_source: TuneSource) -> None:
         super().__init__()
-        self._account = account
+        self._tune_source = tune_source
 
     def suggest(self, trial_id: str) -> Any:
-        """The next item as a configuration, None to be asked again, or the word that ends the search."""
-        answer = self._account.next(trial_id)
+        """The next item as a configuration; None = ask again later; FINISHED = no more items."""
+        answer = self._tune_source.next(trial_id)
         if isinstance(answer, WorkItem):
             return {"placed": Placement(answer.trials)}
         return str(Searcher.FINISHED) if answer is SourceSignal.DONE else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The account hears of ends elsewhere."""
+        """Do nothing: see the class."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the sweep's state is in its results folder."""
+        """Do nothing: the sweep's state is in its results folder."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Do nothing: see `save`."""
 
 
 class TuneCallback(Callback):
-    """What Tune reports of its trials, passed on to the account."""
+    """Passes Tune's reports on to the source."""
 
-    def __init__(self, account: TuneSource) -> None:
-        self._account = account
+    def __init__(self, tune_source: TuneSource) -> None:
+        self._tune_source = tune_source
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Several times a second."""
-        self._account.look()
+        """Read the logs; Tune calls this several times a second."""
+        self._tune_source.read_logs()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """A task ended, or nothing can go on."""
+        """Handle the end of a task or of a trial, or a fatal error."""
         if "fatal" in result:
-            self._account.fatal(result["fatal"])
+            self._tune_source.on_fatal(result["fatal"])
         elif result.get("done") and OVER not in result:
-            self._account.stopped(trial.trial_id)
-        # Tune would keep the rest for every trial, and statistics of each number in it.
+            self._tune_source.on_early_stop(trial.trial_id)
+        # Tune keeps all other values for every trial, with statistics of each number.
         for name in result.keys() - KEPT_OF_A_RESULT:
-            if not name.startswith(MEASURED):
+            if not name.startswith(VALIDATION):
                 del result[name]
         if "task" not in result:
-            # A trial's last word measures nothing; the median rule would look for a measurement wherever it looks at this task.
+            # The last result of a trial has no metrics. The median rule looks for them in every
+            # result up to the current iteration; at maxsize it never reaches this one.
             result["training_iteration"] = sys.maxsize
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Tune has done with a trial."""
-        self._account.over(trial.trial_id)
+        """Handle the end of a trial."""
+        self._tune_source.on_complete(trial.trial_id)
         trial.config["placed"].release()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """The trial's process died."""
+        """Handle the death of a trial's process."""
         error = trial.get_pickled_error()
-        self._account.died(trial.trial_id, type(error).__name__ if error else "no reason given")
+        self._tune_source.on_death(trial.trial_id, type(error).__name__ if error else "no reason given")
         trial.config["placed"].release()

@@ -1,1 +1,1 @@
-"""What SLURM is asked for and what it answers: arrays on record, the queue, the sbatch script, and the worker inside a job."""
+"""The SLURM backend: submissions, the queue, the sbatch script and the worker in a job."""

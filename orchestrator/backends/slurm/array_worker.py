@@ -1,9 +1,11 @@
-"""The worker inside a SLURM job: runs the trials of one array element, and survives being told to go.
+"""The worker in a SLURM job: runs the trials of one array task, and stops them at a signal.
 
-SLURM sends SIGUSR2 some time before the time limit and on preemption (where the site asks for that), SIGTERM when a job is cancelled,
-preempted or requeued by others. Either way the trial at hand is checkpointed and its attempt written down as interrupted. After SIGUSR2
-the job also puts itself back into the queue. After SIGTERM it waits to be killed: whoever sent the signal knows what shall become of the
-job, and one that ended by itself in the meantime would be complete to SLURM, and not requeued.
+SLURM sends SIGUSR2 some time before the time limit, and on preemption if the site configures that.
+It sends SIGTERM when a job is cancelled, preempted or requeued by others. Both make the running
+trial keep its last epoch and record its attempt as interrupted.
+
+After SIGUSR2 the job also requeues itself. After SIGTERM it waits to be killed: if it ended by
+itself, SLURM would take it for completed and would not requeue it.
 """
 
 from __future__ import annotations
@@ -36,72 +38,88 @@ from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Trial
 
 KILLED_WITHIN_S = 600.0
-CHILDREN_STOP_S = 20.0  # of the 30 seconds that SLURM gives a job by default
-GONE = "its node failed, or its job was put back into the queue without a warning"
+CHILDREN_STOP_S = 20.0  # Of the 30 seconds that SLURM gives a job by default.
+EARLIER_START_DIED = "its node failed, or its job was requeued without a warning"
 
 
-def run_array_element(
-    setup: WorkerConfig, uid: str, trials: Sequence[Trial], beside: int, needs: Resources, code: str
+def run_array_task(
+    setup: WorkerConfig, uid: str, trials: Sequence[Trial], parallel: int, needs: Resources, code: str
 ) -> None:
-    """Run the trials of this element that it has not ended yet, `beside` at once. Called by submitit inside a job.
+    """Run the trials of this array task that it has not ended yet. submitit calls it in the job.
+
+    Args:
+        setup: what workers need.
+        uid: the name of the submission's record.
+        trials: the trials of the array task.
+        parallel: the trials that run at once.
+        needs: what a trial needs.
+        code: the code digest at submission.
 
     Raises:
         RuntimeError: the code changed between submission and start, or no worker can start.
 
     """
     if code_digest() != code:
-        raise RuntimeError("the project's code changed after the job was submitted; run the command again")
-    job = job_name(element_id(), uid)
-    setup = replace(setup, worker=f"slurm-{element_id()}", job=job)
+        raise RuntimeError("the project's code changed after the job was submitted; run the same command again")
+    job = job_name(array_task_id(), uid)
+    setup = replace(setup, worker=f"slurm-{array_task_id()}", job=job)
     os.environ[JOB_VARIABLE] = job
-    told = _EventRelay()
-    told.listen()
+    stop_signals = _StopSignals()
+    stop_signals.listen()
     try:
         records = AttemptFolder(setup.folder / "attempts")
-        own = [record for record in records.all() if record.content.get("job") == job]
-        begun = [record for record in own if record.content["state"] == RUNNING]
-        record_dead_attempts(records, ResultStore(setup.folder), begun, GONE, INTERRUPTED)
-        over = {record.trial_id for record in own if record.content["state"] in ENDED}
-        left = [trial for trial in trials if trial.id not in over]
+        of_job = [record for record in records.all() if record.content.get("job") == job]
+        # A job runs once at a time. An attempt that an earlier start left as running has died;
+        # there is no need to wait for its heartbeat.
+        running = [record for record in of_job if record.content["state"] == RUNNING]
+        record_dead_attempts(records, ResultStore(setup.folder), running, EARLIER_START_DIED, INTERRUPTED)
+        ended = {record.trial_id for record in of_job if record.content["state"] in ENDED}
+        left = [trial for trial in trials if trial.id not in ended]
         source = TrialSource(
             PlannedTrials(left, stage_tree(left)),
             needs,
             retries=0,
-            cancelled=stop_requests.cancel_requests(setup.folder).holds,
+            cancelled=stop_requests.cancel_requests(setup.folder).is_set,
             waits_for_others=False,
         )
-        inline = beside == 1
-        backend: Backend = InlineBackend(setup) if inline else LocalBackend(setup, beside, needs, CHILDREN_STOP_S)
+        alone = parallel == 1
+        backend: Backend = InlineBackend(setup) if alone else LocalBackend(setup, parallel, needs, CHILDREN_STOP_S)
         with pinned_within_budget(setup.cache, needs=[trial.config for trial in left]):
             backend.run(source, source.events)
         if source.tally.stopped_by is not None:
             raise RuntimeError(source.tally.stopped_by)
     except WorkerStopped:
-        if not told.requeue:
+        if not stop_signals.requeue:
             time.sleep(KILLED_WITHIN_S)
-        # Where scontrol is missing (in some containers) the job ends here, and a driver submits its trials again.
+        # Without scontrol (in some containers) the job ends, and a driver submits the trials again.
         with contextlib.suppress(OSError):
-            subprocess.run(["scontrol", "requeue", element_id()], check=False)
+            subprocess.run(["scontrol", "requeue", array_task_id()], check=False)
 
 
-def element_id() -> str:
-    """SLURM's name of the element that this process runs in."""
+def array_task_id() -> str:
+    """SLURM's id of the array task that this process runs in, such as `7_0`."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-class _EventRelay:
-    """Hears the first signal to go, whichever it is, and ends what runs with `Stop`; later ones are not heard."""
+class _StopSignals:
+    """Raises WorkerStopped at the first SIGUSR2 or SIGTERM and ignores later ones.
+
+    Attributes:
+        requeue: whether the signal was SIGUSR2, after which the job requeues itself.
+
+    """
 
     def __init__(self) -> None:
         self.requeue = False
 
     def listen(self) -> None:
-        signal.signal(signal.SIGUSR2, self._hear)
-        signal.signal(signal.SIGTERM, self._hear)
+        signal.signal(signal.SIGUSR2, self._stop)
+        signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        # A second signal must not interrupt the flush of results that the first one starts.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.requeue = number == signal.SIGUSR2

@@ -1,21 +1,21 @@
-"""A SLURM cluster, through submitit: job arrays that go on without the driver, which submits, watches and can be closed at any time.
+"""The SLURM backend: job arrays, submitted through submitit, that run on without the driver.
 
-The truth about a trial is what its worker wrote: its part and its attempt record. SLURM's word only says whether to go on waiting.
+The driver submits, follows and can be closed at any time. A trial's outcome is what its worker
+wrote: its part and its attempt record. SLURM's state only says whether to wait any longer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from moleflow.code_digest import code_digest
-from moleflow.errors import MoleflowError
-from orchestrator.backends.slurm.outcomes import JobOutcomes, in_job
-from orchestrator.backends.slurm.queue import UNHEARD, Queue, QueueState, SlurmUnavailable
+from orchestrator.backends.slurm.outcomes import JobOutcomes, last_attempt_in_job
+from orchestrator.backends.slurm.queue import UNKNOWN, Queue, QueueState, SlurmUnavailable
 from orchestrator.backends.slurm.site_profile import SiteProfile
-from orchestrator.backends.slurm.submissions import Element, Submission, elements, job_folder
+from orchestrator.backends.slurm.submissions import ArrayTask, Submission, array_tasks, job_folder
 from orchestrator.backends.slurm.submitter import SubmissionRejected, Submitter
 from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
 from orchestrator.records.attempts import CANCELLED, DIED, ENDED, RUNNING, AttemptFolder, AttemptRecord
@@ -26,15 +26,16 @@ from orchestrator.results.store import ResultStore
 
 LOOK_EVERY_S = 1.0
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 2.0, 15.0
-AGAIN_S = 60.0
+RESUBMIT_AFTER_S = 60.0
+WORKER_LOGS = "slurm-*"
 
 
 class SlurmBackend:
     """Job arrays on a cluster.
 
     Args:
-        setup: what workers need; its folders must be seen by the compute nodes under the same paths.
-        profile: the site's.
+        setup: what the workers need. The compute nodes must see its folders under the same paths.
+        profile: the site's profile.
 
     """
 
@@ -42,57 +43,53 @@ class SlurmBackend:
         self._setup, self._profile = setup, profile
 
     def run(self, source: TrialSupply, events: Events) -> None:
-        """Submit what no job has yet, and follow all of it until the source is done.
+        """Submit the trials that are in no job, and follow all of them until the source is DONE.
 
         Raises:
-            MoleflowError: SLURM refuses the jobs or is not there.
+            MoleflowError: SLURM rejects the jobs or is not available.
 
         """
         run_loop(_SlurmEngine(self._setup, self._profile), source, events)
 
     def submit(self, source: TrialSupply) -> list[Submission]:
-        """Submit what no job has yet, and leave it to SLURM.
+        """Submit the trials that are in no job, and leave them to SLURM.
 
         Raises:
-            MoleflowError: SLURM refuses the jobs or is not there.
+            MoleflowError: SLURM rejects the jobs or is not available.
 
         """
         engine = _SlurmEngine(self._setup, self._profile)
-        while isinstance(item := source.next(), WorkItem):
+        for item in _items(source):
             engine.submit(item)
-        try:
-            return engine.flush()
-        except SlurmUnavailable as error:
-            raise MoleflowError(str(error)) from None
+        return engine.submit_waiting()
 
     def scripts(self, source: TrialSupply) -> list[str]:
-        """The sbatch scripts that `submit` would hand over; nothing is written.
+        """The sbatch scripts that `submit` would submit; nothing is written.
 
         Raises:
-            MoleflowError: SLURM is not there.
+            MoleflowError: SLURM is not available.
 
         """
-        items = []
-        while isinstance(item := source.next(), WorkItem):
-            items.append(item)
-        try:
-            return Submitter(self._setup, self._profile, job_folder(self._setup.folder)).scripts(items)
-        except SlurmUnavailable as error:
-            raise MoleflowError(str(error)) from None
+        return Submitter(self._setup, self._profile, job_folder(self._setup.folder)).scripts(_items(source))
+
+
+def _items(source: TrialSupply) -> Iterator[WorkItem]:
+    while isinstance(item := source.next(), WorkItem):
+        yield item
 
 
 @dataclass
-class _FollowedElement:
-    """An element that somebody waits for: the trials still open in it, and the last word on it with when it was first heard."""
+class _FollowedTask:
+    """An array task that the driver waits for: its trials without an end, and its last state."""
 
-    element: Element
+    task: ArrayTask
     trial_ids: set[str]
     state: QueueState | None = None
 
 
 @dataclass
 class _PollSchedule:
-    """When to ask SLURM again: soon after something changed, ever more seldom while nothing does."""
+    """The time of the next question to SLURM: soon after a change, ever later without one."""
 
     clock: Callable[[], float]
     due: float = 0.0
@@ -108,6 +105,12 @@ class _PollSchedule:
 
 
 class _SlurmEngine:
+    """The SLURM half of `run_loop`.
+
+    A trial is in one of three places: in `_waiting` until it is submitted, in a followed array
+    task, or in `_held` while a worker outside SLURM is running it.
+    """
+
     def __init__(self, setup: WorkerConfig, profile: SiteProfile) -> None:
         setup = replace(setup, node_cache=profile.node_cache)
         jobs = job_folder(setup.folder)
@@ -115,175 +118,186 @@ class _SlurmEngine:
         self._queue = Queue(profile.accounting)
         self._records = AttemptFolder(setup.folder / "attempts")
         self._store = ResultStore(setup.folder)
-        self._endings = JobOutcomes(self._records, self._store, jobs, code_digest() if setup.rerun_stale else None)
+        self._outcomes = JobOutcomes(self._records, self._store, jobs, code_digest() if setup.rerun_stale else None)
         self._follower = LogFollower(event_logs(setup.folder))
-        self._follower.look("slurm-*")  # What was told before is in the records.
+        self._follower.read_new(WORKER_LOGS)  # Earlier events are skipped: the attempt records hold them.
         self._waiting: dict[str, WorkItem] = {}
         self._held: dict[str, WorkItem] = {}
-        self._open: dict[str, _FollowedElement] = {}
-        self._where: dict[str, str] = {}
-        self._asking = _PollSchedule(time.monotonic)
-        self._flush_due: float | None = None
+        self._followed: dict[str, _FollowedTask] = {}
+        self._task_of: dict[str, str] = {}
+        self._schedule = _PollSchedule(time.monotonic)
+        self._submit_due: float | None = None
 
-    def free(self) -> int:
-        return 1  # SLURM takes everything; arrays are made at the next poll.
+    def free_slots(self) -> int:
+        return 1  # SLURM queues everything; arrays are made at the next poll.
 
     def submit(self, item: WorkItem) -> None:
         for trial in item.trials:
             self._waiting[trial.id] = replace(item, trials=(trial,))
 
     def poll(self, seconds: float) -> list[Event]:
-        self._flush_when_due()
+        self._submit_when_due()
         time.sleep(max(seconds, LOOK_EVERY_S))
-        found = [entry.event for entry in self._follower.look("slurm-*")]
-        found = [event for event in found if event.trial_id in self._where or event.kind == "fatal"]
-        # An interrupted job may be on its way back into the queue, or cancelled: SLURM has the next word on it.
-        found = [event for event in found if event.kind != "interrupted"]
-        if found:
-            self._asking.hurry()
-        if time.monotonic() >= self._asking.due:
-            found += self._ask()
-        for event in found:
+        events = [entry.event for entry in self._follower.read_new(WORKER_LOGS)]
+        events = [event for event in events if event.trial_id in self._task_of or event.kind == "fatal"]
+        # An interrupted job may be requeued or cancelled: SLURM's state decides what that means.
+        events = [event for event in events if event.kind != "interrupted"]
+        if events:
+            self._schedule.hurry()
+        if time.monotonic() >= self._schedule.due:
+            events += self._ask()
+        for event in events:
             if event.kind in ENDS:
                 self._forget(event.trial_id)
-        return found
+        return events
 
-    def withdraw(self) -> list[Event]:
-        taken = [*self._waiting, *self._held]
-        queued = [place for place in self._open.values() if place.state and place.state.phase == "queued"]
+    def cancel_queued(self) -> list[Event]:
+        cancelled = [*self._waiting, *self._held]
+        queued = [
+            followed for followed in self._followed.values() if followed.state and followed.state.phase == "queued"
+        ]
         with suppress(SlurmUnavailable):
-            self._queue.cancel([place.element for place in queued], waiting_only=True)
-            taken += [trial_id for place in queued for trial_id in place.trial_ids]
-        for trial_id in taken:
+            self._queue.cancel([followed.task for followed in queued], pending_only=True)
+            cancelled += [trial_id for followed in queued for trial_id in followed.trial_ids]
+        for trial_id in cancelled:
             self._forget(trial_id)
-        return [Event("withdrawn", trial_id) for trial_id in taken]
+        return [Event("withdrawn", trial_id) for trial_id in cancelled]
 
     def close(self) -> None:
-        """Jobs go on without a driver."""
+        """Nothing to stop: jobs run on without a driver."""
 
-    def flush(self) -> list[Submission]:
-        """Submit what waits and has no job yet.
+    def submit_waiting(self) -> list[Submission]:
+        """Submit the waiting trials that are in no job.
 
         Raises:
-            Unreachable: SLURM does not answer.
-            Refused: it takes no job.
+            SlurmUnavailable: SLURM does not answer.
+            SubmissionRejected: it rejected an array.
 
         """
         if not self._waiting:
             return []
-        with self._submitter.alone():
-            self._take_up()
-            made = self._submitter.submit(list(self._waiting.values()), self._taken, self._standing())
-        self._asking.hurry()
+        # Under the lock, two drivers cannot both find a trial without a job and submit it twice.
+        with self._submitter.lock():
+            self._follow_submitted()
+            made = self._submitter.submit(list(self._waiting.values()), self._on_submitted, self._unfinished_jobs())
+        self._schedule.hurry()
         return made
 
-    def _standing(self) -> dict[str, str]:
-        """The number of the job that a followed trial is in, where that is not over as far as is known."""
+    def _unfinished_jobs(self) -> dict[str, str]:
+        """{trial id: job id} of the followed trials whose jobs are not known to have ended."""
         return {
-            trial_id: place.element.submission.job_id
-            for place in self._open.values()
-            if place.element.submission.job_id is not None and (place.state is None or place.state.phase != "over")
-            for trial_id in place.trial_ids
+            trial_id: followed.task.submission.job_id
+            for followed in self._followed.values()
+            if followed.task.submission.job_id is not None
+            and (followed.state is None or followed.state.phase != "over")
+            for trial_id in followed.trial_ids
         }
 
-    def _flush_when_due(self) -> None:
-        """Submit; once SLURM has answered, what it does not take now is tried again later."""
-        if self._flush_due is not None and time.monotonic() < self._flush_due:
+    def _submit_when_due(self) -> None:
+        """Submit the waiting trials. Once SLURM has answered, an error means another try later."""
+        if self._submit_due is not None and time.monotonic() < self._submit_due:
             return
         try:
-            self.flush()
-            self._flush_due = 0.0
-        except SlurmUnavailable as error:
-            if self._flush_due is None:
-                raise MoleflowError(str(error)) from None
-            self._flush_due = time.monotonic() + ASK_AT_LEAST_EVERY_S
-        except SubmissionRejected:
-            if not self._open:
+            self.submit_waiting()
+            self._submit_due = 0.0
+        except SlurmUnavailable:
+            if self._submit_due is None:
                 raise
-            self._flush_due = time.monotonic() + AGAIN_S
+            self._submit_due = time.monotonic() + ASK_AT_LEAST_EVERY_S
+        except SubmissionRejected:
+            if not self._followed:
+                raise
+            # Sites limit the jobs of a user; when some have ended, more are accepted.
+            self._submit_due = time.monotonic() + RESUBMIT_AFTER_S
 
-    def _taken(self, submission: Submission) -> None:
-        for element in elements([submission]):
-            for trial_id in element.trial_ids:
+    def _on_submitted(self, submission: Submission) -> None:
+        for task in array_tasks([submission]):
+            for trial_id in task.trial_ids:
                 del self._waiting[trial_id]
-                self._follow(element, trial_id)
+                self._follow(task, trial_id)
 
-    def _take_up(self) -> None:
-        """Follow the jobs that are there already, whoever submitted them, and set aside what somebody else is at."""
+    def _follow_submitted(self) -> None:
+        """Follow waiting trials that are in a job already, whichever driver submitted it.
+
+        Trials that a worker outside SLURM is running are held back.
+        """
         attempts: dict[str, list[AttemptRecord]] = {}
         for record in self._records.all():
             attempts.setdefault(record.trial_id, []).append(record)
         self._submitter.recover(self._queue)
-        known = self._known()
-        for element, state in known.items():
-            for trial_id in element.trial_ids:
-                last = in_job(attempts.get(trial_id, []), element)
+        known = self._known_tasks()
+        for task, state in known.items():
+            for trial_id in task.trial_ids:
+                last = last_attempt_in_job(attempts.get(trial_id, []), task)
                 alive = last is not None and last.state == RUNNING
-                if state.phase == "over" and not (alive and state.word == UNHEARD):
+                if state.phase == "over" and not (alive and state.name == UNKNOWN):
                     if last is not None and last.content.get("state") == RUNNING:
-                        self._endings.of(trial_id, element, state)
-                elif trial_id in self._waiting and not _ended(last):
+                        self._outcomes.outcome(trial_id, task, state)  # It records the dead attempt.
+                elif trial_id in self._waiting and not _has_ended(last):
                     del self._waiting[trial_id]
-                    self._follow(element, trial_id, state)
-        jobs = {element.job for element in known}
+                    self._follow(task, trial_id, state)
+        jobs = {task.job for task in known}
         for last in [attempts[trial_id][-1] for trial_id in self._waiting if trial_id in attempts]:
             if last.state == DIED and last.content.get("job") not in jobs:
                 record_dead_attempts(self._records, self._store, [last], UNSEEN)
             elif last.state == RUNNING and not last.content.get("job"):  # A worker outside SLURM.
                 self._held[last.trial_id] = self._waiting.pop(last.trial_id)
 
-    def _known(self) -> dict[Element, QueueState]:
-        """The elements on record that may still matter, with SLURM's word on each."""
+    def _known_tasks(self) -> dict[ArrayTask, QueueState]:
+        """The array tasks on record that have an unfinished or waiting trial, with their states."""
         finished = self._store.finished()
-        found = {
-            element.id: element
-            for element in elements(self._jobs.all())
-            if any(trial_id not in finished or trial_id in self._waiting for trial_id in element.trial_ids)
+        tasks = {
+            task.id: task
+            for task in array_tasks(self._jobs.all())
+            if any(trial_id not in finished or trial_id in self._waiting for trial_id in task.trial_ids)
         }
-        return {found[element_id]: state for element_id, state in self._queue.states(list(found.values())).items()}
+        return {tasks[task_id]: state for task_id, state in self._queue.states(list(tasks.values())).items()}
 
     def _ask(self) -> list[Event]:
-        """Ask SLURM about every element that is open; one that is over twice in a row has ended.
+        """Ask SLURM for the state of every followed array task; returns the ends of its trials.
 
-        Once is not enough: SLURM shows the end of a job for a moment before it puts it back into the queue.
+        A task has ended if two answers in a row say so: SLURM shows a job as ended for a moment
+        before it requeues it.
         """
-        found = [Event("held", trial_id) for trial_id in self._held if not self._somebody_is_at(trial_id)]
+        events = [Event("held", trial_id) for trial_id in self._held if not self._is_running(trial_id)]
         try:
-            states = self._queue.states([place.element for place in self._open.values()])
+            states = self._queue.states([followed.task for followed in self._followed.values()])
         except SlurmUnavailable:
-            self._asking.asked(changed=False)
-            return found
+            self._schedule.asked(changed=False)
+            return events
         changed = False
-        for element_id, place in self._open.items():
-            state = states[element_id]
-            changed = changed or state != place.state
-            if state.phase == "over" and place.state == state:
-                ends = [self._endings.of(trial_id, place.element, state) for trial_id in sorted(place.trial_ids)]
-                found += [event for event in ends if event is not None]
-            place.state = state
-        self._asking.asked(changed)
-        return found
+        for task_id, followed in self._followed.items():
+            state = states[task_id]
+            changed = changed or state != followed.state
+            if state.phase == "over" and followed.state == state:
+                ends = [
+                    self._outcomes.outcome(trial_id, followed.task, state) for trial_id in sorted(followed.trial_ids)
+                ]
+                events += [event for event in ends if event is not None]
+            followed.state = state
+        self._schedule.asked(changed)
+        return events
 
-    def _somebody_is_at(self, trial_id: str) -> bool:
+    def _is_running(self, trial_id: str) -> bool:
         attempts = self._records.of_trial(trial_id)
         return bool(attempts) and attempts[-1].state == RUNNING
 
-    def _follow(self, element: Element, trial_id: str, state: QueueState | None = None) -> None:
-        self._open.setdefault(element.id, _FollowedElement(element, set(), state)).trial_ids.add(trial_id)
-        self._where[trial_id] = element.id
+    def _follow(self, task: ArrayTask, trial_id: str, state: QueueState | None = None) -> None:
+        self._followed.setdefault(task.id, _FollowedTask(task, set(), state)).trial_ids.add(trial_id)
+        self._task_of[trial_id] = task.id
 
     def _forget(self, trial_id: str) -> None:
         self._waiting.pop(trial_id, None)
         self._held.pop(trial_id, None)
-        element_id = self._where.pop(trial_id, None)
-        if element_id is not None:
-            self._open[element_id].trial_ids.discard(trial_id)
-            if not self._open[element_id].trial_ids:
-                del self._open[element_id]
+        task_id = self._task_of.pop(trial_id, None)
+        if task_id is not None:
+            self._followed[task_id].trial_ids.discard(trial_id)
+            if not self._followed[task_id].trial_ids:
+                del self._followed[task_id]
 
 
-def _ended(last: AttemptRecord | None) -> bool:
-    """Whether a trial has ended for good in the element of this attempt, which will not run it again."""
+def _has_ended(last: AttemptRecord | None) -> bool:
+    """True if an array task will not run a trial again, given the trial's last attempt in it."""
     if last is None:
         return False
     return last.state in ENDED or last.content.get("error_kind") == CANCELLED

@@ -1,4 +1,4 @@
-"""What is submitted: how trials are packed into array elements, and each array's sbatch script."""
+"""Job arrays: the packing of trials into array tasks, and the sbatch script."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """What one element of an array is given.
+    """The resources of one array task.
 
     Attributes:
-        trials: how many it runs, at most.
-        beside: how many of them at once, on the same GPU where there is one.
-        time_min, cpus, mem_gb, gpus: for all of them together.
+        trials: the trials that it runs, at most.
+        parallel: the trials that it runs at once, on one GPU if it has one.
+        time_min: its time limit in minutes.
+        cpus, mem_gb, gpus: for all trials that run at once.
 
     """
 
     trials: int
-    beside: int
+    parallel: int
     time_min: int
     cpus: int
     mem_gb: float
@@ -38,70 +39,75 @@ class ArrayShape:
 
 
 def array_shape(needs: Resources, profile: SiteProfile) -> ArrayShape:
-    """The element for trials that need `needs`; a fraction of a GPU means that so many trials share one."""
+    """The array task for trials that need `needs`.
+
+    With `gpus: 0.5` two trials share a GPU, with 0.25 four.
+    """
     share = math.floor(1 / needs.gpus) if 0 < needs.gpus < 1 else 1
-    beside = profile.trials_per_gpu or max(needs.trials_per_gpu, share)
-    trials = max(profile.trials_per_job, beside)
+    parallel = profile.trials_per_gpu or max(needs.trials_per_gpu, share)
+    trials = max(profile.trials_per_job, parallel)
     return ArrayShape(
         trials=trials,
-        beside=beside,
-        time_min=needs.time_min * math.ceil(trials / beside),
-        cpus=needs.cpus * beside,
-        mem_gb=needs.mem_gb * beside,
+        parallel=parallel,
+        time_min=needs.time_min * math.ceil(trials / parallel),
+        cpus=needs.cpus * parallel,
+        mem_gb=needs.mem_gb * parallel,
         gpus=math.ceil(needs.gpus),
     )
 
 
-def pack_trials(items: Sequence[T], size: int) -> list[list[T]]:
-    """The items in order, `size` together."""
+def batched(items: Sequence[T], size: int) -> list[list[T]]:
+    """The items in order, in lists of at most `size`."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def submitit_executor(
-    folder: Path, name: str, form: ArrayShape, profile: SiteProfile, threads: int, after: Sequence[str] = ()
+    folder: Path, name: str, shape: ArrayShape, profile: SiteProfile, threads: int, after: Sequence[str] = ()
 ) -> SlurmExecutor:
-    """A submitit executor that submits arrays of such elements.
+    """A submitit executor for arrays of one shape.
 
     Args:
-        folder: where scripts and output go.
+        folder: the folder for scripts and output.
         name: the job's name in SLURM.
-        form: what an element is given.
-        profile: the site's.
+        shape: the resources of an array task.
+        profile: the site's profile.
         threads: CPU threads of a trial.
-        after: job numbers; the array waits until those jobs have ended, however they ended.
+        after: job ids; the array starts after those jobs have ended, even by failing.
 
     """
     from submitit import SlurmExecutor
 
-    made = SlurmExecutor(folder, python=" ".join(part for part in (profile.container, profile.python) if part) or None)
+    executor = SlurmExecutor(
+        folder, python=" ".join(part for part in (profile.container, profile.python) if part) or None
+    )
     options: dict[str, Any] = {
         "job_name": name,
-        "time": form.time_min,
-        "cpus_per_task": form.cpus,
-        "mem": f"{math.ceil(form.mem_gb * 1024)}M",
+        "time": shape.time_min,
+        "cpus_per_task": shape.cpus,
+        "mem": f"{math.ceil(shape.mem_gb * 1024)}M",
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
         "constraint": profile.constraint,
-        "gres": profile.gres.format(gpus=form.gpus) if profile.gres and form.gpus else None,
+        "gres": profile.gres.format(gpus=shape.gpus) if profile.gres and shape.gpus else None,
         "setup": [*(f"export {name}={value}" for name, value in thread_variables(threads).items()), *profile.setup],
-        "signal_delay_s": min(profile.signal_s, 60 * form.time_min // 3),
+        "signal_delay_s": min(profile.signal_s, 60 * shape.time_min // 3),
         "array_parallelism": profile.parallelism or 1_000_000,
         "stderr_to_stdout": True,
         "dependency": f"afterany:{':'.join(after)}" if after else None,
-        # A step gets the cores of its job only when it is told so; since 22.05 SLURM no longer passes them on.
-        "srun_args": [f"--cpus-per-task={form.cpus}"],
+        # Since 22.05 SLURM no longer passes the cores of a job on to its steps.
+        "srun_args": [f"--cpus-per-task={shape.cpus}"],
         "additional_parameters": {"requeue": True} | dict(profile.extra),
     }
-    made.update_parameters(**{option: value for option, value in options.items() if value is not None})
-    return made
+    executor.update_parameters(**{option: value for option, value in options.items() if value is not None})
+    return executor
 
 
-def sbatch_script(made: SlurmExecutor, elements: int) -> str:
-    """The text of the sbatch script, as it would be submitted."""
+def sbatch_script(executor: SlurmExecutor, tasks: int) -> str:
+    """The text of the sbatch script for an array of so many tasks."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    parameters: dict[str, Any] = dict(made.parameters)
-    if elements > 1:
-        parameters["map_count"] = elements
-    return str(_make_sbatch_string(command=made._submitit_command_str, folder=made.folder, **parameters))
+    parameters: dict[str, Any] = dict(executor.parameters)
+    if tasks > 1:
+        parameters["map_count"] = tasks
+    return str(_make_sbatch_string(command=executor._submitit_command_str, folder=executor.folder, **parameters))

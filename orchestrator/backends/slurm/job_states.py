@@ -1,4 +1,4 @@
-"""How the trials of a sweep stand in SLURM's queue, for `status` and `cancel`."""
+"""The states of a sweep's trials in SLURM's queue, for `status` and `cancel`."""
 
 from __future__ import annotations
 
@@ -7,67 +7,68 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from orchestrator.backends.slurm.queue import Queue, QueueState, SlurmUnavailable
-from orchestrator.backends.slurm.submissions import Element, elements, job_folder
+from orchestrator.backends.slurm.submissions import ArrayTask, array_tasks, job_folder
 from orchestrator.records.trial_state import JobState
 
 ASK_EVERY_S = 2.0
 
 
 class SlurmJobs:
-    """The jobs on record in a results folder; SLURM is asked once for all of them, every two seconds at most."""
+    """The SLURM jobs of a results folder; SLURM is asked at most every two seconds, for all."""
 
     def __init__(self, sweep_folder: Path) -> None:
-        self._record = job_folder(sweep_folder)
+        self._jobs = job_folder(sweep_folder)
         self._queue = Queue()
         self._asked: float | None = None
-        self._elements: dict[str, Element] = {}
+        self._task_of: dict[str, ArrayTask] = {}
         self._states: Mapping[str, QueueState] = {}
-        self._silence: str | None = None
+        self._unavailable: str | None = None
         self._over: set[str] = set()
 
     def state_of(self, trial_id: str) -> JobState | None:
-        """What SLURM says of the newest job that has a trial; None once that job is over, or when there is none."""
-        self._look()
-        element = self._elements.get(trial_id)
-        if element is None:
+        """The state of the newest job of a trial; None without one, or if it has ended."""
+        self._refresh()
+        task = self._task_of.get(trial_id)
+        if task is None:
             return None
-        if self._silence is not None:
-            return JobState("unknown", element.job, f"job {element.id}: {self._silence}")
-        state = self._states.get(element.id)
-        return (
-            None if state is None or state.phase == "over" else JobState(state.phase, element.job, state.reason or None)
-        )
+        if self._unavailable is not None:
+            return JobState("unknown", task.job, f"job {task.id}: {self._unavailable}")
+        state = self._states.get(task.id)
+        if state is None or state.phase == "over":
+            return None
+        return JobState(state.phase, task.job, state.reason or None)
 
     def cancel(self, trial_ids: Collection[str]) -> int:
-        """Withdraw the waiting jobs that hold none but these trials; of how many trials."""
-        self._look()
-        taken = [
-            element
-            for element in {element.id: element for element in self._elements.values()}.values()
-            if self._silence is None
-            and element.id in self._states
-            and self._states[element.id].phase == "queued"
-            and all(self._elements[name] != element or name in trial_ids for name in element.trial_ids)
+        """Cancel the pending jobs that contain no other trials; returns the number of trials."""
+        self._refresh()
+        pending = [
+            task
+            for task in {task.id: task for task in self._task_of.values()}.values()
+            if self._unavailable is None
+            and task.id in self._states
+            and self._states[task.id].phase == "queued"
+            and all(self._task_of[name] != task or name in trial_ids for name in task.trial_ids)
         ]
         try:
-            self._queue.cancel(taken, waiting_only=True)
+            self._queue.cancel(pending, pending_only=True)
         except SlurmUnavailable:
             return 0
-        return sum(name in trial_ids for element in taken for name in element.trial_ids)
+        return sum(name in trial_ids for task in pending for name in task.trial_ids)
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         if self._asked is not None and time.monotonic() - self._asked < ASK_EVERY_S:
             return
         self._asked = time.monotonic()
-        self._elements = {name: element for element in elements(self._record.all()) for name in element.trial_ids}
-        self._silence = None
+        # Later submissions replace earlier ones: a trial's newest job counts.
+        self._task_of = {name: task for task in array_tasks(self._jobs.all()) for name in task.trial_ids}
+        self._unavailable = None
         try:
-            open_ones = {e.id: e for e in self._elements.values() if e.job not in self._over}
-            before, self._states = self._states, self._queue.states(list(open_ones.values()))
-            # One that is over at two looks in a row does not come back.
-            twice = {
+            open_tasks = {task.id: task for task in self._task_of.values() if task.job not in self._over}
+            before, self._states = self._states, self._queue.states(list(open_tasks.values()))
+            # A requeued job looks ended for a moment. After two such answers it has ended.
+            ended = [
                 name for name, state in self._states.items() if state.phase == "over" and before.get(name) == state
-            }
-            self._over |= {open_ones[name].job for name in twice}
+            ]
+            self._over |= {open_tasks[name].job for name in ended}
         except SlurmUnavailable as error:
-            self._silence = str(error)
+            self._unavailable = str(error)

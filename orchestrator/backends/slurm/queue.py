@@ -1,4 +1,4 @@
-"""What SLURM says of jobs: one question for all of them."""
+"""The states of jobs according to squeue and sacct, one question for all jobs."""
 
 from __future__ import annotations
 
@@ -9,37 +9,51 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.backends.slurm.submissions import Element
+from moleflow.errors import MoleflowError
+from orchestrator.backends.slurm.submissions import ArrayTask
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
-"""What has to be there to submit jobs and to follow them."""
+"""The commands that submitting and following jobs needs."""
 ASK_SECONDS = 60.0
-NAMELESS = "allocation"  # What accounting calls a short job whose name it has not got.
+NAMELESS = "allocation"  # Accounting shows this name for a short job whose name it does not have.
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "SUSPENDED", "STOPPED"})
 _QUEUED = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 )
 INTERRUPTING = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"})
-OUT_OF_MEMORY, CANCELLED, UNHEARD = "OUT_OF_MEMORY", "CANCELLED", "UNHEARD"
+"""States of jobs that ended through no fault of theirs."""
+COMPLETED, OUT_OF_MEMORY, CANCELLED = "COMPLETED", "OUT_OF_MEMORY", "CANCELLED"
+UNKNOWN = "UNKNOWN"
+"""The state of a job that SLURM no longer knows; the only one that is not SLURM's own word."""
+SCANCEL_IDS = 500  # Job ids of one scancel command: its command line has a limited length.
 
 
-class SlurmUnavailable(Exception):
-    """SLURM gives no answer; nothing is known of any job."""
+class SlurmUnavailable(MoleflowError):
+    """SLURM is not installed or does not answer; the states of jobs are not known."""
 
 
 @dataclass(frozen=True)
 class QueueState:
-    """SLURM's word for a job's state, and why where it says so. UNHEARD: SLURM no longer knows the job."""
+    """The state of a job.
 
-    word: str
+    Attributes:
+        name: SLURM's name of the state, such as PENDING, or `UNKNOWN`.
+        reason: SLURM's reason for it; empty if it gives none.
+
+    """
+
+    name: str
     reason: str = ""
 
     @property
     def phase(self) -> Literal["queued", "running", "over"]:
-        """Whether the job waits, runs or has ended; requeued ones wait again."""
-        if self.word in _QUEUED:
+        """The job waits, runs or has ended; a requeued one waits again."""
+        if self.name in _QUEUED:
             return "queued"
-        return "running" if self.word in _RUNNING else "over"
+        return "running" if self.name in _RUNNING else "over"
+
+
+_NamedState = tuple[str, QueueState]  # with the job's name
 
 
 @dataclass
@@ -47,124 +61,134 @@ class Queue:
     """The jobs of this user.
 
     Args:
-        accounting: whether sacct knows of jobs that the controller has forgotten; None = find out.
+        accounting: whether sacct knows jobs that the controller has forgotten; None = find out.
 
     """
 
     accounting: bool | None = None
 
-    def states(self, elements: Collection[Element]) -> Mapping[str, QueueState]:
-        """The state of each element, by its id.
+    def states(self, array_tasks: Collection[ArrayTask]) -> Mapping[str, QueueState]:
+        """The state of each array task, by its id.
 
-        The controller is asked once for all. Accounting is asked once for those that it has forgotten, as it does some minutes after
-        their end, and for those that failed: only their steps tell that the memory was not enough. A job of the same number that
-        bears another name is none of ours.
+        squeue is asked once for all. sacct is asked once for two kinds of jobs. The controller
+        forgets a job some minutes after its end. And of a failed job, only the accounted steps say
+        that its memory was too small. A job with the id of an array task but another name is not
+        ours: ids start again when a cluster is set up anew.
 
         Raises:
-            Unreachable: SLURM is not there or does not answer.
+            SlurmUnavailable: SLURM is not installed or does not answer.
 
         """
-        if not elements:
+        if not array_tasks:
             return {}
-        found = _own(elements, _squeue())
-        open_ones = [e for e in elements if e.id not in found or found[e.id].word == "FAILED"]
-        if open_ones and self.accounting is not False:
+        states = _of_same_name(array_tasks, _squeue())
+        unclear = [task for task in array_tasks if task.id not in states or states[task.id].name == "FAILED"]
+        if unclear and self.accounting is not False:
             try:
-                accounted = _own(open_ones, _sacct({element.submission.job_id or "" for element in open_ones}))
-                # It is seconds behind: what it says of a job that the controller knows to have failed may be that it waits.
-                found |= {i: s for i, s in accounted.items() if i not in found or s.word == OUT_OF_MEMORY}
+                accounted = _of_same_name(unclear, _sacct({task.submission.job_id or "" for task in unclear}))
+                # Accounting is seconds behind. It may still call a job pending that squeue shows as
+                # failed, so it overrides squeue with OUT_OF_MEMORY only.
+                states |= {
+                    task_id: state
+                    for task_id, state in accounted.items()
+                    if task_id not in states or state.name == OUT_OF_MEMORY
+                }
             except SlurmUnavailable as error:
                 if self.accounting or not any(word in str(error) for word in ("disabled", "not installed")):
                     raise
                 self.accounting = False
-        return found | {element.id: QueueState(UNHEARD) for element in elements if element.id not in found}
+        return states | {task.id: QueueState(UNKNOWN) for task in array_tasks if task.id not in states}
 
-    def cancel(self, elements: Collection[Element], waiting_only: bool = False) -> None:
-        """Withdraw elements, running ones too unless `waiting_only`.
+    def cancel(self, array_tasks: Collection[ArrayTask], pending_only: bool = False) -> None:
+        """Cancel array tasks; with `pending_only`, those that have not started.
 
         Raises:
-            Unreachable: SLURM does not answer.
+            SlurmUnavailable: SLURM is not installed or does not answer.
 
         """
-        by_array: dict[str, list[str]] = {}
-        for element in elements:
-            by_array.setdefault(element.submission.name, []).append(element.id)
-        for name, ids in by_array.items():
-            for start in range(0, len(ids), 500):
-                only = ["--state=PENDING"] * waiting_only
-                _ask(["scancel", "--quiet", f"--name={name}", *only, *sorted(ids)[start : start + 500]])
+        by_name: dict[str, list[str]] = {}
+        for task in array_tasks:
+            by_name.setdefault(task.submission.name, []).append(task.id)
+        for name, ids in by_name.items():
+            for start in range(0, len(ids), SCANCEL_IDS):
+                only = ["--state=PENDING"] * pending_only
+                _ask(["scancel", "--quiet", f"--name={name}", *only, *sorted(ids)[start : start + SCANCEL_IDS]])
 
 
-def _own(elements: Collection[Element], told: Mapping[str, tuple[str, QueueState]]) -> dict[str, QueueState]:
-    found = {}
-    for element in elements:
-        if element.id in told and told[element.id][0] in (element.submission.name, NAMELESS):
-            found[element.id] = told[element.id][1]
-    return found
+def _of_same_name(array_tasks: Collection[ArrayTask], jobs: Mapping[str, _NamedState]) -> dict[str, QueueState]:
+    return {
+        task.id: jobs[task.id][1]
+        for task in array_tasks
+        if task.id in jobs and jobs[task.id][0] in (task.submission.name, NAMELESS)
+    }
 
 
 def find_job(name: str) -> str | None:
-    """The number of the array that was submitted under `name`; None if SLURM never took it or has forgotten it.
+    """The job id of the array that was submitted under `name`.
+
+    None if SLURM never received it, or has forgotten it.
 
     Raises:
-        Unreachable: SLURM does not answer.
+        SlurmUnavailable: SLURM is not installed or does not answer.
 
     """
     answer = _ask(
         ["squeue", "--user", getpass.getuser(), "--noheader", "--states=all", "--format=%F", f"--name={name}"]
     )
-    numbers = answer.split()
-    return numbers[0] if numbers else None
+    job_ids = answer.split()
+    return job_ids[0] if job_ids else None
 
 
 def largest_array() -> int:
-    """The most elements that this site allows one array.
+    """The number of array tasks that this site allows in one array.
 
     Raises:
-        Unreachable: SLURM does not answer.
+        SlurmUnavailable: SLURM is not installed or does not answer.
 
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
-    return max(1, int(found.group(1)) - 1) if found else 1000
+    # MaxArraySize is one more than the largest index, and ours start at 0 like submitit's.
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
+    return max(1, int(limit[1]) - 1) if limit else 1000
 
 
-def _squeue() -> dict[str, tuple[str, QueueState]]:
+def _squeue() -> dict[str, _NamedState]:
     form = "--format=%F|%K|%T|%j|%r"
     lines = _ask(["squeue", "--user", getpass.getuser(), "--noheader", "--array", "--states=all", form]).splitlines()
-    found = {}
+    jobs = {}
     for line in lines:
-        job, index, word, name, reason = line.split("|", 4)
-        state = QueueState(word, "" if reason == "None" else reason)
-        found[f"{job}_{index}" if index.isdigit() else job] = (name, state)
-    return found
+        job_id, index, state, name, reason = line.split("|", 4)
+        task_id = f"{job_id}_{index}" if index.isdigit() else job_id  # "N/A" if the job is no array
+        jobs[task_id] = (name, QueueState(state, "" if reason == "None" else reason))
+    return jobs
 
 
-def _sacct(jobs: Collection[str]) -> dict[str, tuple[str, QueueState]]:
+def _sacct(job_ids: Collection[str]) -> dict[str, _NamedState]:
     form = "--format=JobID,State,JobName"
-    answer = _ask(["sacct", "--noheader", "--parsable2", form, f"--jobs={','.join(sorted(jobs))}"])
-    found: dict[str, tuple[str, QueueState]] = {}
+    answer = _ask(["sacct", "--noheader", "--parsable2", form, f"--jobs={','.join(sorted(job_ids))}"])
+    jobs: dict[str, _NamedState] = {}
     for line in answer.splitlines():
-        number, words, name = line.split("|", 2)
-        job, _, step = number.partition(".")
-        state = QueueState(words.split()[0].rstrip("+"), words)  # "CANCELLED by 0"
-        for element_id in _spread(job):
+        full_id, description, name = line.split("|", 2)
+        job_id, _, step = full_id.partition(".")
+        # "CANCELLED by 0" and "CANCELLED+" are CANCELLED.
+        state = QueueState(description.split()[0].rstrip("+"), description)
+        for task_id in _expand(job_id):
             if not step:  # A job comes before its steps.
-                found[element_id] = (name, state)
-            elif state.word == OUT_OF_MEMORY and element_id in found:
-                found[element_id] = (found[element_id][0], state)
-    return found
+                jobs[task_id] = (name, state)
+            elif state.name == OUT_OF_MEMORY and task_id in jobs:
+                jobs[task_id] = (jobs[task_id][0], state)
+    return jobs
 
 
-def _spread(job: str) -> list[str]:
-    """`7_[2-4,6%3]` as 7_2, 7_3, 7_4, 7_6."""
-    whole = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
-    if whole is None:
-        return [job]
-    found = []
-    for part in whole.group(2).split(","):
+def _expand(job_id: str) -> list[str]:
+    """Expand `7_[2-4,6%3]` to 7_2, 7_3, 7_4, 7_6."""
+    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
+    if array is None:
+        return [job_id]
+    task_ids = []
+    for part in array[2].split(","):
         first, _, last = part.partition("-")
-        found += [f"{whole.group(1)}_{n}" for n in range(int(first), int(last or first) + 1)]
-    return found
+        task_ids += [f"{array[1]}_{n}" for n in range(int(first), int(last or first) + 1)]
+    return task_ids
 
 
 def _ask(command: list[str]) -> str:

@@ -1,4 +1,7 @@
-"""Site profiles: how one SLURM site wants its jobs, in a YAML file. What a trial needs stays in the sweep file's `resources`."""
+"""Site profiles: YAML files with the rules of one SLURM site.
+
+The resources of a trial are in the sweep file, under `resources`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.yaml_reader import read_mapping, yaml_text
 
-# sbatch options that this tool sets, and what sets them.
+# The sbatch options that this tool sets, each with the key or setting that decides.
 _TAKEN = {
     "account": "key 'account'",
     "array": "keys 'parallelism' and 'max_array_size'",
@@ -20,7 +23,7 @@ _TAKEN = {
     "cpus-per-gpu": "the sweep file's resources.cpus",
     "cpus-per-task": "the sweep file's resources.cpus",
     "dependency": "the tool, where one array follows another",
-    "error": "the results folder, where logs lie",
+    "error": "the results folder, which holds the logs",
     "gpus": "key 'gres' and the sweep file's resources.gpus",
     "gpus-per-node": "key 'gres' and the sweep file's resources.gpus",
     "gpus-per-task": "key 'gres' and the sweep file's resources.gpus",
@@ -30,11 +33,11 @@ _TAKEN = {
     "mem-per-cpu": "the sweep file's resources.mem_gb",
     "mem-per-gpu": "the sweep file's resources.mem_gb",
     "no-requeue": "the tool, which needs interrupted jobs requeued",
-    "nodes": "the tool: one node an array element",
-    "ntasks": "the tool: one task an array element",
-    "ntasks-per-node": "the tool: one task an array element",
+    "nodes": "the tool: one node for each array task",
+    "ntasks": "the tool: one process for each array task",
+    "ntasks-per-node": "the tool: one process for each array task",
     "open-mode": "the tool, which keeps the logs of earlier starts",
-    "output": "the results folder, where logs lie",
+    "output": "the results folder, which holds the logs",
     "partition": "key 'partition'",
     "qos": "key 'qos'",
     "requeue": "the tool, which needs interrupted jobs requeued",
@@ -45,7 +48,7 @@ _TAKEN = {
 
 
 def _free(name: str) -> str:
-    # sbatch takes the beginning of an option's name for the whole.
+    # sbatch accepts a prefix of an option's name, such as --tim for --time.
     taken = next((option for option in _TAKEN if option.startswith(name)), None)
     if taken:
         raise ValueError(f"--{taken} is set by {_TAKEN[taken]}; leave it out here")
@@ -55,7 +58,7 @@ def _free(name: str) -> str:
 def _template(text: str) -> str:
     rest = text.replace("{gpus}", "", 1)
     if rest == text or "{" in rest or "}" in rest:
-        raise ValueError("{gpus} must stand in it once, and no other braces")
+        raise ValueError("it must contain {gpus} once and no other braces")
     return text
 
 
@@ -64,39 +67,44 @@ Option = Annotated[str, Field(pattern=r"^[a-z][a-z-]*$"), AfterValidator(_free)]
 
 
 class SiteProfile(BaseModel):
-    """A SLURM site. Descriptions say what is allowed, also in error messages and in the reference."""
+    """The rules of a SLURM site.
+
+    Error messages and the reference show the descriptions of the keys.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     partition: Line | None = Field(default=None, description="a text: the partition, or several with commas between")
-    account: Line | None = Field(default=None, description="a text (in quotes if it is a number): who is charged")
+    account: Line | None = Field(
+        default=None, description="a text (in quotes if it is a number): the account that is charged"
+    )
     qos: Line | None = Field(default=None, description="a text: the quality of service")
     constraint: Line | None = Field(default=None, description="a text: the features that a node must have")
     gres: Annotated[Line, AfterValidator(_template)] | None = Field(
         default="gpu:{gpus}",
-        description="a text with {gpus} in it, such as 'gpu:a100:{gpus}': how GPUs are asked for; null = not at all",
+        description="a text with {gpus} in it, such as 'gpu:a100:{gpus}': the request for GPUs; null = no request",
     )
     setup: list[str] = Field(default=[], description="[shell lines]: run in the job before the worker starts")
     container: Line | None = Field(
         default=None,
-        description="a text: the command that the worker is started with, such as `apptainer exec --nv IMAGE`",
+        description="a text: the command that starts the worker, such as `apptainer exec --nv IMAGE`",
     )
     python: Line = Field(
         default_factory=lambda: sys.executable,
-        description="a text: the interpreter on the compute nodes; left out = the one that runs this command",
+        description="a text: the interpreter on the compute nodes; default: the one that runs this command",
     )
     max_array_size: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="a whole number >= 1: elements of one array at most; null = ask `scontrol show config`",
+        description="a whole number >= 1: array tasks of one array at most; null = ask `scontrol show config`",
     )
     parallelism: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="a whole number >= 1: elements of an array that run at once; null = as many as SLURM lets",
+        description="a whole number >= 1: array tasks of one array that run at once; null = as many as SLURM allows",
     )
     trials_per_job: int = Field(
         default=1,
         ge=1,
-        description="a whole number >= 1: trials that one array element runs; more than one spares short trials the queue",
+        description="a whole number >= 1: trials that one array task runs; more than one saves short trials the wait in the queue",
     )
     trials_per_gpu: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
@@ -106,29 +114,31 @@ class SiteProfile(BaseModel):
         default=90,
         ge=1,
         le=65535,
-        description="a whole number 1..65535: seconds before its time limit that a worker is told",
+        description="a whole number 1..65535: seconds before its time limit at which a job is warned",
     )
     stages: Literal["claims", "dependencies"] = Field(
         default="claims",
-        description="claims: a trial takes the stages that are there and trains what is missing, and one that needs what another is "
-        "training waits in its job; dependencies: it waits in the queue, in an array that starts after its leaders' (afterany)",
+        description="claims: a trial waits in its job for a stage that another one is training; dependencies: it waits "
+        "in the queue, in an array that starts after the other trial's array has ended (afterany)",
     )
     node_cache: Line | None = Field(
         default=None,
-        description="a path on the nodes' own disks, with $VARIABLES of the job if need be: features are copied there first",
+        description="a path on the nodes' own disks, with $VARIABLES of the job: features are copied there and read from there",
     )
-    accounting: bool | None = Field(default=None, description="true or false: whether sacct answers; null = find out")
+    accounting: bool | None = Field(
+        default=None, description="true or false: whether sacct can be asked; null = find out"
+    )
     extra: dict[Option, Line | int | float | Literal[True]] = Field(
         default={},
-        description="{sbatch option: value}, named as in `sbatch --help` but without --; true for an option that takes no value",
+        description="{sbatch option: value}, named as in `sbatch --help`, without --; true for an option without a value",
     )
 
 
 def load_profile(path: Path | None) -> SiteProfile:
-    """The profile in a YAML file; without one, that of a site without anything special.
+    """The profile in a YAML file; None gives the defaults.
 
     Raises:
-        InvalidInput: no such file, not YAML, or an unknown or ill-typed key: what was given, what is allowed.
+        InvalidInput: no such file, not YAML, an unknown key, or a value that is not allowed.
 
     """
     if path is None:
@@ -140,7 +150,7 @@ def load_profile(path: Path | None) -> SiteProfile:
 
 
 def profile_reference() -> str:
-    """Every key in a Markdown table."""
+    """The keys of a profile as a Markdown table."""
     rows = ["| key | what it holds | default |", "|---|---|---|"]
     for key, field in SiteProfile.model_fields.items():
         default = f"`{json.dumps(field.default)}`" if field.default_factory is None else "this command's"

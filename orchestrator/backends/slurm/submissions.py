@@ -1,4 +1,7 @@
-"""The job arrays of a sweep on record: one small file each, written before SLURM is asked, so that any driver knows them."""
+"""The records of a sweep's job arrays: one small file each, written before sbatch is called.
+
+Any driver finds the jobs of an earlier one in them.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,16 @@ from orchestrator.records.attempts import write_json
 
 @dataclass(frozen=True)
 class Submission:
-    """One job array.
+    """A job array.
+
+    Its fields are the keys of the stored record, where an array task is called an element.
 
     Attributes:
-        uid: names the record.
+        uid: the name of the record.
         sweep: the sweep's name.
-        elements: the trials of each element, by id.
-        time_min, mem_gb: what an element was given, for messages that say what to raise.
-        job_id: SLURM's number; None until SLURM has answered.
+        elements: the trial ids of each array task.
+        time_min, mem_gb: time limit in minutes and memory in GB of an array task, for messages.
+        job_id: SLURM's job id; None until SLURM has answered.
         submitted_at: seconds since 1970.
 
     """
@@ -40,16 +45,23 @@ class Submission:
         """The name of the job in SLURM."""
         return f"moleflow-{self.sweep}-{self.uid}"
 
-    def element_ids(self) -> list[str]:
-        """SLURM's names of the elements: `7_0`, `7_1`, or `7` where there is one alone."""
+    def task_ids(self) -> list[str]:
+        """SLURM's ids of the array tasks: `7_0`, `7_1`; a single one is no array: `7`."""
         if len(self.elements) == 1:
             return [str(self.job_id)]
         return [f"{self.job_id}_{n}" for n in range(len(self.elements))]
 
 
 @dataclass(frozen=True)
-class Element:
-    """One element of an array on record."""
+class ArrayTask:
+    """An array task of a submission that SLURM has accepted.
+
+    Attributes:
+        id: SLURM's id, such as `7_0`.
+        trial_ids: the trials that it runs.
+        submission: its array.
+
+    """
 
     id: str
     trial_ids: tuple[str, ...]
@@ -57,22 +69,22 @@ class Element:
 
     @property
     def job(self) -> str:
-        """What attempt records call it."""
+        """The job's name in attempt records."""
         return job_name(self.id, self.submission.uid)
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """The records of a sweep, `<folder>/<uid>.json`, beside what submitit writes."""
+    """The submissions of a sweep, `<folder>/<uid>.json`, beside the files of submitit."""
 
     folder: Path
 
     def output(self, uid: str) -> Path:
-        """Where submitit keeps the script and the output of an array."""
+        """The folder in which submitit keeps the script and the output of an array."""
         return self.folder / uid
 
-    def announce(self, submission: Submission) -> Submission:
-        """Record an array that is about to be submitted.
+    def add(self, submission: Submission) -> Submission:
+        """Record an array before sbatch is called.
 
         Raises:
             OSError: the folder cannot be written.
@@ -80,8 +92,8 @@ class JobFolder:
         """
         return self._write(submission)
 
-    def confirm(self, submission: Submission, job_id: str) -> Submission:
-        """Record the number that SLURM gave.
+    def set_job_id(self, submission: Submission, job_id: str) -> Submission:
+        """Record the job id that SLURM gave to an array.
 
         Raises:
             OSError: the folder cannot be written.
@@ -89,27 +101,27 @@ class JobFolder:
         """
         return self._write(replace(submission, job_id=job_id))
 
-    def is_whole(self, submission: Submission) -> bool:
-        """Whether submitit has put everything where the elements of an array look for it."""
+    def has_all_pickles(self, submission: Submission) -> bool:
+        """True if submitit has written the pickle of every array task."""
         output = self.output(submission.uid)
-        return all((output / f"{element_id}_submitted.pkl").exists() for element_id in submission.element_ids())
+        return all((output / f"{task_id}_submitted.pkl").exists() for task_id in submission.task_ids())
 
-    def withdraw(self, submission: Submission) -> None:
-        """Take an announced array back, with what was prepared for it: SLURM refused it."""
+    def remove(self, submission: Submission) -> None:
+        """Remove the record and the files of an array that SLURM did not accept."""
         self._path(submission.uid).unlink(missing_ok=True)
         shutil.rmtree(self.output(submission.uid), ignore_errors=True)
 
     def all(self) -> list[Submission]:
-        """Every array on record, oldest first."""
-        found = []
+        """Every submission, oldest first."""
+        submissions = []
         for path in self.folder.glob("*.json"):
             try:
                 content = json.loads(path.read_text())
                 content["elements"] = tuple(tuple(ids) for ids in content["elements"])
-                found.append(Submission(**content))
+                submissions.append(Submission(**content))
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # Cut off while it was written: SLURM was not asked yet.
-        return sorted(found, key=lambda submission: submission.submitted_at)
+                continue  # The driver died while it wrote the record, that is, before it called sbatch.
+        return sorted(submissions, key=lambda submission: submission.submitted_at)
 
     def _write(self, submission: Submission) -> Submission:
         write_json(self._path(submission.uid), asdict(submission))
@@ -119,24 +131,27 @@ class JobFolder:
         return self.folder / f"{uid}.json"
 
 
-def new_submission(sweep: str, elements: Sequence[Sequence[str]], time_min: int, mem_gb: float) -> Submission:
-    """An array of elements of trial ids, under a name that no other has; nothing is on record yet."""
-    return Submission(uuid.uuid4().hex[:12], sweep, tuple(tuple(ids) for ids in elements), time_min, mem_gb)
+def new_submission(sweep: str, trial_ids: Sequence[Sequence[str]], time_min: int, mem_gb: float) -> Submission:
+    """A submission with a unique name; `trial_ids` of each array task. Nothing is recorded yet."""
+    return Submission(uuid.uuid4().hex[:12], sweep, tuple(tuple(ids) for ids in trial_ids), time_min, mem_gb)
 
 
-def job_name(element_id: str, uid: str) -> str:
-    """An element as attempt records name it: SLURM's number alone comes again when a cluster is set up anew."""
-    return f"{element_id}@{uid}"
+def job_name(task_id: str, uid: str) -> str:
+    """The name of an array task in attempt records, such as `7_0@0123456789ab`.
+
+    SLURM's id alone is not unique: ids start again when a cluster is set up anew.
+    """
+    return f"{task_id}@{uid}"
 
 
-def elements(submissions: Sequence[Submission]) -> Iterator[Element]:
-    """The elements of arrays that SLURM has taken."""
+def array_tasks(submissions: Sequence[Submission]) -> Iterator[ArrayTask]:
+    """The array tasks of the submissions that SLURM has accepted."""
     for submission in submissions:
         if submission.job_id is not None:
-            for element_id, trial_ids in zip(submission.element_ids(), submission.elements, strict=True):
-                yield Element(element_id, trial_ids, submission)
+            for task_id, trial_ids in zip(submission.task_ids(), submission.elements, strict=True):
+                yield ArrayTask(task_id, trial_ids, submission)
 
 
 def job_folder(sweep_folder: Path) -> JobFolder:
-    """The records of the sweep in `sweep_folder`."""
+    """The submissions of the sweep in `sweep_folder`."""
     return JobFolder(sweep_folder / "slurm")

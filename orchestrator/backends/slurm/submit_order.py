@@ -1,4 +1,4 @@
-"""In which order trials that share stages are handed over, so that few jobs, or none, wait for one another."""
+"""The order in which trials that share stages are submitted, so that few jobs wait for others."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from orchestrator.execution.backend import WorkItem
 
 
 def depths(items: Sequence[WorkItem]) -> list[int]:
-    """How many items lead each one, one behind the other; an item that is not among them leads nobody."""
-    found: dict[str, int] = {}
-    return [
-        _put(found, item, max((found[leader] + 1 for leader in item.after if leader in found), default=0))
-        for item in items
-    ]
+    """The number of items that each one follows, directly or through others.
+
+    Only items of the sequence count.
+    """
+    known: dict[str, int] = {}
+    for item in items:
+        depth = max((known[leader] + 1 for leader in item.after if leader in known), default=0)
+        known |= dict.fromkeys(item.trial_ids, depth)
+    return [known[item.trial_ids[0]] for item in items]
 
 
 def families(items: Sequence[WorkItem]) -> list[int]:
-    """Equal numbers for items that follow, through however many others, the same one."""
-    found: dict[str, int] = {}
-    return [
-        _put(found, item, next((found[leader] for leader in item.after if leader in found), number))
-        for number, item in enumerate(items)
-    ]
+    """A number for each item; equal for items that follow the same one, directly or not."""
+    known: dict[str, int] = {}
+    for number, item in enumerate(items):
+        family = next((known[leader] for leader in item.after if leader in known), number)
+        known |= dict.fromkeys(item.trial_ids, family)
+    return [known[item.trial_ids[0]] for item in items]
 
 
-def leaders_first(items: Sequence[WorkItem], together: int) -> list[WorkItem]:
-    """The items as jobs shall start them.
+def leaders_first(items: Sequence[WorkItem], per_task: int) -> list[WorkItem]:
+    """The items in the order in which jobs should start them.
 
     Args:
-        items: a leader stands before those that follow it.
-        together: how many one job runs one after another. Alone, leaders come before all that follow them; together, an item and those
-            that follow it stand side by side, and the job's own order keeps them from waiting.
+        items: each item after those that it follows.
+        per_task: the trials that one array task runs one after another. With one, items come by
+            depth, so that jobs with followers wait as little as possible. With more, an item and
+            its followers are neighbours: in one job they never wait for each other.
+
     """
-    ranks = families(items) if together > 1 else depths(items)
+    ranks = families(items) if per_task > 1 else depths(items)
     return [items[n] for n in sorted(range(len(items)), key=lambda n: (ranks[n], n))]
-
-
-def _put(found: dict[str, int], item: WorkItem, number: int) -> int:
-    found.update(dict.fromkeys(item.trial_ids, number))
-    return number

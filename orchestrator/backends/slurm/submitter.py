@@ -1,4 +1,7 @@
-"""Handing arrays over: packed, split as the site wants it, on record before SLURM is asked, and one driver at a time."""
+"""Submit job arrays: packed, split as the site requires, recorded before sbatch is called.
+
+One driver submits at a time.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from typing import TYPE_CHECKING
 from moleflow.cache.claim import exclusive
 from moleflow.code_digest import code_digest
 from moleflow.errors import MoleflowError
-from orchestrator.backends.slurm.job_array import ArrayShape, array_shape, pack_trials, sbatch_script, submitit_executor
+from orchestrator.backends.slurm.job_array import ArrayShape, array_shape, batched, sbatch_script, submitit_executor
 from orchestrator.backends.slurm.queue import Queue, find_job, largest_array
 from orchestrator.backends.slurm.site_profile import SiteProfile
-from orchestrator.backends.slurm.submissions import JobFolder, Submission, elements, new_submission
+from orchestrator.backends.slurm.submissions import JobFolder, Submission, array_tasks, new_submission
 from orchestrator.backends.slurm.submit_order import depths, leaders_first
 from orchestrator.execution.backend import WorkerConfig, WorkItem
 from orchestrator.host import disk
@@ -23,27 +26,29 @@ from orchestrator.sweep.file_schema import Resources
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
-WAIT_S = 1.0
-NOWHERE: Mapping[str, str] = MappingProxyType({})
+LOCK_RETRY_S = 1.0
+NO_JOBS: Mapping[str, str] = MappingProxyType({})
 
 
 class SubmissionRejected(MoleflowError):
-    """SLURM took no job."""
+    """SLURM accepted no job."""
 
 
 @contextmanager
-def refusals(take_back: Callable[[], None], hint: str = "") -> Iterator[None]:
-    """Turn whatever submitit raises into `Refused`, after `take_back`; a full disk stays one.
+def rejections(undo: Callable[[], None], hint: str = "") -> Iterator[None]:
+    """Turn an error of submitit into `SubmissionRejected`, after `undo`.
+
+    A full disk stays an OSError.
 
     Args:
-        take_back: undoes what was prepared.
-        hint: what may help where SLURM names a limit.
+        undo: removes what was prepared.
+        hint: appended if SLURM's message names a limit.
 
     """
     try:
         yield
-    except Exception as error:  # submitit has kinds of its own, and those of whatever it calls.
-        take_back()
+    except Exception as error:  # submitit raises its own exceptions and those of whatever it calls.
+        undo()
         if isinstance(error, OSError) and disk.takes_no_more(error):
             raise
         more = hint if "limit" in str(error).lower() else ""
@@ -52,32 +57,32 @@ def refusals(take_back: Callable[[], None], hint: str = "") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Array:
-    """Items that are submitted together.
+    """Items that are submitted in one job array.
 
     Attributes:
-        form: what an element is given.
-        needs: what a trial needs.
-        elements: the items of each.
-        depth: how deep in the tree.
-        ahead: numbers of earlier jobs that some of the leaders are in.
+        shape: the resources of an array task.
+        needs: the resources of a trial.
+        tasks: the items of each array task.
+        depth: the number of arrays that it waits for, one after another.
+        after: ids of earlier jobs that it waits for.
 
     """
 
-    form: ArrayShape
+    shape: ArrayShape
     needs: Resources
-    elements: list[list[WorkItem]]
+    tasks: list[list[WorkItem]]
     depth: int = 0
-    ahead: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Submitter:
-    """Submits for one sweep.
+    """Submits the items of one sweep.
 
     Args:
-        setup: what workers need.
-        profile: the site's.
-        jobs: where arrays are on record.
+        setup: what the workers need.
+        profile: the site's profile.
+        jobs: the records of the sweep's arrays.
 
     """
 
@@ -85,124 +90,137 @@ class Submitter:
     profile: SiteProfile
     jobs: JobFolder
 
-    def arrays(self, items: Iterable[WorkItem], standing: Mapping[str, str] = NOWHERE) -> list[Array]:
-        """The arrays for some items, by what they need; where jobs depend on each other, also by how many items lead them.
+    def arrays(self, items: Iterable[WorkItem], running: Mapping[str, str] = NO_JOBS) -> list[Array]:
+        """The arrays for some items: one for each set of resources, as large as the site allows.
+
+        With `stages: dependencies`, items of different depth are in different arrays, too.
 
         Args:
-            items: what to submit.
-            standing: the job's number, by id, of trials that are in earlier jobs which are not over; who follows them waits for those.
+            items: the items to submit.
+            running: {trial id: job id} of trials in earlier jobs that have not ended. With
+                `stages: dependencies`, the trials that follow them wait for those jobs.
 
         Raises:
-            Unreachable: the profile has no largest array, and SLURM does not tell it.
+            SlurmUnavailable: the profile sets no `max_array_size`, and SLURM does not answer.
 
         """
         given = list(items)
         if not given:
             return []
         depend = self.profile.stages == "dependencies"
-        by_needs: dict[tuple[int, tuple[str, ...], str], list[WorkItem]] = {}
+        alike: dict[tuple[int, tuple[str, ...], str], list[WorkItem]] = {}
         for item, depth in zip(given, depths(given) if depend else [0] * len(given), strict=True):
-            ahead = tuple(standing[leader] for leader in item.after if leader in standing) if depend else ()
-            by_needs.setdefault((depth, ahead, item.resources.model_dump_json()), []).append(item)
+            after = tuple(running[leader] for leader in item.after if leader in running) if depend else ()
+            alike.setdefault((depth, after, item.resources.model_dump_json()), []).append(item)
         most = self.profile.max_array_size or largest_array()
-        found = []
-        for (depth, ahead, _), alike in sorted(by_needs.items(), key=lambda entry: entry[0][0]):
-            needs = alike[0].resources
-            form = array_shape(needs, self.profile)
-            ordered = leaders_first(alike, form.trials)
-            found += [
-                Array(form, needs, some, depth, ahead) for some in pack_trials(pack_trials(ordered, form.trials), most)
-            ]
-        return found
+        arrays = []
+        for (depth, after, _), some in sorted(alike.items(), key=lambda entry: entry[0][0]):
+            needs = some[0].resources
+            shape = array_shape(needs, self.profile)
+            tasks = batched(leaders_first(some, shape.trials), shape.trials)
+            arrays += [Array(shape, needs, part, depth, after) for part in batched(tasks, most)]
+        return arrays
 
     def scripts(self, items: Iterable[WorkItem]) -> list[str]:
-        """The sbatch scripts of those arrays.
+        """The sbatch scripts of those arrays; nothing is written.
 
         Raises:
-            MoleflowError: this is no SLURM login node.
-            Unreachable: see `arrays`.
+            MoleflowError: this is no SLURM login node, or as `arrays`.
 
         """
         unnamed = Submission("UID", self.setup.sweep, (), 0, 0.0)
         arrays = self.arrays(items)
-        return [sbatch_script(self._executor(unnamed, array.form), len(array.elements)) for array in arrays]
+        return [sbatch_script(self._executor(unnamed, array.shape), len(array.tasks)) for array in arrays]
 
     def submit(
-        self, items: Iterable[WorkItem], taken: Callable[[Submission], None], standing: Mapping[str, str] = NOWHERE
+        self,
+        items: Iterable[WorkItem],
+        on_submitted: Callable[[Submission], None],
+        running: Mapping[str, str] = NO_JOBS,
     ) -> list[Submission]:
-        """Hand the arrays over; one array comes after its leaders, or where `parallelism` is limited after the one before.
+        """Submit the arrays in order.
+
+        An array waits for the arrays one depth above it. With `parallelism` set, it also waits for
+        the one before it, since SLURM limits the tasks of each array only.
 
         Args:
-            items: what to submit.
-            taken: told of every array as soon as SLURM has it.
-            standing: see `arrays`.
+            items: the items to submit.
+            on_submitted: called with each array as soon as SLURM has accepted it.
+            running: see `arrays`.
 
         Raises:
-            Refused: SLURM took not all of them; those it took are told.
-            Unreachable: see `arrays`.
+            SubmissionRejected: SLURM rejected an array; `on_submitted` got those before it.
+            SlurmUnavailable: see `arrays`.
             OSError: the disk is full.
 
         """
         made: list[tuple[int, Submission]] = []
-        for array in self.arrays(items, standing):
-            ahead: list[str | None] = [*array.ahead]
-            ahead += [before.job_id for depth, before in made if depth == array.depth - 1]
+        for array in self.arrays(items, running):
+            after: list[str | None] = [*array.after]
+            after += [before.job_id for depth, before in made if depth == array.depth - 1]
             if made and self.profile.parallelism:
-                ahead.append(made[-1][1].job_id)
-            made.append((array.depth, self._submit(array, [job for job in dict.fromkeys(ahead) if job is not None])))
-            taken(made[-1][1])
+                after.append(made[-1][1].job_id)
+            made.append((array.depth, self._submit(array, [job for job in dict.fromkeys(after) if job is not None])))
+            on_submitted(made[-1][1])
         return [submission for _, submission in made]
 
-    def alone(self) -> AbstractContextManager[None]:
-        """While no other driver submits."""
-        return exclusive(self.jobs.folder / "submitting", WAIT_S)
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other drivers of the sweep from submitting within the block."""
+        return exclusive(self.jobs.folder / "submitting", LOCK_RETRY_S)
 
     def recover(self, queue: Queue) -> None:
-        """Settle what drivers left that died between announcing an array and hearing SLURM's answer.
+        """Complete or remove the records of drivers that died while they called sbatch.
 
         Raises:
-            Unreachable: SLURM does not answer.
+            SlurmUnavailable: SLURM does not answer.
 
         """
-        for announced in self.jobs.all():
-            if announced.job_id is not None:
+        for unconfirmed in self.jobs.all():
+            if unconfirmed.job_id is not None:
                 continue
-            number = find_job(announced.name)
-            if number is None:
-                self.jobs.withdraw(announced)
+            # Job names are unique, so the name tells whether SLURM has received the array.
+            job_id = find_job(unconfirmed.name)
+            if job_id is None:
+                self.jobs.remove(unconfirmed)
                 continue
-            submission = self.jobs.confirm(announced, number)
-            if not self.jobs.is_whole(submission):  # Its elements would look in vain for what they shall run.
-                queue.cancel(list(elements([submission])))
-                self.jobs.withdraw(submission)
+            submission = self.jobs.set_job_id(unconfirmed, job_id)
+            if not self.jobs.has_all_pickles(submission):  # Some array tasks would not find their trials.
+                queue.cancel(list(array_tasks([submission])))
+                self.jobs.remove(submission)
 
     def _submit(self, array: Array, after: Sequence[str]) -> Submission:
-        from orchestrator.backends.slurm.array_worker import run_array_element
+        from orchestrator.backends.slurm.array_worker import run_array_task
 
-        trials = [[trial for item in element for trial in item.trials] for element in array.elements]
-        ids = [[trial.id for trial in element] for element in trials]
-        new = new_submission(self.setup.sweep, ids, array.form.time_min, array.form.mem_gb)
-        made = self._executor(new, array.form, after)  # Refuses where there is no SLURM, before anything is written.
-        announced = self.jobs.announce(new)
-        fixed = (self.setup, announced.uid), (array.form.beside, array.needs, code_digest())
-        repeated = [[[value] * len(trials) for value in values] for values in fixed]
-        with refusals(lambda: self._take_back(announced), "; fewer, larger jobs may be allowed: trials_per_job"):
-            jobs = made.map_array(run_array_element, *repeated[0], trials, *repeated[1])
-        return self.jobs.confirm(announced, jobs[0].job_id.partition("_")[0])
+        trials = [[trial for item in task for trial in item.trials] for task in array.tasks]
+        ids = [[trial.id for trial in task] for task in trials]
+        new = new_submission(self.setup.sweep, ids, array.shape.time_min, array.shape.mem_gb)
+        executor = self._executor(new, array.shape, after)  # Fails without SLURM, before anything is written.
+        # The record exists before sbatch is called: a driver that dies in between loses no job.
+        unconfirmed = self.jobs.add(new)
+        before = (self.setup, unconfirmed.uid)
+        behind = (array.shape.parallel, array.needs, code_digest())
+        with rejections(lambda: self._undo(unconfirmed), "; fewer, larger jobs may be allowed: trials_per_job"):
+            jobs = executor.map_array(
+                run_array_task,
+                *([value] * len(trials) for value in before),
+                trials,
+                *([value] * len(trials) for value in behind),
+            )
+        return self.jobs.set_job_id(unconfirmed, jobs[0].job_id.partition("_")[0])
 
-    def _executor(self, submission: Submission, form: ArrayShape, after: Sequence[str] = ()) -> SlurmExecutor:
+    def _executor(self, submission: Submission, shape: ArrayShape, after: Sequence[str] = ()) -> SlurmExecutor:
         output, threads = self.jobs.output(submission.uid), self.setup.threads
         try:
-            return submitit_executor(output, submission.name, form, self.profile, threads, after)
+            return submitit_executor(output, submission.name, shape, self.profile, threads, after)
         except RuntimeError as error:
             raise SubmissionRejected(str(error)) from None
 
-    def _take_back(self, announced: Submission) -> None:
-        """Forget an array that SLURM refused, or withdraw it if SLURM took it and only its answer was lost."""
+    def _undo(self, unconfirmed: Submission) -> None:
+        """Remove the record of an array that failed; cancel it if only SLURM's answer was lost."""
         try:
-            number = find_job(announced.name)
-            if number is not None:
-                Queue().cancel(list(elements([self.jobs.confirm(announced, number)])))
+            job_id = find_job(unconfirmed.name)
+            if job_id is not None:
+                Queue().cancel(list(array_tasks([self.jobs.set_job_id(unconfirmed, job_id)])))
         except Exception:
-            return  # It stays on record as announced, and the next start settles it.
-        self.jobs.withdraw(announced)
+            return  # The record stays without a job id, and the next start recovers it.
+        self.jobs.remove(unconfirmed)

@@ -91,12 +91,12 @@ def test_a_damaged_array_is_noticed(tmp_path: Path, harm: Callable[[Path], None]
     (path,) = tmp_path.glob("a-*.npy")
     harm(path)
     assert packs.read(names(3)) == (None, {path.stem})
-    assert not packs.sound(path.stem)
+    assert not packs.is_intact(path.stem)
     assert packs.read(names(3, "b"))[0] is not None
 
 
 def test_no_byte_of_a_pack_can_change_unnoticed(tmp_path: Path) -> None:
-    """Every byte of the array, its header among them, and of the description; whatever numpy's own reader would make of it."""
+    """Every byte of the array and its header, and of the description."""
     packs = PackFolder(tmp_path)
     packs.write(names(3), rows(3))
     for path in list(tmp_path.iterdir()):
@@ -108,7 +108,7 @@ def test_no_byte_of_a_pack_can_change_unnoticed(tmp_path: Path) -> None:
                 found, damaged = fresh.read(names(3))
                 if path.suffix == ".npy":
                     assert (found, damaged) == (None, {path.stem})
-                    assert not fresh.sound(path.stem)
+                    assert not fresh.is_intact(path.stem)
                 else:  # A letter of one of its names, say, without effect on what stands there.
                     assert found is None or np.array_equal(found, rows(3))
                     assert fresh.check(names(3))[0] == (found is not None)
@@ -125,7 +125,7 @@ def test_a_description_of_more_than_there_is_takes_no_memory(tmp_path: Path, sha
     (path,) = tmp_path.glob("*.json")
     path.write_text(path.read_text().replace("[3, 2, 2, 5]", shape))
     assert PackFolder(tmp_path).read(names(3))[0] is None
-    assert not packs.sound(path.stem)
+    assert not packs.is_intact(path.stem)
 
 
 def test_a_pack_that_is_taken_away_while_it_is_read_is_no_damage(tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_an_array_without_description_is_no_entry_and_is_swept(tmp_path: Path) -
     lost.unlink()
     (tmp_path / ".b-x.npy.123.tmp").write_bytes(b"half")
     assert {bucket(image) for image in packs.index()} == {"a"}
-    packs.sweep("a")
+    packs.remove_leftovers("a")
     assert len(list(tmp_path.iterdir())) == 6
-    packs.sweep("b")
+    packs.remove_leftovers("b")
     assert {path.name[:2] for path in tmp_path.iterdir()} == {"a-"}
 
 
@@ -185,7 +185,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- copies on a node's own disk --------------------------------------------------------------------------------------
+# --- copies on a node's own disk ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def near(tmp_path: Path) -> Path:
-    """Where the copies of that folder lie."""
+    """The folder of its copies."""
     return tmp_path / "node" / "key"
 
 

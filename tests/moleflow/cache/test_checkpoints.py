@@ -1,4 +1,4 @@
-"""Checkpoints of stages in progress: their file, its damage, and when one is written and removed."""
+"""Checkpoints of unfinished stages: the file, its damage, its writing and its removal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ERRORS = [KeyboardInterrupt, SystemExit, GeneratorExit]
 
 
 def checkpoint(epochs: int = 1) -> Checkpoint:
-    """What `epochs` epochs reached: tensors of several shapes, among them the counts of both optimizers."""
+    """A checkpoint after `epochs` epochs, with tensors of several shapes."""
     return Checkpoint(
         tuple(Epoch(number + 1, 0.1, 12.5, 1e-3 / 3, 0.30000000000000004, 0.5) for number in range(epochs)),
         {"flow.a": torch.full((2, 3), float(epochs)), "statistics.0.mean": torch.arange(4.0)},
@@ -40,7 +40,7 @@ def same(first: Checkpoint | None, second: Checkpoint) -> bool:
 
 
 def nothing() -> None:
-    """What else happens before training is left: nothing."""
+    """Do nothing."""
 
 
 def train(
@@ -64,7 +64,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-# ---- the file ------------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_comes_back_as_it_was() -> None:
@@ -93,7 +93,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(bit: int) -> None:
         assert found is None or (place < 8 + header and same(found, checkpoint())), place
 
 
-# ---- when it is written --------------------------------------------------------------------------------------------
+# ---- when it is written --------------------------------------------------------------------------
 
 
 def test_it_is_written_at_the_end_of_an_epoch_once_its_time_has_come(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_before_its_time_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_no_more_is_written_than_there_is_time_for(tmp_path: Path) -> None:
-    store, written, epochs, begun = StageStore(tmp_path, checkpoint_every_s=0.05), set(), 0, time.monotonic()
+    store, written, epochs, begun = StageStore(tmp_path, checkpoint_every_s=0.05), set[bytes](), 0, time.monotonic()
     with StageCheckpointer(store, HERE) as progress:
         while len(written) < 3:
             epochs += 1
@@ -151,38 +151,16 @@ def test_an_ordinary_error_keeps_what_was_written_and_a_divergence_removes_it(tm
     assert files(tmp_path) == []
 
 
-def test_what_got_furthest_is_gone_on_from(tmp_path: Path) -> None:
-    store, longer = StageStore(tmp_path, checkpoint_every_s=0), StageId("ab56", "line a")
-    store_stage(store)  # of two epochs
-    for own, expected in ((0, 2), (1, 2), (3, 3)):
-        if own:
-            with StageCheckpointer(store, longer) as progress:
-                progress.keep(checkpoint(own))
-        with StageCheckpointer(store, longer, [OTHER, HERE]) as progress:
-            assert same(progress.start, checkpoint(expected))
-        with StageCheckpointer(store, longer, [OTHER]) as progress:
-            assert (progress.start is None) is (own == 0)
-
-
-@pytest.mark.parametrize("error", ERRORS)
-def test_what_is_stored_already_is_not_written_again(tmp_path: Path, error: type[BaseException]) -> None:
-    store = StageStore(tmp_path)
-    store_stage(store)
-    with pytest.raises(error), StageCheckpointer(store, StageId("ab56", "line a"), [HERE]):
-        raise error
-    assert files(tmp_path) == STORED
-
-
-# ---- when it goes --------------------------------------------------------------------------------------------------
+# ---- when it goes --------------------------------------------------------------------------------
 
 
 def store_stage(store: StageStore) -> None:
     trained = checkpoint(2)
     stage = Stage(trained.state, trained.epochs, 1.0, state_digest(trained.state))
-    store.save(HERE, stage, trained.optimizer, {})
+    store.save(HERE, stage, {})
 
 
-STORED = [f"ab/ab12/{name}" for name in ("optimizer.safetensors", "stage.json", "state.safetensors")]
+STORED = [f"ab/ab12/{name}" for name in ("stage.json", "state.safetensors")]
 
 
 def test_it_goes_when_the_stage_is_stored(tmp_path: Path) -> None:
@@ -240,7 +218,7 @@ def test_a_run_goes_on_while_the_cache_is_removed(tmp_path: Path) -> None:
     assert same(start_of(store, OTHER), checkpoint(2))
 
 
-# ---- a disk that takes no more -------------------------------------------------------------------------------------
+# ---- a disk that takes no more -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("every", [0.0, 60.0])

@@ -7,8 +7,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import psutil
 import pytest
 
 import moleflow.cache.claim
@@ -33,16 +36,16 @@ def dead_process() -> int:
 
 
 def write(path: Path, age: float = 0.0, **facts: object) -> Path:
-    """A claim file as somebody else would have left it."""
+    """A claim file as another process would have left it."""
     path.write_text(json.dumps(facts))
     then = time.time() - age
     os.utime(path, (then, then))
     return path
 
 
-def is_of(path: Path, who: dict[str, str | int | None]) -> bool:
-    """Whether the claim file names this owner."""
-    found: dict[str, str | int | None] = json.loads(path.read_text())
+def is_of(path: Path, who: dict[str, str | int | float | None]) -> bool:
+    """True if the claim file names this owner."""
+    found: dict[str, str | int | float | None] = json.loads(path.read_text())
     return who.items() <= found.items()
 
 
@@ -116,6 +119,25 @@ def test_another_host_is_judged_by_its_heartbeat(tmp_path: Path) -> None:
         assert json.loads(path.read_text())["host"] == socket.gethostname()
 
 
+def test_a_claim_is_stale_after_a_minute_of_which_its_owner_touches_it_every_five_seconds(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.claim", age=57, host="elsewhere", pid=1)
+    assert not is_stale(path)
+    wait_for(lambda: not is_stale(path), path)
+    assert try_claim(path) is None
+    write(path, age=63, host="elsewhere", pid=1)
+    assert is_stale(path)
+    wait_for(lambda: False, path)
+    assert moleflow.cache.claim.HEARTBEAT_S == 5
+
+
+def test_the_age_is_taken_by_the_clock_that_is_given(tmp_path: Path) -> None:
+    """A file server's clock may differ from this host's."""
+    path = write(tmp_path / "a.claim", host="elsewhere", pid=1)
+    written = path.stat().st_mtime
+    assert not is_stale(path, now=written + 59)
+    assert is_stale(path, now=written + 61)
+
+
 def taken_after(path: Path, seconds: float) -> Claim:
     """The claim at `path`, whose heartbeat is older than `seconds`."""
     claim = try_claim(path, stale_after=seconds)
@@ -177,11 +199,11 @@ def test_one_heartbeat_keeps_many_claims_alive_until_each_is_released(
     assert not thread.is_alive()
     Claim(tmp_path / "b", "taken over by another", heartbeat)
     assert is_touched(tmp_path / "b")
-    heartbeat.leave(tmp_path / "b")
+    heartbeat.remove(tmp_path / "b")
 
 
 def is_touched(path: Path) -> bool:
-    """Whether a heartbeat touches the file soon after its time was set back."""
+    """True if a heartbeat touches the file soon after its time was set back."""
     os.utime(path, (1, 1))
     deadline = time.monotonic() + 30
     while path.stat().st_mtime == 1 and time.monotonic() < deadline:
@@ -190,7 +212,7 @@ def is_touched(path: Path) -> bool:
 
 
 def test_two_that_find_the_same_claim_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slower one must not throw out the faster one, who holds a fresh claim by the time the slower one acts."""
+    """The slower one must not remove the claim that the faster one has made meanwhile."""
     path = write(tmp_path / "a.claim", host=socket.gethostname(), pid=dead_process(), started=None)
     judge = moleflow.cache.claim.is_stale
     faster: list[Claim] = []
@@ -212,28 +234,90 @@ def test_two_that_find_the_same_claim_stale(tmp_path: Path, monkeypatch: pytest.
 def test_a_claim_that_was_taken_over_is_not_released_by_its_first_owner(tmp_path: Path) -> None:
     path = tmp_path / "a.claim"
     slow = taken(path)
-    write(path, age=100, host="elsewhere", pid=1, started=None)  # Somebody took over, and has been silent since.
+    write(path, age=100, host="elsewhere", pid=1, started=None)  # Another host took over.
     slow.release()
     assert path.exists()
 
 
 def test_processes_alive_and_dead() -> None:
-    assert process_alive(os.getpid(), process_started(os.getpid()))
-    assert process_alive(os.getpid())
-    assert not process_alive(os.getpid(), "1")
+    me = os.getpid()
+    assert process_alive(me)
+    assert process_alive(me, process_started(me))
     assert not process_alive(dead_process())
     assert process_started(dead_process()) is None
+    assert not any(process_alive(number) for number in (-1, 0, 2**40))
+
+
+def test_a_process_is_known_by_its_start_since_boot() -> None:
+    """The kernel has it in clock ticks (field 22 of /proc/<pid>/stat), as earlier code stored."""
+    ticks = Path(f"/proc/{os.getpid()}/stat").read_text().split()[21]
+    started = process_started(os.getpid()) or 0.0
+    assert started == pytest.approx(int(ticks) / os.sysconf("SC_CLK_TCK"), abs=1.01)
+    assert process_alive(os.getpid(), ticks)
+    assert not process_alive(os.getpid(), "1")
+    assert not process_alive(os.getpid(), started + 2)
+    assert not process_alive(os.getpid(), started - 2)
+
+
+def test_setting_the_clock_makes_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set clock moves the time of boot, and with it the time of day of every start."""
+    started = process_started(os.getpid()) or 0.0
+    boot = psutil.boot_time()
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot + 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: boot + 3600 + started)
+    assert process_alive(os.getpid(), started)
+
+
+def test_a_process_of_another_user_is_alive() -> None:
+    """A process that may not signal the owner of a claim does not take it for dead."""
+    program = f"""
+import os
+from moleflow.cache.claim import process_alive
+if os.geteuid() == 0:
+    os.setuid(65534)
+owner = {os.getpid()} if os.getuid() == 65534 else 1
+try:
+    os.kill(owner, 0)
+except PermissionError:
+    print(process_alive(owner))
+"""
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert told.stdout == "True\n"
+
+
+def test_a_process_that_proc_hides_is_alive_if_the_kernel_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mounted with `hidepid`, /proc shows nobody the processes of other users."""
+
+    def hidden(pid: int) -> None:
+        raise psutil.NoSuchProcess(pid)
+
+    def refuse(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(psutil, "Process", hidden)
+    assert not process_alive(dead_process(), 1.0)
+    monkeypatch.setattr(os, "kill", refuse)
+    assert process_alive(1, 1.0)
 
 
 def test_a_zombie_counts_as_ended() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    started = process_started(process.pid)
-    deadline = time.monotonic() + 30
-    while started != "" and time.monotonic() < deadline:
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-        started = process_started(process.pid)
-    assert not process_alive(process.pid, "1")
+    assert not process_alive(process.pid)
+    assert process_started(process.pid) is None
     process.wait()
+
+
+def test_a_full_disk_leaves_no_claim(
+    tmp_path: Path, no_file_larger_than: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """An empty file would keep every other worker waiting for a minute."""
+    with no_file_larger_than(0), pytest.raises(OSError, match="File too large"):
+        try_claim(tmp_path / "a.claim")
+    assert list(tmp_path.iterdir()) == []
+    with taken(tmp_path / "a.claim"):
+        pass
 
 
 def test_waiting_ends_when_ready_free_or_stale(tmp_path: Path) -> None:
@@ -259,9 +343,9 @@ def test_waiting_ends_when_ready_free_or_stale(tmp_path: Path) -> None:
         releasing.join()
 
 
-def test_who_waits_long_looks_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_between_looks_grow_up_to_two_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(moleflow.cache.claim.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     with taken(tmp_path / "a.claim"):
         wait_for(lambda: sum(pauses) >= 3600, tmp_path / "a.claim")
     assert pauses[0] <= 0.05

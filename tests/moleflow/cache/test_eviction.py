@@ -1,4 +1,4 @@
-"""What was used least recently goes first, what is in use stays, and nothing that is not the cache's is ever touched."""
+"""Eviction: least recently used entries go first, entries in use and files of others stay."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def add_stage(cache: Path, key: str, last_use: float = LONG_AGO, settings: str |
     store, stage = StageStore(cache / "stages"), StageId(name(key), "line")
     state = {"a": torch.ones(20)}
     facts = {} if settings is None else {"settings": settings}
-    store.save(stage, Stage(state, (Epoch(1, 0.1, 1.0, 1e-3, 0.3, 0.5),), 1.0, state_digest(state)), {}, facts)
+    store.save(stage, Stage(state, (Epoch(1, 0.1, 1.0, 1e-3, 0.3, 0.5),), 1.0, state_digest(state)), facts)
     place = cache / "stages" / stage.key[:2] / stage.key
     PackFolder(place).write(images("a", 1), np.zeros((1, 2, 3, 3), dtype=np.float32))
     os.utime(place / "stage.json", (last_use, last_use))
@@ -89,7 +89,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# ---- what there is -------------------------------------------------------------------------------------------------
+# ---- what there is -------------------------------------------------------------------------------
 
 
 def test_every_byte_is_counted_once(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_reading_is_using(tmp_path: Path) -> None:
     assert other.stat().st_mtime > time.time() - 100
 
 
-# ---- the budget ----------------------------------------------------------------------------------------------------
+# ---- the budget ----------------------------------------------------------------------------------
 
 
 def test_what_was_used_least_recently_goes_first(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_several_that_make_room_at_once_remove_no_more_than_one(tmp_path: Path) 
 
     def make_room(_: int) -> int:
         begin.wait()
-        # What another one is taking away at this moment changes while one looks at it, and counts as left over and in use.
+        # A stage that another thread is removing counts as a leftover for a moment.
         return sum(entry.kind != "leftovers" for entry in evict(tmp_path, budget).stayed)
 
     with ThreadPoolExecutor(4) as pool:
@@ -259,7 +259,7 @@ def test_sizes_are_read(text: str, size: int | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "50", "GB", "-1GB", "1e9B", "50 GB a day", "nan B", "\u0661GB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"--budget: given .* allowed: a number with a unit"):
         read_size(text, "--budget")
 
@@ -281,14 +281,14 @@ def test_the_budget_is_the_caches_unless_the_variable_is_set(tmp_path: Path, mon
     monkeypatch.delenv(VARIABLE)
     for content in ("", "[]", '{"bytes": "1"}', '{"bytes": null}'):
         (cache / "budget.json").write_text(content)
-        with pytest.raises(InvalidInput, match="set it anew"):
+        with pytest.raises(InvalidInput, match="set the budget again"):
             budget_of(cache)
     set_budget(cache, None)
     assert budget_of(cache) is None
     assert list(cache.iterdir()) == []
 
 
-# ---- what is in use ------------------------------------------------------------------------------------------------
+# ---- what is in use ------------------------------------------------------------------------------
 
 
 def test_what_a_running_sweep_uses_survives_clearing_and_any_budget(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_cache_in_use_is_kept_within_its_budget_now_and_then_and_at_the_end(tm
 
 
 def test_stages_that_a_sweep_is_going_to_need_are_in_use_from_its_start(tmp_path: Path) -> None:
-    """As those that a leader's job trained for followers which begin later, or those of a sweep that goes on."""
+    """As stages that a leader trained for later followers, or those of a resumed sweep."""
     leader, follower = (
         TrialConfig.model_validate({"data": {"tasks": tasks}}) for tasks in (["a", "b"], ["a", "b", "c"])
     )
@@ -411,16 +411,80 @@ def test_a_sweep_that_starts_while_room_is_made_counts(tmp_path: Path, monkeypat
             mark_used(used)
             return gone
 
-        monkeypatch.setattr(moleflow.cache.eviction, "remove", remove_and_start)
+        monkeypatch.setattr(moleflow.cache.eviction, "remove_entry", remove_and_start)
         assert len(evict(tmp_path, 0).stayed) == 2
         assert (idle.exists(), used.exists(), same_key.exists()) == (False, True, True)
 
 
-def test_without_a_budget_nothing_is_removed(tmp_path: Path) -> None:
+def test_without_a_budget_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = add_pack(tmp_path, "k", "a")
+    looked = threading.Semaphore(0)
+
+    def no_budget(cache: Path) -> None:
+        looked.release()
+
+    monkeypatch.setattr(moleflow.cache.eviction, "budget_of", no_budget)
     with pinned_within_budget(tmp_path, look_every_s=0.01):
-        time.sleep(0.1)
+        assert all(looked.acquire(timeout=30) for _ in range(4))  # At the start, and thrice by the thread.
     assert pack.exists()
+
+
+def test_pins_are_listed_at_most_once_a_second_while_entries_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with a pause of five times as long as a listing takes."""
+    now, listed = 0.0, []
+
+    def list_pins(cache: Path) -> list[object]:
+        nonlocal now
+        now += 2.0 if listed else 0.0
+        listed.append(now)
+        return []
+
+    monkeypatch.setattr(moleflow.cache.eviction, "pins", list_pins)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    groups = moleflow.cache.eviction._PinnedGroups(tmp_path, [])
+    entry = CacheEntry("features", "features/ab", (), tmp_path, 1, 0.0)
+    for moment in (0.9, 1.0, 12.9, 13.0):  # The listing at 1.0 ends at 3.0.
+        now = moment
+        assert not groups.includes(entry)
+    assert listed == [0.0, 3.0, 15.0]
+
+
+def test_two_checks_have_a_pause_of_twenty_checks_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of a large cache takes minutes of a file server's time."""
+    pauses: list[float] = []
+    clock = iter(range(0, 10_000, 7))  # Each check takes 7 s.
+
+    class Over:
+        def wait(self, seconds: float) -> bool:
+            pauses.append(seconds)
+            return len(pauses) == 3
+
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    moleflow.cache.eviction._check(tmp_path, 60.0, Over(), [])  # type: ignore[arg-type]
+    assert pauses == [60.0, 140.0, 140.0]
+
+
+def test_another_process_that_has_just_checked_spares_a_check(tmp_path: Path) -> None:
+    pack, stamp = add_pack(tmp_path, "k", "a"), tmp_path / "pins" / "looked"
+    set_budget(tmp_path, 0)
+    stamp.parent.mkdir()
+
+    class Once:
+        def __init__(self) -> None:
+            self.waits = 0
+
+        def wait(self, seconds: float) -> bool:
+            self.waits += 1
+            return self.waits == 2
+
+    for age, there in ((29, True), (31, False)):  # Half of the 60 s between two checks.
+        stamp.touch()
+        os.utime(stamp, (time.time() - age,) * 2)
+        moleflow.cache.eviction._check(tmp_path, 60.0, Once(), [])  # type: ignore[arg-type]
+        assert pack.exists() == there
+    assert stamp.stat().st_mtime > time.time() - 20
 
 
 def test_a_cache_that_cannot_be_written_is_used_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""What experts made of images is never asked of the flow twice, and never changes a digit."""
+"""Cached patch scores: the flow computes each once, and reuse changes no digit."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from PIL import Image
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+import moleflow.cache.patch_scores
 from moleflow.cache.entries import stage_entries
 from moleflow.cache.patch_scores import PatchScores, Terms
 from moleflow.cache.stage_state import Epoch
 from moleflow.cache.stages import StageStore
+from moleflow.code_digest import code_digest
 from moleflow.data.mvtec import scan
 from moleflow.environment import Environment
 from moleflow.features.feature_cache import FeatureCache
@@ -48,6 +50,17 @@ def test_what_is_written_is_read_and_nothing_else(tmp_path: Path) -> None:
     assert_equal(PatchScores(tmp_path, "states").read(["c", "d", "a"]), {"a": written["a"], "c": written["c"]})
     assert PatchScores(tmp_path, "other states").read(["a", "b", "c"]) == {}
     assert maps.read([]) == {}
+
+
+@pytest.mark.parametrize(("phase", "used_again"), [("scoring", False), ("training", True), ("features", True)])
+def test_rows_of_other_scoring_code_are_not_read(
+    phase: str, used_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage's key, in whose folder the rows are, stands for the other phases."""
+    PatchScores(tmp_path, "states").write(rows("a"))
+    of_phase = {name: code_digest(name) for name in ("features", "training", "scoring")} | {phase: "edited"}
+    monkeypatch.setattr(moleflow.cache.patch_scores, "code_digest", of_phase.__getitem__)
+    assert (PatchScores(tmp_path, "states").read(["a"]) != {}) is used_again
 
 
 def test_what_a_writer_left_that_died_is_removed_by_the_next_one(tmp_path: Path) -> None:
@@ -109,12 +122,12 @@ def test_a_full_disk_costs_the_rows_alone(
     maps = PatchScores(tmp_path, "s")
     with caplog.at_level(logging.WARNING), no_file_larger_than(100):
         maps.write(rows("a"))
-    assert "computed anew" in caplog.text
+    assert "computed again" in caplog.text
     assert maps.read(["a"]) == {}
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- whole sequences -----------------------------------------------------------------------------------------------
+# ---- whole sequences -----------------------------------------------------------------------------
 
 SMALL: dict[str, Any] = {
     "data": {"tasks": ["bolt", "nut"], "image_size": 64, "mask_size": 32},
@@ -137,7 +150,7 @@ def config(**knobs: Any) -> TrialConfig:
 
 @dataclass
 class Told:
-    """What a sequence reported, without what it cost."""
+    """The report of a sequence, without its cost."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     outcome: SequenceResult = field(init=False)
@@ -159,7 +172,7 @@ class Told:
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of two classes that look alike, so that some are routed to the other's expert, and a trained sequence on them."""
+    """Images of two classes that look alike: some are routed to the other class's expert."""
     folder = tmp_path_factory.mktemp("ground")
     numbers = np.random.default_rng(0)
     for name in ("bolt", "nut"):

@@ -1,4 +1,4 @@
-"""Pins as another machine sees them: by the filesystem's clock, and never taken from whoever lives."""
+"""Pins as another machine sees them: by the filesystem's clock, never of a live owner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import moleflow.cache.claim
-from moleflow.cache.pins import pinned, pins
+from moleflow.cache.entries import CacheEntry
+from moleflow.cache.pins import Pin, pinned, pinned_groups, pins
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,15 @@ def test_the_clock_of_the_machine_that_looks_does_not_matter(
         (pin,) = pins(tmp_path)
         assert abs(pin.since - clock()) < 60
         assert len(list((tmp_path / "pins").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(("before", "pinned_then"), [(119, True), (121, False)])
+def test_a_use_up_to_two_minutes_before_a_sweep_began_counts(tmp_path: Path, before: float, pinned_then: bool) -> None:
+    """A use is noted once a minute, so an entry may have been used after the time that is noted."""
+    entry = CacheEntry("features", "features/ab", (), tmp_path, 1, last_use=1000.0 - before)
+    live = [Pin("host:1", 1000.0), Pin("host:2", 2000.0)]
+    assert pinned_groups([entry], live) == {"synthetic"} | ({"features/ab"} if pinned_then else set())
+    assert pinned_groups([entry], []) == set()
 
 
 def test_a_heartbeat_writes_its_pin_again(tmp_path: Path) -> None:

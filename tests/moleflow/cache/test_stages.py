@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import moleflow
 import moleflow.cache.stages
+from moleflow.cache.entries import remove_entry, stage_entries
 from moleflow.cache.stage_state import Epoch, Stage, state_digest
-from moleflow.cache.stages import ROOT, StageId, StageStore, shorter_stages, stage_id
-from moleflow.code_digest import code_digest
+from moleflow.cache.stages import ROOT, StageId, StageStore, stage_id
+from moleflow.code_digest import code_digest, version
 from moleflow.environment import Environment
-from moleflow.settings.config import TrialConfig
+from moleflow.files import write_file
+from moleflow.settings.config import TrialConfig, digest
 from moleflow.settings.knobs import Layer, resolve, version_layer
 from moleflow.training.train_task import Randomness
 
@@ -50,7 +51,7 @@ def stage(value: float = 1.0) -> Stage:
 
 def saved(folder: Path, found: StageId = FIRST, value: float = 1.0) -> StageStore:
     store = StageStore(folder)
-    store.save(found, stage(value), {"a/step": torch.tensor(3.0), "a/exp_avg": torch.ones(2, 3)}, {"task": "bolt"})
+    store.save(found, stage(value), {"task": "bolt"})
     return store
 
 
@@ -62,7 +63,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-# ---- keys and lineages ---------------------------------------------------------------------------------------------
+# ---- keys and lineages ---------------------------------------------------------------------------
 
 
 def test_another_environment_is_another_key_with_the_same_draws() -> None:
@@ -78,44 +79,23 @@ def test_another_environment_is_another_key_with_the_same_draws() -> None:
 def test_another_version_of_a_package_is_another_key_with_the_same_draws(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, installed = key(config()), moleflow.cache.stages.version
-    monkeypatch.setattr(moleflow.cache.stages, "version", lambda name: "0" if name == package else installed(name))
+    before = key(config())
+    monkeypatch.setattr(moleflow.cache.stages, "version", lambda name: "0" if name == package else version(name))
     after = key(config())
     assert after.key != before.key
     assert after.lineage == before.lineage
 
 
-def test_other_code_is_another_key_with_the_same_draws(tmp_path: Path) -> None:
-    copy = tmp_path / "moleflow"
-    shutil.copytree(Path(moleflow.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    digest = [sys.executable, "-c", "from moleflow.code_digest import code_digest; print(code_digest())"]
-
-    def run(command: list[str]) -> str:
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
-
-    before = run(digest)
-    (copy / "versions" / "v3.yaml").write_text("about: read into the configuration, so no code\n")
-    assert run(digest) == before
-    (copy / "losses.py").write_text((copy / "losses.py").read_text() + "# a comment\n")
-    edited = run(digest)
-    assert edited != before
-
-    asked = config().model_dump_json()
-    program = f"""
-from moleflow.settings.config import TrialConfig
-from moleflow.environment import Environment
-from moleflow.cache.stages import ROOT, stage_id
-found = stage_id(ROOT, TrialConfig.model_validate_json({asked!r}), 0, "d", "w", Environment("cpu", "2.0", "float32", 1))
-print(found.key, found.lineage)
-"""
-    other_key, lineage = run([sys.executable, "-c", program]).split()
-    assert other_key != key(config()).key
-    assert lineage == key(config()).lineage
-
-
-def test_the_code_digest_is_taken_of_the_package_that_runs() -> None:
-    assert len(code_digest()) == 64
-    assert code_digest() == code_digest()
+@pytest.mark.parametrize("phase", ["features", "training"])
+def test_other_code_of_features_or_training_is_another_key_with_the_same_draws(
+    phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key(config(), 2)
+    digests = {"features": code_digest("features"), "training": code_digest("training")} | {phase: "edited"}
+    monkeypatch.setattr(moleflow.cache.stages, "code_digest", digests.__getitem__)
+    after = key(config(), 2)
+    assert after.key != before.key
+    assert after.lineage == before.lineage
 
 
 @pytest.mark.parametrize(
@@ -158,55 +138,7 @@ def test_trials_that_share_a_prefix_share_its_keys_and_no_more() -> None:
     )
 
 
-CONSTANT = {"training.schedule": "constant", "training.epochs": 4}
-
-
-def shorter(settings: TrialConfig, data: str = "d", weights: str = "w", environment: Environment = HERE) -> list[str]:
-    return [found.key for found in shorter_stages(ROOT, settings, 0, data, weights, environment)]
-
-
-def test_more_epochs_are_the_continuation_of_all_fewer_ones_the_longest_first() -> None:
-    settings = config(**CONSTANT)
-    assert shorter(settings) == [key(config(**(CONSTANT | {"training.epochs": n}))).key for n in (3, 2, 1)]
-    assert key(settings).key not in shorter(settings)
-    assert shorter(config(**(CONSTANT | {"training.epochs": 1}))) == []
-
-
-def test_a_cosine_and_a_later_task_are_no_continuation() -> None:
-    assert shorter(config(**(CONSTANT | {"training.schedule": "cosine"}))) == []
-    settings = config(**CONSTANT)
-    assert list(shorter_stages(key(settings), settings, 1, "d", "w", HERE)) == []
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"seed": 1},
-        {"training.batch_size": 3},
-        {"training.learning_rate": 0.5},
-        {"training.products": "bfloat16"},
-        {"loss.focal_gamma": 2.0},
-        {"backbone.grid": 7},
-    ],
-)
-def test_nothing_but_the_epochs_may_differ(other: dict[str, Any]) -> None:
-    assert not {*shorter(config(**CONSTANT))} & {*shorter(config(**(CONSTANT | other)))}
-
-
-def test_other_images_weights_and_environments_are_never_continued(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(**CONSTANT)
-    found = [
-        shorter(settings),
-        shorter(settings, data="other images"),
-        shorter(settings, weights="other weights"),
-        shorter(settings, environment=replace(HERE, torch_version="2.1")),
-    ]
-    monkeypatch.setattr(moleflow.cache.stages, "code_digest", lambda: "other code")
-    found.append(shorter(settings))
-    assert len({one for keys in found for one in keys}) == 3 * 5
-
-
-# ---- the store -----------------------------------------------------------------------------------------------------
+# ---- the store -----------------------------------------------------------------------------------
 
 
 def test_a_stage_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -221,12 +153,7 @@ def test_a_stage_comes_back_as_it_was(tmp_path: Path) -> None:
     )
     assert state_digest(found.state) == found.state_digest
     assert store.load(SECOND) is None
-    with_optimizer = store.load_with_optimizer(FIRST)
-    assert with_optimizer is not None
-    assert same(with_optimizer[0].state, expected.state)
-    assert same(with_optimizer[1], {"a/step": torch.tensor(3.0), "a/exp_avg": torch.ones(2, 3)})
-    names = {path.name for path in place(tmp_path).iterdir()}
-    assert names == {"state.safetensors", "optimizer.safetensors", "stage.json"}
+    assert {path.name for path in place(tmp_path).iterdir()} == {"state.safetensors", "stage.json"}
     assert json.loads((place(tmp_path) / "stage.json").read_text())["facts"] == {"task": "bolt"}
 
 
@@ -255,7 +182,6 @@ def _edit(old: str, new: str) -> Callable[[Path], object]:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit in the state": lambda folder: _flip(folder / "state.safetensors"),
-    "a flipped bit in the optimizer": lambda folder: _flip(folder / "optimizer.safetensors"),
     "a truncated state": lambda folder: (folder / "state.safetensors").write_bytes(
         (folder / "state.safetensors").read_bytes()[:50]
     ),
@@ -275,8 +201,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_stage_is_never_used_and_is_replaced(tmp_path: Path, where: str) -> None:
     store = saved(tmp_path)
     DAMAGE[where](place(tmp_path))
-    assert (store.load(FIRST) is None) == ("optimizer" not in where)
-    assert store.load_with_optimizer(FIRST) is None
+    assert store.load(FIRST) is None
     saved(tmp_path, value=3.0)
     found = store.load(FIRST)
     assert found is not None
@@ -307,18 +232,18 @@ def test_a_write_that_fails_keeps_its_error_number_and_leaves_nothing_half_writt
 def test_who_is_taken_for_dead_while_it_writes_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_over: bool
 ) -> None:
-    """The next maker sweeps away what seems a dead one's; it may be done before the first one notices."""
-    write, swept = moleflow.cache.stages.write_synced, []
+    """The next worker removes the files of a seemingly dead one, and may finish first."""
+    write, swept = write_file, list[Path]()
 
     def written_then_swept(path: Path, content: bytes) -> None:
         write(path, content)
         if not swept:
             swept.append(path)
-            StageStore(tmp_path).sweep(FIRST)
+            StageStore(tmp_path).remove_leftovers(FIRST)
             if takes_over:
                 saved(tmp_path, value=1.0)
 
-    monkeypatch.setattr(moleflow.cache.stages, "write_synced", written_then_swept)
+    monkeypatch.setattr(moleflow.cache.stages, "write_file", written_then_swept)
     found = saved(tmp_path).load(FIRST)
     assert found is not None
     assert same(found.state, stage().state)
@@ -345,11 +270,26 @@ def test_a_checkpoint_stays_until_its_stage_is_in_its_place(tmp_path: Path, monk
     assert not kept.exists()
 
 
-def test_the_optimizer_is_read_by_those_alone_who_train_on(tmp_path: Path) -> None:
+def test_a_stage_with_a_file_of_earlier_code_is_read_and_removed(tmp_path: Path) -> None:
+    """Earlier code stored the optimizer too, and named its digest in the record."""
     store = saved(tmp_path)
-    (place(tmp_path) / "optimizer.safetensors").unlink()
-    assert store.load(FIRST) is not None
-    assert store.load_with_optimizer(FIRST) is None
+    (place(tmp_path) / "optimizer.safetensors").write_bytes(b"an optimizer")
+    record = json.loads((place(tmp_path) / "stage.json").read_text())
+    record["files"]["optimizer.safetensors"] = hashlib.sha256(b"an optimizer").hexdigest()
+    del record["digest"]
+    (place(tmp_path) / "stage.json").write_text(json.dumps(record | {"digest": digest(record)}))
+    found = store.load(FIRST)
+    assert found is not None
+    assert same(found.state, stage().state)
+    (entry,) = stage_entries(tmp_path)
+    assert entry.bytes == sum(path.stat().st_size for path in place(tmp_path).iterdir())
+    assert remove_entry(entry)
+    assert not place(tmp_path).exists()
+
+
+def test_a_checkpoint_is_written_every_minute_unless_said_otherwise(tmp_path: Path) -> None:
+    assert StageStore(tmp_path).checkpoint_every_s == 60
+    assert StageStore(tmp_path, 5).checkpoint_every_s == 5
 
 
 def test_one_worker_at_a_time_has_the_right_to_train_a_stage(tmp_path: Path) -> None:
@@ -382,7 +322,7 @@ def test_the_claim_of_a_maker_that_died_after_its_stage_was_whole_is_removed(tmp
     assert not store.claim_path(FIRST).exists()
 
 
-# ---- the digest of a state -----------------------------------------------------------------------------------------
+# ---- the digest of a state -----------------------------------------------------------------------
 
 
 def test_a_state_digest_sees_names_shapes_types_and_bits_but_not_order() -> None:

@@ -138,3 +138,11 @@ def test_noise_of_a_lossy_mask_is_no_defect(tmp_path: Path) -> None:
     path = saved(tmp_path / "mask.jpg", mask)
     assert 0 < np.asarray(Image.open(path))[mask == 0].max() < 128  # There is noise.
     assert np.array_equal(read_mask(path, 64), mask > 0)
+
+
+def test_a_palette_mask_counts_colours_not_indices(tmp_path: Path) -> None:
+    """Index 0 is white here, and index 1 black: the colours decide."""
+    mask = Image.fromarray(np.array([[0, 1], [1, 1]], dtype=np.uint8), mode=None).convert("P")
+    mask.putpalette([255, 255, 255, 0, 0, 0])
+    mask.save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", 2).tolist() == [[True, False], [False, False]]

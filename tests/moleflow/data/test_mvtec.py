@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moleflow.data.mvtec import DigestCache, TaskData, class_names, load_image, load_mask, scan
+from moleflow.data.digests import DigestCache
+from moleflow.data.loading import load_image, load_mask
+from moleflow.data.mvtec import TaskData, class_names, scan
 from moleflow.data.subsets import limit, limit_test, split
 from moleflow.errors import Damaged, InvalidInput
 
@@ -60,6 +63,20 @@ def test_the_layout_is_read(tmp_path: Path) -> None:
     assert np.array_equal(load_mask(dent, SIDE)[:, 0].nonzero()[0], np.arange(1, 7))
     assert load_image(dent, 10, "bilinear").shape == (10, 10, 3)
     assert not load_mask(task.train[0], 10).any()
+
+
+def test_images_are_in_the_order_of_defect_and_content(tmp_path: Path) -> None:
+    """Of any other order, names of files or the order of a folder listing would decide results."""
+    folder = make_class(tmp_path)
+    task = scan_one(tmp_path)
+
+    def contents(part: str) -> list[str]:
+        return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / part).iterdir())
+
+    assert [s.digest for s in task.train] == contents("train/good")
+    expected = contents("test/crack") + contents("test/dent") + contents("test/good")
+    assert [s.digest for s in task.test] == expected
+    assert [s.defect for s in task.test] == ["crack"] * 3 + ["dent"] * 3 + ["good"] * 4
 
 
 def test_tasks_come_in_the_order_asked_for(tmp_path: Path) -> None:

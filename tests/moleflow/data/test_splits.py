@@ -1,4 +1,4 @@
-"""Which images serve training, validation and test: disjoint, seeded, by content."""
+"""The images for training, validation and test: disjoint, seeded, by content."""
 
 from __future__ import annotations
 
@@ -55,6 +55,14 @@ def test_no_image_serves_two_splits_and_none_is_lost(bolt: TaskData, tmp_path: P
 def test_without_validation_everything_is_as_it_stands(bolt: TaskData, tmp_path: Path) -> None:
     assert chosen(bolt, tmp_path) == Splits(bolt.train, (), bolt.test)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_trials_of_all_seeds_are_scored_on_the_same_test_images(bolt: TaskData, tmp_path: Path, count: int) -> None:
+    """Their training images differ: the seed draws those."""
+    found = [chosen(bolt, tmp_path, seed, train_images=4, test_images=count) for seed in range(4)]
+    assert all(len(one.test) == count and one.test == found[0].test for one in found)
+    assert len({one.train for one in found}) == 4
 
 
 @pytest.mark.parametrize("anomalies", ["none", "synthetic", "real"])

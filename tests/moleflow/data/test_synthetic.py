@@ -137,6 +137,52 @@ def test_a_folder_that_cannot_be_written_is_told(normal: tuple[Sample, ...], tmp
         with_defects(normal, SETTINGS, tmp_path / "file")
 
 
+def ramp() -> tuple[np.ndarray, np.ndarray]:
+    """Two images, one of three ramps and one of two colours."""
+    y, x = np.mgrid[0:64, 0:64]
+    image = np.stack([2 * y + 60, 2 * x + 60, 255 - y - x], axis=2).astype(np.uint8)
+    other = np.full((64, 64, 3), [200, 30, 90], np.uint8)
+    other[:32] = [20, 180, 60]
+    return image, other
+
+
+@pytest.mark.parametrize(
+    ("seed", "box", "colour"),
+    [
+        (0, (2, 7, 0, 15), (124.8, 107.1, 250.2)),
+        (1, (6, 25, 58, 60), (73.0, 157.3, 201.2)),
+        (2, (49, 52, 5, 12), (82.8, 91.2, 137.9)),
+    ],
+)
+def test_a_seed_pastes_what_it_pasted_in_earlier_versions(
+    seed: int, box: tuple[int, int, int, int], colour: tuple[float, float, float]
+) -> None:
+    """First and last row and column, and mean colour, as the first version drew them."""
+    found, mask = cut_paste(ramp()[0], np.random.default_rng(seed))
+    rows, columns = np.nonzero(mask)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == box
+    assert len(rows) == (box[1] - box[0] + 1) * (box[3] - box[2] + 1)
+    assert found[mask].mean(axis=0) == pytest.approx(colour, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("seed", "pixels", "colour", "centre"),
+    [
+        (0, 29, (122.8, 57.0, 69.9), (30.7, 10.3)),
+        (1, 25, (157.8, 87.6, 166.2), (22.8, 26.4)),
+        (2, 54, (115.7, 142.3, 105.5), (36.0, 28.1)),
+    ],
+)
+def test_a_seed_blends_what_it_blended_in_earlier_versions(
+    seed: int, pixels: int, colour: tuple[float, float, float], centre: tuple[float, float]
+) -> None:
+    """Size, mean colour and centre of the mask, as the first version drew them."""
+    found, mask = blend_patch(*ramp(), np.random.default_rng(seed))
+    assert mask.sum() == pytest.approx(pixels, abs=1)
+    assert found[mask].mean(axis=0) == pytest.approx(colour, abs=1.5)
+    assert np.mean(np.nonzero(mask), axis=1) == pytest.approx(centre, abs=0.5)
+
+
 Draw = Callable[[np.ndarray, np.random.Generator], Defective]
 
 
@@ -166,5 +212,6 @@ def test_the_first_draw_that_can_be_seen_is_taken_or_else_the_strongest() -> Non
 
         return draw
 
+    assert visible(drawn([14, 15, 90]), image)[0].max() == 115  # 15 of 255 grey levels can be seen.
     assert visible(drawn([1, 3, 20, 90]), image)[0].max() == 120
     assert visible(drawn([1, 9, *[2] * 18]), image)[0].max() == 109

@@ -52,7 +52,7 @@ def near(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- what comes out -------------------------------------------------------------------------------
 
 
 def test_mean_of_vit_blocks(environment: Environment) -> None:
@@ -79,7 +79,7 @@ def test_the_raw_block_is_read_with_hooks(environment: Environment) -> None:
 
 
 def test_class_and_register_tokens_are_dropped(environment: Environment) -> None:
-    """1 class and 4 register tokens before 2 x 2 patches: 9 tokens, whose root would give a grid of 3."""
+    """1 class and 4 register tokens before 2 x 2 patches: 9 tokens, the square of 3."""
     config = settings(28, model="vit_small_patch14_reg4_dinov2", layers=[0])
     torch.manual_seed(0)
     model = timm.create_model(config.backbone.model, num_classes=0, img_size=28).eval()
@@ -141,12 +141,12 @@ def test_projection_makes_unequal_widths_equal(environment: Environment) -> None
     assert (backbone.width, backbone.extract(pictures(1, 64)).shape[-1]) == (24, 24)
 
 
-# --- the same bits ----------------------------------------------------------------------------------------------------
+# --- the same bits --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "efficientnet_lite0"])
 def test_batch_composition_changes_no_bit(environment: Environment, model: str) -> None:
-    """Kernels are chosen by the batch's shape: 16 images of efficientnet_lite0 together differ in the last bits."""
+    """In a batch of 16 images, efficientnet_lite0 gives other last bits."""
     backbone = FrozenBackbone(settings(64, model=model, layers=[2, 3], aggregate="concat"), environment)
     images = pictures(16, 64)
     together = backbone.extract(images)
@@ -155,7 +155,7 @@ def test_batch_composition_changes_no_bit(environment: Environment, model: str) 
 
 
 def test_a_filled_up_batch_gives_the_same_features(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What GPUs do, on the CPU: batches of 4 for 6 images, the last one filled with zeros."""
+    """On the CPU, as a GPU does it: batches of 4 for 6 images, the last one filled with zeros."""
     single = FrozenBackbone(settings(), environment).extract(pictures(6))
     monkeypatch.setitem(moleflow.features.backbone._BATCH, "cpu", 4)
     batched = FrozenBackbone(settings(), environment).extract(pictures(6))
@@ -172,7 +172,7 @@ def test_random_weights_come_from_their_seed_alone(environment: Environment) -> 
     assert not torch.allclose(FrozenBackbone(settings(weights_seed=1), environment).extract(pictures(1)), first)
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def test_the_packages_weights_load_strictly(environment: Environment) -> None:
@@ -241,7 +241,7 @@ def test_the_packages_weights_under_another_model(environment: Environment) -> N
     assert "fits backbone.model efficientnet_lite0, given 'test_vit'" in refusal(environment, weights=PACKAGE)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_unknown_models(environment: Environment) -> None:
@@ -264,7 +264,7 @@ def test_layers_that_cannot_be_averaged(environment: Environment) -> None:
 
 
 def test_an_image_size_that_cuts_patches(environment: Environment) -> None:
-    assert "given 40, but test_vit needs a multiple of 16; take 32" in refusal(environment, 40)
+    assert "given 40, but test_vit needs a multiple of 16; set 32" in refusal(environment, 40)
 
 
 def test_pretrained_weights_that_cannot_be_had(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,11 +272,11 @@ def test_pretrained_weights_that_cannot_be_had(environment: Environment, monkeyp
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     message = refusal(environment, model="test_vit4", weights="pretrained")
-    assert "timm's weights of test_vit4 cannot be had" in message
+    assert "timm's weights of test_vit4 cannot be fetched" in message
     assert "give a downloaded file as backbone.weights" in message
 
 
 def test_images_of_the_wrong_kind(environment: Environment) -> None:
     backbone = FrozenBackbone(settings(), environment)
-    with pytest.raises(ValueError, match="needed uint8"):
+    with pytest.raises(ValueError, match="allowed: uint8"):
         backbone.extract(pictures(1, 16))

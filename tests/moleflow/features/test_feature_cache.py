@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from moleflow.cache.array_packs import NodeCopies
+import moleflow.features.feature_cache
+from moleflow.cache.array_packs import NodeCopies, PackFolder
 from moleflow.cache.claim import try_claim
 from moleflow.cache.entries import feature_entries, remove_entry
+from moleflow.code_digest import version
 from moleflow.data.loading import load_image
 from moleflow.data.mvtec import Sample, scan
 from moleflow.environment import Environment
@@ -65,7 +70,7 @@ def refuse(config: TrialConfig, environment: Environment) -> FrozenBackbone:
     raise AssertionError("everything should be cached")
 
 
-# --- computing once ---------------------------------------------------------------------------------------------------
+# --- computing once -------------------------------------------------------------------------------
 
 
 def test_cached_features_are_the_backbones_to_the_bit(
@@ -111,7 +116,29 @@ def test_trials_that_differ_elsewhere_share_features(
     FeatureCache(tmp_path, refuse).get(TrialConfig.model_validate(KNOBS | elsewhere), environment, samples)
     for change in ({"layers": [1, 2]}, {"weights_seed": 1}, {"grid": 4}, {"storage": "float16"}):
         assert cache.key(other(**change), environment) != cache.key(CONFIG, environment)
-    assert cache.key(CONFIG, Environment("cpu", "other", "float32", 1)) != cache.key(CONFIG, environment)
+
+
+@pytest.mark.parametrize("package", ["timm", "pillow"])
+def test_another_version_of_a_package_that_makes_features_is_another_key(
+    package: str, tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow decodes and resizes the images; timm builds the backbone."""
+    cache = FeatureCache(tmp_path)
+    before = cache.key(CONFIG, environment)
+    monkeypatch.setattr(
+        moleflow.features.feature_cache, "version", lambda name: "0" if name == package else version(name)
+    )
+    assert cache.key(CONFIG, environment) != before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("device_kind", "cuda"), ("torch_version", "0"), ("threads", 2), ("processor", "another")]
+)
+def test_another_environment_is_another_key(
+    field: str, value: object, tmp_path: Path, environment: Environment
+) -> None:
+    cache = FeatureCache(tmp_path)
+    assert cache.key(CONFIG, replace(environment, **{field: value})) != cache.key(CONFIG, environment)  # type: ignore[arg-type]
 
 
 def test_the_backbone_is_kept_for_the_same_key(
@@ -145,15 +172,19 @@ def test_a_pack_holds_at_most_64_images(tmp_path: Path, environment: Environment
     assert max(counts) == 64
 
 
+def stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*/*"))
+
+
 def test_half_precision_is_a_knob(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
     cache = FeatureCache(tmp_path)
     config = other(storage="float16")
     full = cache.get(CONFIG, environment, samples)
-    bytes_before = cache.size().bytes
+    bytes_before = stored_bytes(tmp_path)
     half = cache.get(config, environment, samples)
     assert half.dtype == torch.float32
     assert torch.equal(half, full.half().float())
-    assert cache.size().bytes - bytes_before < 0.75 * bytes_before
+    assert stored_bytes(tmp_path) - bytes_before < 0.75 * bytes_before
 
 
 class Overflowing:
@@ -174,7 +205,7 @@ def test_features_that_do_not_fit_are_refused(
         FeatureCache(tmp_path, lambda *_: Overflowing(7e4)).get(other(storage="float16"), environment, samples)
     with pytest.raises(InvalidInput, match="not finite"):
         FeatureCache(tmp_path, lambda *_: Overflowing(float("nan"))).get(CONFIG, environment, samples)
-    assert FeatureCache(tmp_path).size().images == 0
+    assert FeatureCache(tmp_path).count() == 0
 
 
 def test_weights_that_are_replaced_while_they_are_read(
@@ -190,7 +221,7 @@ def test_weights_that_are_replaced_while_they_are_read(
     config = other(weights=str(path))
     with pytest.raises(InvalidInput, match="were replaced while they were read; start the command again"):
         FeatureCache(tmp_path / "cache", replaced_before).get(config, environment, samples)
-    assert FeatureCache(tmp_path / "cache").size().images == 0
+    assert FeatureCache(tmp_path / "cache").count() == 0
 
 
 def test_weights_have_to_be_those_that_were_planned(
@@ -219,7 +250,7 @@ def test_an_image_that_changed_since_the_scan(tmp_path: Path, environment: Envir
         FeatureCache(tmp_path / "cache").get(CONFIG, environment, images)
 
 
-# --- ahead of time, and on a node's own disk ----------------------------------------------------------------------------
+# --- ahead of time, and on a node's own disk ------------------------------------------------------
 
 
 def test_what_was_ensured_is_there_for_whoever_comes(
@@ -278,7 +309,7 @@ def test_damage_in_the_shared_cache_is_repaired_through_copies(
     assert cache.forwards == lost
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("harm", ["bit", "cut", "no json", "no npy", "bad json", "other shape"])
@@ -308,14 +339,37 @@ def test_damaged_entries_are_computed_again(
     FeatureCache(tmp_path, refuse).get(CONFIG, environment, samples)
 
 
-def test_size(tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]) -> None:
+@pytest.mark.parametrize(("damaged", "tries"), [(True, 3), (False, 100)])
+def test_a_disk_that_does_not_keep_features_is_an_error(
+    tmp_path: Path,
+    environment: Environment,
+    samples: tuple[Sample, ...],
+    damaged: bool,
+    tries: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Damage is repaired three times, an eviction by another process a hundred times."""
+    reads = 0
+
+    def read(packs: PackFolder, images: Sequence[str]) -> tuple[None, set[str]]:
+        nonlocal reads
+        reads += 1
+        return None, {f"{images[0][0]}-0"} if damaged else set()
+
+    monkeypatch.setattr(PackFolder, "read", read)
+    with pytest.raises(Damaged, match=f"damaged or gone {tries} times; check the disk"):
+        FeatureCache(tmp_path).get(CONFIG, environment, samples[:1])
+    assert reads == tries
+
+
+def test_images_are_counted_over_all_settings(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
     cache = FeatureCache(tmp_path / "cache")
-    assert (cache.size().bytes, cache.size().images) == (0, 0)
+    assert cache.count() == 0
     cache.get(CONFIG, environment, samples)
     cache.get(other(layers=[2]), environment, samples[:5])
-    assert cache.size().images == 25
-    assert cache.size().bytes > 25 * 2 * 2 * 64 * 4
-    assert cache.size().bytes == sum(path.stat().st_size for path in tmp_path.glob("cache/*/*"))
+    assert cache.count() == 25
 
 
 def test_what_is_taken_away_before_it_is_read_is_computed_anew(
@@ -339,12 +393,33 @@ def test_what_is_taken_away_before_it_is_read_is_computed_anew(
     assert torch.equal(FeatureCache(tmp_path, refuse).get(CONFIG, environment, samples), expected)
 
 
-# --- several processes ------------------------------------------------------------------------------------------------
+def test_the_remains_of_a_dead_writer_are_replaced(
+    tmp_path: Path, environment: Environment, samples: tuple[Sample, ...]
+) -> None:
+    """It held a claim, had written an array without its description, and half of another array."""
+    cache = FeatureCache(tmp_path)
+    expected = cache.get(CONFIG, environment, samples)
+    description = min(tmp_path.glob("*/*.json"))
+    lost = len(json.loads(description.read_text())["images"])
+    description.unlink()
+    bucket = description.name[0]
+    description.with_name(f".{bucket}-0.npy.0.tmp").write_bytes(b"half")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    owner = {"host": socket.gethostname(), "pid": dead.pid}
+    description.with_name(f"{bucket}.claim").write_text(json.dumps(owner))
+    again = FeatureCache(tmp_path)
+    assert torch.equal(again.get(CONFIG, environment, samples), expected)
+    assert again.forwards == lost
+    assert {path.suffix for path in tmp_path.glob("*/*")} == {".json", ".npy"}
+
+
+# --- several processes ----------------------------------------------------------------------------
 
 WORKER = """
     import json, os, sys, time
     from pathlib import Path
-    import moleflow.cache.array_packs
+    import moleflow.files
     from moleflow.settings.config import TrialConfig
     from moleflow.data.mvtec import scan
     from moleflow.environment import open_environment
@@ -359,7 +434,7 @@ WORKER = """
             os._exit(9)
         replace(source, target)
 
-    moleflow.cache.array_packs.os.replace = replace_or_die
+    moleflow.files.os.replace = replace_or_die
     (task,) = scan(Path(root), ["bolt"])
     first, last = map(int, part.split(":"))
     cache = FeatureCache(Path(folder))
@@ -373,12 +448,13 @@ WORKER = """
 
 
 def start(root: Path, folder: Path, part: str, go: Path, die_at: int = 0) -> subprocess.Popen[str]:
-    """A process that wants the features of a part of the images once `go` exists; it dies at that rename."""
+    """A process that needs features of a part of the images once `go` exists, and may die."""
     arguments = [str(root), str(folder), json.dumps(KNOBS), part, str(die_at), str(go)]
     command = [sys.executable, "-c", textwrap.dedent(WORKER), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.process
 def test_two_processes_that_want_the_same_images_compute_each_once(tmp_path: Path, environment: Environment) -> None:
     images = draw(tmp_path / "images", 100)
     parts = ("0:100", "20:100")
@@ -416,17 +492,18 @@ def test_a_bucket_that_another_worker_holds_is_left_until_last(
     assert seen == sorted(seen)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("die_at", [1, 4])
 def test_a_writer_that_dies_leaves_nothing_that_is_used(
     tmp_path: Path, environment: Environment, samples: tuple[Sample, ...], die_at: int
 ) -> None:
-    """It dies before its first array is renamed, or between its second array and that one's description."""
+    """It dies before its first array is renamed, or before its second array's description."""
     root = samples[0].path.parents[3]
     worker = start(root, tmp_path, "0:20", root, die_at)
     worker.communicate(timeout=120)
     assert worker.returncode == 9
     assert len(list(tmp_path.glob("*/*.claim"))) == 1
-    written = FeatureCache(tmp_path).size().images
+    written = FeatureCache(tmp_path).count()
     assert (written > 0) == (die_at == 4)
     cache = FeatureCache(tmp_path)
     assert torch.equal(cache.get(CONFIG, environment, samples), direct(CONFIG, environment, samples))

@@ -1,7 +1,8 @@
-"""Which images trials need, with which feature settings."""
+"""The images that trials need, by feature setting."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,11 +59,18 @@ def test_images_are_limited_as_each_trial_limits_them(
     tasks: dict[str, TaskData], environment: Environment, tmp_path: Path
 ) -> None:
     few: dict[str, object] = {"tasks": ["bolt"], "train_images": 4, "test_images": 2}
-    assert counts([config(data=few)], tasks, environment, tmp_path) == [6]
-    held = few | {"validation_fraction": 0.25}
-    assert counts([config(data=held)], tasks, environment, tmp_path) == [9]
-    (both,) = counts([config(seed, few) for seed in range(2)], tasks, environment, tmp_path)
-    assert 6 < both <= 10  # Each seed draws its own.
+
+    def folders(*trials: TrialConfig) -> dict[str, int]:
+        """The number of images from each folder of the data set."""
+        (one,) = feature_sets(trials, tasks, FeatureCache(tmp_path), environment, tmp_path / "synthetic")
+        return Counter(str(Path(sample.name).parent) for sample in one.samples)
+
+    test = {"bolt/test/good": 1, "bolt/test/hole": 1}
+    assert folders(config(data=few)) == {"bolt/train/good": 4} | test
+    assert folders(config(data=few | {"validation_fraction": 0.25})) == {"bolt/train/good": 4 + 3} | test
+    both = folders(config(0, few), config(1, few))
+    assert 4 < both.pop("bolt/train/good") <= 8  # Each seed draws its own training images,
+    assert both == test  # and is scored on the same test images.
 
 
 def test_images_are_those_of_the_splits_that_are_scored(

@@ -66,6 +66,16 @@ def test_constant_scores_are_chance() -> None:
     assert_equals_scikit_learn(labels, np.full(10, 2.5))
 
 
+def test_four_scores_by_hand() -> None:
+    """Anomalous at 4 and 2, normal at 3 and 1: 3 of 4 pairs are in order.
+
+    From the top: precision 1 at recall 1/2, then 2/3 at recall 1, so AP = 1/2 + 1/3. F1 at two true
+    and one false positive: 2 * 2 / (2 + 2 + 1) = 4/5.
+    """
+    found = ranking([1, 0, 1, 0], [4.0, 3.0, 2.0, 1.0])
+    assert (found.auroc, found.ap, found.f1_max) == pytest.approx((0.75, 5 / 6, 0.8))
+
+
 def test_undefined_is_none() -> None:
     assert ranking([0, 0], [0.1, 0.2]) == Ranking(auroc=None, ap=None, f1_max=None)
     assert ranking([], []) == Ranking(auroc=None, ap=None, f1_max=None)
@@ -84,7 +94,7 @@ def test_inputs_are_left_as_they_were() -> None:
         ([0, 1], [0.0, np.nan], "1 of 2 scores are NaN or infinite"),
         ([0, 1], [np.inf, -np.inf], "2 of 2 scores"),
         ([0, 0], [0.0, np.nan], "1 of 2 scores"),
-        ([0, 1, 1], [0.0, 1.0], "one label a score"),
+        ([0, 1, 1], [0.0, 1.0], "one label per score"),
         ([0, 2], [0.0, 1.0], "0 .normal. and 1"),
         ([-1, 1], [0.0, 1.0], "0 .normal. and 1"),
         ([[0, 1]], [[0.0, 1.0]], "1 dimension"),

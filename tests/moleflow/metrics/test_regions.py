@@ -1,4 +1,4 @@
-"""AUPRO against its definition, threshold by threshold, and the four pixel metrics against the separate ones."""
+"""AUPRO against its definition, threshold by threshold, and the other pixel metrics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moleflow.metrics.ranking import ranking
-from moleflow.metrics.regions import PixelMetrics, aupro, pixel_metrics
+from moleflow.metrics.regions import PixelMetrics, pixel_metrics
 
 CLOSE = 1e-12
 Masks = npt.NDArray[np.bool_]
 Maps = npt.NDArray[np.floating]
+
+
+def aupro(masks: Masks, maps: Maps, limit: float = 0.3) -> float | None:
+    return pixel_metrics(masks, maps, limit).aupro
 
 
 def regions_of(masks: Masks) -> list[list[tuple[int, int, int]]]:
@@ -36,7 +40,7 @@ def regions_of(masks: Masks) -> list[list[tuple[int, int, int]]]:
 
 
 def by_definition(masks: Masks, maps: Maps, limit: float) -> float | None:
-    """AUPRO from the thresholded maps themselves, one threshold after the other, segment by segment."""
+    """AUPRO from the thresholded maps themselves, threshold by threshold."""
     regions, normals = regions_of(masks), int((~masks).sum())
     if not regions or normals == 0:
         return None
@@ -68,7 +72,7 @@ def assert_by_definition(masks: Masks, maps: Maps, limit: float) -> None:
 def test_equals_the_definition(dtype: type, step: float | None, limit: float) -> None:
     rng = np.random.default_rng(2)
     masks = rng.random((4, 12, 9)) < 0.15
-    masks[0] = False  # a normal image
+    masks[0] = False  # A normal image.
     masks[1, 2:7, 3:8] = True
     maps = rng.standard_normal(masks.shape) + masks
     if step is not None:
@@ -87,7 +91,7 @@ def small(draw: st.DrawFn) -> tuple[Masks, Maps]:
     return masks, draw(hnp.arrays(np.int64, shape, elements=st.integers(-4, 4))).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(small(), st.sampled_from([0.01, 0.3, 0.5, 1.0]))
 def test_any_small_input_equals_the_definition(case: tuple[Masks, Maps], limit: float) -> None:
     assert_by_definition(*case, limit)
@@ -95,7 +99,7 @@ def test_any_small_input_equals_the_definition(case: tuple[Masks, Maps], limit: 
 
 @st.composite
 def extreme(draw: st.DrawFn) -> tuple[Masks, Maps]:
-    """Regions of single pixels beside images that are anomalous all over; neighbouring float32 scores and ties."""
+    """Single-pixel regions, images anomalous all over, and neighbouring float32 scores."""
     shape = draw(shapes)
     masks = np.zeros(shape, dtype=np.bool_)
     masks[:, ::2, ::2] = draw(hnp.arrays(np.bool_, masks[:, ::2, ::2].shape))
@@ -104,7 +108,7 @@ def extreme(draw: st.DrawFn) -> tuple[Masks, Maps]:
     return masks, (np.float32(-600.0).view(np.int32) + steps).astype(np.int32).view(np.float32)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(extreme(), st.sampled_from([0.01, 0.3, 1.0]))
 def test_single_pixels_and_images_anomalous_all_over_equal_the_definition(
     case: tuple[Masks, Maps], limit: float
@@ -122,10 +126,11 @@ def test_only_the_order_of_the_scores_matters(case: tuple[Masks, Maps]) -> None:
 
 @settings(deadline=None)
 @given(small())
-def test_pixel_metrics_equal_the_separate_ones(case: tuple[Masks, Maps]) -> None:
+def test_the_other_pixel_metrics_are_those_of_all_pixels_in_one_list(case: tuple[Masks, Maps]) -> None:
     masks, maps = case
     alone = ranking(masks.ravel(), maps.ravel())
-    assert pixel_metrics(masks, maps) == PixelMetrics(alone.auroc, alone.ap, alone.f1_max, aupro(masks, maps))
+    pixel = pixel_metrics(masks, maps)
+    assert (pixel.auroc, pixel.ap, pixel.f1_max) == (alone.auroc, alone.ap, alone.f1_max)
 
 
 def test_a_perfect_map_scores_one_and_its_negative_zero() -> None:
@@ -143,7 +148,7 @@ def test_a_constant_map_gives_the_diagonal(limit: float) -> None:
     assert aupro(masks, np.zeros((1, 5, 5)), limit) == pytest.approx(limit / 2, abs=CLOSE)
 
 
-def test_every_region_weighs_the_same_whatever_its_size() -> None:
+def test_every_region_has_the_same_weight_at_any_size() -> None:
     masks = np.zeros((1, 6, 20), dtype=bool)
     masks[0, 0:5, 0:6] = True  # 30 pixels, found
     masks[0, 5, 19] = True  # one pixel, scored below every normal pixel
@@ -153,7 +158,7 @@ def test_every_region_weighs_the_same_whatever_its_size() -> None:
 
 
 def test_corners_join_pixels_and_images_do_not() -> None:
-    """One region by its corner: half of it is found. Two images: one region of each, one of two is found."""
+    """One region joined by a corner, a third found; then two images, one of two regions found."""
     masks = np.zeros((1, 4, 4), dtype=bool)
     masks[0, 0, 0] = masks[0, 1, 1] = masks[0, 1, 2] = True
     maps = np.zeros(masks.shape)
@@ -167,7 +172,7 @@ def test_corners_join_pixels_and_images_do_not() -> None:
 
 
 def test_an_image_anomalous_all_over_is_one_region_and_gives_no_normal_pixel() -> None:
-    """Its region is found once a fifth of the normal pixels is; the other image's one pixel not before all of them are."""
+    """Its region is found at FPR 0.2; the other image's one pixel only after all normal ones."""
     masks = np.zeros((2, 1, 6), dtype=bool)
     masks[0] = masks[1, 0, 0] = True
     maps = np.array([[[4.0] * 6], [[0.0, 9.0, 3.0, 2.0, 1.0, 0.5]]])
@@ -207,12 +212,11 @@ MASKS, MAPS = np.array([[[True, False]]]), np.array([[[1.0, 0.0]]])
 )
 def test_refuses(masks: npt.ArrayLike, maps: npt.ArrayLike, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        aupro(masks, maps)
-    with pytest.raises(ValueError, match=message):
         pixel_metrics(masks, maps)
 
 
-@pytest.mark.parametrize("limit", [0.0, -0.3, 1.1, float("nan")])
-def test_refuses_a_limit_outside_zero_and_one(limit: float) -> None:
-    with pytest.raises(ValueError, match=r"fpr_limit is .*\(0, 1\]"):
-        aupro(MASKS, MAPS, limit)
+def test_the_default_limit_is_an_fpr_of_three_tenths() -> None:
+    masks, maps = np.zeros((1, 1, 11), dtype=bool), -np.arange(11.0).reshape(1, 1, 11)
+    masks[0, 0, 2] = True
+    # Two of ten normal pixels come first: PRO is 0 up to FPR 0.2, and 1 from there.
+    assert pixel_metrics(masks, maps).aupro == pytest.approx(1 / 3, abs=CLOSE)

@@ -1,4 +1,4 @@
-"""What is kept of parameters never outlives them."""
+"""A cached value never outlives a change of its parameters."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from moleflow.models.lora import LoRALinear
 from moleflow.settings.config import LoraKnobs
 
 
-def test_it_is_made_once_without_gradients_and_each_time_with_them() -> None:
-    made: list[int] = []
-    kept: CachedTensorValue[Tensor] = CachedTensorValue()
+def test_the_value_is_computed_once_without_gradients_and_each_time_with_them() -> None:
+    calls: list[int] = []
+    cache: CachedTensorValue[Tensor] = CachedTensorValue()
     weight = nn.Parameter(torch.ones(2))
 
-    def make() -> Tensor:
-        made.append(1)
+    def compute() -> Tensor:
+        calls.append(1)
         return 2 * weight
 
     with torch.no_grad():
-        first = kept.get(make, (weight,))
-        assert kept.get(make, (weight,)) is first
-        assert len(made) == 1
-        kept.get(make, (weight,), "something else")
-        assert len(made) == 2
-    assert kept.get(make, (weight,)).requires_grad
-    assert len(made) == 3
+        first = cache.get(compute, (weight,))
+        assert cache.get(compute, (weight,)) is first
+        assert len(calls) == 1
+        cache.get(compute, (weight,), "something else")
+        assert len(calls) == 2
+    assert cache.get(compute, (weight,)).requires_grad
+    assert len(calls) == 3
 
 
-def test_a_layer_that_was_changed_gives_what_it_gives_with_gradients() -> None:
+def test_a_changed_layer_returns_the_same_with_and_without_gradients() -> None:
     draws = torch.Generator().manual_seed(0)
     layer = LoRALinear(6, 5, draws)
     for task in range(2):

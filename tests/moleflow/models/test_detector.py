@@ -1,31 +1,43 @@
-"""What trains on which task, what stays bit-identical, and the input adapters."""
+"""The parameters that train on each task, the ones that stay unchanged, and the flow's input."""
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
 
 from moleflow.cache.stage_state import state_digest
-from moleflow.models.adapters import InputAdapter
-from moleflow.models.detector import Detector, position_code
-from moleflow.settings.config import AdapterKnobs, TrialConfig
+from moleflow.models.detector import Detector, owner_task, position_code
+from moleflow.settings.config import TrialConfig
 from moleflow.settings.knobs import Layer, resolve, version_layer, version_names
 from moleflow.training.losses import patch_nll, training_loss
 from moleflow.training.train_task import Randomness, train_task
 
 SHAPE = (4, 4, 12)
-VERSIONS = version_names()
 # Each version, and the other forms of what it learns with.
 FORMS: dict[str, tuple[str, dict[str, object]]] = {
-    **{version: (version, {}) for version in VERSIONS},
+    **{version: (version, {}) for version in version_names()},
     "v1 with a live adapter": ("v1", {"output_init": "random"}),
     "v4 with attention": ("v4", {"context": "attention"}),
     "v4 as the notes have it": ("v4", {"context_from": "all", "lora.init": "zero"}),
     "v7 per_dim": ("v7", {"focal_form": "per_dim"}),
     "v7 relative": ("v7", {"focal_form": "relative", "focal_detach": True}),
 }
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector after some tasks, with its whole state before and after each."""
+
+    config: TrialConfig
+    detector: Detector
+    before: list[State]
+    after: list[State]
 
 
 def _config(version: str, **knobs: object) -> TrialConfig:
@@ -46,175 +58,222 @@ def _features(seed: int) -> torch.Tensor:
     return torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(seed)) * 2 + 1
 
 
-def _trained(
-    config: TrialConfig, tasks: int
-) -> tuple[Detector, list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]]:
-    """A detector after `tasks` tasks, with the whole state before and after each."""
+def _detector(config: TrialConfig, tasks: int) -> Detector:
+    """An untrained detector of so many tasks."""
     detector = Detector(config, SHAPE, Randomness(0, "", 0))
-    before, after = [], []
+    for task in range(tasks):
+        detector.add_task(task, Randomness(0, "x" * task, task))
+    return detector
+
+
+def _train(config: TrialConfig, tasks: int) -> Trained:
+    trained = Trained(config, Detector(config, SHAPE, Randomness(0, "", 0)), [], [])
+    detector = trained.detector
     for task in range(tasks):
         randomness = Randomness(0, "x" * task, task)
         detector.add_task(task, randomness)
-        detector.measure(task, _features(task))
-        before.append({name: tensor.clone() for name, tensor in detector.state_dict().items()})
+        trained.before.append({name: tensor.clone() for name, tensor in detector.state_dict().items()})
         train_task(detector, _features(task), task, config, randomness, lambda epoch: None)
-        after.append({name: tensor.clone() for name, tensor in detector.state_dict().items()})
-    return detector, before, after
+        trained.after.append({name: tensor.clone() for name, tensor in detector.state_dict().items()})
+    return trained
 
 
-def _expected(form: str, task: int, name: str) -> bool:
-    """METHOD's table of what trains: the base on task 0 alone, then each task's own parts."""
-    own = re.search(r"(experts|adapters)\.(\d+)\.(\w+)", name)
-    if own is None:
+@cache
+def _trained(form: str) -> Trained:
+    """Three trained tasks of a form; tests share it and change nothing in it."""
+    version, knobs = FORMS[form]
+    return _train(_config(version, **knobs), 3)
+
+
+def _learns(form: str, task: int, name: str) -> bool:
+    """The base flow trains on task 0 only, and each task's own parts on that task."""
+    part = re.search(r"(experts|adapters)\.(\d+)\.(\w+)", name)
+    if part is None:
         return task == 0 and not name.endswith(("w_perm", "w_perm_inv"))
-    kind, of, part = own.groups()
+    kind, owner, parameter = part.groups()
     dead = {
-        "v1": kind == "adapters",  # zero output behind a raw zero gate
+        "v1": kind == "adapters",  # Zero output behind a raw zero gate.
         "v2": kind == "adapters",
-        "v4 as the notes have it": part in ("a", "b"),  # both factors zero
+        "v4 as the notes have it": parameter in ("a", "b"),  # Both factors are zero.
     }
-    return int(of) == task and not dead.get(form, False)
+    return int(owner) == task and not dead.get(form, False)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_exactly_the_named_parameters_change(form: str) -> None:
-    version, knobs = FORMS[form]
-    _, before, after = _trained(_config(version, **knobs), 3)
+    trained = _trained(form)
     for task in range(3):
-        for name in before[task]:
-            changed = not torch.equal(before[task][name], after[task][name])
-            assert changed == _expected(form, task, name), f"task {task}: {name}"
+        for name in trained.before[task]:
+            changed = not torch.equal(trained.before[task][name], trained.after[task][name])
+            assert changed == _learns(form, task, name) or name.startswith("statistics."), f"task {task}: {name}"
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("task", range(3))
-def test_exactly_the_named_parameters_get_a_gradient(form: str, task: int) -> None:
-    version, knobs = FORMS[form]
-    config = _config(version, **knobs)
-    # After some steps: before the first one, a live factor behind a zero one has no gradient yet.
-    detector, _, _ = _trained(config, task + 1)
-    detector.zero_grad(set_to_none=True)
-    detector.trainable(task)
-    z, log_det = detector(_features(task), task)
-    assert version != "v7" or (patch_nll(z, log_det) > 0).any(), "in the joint form only such patches have a gradient"
-    training_loss(z, log_det, config.loss, _features(task))[0].backward()
-    for name, parameter in detector.named_parameters():
-        if _expected(form, task, name):
-            assert parameter.grad is not None and parameter.grad.any(), name
-        else:
-            assert parameter.grad is None or not parameter.grad.any(), name
+def test_exactly_the_named_parameters_get_a_gradient(form: str) -> None:
+    """Asked of a trained detector: before the first step, a factor behind a zero one has none."""
+    config, detector = _trained(form).config, _trained(form).detector
+    for task in range(3):
+        detector.zero_grad(set_to_none=True)
+        assert list(detector.trainable(task)) == [n for n, p in detector.named_parameters() if p.requires_grad]
+        z, log_det = detector(_features(task), task)
+        assert not form.startswith("v7") or (patch_nll(z, log_det) > 0).any(), "such patches alone have a gradient"
+        training_loss(z, log_det, config.loss, _features(task))[0].backward()
+        for name, parameter in detector.named_parameters():
+            learns = parameter.grad is not None and bool(parameter.grad.any())
+            assert learns == _learns(form, task, name), f"task {task}: {name}"
+    detector.requires_grad_(False)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_earlier_tasks_are_bit_identical_after_later_ones(version: str) -> None:
-    detector, _, after = _trained(_config(version), 3)
-    final = detector.state_dict()
+@pytest.mark.parametrize("form", version_names())
+def test_earlier_tasks_are_bit_identical_after_later_ones(form: str) -> None:
+    trained = _trained(form)
+    final = trained.detector.state_dict()
     for task in range(2):
-        assert all(torch.equal(after[task][name], final[name]) for name in after[task])
+        assert all(torch.equal(trained.after[task][name], final[name]) for name in trained.after[task])
+    alone = _detector(trained.config, 1)
+    alone.load_state_dict(trained.after[0])
     with torch.no_grad():
-        z, log_det = detector(_features(0), 0)
-    alone, _, _ = _trained(_config(version), 1)
-    with torch.no_grad():
-        z_alone, log_det_alone = alone(_features(0), 0)
-    assert torch.equal(z, z_alone)
-    assert torch.equal(log_det, log_det_alone)
+        for part, part_alone in zip(trained.detector(_features(0), 0), alone(_features(0), 0), strict=True):
+            assert torch.equal(part, part_alone)
 
 
-def test_v1_task_0_has_no_expert_and_no_adapter() -> None:
-    detector, _, _ = _trained(_config("v1"), 2)
+def test_task_0_of_v1_has_no_expert_and_no_adapter() -> None:
+    detector = _detector(_config("v1"), 2)
     assert sorted(detector.adapters) == ["1"]
     assert all(sorted(layer.experts) == ["1"] for layer in detector.flow.layers())
 
 
-def test_dead_adapter_comes_alive_with_a_random_output_layer() -> None:
-    _, before, after = _trained(_config("v1", output_init="random"), 2)
-    changed = {name for name in after[1] if not torch.equal(before[1][name], after[1][name])}
-    assert {"adapters.1.gate", "adapters.1.inner.weight", "adapters.1.outer.weight"} <= changed
+def test_task_0_of_v3_has_both_and_its_adapter_keeps_nine_tenths() -> None:
+    detector = _detector(_config("v3"), 2)
+    assert [detector.adapters[task].identity for task in ("0", "1")] == [0.9, 0.0]
+    assert all(sorted(layer.experts) == ["0", "1"] for layer in detector.flow.layers())
 
 
-def test_weight_decay_moves_the_weights_of_a_dead_adapter_and_nothing_that_it_does() -> None:
+def test_weight_decay_moves_the_weights_of_a_dead_adapter_and_not_its_output() -> None:
     """So equal state digests are no test of a dead form; its flag says so."""
-    config = _config("v1", weight_decay=0.01)
-    detector, before, after = _trained(config, 2)
-    dead = {name: before[1][name] for name in before[1] if name.startswith("adapters.1.")}
-    assert state_digest(dead) != state_digest({name: after[1][name] for name in dead})
+    trained = _train(_config("v1", weight_decay=0.01), 2)
+    dead = {name: tensor for name, tensor in trained.before[1].items() if name.startswith("adapters.1.")}
+    assert state_digest(dead) != state_digest({name: trained.after[1][name] for name in dead})
     for name, tensor in dead.items():
         if name.startswith("adapters.1.inner."):
-            shrunk = after[1][name] / tensor
+            shrunk = trained.after[1][name] / tensor
             assert 0.9 < shrunk.min() <= shrunk.max() < 1
             torch.testing.assert_close(shrunk, shrunk.mean().expand_as(shrunk))
         else:
             assert not tensor.any()
-            assert not after[1][name].any()
+            assert not trained.after[1][name].any()
     with torch.no_grad():
-        norm_alone = torch.nn.functional.instance_norm(_features(1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        torch.testing.assert_close(detector.adapters["1"](_features(1)), norm_alone)
-    assert "weight decay alone moves its weights" in " ".join(config.flags())
+        norm = torch.nn.functional.instance_norm(_features(1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        torch.testing.assert_close(trained.detector.adapters["1"](_features(1)), norm)
+    assert "weight decay alone moves its weights" in " ".join(trained.config.flags())
 
 
-def test_weight_decay_leaves_the_zero_factors_of_a_dead_expert_where_they_are() -> None:
-    _, _, after = _trained(_config("v3", weight_decay=0.01, **{"lora.init": "zero"}), 2)
-    factors = [tensor for name, tensor in after[1].items() if re.search(r"experts\.\d\.[ab]$", name)]
-    assert len(factors) == 2 * 2 * 2 * 2  # blocks, layers, tasks, factors
+def test_weight_decay_leaves_the_zero_factors_of_a_dead_expert_unchanged() -> None:
+    final = _train(_config("v3", weight_decay=0.01, **{"lora.init": "zero"}), 2).after[1]
+    factors = [tensor for name, tensor in final.items() if re.search(r"experts\.\d\.[ab]$", name)]
+    assert len(factors) == 2 * 2 * 2 * 2  # Blocks, layers, tasks, factors.
     assert not any(factor.any() for factor in factors)
 
 
 def test_dropout_of_the_attention_is_off_once_it_is_frozen() -> None:
-    """Task 0 learns otherwise with another dropout; task 1, from the same task 0, does not."""
-    some, more = (_config("v6", dropout=share) for share in (0.1, 0.9))
-    first, _, _ = _trained(some, 1)
-    assert state_digest(_trained(more, 1)[0].task_state(0)) != state_digest(first.task_state(0))
-    learned = []
-    for config in (some, more):
-        detector = Detector(config, SHAPE, Randomness(0, "", 0))
-        for task in range(2):
-            detector.add_task(task, Randomness(0, "x" * task, task))
-        detector.load_task_state(0, first.task_state(0))
-        train_task(detector, _features(1), 1, config, Randomness(0, "x", 1), lambda epoch: None)
-        learned.append(state_digest(detector.task_state(1)))
-    assert learned[0] == learned[1]
+    """Another dropout changes task 0, and not a task 1 that follows the same task 0."""
+    first = _trained("v6").detector
+    more = _config("v6", dropout=0.9)
+    other = _train(more, 1).detector
+    assert other.attention.dropout_generator is None
+    assert state_digest(other.task_state(0)) != state_digest(first.task_state(0))
+    detector = _detector(more, 2)
+    detector.load_task_state(0, first.task_state(0))
+    train_task(detector, _features(1), 1, more, Randomness(0, "x", 1), lambda epoch: None)
+    assert state_digest(detector.task_state(1)) == state_digest(first.task_state(1))
 
 
-def test_task_state_round_trips_into_a_fresh_detector() -> None:
-    config = _config("v3", standardise="per_task")
-    detector, _, _ = _trained(config, 2)
-    fresh = Detector(config, SHAPE, Randomness(99, "", 0))
+def test_a_task_state_loads_into_a_fresh_detector() -> None:
+    trained = _trained("v3").detector
+    fresh = Detector(_config("v3"), SHAPE, Randomness(99, "", 0))
     for task in range(2):
         fresh.add_task(task, Randomness(99, "", task))
-        fresh.load_task_state(task, detector.task_state(task))
+        fresh.load_task_state(task, trained.task_state(task))
     with torch.no_grad():
         for task in range(2):
-            assert torch.equal(fresh(_features(5), task)[0], detector(_features(5), task)[0])
-    with pytest.raises(RuntimeError, match="does not fit"):
-        fresh.load_task_state(0, detector.task_state(1))
+            assert torch.equal(fresh(_features(5), task)[0], trained(_features(5), task)[0])
 
 
-@pytest.mark.parametrize(("standardise", "own"), [("task0", 0), ("per_task", 1)])
-def test_standardised_features_have_zero_mean_and_unit_variance(standardise: str, own: int) -> None:
-    config = _config("v3", standardise=standardise, position=False, **{"adapter.enabled": False})
-    detector, _, _ = _trained(config, 2)
-    adapted = detector.adapt(_features(own), 1).reshape(-1, SHAPE[2])
-    torch.testing.assert_close(adapted.mean(dim=0), torch.zeros(SHAPE[2]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(adapted.std(dim=0), torch.ones(SHAPE[2]), atol=1e-4, rtol=0)
+def test_a_state_of_other_names_or_shapes_is_refused() -> None:
+    detector = _detector(_config("v3"), 2)
+    wrong_shape = {name: torch.zeros(7) for name in detector.task_state(0)}
+    for state in (detector.task_state(1), wrong_shape):
+        with pytest.raises(RuntimeError, match="task 0 does not fit"):
+            detector.load_task_state(0, state)
 
 
-def test_published_adapter_starts_as_the_instance_norm_alone() -> None:
-    adapter = InputAdapter(12, AdapterKnobs(), 0.0, torch.Generator())
-    x = _features(0)
-    expected = torch.nn.functional.instance_norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    torch.testing.assert_close(adapter(x), expected)
+@pytest.mark.parametrize(("standardise", "source"), [("task0", 0), ("per_task", 1)])
+def test_standardised_features_have_zero_mean_and_unit_variance(standardise: str, source: int) -> None:
+    detector = _detector(_config("v3", standardise=standardise, position=False, **{"adapter.enabled": False}), 2)
+    for task in range(2):
+        detector.measure(task, (task + 2) * _features(task))
+    flat = detector.adapt((source + 2) * _features(source), 1).reshape(-1, SHAPE[2])
+    torch.testing.assert_close(flat.mean(dim=0), torch.zeros(SHAPE[2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(flat.std(dim=0), torch.ones(SHAPE[2]), atol=1e-4, rtol=0)
 
 
-def test_film_adapter_on_task_0_is_nine_tenths_identity() -> None:
-    adapter = InputAdapter(12, _config("v3").adapter, 0.9, torch.Generator())
-    x = _features(0)
-    torch.testing.assert_close(adapter(x), 0.9 * x + 0.1 * torch.nn.functional.layer_norm(x, (12,)))
+def test_statistics_by_hand_and_their_smallest_standard_deviation() -> None:
+    """Patches 1, 3 in one channel and 5, 5 in the others: sd sqrt(2), and 1e-6 in place of 0."""
+    detector = _detector(_config("v3", standardise="per_task"), 1)
+    features = torch.full((2, 1, 1, 12), 5.0)
+    features[:, 0, 0, 0] = torch.tensor([1.0, 3.0])
+    detector.measure(0, features)
+    state = detector.task_state(0)
+    assert state["statistics.0.mean"].tolist() == [2.0] + [5.0] * 11
+    assert state["statistics.0.std"].tolist() == pytest.approx([math.sqrt(2)] + [1e-6] * 11)
 
 
-def test_position_code_tells_places_apart_and_stays_in_range() -> None:
-    code = position_code(3, 5, 16)
-    assert code.shape == (3, 5, 16)
-    assert code.abs().max() <= 1
-    assert len(torch.unique(code.reshape(15, 16), dim=0)) == 15
-    assert torch.equal(code[0, 2, 8:], code[2, 2, 8:])
-    assert torch.equal(code[1, 0, :8], code[1, 4, :8])
+def test_the_flows_input_is_the_features_plus_the_scaled_position_code() -> None:
+    detector = _detector(_config("v1", **{"features.position_scale": 3.0}), 1)
+    torch.testing.assert_close(detector.adapt(_features(0), 0), _features(0) + 3 * position_code(*SHAPE))
+    without = _detector(_config("v1", position=False), 1)
+    assert torch.equal(without.adapt(_features(0), 0), _features(0))
+
+
+def test_the_position_code_by_hand() -> None:
+    """Vaswani et al. 2017: sin and cos of p / 10000^(c/n), here n = 4 and so 1 and 1/100."""
+    code = position_code(2, 3, 8)
+    row = [math.sin(1), math.cos(1), math.sin(0.01), math.cos(0.01)]
+    column = [math.sin(2), math.cos(2), math.sin(0.02), math.cos(0.02)]
+    assert code[1, 2].tolist() == pytest.approx(row + column, abs=1e-7)
+    assert code[0, 0].tolist() == [0, 1, 0, 1] * 2
+    # An odd width: two channels for the row, three for the column; 10000^(-2/3) = 0.0021544.
+    odd = position_code(2, 2, 5)[1, 1].tolist()
+    assert odd == pytest.approx([math.sin(1), math.cos(1)] * 2 + [math.sin(0.00215443469)], abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("flow.blocks.0.block.subnet.0.experts.12.a", 12),
+        ("adapters.3.gate", 3),
+        ("statistics.1.mean", 1),
+        ("flow.blocks.1.block.subnet.2.base.weight", 0),
+        ("attention.gate", 0),
+    ],
+)
+def test_a_parameter_belongs_to_the_task_in_its_name(name: str, task: int) -> None:
+    assert owner_task(name) == task
+
+
+def test_parameters_are_counted_by_task() -> None:
+    """v1 at D = 12 and 2 blocks.
+
+    Each block's subnet is 6 -> 12 -> 12 and has 84 + 156 numbers; scale and offset have 24.
+    A task's expert of rank 2 has 2 (6 + 12) + 12 and 2 (12 + 12) + 12 numbers a block, its adapter
+    12 * 3 + 3, 3 * 12 + 12 and a gate.
+    """
+    detector = _detector(_config("v1"), 2)
+    assert detector.count_parameters(0) == 2 * (84 + 156 + 24)
+    assert detector.count_parameters(1) == 2 * (48 + 60) + 39 + 48 + 1
+
+
+def test_products_are_set_in_every_layer() -> None:
+    detector = _detector(_config("v3"), 1)
+    detector.set_products(torch.bfloat16)
+    assert {layer.products for layer in detector.flow.layers()} == {torch.bfloat16}

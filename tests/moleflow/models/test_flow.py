@@ -1,4 +1,4 @@
-"""Every coupling and every version's flow is a flow: invertible, with the log-determinant that autograd finds, and reproducible."""
+"""Every coupling and version is invertible, reproducible, and has autograd's log-determinant."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import pytest
 import torch
 
 from moleflow.models.flow import Flow, random_rotation
-from moleflow.settings.config import FlowKnobs as FlowConfig
-from moleflow.settings.config import LoraKnobs
+from moleflow.settings.config import FlowKnobs, LoraKnobs
 from moleflow.settings.knobs import resolve, version_layer, version_names
 
 SHAPE = (3, 4, 6)
 COUPLINGS = {
-    "soft": FlowConfig(blocks=3),
-    "hard": FlowConfig(blocks=3, permutation="hard"),
-    **{
-        f"cpcf-{context}": FlowConfig(blocks=3, cpcf=True, context=context) for context in ("conv", "attention", "mean")
-    },
-    "cpcf-kernel-5": FlowConfig(blocks=3, cpcf=True, context="mean", context_kernel=5),
+    "soft": FlowKnobs(blocks=3),
+    "hard": FlowKnobs(blocks=3, permutation="hard"),
+    **{f"cpcf-{context}": FlowKnobs(blocks=3, cpcf=True, context=context) for context in ("conv", "attention", "mean")},
+    "cpcf-kernel-5": FlowKnobs(blocks=3, cpcf=True, context="mean", context_kernel=5),
 }
 LORAS = {"plain": LoraKnobs(rank=3), "spatial": LoraKnobs(rank=3, spatial=True, grid_size=2)}
 CASES = {f"{c}-{name}": (flow, lora) for c, flow in COUPLINGS.items() for name, lora in LORAS.items()}
@@ -30,8 +27,8 @@ for version in version_names():
     )
 
 
-def _flow(flow: FlowConfig, lora: LoraKnobs, dtype: torch.dtype, seed: int = 0, width: int = SHAPE[2]) -> Flow:
-    """A flow whose expert does something, as a trained one would."""
+def _flow(flow: FlowKnobs, lora: LoraKnobs, dtype: torch.dtype, seed: int = 0, width: int = SHAPE[2]) -> Flow:
+    """A flow whose expert has an effect, as a trained one would."""
     generator = torch.Generator().manual_seed(seed)
     made = Flow(width, flow, generator, dtype)
     made.add_expert(0, lora, generator)
@@ -53,7 +50,7 @@ def _map_log_det(flow: Flow, image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
-def test_inverse_gives_the_input_back(case: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_the_inverse_returns_the_input(case: str, dtype: torch.dtype, tolerance: float) -> None:
     flow = _flow(*CASES[case], dtype)
     x = _images(4, dtype)
     z, _ = flow(x)
@@ -65,7 +62,7 @@ def test_inverse_gives_the_input_back(case: str, dtype: torch.dtype, tolerance: 
 def test_inverse_at_the_published_depth_and_rank_on_standardised_features(
     case: str, dtype: torch.dtype, tolerance: float
 ) -> None:
-    """Scales 1 and 3; with larger input float32 is lost, as the flow's docstring says."""
+    """Scales 1 and 3 of the input: at 10, float32 has no inverse any more, as `Flow` says."""
     config, lora = CASES[case]
     deep = config.model_copy(update={"blocks": 8})
     flow = _flow(deep, lora.model_copy(update={"rank": 32}), dtype, width=96)
@@ -104,8 +101,8 @@ def test_log_det_of_a_patch_is_its_own_where_patches_are_independent(case: str) 
 
 @pytest.mark.parametrize("context", ["conv", "attention", "mean"])
 def test_context_from_all_is_no_flow_and_fails_both_tests(context: str) -> None:
-    """The notes' literal form: log_det is not that of the map, and there is no inverse. It stays selectable, marked as such."""
-    flow = _flow(FlowConfig(blocks=3, cpcf=True, context=context, context_from="all"), LORAS["plain"], torch.float64)
+    """The notes' literal form stays selectable: its log_det is an approximation."""
+    flow = _flow(FlowKnobs(blocks=3, cpcf=True, context=context, context_from="all"), LORAS["plain"], torch.float64)
     image = _images(1, torch.float64)
     z, log_det = flow(image)
     assert abs(log_det.sum() - _map_log_det(flow, image[0])) > 1e-3 * abs(log_det.sum())
@@ -140,7 +137,7 @@ def test_cross_patch_coupling_sees_its_neighbours_and_only_them(case: str) -> No
 
 
 @pytest.mark.parametrize("case", ["soft-plain", "cpcf-conv-spatial"])
-def test_seed_alone_decides_and_global_generators_are_left_alone(case: str) -> None:
+def test_the_seed_decides_and_global_generators_stay_untouched(case: str) -> None:
     torch.manual_seed(5)
     np.random.seed(5)
     before_torch, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -153,7 +150,7 @@ def test_seed_alone_decides_and_global_generators_are_left_alone(case: str) -> N
     assert all(not torch.equal(one[name], other[name]) for name in rotations)
 
 
-def test_rotation_is_one() -> None:
+def test_a_random_rotation_is_orthogonal_with_determinant_one() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         q = random_rotation(7, generator)
@@ -162,9 +159,9 @@ def test_rotation_is_one() -> None:
 
 
 @pytest.mark.parametrize("lora", LORAS)
-def test_expert_is_used_only_when_selected_and_starts_as_nothing(lora: str) -> None:
+def test_an_expert_acts_only_when_selected_and_starts_without_effect(lora: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    flow = Flow(SHAPE[2], FlowConfig(blocks=2), generator)
+    flow = Flow(SHAPE[2], FlowKnobs(blocks=2), generator)
     x = _images(2, torch.float32)
     bare, _ = flow(x)
     flow.add_expert(1, LORAS[lora], generator)
@@ -175,3 +172,28 @@ def test_expert_is_used_only_when_selected_and_starts_as_nothing(lora: str) -> N
     assert not torch.equal(flow(x)[0], bare)
     flow.select(0)
     assert torch.equal(flow(x)[0], bare)
+
+
+def test_a_hard_permutation_only_reorders_channels() -> None:
+    config = FlowKnobs(blocks=1, permutation="hard")
+    flow = _flow(config, LORAS["plain"], torch.float64)
+    rows = flow.state_dict()["blocks.0.block.w_perm"]
+    assert sorted(rows.argmax(dim=1).tolist()) == list(range(SHAPE[2]))
+    assert rows.sum() == SHAPE[2]
+    assert set(rows.unique().tolist()) == {0.0, 1.0}
+
+
+def test_rotations_are_drawn_uniformly() -> None:
+    """Haar: every entry has mean 0 and variance 1/D, the first one included."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([random_rotation(4, generator) for _ in range(2000)])
+    assert drawn.mean(dim=0).abs().max() < 0.05
+    torch.testing.assert_close(drawn.var(dim=0), torch.full((4, 4), 0.25).double(), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(2.0, 10), (0.5, 2), (0.01, 1)])
+def test_the_subnets_hidden_width_is_a_multiple_of_its_input(ratio: float, hidden: int) -> None:
+    """At D = 9 the passive half, which the subnet sees, is 5 wide and the other 4."""
+    flow = Flow(9, FlowKnobs(blocks=1, hidden_ratio=ratio), torch.Generator())
+    shapes = [tuple(layer.base.weight.shape) for layer in flow.layers()]
+    assert shapes == [(hidden, 5), (8, hidden)]

@@ -23,7 +23,7 @@ def test_effective_scaling(lora: LoraKnobs, scaling: float) -> None:
 
 
 def _layer(lora: LoraKnobs, generator: torch.Generator) -> LoRALinear:
-    """A layer in float64 whose expert does something, as a trained one would."""
+    """A layer in float64 whose expert has an effect, as a trained one would."""
     layer = LoRALinear(5, 3, generator).add_expert(0, lora, generator).double()
     layer.active = "0"
     torch.nn.init.normal_(layer.experts["0"].b, generator=generator)
@@ -31,7 +31,7 @@ def _layer(lora: LoraKnobs, generator: torch.Generator) -> LoRALinear:
     return layer
 
 
-def test_update_is_scaled_b_a_x_plus_bias() -> None:
+def test_the_update_is_scaled_b_a_x_plus_bias() -> None:
     generator = torch.Generator().manual_seed(0)
     layer = _layer(LoraKnobs(rank=2, scaling=0.25), generator)
     expert = layer.experts["0"]
@@ -49,11 +49,11 @@ def test_gradients_are_those_of_the_formula(base: bool, expert: bool) -> None:
     x = torch.randn(4, 5, dtype=torch.float64, generator=generator).requires_grad_()
     inputs = [x, *(p for p in layer.parameters() if p.requires_grad)]
     weights = torch.randn(4, 3, dtype=torch.float64, generator=generator)
-    found = torch.autograd.grad((weights * layer(x)).sum(), inputs)
-    own = layer.experts["0"]
-    formula = layer.base(x) + 0.25 * (x @ own.a.T) @ own.b.T + own.bias
-    for one, other in zip(found, torch.autograd.grad((weights * formula).sum(), inputs), strict=True):
-        torch.testing.assert_close(one, other)
+    gradients = torch.autograd.grad((weights * layer(x)).sum(), inputs)
+    low_rank = layer.experts["0"]
+    formula = layer.base(x) + 0.25 * (x @ low_rank.a.T) @ low_rank.b.T + low_rank.bias
+    for gradient, expected in zip(gradients, torch.autograd.grad((weights * formula).sum(), inputs), strict=True):
+        torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("active", [None, "0"])
@@ -83,7 +83,7 @@ def test_initial_values_are_the_published_ones() -> None:
     assert not expert.bias.any()
 
 
-def test_zero_start_is_dead_but_for_the_bias() -> None:
+def test_with_a_zero_start_only_the_bias_gets_a_gradient() -> None:
     """Each factor's gradient is a product with the other one, and so exactly 0."""
     generator = torch.Generator().manual_seed(0)
     layer = LoRALinear(5, 3, generator).add_expert(0, LoraKnobs(rank=2, init="zero"), generator)
@@ -97,6 +97,28 @@ def test_zero_start_is_dead_but_for_the_bias() -> None:
     assert expert.bias.grad.all()
 
 
-def test_bias_is_a_knob() -> None:
-    layer = LoRALinear(4, 4, torch.Generator()).add_expert(0, LoraKnobs(rank=1, task_bias=False), torch.Generator())
+@pytest.mark.parametrize("spatial", [False, True])
+def test_the_task_bias_is_a_knob(spatial: bool) -> None:
+    knobs = LoraKnobs(rank=1, task_bias=False, spatial=spatial)
+    layer = LoRALinear(4, 4, torch.Generator()).add_expert(0, knobs, torch.Generator())
     assert [name for name, _ in layer.experts.named_parameters()] == ["0.a", "0.b"]
+    layer.active = "0"
+    x = torch.ones(3, 4)
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            torch.testing.assert_close(layer(x), layer.base(x))
+
+
+def test_each_task_uses_its_own_expert() -> None:
+    """An expert's bias of 10 (task 0) or 20 (task 1) on a base that maps everything to 1."""
+    layer = LoRALinear(4, 2, torch.Generator())
+    with torch.no_grad():
+        layer.base.weight.zero_()
+        layer.base.bias.fill_(1.0)
+        for task in (0, 1):
+            layer.add_expert(task, LoraKnobs(rank=1), torch.Generator())
+            layer.experts[str(task)].bias.fill_(10.0 * (task + 1))
+        values = []
+        for layer.active in ("0", "1", None):
+            values.append(layer(torch.zeros(1, 4)).tolist())
+    assert values == [[[11.0, 11.0]], [[21.0, 21.0]], [[1.0, 1.0]]]

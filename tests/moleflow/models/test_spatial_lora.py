@@ -1,4 +1,4 @@
-"""SC-LoRA: interpolated factors, plain LoRA on a grid of one, and memory that does not grow with rank times width."""
+"""SC-LoRA: interpolated factors, and plain LoRA on a grid of one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _filled(expert: torch.nn.Module, generator: torch.Generator) -> torch.nn.Mod
 
 
 def _sampled(factors: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Factors (G, G, out, in) at every patch (H, W, out, in), by grid_sample with aligned corners."""
+    """Factors at every patch (H, W, out, in), by grid_sample with aligned corners."""
     grid = factors.shape[0]
     planes = factors.permute(2, 3, 0, 1).reshape(1, -1, grid, grid)
     rows, columns = (
@@ -76,6 +76,14 @@ def test_node_weights_sum_to_one_and_ends_meet_ends(length: int, grid: int) -> N
     assert (weights > 0).sum(dim=1).max() <= 2
 
 
+def test_node_weights_by_hand() -> None:
+    """Five positions over three nodes: every second one lies halfway between two nodes."""
+    expected = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    assert node_weights(5, 3).tolist() == expected
+    assert node_weights(1, 3).tolist() == [[1, 0, 0]]
+    assert node_weights(2, 1).tolist() == [[1], [1]]
+
+
 def test_initial_values_are_those_of_plain_lora_at_every_node() -> None:
     expert = SpatialLoraExpert(50, 30, LoraKnobs(rank=8, grid_size=2), torch.Generator().manual_seed(0))
     bound = (6 / (50 + 8)) ** 0.5
@@ -85,8 +93,8 @@ def test_initial_values_are_those_of_plain_lora_at_every_node() -> None:
     assert not expert.bias.any()
 
 
-def test_published_zero_start_is_dead() -> None:
-    """The notes start both factors at zero: each one's gradient is a product with the other, and so exactly 0."""
+def test_the_published_zero_start_gets_no_gradient() -> None:
+    """Each factor's gradient is a product with the other one, and so exactly 0."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2 * 9, 4, generator=generator)
     for init, dead in (("zero", True), ("xavier", False)):

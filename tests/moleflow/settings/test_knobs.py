@@ -170,7 +170,7 @@ def test_every_base_stands_under_every_version(base: str, version: str) -> None:
     layers = base_layers(base, version, "s")
     config = resolve([version_layer(version, "s"), *layers])
     assert config.version == version
-    # A base decides nothing that a version does: else a table over versions would compare something else.
+    # A base sets no method knob. Otherwise a table over versions would compare bases too.
     if base == "published" and version.startswith("v4"):
         return  # It asks for the notes' literal forms of v4, in so many words.
     method = {path: value for path, value in flatten_config(config).items() if path.startswith(("lora.", "adapter."))}
@@ -218,7 +218,7 @@ def test_mistakes_in_a_base(tmp_path: Path, text: str, part: str) -> None:
 
 
 def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
-    """What a JSON schema of a knob allows."""
+    """The values that a JSON schema of a knob allows."""
     if "anyOf" in schema:
         return st.one_of([values(option) for option in schema["anyOf"]])
     if "enum" in schema or "const" in schema:

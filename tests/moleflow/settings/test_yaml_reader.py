@@ -47,9 +47,9 @@ def test_values_are_read_as_people_write_them(text: str, value: Any) -> None:
         ("a: *b", "nothing is called &b that *b could mean; a text that begins with * needs quotes"),
         ("a: *.png", "a text that begins with * or & needs quotes"),
         ("a: @b", "a text that begins with '@' needs quotes"),
-        ("a: 1\nb: \x07", "s, line 2: a control character (#x07); take it away"),
+        ("a: 1\nb: \x07", "s, line 2: a control character (#x07); remove it"),
         ("a: 1\nname:s\nb: 2", "s, line 2: a line without a key; a space must follow each colon"),
-        ("a:\n  b: 1\n c: 2", "s, line 3: does not fit the lines above it; see to the indentation"),
+        ("a:\n  b: 1\n c: 2", "s, line 3: does not fit the lines above it; check the indentation"),
         ('a: "\\q"', "\\ before 'q' in double quotes means nothing; use single quotes"),
         ("a: - b", "a - that no list fits"),
     ],
@@ -75,11 +75,11 @@ def test_a_file_has_to_hold_a_mapping_of_names(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=part):
             read_mapping(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidInput, match="is no text; a YAML file is needed"):
+    with pytest.raises(InvalidInput, match="is not a text; a YAML file is needed"):
         read_mapping(path)
     with pytest.raises(InvalidInput, match="no such file"):
         read_mapping(tmp_path / "missing.yaml")
-    with pytest.raises(InvalidInput, match="is a folder, and a YAML file is needed"):
+    with pytest.raises(InvalidInput, match="is a folder; a YAML file is needed"):
         read_mapping(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Our AdamP beside timm's."""
+"""AdamP takes the steps of timm's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def _parameters() -> list[torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
     made = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES.values()]
     with torch.no_grad():
-        made[-1].zero_()  # as B of an expert at its start
+        made[-1].zero_()  # As B of an expert at its start.
     return made
 
 
 def _gradient(parameter: torch.Tensor, kind: str, generator: torch.Generator) -> torch.Tensor:
-    """A gradient at right angles to every row of the weights, to the whole alone, or to nothing."""
+    """A gradient that is orthogonal to each row of the weights, to the whole, or to nothing."""
     drawn = torch.randn(parameter.shape, generator=generator)
     if kind == "any" or parameter.dim() == 1:
         return drawn + 0.5 * parameter

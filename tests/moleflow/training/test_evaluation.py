@@ -1,3 +1,5 @@
+"""Routed and oracle scores, metrics, maps and the gallery of a detector of two tasks."""
+
 from __future__ import annotations
 
 import math
@@ -70,7 +72,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 
 
 def shown() -> torch.Tensor:
-    """Test features of task 0; the last image looks like task 1, and the defective ones stand out a little."""
+    """Test features of task 0; the last image looks like task 1, the defective ones stand out."""
     found = features(0, 6, "test")
     found[3:, 1:3, 1:3] += 1
     found[5] += 5
@@ -157,7 +159,7 @@ def test_a_score_does_not_depend_on_the_other_images(samples: tuple[Sample, ...]
 
 def test_latent_norm_is_that_of_normal_images_through_their_own_expert(samples: tuple[Sample, ...]) -> None:
     images = shown()
-    images[1] += 5  # a normal image that goes astray
+    images[1] += 5  # A normal image that is misrouted.
     settings = config()
     passes = []
     detector = trained_like(settings)
@@ -169,14 +171,14 @@ def test_latent_norm_is_that_of_normal_images_through_their_own_expert(samples: 
     assert found.routes.tolist() == [0, 1, 0, 0, 0, 1]
     with torch.no_grad():
         z, _ = detector(images[:3], 0)
-        astray, _ = detector(images[1:2], 1)
+        misrouted, _ = detector(images[1:2], 1)
     assert found.normal_latent_norm == pytest.approx(z.square().mean().item(), rel=1e-6)
-    assert abs(z[1].square().mean() - astray.square().mean()) > 0.01
-    assert len(passes) == 8 + 2, "one an image and expert, and the two above"
-    alone = evaluated(config(**{"scoring.log_det": "image_mean", "image_score": "top_k"}), samples, tasks=1)
+    assert abs(z[1].square().mean() - misrouted.square().mean()) > 0.01
+    assert len(passes) == 8 + 2, "one for each image and expert, and the two above"
+    one_task = evaluated(config(**{"scoring.log_det": "image_mean", "image_score": "top_k"}), samples, tasks=1)
     with torch.no_grad():
         z, _ = detector(shown()[:3], 0)
-    assert alone.evaluate(0).normal_latent_norm == pytest.approx(z.square().mean().item(), rel=1e-6)
+    assert one_task.evaluate(0).normal_latent_norm == pytest.approx(z.square().mean().item(), rel=1e-6)
 
 
 def test_without_normal_images_there_is_no_latent_norm(samples: tuple[Sample, ...]) -> None:
@@ -185,7 +187,7 @@ def test_without_normal_images_there_is_no_latent_norm(samples: tuple[Sample, ..
     assert evaluation.evaluate(0).normal_latent_norm is None
 
 
-def test_the_digest_tells_scores_and_maps_apart(samples: tuple[Sample, ...]) -> None:
+def test_the_digest_differs_with_scores_and_maps(samples: tuple[Sample, ...]) -> None:
     start = evaluated(config(), samples).evaluate(0)
     assert evaluated(config(), samples).evaluate(0).digest == start.digest
     others = [config(smoothing=2.0), config(image_score="top_k"), config(**{"scoring.log_det": "image_mean"})]
@@ -197,7 +199,7 @@ def test_masks_are_read_once(samples: tuple[Sample, ...], tmp_path: Path) -> Non
     for sample in samples:
         mask = Path(shutil.copy(sample.mask, tmp_path)) if sample.mask else None
         copies.append(replace(sample, mask=mask))
-    settings = config(mask_size=9)  # 81 bits, no whole number of bytes
+    settings = config(mask_size=9)  # 81 bits, which is no whole number of bytes.
     evaluation = evaluated(settings, tuple(copies), tasks=1)
     for copy in tmp_path.iterdir():
         copy.unlink()
@@ -239,11 +241,15 @@ def test_a_score_that_is_not_finite_names_image_and_expert(samples: tuple[Sample
 
     evaluation = Evaluation(config(adapter={"enabled": False}), trained_like(config(adapter={"enabled": False})))
     evaluation.add_task(features(0, 12, "train"), samples, True, broken)
-    with pytest.raises(Diverged, match=r"4\.png: a patch score is not finite.*expert of task 0"):
+    with pytest.raises(Diverged, match=r"4\.png: a patch score of the expert of task 0 is not finite"):
         evaluation.evaluate(0)
 
 
-# ---- from patch scores to image scores and maps --------------------------------------------------------------------
+def enlarged(small: Maps, size: int) -> npt.NDArray[np.float64]:
+    """A map (size, size) of patches (H, W), interpolated along columns and then rows."""
+    positions = [np.linspace(0, count - 1, size) for count in small.shape]
+    rows = np.stack([np.interp(positions[0], np.arange(small.shape[0]), column) for column in small.T], axis=1)
+    return np.stack([np.interp(positions[1], np.arange(small.shape[1]), row) for row in rows])
 
 
 def test_image_scores_are_maximum_quantile_or_mean_of_the_largest() -> None:
@@ -256,7 +262,7 @@ def test_image_scores_are_maximum_quantile_or_mean_of_the_largest() -> None:
     )
     assert np.array_equal(image_scores(maps, ScoringKnobs(image_score="top_k", top_k=1)), largest[:, 0])
     np.testing.assert_allclose(image_scores(maps, ScoringKnobs(image_score="top_k", top_k=100)), flat.mean(axis=1))
-    # numpy's and the notes' quantile: linear between the two nearest of 42 numbers, at place 0.99 * 41 = 40.59.
+    # numpy's and the notes' quantile: linear between neighbours, here at 0.99 * 41 = 40.59.
     interpolated = largest[:, 1] + 0.59 * (largest[:, 0] - largest[:, 1])
     np.testing.assert_allclose(image_scores(maps, ScoringKnobs(image_score="quantile", quantile=0.99)), interpolated)
     np.testing.assert_allclose(
@@ -267,12 +273,7 @@ def test_image_scores_are_maximum_quantile_or_mean_of_the_largest() -> None:
 
 def test_maps_are_enlarged_bilinearly_corner_to_corner_and_then_smoothed() -> None:
     patches = np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32)
-    places = np.linspace(0, 3, 13)
-    grid = np.arange(4)
-    expected = np.empty((2, 13, 13))
-    for large, small in zip(expected, patches, strict=True):
-        rows = np.stack([np.interp(places, grid, column) for column in small.T], axis=1)
-        large[:] = np.stack([np.interp(places, grid, row) for row in rows])
+    expected = np.stack([enlarged(small, 13) for small in patches])
     plain = anomaly_maps(patches, 13, 0.0)
     np.testing.assert_allclose(plain, expected, atol=1e-6)
     assert np.array_equal(plain[:, ::12, ::12], patches[:, ::3, ::3])
@@ -293,3 +294,20 @@ def test_a_map_does_not_depend_on_the_other_maps(sigma: float) -> None:
 def test_a_single_patch_or_equal_patches_give_a_level_map(sigma: float) -> None:
     for patches in (np.full((1, 1, 1), -611.7, np.float32), np.full((1, 3, 5), -611.7, np.float32)):
         np.testing.assert_allclose(anomaly_maps(patches, 16, sigma), np.full((1, 16, 16), -611.7), rtol=1e-6)
+
+
+def test_gallery_maps_are_smoothed_in_proportion_to_their_size(samples: tuple[Sample, ...]) -> None:
+    """Sigma 1 at 16 pixels is sigma 4 at 64; all maps of a class share one grey scale."""
+    settings = config(smoothing=1.0)
+    evaluation = evaluated(settings, samples)
+    own, other = (patch_scores(settings, shown(), expert) for expert in (0, 1))
+    routed = np.concatenate([own[:5], other[5:]])
+    kept = evaluation.gallery(0, "test")
+    assert len(kept) == 2 + 3 + 3
+    assert len({(one.low, one.high) for one in kept}) == 1
+    for one in kept:
+        n = samples.index(one.sample)
+        values = one.low + np.frombuffer(one.grey, dtype=np.uint8).reshape(64, 64) / 255 * (one.high - one.low)
+        expected = gaussian_filter(enlarged(routed[n], 64), 4.0)
+        assert np.abs(values - expected).max() <= (one.high - one.low) / 255
+        assert (one.split, one.task, one.score) == ("test", 0, pytest.approx(routed[n].max(), rel=1e-5))

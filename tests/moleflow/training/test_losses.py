@@ -1,4 +1,4 @@
-"""NLL, focal weights and centre loss: exact where they are off, finite everywhere, the notes' formula where they are on."""
+"""NLL, focal weights and centre loss: values and gradients by hand, finite everywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _latents(scale: float = 1.0, shift: float = 0.0) -> tuple[torch.Tensor, torc
     return z, log_det
 
 
-def test_score_is_the_negative_log_of_a_standard_normal_density() -> None:
+def test_the_score_is_the_negative_log_of_a_standard_normal_density() -> None:
     z, log_det = _latents()
     expected = -torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) - log_det
     torch.testing.assert_close(patch_nll(z, log_det) + log_density_constant(6), expected)
@@ -44,15 +44,7 @@ def test_gamma_0_and_centre_weight_0_are_the_plain_nll_to_the_last_bit(form: str
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
-def test_joint_form_is_the_notes_formula_where_the_nll_is_positive() -> None:
-    z, log_det = _latents(scale=3.0)
-    nll = patch_nll(z, log_det)
-    assert nll.min() > 0
-    expected = ((1 - torch.exp(-nll.clamp(max=20))) ** 2 * nll).mean()
-    torch.testing.assert_close(training_loss(z, log_det, LossKnobs(focal_gamma=2.0))[0], expected)
-
-
-def test_joint_form_stops_training_where_the_nll_is_not_positive() -> None:
+def test_the_joint_form_stops_training_where_the_nll_is_not_positive() -> None:
     z, log_det = _latents(shift=600.0)
     value, _ = training_loss(z, log_det, LossKnobs(focal_gamma=2.0, focal_form="joint"))
     value.backward()
@@ -82,53 +74,84 @@ def test_a_patch_exactly_at_zero_has_a_finite_gradient() -> None:
     assert torch.isfinite(log_det.grad).all()
 
 
+LN2 = math.log(2)
+# Of two patches, with gamma 2 and D = 2: their NLL, the loss, and its derivative by each NLL.
+# The loss is the mean of (1 - p)^2 NLL. Its derivative by an NLL is
+# ((1 - p)^2 + 2 (1 - p) p x' NLL) / 2, with x' the derivative of x in p = exp(-x).
+BY_HAND = {
+    # p = 1/2 and 1/4, x' = 1.
+    "joint": ((LN2, 2 * LN2), 0.6875 * LN2, (0.125 + 0.25 * LN2, 0.28125 + 0.375 * LN2)),
+    # p = exp(-NLL / 2) = 1/2 and 1/4, x' = 1/2.
+    "per_dim": ((2 * LN2, 4 * LN2), 1.375 * LN2, (0.125 + 0.25 * LN2, 0.28125 + 0.375 * LN2)),
+    # Minimum 5 and standard deviation 2: x = 0 and 2, p = 1 and e^-2 = 0.1353352832, x' = 1/2.
+    "relative": ((5.0, 9.0), 3.3644028258, (0.0, 0.9004109356)),
+}
+# The loss's derivative if the weight is a constant: (1 - p)^2 / 2.
+DETACHED = {"joint": (0.125, 0.28125), "per_dim": (0.125, 0.28125), "relative": (0.0, 0.3738225362)}
+
+
+def _two_patches(form: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents of zero and log-determinants of -NLL, one patch in each of two images."""
+    log_det = -torch.tensor(BY_HAND[form][0], dtype=torch.float64).reshape(2, 1, 1)
+    return torch.zeros(2, 1, 1, 2, dtype=torch.float64), log_det.requires_grad_()
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_harder_patches_weigh_more(form: str) -> None:
-    nll = torch.linspace(0.1, 19.0, 20).reshape(1, 4, 5)
-    weight = focal_weight(nll, 6, LossKnobs(focal_gamma=2.0, focal_form=form)).flatten()
-    assert (weight[1:] >= weight[:-1]).all()
-    assert weight[-1] > weight[0]
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_focal_loss_and_its_gradient_by_hand(form: str, detach: bool) -> None:
+    z, log_det = _two_patches(form)
+    value, plain = training_loss(z, log_det, LossKnobs(focal_gamma=2.0, focal_form=form, focal_detach=detach))
+    value.backward()
+    nll, expected, by_nll = BY_HAND[form]
+    assert value.item() == pytest.approx(expected, rel=1e-9)
+    assert plain.item() == pytest.approx(sum(nll) / 2)
+    assert (-log_det.grad).flatten().tolist() == pytest.approx(DETACHED[form] if detach else by_nll, rel=1e-8)
 
 
-def test_relative_form_knows_no_scale() -> None:
-    nll = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0))
-    loss = LossKnobs(focal_gamma=2.0, focal_form="relative")
-    torch.testing.assert_close(
-        focal_weight(nll, 6, loss), focal_weight(1000 * nll - 700, 6, loss), rtol=1e-3, atol=1e-4
-    )
+@pytest.mark.parametrize(("gamma", "weight"), [(0.5, math.sqrt(0.5)), (1.0, 0.5), (3.0, 0.125)])
+def test_gamma_is_the_exponent_of_the_weight(gamma: float, weight: float) -> None:
+    nll = torch.tensor([[[LN2]]], dtype=torch.float64)
+    assert focal_weight(nll, 6, LossKnobs(focal_gamma=gamma)).item() == pytest.approx(weight)
 
 
-def test_detached_weight_passes_no_gradient() -> None:
-    z, log_det = _latents(scale=3.0)
-    nll = patch_nll(z, log_det)
-    weight = focal_weight(nll, 6, LossKnobs(focal_gamma=2.0, focal_detach=True))
-    training_loss(z, log_det, LossKnobs(focal_gamma=2.0, focal_detach=True))[0].backward()
-    torch.testing.assert_close(log_det.grad, -weight / nll.numel())
+def test_the_nll_is_clamped_at_20_before_the_exponential() -> None:
+    """So p is at least exp(-20) = 2.0611536e-9, and its gradient stops there."""
+    nll = torch.tensor([[[25.0]]], dtype=torch.float64, requires_grad=True)
+    weight = focal_weight(nll, 6, LossKnobs(focal_gamma=1.0))
+    assert 1 - weight.item() == pytest.approx(2.0611536e-9, rel=1e-6)
+    weight.backward()
+    assert nll.grad.item() == 0.0
 
 
-def test_centre_loss_and_scale() -> None:
-    z, log_det = _latents()
-    plain = patch_nll(z, log_det).mean()
-    expected = plain + 0.05 * z.square().sum(-1).mean()
-    torch.testing.assert_close(training_loss(z, log_det, LossKnobs(center_weight=0.05))[0], expected)
-    torch.testing.assert_close(
-        training_loss(z, log_det, LossKnobs(center_weight=0.05, nll_scale="per_dim"))[0], expected / 6
-    )
+def test_the_centre_loss_and_the_scale_by_hand() -> None:
+    """z = (3, 4) and log_det 1: NLL = 25/2 - 1 = 11.5, and a centre loss of 25."""
+    z, log_det = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[1.0]]])
+    for knobs, expected in (
+        (LossKnobs(), 11.5),
+        (LossKnobs(center_weight=0.05), 12.75),
+        (LossKnobs(center_weight=0.05, nll_scale="per_dim"), 6.375),
+        (LossKnobs(nll_scale="per_dim"), 5.75),
+    ):
+        value, plain = training_loss(z, log_det, knobs)
+        assert value.item() == pytest.approx(expected)
+        assert plain.item() == 11.5
 
 
 @pytest.mark.parametrize("scale", ["sum", "per_dim"])
 def test_centre_loss_on_the_features_changes_the_loss_and_no_gradient(scale: str) -> None:
     features = 3 * torch.ones(3, 4, 5, 6)
-    found = []
+    results = []
     for loss in (LossKnobs(nll_scale=scale), LossKnobs(nll_scale=scale, center_weight=0.05, center_on="features")):
         z, log_det = _latents()
         value, plain = training_loss(z, log_det, loss, features)
         value.backward()
-        found.append((value.detach(), plain, z.grad, log_det.grad))
-    (without, *same), (with_it, *also) = found
+        results.append((value.detach(), plain, z.grad, log_det.grad))
+    (without, *same), (with_it, *also) = results
     torch.testing.assert_close(with_it - without, torch.tensor(0.05 * 9 * (6 if scale == "sum" else 1)))
     assert all(torch.equal(one, other) for one, other in zip(same, also, strict=True))
 
 
-def test_constant_of_the_density() -> None:
-    assert log_density_constant(2) == pytest.approx(math.log(2 * math.pi))
+def test_the_constant_of_the_density() -> None:
+    """log(2 pi) = 1.8378770664 for every two dimensions."""
+    assert log_density_constant(2) == pytest.approx(1.8378770664)
+    assert log_density_constant(6) == pytest.approx(5.5136311992)

@@ -1,35 +1,25 @@
-"""The learning-rate schedule, reproducible randomness, training that is cut off and goes on, and training that diverges."""
+"""Learning rates, batches, randomness, resumed training and divergence."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import traceback
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from moleflow.cache.stage_state import Checkpoint, Epoch, state_digest
 from moleflow.errors import Diverged
 from moleflow.models.detector import Detector
 from moleflow.settings.config import TrainingKnobs, TrialConfig
 from moleflow.settings.knobs import Layer, resolve, version_layer
-from moleflow.training.train_task import Randomness, learning_rate, train_task
+from moleflow.training.adamp import AdamP
+from moleflow.training.train_task import Randomness, learning_rate, optimizer_of, train_step, train_task
 
 SHAPE = (3, 3, 8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As trials compute; more would only wait for each other on tensors this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _config(version: str = "v3", **knobs: object) -> TrialConfig:
@@ -51,27 +41,110 @@ def _features(count: int = 10) -> torch.Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0))
 
 
-def test_cosine_runs_from_the_peak_to_its_final_share() -> None:
-    knobs = TrainingKnobs(epochs=10, learning_rate=1.0, final_fraction=0.01)
-    rates = [learning_rate(knobs, 0, step, 5) for step in range(50)]
-    assert rates[0] == 1.0
-    assert rates[-1] == pytest.approx(0.01)
-    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
+# Peak 1, final fraction 1/10, two epochs of three steps. t = 0, 1/5 ... 1 in the cosine of task 0;
+# on task 1 three steps of warm-up, then t = 0, 1/2, 1.
+COSINE = [1.0, 0.9140576475, 0.6890576475, 0.4109423525, 0.1859423525, 0.1]
+WARM_UP = [0.25, 0.5, 0.75, 1.0, 0.55, 0.1]
 
 
-def test_later_tasks_warm_up() -> None:
-    knobs = TrainingKnobs(epochs=10, learning_rate=1.0, warmup_epochs=2)
-    rates = [learning_rate(knobs, 1, step, 5) for step in range(50)]
-    assert rates[0] == pytest.approx(1 / 11)
-    assert all(later > earlier for earlier, later in itertools.pairwise(rates[:11]))
-    assert rates[10] == 1.0
-    assert learning_rate(TrainingKnobs(epochs=1, warmup_epochs=5), 1, 0, 3) > 0
+@pytest.mark.parametrize(
+    ("task", "knobs", "rates"),
+    [
+        (0, {}, COSINE),
+        (1, {}, WARM_UP),
+        (2, {"warmup_epochs": 5}, WARM_UP),  # Half of all steps at most.
+        (1, {"warmup_epochs": 0}, COSINE),
+        (0, {"schedule": "constant"}, [1.0] * 6),
+        (1, {"schedule": "constant"}, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]),
+        (0, {"learning_rate": 0.01}, [0.01 * rate for rate in COSINE]),
+    ],
+)
+def test_the_learning_rate_of_each_step(task: int, knobs: dict[str, Any], rates: list[float]) -> None:
+    knobs = {"epochs": 2, "learning_rate": 1.0, "final_fraction": 0.1, "warmup_epochs": 1} | knobs
+    settings = TrainingKnobs(**knobs)
+    assert [learning_rate(settings, task, step, 3) for step in range(6)] == pytest.approx(rates)
 
 
-def test_constant_schedule_is_constant() -> None:
-    assert {
-        learning_rate(TrainingKnobs(schedule="constant", learning_rate=0.5), 0, step, 5) for step in range(200)
-    } == {0.5}
+def test_an_odd_number_of_steps_warms_up_in_the_smaller_half() -> None:
+    knobs = TrainingKnobs(epochs=1, learning_rate=1.0, final_fraction=0.1, warmup_epochs=5)
+    assert [learning_rate(knobs, 1, step, 3) for step in range(3)] == pytest.approx([0.5, 1.0, 0.1])
+
+
+@pytest.mark.parametrize(("task", "rates"), [(0, COSINE), (1, WARM_UP)])
+def test_training_uses_the_rate_of_each_step(task: int, rates: list[float]) -> None:
+    config = _config(epochs=2, batch_size=3, learning_rate=1e-3, final_fraction=0.1, warmup_epochs=1, optimizer="adamw")
+    used: list[float] = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    try:
+        detector = _prepared(config, task, None)
+        trained = train_task(detector, _features(), task, config, Randomness(0, "", task), lambda epoch: None)
+    finally:
+        handle.remove()
+    assert used == pytest.approx([1e-3 * rate for rate in rates])
+    assert [epoch.lr for epoch in trained.epochs] == [used[2], used[5]]
+
+
+def _batches(task: int = 0, lineage: str = "", **knobs: object) -> list[list[int]]:
+    """The images of each batch of three epochs of ten images, told apart by their features."""
+    config = _config(adapter={"enabled": False}, learning_rate=1e-9, **knobs)
+    features = torch.arange(10.0).reshape(10, 1, 1, 1).expand(10, *SHAPE).clone()
+    detector = _prepared(config, task, None)
+    batches: list[list[int]] = []
+    detector.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0][:, 0, 0, 0].int().tolist()))
+    train_task(detector, features, task, config, Randomness(config.seed, lineage, task), lambda epoch: None)
+    return batches
+
+
+def test_each_epoch_shuffles_the_images_anew() -> None:
+    batches = _batches(drop_last=False)
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 3
+    epochs = [
+        batches[0] + batches[1] + batches[2],
+        batches[3] + batches[4] + batches[5],
+        batches[6] + batches[7] + batches[8],
+    ]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert len({tuple(epoch) for epoch in [*epochs, list(range(10))]}) == 4
+    assert [len(batch) for batch in _batches(drop_last=True)] == [4, 4] * 3
+
+
+def test_seed_lineage_and_task_decide_the_order_of_the_images() -> None:
+    first = _batches()
+    assert _batches() == first
+    for other in (_batches(seed=1), _batches(lineage="other"), _batches(task=1)):
+        assert other != first
+
+
+def test_an_epoch_records_the_means_over_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = iter([(1.0, 10.0, 100.0), (4.0, 20.0, 500.0)])
+    monkeypatch.setattr(
+        "moleflow.training.train_task.train_step", lambda *_: tuple(torch.tensor(value) for value in next(results))
+    )
+    _, epochs, _ = _run(_config(epochs=1), _features(8))
+    assert [(epoch.loss, epoch.nll, epoch.grad_norm) for epoch in epochs] == [(2.5, 15.0, 300.0)]
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_step_clips_the_norm_of_the_whole_gradient(clip: float | None) -> None:
+    """With plain gradient descent at rate 1, the parameters move by the clipped gradient."""
+    config = _config(gradient_clip=clip)
+    detector = _prepared(config, 0, None)
+    parameters = detector.trainable(0)
+    before = [parameter.detach().clone() for parameter in parameters.values()]
+    optimizer = torch.optim.SGD(parameters.values(), lr=1.0)
+    _, _, norm = train_step(detector, _features(4), 0, config, optimizer)
+    moved = [(p.detach() - old).square().sum() for p, old in zip(parameters.values(), before, strict=True)]
+    distance = torch.stack(moved).sum().sqrt().item()
+    assert norm.item() > 0.6
+    assert distance == pytest.approx(norm.item() if clip is None else clip, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamp", AdamP), ("adamw", torch.optim.AdamW)])
+def test_the_knobs_choose_the_optimizer(name: str, kind: type) -> None:
+    knobs = TrainingKnobs(optimizer=name, learning_rate=0.25, weight_decay=0.125)
+    optimizer = optimizer_of([torch.nn.Parameter(torch.ones(2))], knobs)
+    assert type(optimizer) is kind
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.25, 0.125)
 
 
 @pytest.mark.parametrize("optimizer", ["adamp", "adamw"])
@@ -90,7 +163,7 @@ def test_same_seed_same_digits_another_seed_others(optimizer: str) -> None:
 
 @pytest.mark.parametrize(("version", "task"), [("v3", 0), ("v3", 1), ("v4", 0)])
 def test_products_in_bfloat16_train_near_the_same_and_leave_scores_in_float32(version: str, task: int) -> None:
-    """What is trained stays float32 too; 2^-8 is how far bfloat16 rounds."""
+    """Trained parameters stay float32 too; 2^-8 is how far bfloat16 rounds."""
     losses = {}
     for products in ("float32", "bfloat16"):
         config = _config(version, **{"training.products": products})
@@ -117,34 +190,15 @@ def test_fewer_images_than_a_batch_make_one_batch() -> None:
     assert len(epochs) == 3
 
 
-class Stopped(BaseException):
-    """What a signal's handler raises."""
-
-
-class Signal(TorchFunctionMode):
-    """Raises `Stopped` at call number `at` of a torch function, as a signal may come between any two of them."""
-
-    def __init__(self, at: int | None = None) -> None:
-        super().__init__()
-        self.calls, self.at = 0, at
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls += 1
-        if self.calls == self.at:
-            raise Stopped
-        return func(*args, **(kwargs or {}))
-
-
 def _prepared(config: TrialConfig, task: int, base: dict[str, torch.Tensor] | None) -> Detector:
-    """A detector as it is before `task` is trained; `base` is the state of task 0."""
+    """A detector as it is before `task` is trained; `base` is the state of task 0, if trained."""
     for number in range(task + 1):
         randomness = Randomness(config.seed, "", number)
         if number == 0:
             detector = Detector(config, SHAPE, randomness)
         detector.add_task(number, randomness)
-        detector.measure(number, _features())
-        if number < task:
-            detector.load_task_state(number, base or {})
+        if number < task and base is not None:
+            detector.load_task_state(number, base)
     return detector
 
 
@@ -154,36 +208,43 @@ def _same(first: Checkpoint, second: Checkpoint) -> bool:
     return figures[0] == figures[1] and digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("optimizer", ["adamp", "adamw"])
-@pytest.mark.parametrize(("version", "task"), [("v3", 0), ("v3", 1), ("v4", 0), ("v4", 1), ("v6", 0), ("v6", 1)])
-def test_training_that_is_cut_off_anywhere_goes_on_to_the_same_digits(version: str, optimizer: str, task: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "task", "optimizer"), [("v3", 0, "adamp"), ("v3", 1, "adamw"), ("v4", 0, "adamw"), ("v6", 0, "adamp")]
+)
+def test_training_that_is_interrupted_anywhere_resumes_to_the_same_digits(
+    version: str, task: int, optimizer: str, interruption: Any
+) -> None:
     config = _config(version, optimizer=optimizer, **{"features.standardise": "per_task"})
     base = train_task(_prepared(config, 0, None), _features(), 0, config, Randomness(0, "", 0), lambda epoch: None)
     randomness = Randomness(0, "", task)
     detector = _prepared(config, task, base.state)
-    with Signal() as signal:
+    with interruption() as counter:
         expected = train_task(detector, _features(), task, config, randomness, lambda epoch: None)
     assert state_digest(detector.task_state(task)) == state_digest(expected.state)
     where, begun = set(), set()
-    for part in range(1, 12):
+    for part in range(1, 8):
         kept: list[Checkpoint | None] = [None]
         cut_off = _prepared(config, task, base.state)
-        # It may come while a `no_grad` ends, and this process goes on.
-        with torch.enable_grad(), pytest.raises(Stopped) as stopped, Signal(signal.calls * part // 12):
-            train_task(cut_off, _features(), task, config, randomness, lambda epoch: None, keep=kept.append)
+        # It may come while a `no_grad` ends, and this process continues.
+        with (
+            torch.enable_grad(),
+            pytest.raises(interruption.Interrupted) as stopped,
+            interruption(counter.calls * part // 8),
+        ):
+            train_task(cut_off, _features(), task, config, randomness, lambda epoch: None, on_checkpoint=kept.append)
         where |= {frame.name for frame in traceback.extract_tb(stopped.value.__traceback__)}
-        told: list[Epoch] = []
+        epochs: list[Epoch] = []
         detector = _prepared(config, task, base.state)
-        found = train_task(detector, _features(), task, config, randomness, told.append, kept[-1])
-        assert [epoch.epoch for epoch in told] == [1, 2, 3][len(kept) - 1 :]
-        assert _same(found, expected)
+        resumed = train_task(detector, _features(), task, config, randomness, epochs.append, kept[-1])
+        assert [epoch.epoch for epoch in epochs] == [1, 2, 3][len(kept) - 1 :]
+        assert _same(resumed, expected)
         assert state_digest(detector.task_state(task)) == state_digest(expected.state)
-        begun.add(told[0].epoch)
+        begun.add(epochs[0].epoch)
     assert begun == {1, 2, 3}
     assert "step" in where
 
 
-def test_what_an_epoch_reached_is_not_touched_by_later_ones() -> None:
+def test_later_epochs_do_not_change_an_earlier_checkpoint() -> None:
     config, randomness = _config(), Randomness(0, "", 0)
     kept: list[Checkpoint] = []
     digests: list[str] = []
@@ -192,14 +253,14 @@ def test_what_an_epoch_reached_is_not_touched_by_later_ones() -> None:
         kept.append(reached)
         digests.append(state_digest(reached.state) + state_digest(reached.optimizer))
 
-    train_task(_prepared(config, 0, None), _features(), 0, config, randomness, lambda epoch: None, keep=keep)
+    train_task(_prepared(config, 0, None), _features(), 0, config, randomness, lambda epoch: None, on_checkpoint=keep)
     train_task(_prepared(config, 0, None), _features(), 0, config, randomness, lambda epoch: None, kept[0], keep)
     assert [state_digest(one.state) + state_digest(one.optimizer) for one in kept] == digests
     assert digests[3:] == digests[1:3]
     assert len(set(digests)) == 3
 
 
-def test_training_that_was_whole_already_trains_nothing() -> None:
+def test_training_that_resumes_from_the_last_epoch_trains_nothing() -> None:
     config, randomness = _config(), Randomness(0, "", 0)
     whole = train_task(_prepared(config, 0, None), _features(), 0, config, randomness, lambda epoch: None)
     detector, kept, told = _prepared(config, 0, None), [], []
@@ -209,10 +270,19 @@ def test_training_that_was_whole_already_trains_nothing() -> None:
     assert state_digest(detector.task_state(0)) == state_digest(whole.state)
 
 
-@pytest.mark.parametrize("learning_rate", [1e30])
-def test_divergence_names_the_task_and_the_epoch(learning_rate: float) -> None:
+def test_divergence_names_the_task_and_the_epoch() -> None:
     with pytest.raises(Diverged, match=r"task 0 \(leather\): the loss became .* in epoch \d of 3"):
-        _run(_config(learning_rate=learning_rate, optimizer="adamw", gradient_clip=None), _features())
+        _run(_config(learning_rate=1e30, optimizer="adamw", gradient_clip=None), _features())
+
+
+@pytest.mark.parametrize(("loss", "diverges"), [(0.9e10, False), (1.1e10, True), (-1.1e10, True)])
+def test_a_finite_loss_beyond_1e10_is_divergence(loss: float, diverges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moleflow.training.train_task.train_step", lambda *_: (torch.tensor(loss),) * 3)
+    if diverges:
+        with pytest.raises(Diverged, match="in epoch 1 of 1"):
+            _run(_config(epochs=1), _features())
+    else:
+        _run(_config(epochs=1), _features())
 
 
 def test_generators_are_named_and_independent() -> None:

@@ -95,7 +95,7 @@ def paired(low, high, n=5, baseline=0.8, over=IMAGES_AND_SEEDS, seeds=None):
         ("v7-gamma2-image", paired(0.01, 0.03, 3, over=IMAGES, seeds=(0.002, 0.04)), "held"),
         ("v7-gamma2-image", paired(0.01, 0.03, 3, over=IMAGES, seeds=(-0.01, 0.04)), "undecided"),
         ("v7-gamma2-image", paired(-0.01, 0.03, 3, over=IMAGES, seeds=(0.01, 0.04)), "undecided"),
-        # Drawing five or ten seeds covers too little of their noise, so the t interval is asked there, too.
+        # Drawing five or ten seeds covers too little of their noise: the t interval has to agree.
         ("v7-gamma2-image", paired(0.01, 0.03, 5, seeds=(-0.01, 0.04)), "undecided"),
         ("v7-gamma2-image", paired(-0.03, -0.01, 10, seeds=(-0.04, 0.001)), "undecided"),
         ("v7-gamma2-image", paired(-0.004, 0.004, 10, seeds=(-0.006, 0.006)), "undecided"),
@@ -104,7 +104,7 @@ def paired(low, high, n=5, baseline=0.8, over=IMAGES_AND_SEEDS, seeds=None):
         ("v5-compact", paired(0.001, 0.003, 3, over=SEEDS), "refuted"),
     ],
 )
-def test_the_rules(claim, measured, verdict):
+def test_a_claim_is_judged_by_the_stated_rules(claim, measured, verdict):
     found, reason = judge_claim(CLAIMS[claim], RULES, measured)
     assert found == verdict
     assert reason
@@ -117,7 +117,7 @@ PLAIN = "the whole interval lies on the claimed side"
 @pytest.mark.parametrize(
     ("claim", "measured", "verdict", "reason"),
     [
-        # A size that is part of the rule decides with the direction; one that was named later is only spoken of.
+        # A size that is part of the rule decides. One that is only named appears in the reason.
         (
             "v4-image",
             paired(0.0056, 0.0096, seeds=(0.004, 0.012)),
@@ -154,7 +154,7 @@ PLAIN = "the whole interval lies on the claimed side"
         ("v7-gamma2-pixel", paired(0.01, 0.03, 3, over=SEEDS), "held", PLAIN),
     ],
 )
-def test_a_size_that_is_missed_is_said_beside_the_direction(claim, measured, verdict, reason):
+def test_the_reason_names_a_size_that_is_missed(claim, measured, verdict, reason):
     assert judge_claim(CLAIMS[claim], RULES, measured) == (verdict, reason)
 
 
@@ -192,7 +192,7 @@ def test_the_words_for_random_weights_are_those_of_the_flag():
     assert any(flag.startswith(start) for flag in config.flags() for start in RULES.no_evidence.flags)
 
 
-def test_a_claim_that_says_too_little_or_too_much_is_refused():
+def test_a_claim_with_missing_or_unknown_keys_is_an_error():
     given = json.loads(CLAIMS["v7-gamma2-pixel"].model_dump_json(by_alias=True))
     assert StatedClaim.model_validate(given) == CLAIMS["v7-gamma2-pixel"]
     for changed in (given | {"direction": "better"}, given | {"colour": "red"}):

@@ -1,4 +1,4 @@
-"""Contrasts found among stored trials: by knobs, without confounds, one for each footing."""
+"""Contrasts found among stored trials: by knobs, without confounds, one for each setup."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_versions_are_contrasts_of_their_knobs(add, stored):
         ({"settings": {FORM: "relative"}}, "needs sweeps/v7_gamma.yaml"),
     ],
 )
-def test_a_confounded_contrast_settles_nothing(contrast, stored, after, reason):
+def test_a_confounded_contrast_is_undecided(contrast, stored, after, reason):
     contrast(0.05, after=after)
     row = rows_of(stored(), "v7-gamma2-pixel")[0]
     assert (row.verdict, row.reason) == ("undecided", reason)
@@ -68,7 +68,7 @@ def test_the_first_class_and_the_later_ones_are_told_apart(add, stored):
     assert row.measured.difference == pytest.approx(-0.1)
 
 
-def test_another_start_serves_where_the_first_is_not_there(add, stored):
+def test_the_second_baseline_of_a_claim_serves_where_the_first_is_missing(add, stored):
     for seed in range(3):
         add({"version": "v1", "lora.task0": False, "lora.scaling": "alpha/(2*rank)"}, seed, pixel=(0.9, 0.7), **REAL)
         add({"version": "v2", "lora.task0": True, "lora.scaling": "alpha/rank"}, seed, pixel=(0.8, 0.7), **REAL)
@@ -79,10 +79,10 @@ def test_another_start_serves_where_the_first_is_not_there(add, stored):
     assert [(row.verdict, row.measured.baseline) for row in rows] == [("refuted", 0.75)]
 
 
-def test_each_footing_has_its_own_row(contrast, stored):
+def test_each_setup_has_its_own_row(contrast, stored):
     contrast(0.05)
     contrast(-0.05, settings={"backbone.model": "vit_base", "backbone.grid": 7})
-    found = {row.footing: row.verdict for row in rows_of(stored(), "v7-gamma2-pixel")}
+    found = {row.setup: row.verdict for row in rows_of(stored(), "v7-gamma2-pixel")}
     assert found == {
         "mvtec (leather, grid), efficientnet_lite0, 5 epochs, backbone.grid=14": "held",
         "mvtec (leather, grid), vit_base, 5 epochs, backbone.grid=7": "refuted",
@@ -103,3 +103,26 @@ def test_a_contrast_may_span_folders_and_the_order_of_rows_does_not_matter(make_
     together = build_ledger([(written("c", trials[::-1]), None)])
     assert build_ledger(apart) == build_ledger(apart[::-1]) == together
     assert "held" in {row.verdict for row in together}
+
+
+def test_of_pairs_of_one_setup_the_one_with_more_common_seeds_counts_then_that_of_one_version(add, stored):
+    def gamma(value, version, seeds, pixel):
+        for seed in seeds:
+            add({"version": version}, seed, settings={GAMMA: value}, version=version, pixel=pixel, **REAL)
+
+    gamma(0.0, "v3", range(3), (0.80, 0.70))
+    gamma(0.0, "v7a", range(2), (0.90, 0.90))
+    gamma(2.0, "v7", range(3), (0.85, 0.75))
+    (row,) = rows_of(stored(), "v7-gamma2-pixel")
+    assert (row.before, row.measured.n) == ("version=v3", 3)
+    gamma(0.0, "v7", range(3), (0.82, 0.72))
+    (row,) = rows_of(stored(), "v7-gamma2-pixel")
+    assert row.measured.difference == pytest.approx(0.03)
+
+
+def test_of_confounded_pairs_the_nearest_names_its_confounds(add, stored):
+    for settings in ({"training.epochs": 40, "backbone.grid": 7}, {"training.epochs": 40}):
+        add({GAMMA: 0.0}, settings=settings, **REAL)
+    add({GAMMA: 2.0}, **REAL)
+    (row,) = rows_of(stored(), "v7-gamma2-pixel")
+    assert row.reason == "confounded by training.epochs"

@@ -1,4 +1,4 @@
-"""The ledger: contrasts measured, judged, and printed with what was begun before the rules."""
+"""The ledger: contrasts measured, judged, and printed with rows that began before the rules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_contrast_over_three_seeds_is_measured_and_judged(contrast, stored, ga
     assert row.verdict == verdict
     assert row.measured.difference == pytest.approx(gain)
     assert row.measured.resampled == SEEDS
-    assert row.footing == "mvtec (leather, grid), efficientnet_lite0, 5 epochs"
+    assert row.setup == "mvtec (leather, grid), efficientnet_lite0, 5 epochs"
     assert (row.before, row.after) == ("focal_gamma=0", "focal_gamma=2")
 
 
@@ -48,7 +48,7 @@ def test_image_claims_are_judged_from_images_and_seeds(add, stored, make_images)
     assert rows_of(store, "v7-gamma1-image")[0].reason == "needs sweeps/v7_gamma.yaml"
 
 
-def test_what_is_not_there_says_which_sweep_to_run(contrast, stored):
+def test_a_claim_without_measurement_names_the_sweep_to_run(contrast, stored):
     contrast(0.05)
     rows = build_ledger([(stored(), None)])
     assert [row.claim.id for row in rows] == list(CLAIMS)
@@ -67,18 +67,26 @@ def test_what_is_not_there_says_which_sweep_to_run(contrast, stored):
         ({"seeds": 2}, "2 seeds in common, 3 needed"),
     ],
 )
-def test_what_is_no_evidence_settles_nothing(contrast, stored, both, reason):
+def test_results_that_are_no_evidence_leave_a_claim_undecided(contrast, stored, both, reason):
     contrast(0.05, **both)
     row = rows_of(stored(), "v7-gamma2-pixel")[0]
     assert (row.verdict, row.reason) == ("undecided", reason)
     assert row.measured.difference == pytest.approx(0.05, abs=1e-3)
 
 
-def test_saturated_scores_settle_nothing(add, stored):
+def test_saturated_scores_leave_a_claim_undecided(add, stored):
     for seed in range(3):
         for gamma in (0.0, 2.0):
             add({GAMMA: gamma}, seed, pixel=(1.0, 1.0), **REAL)
     assert rows_of(stored(), "v7-gamma2-pixel")[0].reason == "saturated at 1 in both: no evidence"
+
+
+def test_a_variant_that_falls_from_a_perfect_baseline_is_not_saturated(add, stored):
+    for seed in range(3):
+        add({GAMMA: 0.0}, seed, pixel=(1.0, 1.0), **REAL)
+        add({GAMMA: 2.0}, seed, pixel=(0.9, 0.9), **REAL)
+    row = rows_of(stored(), "v7-gamma2-pixel")[0]
+    assert (row.verdict, row.reason) == ("refuted", "the whole interval lies on the other side")
 
 
 @pytest.mark.parametrize(("model", "verdict"), [("vit_base_patch16_224", "held"), ("efficientnet_lite0", "undecided")])
@@ -115,7 +123,7 @@ def test_the_markdown_has_a_row_a_claim_and_the_rules(contrast, stored):
     assert "within 0.005 of zero" in words
 
 
-def test_rules_are_data(contrast, stored):
+def test_changed_rules_change_the_verdict(contrast, stored):
     contrast(0.05)
     strict = Stated(rules=RULES.model_copy(update={"negligible": 0.2}), claims=STATED.claims)
     assert rows_of(stored(), "v7-gamma2-pixel", stated=strict)[0].verdict == "refuted"
@@ -138,15 +146,15 @@ def dated(start, reused=0.0):
         (dated(LATE), dated(LATE, 3.0), ["none", "none"], True),
     ],
 )
-def test_the_ledger_says_what_was_begun_before_its_rules(contrast, stored, before, after, early, reused):
+def test_the_ledger_names_rows_that_began_before_its_rules(contrast, stored, before, after, early, reused):
     contrast(0.05, before=before, after=after)
     lines = ledger_markdown(build_ledger([(stored(), None)]), RULES).splitlines()
     rules = [line for line in lines if line.startswith("- Rules since ")]
-    assert [line.rsplit("begun before: ", 1)[1] for line in rules if "begun before" in line] == [f"{x}." for x in early]
+    assert [line.rsplit("began before: ", 1)[1] for line in rules if "began before" in line] == [f"{x}." for x in early]
     assert next(line for line in rules if " until " in line).endswith("No longer applied.")
-    taken = [line for line in lines if "taken over from the store" in line]
+    taken = [line for line in lines if "reuse trained tasks" in line]
     assert [line.endswith(": `v7-gamma2-image`; `v7-gamma2-pixel`.") for line in taken] == [True] * reused
-    assert f"digest {rules_digest(RULES, STATED.claims)[:12]} over what they say" in "\n".join(lines)
+    assert f"digest {rules_digest(RULES, STATED.claims)[:12]} of their content" in "\n".join(lines)
     assert not any("written before the runs" in line for line in lines)
     for rule in RULES.stated:
         assert any(rule.rule in line for line in rules)
@@ -164,7 +172,7 @@ def test_a_trial_in_two_folders_counts_from_its_first_start(make_trial, tmp_path
         (row,) = [
             row for row in build_ledger([(store, None) for store in sources]) if row.claim.id == "v7-gamma2-pixel"
         ]
-        assert row.begun == BETWEEN
+        assert row.started_at == BETWEEN
 
 
 def test_the_norm_of_normal_patches_settles_whether_the_centre_loss_makes_them_compact(add, make_trial, writer, stored):
@@ -202,3 +210,18 @@ def test_the_command_prints_the_ledger_of_several_folders(contrast, stored, tmp_
         entry.main()
     assert ended.value.code == 2
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_only_the_paired_trials_date_a_row(contrast, add, stored):
+    contrast(0.05, **dated(LATE))
+    add({GAMMA: 0.0}, 9, **REAL, **dated(datetime(2020, 1, 1, tzinfo=UTC)))
+    assert rows_of(stored(), "v7-gamma2-pixel")[0].started_at == LATE
+
+
+def test_the_row_gives_the_change_against_the_baseline_with_its_sign(add, stored):
+    for seed in range(3):
+        add({GAMMA: 0.0}, seed, pixel=(0.80, 0.80), **REAL)
+        add({GAMMA: 2.0}, seed, pixel=(0.76, 0.76), **REAL)
+    words = ledger_markdown(rows_of(stored(), "v7-gamma2-pixel"), RULES)
+    assert "| -0.0400 from 0.8000 (-5.0%) | -0.0400 to -0.0400, over seeds (t) |" in words
+    assert "1 row: 0 held, 1 refuted, 0 undecided" in words

@@ -1,4 +1,4 @@
-"""Every mistake a user can make: exit code 2, one line that says what to do, and nothing written."""
+"""Mistakes of users: exit code 2, one line that names the remedy, and nothing written."""
 
 from __future__ import annotations
 
@@ -9,29 +9,19 @@ import pytest
 from moleflow.settings.knobs import version_names
 
 
-def tree(place):
-    """Everything in the folder but the cache's memory of the images it has looked through and the backbones it has built."""
-    links = {path: path.readlink() if path.is_symlink() else None for path in place.rglob("*") if not path.is_dir()}
-    return {
-        path: link or path.read_bytes()
-        for path, link in links.items()
-        if path.name != "digests.json" and path.parent.name != "backbones"
-    }
-
-
 @pytest.fixture
-def refused(place, command):
-    """Run a command that has to be refused; what it said."""
+def refused(place, command, contents):
+    """The function that runs a command, which must be refused, and returns its message."""
 
     def run(*words, code=2):
-        before = tree(place)
+        before = contents(place)
         ended = command(*words)
         assert ended.code == code
         assert ended.out == ""
         assert ended.err.startswith("error: ")
         assert ended.err.count("\n") == 1
         assert "Traceback" not in ended.err
-        assert tree(place) == before
+        assert contents(place) == before
         assert not (place / "results").exists()
         return ended.err
 
@@ -82,8 +72,8 @@ def test_a_missing_sweep_file(refused):
 
 
 def test_a_folder_in_the_place_of_the_sweep_file(refused):
-    assert "images: is a folder, and a YAML file is needed" in refused("run", "images")
-    assert "of results: moleflow-sweep report images (or status)" in refused("images")
+    assert "images: is a folder; a YAML file is needed" in refused("run", "images")
+    assert "for results: moleflow-sweep report images (or status)" in refused("images")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +81,7 @@ def test_a_folder_in_the_place_of_the_sweep_file(refused):
     [
         (b"", "odd.yaml: is empty; a mapping of keys to values is needed"),
         (b"name: x\n\tgrid: {}\n", "odd.yaml, line 2: a tab; YAML is indented with spaces"),
-        (b"\x89PNG\xa6", "odd.yaml: is no text; a YAML file is needed"),
+        (b"\x89PNG\xa6", "odd.yaml: is not a text; a YAML file is needed"),
     ],
 )
 def test_a_file_of_something_else(place, refused, content, said):
@@ -130,7 +120,7 @@ def test_a_profile_with_a_mistake(refused, place, content, said):
 
 @pytest.mark.parametrize("address", ["nonsense", "nonsense:123", "127.0.0.1:1", "127.0.0.1:99999", "local"])
 def test_a_ray_cluster_that_is_not_there(refused, address):
-    pytest.importorskip("ray", reason="no Ray: pip install 'moleflow-sweep[ray]'")
+    pytest.importorskip("ray", reason="no Ray: pip install -e '.[ray]'")
     said = refused("sweep.yaml", "--backend", "ray", "--address", address)
     assert f"--address: given '{address}', but no Ray cluster can be joined there" in said
 
@@ -174,7 +164,10 @@ def test_weights_that_cannot_be_fetched(refused, monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = ("--set", "model=resnet18.a1_in1k", "--set", "weights=pretrained", "--set", "layers=[1]")
     said = refused("sweep.yaml", *words)
-    assert "timm's weights of resnet18.a1_in1k cannot be had (no network, and not in the cache); go online once" in said
+    assert (
+        "timm's weights of resnet18.a1_in1k cannot be fetched (no network, and not in the cache); go online once"
+        in said
+    )
     assert refused("sweep.yaml", "--dry-run", *words) == said
 
 
@@ -183,17 +176,23 @@ def test_weights_that_cannot_be_fetched(refused, monkeypatch, tmp_path_factory):
     [
         (
             {"grid": {"focal_gamma": [0, 2], "grid_size": [2, 4]}, "when": {"grid_size": {"spatial": True}}},
-            "when.lora.grid_size: lora.spatial: given true, but it is only: false; so the axis would never apply",
+            "when.lora.grid_size: lora.spatial: given true, but its only values are: false; so the axis would never apply",
         ),
         (
             {
                 "grid": {"focal_gamma": [0, 2], "focal_form": ["joint", "relative"]},
                 "when": {"focal_form": {"focal_gamma": "> 3"}},
             },
-            "when.loss.focal_form: loss.focal_gamma: given > 3, but it is only: 0, 2",
+            "when.loss.focal_form: loss.focal_gamma: given > 3, but its only values are: 0, 2",
         ),
-        ({"exclude": [{"focal_gamma": 5}]}, "exclude, entry 1: loss.focal_gamma: given 5, but it is only: 0, 2"),
-        ({"exclude": [{"focal_gamma": [2, 5]}]}, "exclude, entry 1: loss.focal_gamma: given 5, but it is only: 0, 2"),
+        (
+            {"exclude": [{"focal_gamma": 5}]},
+            "exclude, entry 1: loss.focal_gamma: given 5, but its only values are: 0, 2",
+        ),
+        (
+            {"exclude": [{"focal_gamma": [2, 5]}]},
+            "exclude, entry 1: loss.focal_gamma: given 5, but its only values are: 0, 2",
+        ),
         ({"name": "x" * 101}, "a name of at most 100 letters"),
         ({"retries": 1000}, "retries: given 1000, allowed: a whole number 0..100"),
         (
@@ -248,15 +247,23 @@ def test_a_cache_that_cannot_be_shown_or_cleared(refused, words, said):
 
 
 @pytest.mark.parametrize("command_", [("report", "{}"), ("export", "{}")])
-def test_tables_about_images_that_nobody_held_out(finished, command, command_):
-    before = tree(finished)
+def test_tables_about_images_that_nobody_held_out(finished, command, contents, command_):
+    before = contents(finished)
     ended = command(*(word.format("results/small") for word in command_), "--split", "validation")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
         "error: --split: given validation, but no trial of results/small has validation images; take --split test, "
         "or set data.validation_fraction and run again\n"
     )
-    assert tree(finished) == before
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("words", [("report", "DIR"), ("export", "DIR"), ("compare", "DIR", "DIR")])
+@pytest.mark.parametrize(("option", "allowed"), [("--split", "test | validation"), ("--format", "csv")])
+def test_a_word_that_a_report_does_not_know(refused, words, option, allowed):
+    said = refused(*words, option, "trains")
+    assert f"{option}: given 'trains', allowed: " in said
+    assert allowed in said
 
 
 def test_a_split_of_published_rows(refused):
@@ -336,17 +343,17 @@ def test_ten_million_trials(refused, edit):
     )
     said = refused("sweep.yaml")
     assert "up to 10,000,000 trials" in said
-    assert "go on with --yes" in said
+    assert "allow it with --yes" in said
     refused("plan", "sweep.yaml")
 
 
-def test_the_folder_of_another_sweep(finished, command, edit):
+def test_the_folder_of_another_sweep(finished, command, contents, edit):
     edit(name="other")
-    before = tree(finished)
+    before = contents(finished)
     ended = command("sweep.yaml", "--out", "results/small")
     assert (ended.code, ended.out) == (2, "")
     assert "results/small: holds the sweep 'small', not 'other'; give another folder with --out" in ended.err
-    assert tree(finished) == before
+    assert contents(finished) == before
 
 
 def test_a_folder_with_something_else_in_it(refused, place):
@@ -415,8 +422,8 @@ def searching(**more):
     [
         ({"version": 4.1}, "version: given 4.1, allowed: v1, v2, v3, v4, v4.1, v5, v6, v7. Did you mean 'v4.1'?"),
         ({"version": "V7"}, "Did you mean 'v7'?"),
-        ({"base": {"seed": 3}}, "base: seed does not belong in a base; write `seeds: [3]` beside `base`"),
-        ({"base": {"version": "v3"}}, "base: version does not belong in a base; write `version: v3` beside `base`"),
+        ({"base": {"seed": 3}}, "base: seed does not belong in a base; give the sweep file `seeds: [3]`"),
+        ({"base": {"version": "v3"}}, "base: version does not belong in a base; give the sweep file `version: v3`"),
         ({"base": "bass.yaml"}, "sweep.yaml: base: bass.yaml: no such file. Did you mean 'base.yaml'?"),
         (
             {"base": "sweep.yaml"},
@@ -443,7 +450,7 @@ def searching(**more):
         ),
         (
             searching() | {"report": {"baseline": {"focal_gamma": 0}}},
-            "report.baseline: a search draws its values, so none is exactly 0; put it in search.space as a choice, or leave report",
+            "report.baseline: a search draws loss.focal_gamma from a range, so that no configuration has exactly 0; make it a choice",
         ),
         ({"when": {"focal_form": {"focal_gamma": 1}}}, "not an axis of this sweep; its axes: loss.focal_gamma\n"),
         (
@@ -487,7 +494,7 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
             "--base: sweep.yaml is a sweep file; give a base: demo, efficientnet,",
         ),
         (["sweep.yaml", "--data", "nowhere"], "--data: nowhere: no such folder"),
-        (["sweep.yaml", "--set", "loss=3"], "loss is a group; name one of its knobs, as in --set loss.focal_gamma=3"),
+        (["sweep.yaml", "--set", "loss=3"], "loss is a group of knobs; set one of them: loss."),
         (["sweep.yaml", "--set", "tasks=bolt,cloth"], "(at least 1), as in --set 'tasks=[leather, grid]'"),
         (
             ["sweep.yaml", "--set", "tasks=[zebra]"],

@@ -1,27 +1,30 @@
-"""What a shell offers after Tab, asked as bash asks."""
+"""The words that a shell offers after Tab."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from orchestrator.records.sweep_folder import read_sweep_folder
 
+Offered = Callable[..., set[str]]
 
-def offered(*words: str) -> list[str]:
-    asked = {"COMP_WORDS": " ".join(["moleflow-sweep", *words]), "COMP_CWORD": str(len(words))}
-    told = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli"],
-        env=os.environ | asked | {"_MOLEFLOW_SWEEP_COMPLETE": "complete_bash"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert told.stderr == ""
-    return told.stdout.split()
+
+@pytest.fixture
+def offered(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Offered:
+    """The function that asks for the words after some others, as bash does."""
+
+    def ask(*words: str) -> set[str]:
+        monkeypatch.setenv("_MOLEFLOW_SWEEP_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["moleflow-sweep", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        ended = command()
+        assert (ended.code, ended.err) == (0, "")
+        return set(ended.out.split())
+
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -31,7 +34,10 @@ def offered(*words: str) -> list[str]:
         (("run", "--ba"), {"--base", "--backend"}),
         (("run", "--backend", "s"), {"slurm"}),
         (("run", "--base", "de"), {"demo"}),
-        (("run", "--set", "focal_f"), {"focal_form="}),
+        (("run", "--set", "focal_"), {"focal_gamma=", "focal_form=", "focal_detach="}),
+        # A word offered alone gets a space behind it, so `focal_form=` is offered with its values.
+        (("run", "--set", "focal_f"), {"focal_form=joint", "focal_form=per_dim", "focal_form=relative"}),
+        (("run", "--set", "focal_g"), {"focal_gamma=", "focal_gamma=0"}),
         (("run", "--set", "focal_form=re"), {"focal_form=relative"}),
         (("run", "--set", "no_such_knob="), set()),
         (("trial", "--version", "v4"), {"v4", "v4.1"}),
@@ -44,23 +50,15 @@ def offered(*words: str) -> list[str]:
         (("cache", "--clear", "f"), {"features"}),
     ],
 )
-def test_tab(words, expected):
-    assert set(offered(*words)) == expected
+def test_tab_offers_the_words_that_fit(offered, words, expected):
+    assert offered(*words) == expected
 
 
-def test_a_file_is_left_to_the_shell():
-    assert offered("sweeps/v7") == []
+def test_a_file_is_left_to_the_shell(offered):
+    assert offered("sweeps/v7") == set()
 
 
-def test_a_trial_of_a_results_folder(small_run):
+def test_a_trial_of_a_results_folder(offered, small_run):
     ids = set(read_sweep_folder(small_run / "results/small").trial_ids)
-    assert set(offered("logs", str(small_run / "results/small"), "")) == ids
-    assert offered("logs", str(small_run), "") == []
-
-
-def test_bash_puts_no_space_after_an_equals_sign():
-    typed = (
-        f"{sys.executable} -m orchestrator.cli --show-completion; true"  # So that bash itself stays: it is looked for.
-    )
-    shown = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True)
-    assert "[[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace" in shown.stdout
+    assert offered("logs", str(small_run / "results/small"), "") == ids
+    assert offered("logs", str(small_run), "") == set()

@@ -1,4 +1,4 @@
-"""The commands, one after another, on a sweep that has run."""
+"""The commands on new, finished and failing sweeps."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from moleflow.settings.knobs import fields
+from orchestrator.driver import prepare
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES
 from orchestrator.results.store import ResultStore
 
 
 def by_other_code(folder):
-    """Make the newest part of a results folder look as if other code had written it; the ids of its trials."""
+    """Rewrite the newest part of a results folder as if by other code; return its trial ids."""
     names = sorted(path.stem for path in (folder / "parts/attempts").glob("2*.parquet"))
-    tables = {table: parts.open_part_file(folder / "parts", table, names[-1]).read() for table in TABLES}
+    tables = {table: pq.read_table(parts.part_file(folder / "parts", table, names[-1])) for table in TABLES}
     column = tables["attempts"].schema.get_field_index("code_digest")
     old = pa.array(["0" * 64] * len(tables["attempts"]))
     tables["attempts"] = tables["attempts"].set_column(column, tables["attempts"].schema.field(column), old)
@@ -140,6 +142,28 @@ def test_a_failing_variant_is_named_and_the_rest_of_the_sweep_goes_on(place, fea
     assert all(row["traceback"].startswith("Traceback") for row in failed)
 
 
+@pytest.mark.parametrize(
+    ("words", "stream"),
+    [
+        (("sweep.yaml",), "out"),
+        (("sweep.yaml", "--log-json"), "err"),
+        (("prefetch", "sweep.yaml"), "out"),
+        (("trial", "--version", "v7", "--base", "demo"), "out"),
+    ],
+)
+def test_ctrl_c_before_the_first_trial_names_the_command(command, monkeypatch, words, stream):
+    """Preparing a sweep may take a minute. With --log-json only events go to stdout."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "scan_inputs", interrupt)
+    ended = command(*words)
+    assert ended.code == 130
+    assert getattr(ended, stream) == f"interrupted; to continue, run: moleflow-sweep {' '.join(words)}\n"
+    assert ended.out + ended.err == getattr(ended, stream)
+
+
 def test_a_trial_of_its_own(place, command, features):
     words = ["trial", "--version", "v7", "--base", "base.yaml", "--data", "images", "--set", "focal_gamma=2"]
     ended = command(*words)
@@ -198,13 +222,13 @@ def test_help_loads_nothing_heavy(words):
 
 
 def test_two_drivers_on_one_sweep_run_nothing_twice(place, features, edit, start, command, wait_until):
-    edit(seeds=4, base={"extends": "base.yaml", "epochs": 20})
+    edit(seeds=3, base={"extends": "base.yaml", "epochs": 20})
     there = start("sweep.yaml", "--backend", "inline")
     wait_until(lambda: list((place / "results/small/attempts").glob("*.json")))
     here, other = command("sweep.yaml", "--backend", "inline"), there.end()
     assert [(one.code, one.err) for one in (here, other)] == [(0, ""), (0, "")]
     rows = ResultStore(place / "results/small").read("attempts").to_pylist()
-    assert sorted((row["attempt"], row["status"]) for row in rows) == [(1, "finished")] * 8
+    assert sorted((row["attempt"], row["status"]) for row in rows) == [(1, "finished")] * 6
     assert len({row["pid"] for row in rows}) == 2
-    assert len(list((place / "results/small/attempts").glob("*.json"))) == 8
+    assert len(list((place / "results/small/attempts").glob("*.json"))) == 6
     assert "by another run" in here.out + other.out

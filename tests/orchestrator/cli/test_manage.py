@@ -1,13 +1,15 @@
-"""status, logs, cancel and retry as they are typed, on sweeps that run, ran, failed and were moved."""
+"""The commands status, logs, cancel and retry."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.cli import manage
 from orchestrator.monitor.status import StatusReader
 from orchestrator.records.attempts import CANCELLED, FAILED, FINISHED, INTERRUPTED, AttemptFolder
 from orchestrator.records.dead_attempts import UNSEEN
@@ -15,10 +17,6 @@ from orchestrator.results.store import ResultStore
 
 FOLDER = "results/small"
 LONG = {"grid": None, "list": [{"epochs": 2}, {"epochs": 100000}], "seeds": 1, "report": None}
-
-
-def tree(place):
-    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "images" not in path.parts}
 
 
 def records(place):
@@ -31,8 +29,8 @@ def states(place):
     return {trial.label: trial.state for trial in StatusReader(place / FOLDER).look().trials}
 
 
-def test_status_of_a_finished_sweep(finished, command):
-    before = tree(finished)
+def test_status_of_a_finished_sweep(finished, command, contents):
+    before = contents(finished)
     ended = command("status", FOLDER)
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
@@ -46,7 +44,7 @@ def test_status_of_a_finished_sweep(finished, command):
             strict=True,
         )
     ]
-    assert tree(finished) == before
+    assert contents(finished) == before
 
 
 def test_status_as_json_is_the_same_each_time(finished, command):
@@ -56,6 +54,7 @@ def test_status_as_json_is_the_same_each_time(finished, command):
     assert (told["sweep"], told["folder"], told["counts"]["finished"]) == ("small", FOLDER, 4)
 
 
+@pytest.mark.process
 def test_a_running_sweep_is_watched_and_a_trial_of_it_followed_until_they_end(place, features, edit, start, wait_until):
     edit(grid=None, list=[{"epochs": 100}], seeds=1, report=None)
     running = start("sweep.yaml", "--backend", "inline")
@@ -74,6 +73,7 @@ def test_a_running_sweep_is_watched_and_a_trial_of_it_followed_until_they_end(pl
     assert record.state == FINISHED
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_watching_and_following_quietly_and_nothing_else(place, features, edit, start, wait_until):
     edit(**LONG)
     running = start("sweep.yaml", "--workers", "1")
@@ -102,10 +102,85 @@ def test_logs_by_id_beginning_and_label(finished, command):
     assert told[-1][2] == "finished"
 
 
+def test_following_a_finished_trial_prints_its_log_and_ends(finished, command, monkeypatch):
+    """`logs -f` prints each line once, although it reads the log twice before it ends."""
+    monkeypatch.setattr(manage, "FOLLOW_EVERY_S", 0.0)
+    log = command("logs", FOLDER, "focal_gamma=2 seed=0").out
+    assert log
+    assert command("logs", FOLDER, "focal_gamma=2 seed=0", "-f").out == log
+
+
+def test_a_followed_trial_has_ended_when_it_is_seen_so_twice_in_a_row(monkeypatch):
+    """Between an attempt and its retry a trial looks ended, but only once."""
+    monkeypatch.setattr(manage, "FOLLOW_EVERY_S", 0.0)
+    active = iter([True, False, True, False, False])
+    ends = []
+
+    def read_status():
+        return SimpleNamespace(is_active=next(active), counts={"waiting": 0}, trials=[])
+
+    def look(ended):
+        ends.append(ended)
+        return [f"line {len(ends)}"]
+
+    assert list(manage._followed(look, read_status)) == [[f"line {n}"] for n in range(1, 6)]
+    assert ends == [False, False, False, False, True]
+
+
+def test_a_waiting_trial_is_followed_until_it_has_run(monkeypatch):
+    """A waiting trial has not ended; one line says that nothing is logged yet."""
+    monkeypatch.setattr(manage, "FOLLOW_EVERY_S", 0.0)
+    waiting = iter([1, 1, 0, 0])
+    trial = SimpleNamespace(label="gamma=0 seed=0", state="waiting", reason="")
+
+    def read_status():
+        return SimpleNamespace(is_active=False, counts={"waiting": next(waiting)}, trials=[trial])
+
+    lines = list(manage._followed(lambda ended: ["finished"] if ended else [], read_status))
+    assert lines == [["nothing logged yet: gamma=0 seed=0 is waiting"], [], [], ["finished"]]
+
+
+def test_waiting_trials_are_cancelled_and_retried(finished, command):
+    """Trials without results are cancelled, and `retry` runs them in the sweep's own folder."""
+    path = finished / FOLDER / "sweep.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"typed_in": str(finished)}))
+    for name in ("parts", "attempts", "events"):
+        shutil.rmtree(finished / FOLDER / name)
+    assert command("cancel", FOLDER).out.splitlines() == [
+        "cancelled: 4 of 4 trials",
+        "  4 waiting: do not begin",
+        "to run them again: moleflow-sweep retry results/small",
+    ]
+    assert set(states(finished).values()) == {"cancelled"}
+    ended = command("retry", FOLDER)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[:2] == [
+        "trials:   4 cancelled",
+        f"command:  moleflow-sweep sweep.yaml --backend inline --quiet  (in {finished})",
+    ]
+    assert set(states(finished).values()) == {FINISHED}
+
+
+def test_a_retry_that_fails_says_to_retry(place, features, edit, command):
+    """The command to continue is the one that was typed: first the sweep's own, then `retry`."""
+    diverging = {"learning_rate": 1e30, "optimizer": "adamw", "gradient_clip": None}
+    edit(grid=None, list=[diverging], seeds=1, retries=0, report=None)
+    first = command("sweep.yaml", "--backend", "inline")
+    assert (first.code, states(place)) == (1, dict.fromkeys(states(place), "failed"))
+    said = "0 of 1 trial finished and kept; to continue, run: moleflow-sweep"
+    assert f"{said} sweep.yaml --backend inline\n" in first.out
+    second = command("retry", FOLDER)
+    assert second.code == 1
+    assert f"{said} retry results/small\n" in second.out
+    assert {record.attempt for record in records(place).all()} == {1, 2}
+
+
 def test_a_trial_of_which_nothing_was_told(finished, command):
     for name in ("parts", "attempts", "events"):
         shutil.rmtree(finished / FOLDER / name)
-    assert command("logs", FOLDER, "focal_gamma=2 seed=0").out == "nothing told yet: focal_gamma=2 seed=0 is waiting\n"
+    assert (
+        command("logs", FOLDER, "focal_gamma=2 seed=0").out == "nothing logged yet: focal_gamma=2 seed=0 is waiting\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,14 +198,14 @@ def test_a_trial_of_which_nothing_was_told(finished, command):
         (("statsu", FOLDER), "Did you mean 'status'?"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(finished, command, words, said):
-    before = tree(finished)
+def test_mistakes_are_one_line_and_write_nothing(finished, command, contents, words, said):
+    before = contents(finished)
     ended = command(*words)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
     assert said in ended.err
-    assert tree(finished) == before
+    assert contents(finished) == before
 
 
 def test_the_beginning_of_several_ids_names_none(finished, command):
@@ -142,6 +217,7 @@ def test_the_beginning_of_several_ids_names_none(finished, command):
     assert "'abc': names 2 trials (abc000000000, abc111111111); give more of the id" in ended.err
 
 
+@pytest.mark.process
 def test_a_running_trial_is_cancelled_from_another_process_and_the_same_command_finishes_it(
     place, features, edit, start, command, wait_until, digits
 ):
@@ -155,7 +231,7 @@ def test_a_running_trial_is_cancelled_from_another_process_and_the_same_command_
         "  1 running: stop at their next epoch",
         "  1 waiting: do not begin",
         "  1 finished: keep their results",
-        "to run them after all: moleflow-sweep retry results/small",
+        "to run them again: moleflow-sweep retry results/small",
     ]
     stopped = running.end()
     assert stopped.code == 1
@@ -176,6 +252,7 @@ def test_a_running_trial_is_cancelled_from_another_process_and_the_same_command_
     assert not (place / FOLDER / "cancelled").exists()
 
 
+@pytest.mark.process
 def test_cancelling_all_that_is_left_after_a_kill_and_retrying_it(place, features, edit, start, command, wait_until):
     edit(seeds=1, base={"extends": "base.yaml", "epochs": 30})
     running = start("sweep.yaml", "--workers", "1")
@@ -187,7 +264,7 @@ def test_cancelling_all_that_is_left_after_a_kill_and_retrying_it(place, feature
     ended = command("cancel", FOLDER)
     assert ended.out.splitlines()[:3] == [
         "cancelled: 2 of 2 trials",
-        "  1 failed: are not tried again",
+        "  1 failed: are not retried",
         "  1 waiting: do not begin",
     ]
     assert sorted(states(place).values()) == ["cancelled", "failed"]
@@ -207,6 +284,7 @@ def test_cancelling_all_that_is_left_after_a_kill_and_retrying_it(place, feature
     assert command("retry", FOLDER).out == "trials:   2 finished\nnothing to retry: all of them have finished\n"
 
 
+@pytest.mark.process
 def test_retry_after_an_image_that_was_broken_and_is_mended(place, features, edit, images, start, command, wait_until):
     (place / "images").unlink()
     shutil.copytree(images, place / "images")
@@ -230,6 +308,7 @@ def test_retry_after_an_image_that_was_broken_and_is_mended(place, features, edi
     assert sorted((r.attempt, r.state) for r in records(place).all()) == [(1, FAILED)] * 2 + [(2, FINISHED)] * 2
 
 
+@pytest.mark.process
 def test_retry_runs_the_command_where_it_was_typed(finished, command, edit, start):
     edit(seeds=1)
     assert command("sweep.yaml", "--backend", "inline").code == 0
@@ -248,22 +327,22 @@ def test_retry_runs_the_command_where_it_was_typed(finished, command, edit, star
     ("changes", "said"),
     [
         ({"command": []}, "does not say which command made it"),
-        ({"typed_in": "/nowhere/at/all"}, "its command was typed in /nowhere/at/all, which is not there any more"),
+        ({"typed_in": "/nowhere/at/all"}, "its command was typed in /nowhere/at/all, which does not exist any more"),
         ({"command": ["sweep.yaml", "--out", "results/other"]}, "results/other: the folder was moved or copied"),
         ({"command": ["sweep.yaml", "--out=results/other"]}, "results/other: the folder was moved or copied"),
     ],
 )
-def test_retry_is_refused_where_the_command_cannot_be_run_again(finished, command, changes, said):
+def test_retry_is_refused_where_the_command_cannot_be_run_again(finished, command, contents, changes, said):
     path = finished / FOLDER / "sweep.json"
     plan = json.loads(path.read_text()) | {"typed_in": str(finished)} | changes
     path.write_text(json.dumps(plan))
     shutil.rmtree(finished / FOLDER / "parts")
-    before = tree(finished)
+    before = contents(finished)
     ended = command("retry", FOLDER)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.count("\n") == 1
     assert said in ended.err
-    assert tree(finished) == before
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize("name", ["status", "logs", "cancel", "retry"])

@@ -9,7 +9,7 @@ import sys
 import pytest
 import typer
 
-from orchestrator.cli import doctor, entry, manage
+from orchestrator.cli import entry
 from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
 
 
@@ -17,7 +17,7 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
     ("words", "said"),
     [
         (["run"], "run: give a sweep file, such as sweeps/v7_gamma.yaml"),
-        (["logs", "x"], "logs: give a trial too, as moleflow-sweep status DIR shows them"),
+        (["logs", "x"], "logs: give a trial too, as `status DIR` shows them"),
         (["trial"], "trial: give --version, one of v1, v2, ..."),
         (["s.yaml", "--workers", "x"], "--workers: given 'x', allowed: a whole number from 1 to 1024"),
         (["s.yaml", "--workers=0"], "--workers: given '0', allowed: a whole number from 1 to 1024"),
@@ -38,7 +38,7 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
         (["s.yaml", "--set"], "--set: give knob=value, as in --set epochs=5"),
         (
             ["--install-completion", "nonsense"],
-            "--install-completion: given 'nonsense', but it takes no value; it is for the shell that it is typed in",
+            "--install-completion: given 'nonsense', but it takes no value; it installs for the current shell",
         ),
     ],
 )
@@ -48,8 +48,6 @@ def test_one_line_with_what_to_do(command, words, said):
 
 
 def test_every_option_and_argument_has_words_of_its_own():
-    manage.register(entry.app)
-    doctor.register(entry.app)
     for command in typer.main.get_command(entry.app).commands.values():
         for parameter in command.params:
             name = parameter.opts[0]

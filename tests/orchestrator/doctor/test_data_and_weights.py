@@ -72,7 +72,7 @@ def test_weights_that_a_network_would_bring(net, monkeypatch):
         server.bind(("127.0.0.1", 0))
         server.listen()
         net(server.getsockname()[1])
-        assert (pretrained(KNOWN).state, "the first run fetches them" in pretrained(KNOWN).said) == ("note", True)
+        assert (pretrained(KNOWN).state, "the first run downloads them" in pretrained(KNOWN).said) == ("note", True)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         assert (pretrained(KNOWN).state, "HF_HUB_OFFLINE is set" in pretrained(KNOWN).said) == ("lacks", True)
     monkeypatch.delenv("HF_HUB_OFFLINE")

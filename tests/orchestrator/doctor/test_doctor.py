@@ -1,9 +1,11 @@
-"""The whole round as it is typed, and what follows from findings."""
+"""The command doctor, and the backends that its findings allow."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 import torch
 
@@ -39,7 +41,8 @@ def files(place):
     return {path for path in place.rglob("*") if "images" not in path.parts}
 
 
-def test_the_round_on_this_machine(place, command, apart):
+@pytest.mark.process
+def test_all_checks_on_this_machine(place, command, apart):
     before = files(place)
     ended = command("doctor", "--data", "images", "--base", "base.yaml", "--json")
     assert (ended.code, ended.err) == (0, "")
@@ -50,7 +53,7 @@ def test_the_round_on_this_machine(place, command, apart):
     assert told["backends"]["local"] == {"lacks": []}
     assert ("bfloat16 takes longer" in found["torch"]["said"]) == (torch.backends.cpu.get_cpu_capability() == "AVX2")
     assert found["images"]["said"].startswith("images: 2 classes (bolt, cloth), 24 training and 16 test images")
-    assert found["weights"]["said"] == "base base.yaml: efficientnet_lite0, drawn at random"
+    assert found["weights"]["said"] == "base base.yaml: efficientnet_lite0, random weights"
     assert {finding["state"] for finding in told["findings"]} <= {"ok", "lacks", "note"}
     assert all(finding["mend"] for finding in told["findings"] if finding["state"] == "lacks")
     assert files(place) == before
@@ -119,17 +122,81 @@ def test_places(tmp_path, monkeypatch):
     assert (folders.cache_budget(tmp_path).state, folders.cache_budget(tmp_path).said[:5]) == ("note", "none:")
 
 
-def test_gpus_as_nvidia_smi_tells_of_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.find_gpus(None).said == "none: trials run on the CPU"
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA X, 81920 MiB'\necho 'NVIDIA X, 81920 MiB'\n")
-    program.chmod(0o755)
-    assert machine.find_gpus(2).said == "2: NVIDIA X, 81920 MiB"
-    assert "1 of them visible" in machine.find_gpus(1).said
-    assert (machine.find_gpus(0).state, machine.find_gpus(0).said) == (
-        "note",
-        "2: NVIDIA X, 81920 MiB; torch sees none of them",
-    )
-    program.write_text("#!/bin/sh\necho 'no driver' >&2; exit 9\n")
-    assert machine.find_gpus(None).said == "none (nvidia-smi: no driver): trials run on the CPU"
+class DriverApi:
+    """A stand-in for NVML: GPUs by name and bytes of memory, or an error when it is opened."""
+
+    NVMLError = pynvml.NVMLError
+    NVMLError_LibraryNotFound = pynvml.NVMLError_LibraryNotFound
+
+    def __init__(self, *gpus, error=None):
+        self.gpus, self.error, self.opened = gpus, error, 0
+
+    def nvmlInit(self):
+        if self.error is not None:
+            raise self.error
+        self.opened += 1
+
+    def nvmlShutdown(self):
+        self.opened -= 1
+
+    def nvmlDeviceGetCount(self):
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return self.gpus[index]
+
+    def nvmlDeviceGetName(self, handle):
+        return handle[0]
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return SimpleNamespace(total=handle[1])
+
+
+def gpus(monkeypatch, visible_to_torch, *cards, error=None):
+    """Run the check of GPUs against a driver with these cards."""
+    api = DriverApi(*cards, error=error)
+    monkeypatch.setattr(machine, "pynvml", api)
+    found = machine.find_gpus(visible_to_torch)
+    assert api.opened == 0, "the driver's interface is closed again"
+    return found
+
+
+def test_a_machine_without_nvidia_driver_has_no_gpus(monkeypatch):
+    """No driver is no problem; a driver that fails is named."""
+    missing = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    assert gpus(monkeypatch, None, error=missing) == Finding("gpus", "note", "none: trials run on the CPU")
+    broken = pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    said = gpus(monkeypatch, 0, error=broken).said
+    assert said == "none (NVIDIA driver: Driver Not Loaded): trials run on the CPU"
+
+
+def test_gpus_of_the_driver_are_compared_with_those_of_torch(monkeypatch):
+    """80 GiB are 81,920 MiB; equal cards are named once."""
+    card = ("NVIDIA X", 80 * 2**30)
+    both = "2: NVIDIA X, 81920 MiB"
+    assert gpus(monkeypatch, 2, card, card) == Finding("gpus", "ok", both)
+    assert gpus(monkeypatch, None, card, card) == Finding("gpus", "ok", both)
+    seen = gpus(monkeypatch, 1, card, card)
+    assert (seen.state, seen.said) == ("ok", f"{both}; 1 of them visible to torch (CUDA_VISIBLE_DEVICES)")
+    blind = gpus(monkeypatch, 0, card, card)
+    assert (blind.state, blind.said) == ("note", f"{both}; torch sees none of them")
+    assert "pip install --force-reinstall torch" in blind.mend
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "free", "state", "said"),
+    [
+        (8, 64.0, 60.0, "ok", "8 cores, 64.0 GB of memory, 60.0 GB of it free: 8 trials at once"),
+        (8, 9.0, 8.0, "ok", "8 cores, 9.0 GB of memory, 8.0 GB of it free: 2 trials at once"),
+        (1, 2.0, 1.0, "note", "1 cores, 2.0 GB of memory, 1.0 GB of it free: 1 trial at once"),
+        (4, 16.0, 3.9, "note", "4 cores, 16.0 GB of memory, 3.9 GB of it free: 4 trials at once"),
+    ],
+)
+def test_trials_at_once_follow_from_cores_and_memory(monkeypatch, cores, memory, free, state, said):
+    """A trial takes one core and 4 GB; at least one trial runs."""
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
+    monkeypatch.setattr(machine, "memory_gb", lambda: memory)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 1e9))
+    found = machine.find_size()
+    assert (found.state, found.said.partition(" without GPUs")[0]) == (state, said)
+    assert (found.mend is None) == (state == "ok")

@@ -1,4 +1,4 @@
-"""--dry-run: finds the trial that would fail, one training step a task, and leaves nothing behind."""
+"""--dry-run finds trials that would fail, in one training step per task, and keeps nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that fills up, for real: a small file system in a mount namespace of its own."""
+"""A disk that really fills up: a small file system, mounted in its own namespace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from orchestrator.results.store import ResultStore
 
-# Mounts $1 with $2 KiB, does $3 there, runs the rest of the words, and saves what they left before the mount goes with it.
+pytestmark = pytest.mark.process
+
+# Mounts $1 with $2 KiB, evaluates $3 there and runs the other words. The copy outlives the mount.
 IN_SMALL_DISK = """
 disk=$1; size=$2; before=$3; shift 3
 mount -t tmpfs -o size="$size"k tmpfs "$disk" || exit 99
@@ -50,7 +52,7 @@ def test_results_on_a_disk_that_fills_up(place, features, edit, start, digits, s
     said = [line for line in ended.out.splitlines() if line.startswith("stopped: ")]
     assert len(said) == 1
     assert "cannot be written (No space left on device); what is finished is kept and stays readable" in said[0]
-    assert "to go on, run the same command again" in ended.out
+    assert "to continue, run: " in ended.out
 
     left = place / "disk.left" / "small"
     store = ResultStore(left)

@@ -1,18 +1,23 @@
-"""Features of a whole sweep before its first trial, and trials that read them from a disk of their own."""
+"""Features computed before the first trial, and copies of them on the disk of a node."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from rich.console import Console
 
 from moleflow.features.feature_cache import FeatureCache
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.driver import prefetch
 from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.execution.features import FeatureProgress
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.results.store import ResultStore
@@ -40,9 +45,10 @@ def base(place):
 
 
 def stored(place, cache="cache"):
-    return FeatureCache(place / cache / "features").size().images
+    return FeatureCache(place / cache / "features").count()
 
 
+@pytest.mark.process
 def test_trials_need_no_backbone_after_it(place, edit, base, command, digits) -> None:
     edit(seeds=2)
     base(data={"validation_fraction": 0.25, "train_images": 6, "test_images": 4})
@@ -112,7 +118,7 @@ def test_on_a_machine_without_slurm_no_job_is_left(place, edit, command, monkeyp
 def test_a_sweep_that_asks_for_gpus_is_told_what_it_gets_here(place, edit, command, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     edit(grid=None, report=None, seeds=1, resources={"gpus": 1})
-    assert "--backend slurm makes those in a job" in command("prefetch", "sweep.yaml").out
+    assert "--backend slurm computes those in a job" in command("prefetch", "sweep.yaml").out
 
 
 @pytest.mark.parametrize("node_cache", ["$NODE_DISK/features", "$NOT_THERE/features", "$FILE/features"])
@@ -138,3 +144,15 @@ def test_the_digits_are_the_same_with_copies_on_the_node(
     else:
         assert copied == []
         assert len(caplog.messages) == 1
+
+
+def test_progress_without_a_terminal_is_a_line_every_30_seconds(monkeypatch):
+    """The first and the last count are printed, and between them one every 30 seconds."""
+    seconds = iter([0.0, 10.0, 29.9, 30.0, 59.0, 60.0, 61.0, 62.0])
+    monkeypatch.setattr(prefetch, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    line = prefetch._ProgressLine(console)
+    for done in (1, 2, 3, 4, 5, 6, 8, 8):
+        line.show(FeatureProgress(setting=0, settings=2, done=done, wanted=8))
+    printed = [text.strip() for text in console.file.getvalue().splitlines()]
+    assert printed == [f"features: setting 1 of 2: {done} of 8 images" for done in (1, 4, 6, 8)]

@@ -1,8 +1,10 @@
-"""A sweep that is started again runs what is missing, whatever happened before."""
+"""A sweep that is started again runs its unfinished trials, however it was stopped."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import threading
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records.attempts import DIED, FAILED, FINISHED, INTERRUPTED, RUNNING, WORKER_DIED, AttemptFolder
-from orchestrator.results import index, store
+from orchestrator.results import store
+from orchestrator.results.parts import file_stamps
 from orchestrator.results.store import ResultStore
 
 ATTEMPTS = Path("results/small/attempts")
@@ -36,12 +39,13 @@ def test_running_again_trains_nothing(finished, command):
     assert before == {path: path.read_bytes() for path in finished.rglob("results/small/parts/**/*.parquet")}
 
 
-def test_a_second_start_with_its_report_there_looks_at_each_part_once(finished, command, monkeypatch):
+def test_a_second_start_of_a_finished_sweep_checks_each_part_once(finished, command, monkeypatch):
+    """The plan and the report share one scan of the results."""
     assert command("sweep.yaml", "--backend", "inline").code == 0
-    looked = []
-    monkeypatch.setattr(store, "stamps_of", lambda parts, name: looked.append(name) or index.file_stamps(parts, name))
+    checked = []
+    monkeypatch.setattr(store, "file_stamps", lambda parts, name: checked.append(name) or file_stamps(parts, name))
     assert command("sweep.yaml", "--backend", "inline").code == 0
-    assert sorted(looked) == sorted(p.stem for p in (finished / "results/small/parts/attempts").glob("2*.parquet"))
+    assert sorted(checked) == sorted(p.stem for p in (finished / "results/small/parts/attempts").glob("2*.parquet"))
 
 
 def test_an_extended_file_runs_only_what_is_new(finished, command, edit):
@@ -86,13 +90,13 @@ def test_a_run_killed_before_its_first_part_starts_again(finished, command):
 
 
 def test_kill_9_of_the_whole_group_loses_no_finished_trial(place, features, edit, start, command, digits, wait_until):
-    edit(grid=None, list=[{"focal_gamma": 0}, {"focal_gamma": 2}, {"epochs": 100}], seeds=1, report=None)
-    running = start("sweep.yaml", "--workers", "2")
+    edit(grid=None, list=[{"focal_gamma": 0}, {"focal_gamma": 2}, {"epochs": 60}], seeds=1, report=None)
+    running = start("sweep.yaml", "--workers", "1")
     parts = place / "results/small/parts/attempts"
     wait_until(lambda: len(list(parts.glob("2*.parquet"))) > 0)
     records = AttemptFolder(place / ATTEMPTS)
     slow = wait_until(
-        lambda: [r for r in records.all() if r.state == RUNNING and '"epochs":100' in r.content["row"]["config"]]
+        lambda: [r for r in records.all() if r.state == RUNNING and '"epochs":60' in r.content["row"]["config"]]
     )
     assert {record.content["pid"] for record in slow} <= running.members()
     running.signal(signal.SIGKILL)
@@ -121,6 +125,7 @@ def test_kill_9_of_the_whole_group_loses_no_finished_trial(place, features, edit
     assert digits(place / "results/small") == disturbed
 
 
+@pytest.mark.process
 def test_a_worker_killed_mid_trial_costs_one_attempt_and_is_replaced(place, features, edit, command, wait_until):
     edit(seeds=1, base="slow.yaml")
     (place / "slow.yaml").write_text("extends: base.yaml\ntraining: {epochs: 10}\n")
@@ -151,8 +156,12 @@ def test_a_worker_killed_mid_trial_costs_one_attempt_and_is_replaced(place, feat
     assert row["config"] == rows[first.trial_id, 2]["config"]
 
 
-# Ctrl-C goes to the whole group, and what `timeout` and service managers send to the driver alone.
-@pytest.mark.parametrize(("stop", "kill"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+@pytest.mark.process
+# A terminal sends Ctrl-C to the whole group; `timeout` and service managers signal only the driver.
+@pytest.mark.parametrize(
+    ("stop", "kill"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)],
+)
 def test_it_stops_in_seconds_keeps_what_is_finished_and_says_how_to_go_on(
     stop, kill, place, features, edit, start, wait_until
 ):
@@ -165,10 +174,11 @@ def test_it_stops_in_seconds_keeps_what_is_finished_and_says_how_to_go_on(
     assert ended.code == 130
     assert "Traceback" not in ended.out + ended.err
     assert ended.err == ""
-    assert (
-        "1 of 2 trials finished and kept; to go on, run the same command again: moleflow-sweep sweep.yaml --workers 1"
-        in ended.out
-    )
+    told = re.search(r"1 of 2 trials finished and kept; to continue, run: (.*)", ended.out)
+    assert told
+    python, *words = shlex.split(told[1])
+    assert words == ["-m", "orchestrator.cli", "sweep.yaml", "--workers", "1"]
+    assert shutil.which(python, path=os.environ["PATH"]) is not None
     wait_until(lambda: not running.members())
     assert len(finished_rows(place)) == 1
     assert sorted(states(place).values()) == [FINISHED, INTERRUPTED]

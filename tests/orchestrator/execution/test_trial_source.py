@@ -1,4 +1,4 @@
-"""The source of work: what it hands out, again and again, and when it stops."""
+"""The source of trials: what it hands out, what it retries, and when it stops."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def failure(trial_id: str, error: str = "ValueError: no", trace: str | None = "T
     return Event("failed", trial_id, {"error": error, "traceback": trace})
 
 
-def test_it_hands_out_each_trial_and_is_done_when_all_have_ended(clock):
+def test_each_trial_is_handed_out_and_the_source_is_done_when_all_have_ended(clock):
     source = source_of(2, clock)
     first, second = source.next(), source.next()
     assert (first.trial_ids, second.trial_ids) == (("000000000000",), ("000000000001",))
@@ -55,7 +55,7 @@ def test_it_hands_out_each_trial_and_is_done_when_all_have_ended(clock):
     assert source.tally.over == {"000000000000", "000000000001"}
 
 
-def test_a_failed_trial_comes_again_as_often_as_the_file_says(clock):
+def test_a_failed_trial_comes_again_as_often_as_retries_allow(clock):
     source = source_of(1, clock, retries=2)
     for _ in range(3):
         assert ids(source.next()) == "000000000000"
@@ -76,7 +76,7 @@ def test_a_trial_that_failed_and_then_finished_has_not_failed(clock):
     assert source.tally.failed == {}
 
 
-def test_a_trial_that_another_driver_is_at_is_asked_for_later(clock):
+def test_a_trial_that_another_driver_is_running_comes_again_later(clock):
     source = source_of(2, clock)
     source.next()
     source.events(Event("held", "000000000000", {"by": "host:1"}))
@@ -88,27 +88,98 @@ def test_a_trial_that_another_driver_is_at_is_asked_for_later(clock):
     assert ids(source.next()) == "000000000000"
 
 
-def test_what_cannot_fit_together_is_not_tried_again(clock):
+@pytest.mark.parametrize(
+    ("error_kind", "attempts"), [("InvalidInput", 1), ("NoProgress", 1), ("OutOfMemory", 1), ("WorkerDied", 6)]
+)
+def test_only_errors_that_may_pass_are_retried(clock, error_kind, attempts):
     source = source_of(1, clock, retries=5)
-    trial_id = ids(source.next())
-    source.events(
-        Event("failed", trial_id, {"error": "InvalidInput: no", "error_kind": "InvalidInput", "traceback": ""})
-    )
-    assert source.next() is SourceSignal.DONE
-    assert list(source.tally.failed) == [trial_id]
+    made = 0
+    while not isinstance(answer := source.next(), SourceSignal):
+        made += 1
+        source.events(Event("failed", ids(answer), {"error": f"no {made}", "error_kind": error_kind}))
+    assert (answer, made) == (SourceSignal.DONE, attempts)
+    assert list(source.tally.failed) == ["000000000000"]
 
 
-def test_an_interruption_costs_no_retry_but_not_for_ever(clock):
+def interrupt(source: TrialSource, epochs: list[int]) -> int:
+    """Interrupt the only trial of a source after so many epochs each time; the attempts made."""
+    for made, count in enumerate(epochs):
+        answer = source.next()
+        if isinstance(answer, SourceSignal):
+            return made
+        source.events(Event("interrupted", ids(answer), {"epochs": count}))
+    return len(epochs)
+
+
+def test_an_interruption_costs_no_retry_but_four_without_an_epoch_end_the_trial(clock):
     source = source_of(1, clock, retries=0)
-    for _ in range(4):
-        assert ids(source.next()) == "000000000000"
-        source.events(Event("interrupted", "000000000000"))
+    assert interrupt(source, [0] * 9) == 4
     assert source.next() is SourceSignal.DONE
     assert source.tally.interrupted == ["000000000000"]
     assert source.tally.failed == {}
 
 
-def test_ten_identical_tracebacks_in_a_row_stop_it(clock):
+def test_a_finished_epoch_resets_the_count_of_interruptions(clock):
+    assert interrupt(source_of(1, clock), [1] * 20) == 20
+    # Three without an epoch, one with an epoch, and then three more end the trial.
+    assert interrupt(source_of(1, clock), [0, 0, 0, 5, 0, 0, 0, 0, 0]) == 7
+
+
+def test_a_trial_carries_the_trials_that_it_follows(clock):
+    source = TrialSource(PlannedTrials(trials(1)), Resources(), 0, after=lambda trial_id: (f"before {trial_id}",))
+    assert source.next().after == ("before 000000000000",)
+
+
+def test_a_held_trial_comes_again_after_two_seconds_or_is_left_to_its_process(clock):
+    source = source_of(1, clock)
+    held = Event("held", ids(source.next()))
+    source.events(held)
+    clock.now = 1.9
+    assert source.next() is SourceSignal.WAIT
+    clock.now = 2.0
+    assert ids(source.next()) == "000000000000"
+    source = TrialSource(PlannedTrials(trials(1)), Resources(), 0, waits_for_others=False, clock=clock)
+    source.next()
+    source.events(held)
+    clock.now = 60.0
+    assert source.next() is SourceSignal.DONE
+    assert source.tally.over == {"000000000000"}
+
+
+def test_a_cancelled_trial_is_not_handed_out(clock):
+    source = TrialSource(PlannedTrials(trials(2)), Resources(), 0, cancelled=lambda trial_id: trial_id.endswith("0"))
+    assert ids(source.next()) == "000000000001"
+    assert source.tally.cancelled == ["000000000000"]
+
+
+def test_a_withdrawn_trial_has_ended_without_an_outcome(clock):
+    source = source_of(1, clock)
+    source.events(Event("withdrawn", ids(source.next())))
+    assert source.next() is SourceSignal.DONE
+    outcome = source.tally
+    assert outcome.over == {"000000000000"}
+    assert not (outcome.finished or outcome.failed or outcome.interrupted or outcome.cancelled or outcome.pruned)
+
+
+class Search(PlannedTrials):
+    """Stops the second trial when the first one has ended a task."""
+
+    def on_event(self, trial, event):
+        return ["000000000001"] if event.kind == "task" else ()
+
+
+def test_trials_that_the_search_stops_are_pruned(clock):
+    pruned = []
+    source = TrialSource(Search(trials(2)), Resources(), 0, prune=pruned.append)
+    first = ids(source.next())
+    source.events(Event("epoch", first))
+    assert pruned == []
+    source.events(Event("task", first, {"task": 0}))
+    source.events(Event("task", "unknown", {"task": 0}))
+    assert pruned == ["000000000001"]
+
+
+def test_ten_identical_tracebacks_in_a_row_stop_the_source(clock):
     source = source_of(30, clock)
     failed = 0
     while not isinstance(answer := source.next(), SourceSignal):
@@ -123,7 +194,7 @@ def test_ten_identical_tracebacks_in_a_row_stop_it(clock):
     assert "10 attempts in a row failed the same way (OSError: no file at 0xa)" in source.tally.stopped_by
 
 
-def test_running_trials_may_end_before_such_a_stop(clock):
+def test_running_trials_may_end_after_such_a_stop(clock):
     source = source_of(30, clock, retries=0)
     running = ids(source.next())
     for _ in range(10):
@@ -134,7 +205,7 @@ def test_running_trials_may_end_before_such_a_stop(clock):
     assert source.tally.finished == [running]
 
 
-def test_one_success_or_another_traceback_between_them_starts_the_count_anew(clock):
+def test_a_success_or_another_traceback_in_between_resets_the_count(clock):
     source = source_of(100, clock, retries=0)
     for between in (lambda i: Event("finished", i), lambda i: failure(i, trace="another Traceback")):
         for _ in range(9):
@@ -148,7 +219,7 @@ def test_one_success_or_another_traceback_between_them_starts_the_count_anew(clo
 
 
 @pytest.mark.parametrize("trial_id", ["000000000000", ""])
-def test_when_nothing_can_be_written_it_stops_at_once_whatever_runs(clock, trial_id):
+def test_a_fatal_error_stops_the_source_at_once_although_trials_are_running(clock, trial_id):
     source = source_of(5, clock)
     source.next()
     source.next()

@@ -1,9 +1,10 @@
-"""A worker: whatever happens in an attempt becomes its record, its row and an event."""
+"""A worker: the end of an attempt becomes its record, its row and an event."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import statistics
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,16 +16,18 @@ from threadpoolctl import threadpool_info
 
 import orchestrator.execution.worker
 from moleflow.cache.protect_planned import protect_planned_stages
+from moleflow.cache.stage_state import Epoch
 from moleflow.errors import CodeChanged
 from moleflow.features.timm_import import import_timm
+from moleflow.training.sequence import TaskReport
 from orchestrator.driver.prepare import Options, prepare, worker_config
 from orchestrator.execution.attempt_row import first_row
+from orchestrator.execution.signals import WorkerStopped
 from orchestrator.execution.worker import Worker
 from orchestrator.records.attempts import FAILED, FINISHED, AttemptFolder
 from orchestrator.records.events import Event
-from orchestrator.records.sweep_folder import check_owner
 from orchestrator.results.store import ResultStore
-from orchestrator.results.writer import AttemptRows
+from orchestrator.results.writer import AttemptRows, InvalidRows
 from orchestrator.sweep.sweep import load_sweep
 
 
@@ -36,7 +39,7 @@ def prepared(place, features, edit):
 
 @pytest.fixture
 def work(prepared):
-    """A worker of that sweep, and the events it tells."""
+    """A worker of that sweep, and the list of its events."""
     told = []
     return Worker(replace(worker_config(prepared, Options()), backend="inline", worker="w"), told.append), told
 
@@ -47,13 +50,13 @@ def ended(worker, told, trial):
     return told[-1]
 
 
-def test_threads_are_those_of_the_numeric_environment_in_numpy_too(work):
+def test_numpy_uses_the_threads_of_the_numeric_environment(work):
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     assert pools
     assert {pool["num_threads"] for pool in pools} == {1}
 
 
-def test_a_trial_that_somebody_finished_meanwhile_is_not_run_again(prepared, work):
+def test_a_trial_that_another_worker_finished_is_not_run_again(prepared, work):
     (trial,) = prepared.trials
     assert ended(*work, trial).kind == "finished"
     assert ended(*work, trial).kind == "elsewhere"
@@ -74,7 +77,7 @@ def test_a_plan_finds_the_stages_that_its_trials_have_stored(place, prepared, wo
     assert all(path.stat().st_mtime > 1 for path in stored)
 
 
-def test_a_trial_that_somebody_is_at_is_left_to_them(prepared, work):
+def test_a_trial_that_another_worker_is_running_is_held(prepared, work):
     (trial,) = prepared.trials
     theirs = AttemptFolder(prepared.folder / "attempts").begin(trial.id)
     assert ended(*work, trial).kind == "held"
@@ -82,7 +85,7 @@ def test_a_trial_that_somebody_is_at_is_left_to_them(prepared, work):
     assert ended(*work, trial).kind == "finished"
 
 
-def test_a_finished_record_without_its_part_counts_for_nothing(prepared, work):
+def test_a_finished_record_without_its_part_does_not_count(prepared, work):
     (trial,) = prepared.trials
     AttemptFolder(prepared.folder / "attempts").begin(trial.id).end(FINISHED)
     assert ended(*work, trial).kind == "finished"
@@ -133,18 +136,21 @@ def test_the_record_carries_what_the_row_of_a_dead_attempt_needs(prepared, work)
     assert {k: v for k, v in kept.items() if k not in changed_later} == {k: row[k] for k in kept.keys() - changed_later}
 
 
-def test_rows_that_cannot_be_stored_fail_their_own_attempt_alone(prepared, work):
+def keep_rows(work, prepared, trial_id, seconds, state=FINISHED, fail=lambda _: None):
+    """Hand the worker an attempt of a made-up trial that took so many seconds."""
+    worker, _ = work
+    attempt = worker.attempts.begin(trial_id)
+    now = datetime.now(UTC)
+    ending = {"attempt": 1, "status": state, "started_at": now, "ended_at": now, "seconds_spent": seconds}
+    row = first_row(worker.setup, worker.environment, prepared.trials[0]) | {"trial_id": trial_id} | ending
+    worker.keep(attempt, state, AttemptRows(row), Event(state, trial_id, {"attempt": 1}), fail)
+
+
+def test_rows_that_cannot_be_stored_fail_their_own_attempt_only(prepared, work):
     worker, told = work
     refused = []
     for trial_id, seconds in (("1" * 12, 1.0), ("2" * 12, 1.0), ("3" * 12, float("nan"))):
-        attempt = worker.attempts.begin(trial_id)
-        now = datetime.now(UTC)
-        ending = {"attempt": 1, "status": FINISHED, "started_at": now, "ended_at": now, "seconds_spent": seconds}
-        row = first_row(worker.setup, worker.environment, prepared.trials[0]) | {"trial_id": trial_id} | ending
-        event = Event("finished", trial_id, {"attempt": 1})
-        worker.keep(
-            attempt, FINISHED, AttemptRows(row), event, lambda error, of=trial_id: refused.append((of, str(error)))
-        )
+        keep_rows(work, prepared, trial_id, seconds, fail=lambda error, of=trial_id: refused.append((of, str(error))))
     worker.flush()
     assert [event.trial_id for event in told] == ["1" * 12, "2" * 12]
     assert ResultStore(prepared.folder).finished().keys() == {"1" * 12, "2" * 12}
@@ -152,12 +158,108 @@ def test_rows_that_cannot_be_stored_fail_their_own_attempt_alone(prepared, work)
     assert (of, "attempts.seconds_spent: NaN" in error) == ("3" * 12, True)
 
 
-def test_a_start_that_was_cut_off_leaves_no_folder_of_another_sweep(tmp_path):
-    (tmp_path / ".sweep.json.77.tmp").write_text("{")
-    check_owner(tmp_path, "small")
+def test_a_failed_attempt_whose_row_cannot_be_stored_either_ends_the_worker(prepared, work):
+    keep_rows(work, prepared, "1" * 12, 1.0)  # It is written at once, the next ones a second later.
+    keep_rows(work, prepared, "2" * 12, float("nan"), state=FAILED)
+    with pytest.raises(InvalidRows, match=r"attempts\.seconds_spent: NaN"):
+        work[0].flush()
 
 
-def test_an_image_that_cannot_be_read_any_more_costs_its_map_and_nothing_else(place, images, features, edit):
+def test_the_cost_of_a_trial_includes_the_seconds_that_reused_stages_took(place, features, edit):
+    sweep = load_sweep(edit(version="v3", grid={"image_score": ["max", "top_k"]}, seeds=1, report=None))
+    prepared = prepare(sweep, Options(out=place / "results/small", cache=place / "cache"))
+    told = []
+    worker = Worker(worker_config(prepared, Options()), told.append)
+    ends = [ended(worker, told, trial) for trial in prepared.trials]
+    store = ResultStore(prepared.folder)
+    rows = {row["trial_id"]: row for row in store.read("attempts").to_pylist()}
+    trained, reused = (rows[end.trial_id] for end in ends)
+    assert trained["seconds_reused"] == 0.0
+    assert reused["seconds_reused"] > 0.0
+    assert ends[0].facts["cost"] == trained["seconds_spent"]
+    assert ends[1].facts["cost"] == reused["seconds_spent"] + reused["seconds_reused"]
+    # The event carries the mean over both classes after the last task.
+    last = [r for r in store.read("metrics").to_pylist() if r["trial_id"] == ends[0].trial_id and r["after_task"] == 1]
+    assert [row["task"] for row in last] == [0, 1]
+    assert ends[0].facts["image_auroc"] == pytest.approx(statistics.mean(row["image_auroc"] for row in last))
+    assert ends[0].facts["validation"] is None
+    tasks = [event.facts for event in told if event.kind == "task"]
+    assert [facts["reused"] for facts in tasks] == [False, False, True, True]
+    diagonal = [r for r in store.read("metrics").to_pylist() if r["task"] == r["after_task"]]
+    own = {r["after_task"]: r["image_auroc"] for r in diagonal if r["trial_id"] == ends[0].trial_id}
+    assert [facts["image_auroc"] for facts in tasks[:2]] == [own[0], own[1]]
+
+
+def test_a_failed_attempt_records_the_reused_seconds_of_all_its_tasks(prepared, work, monkeypatch):
+    def sequence(_config, _context, observer):
+        for task, seconds in ((0, 2.0), (1, 3.0)):
+            observer.on_task(TaskReport(task, [], [], 1.0, seconds))
+        raise ValueError("no")
+
+    monkeypatch.setattr(orchestrator.execution.worker, "run_sequence", sequence)
+    end = ended(*work, prepared.trials[0])
+    assert (end.kind, end.facts["error"]) == ("failed", "ValueError: no")
+    (row,) = ResultStore(prepared.folder).read("attempts").to_pylist()
+    assert (row["seconds_reused"], row["error_kind"]) == (5.0, "ValueError")
+
+
+@pytest.fixture
+def interrupt(work, prepared, monkeypatch):
+    """Run the trial until a stop after some epochs; `job` is the scheduler's; the end's event."""
+
+    def run(epochs=0, job="7@uid", stop=WorkerStopped):
+        def sequence(_config, _context, observer):
+            for number in range(epochs):
+                observer.on_epoch(0, Epoch(number + 1, 1.0, 1.0, 0.1, 1.0, 0.1))
+            raise stop
+
+        monkeypatch.setattr(orchestrator.execution.worker, "run_sequence", sequence)
+        worker, told = work
+        worker.setup = replace(worker.setup, job=job, time_min=20)
+        with pytest.raises(stop):
+            worker.run(prepared.trials[0])
+        return told[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("stop", [WorkerStopped, KeyboardInterrupt])
+def test_an_interrupted_attempt_is_written_before_the_process_ends(prepared, interrupt, stop):
+    interrupt(epochs=2)  # So that the next part is due only a second later.
+    end = interrupt(epochs=3, stop=stop)
+    assert (end.kind, end.facts["epochs"], end.facts["error_kind"]) == ("interrupted", 3, "Stop")
+    rows = ResultStore(prepared.folder).read("attempts").to_pylist()
+    assert [(row["attempt"], row["status"]) for row in rows] == [(1, "interrupted"), (2, "interrupted")]
+    records = AttemptFolder(prepared.folder / "attempts").all()
+    assert [(record.state, record.content["epochs"]) for record in records] == [("interrupted", 2), ("interrupted", 3)]
+
+
+def test_a_trial_that_a_job_stops_twice_without_an_epoch_has_failed(interrupt):
+    assert interrupt().kind == "interrupted"
+    end = interrupt()
+    assert (end.kind, end.facts["error_kind"]) == ("failed", "NoProgress")
+    assert end.facts["error"].endswith("give it more time: resources.time_min is 20")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"epochs": 1}, {}),  # The first attempt made progress.
+        ({}, {"epochs": 1}),  # The second one did.
+        ({"job": None}, {"job": None}),  # No scheduler limits the time.
+    ],
+)
+def test_a_trial_that_makes_progress_or_has_no_time_limit_stays_interrupted(interrupt, first, second):
+    interrupt(**first)
+    assert interrupt(**second).kind == "interrupted"
+
+
+def test_a_stop_after_a_failure_is_an_interruption(prepared, work, interrupt):
+    AttemptFolder(prepared.folder / "attempts").begin(prepared.trials[0].id).end(FAILED, error_kind="ValueError")
+    assert interrupt().kind == "interrupted"
+
+
+def test_an_unreadable_image_costs_its_map_only(place, images, features, edit):
     (place / "images").unlink()
     shutil.copytree(images, place / "images")
     sweep = load_sweep(edit(grid=None, seeds=1, report=None))
@@ -177,7 +279,7 @@ def test_an_image_that_cannot_be_read_any_more_costs_its_map_and_nothing_else(pl
     assert notes[0].startswith("no anomaly map of cloth/test/hole/")
 
 
-def test_code_that_was_edited_under_the_process_ends_the_sweep(prepared, work, monkeypatch):
+def test_code_that_changes_while_the_process_runs_ends_the_sweep(prepared, work, monkeypatch):
     def edited(*_):
         raise CodeChanged("backbone.py: the code changed while this process ran; start again")
 
@@ -189,7 +291,7 @@ def test_code_that_was_edited_under_the_process_ends_the_sweep(prepared, work, m
     )
 
 
-def test_weights_that_cannot_be_fetched_end_the_sweep_at_once_and_are_said_once(place, edit, command, monkeypatch):
+def test_weights_that_cannot_be_fetched_end_the_sweep_with_one_message(place, edit, command, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -199,7 +301,7 @@ def test_weights_that_cannot_be_fetched_end_the_sweep_at_once_and_are_said_once(
     edit()
     ended = command("sweep.yaml", "--backend", "inline", "--quiet", "--set", "backbone.weights=pretrained")
     assert ended.code == 1
-    assert ended.out.count("timm's weights of efficientnet_lite0 cannot be had") == 1
-    assert "or take --base efficientnet, whose weights come with the install" in ended.out
+    assert ended.out.count("timm's weights of efficientnet_lite0 cannot be fetched") == 1
+    assert "weights come with the install" in ended.out
     (record,) = AttemptFolder(next((place / "results").iterdir()) / "attempts").all()
     assert (record.state, record.content["error_kind"]) == (FAILED, "WeightsUnavailable")

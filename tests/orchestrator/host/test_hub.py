@@ -1,4 +1,4 @@
-"""A hub that does not answer is not asked again and again."""
+"""A hub that does not answer is skipped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.host.hub import download_host, is_reachable, offline_if_hub_is
 
 @pytest.fixture
 def answering(monkeypatch):
-    """Somebody who listens, as the hub."""
+    """A listening socket in place of the hub."""
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -24,13 +24,13 @@ def answering(monkeypatch):
         yield server
 
 
-def test_a_hub_that_answers_is_asked(answering):
+def test_a_hub_that_answers_is_used(answering):
     assert download_host() == answering.getsockname()
     with offline_if_hub_is_down([PRETRAINED]):
         assert not constants.HF_HUB_OFFLINE
 
 
-def test_a_hub_that_does_not_answer_is_not_asked_for_as_long_as_that(answering):
+def test_a_hub_that_does_not_answer_is_skipped_inside_the_block(answering):
     answering.close()
     assert not is_reachable(*download_host())
     with offline_if_hub_is_down([PACKAGE]):
@@ -38,3 +38,21 @@ def test_a_hub_that_does_not_answer_is_not_asked_for_as_long_as_that(answering):
     with offline_if_hub_is_down([PRETRAINED]):
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, ("huggingface.co", 443)),
+        ({"HF_ENDPOINT": "http://mirror"}, ("mirror", 80)),
+        ({"HF_ENDPOINT": "https://mirror:8443"}, ("mirror", 8443)),
+        ({"HTTPS_PROXY": "http://proxy:3128", "HF_ENDPOINT": "https://mirror"}, ("proxy", 3128)),
+        ({"all_proxy": "socks5://proxy"}, ("proxy", 80)),
+    ],
+)
+def test_a_download_connects_to_the_proxy_or_the_hub(monkeypatch, variables, address):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert download_host() == address

@@ -1,11 +1,10 @@
-"""Folders of trials whose numbers are generated, their pages, and a browser that keeps note of every request."""
+"""Folders of generated trials, their pages, and a browser that records every request."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moleflow.settings.knobs import method_knobs, version_settings
+from moleflow.settings.knobs import version_settings
 from orchestrator.html_report.make import make_page
 from orchestrator.html_report.page_data import PageData, gather_page_data
 from orchestrator.records import sweep_folder
@@ -38,7 +37,7 @@ def bench() -> ModuleType:
 
 @pytest.fixture
 def trial(bench: ModuleType) -> Callable[..., AttemptRows]:
-    """A trial of generated numbers; `also` are further factors, `attempt` changes to its row of the attempts table."""
+    """Make a trial of generated numbers; `also` adds factors, `attempt` changes its row."""
     draws = np.random.default_rng(0)
 
     def make(
@@ -52,7 +51,7 @@ def trial(bench: ModuleType) -> Callable[..., AttemptRows]:
 
 @pytest.fixture
 def failed(trial: Callable[..., AttemptRows]) -> Callable[..., AttemptRows]:
-    """A trial that ended with an error."""
+    """Make a trial that ended with an error."""
 
     def make(error: str = "out of memory", **given: Any) -> AttemptRows:
         rows = trial(**given)
@@ -64,7 +63,7 @@ def failed(trial: Callable[..., AttemptRows]) -> Callable[..., AttemptRows]:
 
 @pytest.fixture
 def keep(tmp_path: Path) -> Callable[..., Path]:
-    """Store trials as a sweep in a folder; where it is."""
+    """Store trials as a sweep in a folder, and return the folder."""
 
     def keep(
         trials: Sequence[AttemptRows],
@@ -93,19 +92,19 @@ def grid(trial: Callable[..., AttemptRows]) -> list[AttemptRows]:
 
 
 @pytest.fixture
-def evidence_of() -> Callable[[Path], PageData]:
-    """The evidence of a results folder."""
+def page_data_of() -> Callable[[Path], PageData]:
+    """The page_data of a results folder."""
 
     def of(place: Path) -> PageData:
         made, _ = make.make_report(place)
-        return gather_page_data(made, ResultStore(place), {"version": method_knobs()}, {"version": version_settings()})
+        return gather_page_data(made, ResultStore(place), version_settings())
 
     return of
 
 
 @pytest.fixture
 def page_of() -> Callable[[Path], Path]:
-    """Write the page of a results folder; where it is."""
+    """Write the page of a results folder, and return its path."""
 
     def write(place: Path) -> Path:
         made, _ = make.make_report(place)
@@ -116,7 +115,7 @@ def page_of() -> Callable[[Path], Path]:
 
 @pytest.fixture
 def content() -> Callable[[Path], dict[str, Any]]:
-    """The data that a page carries."""
+    """Read the data in a page."""
 
     def read(page: Path) -> dict[str, Any]:
         opens = '<script type="application/json" id="data">'
@@ -128,20 +127,9 @@ def content() -> Callable[[Path], dict[str, Any]]:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Any]:
-    """A headless Chromium that keeps what the console says and every request."""
-    driver = pytest.importorskip("selenium.webdriver", reason="no Selenium: pip install selenium")
-    program, service = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not service:
-        pytest.skip("no Chromium: apt-get install chromium chromium-driver")
-    options = driver.ChromeOptions()
-    options.binary_location = program
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for word in ("headless", "no-sandbox", "disable-gpu", "no-first-run", f"user-data-dir={tmp_path / 'browser'}"):
-        options.add_argument(f"--{word}")
-    opened = driver.Chrome(options=options, service=driver.ChromeService(service))
-    opened.get("about:blank")
+def watched(browser: Any) -> Any:
+    """A headless Chromium that records its console and every request."""
+    browser.get("about:blank")
     for kind in ("browser", "performance"):
-        opened.get_log(kind)  # What the browser's own first page asked for is left out.
-    yield opened
-    opened.quit()
+        browser.get_log(kind)  # Leave out the requests of the browser's own first page.
+    return browser

@@ -1,4 +1,4 @@
-"""The page in a browser, from disk: it works by mouse and by keyboard, wide and narrow, and asks nobody for anything."""
+"""The page in a browser, from disk: by mouse and keyboard, wide and narrow, without requests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.process
 WITHIN_S = 60
 
 
@@ -48,7 +49,7 @@ def test_charts_are_drawn_and_nothing_leaves_the_file(keep, grid, page_of, watch
     page = page_of(keep(grid))
     wide(watched, width, dark)
     watched.get(page.as_uri())
-    assert every(watched, ".sheet tbody tr")
+    assert every(watched, ".sortable tbody tr")
     plots = [plot for plot in every(watched, ".plot") if plot.is_displayed()]
     assert len(plots) > 8
     for plot in plots:
@@ -115,7 +116,7 @@ def test_tables_are_sorted_by_click_and_by_keyboard(keep, grid, page_of, watched
     from selenium.webdriver.common.keys import Keys
 
     watched.get(page_of(keep(grid)).as_uri())
-    table = watched.find_elements("css selector", "[data-sheet]")[-1]
+    table = watched.find_elements("css selector", "[data-table]")[-1]
 
     def column(k):
         return [
@@ -146,7 +147,7 @@ def test_a_trial_opens_and_closes_by_keyboard_and_colours_change(keep, grid, fai
     body = find(watched, "body")
     body.send_keys(Keys.TAB)
     assert watched.switch_to.active_element.text == "Skip to the tables"
-    link = watched.find_elements("css selector", "[data-sheet] .link")[5]
+    link = watched.find_elements("css selector", "[data-table] .link")[5]
     show(watched, link)
     link.send_keys(Keys.ENTER)
     dialog = find(watched, "dialog")
@@ -157,7 +158,7 @@ def test_a_trial_opens_and_closes_by_keyboard_and_colours_change(keep, grid, fai
     until(watched, lambda: dialog.find_elements("css selector", ".numbers tbody tr"))
     watched.switch_to.active_element.send_keys(Keys.ESCAPE)
     until(watched, lambda: not dialog.is_displayed())
-    broken = watched.find_elements("css selector", "[data-sheet] .link")[-1]
+    broken = watched.find_elements("css selector", "[data-table] .link")[-1]
     show(watched, broken)
     broken.click()
     assert "Traceback: out of memory" in dialog.text
@@ -186,7 +187,7 @@ def test_a_trial_opens_and_closes_by_keyboard_and_colours_change(keep, grid, fai
 def test_confounds_and_settings_without_effect_show_at_the_cell(keep, trial, page_of, watched):
     same = {"state_digest": "one", "scores_digest": "one"}
     watched.get(page_of(keep([trial(0.0, **same), trial(1.0, **same), trial(2.0, torch="2.0.0")])).as_uri())
-    table = find(watched, "[data-sheet]")
+    table = find(watched, "[data-table]")
     heads = [head.text for head in table.find_elements("css selector", "thead th")]
     assert "∅ no effect" in heads[1]
     assert "† torch: 2.0.0" in heads[3]
@@ -201,7 +202,7 @@ def test_what_comes_from_results_is_not_run(keep, trial, failed, page_of, watche
     )
     watched.get(page_of(place).as_uri())
     assert find(watched, "h1").text == " ".join(hostile.split())
-    for link in every(watched, "[data-sheet] .link"):
+    for link in every(watched, "[data-table] .link"):
         show(watched, link)
         link.click()
         find(watched, "dialog header button").click()

@@ -1,10 +1,10 @@
-"""Marginal means, against what they are means of."""
+"""Marginal means, compared with the values that they are means of."""
 
 from __future__ import annotations
 
 import pytest
 
-from orchestrator.html_report.marginal_means import MarginalMean, marginal_means
+from orchestrator.html_report.marginal_means import MarginalMeans, marginal_means
 from orchestrator.reports.final_metrics import MEAN
 
 
@@ -13,15 +13,15 @@ def of(variants, key, other):
 
 
 @pytest.fixture
-def variants(keep, trial, evidence_of):
+def variants(keep, trial, page_data_of):
     def made(settings):
         place = keep([trial(gamma, seed, also={"lora.rank": rank}) for gamma, rank, seed in settings])
-        return evidence_of(place).variants
+        return page_data_of(place).variants
 
     return made
 
 
-def test_only_what_every_value_was_run_with_is_averaged(variants):
+def test_only_settings_that_all_values_have_are_averaged(variants):
     found = variants([(g, r, s) for g in (0.0, 1.0) for r in (4, 8) for s in range(3)] + [(1.0, 64, 0)])
     means = of(found, "loss.focal_gamma", "lora.rank")
     assert (len(means.means), means.settings) == (2, 2)
@@ -44,8 +44,8 @@ def test_seeds_that_a_variant_lacks_are_left_out_of_all(variants):
 
 
 def test_values_that_share_no_setting_have_none(variants):
-    assert of(variants([(0.0, 4, 0), (1.0, 8, 0)]), "loss.focal_gamma", "lora.rank") == MarginalMean()
+    assert of(variants([(0.0, 4, 0), (1.0, 8, 0)]), "loss.focal_gamma", "lora.rank") == MarginalMeans()
 
 
 def test_values_that_share_no_seed_have_none(variants):
-    assert of(variants([(0.0, 4, 0), (1.0, 4, 1)]), "loss.focal_gamma", "lora.rank") == MarginalMean()
+    assert of(variants([(0.0, 4, 0), (1.0, 4, 1)]), "loss.focal_gamma", "lora.rank") == MarginalMeans()

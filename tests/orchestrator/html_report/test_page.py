@@ -1,4 +1,4 @@
-"""The page as a file: what it says of every kind of folder, that data stays data, and its size."""
+"""The page as a file: its contents for every kind of folder, escaping, and its size."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import optuna
 import pytest
 from PIL import Image
 
+from orchestrator.html_report import anomaly_maps, page
 from orchestrator.html_report.page import as_script, prose
 from orchestrator.results.store import ResultStore
 from orchestrator.results.thumbnails import ThumbnailStore
 from orchestrator.search import without_experimental_warnings
-from orchestrator.search.storage import journal
+from orchestrator.search.storage import open_journal
 
 HOSTILE = "</script><script>window.taken = 1</script>`<b>`"
 
@@ -59,7 +60,7 @@ def draw_pictures(place, rows):
         pictures.keep(row["image_digest"], lambda label=row["label"]: (image, mask if label else None))
 
 
-def test_the_command_writes_it_beside_the_report(finished, command):
+def test_the_command_writes_the_page_next_to_the_report(finished, command):
     ended = command("report", "results/small", "--html")
     assert ended.code == 0
     assert "results/small/report.html" in ended.err
@@ -80,20 +81,20 @@ def test_equal_results_make_equal_bytes(keep, grid, page_of):
     assert page_of(place).read_bytes() == page_of(place).read_bytes()
 
 
-def test_everything_that_the_report_says_stands_on_the_page(keep, grid, failed, page_of, content, evidence_of):
+def test_the_page_has_everything_in_the_report(keep, grid, failed, page_of, content, page_data_of):
     place = keep([*grid, failed(gamma=4.0)])
-    page, report = page_of(place), evidence_of(place).report
+    page, report = page_of(place), page_data_of(place).report
     text, data = page.read_text(), content(page)
     for line in (*report.missing, *(note for table in report.tables for note in table.notes)):
         assert str(prose(line)) in text
     assert "Data: embedded (generated images)" in text
     assert report.lock is not None
     assert report.lock.recipe.code in text
-    for table, sheet in zip(report.tables, data["sheets"], strict=False):
-        assert sorted(sheet["head"]) == sorted(table.header)
-        assert "Verdict" not in table.header or sheet["head"][1] == "Verdict"
-        order = [sheet["head"].index(name) for name in table.header]
-        rows = [[row[k] for k in order] for row in sheet["rows"]]
+    for table, on_page in zip(report.tables, data["tables"], strict=False):
+        assert sorted(on_page["head"]) == sorted(table.header)
+        assert "Verdict" not in table.header or on_page["head"][1] == "Verdict"
+        order = [on_page["head"].index(name) for name in table.header]
+        rows = [[row[k] for k in order] for row in on_page["rows"]]
         shown = [[data["names"][c] if isinstance(c, int) else c for c in row] for row in rows]
         assert shown == [[name, *([c.text] if c.bold else c.text for c in cells)] for name, cells in table.rows]
 
@@ -127,18 +128,18 @@ def test_the_policy_names_the_two_scripts_and_allows_no_address(keep, trial, pag
     assert "http" not in policy
 
 
-def test_one_trial_alone_and_none_at_all(keep, trial, failed, page_of, content):
+def test_a_single_trial(keep, trial, page_of, content):
     place = keep([trial()])
     data = content(page_of(place))
-    assert [sheet["title"] for sheet in data["sheets"]][-1] == "Trials"
-    assert "No anomaly maps are kept in this folder" in (place / "report.html").read_text()
+    assert [table["title"] for table in data["tables"]][-1] == "Trials"
+    assert "This folder keeps no anomaly maps of the best and the worst trials" in (place / "report.html").read_text()
     assert not any("against" in chart["title"] for chart in data["charts"])
 
 
-def test_a_sweep_of_which_nothing_finished(keep, failed, page_of, content):
+def test_a_sweep_without_finished_trials(keep, failed, page_of, content):
     page = page_of(keep([failed(), failed("no such file", gamma=1.0)]))
     data = content(page)
-    (trials,) = data["sheets"]
+    (trials,) = data["tables"]
     assert [row[3] for row in trials["rows"]] == ["failed", "failed"]
     assert "no finished trial yet" in page.read_text()
     assert data["charts"] == []
@@ -148,15 +149,31 @@ def test_the_best_and_the_worst_trial_of_a_variant_show_their_maps(keep, grid, p
     grid = [with_maps(rows) for rows in grid]
     place = keep(grid)
     draw_pictures(place, grid[0])
-    shows = content(page_of(place))["gallery"]["shows"]
+    shows = content(page_of(place))["maps"]["galleries"]
     assert len(shows) == 6
     for show in shows:
         assert [group["title"].partition(" images")[0] for group in show["groups"]] == ["Defective", "Normal"]
         assert [m["class"] for m in show["groups"][0]["maps"]] == ["leather", "grid"] * 3
         assert [m["score"] for m in show["groups"][0]["maps"]] == ["1.000"] * 2 + ["2.000"] * 2 + ["3.000"] * 2
-    gallery = content(place / "report.html")["gallery"]
+    gallery = content(place / "report.html")["maps"]
     assert set(gallery["masks"]) == {f"{name}1{rank}" for name in ("leather", "grid") for rank in range(3)}
-    assert len(gallery["pictures"]) == 12
+    assert len(gallery["thumbnails"]) == 12
+
+
+def test_a_gallery_is_cut_to_the_maps_of_a_page(keep, grid, page_of, content, monkeypatch):
+    """Six trials with two reasons each: of 24 maps, each reason gets two."""
+    grid = [with_maps(rows) for rows in grid]
+    place = keep(grid)
+    draw_pictures(place, grid[0])
+    monkeypatch.setattr(anomaly_maps, "MOST_MAPS", 24)
+    page = page_of(place)
+    galleries = content(page)["maps"]["galleries"]
+    assert [[len(group["maps"]) for group in one["groups"]] for one in galleries] == [[2, 2]] * 6
+    first = galleries[0]["groups"][0]["maps"][0]
+    assert (first["class"], first["score"], first["low"], first["high"]) == ("leather", "1.000", "0.5", "2.5")
+    assert "at most 2 images of each kind" in page.read_text()
+    monkeypatch.setattr(anomaly_maps, "MOST_MAPS", 1)
+    assert [len(one["groups"][0]["maps"]) for one in content(page_of(place))["maps"]["galleries"]] == [1] * 6
 
 
 def test_of_many_trials_the_best_and_the_worst_of_the_sweep_show_their_maps(keep, trial, page_of, content):
@@ -164,18 +181,18 @@ def test_of_many_trials_the_best_and_the_worst_of_the_sweep_show_their_maps(keep
     place = keep(trials)
     draw_pictures(place, trials[0])
     data = content(page_of(place))
-    assert [show["title"] for show in data["gallery"]["shows"]] == [
+    assert [show["title"] for show in data["maps"]["galleries"]] == [
         "highest Image AUROC of the sweep",
         "lowest Image AUROC of the sweep",
     ]
-    assert data["details"]["many"]
+    assert data["details"]["isLarge"]
     assert data["details"]["trials"][trials[0].attempt["trial_id"]]["seed"] == 0
 
 
 def test_a_search_shows_its_configurations_and_which_knobs_matter(keep, trial, page_of, content):
     place = keep([trial(), trial(1.0)])
     with without_experimental_warnings():
-        study = optuna.create_study(storage=journal(place), study_name="generated", direction="maximize")
+        study = optuna.create_study(storage=open_journal(place), study_name="generated", direction="maximize")
         study.set_metric_names(["image_auroc"])
         rate = optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)
         rank = optuna.distributions.CategoricalDistribution(("4", "8", "16"))
@@ -192,14 +209,14 @@ def test_a_search_shows_its_configurations_and_which_knobs_matter(keep, trial, p
     assert "Configurations, knob by knob" in titles
     best_so_far = [row[2] for row in titles["The course of the search: image_auroc"]["rows"]]
     assert best_so_far == sorted(best_so_far)
-    sheet = next(sheet for sheet in data["sheets"] if sheet["title"] == "Every configuration")
-    assert len(sheet["rows"]) == 13
-    assert sheet["rows"][11][2] == ["0.6100"]
-    assert sheet["rows"][12][1] == "failed"
-    assert sheet["rows"][12][-1] == "impossible"
+    table = next(table for table in data["tables"] if table["title"] == "Every configuration")
+    assert len(table["rows"]) == 13
+    assert table["rows"][11][2] == ["0.6100"]
+    assert table["rows"][12][1] == "failed"
+    assert table["rows"][12][-1] == "impossible"
 
 
-def test_what_workers_told_stands_with_its_trial(finished, page_of, content):
+def test_the_logs_of_workers_are_in_the_details(finished, page_of, content):
     place = finished / "results" / "small"
     details = content(page_of(place))["details"]
     assert details["logs"]
@@ -210,6 +227,7 @@ def test_what_workers_told_stands_with_its_trial(finished, page_of, content):
     assert details["shared"]["data.image_size"] == "32"
 
 
+@pytest.mark.process
 def test_two_thousand_trials_stay_under_five_megabytes(bench, tmp_path, page_of, content):
     place = tmp_path / "large"
     bench.generate(place, 400, 5)
@@ -220,3 +238,38 @@ def test_two_thousand_trials_stay_under_five_megabytes(bench, tmp_path, page_of,
     assert len(trials) == 2000
     assert sum(bool(trial["curves"]) for trial in trials.values()) == 2
     assert all("settings" not in trial for trial in trials.values())
+
+
+def test_a_minimised_objective_and_two_objectives(keep, trial, page_of, content):
+    place = keep([trial(), trial(1.0)])
+    with without_experimental_warnings():
+        study = optuna.create_study(
+            storage=open_journal(place), study_name="generated", directions=["minimize", "maximize"]
+        )
+        study.set_metric_names(["seconds", "aupro"])
+        rate = {"training.learning_rate": optuna.distributions.FloatDistribution(0, 9)}
+        for k, values in enumerate([(3.0, 0.5), (1.0, 0.25), (2.0, 0.75)]):
+            params = {"training.learning_rate": float(k)}
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=rate, values=values))
+    data = content(page_of(place))
+    charts = {chart["title"]: chart["rows"] for chart in data["charts"]}
+    assert charts["The course of the search: seconds"] == [[0, 3.0, 3.0], [1, 1.0, 1.0], [2, 2.0, 1.0]]
+    assert charts["The course of the search: aupro"] == [[0, 0.5, 0.5], [1, 0.25, 0.5], [2, 0.75, 0.75]]
+    assert not any("Importance" in title for title in charts), "it needs five configurations"
+    table = next(table for table in data["tables"] if table["title"] == "Every configuration")
+    assert table["rows"][1][2:4] == [["1.0000"], "0.2500"]
+    assert table["rows"][2][2:4] == ["2.0000", ["0.7500"]]
+    assert table["right"] == [1, 0, 1, 1, 1, 0]
+
+
+def test_warnings_before_any_figure(keep, trial, page_data_of):
+    same = {"state_digest": "one", "scores_digest": "one"}
+    trials = [trial(0.0, **same), trial(1.0, **same), *(trial(2.0, seed, torch="2.0.0") for seed in range(3))]
+    warnings = page._warnings(page_data_of(keep(trials, not_run=["0123456789ab"])))
+    texts = [re.sub(r"[0-9a-f]{12}", "CODE", text) for text in warnings]
+    assert texts[0].startswith("Data: embedded (generated images).")
+    assert texts[1].startswith("Incomplete: ")
+    assert texts[2] == "2 of 3 variants have fewer than three seeds, and so no t interval over seeds."
+    assert texts[3].startswith("1 of 3 variants are confounded (†)")
+    assert texts[4].startswith("2 of 3 variants (∅) have a setting without effect")
+    assert texts[5] == "5 of 5 trials are stale: other code than the present code (CODE) made them."

@@ -1,4 +1,4 @@
-"""The command `cache`, and sweeps that run while the cache is made smaller: no digit changes and no attempt is lost."""
+"""The command `cache`, and sweeps that run while entries are removed: no digit changes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,14 @@ def held(cache):
     return sum(entry.bytes for entry in cache_entries(cache))
 
 
-def grow_old(cache):
-    """As if nothing there had been used for days."""
+def age_entries(cache):
+    """Date the last use of every entry back by years."""
     for entry in cache_entries(cache):
         os.utime(entry.used, (1e9, 1e9))
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------
-
-
-def test_what_is_there_is_shown_by_kind(finished, command):
-    grow_old(finished / "cache")
+def test_entries_are_shown_by_kind(finished, command):
+    age_entries(finished / "cache")
     (finished / "cache/stages/ab").mkdir(exist_ok=True)
     (finished / "cache/stages/ab/.abcd.0").write_text("half")
     shown = command("cache").out.splitlines()
@@ -52,7 +49,7 @@ def test_what_is_there_is_shown_by_kind(finished, command):
 
 def test_a_budget_is_set_and_kept_from_then_on(finished, command):
     cache = finished / "cache"
-    grow_old(cache)
+    age_entries(cache)
     before = held(cache)
     refused = command("cache", "--evict")
     assert (refused.code, "has no budget" in refused.err) == (2, True)
@@ -67,7 +64,7 @@ def test_a_budget_is_set_and_kept_from_then_on(finished, command):
 
 
 @pytest.mark.parametrize("words", [("--budget", "much"), ("--clear", "results"), ("features",)])
-def test_what_is_not_understood_removes_nothing(finished, command, words):
+def test_an_invalid_option_removes_nothing(finished, command, words):
     before = held(finished / "cache")
     refused = command("cache", *words)
     assert refused.code == 2
@@ -81,9 +78,9 @@ def test_a_part_is_cleared(finished, command, part, left):
     assert {entry.part for entry in cache_entries(finished / "cache")} == {left}
 
 
-def test_what_a_running_sweep_uses_is_left_and_named(finished, command):
+def test_entries_in_use_are_kept_and_their_user_is_named(finished, command):
     cache = finished / "cache"
-    grow_old(cache)
+    age_entries(cache)
     used = next(entry for entry in cache_entries(cache) if entry.kind == "stages")
     with pinned_within_budget(cache):
         os.utime(used.used)
@@ -97,10 +94,7 @@ def test_what_a_running_sweep_uses_is_left_and_named(finished, command):
     assert len(ResultStore(finished / "results/small").finished()) == 4
 
 
-# ---- sweeps that run meanwhile -------------------------------------------------------------------------------------
-
-
-def test_a_budget_of_next_to_nothing_changes_no_digit(place, features, small_run, command, digits, monkeypatch):
+def test_a_tiny_budget_changes_no_digit(place, features, small_run, command, digits, monkeypatch):
     monkeypatch.setenv(VARIABLE, "1KB")
     with pinned_within_budget(place / "cache", look_every_s=0.05):
         assert command(*RUN).code == 0
@@ -109,32 +103,31 @@ def test_a_budget_of_next_to_nothing_changes_no_digit(place, features, small_run
     assert list((place / "cache/pins").glob("*.json")) == []
 
 
-def test_a_sweep_whose_cache_is_taken_away_all_the_time_has_the_same_digits(
-    place, features, small_run, command, digits
-):
-    """Without any pin: five times in turn the pack, or the stage, goes that was used least recently."""
+def test_removing_entries_during_a_sweep_changes_no_digit(place, features, small_run, command, digits):
+    """Without a pin the least recently used pack or stage is removed, five times in turn."""
     over, removed = threading.Event(), []
 
-    def take_away():
+    def remove_entries():
         while not over.wait(0.05) and len(removed) < 10:
             wanted = ("features", "stages")[len(removed) % 2]
             found = [entry for entry in cache_entries(place / "cache") if entry.kind == wanted]
             if found and remove_entry(min(found, key=lambda entry: entry.last_use)):
                 removed.append(wanted)
 
-    taking = threading.Thread(target=take_away)
-    taking.start()
+    thread = threading.Thread(target=remove_entries)
+    thread.start()
     try:
         ended = command(*RUN)
     finally:
         over.set()
-        taking.join()
+        thread.join()
     assert ended.code == 0, ended.err
     assert digits(place / "results/small") == digits(small_run / "results/small")
     assert removed[:2] == ["features", "stages"]
     assert [record.state for record in AttemptFolder(place / "results/small/attempts").all()] == ["finished"] * 4
 
 
+@pytest.mark.process
 def test_clearing_under_a_running_sweep_loses_no_attempt(place, small_run, start, command, digits, wait_until):
     cache = place / "cache"
     with pinned_within_budget(cache):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 
-@pytest.mark.parametrize("backend", ["inline", "local"])
+@pytest.mark.parametrize("backend", ["inline", pytest.param("local", marks=pytest.mark.process)])
 def test_stdout_holds_every_event_and_nothing_else(place, features, command, edit, backend):
     edit(seeds=1)
     ended = command("sweep.yaml", "--backend", backend, "--workers", "1", "--log-json")
@@ -27,7 +27,7 @@ def test_stdout_holds_every_event_and_nothing_else(place, features, command, edi
     assert "| Metric |" in ended.err
 
 
-def test_it_is_refused_where_nothing_is_followed(place, command):
+def test_log_json_is_refused_with_detach(place, command):
     ended = command("sweep.yaml", "--backend", "slurm", "--detach", "--log-json")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("error: --log-json: tells what trials do while the command follows them")
+    assert ended.err.startswith("error: --log-json: prints events while the command follows trials")

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs."""
+"""The view of a running sweep: plain lines, a picture on a terminal, JSON."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def finished(tally, trial, **facts):
     return Event("finished", trial, {"image_auroc": 0.9, "seconds": 12.0} | facts)
 
 
-def test_plain_lines_say_what_ended_and_how_long_the_rest_takes(tally, clock):
+def test_plain_lines_tell_each_end_and_the_time_left(tally, clock):
     console = plain()
     with LiveView(console, LABELS, 2, tally, clock=clock) as view:
         clock.now = 7.0  # starting workers takes its time, and says nothing about trials
@@ -80,7 +80,7 @@ def test_plain_lines_say_what_ended_and_how_long_the_rest_takes(tally, clock):
     ]
 
 
-def test_plain_lines_say_twice_a_minute_at_most_what_is_running(tally, clock):
+def test_plain_lines_tell_the_running_trials_twice_a_minute(tally, clock):
     console = plain()
     with LiveView(console, LABELS, 2, tally, clock=clock) as view:
         view.show(Event("started", "a"))
@@ -96,20 +96,20 @@ def test_plain_lines_say_twice_a_minute_at_most_what_is_running(tally, clock):
 
 def test_the_time_left_counts_parts_of_trials_and_forgets_failed_attempts(tally, clock):
     view = LiveView(plain(), LABELS, 2, tally, clock=clock)
-    assert view.scene().eta == "ETA …"
+    assert view.snapshot().eta == "ETA …"
     view.show(Event("started", "a"))
     clock.now = 3600.0
     view.show(epoch("a", 0, 4))
     clock.now = 4500.0
     view.show(epoch("a", 1, 1))
-    assert view.scene().eta == "ETA 5 h 0 min"  # taken up at epoch 4: 75 min for two, three ahead, then eight
+    assert view.snapshot().eta == "ETA 5 h 0 min"  # taken up at epoch 4: 75 min for two, three ahead, then eight
     view.show(Event("failed", "a", {"error": "no"}))
-    assert view.scene().eta == "ETA …"
+    assert view.snapshot().eta == "ETA …"
     tally.over |= {"a", "b"}
-    assert view.scene().eta == ""
+    assert view.snapshot().eta == ""
 
 
-def test_failures_waiting_and_interruptions_are_said(tally, clock):
+def test_failures_waiting_and_interruptions_are_printed(tally, clock):
     console = plain()
     with LiveView(console, LABELS, 2, tally, clock=clock) as view:
         view.show(Event("failed", "a", {"error": "ValueError: [b] of :x:"}))
@@ -128,7 +128,7 @@ def test_failures_waiting_and_interruptions_are_said(tally, clock):
 
 
 @pytest.mark.parametrize("make", [plain, terminal])
-def test_quiet_is_quiet(tally, clock, make):
+def test_quiet_prints_nothing(tally, clock, make):
     console = make()
     with LiveView(console, LABELS, 2, tally, quiet=True, clock=clock) as view:
         view.show(Event("failed", "a", {"error": "no"}))
@@ -136,7 +136,7 @@ def test_quiet_is_quiet(tally, clock, make):
     assert said(console) == []
 
 
-def test_a_terminal_has_a_line_a_running_trial_and_what_holds_of_all(tally, clock):
+def test_a_terminal_shows_a_line_per_running_trial_and_the_whole_sweep(tally, clock):
     console = terminal()
     view = LiveView(console, LABELS | {"c": "third"}, 3, tally, clock=clock)
     view.show(Event("started", "c"))
@@ -167,7 +167,7 @@ def test_a_picture_is_never_higher_than_its_terminal(tally, clock):
     assert len(lines) == 9
 
 
-def test_lines_that_are_said_stay_above_the_picture(tally, clock):
+def test_printed_lines_stay_above_the_picture(tally, clock):
     console = terminal()
     with LiveView(console, LABELS, 2, tally, clock=clock) as view:
         view.show(Event("started", "a"))

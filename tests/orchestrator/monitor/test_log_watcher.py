@@ -1,4 +1,4 @@
-"""A sweep that runs elsewhere, seen through its logs."""
+"""A sweep that another process runs, watched through its logs."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def epoch(number, loss=0.5):
     return {"task": 0, "tasks": 1, "task_name": "bolt", "epoch": number, "epochs": 10, "loss": loss}
 
 
-def test_what_was_logged_before_and_since(tmp_path, log):
+def test_events_before_and_after_the_start_are_read(tmp_path, log):
     now = 100.0
     seen = LogWatcher(tmp_path, lambda: now)
     log((0.0, "started", "a", {}), (60.0, "finished", "a", {"seconds": 60.0, "image_auroc": 0.8}))
     log((0.0, "finished", "another plan's", {"seconds": 9.0, "image_auroc": 0.9}))
     log((80.0, "started", "b", {}), (90.0, "epoch", "b", epoch(1)), (100.0, "epoch", "b", epoch(2)))
     states = {"a": ("finished", None), "b": ("running", None), "c": ("waiting", None), "d": ("queued", None)}
-    scene = seen.scene(status(tmp_path, **states))
-    assert scene.best == ("trial a", 0.8)
-    assert [(line.label, line.told, line.share) for line in scene.lines] == [
+    snapshot = seen.snapshot(status(tmp_path, **states))
+    assert snapshot.best == ("trial a", 0.8)
+    assert [(row.label, row.activity, row.share) for row in snapshot.rows] == [
         ("trial b", "bolt  epoch 2/10  loss 0.5", 0.2)
     ]
-    # b: 80 s at its pace weighs a fifth, 40 s by what a took the rest; c and d take 60 s each; one at a time.
-    assert scene.left_s == pytest.approx(0.2 * 80 + 0.8 * 40 + 120)
+    # b has 80 s left at its pace (weight 1/5) and 40 s by what a took; c and d take 60 s each.
+    assert snapshot.left_s == pytest.approx(0.2 * 80 + 0.8 * 40 + 120)
     log((110.0, "finished", "b", {"seconds": 30.0, "image_auroc": 0.9}))
     now = 110.0
     states |= {"b": ("finished", None), "c": ("cancelled", None), "d": ("cancelled", None)}
-    scene = seen.scene(status(tmp_path, **states))
-    assert (scene.best, scene.lines, scene.eta) == (("trial b", 0.9), (), "")
+    snapshot = seen.snapshot(status(tmp_path, **states))
+    assert (snapshot.best, snapshot.rows, snapshot.eta) == (("trial b", 0.9), (), "")
 
 
 def test_of_long_logs_only_ends_and_the_tail_are_read(tmp_path, log, monkeypatch):
@@ -60,11 +60,11 @@ def test_of_long_logs_only_ends_and_the_tail_are_read(tmp_path, log, monkeypatch
     log((0.0, "started", "a", {}), (60.0, "finished", "a", {"seconds": 60.0, "image_auroc": 0.8}))
     log(*((70.0 + n, "epoch", "b", epoch(n)) for n in range(1, 9)))
     states = {"a": ("finished", None), "b": ("running", None), "c": ("running", Event("epoch", "c", epoch(3)))}
-    scene = LogWatcher(tmp_path, lambda: 80.0).scene(status(tmp_path, **states))
-    assert scene.best == ("trial a", 0.8)
-    assert [line.told for line in scene.lines] == ["bolt  epoch 8/10  loss 0.5", "bolt  epoch 3/10  loss 0.5"]
+    snapshot = LogWatcher(tmp_path, lambda: 80.0).snapshot(status(tmp_path, **states))
+    assert snapshot.best == ("trial a", 0.8)
+    assert [row.activity for row in snapshot.rows] == ["bolt  epoch 8/10  loss 0.5", "bolt  epoch 3/10  loss 0.5"]
 
 
 def test_a_folder_without_logs(tmp_path):
-    scene = LogWatcher(tmp_path).scene(status(tmp_path, a=("running", None)))
-    assert ([line.label for line in scene.lines], scene.left_s, scene.use) == (["trial a"], None, ())
+    snapshot = LogWatcher(tmp_path).snapshot(status(tmp_path, a=("running", None)))
+    assert ([row.label for row in snapshot.rows], snapshot.left_s, snapshot.use) == (["trial a"], None, ())

@@ -1,85 +1,105 @@
-"""What events add up to: states aside, who runs, how fast, the best so far."""
+"""The progress of a sweep: running trials, activity in words, the best result."""
 
 from __future__ import annotations
 
-from orchestrator.monitor.progress import SweepProgress
+from orchestrator.monitor.progress import STARTS, SweepProgress
 from orchestrator.monitor.snapshot import ProgressSnapshot, duration_text, summary_line
-from orchestrator.monitor.speed import LATEST_TRIALS, PAUSE_S, Speed
 from orchestrator.records.events import Event
 
 
-def test_the_best_is_the_best_that_finished():
-    heard = SweepProgress({"a": "first", "b": "second"})
+def test_the_best_finished_trial_is_shown():
+    progress = SweepProgress({"a": "first", "b": "second"})
     for now, (trial, auroc) in enumerate((("a", 0.75), ("b", None), ("b", 0.5))):
-        heard.hear(Event("started", trial), now)
-        heard.hear(Event("finished", trial, {"image_auroc": auroc}), now + 0.5)
-    scene = heard.scene(9.0, {"finished": 2}, 0)
-    assert (scene.best, scene.over, scene.left_s) == (("first", 0.75), True, 0.0)
-    assert summary_line(scene) == "2 finished  1,200 trials/h  best so far: image AUROC 0.7500 (first)"
+        progress.on_event(Event("started", trial), now)
+        progress.on_event(Event("finished", trial, {"image_auroc": auroc}), now + 0.5)
+    snapshot = progress.snapshot(9.0, {"finished": 2}, 0)
+    assert (snapshot.best, snapshot.over, snapshot.left_s) == (("first", 0.75), True, 0.0)
+    assert summary_line(snapshot) == "2 finished  1,200 trials/h  best so far: image AUROC 0.7500 (first)"
 
 
-def test_who_runs_is_told_by_whoever_knows_better():
-    heard = SweepProgress({"a": "first", "b": "second"})
-    heard.hear(Event("started", "a", {"worker": "local-7-0"}), 0.0)
-    assert heard.workers == ["local-7-0"]
-    assert [line.label for line in heard.scene(1.0, {}, 0).lines] == ["first"]
-    assert [line.label for line in heard.scene(1.0, {}, 0, alive=["b"]).lines] == ["second"]
+def test_known_running_trials_replace_those_of_the_events():
+    progress = SweepProgress({"a": "first", "b": "second"})
+    progress.on_event(Event("started", "a", {"worker": "local-7-0"}), 0.0)
+    assert progress.workers == ["local-7-0"]
+    assert (progress.is_running("a"), progress.is_running("b")) == (True, False)
+    assert [row.label for row in progress.snapshot(1.0, {}, 0).rows] == ["first"]
+    silent = progress.snapshot(1.0, {}, 0, alive=["b"])
+    assert [row.label for row in silent.rows] == ["second"]
+    assert (silent.over, silent.left_s) == (False, None)
 
 
-def test_a_trial_that_is_tried_again_waits_again():
-    heard = SweepProgress({}, {"a": 10.0, "b": 20.0})
-    heard.learn(Event("finished", "b", {"seconds": 20.0}))
-    assert heard.scene(0.0, {}, 2).left_s == 30.0
-    heard.hear(Event("started", "a"), 0.0)
-    heard.hear(Event("failed", "a"), 1.0, over=False)
-    assert heard.scene(1.0, {}, 2).left_s == 30.0
-    heard.hear(Event("failed", "a"), 1.0)
-    assert heard.scene(1.0, {}, 1).left_s == 20.0
+def test_a_retried_trial_waits_again():
+    progress = SweepProgress({}, {"a": 10.0, "b": 20.0})
+    progress.learn(Event("finished", "b", {"seconds": 20.0}))
+    assert progress.snapshot(0.0, {}, 2).left_s == 30.0
+    progress.on_event(Event("started", "a"), 0.0)
+    progress.on_event(Event("failed", "a"), 1.0, over=False)
+    assert progress.snapshot(1.0, {}, 2).left_s == 30.0
+    progress.on_event(Event("failed", "a"), 1.0)
+    assert progress.snapshot(1.0, {}, 1).left_s == 20.0
 
 
-def test_speeds_are_those_of_the_latest_and_begin_anew_after_a_pause():
-    speed = Speed()
-    assert (speed.trials_an_hour(5.0), speed.epochs_a_second(5.0)) == (None, None)
-    speed.note(0.0)
-    for n in range(1, 2 * LATEST_TRIALS):
-        speed.note(10.0 * n, trials=1, epochs=5)
-    now = 10.0 * (2 * LATEST_TRIALS - 1)
-    assert (speed.trials_an_hour(now), speed.epochs_a_second(now)) == (360.0, 0.5)
-    assert speed.trials_an_hour(now + 200) == 180.0
-    speed.note(now + 2 * PAUSE_S, trials=1)
-    assert speed.trials_an_hour(now + 2 * PAUSE_S + 36) == 100.0
+def test_the_worker_s_own_duration_counts_more_than_the_time_between_events():
+    progress = SweepProgress({})
+    for trial, facts in (("a", {"seconds": 10.0}), ("b", {})):
+        progress.on_event(Event("started", trial), 0.0)
+        progress.on_event(Event("finished", trial, facts), 30.0)
+    # 10 s by the worker of a, 30 s between the events of b: 20 s on average.
+    assert progress.snapshot(30.0, {}, 1).left_s == 20.0
 
 
-def test_times_are_spelled_in_two_units():
+def test_work_is_shared_among_as_many_trials_as_ran_at_once_lately():
+    progress = SweepProgress({})
+    progress.learn(Event("finished", "x", {"seconds": 60.0}))
+    for trial in "abc":
+        progress.on_event(Event("started", trial), 0.0)
+    for trial in "abc":
+        progress.on_event(Event("failed", trial), 0.0)
+    assert progress.snapshot(0.0, {}, 6).left_s == 120.0
+    for n in range(STARTS):
+        progress.on_event(Event("started", f"alone {n}"), 0.0)
+        progress.on_event(Event("failed", f"alone {n}"), 0.0)
+    assert progress.snapshot(0.0, {}, 6).left_s == 360.0
+
+
+def test_more_trials_than_the_plan_knows_are_of_the_common_kind():
+    progress = SweepProgress({}, {"a": 10.0})
+    progress.learn(Event("finished", "a", {"seconds": 20.0}))
+    # One of 10 steps takes 20 s; the two unknown ones take the mean of all, 20 s each.
+    assert progress.snapshot(0.0, {}, 3).left_s == 60.0
+
+
+def test_durations_have_two_units():
     assert [duration_text(s) for s in (0, 59.6, 200, 7500)] == ["0 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]
     assert ProgressSnapshot({}, over=True).eta == ""
+    assert ProgressSnapshot({}).eta == "ETA …"
 
 
-def test_a_line_says_what_a_trial_is_at_also_where_nothing_is_told():
-    heard = SweepProgress({"a": "first"})
+def test_a_trial_s_activity_is_known_between_its_events():
+    progress = SweepProgress({"a": "first"})
     facts = {"task": 0, "tasks": 2, "task_name": "bolt", "epochs": 2, "loss": 0.5}
-    seen = []
-    for now, (kind, told) in enumerate(
-        (
-            ("started", {}),
-            ("features", {"done": 3, "total": 9}),
-            ("features", {"done": 9, "total": 9}),
-            ("epoch", facts | {"epoch": 1}),
-            ("epoch", facts | {"epoch": 2}),
-            ("features", {"done": 4, "total": 4}),
-            ("task", {"task": 0, "tasks": 2, "task_name": "bolt"}),
-            ("features", {"done": 9, "total": 9}),
-        )
-    ):
-        heard.hear(Event(kind, "a", told), now)
-        seen.append(heard.scene(now, {}, 0).lines[0].told)
-    assert seen == [
-        "starting",
-        "features 3/9",
-        "training",
-        "bolt  epoch 1/2  loss 0.5",
-        "bolt  scoring",
-        "scoring",
-        "bolt  done",
-        "training",
+    events = (
+        ("started", {}),
+        ("features", {"done": 3, "total": 9}),
+        ("features", {"done": 9, "total": 9}),
+        ("epoch", facts | {"epoch": 1}),
+        ("epoch", facts | {"epoch": 2}),
+        ("features", {"done": 4, "total": 4}),
+        ("task", {"task": 0, "tasks": 2, "task_name": "bolt"}),
+        ("features", {"done": 9, "total": 9}),
+    )
+    shown = []
+    for now, (kind, told) in enumerate(events):
+        progress.on_event(Event(kind, "a", told), now)
+        row = progress.snapshot(now, {}, 0).rows[0]
+        shown.append((row.activity, row.share))
+    assert shown == [
+        ("starting", None),
+        ("features 3/9", None),
+        ("training", None),
+        ("bolt  epoch 1/2  loss 0.5", 0.25),
+        ("bolt  scoring", 0.5),
+        ("scoring", 0.5),
+        ("bolt  done", 0.5),
+        ("training", 0.5),
     ]

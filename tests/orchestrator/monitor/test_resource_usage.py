@@ -1,58 +1,100 @@
-"""Memory from /proc, GPUs from nvidia-smi's own words."""
+"""Memory of the workers' processes, and load of GPUs as NVML reports it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
-from orchestrator.monitor.resource_usage import ResourceMonitor, gpu_words, resident_bytes
+import psutil
+import pynvml
+import pytest
 
-EATS = "held = bytearray(60_000_000); print('ready', flush=True); input()"
+from orchestrator.monitor.resource_usage import EVERY_S, ResourceMonitor, resident_bytes
+
+GROW = "data = bytearray(60_000_000); print('ready', flush=True); input()"
 
 
-def test_the_memory_of_a_driver_and_of_what_is_below_it():
-    alone = resident_bytes([f"inline-{os.getpid()}"])
-    assert alone > 10e6
-    before = resident_bytes([f"local-{os.getpid()}-0"])
-    words = [sys.executable, "-c", EATS]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+def test_memory_is_that_of_an_inline_driver_or_of_the_processes_below_it():
+    assert resident_bytes([f"inline-{os.getpid()}"]) == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    workers = [f"local-{os.getpid()}-0", f"local-{os.getpid()}-1"]
+    before = resident_bytes(workers)
+    command = [sys.executable, "-c", GROW]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "ready\n"
-        grown = resident_bytes([f"local-{os.getpid()}-0", f"local-{os.getpid()}-1"]) - before
-        assert 60e6 < grown < 120e6
+        assert 60e6 < resident_bytes(workers) - before < 120e6
+        assert resident_bytes([f"ray-{os.getpid()}-a"]) - before > 60e6
         child.communicate("\n")
-    assert resident_bytes([f"local-{os.getpid()}-0"]) < before + 60e6
-    assert resident_bytes(["slurm-7_0", ""]) == 0
+    assert resident_bytes(workers) < before + 60e6
 
 
-def test_a_process_that_is_gone_is_left_out(tmp_path):
-    for pid, parent, pages in ((5, 1, 10), (6, 5, 100), (7, 6, 1000), (8, 1, 10_000)):
-        (tmp_path / str(pid)).mkdir()
-        fields = ["S", str(parent), *["0"] * 19, str(pages)]
-        (tmp_path / f"{pid}/stat").write_text(f"{pid} (a (b) c) {' '.join(fields)}\n")
-    (tmp_path / "9").mkdir()
-    (tmp_path / "9/stat").write_text("")
-    size = os.sysconf("SC_PAGE_SIZE")
-    assert resident_bytes(["local-5-0"], tmp_path) == 1100 * size
-    assert resident_bytes(["inline-5"], tmp_path) == 10 * size
-    assert resident_bytes(["ray-4711-a"], tmp_path) == 0
+def test_unknown_and_dead_drivers_use_no_memory():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert resident_bytes([f"inline-{process.pid}", f"local-{process.pid}-0", "slurm-7_0", ""]) == 0
 
 
-def test_gpus_as_nvidia_smi_tells_of_them():
-    answer = "0, 34, 3174, 81920\n1, [N/A], [N/A], [N/A]\nnonsense\n"
-    assert gpu_words(answer) == ("GPU 0 34% 3.1 of 80 GiB", "GPU 1")
-    assert gpu_words("") == ()
+class Nvml:
+    """NVML of a machine with two GPUs, of which the second measures nothing."""
+
+    def __init__(self):
+        self.calls = []
+
+    def nvmlInit(self):
+        self.calls.append("init")
+
+    def nvmlShutdown(self):
+        self.calls.append("shutdown")
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlDeviceGetUtilizationRates(self, handle):
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        self.calls.append("measure")
+        return SimpleNamespace(gpu=34, memory=1)
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(used=3174 * 2**20, total=80 * 2**30, free=0)
 
 
-def test_it_is_looked_up_every_few_seconds_and_never_waited_for(tmp_path, monkeypatch):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, 5, 1024, 2048'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    use = ResourceMonitor()
-    assert use.look([], 0.0) == ()
-    use._asked.wait(timeout=30)
-    assert use.look([], 4.0) == ()
-    assert use.look([], 5.0) == ("GPU 0 5% 1.0 of 2 GiB",)
-    use.close()
-    assert use._asked is None
+@pytest.fixture
+def nvml(monkeypatch):
+    fake = Nvml()
+    for name in dir(fake):
+        if name.startswith("nvml"):
+            monkeypatch.setattr(pynvml, name, getattr(fake, name))
+    return fake
+
+
+def test_gpus_show_load_and_memory_as_far_as_they_measure_them(nvml):
+    monitor = ResourceMonitor()
+    assert monitor.measure([], 0.0) == ("GPU 0 34% 3.1 of 80 GiB", "GPU 1")
+
+
+def test_a_measurement_is_reused_for_some_seconds_and_nvml_is_opened_once(nvml):
+    monitor = ResourceMonitor()
+    for now in (0.0, EVERY_S - 0.1, EVERY_S, EVERY_S + 1):
+        monitor.measure([], now)
+    monitor.close()
+    monitor.close()
+    assert nvml.calls == ["init", "measure", "measure", "shutdown"]
+
+
+def test_without_nvidia_s_driver_no_gpu_is_shown(monkeypatch):
+    def no_driver():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: pytest.fail("NVML was never opened"))
+    monitor = ResourceMonitor()
+    (words,) = monitor.measure([f"inline-{os.getpid()}"], 0.0)
+    assert words.startswith("memory 0.")
+    monitor.close()

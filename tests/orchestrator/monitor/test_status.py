@@ -1,4 +1,4 @@
-"""What trials are doing, read from the folders of real runs: going on, killed, silent, finished, on a disk that cannot be written."""
+"""The states of trials in the folders of real runs: running, killed, silent, read-only."""
 
 from __future__ import annotations
 
@@ -52,31 +52,32 @@ class Cluster:
         return len(trial_ids)
 
 
-def test_a_finished_sweep_is_told_from_its_parts_alone(finished):
+def test_the_parts_alone_tell_that_a_sweep_has_finished(finished):
     shutil.rmtree(finished / "results/small/events")
     for path in (finished / "results/small/attempts").iterdir():
         path.write_text("not read")
     status, trials = look(finished)
-    assert (status.name, status.dataset, status.going) == ("small", "images", False)
+    assert (status.name, status.dataset, status.is_active) == ("small", "images", False)
     assert {state: n for state, n in status.counts.items() if n} == {"finished": 4}
     assert list(trials) == [f"focal_gamma={gamma} seed={seed}" for gamma in (0, 2) for seed in (0, 1)]
     assert {trial.attempt for trial in trials.values()} == {1}
     assert status.elapsed_s >= 0
 
 
-def test_the_time_of_a_finished_sweep_stands_still(finished):
+def test_the_elapsed_time_of_a_finished_sweep_is_constant(finished):
     first = look(finished)[0]
     assert first.started_at < first.last_at < time.time()
     assert look(finished)[0] == first
 
 
+@pytest.mark.process
 def test_a_sweep_that_is_running_in_another_process(place, features, edit, start, wait_until):
     edit(**SHORT_AND_LONG)
     running = start("sweep.yaml", "--workers", "1")
     wait_until(lambda: begun(place) and look(place)[0].counts["finished"])
     wait_until(lambda: (told := look(place)[1]["epochs=100000 seed=0"].progress) and told.kind == "epoch")
     status, trials = look(place)
-    assert (status.going, status.counts["running"], status.counts["finished"]) == (True, 1, 1)
+    assert (status.is_active, status.counts["running"], status.counts["finished"]) == (True, 1, 1)
     long = trials["epochs=100000 seed=0"]
     assert (long.state, long.attempt, long.host, long.job) == ("running", 1, socket.gethostname(), None)
     assert long.worker == f"local-{running.process.pid}-0"
@@ -92,6 +93,7 @@ def test_a_sweep_that_is_running_in_another_process(place, features, edit, start
     assert look(place)[1][long.label].state == "cancelled"
 
 
+@pytest.mark.process
 def test_after_kill_9_of_everything(place, features, edit, start, wait_until):
     edit(**SHORT_AND_LONG)
     running = start("sweep.yaml", "--workers", "1")
@@ -103,10 +105,11 @@ def test_after_kill_9_of_everything(place, features, edit, start, wait_until):
     status, trials = look(place)
     dead = trials["epochs=100000 seed=0"]
     assert (dead.state, dead.attempt, dead.error, dead.progress) == ("failed", 1, UNSEEN, None)
-    assert (status.going, status.counts["finished"]) == (False, 1)
+    assert (status.is_active, status.counts["finished"]) == (False, 1)
     assert tree(place / "results") == before
 
 
+@pytest.mark.process
 def test_a_host_that_falls_silent_and_comes_back(place, features, edit, start, wait_until):
     edit(grid=None, seeds=1, report=None, base={"extends": "base.yaml", "epochs": 100000})
     own = next(
@@ -127,7 +130,7 @@ def test_a_host_that_falls_silent_and_comes_back(place, features, edit, start, w
     age(20)
     assert status().state == "unknown"
     assert status().reason.startswith("no sign of life from afar for 2")
-    assert look(place)[0].going
+    assert look(place)[0].is_active
     age(70)
     assert (status().state, status().error) == ("failed", UNSEEN)
     there.signal(signal.SIGCONT)
@@ -153,7 +156,7 @@ def test_a_folder_that_cannot_be_written(finished, start, command):
     assert tree(finished / "results") == before
 
 
-def test_a_damaged_part_is_said_and_its_trials_are_not_finished(finished):
+def test_a_damaged_part_is_named_and_its_trials_are_not_finished(finished):
     part = max((finished / "results/small/parts/scores").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-20])
     status, trials = look(finished)
@@ -163,14 +166,14 @@ def test_a_damaged_part_is_said_and_its_trials_are_not_finished(finished):
     assert {(trial.state, trial.reason) for trial in lost} == {("waiting", NO_PART)}
 
 
-def test_a_sweep_whose_folder_was_just_made(finished):
+def test_a_sweep_without_results_waits(finished):
     for name in ("parts", "attempts", "events", "tables"):
         shutil.rmtree(finished / "results/small" / name)
     status, _ = look(finished)
     assert (status.counts["waiting"], status.started_at, status.elapsed_s, status.damaged) == (4, None, 0.0, ())
 
 
-def test_the_last_error_stays_while_a_trial_is_tried_again(place, finished):
+def test_the_latest_error_is_shown_while_a_trial_is_retried(place, finished):
     shutil.rmtree(finished / "results/small/parts")
     trial_id = look(finished)[0].trials[0].trial_id
     for path in (finished / "results/small/attempts").iterdir():

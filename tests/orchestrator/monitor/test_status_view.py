@@ -1,4 +1,4 @@
-"""How a status looks: lines, a picture on a terminal, JSON; and watching until nothing goes on."""
+"""A status as lines, as a picture on a terminal and as JSON; watching until nothing is active."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.monitor.status_view import (
     status_json,
     status_lines,
     status_picture,
-    time_text,
+    watch_picture,
     watch_status,
 )
 from orchestrator.records.events import Event
@@ -68,7 +68,7 @@ def test_at_most_forty_lines_and_what_is_left_out():
     assert len(status_lines(status, None)) == 5 + 103
 
 
-def test_damage_is_said():
+def test_damage_is_shown():
     status = replace(STATUS, damaged=(Damage(Path("parts/scores/x.parquet"), "it is missing"),))
     assert "damaged:  parts/scores/x.parquet: it is missing; its trials run again" in status_lines(status)
 
@@ -85,7 +85,7 @@ def test_a_terminal_that_is_too_narrow_cuts_cells_and_keeps_a_line_a_trial():
     assert all(trial.label in row for row, trial in zip(rows, (TRIALS[n] for n in (1, 3, 2, 0)), strict=True))
 
 
-def test_columns_with_nothing_in_them_are_left_out():
+def test_empty_columns_are_left_out():
     lines = status_lines(replace(STATUS, trials=(TRIALS[0],)))
     assert lines[4:] == ["trial         label           state     attempt", "aaaaaaaaaaaa  gamma=0 seed=0  finished  1"]
 
@@ -130,15 +130,15 @@ def test_json_has_every_trial_with_every_key():
     assert {tuple(trial) for trial in told["trials"]} == {tuple(told["trials"][1])}
 
 
-def test_what_is_watched_is_what_a_driver_shows_and_under_it_the_rest():
-    lines = tuple(RunningTrialRow(f"running {n}", "grid  epoch 3/40", 0.5, 60.0) for n in range(30))
-    scene = ProgressSnapshot(
-        {"running": 30, "failed": 1}, lines, 12.0, 0.5, ("best one", 0.875), ("memory 1.0 GB",), 90.0
+def test_watching_shows_the_driver_s_picture_and_the_other_trials():
+    rows = tuple(RunningTrialRow(f"running {n}", "grid  epoch 3/40", 0.5, 60.0) for n in range(30))
+    snapshot = ProgressSnapshot(
+        {"running": 30, "failed": 1}, rows, 12.0, 0.5, ("best one", 0.875), ("memory 1.0 GB",), 90.0
     )
     waiting = tuple(replace(TRIALS[2], trial_id=f"{n:012x}") for n in range(20))
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100, height=24, color_system=None)
     with terminal.capture() as capture:
-        terminal.print(time_text(replace(STATUS, trials=(*TRIALS, *waiting)), scene, 24))
+        terminal.print(watch_picture(replace(STATUS, trials=(*TRIALS, *waiting)), snapshot, 24))
     shown = [line.rstrip() for line in capture.get().splitlines()]
     assert shown[0] == "sweep:    s: Does [gamma] matter?"
     assert shown[2].split() == ["running", "0", "━" * 8, "50%", "grid", "epoch", "3/40", "ETA", "1", "min", "0", "s"]
@@ -170,7 +170,7 @@ def going(*states):
         (["waiting", "waiting"], ["1 waiting"]),
     ],
 )
-def test_watching_without_a_terminal_says_what_changes_until_nothing_goes_on(states, said):
+def test_watching_without_a_terminal_prints_changes_until_nothing_is_active(states, said):
     console = Console(file=(page := io.StringIO()))
     look = going(*states)
     watch_status(look, console, every_s=0)
@@ -179,7 +179,7 @@ def test_watching_without_a_terminal_says_what_changes_until_nothing_goes_on(sta
         look()
 
 
-def test_watching_on_a_terminal_renews_one_picture(small_run):
+def test_watching_on_a_terminal_refreshes_one_picture(small_run):
     console = Console(file=(page := io.StringIO()), force_terminal=True, width=120, height=8, color_system=None)
     watch_status(StatusReader(small_run / "results/small").look, console, every_s=0)
     assert "trials:   4: 4 finished" in page.getvalue()

@@ -1,4 +1,4 @@
-"""The lines of one trial: over attempts and workers, each once, and with ends that no worker could tell."""
+"""The log of one trial over its attempts and workers, each line once, with unlogged ends."""
 
 from __future__ import annotations
 
@@ -48,47 +48,47 @@ def test_all_attempts_and_workers_in_order_and_nothing_of_other_trials(tmp_path:
     again.end(FINISHED)
     second("finished", seconds=2.04, image_auroc=0.5)
     log = TrialLog(tmp_path, TRIAL)
-    assert without_times(log.look()) == [
+    assert without_times(log.read_new()) == [
         "attempt 1  w-0  started",
         f"attempt 1  w-0  failed: Diverged: nan\n{TRACE.rstrip()}",
         "attempt 2  w-1  started",
         "attempt 2  w-1  grid  epoch 40/40  loss 1.234",
         "attempt 2  w-1  finished  image AUROC 0.5000  2.0 s",
     ]
-    assert log.look() == []
+    assert log.read_new() == []
 
 
-def test_each_line_once_from_look_to_look(tmp_path: Path, records: AttemptFolder) -> None:
+def test_each_line_is_read_once(tmp_path: Path, records: AttemptFolder) -> None:
     log, tell = TrialLog(tmp_path, TRIAL), worker(tmp_path, "w-0", 1)
-    assert log.look(last=False) == []
+    assert log.read_new(last=False) == []
     begun = records.begin(TRIAL, row={"worker": "w-0"})
     tell("started")
-    assert without_times(log.look(last=False)) == ["attempt 1  w-0  started"]
+    assert without_times(log.read_new(last=False)) == ["attempt 1  w-0  started"]
     begun.end(FINISHED)  # The worker closes the record a moment before it logs the end.
-    assert log.look(last=False) == []
+    assert log.read_new(last=False) == []
     tell("finished", seconds=1.0, image_auroc=None)
-    assert without_times(log.look(last=False)) == ["attempt 1  w-0  finished  1.0 s"]
-    assert log.look() == []
+    assert without_times(log.read_new(last=False)) == ["attempt 1  w-0  finished  1.0 s"]
+    assert log.read_new() == []
 
 
-def test_ends_that_no_worker_could_log(tmp_path: Path, records: AttemptFolder) -> None:
+def test_ends_that_only_the_record_tells(tmp_path: Path, records: AttemptFolder) -> None:
     log = TrialLog(tmp_path, TRIAL)
     died = records.begin(TRIAL, row={"worker": "w-0"})
     died.end(FAILED, error="the worker process died by signal 9", error_kind=WORKER_DIED)
-    assert log.look(last=False) == []
-    assert without_times(log.look(last=False)) == ["attempt 1  w-0  failed: the worker process died by signal 9"]
+    assert log.read_new(last=False) == []
+    assert without_times(log.read_new(last=False)) == ["attempt 1  w-0  failed: the worker process died by signal 9"]
     records.begin(TRIAL, row={"worker": "w-1"}).end(INTERRUPTED, error="cancelled", error_kind=CANCELLED)
-    assert without_times(log.look()) == ["attempt 2  w-1  cancelled"]
+    assert without_times(log.read_new()) == ["attempt 2  w-1  cancelled"]
     worker(tmp_path, "w-1", 2)("cancelled", error="cancelled")
-    assert log.look() == []
+    assert log.read_new() == []
 
 
-def test_an_attempt_that_died_and_is_not_buried(tmp_path: Path, records: AttemptFolder) -> None:
+def test_a_dead_attempt_without_a_recorded_end(tmp_path: Path, records: AttemptFolder) -> None:
     begun = records.begin(TRIAL, row={"worker": "w-0"})
     begun.record.path.write_text('{"state": "running", "host": "afar", "pid": 1, "row": {"worker": "w-0"}}')
     begun.withdraw()  # It is not ours any more, so that the file stays, and nobody touches it.
     os.utime(begun.record.path, (1e9, 1e9))
-    (line,) = TrialLog(tmp_path, TRIAL).look()
+    (line,) = TrialLog(tmp_path, TRIAL).read_new()
     assert line.startswith("2001-09-")
     assert line.endswith(f"attempt 1  w-0  failed: {UNSEEN}")
 

@@ -1,4 +1,4 @@
-"""What a plan says that sharing saves, against counts made by hand."""
+"""The work of a plan with and without sharing, against counts made by hand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 from orchestrator.plan.cost_estimate import (
     ImageCounts,
-    MoreEpochs,
     WorkEstimate,
     estimate_work,
     seconds_per_step,
     steps_per_epoch,
+    steps_to_train,
 )
 from orchestrator.sweep import expansion
 from orchestrator.sweep.sweep import make_sweep
@@ -25,7 +25,8 @@ INPUTS = Inputs({"leather": "a", "grid": "b"}, "weights", "generated")
 def trials_of(grid: dict[str, list[object]], seeds: int = 1, **settings: object) -> list[Trial]:
     base = {"extends": "demo", "data.tasks": [*IMAGES], "training.epochs": 3, "training.batch_size": 8, **settings}
     document = {"name": "work", "version": "v3", "base": base, "grid": grid, "seeds": seeds}
-    return expansion.trials(make_sweep(document, "the test", Path(), data_root=None, environment={}), INPUTS)
+    sweep = make_sweep(document, "the test", Path(), data_root=None, environment={})
+    return expansion.trials_of(sweep, expansion.expand(sweep).variants, lambda _: INPUTS)
 
 
 def test_scoring_shares_everything_and_seeds_share_features() -> None:
@@ -41,35 +42,10 @@ def test_hours_count_each_distinct_stage_once_by_its_own_steps() -> None:
     assert estimate_work(trials, IMAGES, {"leather": 2.0}).hours is None
 
 
-def test_what_is_trained_already_costs_nothing_any_more() -> None:
+def test_stages_that_are_trained_cost_nothing() -> None:
     done, left = trials_of({"image_score": ["max", "top_k"]})
     found = estimate_work([left], IMAGES, {"leather": 1.0, "grid": 1.0}, there=[done])
     assert (found.stages, found.hours and found.hours[1]) == ((2, 0), 0.0)
-
-
-def test_hours_of_more_epochs_are_those_of_the_added_ones() -> None:
-    seconds = {"leather": 2.0, "grid": 10.0}
-    trials = trials_of({"epochs": [12, 3, 6]}, drop_last=False, **{"training.schedule": "constant"})
-    found = estimate_work(trials, IMAGES, seconds)
-    first, second = 3 * 2.0, 1 * 10.0  # of one epoch
-    alone, shared = 21 * (first + second), 12 * first + 21 * second
-    assert found.hours == pytest.approx((alone / 3600, shared / 3600))
-    assert found.stages == (6, 6)
-    assert found.more_epochs == (MoreEpochs(6, 3, True, 1), MoreEpochs(12, 6, True, 1))
-    # What is trained already counts as well, and is not said of itself.
-    left = estimate_work([trials[0]], IMAGES, seconds, there=[trials[1]])
-    assert left.hours == pytest.approx((12 * (first + second) / 3600, (9 * first + 12 * second) / 3600))
-    assert left.more_epochs == (MoreEpochs(12, 3, True, 1),)
-    assert estimate_work([trials[1]], IMAGES, seconds, there=[trials[0]]).more_epochs == ()
-
-
-def test_under_a_cosine_more_epochs_save_nothing() -> None:
-    found = estimate_work(
-        trials_of({"epochs": [3, 6], "image_score": ["max", "top_k"]}), IMAGES, {"leather": 1.0, "grid": 1.0}
-    )
-    assert found.more_epochs == (MoreEpochs(6, 3, False, 2),)
-    assert found.hours is not None
-    assert found.hours[0] == pytest.approx(2 * found.hours[1])
 
 
 def test_features_of_two_backbones_are_two() -> None:
@@ -79,13 +55,41 @@ def test_features_of_two_backbones_are_two() -> None:
 def test_limits_and_held_out_images_count() -> None:
     limited = trials_of({}, 2, **{"data.train_images": 5, "data.test_images": 3})
     assert estimate_work(limited, IMAGES, {}).forwards == (2 * (8 + 8), 2 * 8 + 12)  # grid has 12 images in all
-    # 4 and 2 normal images are held out, and a defect is drawn on a copy of each; no test image is read.
+    # 4 and 2 normal images are held out, and each gets a copy with a defect; no test image is read.
     searching = trials_of(
         {},
         1,
         **{"data.validation_fraction": 0.2, "data.validation_anomalies": "synthetic", "data.evaluate": "validation"},
     )
     assert estimate_work(searching, IMAGES, {}).forwards == ((20 + 4) + (8 + 2), 34)
+
+
+def test_validation_images_are_read_only_if_they_are_evaluated() -> None:
+    held_out = {"data.validation_fraction": 0.2}
+    # Of 20 and 8 normal images 4 and 2 are held out; there are 10 and 4 test images.
+    assert estimate_work(trials_of({}, **held_out, **{"data.evaluate": "test"}), IMAGES, {}).forwards[0] == 26 + 10
+    assert estimate_work(trials_of({}, **held_out, **{"data.evaluate": "all"}), IMAGES, {}).forwards[0] == 30 + 12
+
+
+def test_a_small_share_still_holds_out_one_image() -> None:
+    tenth = trials_of({}, **{"data.validation_fraction": 0.05, "data.evaluate": "all"})
+    few = {"leather": ImageCounts(9, 1), "grid": ImageCounts(30, 1)}  # 0.45 and 1.5 images: 1 and 2
+    assert estimate_work(tenth, few, {}).forwards[0] == (8 + 1 + 1) + (28 + 2 + 1)
+
+
+def test_held_out_images_are_not_trained_on() -> None:
+    (trial,) = trials_of({}, drop_last=False, **{"data.validation_fraction": 0.2})
+    # 16 and 6 images in batches of 8: 2 steps and 1 step in each of 3 epochs.
+    assert steps_to_train([trial], IMAGES) == {trial.id: 3 * (2 + 1)}
+
+
+def test_the_first_trial_through_a_stage_trains_it() -> None:
+    # 20 and 8 images in batches of 8: 3 steps and 1 step in each of 3 epochs.
+    first, same = trials_of({"image_score": ["max", "top_k"]}, drop_last=False)
+    other = trials_of({"focal_gamma": [1.0]}, drop_last=False)[0]
+    found = steps_to_train([first, same, other], IMAGES)
+    assert found == {first.id: 12.0, same.id: 0.0, other.id: 12.0}
+    assert steps_to_train([first, other], IMAGES, there=[same]) == {first.id: 0.0, other.id: 12.0}
 
 
 def test_steps_of_an_epoch() -> None:
@@ -96,12 +100,13 @@ def test_steps_of_an_epoch() -> None:
     assert [steps_per_epoch(drop, n) for n in (1, 8, 9, 20)] == [1, 1, 1, 2]
 
 
-def test_seconds_a_step_leave_out_trials_that_nobody_knows() -> None:
+def test_epochs_of_unknown_trials_and_tasks_are_left_out() -> None:
     (trial,) = trials_of({}, drop_last=False)
     epochs = [
         (trial.id, "leather", 3.0),
         (trial.id, "leather", 6.0),
         (trial.id, "grid", 0.5),
-        ("stranger", "grid", 9.0),
+        ("unknown", "grid", 9.0),
+        (trial.id, "bottle", 9.0),
     ]
     assert seconds_per_step(epochs, {trial.id: trial.config}, IMAGES) == {"leather": 9.0 / 6, "grid": 0.5}

@@ -1,4 +1,4 @@
-"""What a results folder holds beside a plan's trials."""
+"""Finished trials of a results folder that are not in the plan."""
 
 from __future__ import annotations
 

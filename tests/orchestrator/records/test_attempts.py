@@ -1,4 +1,4 @@
-"""Attempt records: claimed by one, numbered in order, and known for dead when nobody is at them."""
+"""Attempt records: owned by one worker, numbered in order, died with their process."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.process
 def test_of_many_processes_one_gets_each_attempt(records, tmp_path):
     command = [sys.executable, "-c", RACE, str(records.folder), str(tmp_path / "start")]
     racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -120,7 +121,7 @@ def test_of_many_processes_one_gets_each_attempt(records, tmp_path):
     assert {record.state for record in records.all()} == {DIED}
 
 
-def test_a_process_that_is_gone_leaves_a_dead_attempt(records):
+def test_an_attempt_has_died_with_its_process(records):
     owned(records, host=socket.gethostname(), pid=dead_process(), started=None)
     assert records.of_trial(TRIAL)[0].state == DIED
     after = records.begin(TRIAL)
@@ -128,7 +129,7 @@ def test_a_process_that_is_gone_leaves_a_dead_attempt(records):
     after.end(FINISHED)
 
 
-def test_a_process_of_the_same_number_that_started_later_is_another_one(records):
+def test_a_later_process_of_the_same_number_is_another_one(records):
     owned(records, host=socket.gethostname(), pid=os.getpid(), started="1")
     assert records.of_trial(TRIAL)[0].state == DIED
 
@@ -141,10 +142,10 @@ def test_another_hosts_attempt_lives_as_long_as_its_heartbeat(records):
     assert records.of_trial(TRIAL)[0].state == DIED
 
 
-def test_a_record_cut_off_while_it_was_made_is_no_reason_to_wait_for_ever(records):
+def test_an_incomplete_record_reads_as_died_once_it_is_old(records):
     path = owned(records)
     path.write_text('{"trial_id": ')
-    assert records.of_trial(TRIAL)[0].state == RUNNING  # somebody may be writing it now
+    assert records.of_trial(TRIAL)[0].state == RUNNING  # A worker may be writing it.
     os.utime(path, (1, 1))
     assert records.of_trial(TRIAL)[0].state == DIED
     assert records.begin(TRIAL).number == 2
@@ -157,7 +158,7 @@ def test_other_files_are_no_records(records):
     assert records.all() == []
 
 
-def test_an_attempt_that_others_close_says_how_and_when(records):
+def test_a_driver_writes_the_end_of_a_dead_attempt(records):
     path = owned(records, host="elsewhere", pid=1, age=3600)
     records.close(records.of_trial(TRIAL)[0], FAILED, ended_at=5.0, error="lightning")
     content = json.loads(path.read_text())
@@ -165,11 +166,64 @@ def test_an_attempt_that_others_close_says_how_and_when(records):
     assert content["host"] == "elsewhere"
 
 
-def test_a_record_that_was_cut_off_says_nothing(tmp_path):
+def test_an_incomplete_record_has_no_content(tmp_path):
     folder = AttemptFolder(tmp_path)
     folder.begin("0123456789ab").end(FINISHED)
     (record,) = folder.all()
-    assert (record.said, record.content["state"]) == (FINISHED, FINISHED)
+    assert (record.stored_state, record.content["state"]) == (FINISHED, FINISHED)
     record.path.write_text(record.text[:-5])
     (cut,) = folder.of_trial("0123456789ab")
-    assert (cut.said, dict(cut.content)) == (RUNNING, {})
+    assert (cut.stored_state, dict(cut.content)) == (RUNNING, {})
+
+
+def test_the_end_that_a_driver_writes_is_synced_and_the_worker_s_own_is_not(records, disk_calls):
+    attempt = records.begin(TRIAL)
+    del disk_calls[:]
+    path = attempt.record.path
+    attempt.end(FINISHED)
+    assert disk_calls == [f"rename unsynced to {path}"]
+    del disk_calls[:]
+    records.close(records.of_trial(TRIAL)[0], FAILED, ended_at=5.0)
+    assert disk_calls == ["sync file", f"rename synced to {path}"]
+
+
+def test_an_end_has_a_time_and_its_error(records):
+    attempt = records.begin(TRIAL)
+    before = time.time()
+    attempt.end(FAILED, error="no luck")
+    content = records.of_trial(TRIAL)[0].content
+    assert before <= content["ended_at"] <= time.time()
+    assert content["started_at"] <= content["ended_at"]
+    assert [earlier.content["error"] for earlier in records.begin(TRIAL).earlier] == ["no luck"]
+
+
+def test_a_record_that_cannot_be_read_has_no_text(records):
+    (records.folder / f"{TRIAL}-1.json").mkdir(parents=True)
+    (record,) = records.all()
+    assert (record.text, record.content, record.stored_state) == ("", {}, RUNNING)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "3", '"text"', "{"])
+def test_json_that_is_no_object_is_damage(records, text):
+    path = owned(records)
+    path.write_text(text)
+    (record,) = records.of_trial(TRIAL)
+    assert (record.content, record.stored_state) == ({}, RUNNING)
+
+
+def test_an_ended_attempt_never_reads_as_died(records):
+    path = owned(records, host=socket.gethostname(), pid=dead_process(), started=None, age=3600)
+    content = json.loads(path.read_text()) | {"state": FINISHED}
+    path.write_text(json.dumps(content))
+    os.utime(path, (1e9, 1e9))
+    assert records.of_trial(TRIAL)[0].state == FINISHED
+
+
+def test_attempts_are_listed_by_trial_and_number(records):
+    for trial in ("ba9876543210", TRIAL):
+        for _ in range(11):
+            records.begin(trial).end(FAILED)
+    listed = [(record.trial_id, record.attempt) for record in records.all()]
+    assert listed == [(trial, number) for trial in (TRIAL, "ba9876543210") for number in range(1, 12)]
+    chosen = records.of_trials([TRIAL, "000000000000"])
+    assert {trial: [record.attempt for record in found] for trial, found in chosen.items()} == {TRIAL: [*range(1, 12)]}

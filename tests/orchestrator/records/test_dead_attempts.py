@@ -1,4 +1,4 @@
-"""Attempts that were left behind: what is known of them is stored, and nothing else."""
+"""Dead attempts get a row and an end; attempts with stored rows get their status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST_SIGN = 1_800_000_000.0
 
 @pytest.fixture
 def left(finished):
-    """The records of a finished sweep, whose last driver died: before its record could say so, and in an attempt that was new."""
+    """A finished sweep with two records of a dead driver: one with stored rows, one without."""
     records = AttemptFolder(finished / "results/small/attempts")
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -53,7 +53,7 @@ def test_the_dead_get_a_row_and_those_that_had_ended_their_state(left):
     assert len(store.finished()) == 4
 
 
-def test_buried_once_is_buried(left):
+def test_dead_attempts_are_recorded_once(left):
     records, store, *_ = left
     record_dead_attempts(records, store, [record for record in records.all() if record.state == DIED], UNSEEN)
     assert not [record for record in records.all() if record.state == DIED]

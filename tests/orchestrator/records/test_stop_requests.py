@@ -1,7 +1,8 @@
-"""Trials taken back or stopped early: by drivers before they are handed out, by workers in the middle of one."""
+"""Requests to stop trials: seen by drivers before a trial starts, and by workers while it runs."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,19 +22,38 @@ from orchestrator.sweep.sweep import load_sweep
 from orchestrator.sweep.trial import Trial
 
 
-def test_marks_hold_for_one_trial_or_for_all_until_they_are_cleared(tmp_path: Path) -> None:
-    marks = cancel_requests(tmp_path)
-    assert not marks.holds("0123456789ab")
-    marks.add(["0123456789ab"])
-    assert marks.holds("0123456789ab")
-    assert not marks.holds("ba9876543210")
-    marks.add(None)
-    assert marks.holds("ba9876543210")
-    marks.clear()
-    assert not marks.holds("0123456789ab")
+def test_requests_are_set_for_one_trial_or_all_until_they_are_cleared(tmp_path: Path) -> None:
+    requests = cancel_requests(tmp_path)
+    assert not requests.is_set("0123456789ab")
+    requests.add(["0123456789ab"])
+    assert requests.is_set("0123456789ab")
+    assert not requests.is_set("ba9876543210")
+    requests.add(None)
+    assert requests.is_set("ba9876543210")
+    requests.clear()
+    assert not requests.is_set("0123456789ab")
 
 
-def test_a_cancelled_trial_is_not_handed_out_and_the_others_are(place, features, edit) -> None:
+def test_a_running_trial_checks_the_folder_twice_a_second_at_most(tmp_path: Path, monkeypatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    requests = cancel_requests(tmp_path)
+    assert not requests.is_set_throttled("0123456789ab")
+    requests.add(["0123456789ab"])
+    now[0] += 0.49
+    assert not requests.is_set_throttled("0123456789ab")
+    now[0] += 0.01
+    assert requests.is_set_throttled("0123456789ab")
+    assert requests.is_set_throttled("ba9876543210") is False
+
+
+def test_cancellations_and_early_stops_are_kept_apart(tmp_path: Path) -> None:
+    cancel_requests(tmp_path).add(["0123456789ab"])
+    assert cancel_requests(tmp_path).is_set("0123456789ab")
+    assert not prune_requests(tmp_path).is_set("0123456789ab")
+
+
+def test_a_cancelled_trial_is_not_handed_out(place, features, edit) -> None:
     prepared = prepare(load_sweep(edit()), Options(out=place / "results/small", cache=place / "cache"))
     unwanted = {prepared.trials[1].id}
     source = TrialSource(PlannedTrials(prepared.trials), prepared.sweep.resources, 0, cancelled=unwanted.__contains__)
@@ -46,23 +66,23 @@ def test_a_cancelled_trial_is_not_handed_out_and_the_others_are(place, features,
     assert source.tally.cancelled == list(unwanted)
 
 
-def test_a_running_trial_ends_at_the_next_epoch_and_runs_again_when_it_is_wanted_again(place, features, edit) -> None:
+def test_a_cancelled_trial_ends_at_its_next_epoch_and_runs_again_later(place, features, edit) -> None:
     sweep = load_sweep(edit(grid=None, seeds=1, report=None))
     prepared = prepare(sweep, Options(out=place / "results/small", cache=place / "cache"))
     (trial,) = prepared.trials
-    marks, told = cancel_requests(prepared.folder), []
+    requests, told = cancel_requests(prepared.folder), []
 
     def tell(event: Event) -> None:
         told.append(event)
         if event.kind == "started":
-            marks.add([trial.id])
+            requests.add([trial.id])
 
     worker = Worker(replace(worker_config(prepared, Options()), worker="w"), tell)
     worker.run(trial)
     worker.flush()
     assert told[-1].kind == "cancelled"
     assert sum(event.kind == "epoch" for event in told) <= 1
-    marks.clear()
+    requests.clear()
     worker.run(trial)
     worker.flush()
     assert told[-1].kind == "finished"
@@ -75,20 +95,18 @@ class StopsAfterTheFirstTask(PlannedTrials):
 
     of = ""
 
-    def heard(self, trial: Trial, event: Event) -> set[str]:
+    def on_event(self, trial: Trial, event: Event) -> set[str]:
         return {self.of} & {trial.id}
 
 
-def test_a_trial_that_is_pruned_keeps_its_first_task_and_runs_on_from_there_when_nobody_stops_it(
-    place, features, edit
-) -> None:
+def test_a_pruned_trial_keeps_its_first_task_and_continues_from_it(place, features, edit) -> None:
     sweep = load_sweep(edit(grid=None, seeds=2, report=None))
     chosen = Options(out=place / "results/small", cache=place / "cache", backend="inline")
     prepared = prepare(sweep, chosen)
     search = StopsAfterTheFirstTask(prepared.trials)
     search.of = prepared.trials[0].id
-    marks = prune_requests(prepared.folder)
-    source = TrialSource(search, sweep.resources, 0, prune=lambda trial_id: marks.add([trial_id]))
+    requests = prune_requests(prepared.folder)
+    source = TrialSource(search, sweep.resources, 0, prune=lambda trial_id: requests.add([trial_id]))
     InlineBackend(worker_config(prepared, chosen)).run(source, source.events)
     assert source.tally.pruned == [search.of]
     assert source.tally.finished == [prepared.trials[1].id]
@@ -99,7 +117,7 @@ def test_a_trial_that_is_pruned_keeps_its_first_task_and_runs_on_from_there_when
     assert len({r["scores_digest"] for r in rows if r["task_name"] == "bolt" and r["after_task"] == 0}) == 2
     again = make_plan(prepared.trials, store.finished(), code_digest(), pruned=store.pruned())
     assert [planned.state for planned in again.trials] == ["pruned", "done"]
-    marks.clear()
+    requests.clear()
     left = make_plan(prepared.trials, store.finished(), code_digest()).of("to run")
     assert [trial.id for trial in left] == [search.of]
     whole = TrialSource(PlannedTrials(left), sweep.resources, 0)

@@ -1,4 +1,4 @@
-"""The state of a trial without a stored result: what counts before what."""
+"""The state of a trial without a stored result: the precedence of its sources."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ def ended(state: str, job: str | None = "6_0", error_kind: str | None = None) ->
     ],
 )
 def test_without_a_scheduler_the_latest_attempt_counts(latest: LatestAttempt | None, state: str) -> None:
-    assert trial_state_of(latest, NoJobs().state_of("0123456789ab"), unwanted=False) == (state, None)
+    assert trial_state_of(latest, NoJobs().state_of("0123456789ab"), cancelled=False) == (state, None)
 
 
-def test_a_worker_on_another_host_is_believed_alive_for_three_heartbeats() -> None:
+def test_a_worker_on_another_host_is_unknown_after_three_heartbeats() -> None:
     there = replace(ATTEMPT, here=False, silence_s=SILENT_S)
-    assert trial_state_of(there, None, unwanted=False) == ("running", None)
+    assert trial_state_of(there, None, cancelled=False) == ("running", None)
     silent = replace(there, silence_s=SILENT_S + 5)
-    assert trial_state_of(silent, None, unwanted=False) == ("unknown", "no sign of life from n1 for 20 s")
-    assert trial_state_of(replace(silent, here=True), None, unwanted=False) == ("running", None)
+    assert trial_state_of(silent, None, cancelled=False) == ("unknown", "no sign of life from n1 for 20 s")
+    assert trial_state_of(replace(silent, here=True), None, cancelled=False) == ("running", None)
 
 
 @pytest.mark.parametrize("latest", [None, ended(INTERRUPTED), ended(DIED), ended(FAILED), ended(INTERRUPTED, "7_0")])
 def test_a_job_counts_more_than_how_an_earlier_attempt_ended(latest: LatestAttempt | None) -> None:
-    assert trial_state_of(latest, QUEUED, unwanted=False) == ("queued", "Priority")
-    assert trial_state_of(latest, UNREACHABLE, unwanted=False) == ("unknown", "SLURM does not answer")
-    assert trial_state_of(latest, BEGUN, unwanted=False) == ("queued", "job 7_0 runs and has not begun this trial yet")
+    assert trial_state_of(latest, QUEUED, cancelled=False) == ("queued", "Priority")
+    assert trial_state_of(latest, UNREACHABLE, cancelled=False) == ("unknown", "SLURM does not answer")
+    assert trial_state_of(latest, BEGUN, cancelled=False) == ("queued", "job 7_0 runs and has not begun this trial yet")
 
 
 def test_a_live_worker_counts_more_than_a_job() -> None:
     for job in (QUEUED, BEGUN, UNREACHABLE):
-        assert trial_state_of(ATTEMPT, job, unwanted=False) == ("running", None)
+        assert trial_state_of(ATTEMPT, job, cancelled=False) == ("running", None)
 
 
 def test_a_job_that_runs_while_its_worker_is_silent_is_unknown() -> None:
     reason = "job 7_0 runs, but there is no sign of life from n1 for 1 s"
-    assert trial_state_of(ended(DIED, "7_0"), BEGUN, unwanted=False) == ("unknown", reason)
+    assert trial_state_of(ended(DIED, "7_0"), BEGUN, cancelled=False) == ("unknown", reason)
 
 
 @pytest.mark.parametrize(
@@ -66,24 +66,22 @@ def test_a_job_that_runs_while_its_worker_is_silent_is_unknown() -> None:
         (ended(FINISHED, "7_0"), "waiting"),
     ],
 )
-def test_a_job_that_has_others_to_run_does_not_have_the_trial_that_ended_in_it(
-    latest: LatestAttempt, state: str
-) -> None:
-    assert trial_state_of(latest, BEGUN, unwanted=False)[0] == state
+def test_a_job_does_not_run_a_trial_again_that_ended_in_it(latest: LatestAttempt, state: str) -> None:
+    assert trial_state_of(latest, BEGUN, cancelled=False)[0] == state
 
 
-def test_a_trial_taken_back_is_cancelled_once_nobody_is_at_it() -> None:
-    assert trial_state_of(None, None, unwanted=True) == ("cancelled", None)
-    assert trial_state_of(ended(INTERRUPTED, error_kind=CANCELLED), None, unwanted=True) == ("cancelled", None)
-    assert trial_state_of(ATTEMPT, None, unwanted=True) == ("running", "cancelled: it stops at its next epoch")
-    assert trial_state_of(None, QUEUED, unwanted=True) == ("queued", "Priority")
-    assert trial_state_of(ended(FAILED), None, unwanted=True) == ("failed", None)
-    again = trial_state_of(ended(INTERRUPTED, error_kind=CANCELLED), None, unwanted=False)
+def test_a_cancelled_trial_runs_until_its_worker_stops() -> None:
+    assert trial_state_of(None, None, cancelled=True) == ("cancelled", None)
+    assert trial_state_of(ended(INTERRUPTED, error_kind=CANCELLED), None, cancelled=True) == ("cancelled", None)
+    assert trial_state_of(ATTEMPT, None, cancelled=True) == ("running", "cancelled: it stops at its next epoch")
+    assert trial_state_of(None, QUEUED, cancelled=True) == ("queued", "Priority")
+    assert trial_state_of(ended(FAILED), None, cancelled=True) == ("failed", None)
+    again = trial_state_of(ended(INTERRUPTED, error_kind=CANCELLED), None, cancelled=False)
     assert again == ("waiting", "cancelled before, and wanted again")
 
 
-def test_a_record_that_says_finished_is_not_believed_without_its_part() -> None:
-    state, reason = trial_state_of(ended(FINISHED), None, unwanted=False)
+def test_a_finished_record_without_a_part_waits() -> None:
+    state, reason = trial_state_of(ended(FINISHED), None, cancelled=False)
     assert state == "waiting"
     assert reason is not None
     assert "no whole part holds its results" in reason

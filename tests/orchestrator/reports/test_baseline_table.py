@@ -1,4 +1,4 @@
-"""The tables of paired comparisons, image and pixel, and what stands under them."""
+"""The tables of paired comparisons for image and pixel AUROC, and their notes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_the_report_holds_the_comparisons_and_says_what_was_resampled(stored, ad
     assert low < float(row["Difference"]) < high
     assert float(row["95 % t over seeds"].split(" to ")[0]) < float(row["Difference"])
     for words in (
-        "of the test images, drawn with replacement within each class",
-        "and of the seeds in common",
+        "Good and defective images of each class are drawn apart, with replacement",
+        "resamples of the test images and of the seeds in common",
         "5 seeds 0.0625",
-        "none of them can fall below 0.1250",
-        "an interval over so few drawn seeds covers less than 95 %: 85% with 5.",
+        "corrected for the 2 tests of this table. It cannot fall below 0.1250",
+        "an interval over so few drawn seeds covers less than 95 %: 85% with 5 seeds.",
     ):
         assert words in section
     records = {
@@ -80,7 +80,11 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
     assert row["d_z"] == f"{effect_size(differences):+.2f}"
     assert row["Verdict"] == BEYOND
     assert table["focal_gamma=1"]["Verdict"] == "undecided"
-    for words in ("over seeds alone", "nothing of other test images", "Scores of single pixels are not stored"):
+    for words in (
+        "t interval of the paired differences",
+        "nothing of other test images",
+        "Scores of single pixels are not stored",
+    ):
         assert words in section
     records = {(r["variant"], r["metric"]): r for r in csv.DictReader(io.StringIO(report.csv()))}
     assert float(records["focal_gamma=2", "pixel_auroc_difference_low"]["mean"]) == pytest.approx(low)
@@ -93,17 +97,17 @@ def test_without_pixel_metrics_there_is_no_such_table(stored, add, make_images):
     assert build_report(stored(), None, {GAMMA: 0.0}, "t").markdown().count("## Against") == 1
 
 
-def test_a_p_of_drawn_sign_patterns_says_so(stored, add):
+def test_the_notes_name_a_p_from_drawn_sign_patterns(stored, add):
     for seed in range(14):
         add({GAMMA: 0.0}, seed, image=(0.9, 0.8), pixel=(0.9, 0.8))
         add({GAMMA: 2.0}, seed, image=(0.9, 0.8 + 0.02 * (1 + seed)), pixel=(0.9, 0.82))
     report = build_report(stored(), None, {GAMMA: 0.0}, "t")
-    words = "p of `focal_gamma=2` is not exact: differences tie, and 9,999 random sign patterns stand for all."
+    words = "p of `focal_gamma=2` is not exact: differences tie in size, so 9,999 random sign patterns stand for all."
     assert words in statistics_table(report, "Pixel")[1]
     assert words not in statistics_table(report)[1]  # no two differences tie there
 
 
-def test_the_report_says_so_where_seeds_are_few_or_differ(stored, add, make_images):
+def test_the_notes_name_few_and_different_seeds(stored, add, make_images):
     for seed in (0, 1, 2):
         add({GAMMA: 0.0}, seed, images=make_images((1.0, 0.5), seed))
     for seed in (1, 2, 5):
@@ -111,7 +115,10 @@ def test_the_report_says_so_where_seeds_are_few_or_differ(stored, add, make_imag
     for seed in (1, 2):
         add({GAMMA: 3.0}, seed, images=make_images((1.0, 0.5), seed + 20))
     _, section = statistics_table(build_report(stored(), None, {GAMMA: 0.0}, "t"))
-    assert "only those in common count: `focal_gamma=2` on seeds 1, 2; `focal_gamma=3` on seeds 1, 2." in section
+    assert (
+        "Only the seeds that a variant shares with its baseline count: `focal_gamma=2` on seeds 1, 2; `focal_gamma=3` on"
+        in section
+    )
     assert "Seeds are not drawn (fewer than 5 in common)" in section
 
 

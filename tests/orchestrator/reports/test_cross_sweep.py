@@ -1,10 +1,10 @@
-"""Several sweeps side by side: whose column is whose, what may not stand together, and what is said of it."""
+"""Several sweeps side by side: names of columns, separate tables, and warnings."""
 
 from __future__ import annotations
 
 import pytest
 
-from orchestrator.reports.cross_sweep import ComparedSweep, column_fits, cross_sweep_report
+from orchestrator.reports.cross_sweep import ComparedSweep, any_column_fits, cross_sweep_report
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import PartWriter
 
@@ -50,8 +50,8 @@ def test_columns_are_named_by_their_sweep_only_where_names_collide(sweep):
     assert report.title == "one and two side by side"
     assert report.header[0] == "sweeps: one (4 trials), two (4 trials)"
     notes = " ".join(report.tables[0].notes)
-    assert "compared: `loss.focal_gamma` (0, 2, 4); `sweep` (one, two)" in notes
-    assert "Not compared, yet different: `training.epochs`: 5 in `focal_gamma=0`, `focal_gamma=2 (one)`; 9 in" in notes
+    assert "Compared: `loss.focal_gamma` (0, 2, 4); `sweep` (one, two)" in notes
+    assert "Confounded by `training.epochs`: 5 in `focal_gamma=0`, `focal_gamma=2 (one)`; 9 in" in notes
     assert report.lock is None
 
 
@@ -63,8 +63,8 @@ def test_each_column_is_measured_against_its_own_sweep_or_the_one_that_is_named(
     named = cross_sweep_report(sources, {GAMMA: 0, "sweep": "one"}, "test")
     assert cells(named, "Mean Image AUROC", 1)["focal_gamma=2 (two) †"].text == "+27.7%"
     assert "Against focal_gamma=0 (one): Mean Image AUROC" in [table.title for table in named.tables]
-    assert column_fits({GAMMA: 0}, sources, "test")
-    assert not column_fits({GAMMA: 7}, sources, "test")
+    assert any_column_fits({GAMMA: 0}, sources, "test")
+    assert not any_column_fits({GAMMA: 7}, sources, "test")
 
 
 def test_the_statistics_are_those_of_each_sweeps_own_scores(sweep, make_images):
@@ -96,7 +96,7 @@ def test_the_statistics_are_those_of_each_sweeps_own_scores(sweep, make_images):
     assert rows["focal_gamma=2 (one)"][1] != rows["focal_gamma=2 (two)"][1]
 
 
-def test_other_images_stand_in_another_table_and_nothing_goes_across(sweep):
+def test_other_images_have_tables_of_their_own(sweep):
     one = sweep("one", *gammas())
     two = sweep("two", *gammas((4.0,), dataset="mvtec", image=(0.99, 0.99), data_digest="d2" * 32))
     report = cross_sweep_report([one, two], {GAMMA: 0}, "test")
@@ -119,7 +119,7 @@ def test_other_classes_are_other_images(sweep):
     assert len([t for t in cross_sweep_report([one, two], None, "test").tables if t.title.startswith("Per class")]) == 2
 
 
-def test_other_code_and_another_environment_are_said_first(sweep):
+def test_other_code_and_another_environment_are_named_first(sweep):
     one = sweep("one", *gammas(code_digest=CODE))
     two = sweep("two", *gammas((4.0,), code_digest="beef" * 16, torch="2.14.0", packages='{"timm":"1.1"}'))
     header = cross_sweep_report([one, two], None, "test", current_code=CODE).header
@@ -132,23 +132,23 @@ def test_other_code_and_another_environment_are_said_first(sweep):
     assert columns(cross_sweep_report([one, two], None, "test", current_code=CODE))[-1] == "focal_gamma=4 † (stale)"
 
 
-def test_the_very_same_trials_share_a_column(sweep):
+def test_identical_trials_of_two_sweeps_share_a_column(sweep):
     one, two = sweep("one", *gammas()), sweep("two", *gammas((0.0, 4.0)))
     report = cross_sweep_report([one, two], {GAMMA: 0}, "test")
     assert columns(report) == ("focal_gamma=0 (one, two)", "focal_gamma=2", "focal_gamma=4")
-    assert "the very same trials, equal to the digit, are in two too: they share a column" in report.header
+    assert "identical trials, equal in every digit, are in two too: they share a column" in report.header
     assert report.header[0] == "sweeps: one (4 trials), two (4 trials)"
     assert cells(report, "Mean Image AUROC", 1)["focal_gamma=4"].text == "+28.4%"
     assert report.missing == ()
 
 
-def test_the_same_trials_by_other_code_do_not(sweep):
+def test_trials_by_other_code_have_columns_of_their_own(sweep):
     one = sweep("one", *gammas((0.0,)))
     two = sweep("two", *gammas((0.0,), code_digest="beef" * 16))
     assert columns(cross_sweep_report([one, two], None, "test")) == ("focal_gamma=0 (one)", "focal_gamma=0 (two) †")
 
 
-def test_what_is_missing_is_named_with_its_sweep(sweep):
+def test_missing_trials_are_named_with_their_sweep(sweep):
     one = sweep("one", *gammas(), selection=frozenset({"f" * 12}))
     two = sweep("two", *gammas((4.0,)))
     report = cross_sweep_report([one, two], None, "test")
@@ -159,6 +159,6 @@ def test_what_is_missing_is_named_with_its_sweep(sweep):
     assert columns(report) == ("focal_gamma=4",)
 
 
-def test_nothing_finished(sweep):
+def test_a_comparison_without_finished_trials_says_so(sweep):
     report = cross_sweep_report([sweep("one"), sweep("two")], None, "test")
     assert (report.header, report.tables) == (("sweeps: one (0 trials), two (0 trials)",), ())

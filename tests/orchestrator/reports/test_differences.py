@@ -1,4 +1,4 @@
-"""What differs between columns beside what is compared, and which columns that marks."""
+"""Confounds between columns, and the columns that they mark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_only_the_compared_factor_differs(stored, add):
     add({GAMMA: 0.0})
     add({GAMMA: 2.0})
     text = markdown(stored())
-    assert "What differs between the columns: compared: `loss.focal_gamma` (0, 2)." in text
+    assert "Compared: `loss.focal_gamma` (0, 2)." in text
     assert "Nothing else differs" in text
     assert "†" not in text
 
@@ -33,15 +33,12 @@ def test_every_other_setting_that_differs_is_a_confound_and_marks_its_columns(st
     add({"version": "v2"}, settings={"backbone.model": "dino", "backbone.grid": 37})
     add({"version": "v3"}, settings={"backbone.model": "dino", "backbone.grid": 37})
     text = markdown(stored(), baseline={"version": "v1"})
-    assert (
-        "† Not compared, yet different: `backbone.model`: vit in `version=v1`; dino in `version=v2`, `version=v3`."
-        in text
-    )
-    assert (
-        "† Not compared, yet different: `backbone.grid`: 14 in `version=v1`; 37 in `version=v2`, `version=v3`." in text
-    )
+    assert "† Confounded by `backbone.model`: vit in `version=v1`; dino in `version=v2`, `version=v3`." in text
+    assert "† Confounded by `backbone.grid`: 14 in `version=v1`; 37 in `version=v2`, `version=v3`." in text
     assert header_of(text) == "| Metric | version=v1 | version=v2 † | version=v3 † |"
-    assert "† Also differing, as listed there: `backbone.grid`, `backbone.model`." in text  # under the other tables
+    assert (
+        "† Confounds, with their values under the first table: `backbone.grid`, `backbone.model`." in text
+    )  # under the other tables
     csv = build_report(stored(), None, {"version": "v1"}, "t").csv()
     assert {line.rsplit(",", 1)[1] for line in csv.splitlines() if "version=v2" in line} == {"†"}
 
@@ -52,13 +49,13 @@ def test_without_a_baseline_the_odd_one_out_is_marked(stored, add):
     assert header_of(markdown(stored())) == "| Metric | version=v1 | version=v2 † | version=v3 |"
 
 
-def test_what_a_version_sets_by_itself_is_no_confound(stored, add):
+def test_a_setting_that_the_version_sets_is_no_confound(stored, add):
     add({"version": "v3"}, settings={GAMMA: 0.0, "training.epochs": 5})
     add({"version": "v7"}, settings={GAMMA: 2.0, "training.epochs": 9})
-    text = markdown(stored(), covers={"version": ["loss"]})
-    assert "`version` sets by itself, and so differs with it: `loss.focal_gamma`." in text
-    assert "yet different: `training.epochs`: 5 in `version=v3`; 9 in `version=v7`" in text
-    assert "yet different: `loss.focal_gamma`" in markdown(stored())  # unless it says what it sets
+    text = markdown(stored(), version_settings={"v3": {GAMMA: 0.0}, "v7": {GAMMA: 2.0}})
+    assert "Set by `version`, and so different with it: `loss.focal_gamma`." in text
+    assert "Confounded by `training.epochs`: 5 in `version=v3`; 9 in `version=v7`" in text
+    assert "Confounded by `loss.focal_gamma`" in markdown(stored())  # unless it says what it sets
 
 
 def test_equal_factors_under_another_configuration_are_columns_of_their_own(stored, add):
@@ -89,7 +86,7 @@ def test_another_environment_is_a_difference(stored, add, column, value):
     add({GAMMA: 2.0}, **{column: value})
     text = markdown(stored())
     shown = str(value).lower() if isinstance(value, bool) else str(value)[:12]
-    assert f"† Not compared, yet different: `{column}`: " in text
+    assert f"† Confounded by `{column}`: " in text
     assert f"{shown} in `focal_gamma=2`" in text
     assert header_of(text).endswith("focal_gamma=1 | focal_gamma=2 † |")
 
@@ -109,7 +106,7 @@ def test_devices_mixed_within_a_column_are_shown(stored, add):
     assert header_of(text) == "| Metric | focal_gamma=0 † | focal_gamma=2 † |"
 
 
-def test_unequal_seeds_are_said_in_header_columns_and_notes(stored, add):
+def test_unequal_seeds_are_named_in_header_columns_and_notes(stored, add):
     for gamma, seeds in ((0.0, (0, 1, 2)), (2.0, (0, 2))):
         for seed in seeds:
             add({GAMMA: gamma}, seed)
@@ -120,7 +117,7 @@ def test_unequal_seeds_are_said_in_header_columns_and_notes(stored, add):
     assert "Nothing else differs" in text
 
 
-def test_as_many_seeds_that_are_others_mark_their_column(stored, add):
+def test_other_seeds_mark_their_column_even_if_they_are_as_many(stored, add):
     for gamma, seeds in ((0.0, (0, 1, 2)), (1.0, (0, 1, 2)), (2.0, (1, 2, 5))):
         for seed in seeds:
             add({GAMMA: gamma}, seed)
@@ -130,31 +127,30 @@ def test_as_many_seeds_that_are_others_mark_their_column(stored, add):
     assert "`focal_gamma=2` n = 3 (1, 2, 5); in common: 1, 2" in note
     assert note.endswith("A paired test uses only the seeds that a column shares with its baseline.")
     assert "Seeds: n = 3 in every column, not the same seeds." in text  # under the other tables
-    assert "only those in common count: `focal_gamma=2` on seeds 1, 2." in text
-    assert "- † Also differing, as listed there: `seeds`." in text
+    assert "variant shares with its baseline count: `focal_gamma=2` on seeds 1, 2." in text
+    assert "- † Confounds, with their values under the first table: `seeds`." in text
 
 
-def test_the_scaling_that_a_rank_brings_with_it_is_a_confound(stored, add):
+def test_the_scaling_that_changes_with_the_rank_is_a_confound(stored, add):
     for rank in (4, 16):
         add({"lora.rank": rank}, lora_scaling=1 / rank)
     text = markdown(stored(), baseline={"lora.rank": 4})
-    words = "† Not compared, yet different (the rule is the same, and the rank moves its number): `effective LoRA scaling`: "
+    words = "† Confounded by `effective LoRA scaling` (the rule is the same, but its number changes with the rank): "
     assert f"{words}0.25 in `rank=4`; 0.0625 in `rank=16`." in text
     assert header_of(text) == "| Metric | rank=4 | rank=16 † | Change |"
-    assert "† Also differing, as listed there: `effective LoRA scaling`." in text
+    assert "† Confounds, with their values under the first table: `effective LoRA scaling`." in text
     assert "Nothing else differs" not in text
 
 
-def test_what_somebody_else_set_is_a_confound_though_a_version_sets_it_too(stored, add):
+def test_a_setting_that_differs_from_its_version_is_a_confound(stored, add):
     for version, gamma, rank in (("v3", 0.0, 32), ("v7", 2.0, 8)):
         add({"version": version}, settings={GAMMA: gamma, "lora.rank": rank})
-    named = {"covers": {"version": [GAMMA, "lora.rank"]}}
-    brought = {"v3": {GAMMA: 0.0, "lora.rank": 32}, "v7": {GAMMA: 2.0, "lora.rank": 32}}
-    text = markdown(stored(), **named, bundles={"version": brought})
-    assert "sets by itself, and so differs with it: `loss.focal_gamma`." in text
-    assert "yet different: `lora.rank`: 32 in `version=v3`; 8 in `version=v7`" in text
-    brought["v7"]["lora.rank"] = 8
-    assert "yet different" not in markdown(stored(), **named, bundles={"version": brought})
+    settings = {"v3": {GAMMA: 0.0, "lora.rank": 32}, "v7": {GAMMA: 2.0, "lora.rank": 32}}
+    text = markdown(stored(), version_settings=settings)
+    assert "Set by `version`, and so different with it: `loss.focal_gamma`." in text
+    assert "Confounded by `lora.rank`: 32 in `version=v3`; 8 in `version=v7`" in text
+    settings["v7"]["lora.rank"] = 8
+    assert "Confounded" not in markdown(stored(), version_settings=settings)
 
 
 def test_another_order_of_the_same_classes_is_no_other_data_set(stored, add):
@@ -162,10 +158,10 @@ def test_another_order_of_the_same_classes_is_no_other_data_set(stored, add):
         add({"data.tasks": tasks}, settings={"data_digests": digests})
     assert "Nothing else differs" in markdown(stored())
     add({"data.tasks": ["grid", "bottle"]}, settings={"data_digests": ["c", "d"]})
-    assert "yet different: `data_digests.grid`: c in" in markdown(stored())
+    assert "Confounded by `data_digests.grid`: c in" in markdown(stored())
 
 
-def test_a_rank_sweep_under_one_rule_is_a_scaling_sweep_in_disguise_though_the_rule_is_a_factor(stored, add):
+def test_a_rank_sweep_under_one_scaling_rule_is_confounded_by_the_scaling(stored, add):
     for rule, rank, scaling in (
         ("alpha/rank", 32, 1 / 32),
         ("alpha/rank", 8, 1 / 8),
@@ -174,13 +170,13 @@ def test_a_rank_sweep_under_one_rule_is_a_scaling_sweep_in_disguise_though_the_r
         (0.03125, 64, 1 / 32),
     ):
         add({"lora.rank": rank, "lora.scaling": rule}, lora_scaling=scaling)
-    text = markdown(stored(), baseline={"lora.rank": 32, "lora.scaling": "alpha/rank"}, covers={"version": ["lora"]})
+    text = markdown(stored(), baseline={"lora.rank": 32, "lora.scaling": "alpha/rank"})
     marked = {name for name in header_of(text).split(" | ") if "†" in name}
     assert {name.removesuffix(" |") for name in marked} == {
         "rank=8, scaling=alpha/rank †",
         "rank=64, scaling=alpha/rank †",
     }
-    assert "`effective LoRA scaling`: 0.03125 in `rank=32, scaling=alpha/rank`" in text
+    assert "changes with the rank): 0.03125 in `rank=32, scaling=alpha/rank`" in text
 
 
 @pytest.mark.parametrize(("name", "scaling"), [("lora.scaling", None), ("lora.alpha", None), (None, 1.0)])
@@ -203,7 +199,7 @@ def test_a_patch_grid_that_follows_from_backbone_and_size_is_a_difference_of_its
     text = markdown(stored(), baseline={"backbone.model": VIT["backbone.model"]})
     names = [f"model={settings['backbone.model']}" for settings in (VIT, DINO)]
     assert header_of(text) == f"| Metric | {names[0]} | {names[1]} † | Change |"
-    assert f"† Not compared, yet different: `patch grid`: 14x14 in `{names[0]}`; 16x16 in `{names[1]}`." in text
+    assert f"† Confounded by `patch grid`: 14x14 in `{names[0]}`; 16x16 in `{names[1]}`." in text
     assert "patch grid" not in next(line for line in text.splitlines() if line.startswith("- settings shared"))
 
 
@@ -217,3 +213,10 @@ def test_a_patch_grid_that_is_equal_or_that_its_own_setting_lists_is_not_listed_
     assert "`patch grid`: 14x14 in `focal_gamma=0`, `focal_gamma=2`; 7x7 in `focal_gamma=3`." in markdown(
         stored(), selection=only
     )
+
+
+def test_another_scaling_by_another_rule_than_the_baseline_is_no_confound(stored, add):
+    for rule, scaling in (("alpha/rank", 0.25), ("alpha/(2*rank)", 0.125)):
+        add({"lora.scaling": rule}, lora_scaling=scaling)
+    text = markdown(stored(), baseline={"lora.scaling": "alpha/rank"})
+    assert "effective LoRA scaling" not in text

@@ -1,7 +1,7 @@
-"""Exports: stored rows read back the same, and LaTeX that holds together.
+"""Exports: stored rows read back the same, and LaTeX is well formed.
 
-No LaTeX was at hand when these were written: that the document compiles is judged by its structure alone (balanced groups and
-environments, as many cells as columns, every character that LaTeX reads as its own escaped), and by pdflatex where there is one.
+The LaTeX is judged by its structure: balanced groups and environments, as many cells as columns,
+and every special character escaped. Where pdflatex is installed, it compiles the document too.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def test_the_latex_of_a_report_holds_together(small_run, tmp_path):
         assert done.returncode == 0, done.stdout
 
 
-def test_characters_that_latex_reads_as_its_own_are_escaped():
+def test_special_characters_of_latex_are_escaped():
     table = Table(NASTY, ("", NASTY), ((NASTY, (Cell(NASTY, bold=True),)),), (f"a note of {NASTY} and `co_de`",))
     document = latex_document(latex_table(table, NASTY))
     ((columns, body),) = checked(document)
@@ -148,7 +148,7 @@ def test_a_file_is_replaced_whole_or_left(tmp_path, small_run):
     assert path.read_text() == exported(small_run / "results/small", what="scores")
 
 
-def test_what_cannot_be_exported(small_run, tmp_path):
+def test_impossible_exports_are_errors(small_run, tmp_path):
     with pytest.raises(InvalidInput, match="given 'latex' for the stored table 'scores', allowed: csv"):
         exported(small_run / "results/small", form="latex", what="scores")
     with pytest.raises(InvalidInput, match="--document: is for LaTeX"):

@@ -1,9 +1,10 @@
-"""What stands around the tables: header, flags, densities, no effects, saturation, stale, missing and damaged results."""
+"""The header and notes: flags, densities, no effects, saturation, stale and missing results."""
 
 from __future__ import annotations
 
 import inspect
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -75,8 +76,15 @@ def test_equal_metrics_are_no_evidence_when_saturated(stored, add):
         for seed in (0, 1):
             add({GAMMA: gamma}, seed, image=(1.0, 1.0 - seed / 100))
     text = markdown(stored())
-    assert "Saturated at 1 in every column, and so evidence of nothing: leather Image AUROC." in text
+    assert "Saturated: 1 for every seed of every column, so no evidence either way: leather Image AUROC." in text
     assert "no effect" not in text
+
+
+def test_one_column_or_one_saturated_column_of_two_is_not_called_saturated(stored, add):
+    add({GAMMA: 0.0}, image=(1.0, 1.0))
+    assert "Saturated" not in markdown(stored())
+    add({GAMMA: 2.0}, image=(0.9, 1.0))
+    assert "so no evidence either way: grid Image AUROC." in markdown(stored())
 
 
 def test_the_header_says_data_versions_seeds_code_and_cost(stored, add):
@@ -88,8 +96,8 @@ def test_the_header_says_data_versions_seeds_code_and_cost(stored, add):
         "- versions: v7",
         "- seeds: 0 (n = 1 in every column)",
         "- settings shared by all columns: backbone efficientnet_lite0, patch grid 14x14, 5 epochs",
-        "- tasks in order, with test images (defective ones among them): leather 80 (40), grid 80 (40)",
-        "- made on: Model A, torch 2.13.0",
+        "- tasks in order, with their test images (defective ones in brackets): leather 80 (40), grid 80 (40)",
+        "- computed on: Model A, torch 2.13.0",
         "- code: c0dec0dec0de (git abcdef012345, uncommitted changes)",
         "- cost: 0.02 compute-hours spent; 0.03 without sharing, so 0.01 (33%) saved",
     ]
@@ -99,7 +107,7 @@ def cost_of(store):
     return next(line for line in markdown(store).splitlines() if line.startswith("- cost: ")).removeprefix("- cost: ")
 
 
-def test_the_cost_of_attempts_that_did_not_finish_is_named_apart_and_what_they_trained_is_no_saving(stored, add):
+def test_the_cost_of_unfinished_attempts_is_named_and_their_work_is_no_saving(stored, add):
     add({GAMMA: 0.0}, 0, seconds_spent=3600.0, seconds_reused=0.0)
     assert cost_of(stored()) == "1 compute-hours spent; no training was shared"
     # Its second attempt took from the store what the first one had trained.
@@ -114,7 +122,7 @@ def test_the_cost_of_attempts_that_did_not_finish_is_named_apart_and_what_they_t
     assert cost_of(stored()) == f"{words}; at least 4 without sharing, so at least 1 (25%) saved"
 
 
-def test_attempts_by_other_code_and_later_ones_trained_nothing_that_was_taken(stored, add):
+def test_attempts_by_other_code_and_later_ones_reduce_no_saving(stored, add):
     add({GAMMA: 0.0}, attempt=1, status="failed", seconds_spent=1800.0, code_digest="0ther" * 12)
     add({GAMMA: 0.0}, attempt=2, seconds_spent=1800.0, seconds_reused=3600.0)
     add({GAMMA: 0.0}, attempt=3, status="interrupted", seconds_spent=3600.0)
@@ -135,7 +143,7 @@ def test_the_header_names_only_settings_that_all_columns_share(stored, add):
     lines = markdown(stored()).splitlines()
     words = "backbone efficientnet_lite0, weights sha256:abababab, layers 2, 3, patch grid 14x14, learning rate 0.001"
     assert f"- settings shared by all columns: {words}" in lines
-    assert "- made on: torch 2.13.0" in lines
+    assert "- computed on: torch 2.13.0" in lines
 
 
 def test_the_patch_grid_of_a_transformer_is_named_though_no_setting_holds_it(stored, add):
@@ -197,20 +205,20 @@ DENSITY = "The density is of adapted features"
 def test_the_table_says_that_the_density_is_of_adapted_features(stored, add):
     add({"version": "v3"}, settings=ADAPTER)
     text = markdown(stored())
-    why = "the input adapters cannot be inverted, and their log-determinant is no part of it."
+    why = "the input adapters cannot be inverted, so their log-determinant is left out."
     assert f"- {DENSITY}: {why}\n" in text
     add({"version": "v6"}, settings=ADAPTER | {"attention.enabled": True})
-    attention = "patch attention cannot be inverted, and its log-determinant is no part of it."
+    attention = "patch attention cannot be inverted, so its log-determinant is left out."
     text = markdown(stored())
     assert f"- {DENSITY}: {why}\n" in text
     assert f"- {DENSITY} (in `version=v6`): {attention}\n" in text
     add({"version": "v1"}, settings=ADAPTER | {"adapter.task0": False})
-    assert f"- {DENSITY}: {why[:-1]}; the first task has no adapter (in `version=v1`).\n" in markdown(stored())
+    assert f"- {DENSITY}: {why} The first task has no adapter (in `version=v1`).\n" in markdown(stored())
     add({"version": "v0"}, settings={"adapter.enabled": False})
-    assert f"- {DENSITY} (in `version=v1`, `version=v3`, `version=v6`): {why[:-1]};" in markdown(stored())
+    assert f"- {DENSITY} (in `version=v1`, `version=v3`, `version=v6`): {why}" in markdown(stored())
 
 
-def test_without_adapter_and_attention_nothing_is_said_of_the_density(stored, add):
+def test_without_adapter_and_attention_there_is_no_note_on_the_density(stored, add):
     add({"version": "v3"}, settings={"adapter.enabled": False, "attention.enabled": False})
     assert DENSITY not in markdown(stored())
 
@@ -221,7 +229,7 @@ def test_tasks_of_another_order_are_not_called_shared(stored, add):
     assert "tasks in order" not in markdown(stored())
 
 
-def test_what_is_missing_is_counted_and_named_never_dropped(stored, add):
+def test_missing_trials_are_counted_and_named(stored, add):
     done = {add({GAMMA: 0.0}, seed) for seed in (0, 1)}
     failed = add({GAMMA: 2.0}, 0, status="failed", error_kind="Diverged", error="task grid, epoch 3\nmore")
     pruned = add({GAMMA: 2.0}, 1, status="pruned")
@@ -256,7 +264,15 @@ def test_results_of_other_code_are_shown_as_stale(stored, add):
     assert "stale" not in markdown(stored())
     text = markdown(stored(), current_code=CODE)
     assert header_of(text) == "| Metric | focal_gamma=0 | focal_gamma=2 † (stale) |"
-    assert "stale: `focal_gamma=2`: 1 of 1 trial made by other code (oldoldoldold) than today's (c0dec0dec0de)." in text
+    assert "stale: other code (oldoldoldold) than today's (c0dec0dec0de) made 1 of 1 trial in `focal_gamma=2`." in text
+
+
+def test_one_stale_trial_marks_its_column(stored, add):
+    add({GAMMA: 0.0}, 0)
+    add({GAMMA: 0.0}, 1, code_digest="old" * 20)
+    text = markdown(stored(), current_code=CODE)
+    assert header_of(text) == "| Metric | focal_gamma=0 † (stale) |"
+    assert "made 1 of 2 trials in `focal_gamma=0`." in text
 
 
 def test_damaged_files_are_named(stored, add):
@@ -298,3 +314,15 @@ def test_validation_rows_stay_out_unless_asked_for(stored, add):
 )
 def test_an_error_names_its_class_once(kind, error, said):
     assert error_line(kind, error) == said
+
+
+def test_the_last_attempt_gives_the_reason_and_many_missing_trials_are_counted(stored, add):
+    late, early = datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC)
+    trial = add({GAMMA: 2.0}, status="failed", attempt=2, started_at=early, ended_at=early, error_kind="E", error="e")
+    add({GAMMA: 2.0}, status="interrupted", attempt=1, started_at=late, ended_at=late)
+    never = {f"{k:012d}" for k in range(11)}
+    lines = build_report(stored(), {trial} | never, None, "t").missing
+    assert lines[0] == "12 of 12 trials not in the tables: 1 interrupted, 11 not run."
+    assert len(lines) == 12
+    assert lines[-1] == "and 2 more."
+    assert build_report(stored(), {trial}, None, "t").missing[1].startswith(f"`{trial}` interrupted: ")

@@ -1,4 +1,4 @@
-"""Two variants paired by seed: what counts, what is resampled, and the verdict."""
+"""Two variants paired by seed: the seeds that count, the intervals, and the verdict."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from orchestrator.reports.paired import (
     NOT_MEASURED,
     SATURATED,
     SEEDS,
+    UNDECIDED,
     compare_paired,
 )
 from orchestrator.reports.statistics import holm, t_interval
@@ -106,7 +107,7 @@ def test_pixel_metrics_have_an_interval_over_seeds_alone(add, both):
     assert (first.low, first.high) == pytest.approx((0.02, 0.02))
 
 
-def test_verdicts(add, both, make_images):
+def test_equal_digests_are_no_test_and_saturation_is_no_evidence(add, both, make_images):
     perfect = [([0, 1], [0.1, 0.9])] * 2
     for seed in range(3):
         add({GAMMA: 0.0}, seed, images=make_images((1.0, 0.5), seed * 7, 60), scores_digest=f"s{seed}")
@@ -124,3 +125,93 @@ def test_verdicts(add, both, make_images):
     assert [result.p_holm for result in tested] == pytest.approx(holm([result.p for result in tested]))
     assert results[1].noise > 0
     assert (results[1].low, results[1].high) == (0.0, 0.0)
+
+
+def verdict_of(add, both, before, after):
+    """The comparison of pixel AUROC of two variants, given the mean of each seed."""
+    for seed, (x, y) in enumerate(zip(before, after, strict=True)):
+        add({GAMMA: 0.0}, seed, pixel=(x, x))
+        add({GAMMA: 2.0}, seed, pixel=(y, y))
+    (a, b), scores = both()
+    return compare_paired([(a, b)], scores, metric="pixel_auroc")[0]
+
+
+@pytest.mark.parametrize(
+    ("after", "difference", "interval", "noise", "verdict"),
+    [
+        # The baseline is 0.80, 0.81, 0.82: its standard deviation is 0.01. t(0.975; 2) is 4.302653,
+        # so differences with the standard deviation 0.001 have the half-width 0.0024841.
+        ((0.90, 0.91, 0.92), 0.1, (0.1, 0.1), 0.02, BEYOND),
+        ((0.70, 0.71, 0.72), -0.1, (-0.1, -0.1), 0.02, BEYOND),  # A harmful variant.
+        ((0.805, 0.815, 0.825), 0.005, (0.005, 0.005), 0.02, NOT_MEASURED),
+        ((0.795, 0.805, 0.815), -0.005, (-0.005, -0.005), 0.02, NOT_MEASURED),
+        ((0.899, 0.910, 0.921), 0.1, (0.0975159, 0.1024841), 0.0210238, BEYOND),
+        ((0.699, 0.710, 0.721), -0.1, (-0.1024841, -0.0975159), 0.0210238, BEYOND),
+        ((0.819, 0.830, 0.841), 0.02, (0.0175159, 0.0224841), 0.0210238, UNDECIDED),
+        ((0.779, 0.790, 0.801), -0.02, (-0.0224841, -0.0175159), 0.0210238, UNDECIDED),
+    ],
+)
+def test_a_verdict_compares_the_interval_with_seed_noise_on_both_sides(
+    add, both, after, difference, interval, noise, verdict
+):
+    result = verdict_of(add, both, (0.80, 0.81, 0.82), after)
+    assert result.difference == pytest.approx(difference)
+    assert (result.low, result.high) == pytest.approx(interval, abs=1e-7)
+    assert (result.seed_low, result.seed_high) == (result.low, result.high)
+    assert result.noise == pytest.approx(noise, abs=1e-7)  # 2 sqrt((0.01^2 + 0.011^2) / 2) = 0.0210238
+    assert result.baseline == pytest.approx(0.81)
+    assert result.verdict == verdict
+
+
+def test_the_effect_and_the_test_take_the_differences_seed_by_seed(add, both):
+    result = verdict_of(add, both, (0.80, 0.80, 0.80), (0.81, 0.82, 0.83))
+    assert result.effect == pytest.approx(2.0)  # Mean 0.02 over standard deviation 0.01.
+    assert (result.p, result.floor, result.p_holm) == (0.25, 0.25, 0.25)
+    assert (result.seeds, result.exact) == ((0, 1, 2), True)
+
+
+def test_saturation_needs_every_class_of_every_seed(add, both):
+    assert verdict_of(add, both, (1.0, 1.0), (1.0, 1.0)).verdict == SATURATED
+    add({GAMMA: 0.0}, 2, pixel=(1.0, 0.9))
+    add({GAMMA: 2.0}, 2, pixel=(1.0, 0.9))
+    (a, b), scores = both()
+    assert compare_paired([(a, b)], scores, metric="pixel_auroc")[0].verdict != SATURATED
+
+
+def test_two_seeds_have_no_t_interval_and_other_classes_no_comparison(add, both):
+    result = verdict_of(add, both, (0.8, 0.9), (0.7, 0.8))
+    assert result.resampled == "scores of pixels are not stored; t over seeds needs three"
+    assert (result.low, result.verdict) == (None, "")
+    add({GAMMA: 3.0}, 0, classes=("leather", "wood"))
+    (a, _, c), scores = both()
+    other = compare_paired([(a, c)], scores, metric="pixel_auroc")[0]
+    assert (other.resampled, other.baseline) == ("not the same classes", None)
+
+
+def test_an_undefined_metric_is_not_compared(add, both):
+    for gamma, pixel in ((0.0, (0.9, None)), (2.0, (0.9, 0.9))):
+        add({GAMMA: gamma}, pixel=pixel)
+    (a, b), scores = both()
+    result = compare_paired([(a, b)], scores, metric="pixel_auroc")[0]
+    assert (result.resampled, result.difference, result.verdict) == ("the metric is undefined", None, "")
+    first = compare_paired([(a, b)], scores, [("leather",)], "pixel_auroc")[0]
+    assert first.difference == 0.0
+
+
+def test_missing_digests_are_not_equal_digests(add, both):
+    for seed in range(3):
+        for gamma in (0.0, 2.0):
+            add({GAMMA: gamma}, seed, pixel=(0.8, 0.8 + seed / 100), scores_digest=None)
+    (a, b), scores = both()
+    result = compare_paired([(a, b)], scores, metric="pixel_auroc")[0]
+    assert (result.verdict, result.p) == (NOT_MEASURED, 1.0)
+
+
+def test_equal_digests_on_one_seed_are_an_effect_on_the_others(add, both):
+    for seed in range(3):
+        for gamma in (0.0, 2.0):
+            digest = "same" if seed == 0 else f"{gamma} {seed}"
+            add({GAMMA: gamma}, seed, pixel=(0.8, 0.8 + (gamma + 1) * seed / 100), scores_digest=digest)
+    (a, b), scores = both()
+    result = compare_paired([(a, b)], scores, metric="pixel_auroc")[0]
+    assert (result.verdict, result.p) == (UNDECIDED, 0.5)  # The difference of seed 0 is exactly 0.

@@ -16,17 +16,13 @@ from orchestrator.reports.number_format import change_text
 from orchestrator.reports.published import (
     FOLDER,
     NOT_RECORDED,
+    figure_value,
     load_published,
+    published_change,
     published_confounds,
-    relative_change,
-    value,
 )
-from orchestrator.reports.published_tables import (
-    as_the_notes_print,
-    build_published_report,
-    changes_table,
-    results_table,
-)
+from orchestrator.reports.published_tables import build_published_report, changes_table
+from orchestrator.reports.render import ABSENT, Cell, Table
 
 # Typed from the update notes, sections v1 and v2.
 V1 = """
@@ -57,23 +53,47 @@ V1_TO_V2 = """
 | **Mean Image** | 0.8286 | 0.9307 | **+12.3%** |
 | **Mean Pixel** | 0.8628 | 0.9238 | **+7.1%** |
 """
-# The cells of the notes that do not follow from the notes' own digits: (row, as printed, as recomputed).
+# Cells of the notes that do not follow from the notes' digits: (row, printed, recomputed).
 NOT_ARITHMETIC = [("grid Image", "**+20.0%**", "**+20.1% ‡**")]
+
+
+NOTES_NAMES = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUC", "pixel_auroc": "Pixel AUC"}
 
 
 def lines(table):
     return table.strip().splitlines()
 
 
-def test_the_tables_of_v1_and_v2_are_the_notes_digit_for_digit(three):
-    v1, v2 = three.run("v1"), three.run("v2")
-    assert as_the_notes_print(results_table(three, v1, v2)) == lines(V1)
-    assert as_the_notes_print(results_table(three, v2, v1)) == lines(V2)
+def results_table(rows, run, other):
+    """A run's table as the notes print it, with figures better than the other run's in bold."""
+
+    def cell(class_name, metric):
+        mine, theirs = run.figure(class_name, metric), other.figure(class_name, metric)
+        return Cell(mine or ABSENT, (published_change(theirs, mine) or 0) > 0)
+
+    body = tuple((c, tuple(cell(c, m) for m in NOTES_NAMES)) for c in (*rows.classes, MEAN))
+    return Table(f"{run.name}", ("Class", *NOTES_NAMES.values()), body)
 
 
-def test_the_table_of_changes_is_the_notes_but_for_the_cell_that_is_no_arithmetic(three):
-    (claim,) = three.changes
-    table = changes_table(three, claim)
+def as_the_notes_print(table):
+    """The lines of a table in the notes' Markdown, which sets names of mean rows in bold too."""
+    rule = "|".join("-" * max(5, len(name) + 2) for name in table.header)
+    printed = [f"| {' | '.join(table.header)} |", f"|{rule}|"]
+    for name, cells in table.rows:
+        row = f"**{name}**" if name.split()[0] == MEAN else name
+        printed.append(f"| {' | '.join([row, *(f'**{c.text}**' if c.bold else c.text for c in cells)])} |")
+    return printed
+
+
+def test_the_tables_of_v1_and_v2_are_the_notes_digit_for_digit(three_classes):
+    v1, v2 = three_classes.run("v1"), three_classes.run("v2")
+    assert as_the_notes_print(results_table(three_classes, v1, v2)) == lines(V1)
+    assert as_the_notes_print(results_table(three_classes, v2, v1)) == lines(V2)
+
+
+def test_the_table_of_changes_is_the_notes_but_for_the_cell_that_is_no_arithmetic(three_classes):
+    (claim,) = three_classes.changes
+    table = changes_table(three_classes, claim)
     regenerated, printed = as_the_notes_print(table), lines(V1_TO_V2)
     differing = [k for k, (mine, theirs) in enumerate(zip(regenerated, printed, strict=True)) if mine != theirs]
     cells = [
@@ -90,31 +110,31 @@ def test_the_table_of_changes_is_the_notes_but_for_the_cell_that_is_no_arithmeti
     assert sum("‡" in note for note in table.notes) == len(NOT_ARITHMETIC)
 
 
-def test_the_printed_changes_are_kept_word_for_word(three):
-    (claim,) = three.changes
+def test_the_printed_changes_are_kept_word_for_word(three_classes):
+    (claim,) = three_classes.changes
     names = {"Image": "image_auroc", "Pixel": "pixel_auroc"}
     for line in lines(V1_TO_V2)[2:]:
         row, before, after, printed = [cell.strip() for cell in line.strip("|").split("|")]
         class_name, kind = row.strip("*").split()
         assert claim.printed[class_name][names[kind]] == printed.strip("*")
         assert (f"{class_name} {kind}" in claim.plain) == ("*" not in printed)
-        assert [three.run(name).figure(class_name, names[kind]) for name in ("v1", "v2")] == [before, after]
+        assert [three_classes.run(name).figure(class_name, names[kind]) for name in ("v1", "v2")] == [before, after]
 
 
 def test_why_the_grid_cell_cannot_be_reproduced():
-    """Neither rounding nor truncation of what the digits give is +20.0%, and lost digits reach it at one corner only."""
+    """Neither rounding nor truncation gives +20.0%, and lost digits reach it at one corner only."""
     a, b, half = Decimal("0.8204"), Decimal("0.9850"), Decimal("0.00005")
     percent = 100 * (b - a) / a
     assert round(percent, 2) == Decimal("20.06")
     others = {"grid Pixel": ("0.9259", "0.9841", "6.2"), "transistor Image": ("0.6654", "0.8075", "21.3")}
     for row, (before, after, truncated) in others.items():  # The notes print 6.3 and 21.4: they do not truncate.
-        assert str(100 * (value(after) - value(before)) / value(before)).startswith(truncated), row
+        assert str(100 * (figure_value(after) - figure_value(before)) / figure_value(before)).startswith(truncated), row
     lowest = 100 * ((b - half) / (a + half) - 1)
     assert Decimal("20.0499") < lowest < Decimal("20.05")
     assert 100 * ((b - half / 10 * 9) / (a + half / 10 * 9) - 1) > Decimal("20.05")
 
 
-# Every figure of the rows that the notes print in no table, one line a run: classes, mean image, mean pixel.
+# Figures that the notes print in no table, one line a run: classes, mean image, mean pixel.
 FURTHER_ROWS = {
     "v3": ("1.000 0.995 0.857", "0.9504", "0.9313"),
     "v3@224": ("1.000 0.710 0.640", "0.7835", "0.8779"),
@@ -127,11 +147,11 @@ FURTHER_ROWS = {
 }
 
 
-def test_every_other_published_row_is_there(published, three):
-    assert [run.name for run in three.runs] == ["v1", "v2", *FURTHER_ROWS]
+def test_every_other_published_row_is_there(published, three_classes):
+    assert [run.name for run in three_classes.runs] == ["v1", "v2", *FURTHER_ROWS]
     for name, (classes, image, pixel) in FURTHER_ROWS.items():
-        run = three.run(name)
-        assert " ".join(run.figure(c, "image_auroc") for c in three.tasks) == classes
+        run = three_classes.run(name)
+        assert " ".join(run.figure(c, "image_auroc") for c in three_classes.tasks) == classes
         assert (run.figure(MEAN, "image_auroc"), run.figure(MEAN, "pixel_auroc")) == (image, pixel)
         assert run.figure("grid", "pixel_auroc") is None
     fifteen = published.files[1]
@@ -139,18 +159,20 @@ def test_every_other_published_row_is_there(published, three):
         ("0.8006", "0.8038"),
         ("98.03% ± 0.19%", "97.81% ± 0.03%"),
     ]
-    assert value("98.03% ± 0.19%") == Decimal("0.9803")
+    assert figure_value("98.03% ± 0.19%") == Decimal("0.9803")
 
 
-def test_every_printed_mean_follows_from_its_classes_within_their_rounding(three):
+def test_every_printed_mean_follows_from_its_classes_within_their_rounding(three_classes):
     checked = 0
-    for run in three.runs:
+    for run in three_classes.runs:
         for metric in ("image_auroc", "pixel_auroc"):
-            figures = [run.figure(c, metric) for c in three.tasks]
+            figures = [run.figure(c, metric) for c in three_classes.tasks]
             if None not in figures:
                 digits = [len(figure.split(".")[1]) for figure in figures]
                 slack = sum(Decimal(5).scaleb(-n - 1) for n in digits) / 3 + Decimal("0.00005")
-                assert abs(sum(map(value, figures)) / 3 - value(run.figure(MEAN, metric))) <= slack, run.name
+                assert abs(sum(map(figure_value, figures)) / 3 - figure_value(run.figure(MEAN, metric))) <= slack, (
+                    run.name
+                )
                 checked += 1
     assert checked == 12
 
@@ -162,10 +184,10 @@ def test_settings_are_knobs_and_everything_has_a_source(published):
             assert run.source.endswith(".")
 
 
-def test_v1_to_v2_is_marked_as_confounded_by_backbone_and_grid(three):
+def test_v1_to_v2_is_marked_as_confounded_by_backbone_and_grid(three_classes):
     found = {
         c.path: (c.before, c.after)
-        for c in published_confounds(three.run("v1"), three.run("v2"), three.run("v2").compares)
+        for c in published_confounds(three_classes.run("v1"), three_classes.run("v2"), three_classes.run("v2").compares)
     }
     assert found == {
         "backbone.model": (NOT_RECORDED, "vit_base_patch14_dinov2.lvd142m"),
@@ -183,21 +205,21 @@ def test_v1_to_v2_is_marked_as_confounded_by_backbone_and_grid(three):
     assert "| v1 -\\> v2 † | +12.3% | +7.1% | `lora.scaling`, `lora.task0` |" in markdown
 
 
-def test_a_setting_that_nobody_recorded_is_a_confound_even_on_both_sides(three):
-    v2 = three.run("v2")
+def test_a_setting_that_nobody_recorded_is_a_confound_even_on_both_sides(three_classes):
+    v2 = three_classes.run("v2")
     unknown = v2.model_copy(update={"settings": v2.settings | {"training.epochs": NOT_RECORDED}})
     assert [c.path for c in published_confounds(unknown, unknown, ())] == ["training.epochs"]
     assert published_confounds(v2, v2, ()) == ()
 
 
-def test_v5_0_alone_had_no_effect(three):
+def test_v5_0_alone_had_no_effect(three_classes):
     markdown = build_published_report(load_published()).markdown()
     assert "v3@224 -\\> v5.0: no effect: `v5.0` equals `v3@224` in every published digit" in markdown
     assert "| v3@224 -\\> v5.0 (no effect) | 0.0% | 0.0% |" in markdown
     assert markdown.count("no effect:") == 1
-    one = three.run("v5.0")
+    one = three_classes.run("v5.0")
     other = one.model_copy(update={"means": one.means.model_copy(update={"pixel_auroc": "0.8780"})})
-    assert not rows_of_notes.without_effect(three.run("v3@224"), other)
+    assert not rows_of_notes.without_effect(three_classes.run("v3@224"), other)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +232,7 @@ def test_v5_0_alone_had_no_effect(three):
     ],
 )
 def test_changes_are_taken_from_printed_figures(before, after, shown):
-    assert change_text(relative_change(before, after)) == shown
+    assert change_text(published_change(before, after)) == shown
 
 
 @pytest.fixture
@@ -244,21 +266,21 @@ def damaged(tmp_path):
         ),
         (lambda c: c["runs"][1].update(against="v0"), "run v2: against 'v0'"),
         (lambda c: c["runs"][1].update(compares=["lora.scalling"]), "run v2: no run has a setting lora.scalling"),
-        (lambda c: c["runs"][1].update(name="v1"), "every name may be given once"),
+        (lambda c: c["runs"][1].update(name="v1"), "runs: a name is given twice"),
         (lambda c: c["runs"][1]["classes"].update(bottle={}), "run v2: its classes are not among the tasks"),
         (lambda c: c["changes"][0].update(after="v9"), "changes v1 to v9: an unknown run or class"),
         (lambda c: c["runs"].clear(), "runs: Tuple should have at least 1 item"),
         (lambda c: c.pop("dataset"), "dataset: Field required"),
     ],
 )
-def test_damaged_rows_are_refused_in_one_line(damaged, change, said):
+def test_damaged_rows_are_errors_of_one_line(damaged, change, said):
     with pytest.raises(InvalidInput) as refused:
         load_published(damaged(change))
     assert said in str(refused.value)
     assert "rows.yaml" in str(refused.value)
 
 
-def test_a_folder_without_published_rows_is_refused(tmp_path):
+def test_a_folder_without_published_rows_is_an_error(tmp_path):
     with pytest.raises(InvalidInput, match="no published rows"):
         load_published(tmp_path)
 

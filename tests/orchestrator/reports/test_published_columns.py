@@ -1,4 +1,4 @@
-"""Published columns beside measured ones: apart, with all that differs."""
+"""The table of published columns: measured columns first, with notes on all differences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cells(report, title=TITLE):
     return table, {name: [cell.text for cell in row] for name, row in table.rows}
 
 
-def test_published_columns_stand_beside_measured_ones_and_apart(stored, add, published):
+def test_published_columns_have_a_table_of_their_own(stored, add, published):
     for version in ("v1", "v2"):
         add(
             {"version": version},
@@ -41,7 +41,7 @@ def test_published_columns_stand_beside_measured_ones_and_apart(stored, add, pub
     assert {r["dataset"] for r in records} == {"embedded", "MVTec AD"}
 
 
-def test_what_differs_between_measured_and_published_is_listed(stored, add, published):
+def test_differences_between_measured_and_published_are_listed(stored, add, published):
     for gamma in (0.0, 2.0):
         add(
             {"loss.focal_gamma": gamma},
@@ -71,7 +71,7 @@ def test_means_over_other_classes_are_marked(stored, add, published):
     assert rows["transistor Image AUROC"] == ["\u2013", "0.718"]
     assert "leather Routing Acc" in rows
     assert "transistor Pixel AUROC" not in rows  # published nowhere and measured nowhere
-    assert "‡ A mean over other classes: published leather, grid, transistor; measured leather, grid." in table.notes
+    assert "‡ Mean over other classes: published leather, grid, transistor; measured leather, grid." in table.notes
     assert any("`patch_grid`: measured 16x16; 14x14 in every published column" in note for note in table.notes)
 
 

@@ -12,7 +12,7 @@ from orchestrator.reports.published import load_published
 from orchestrator.reports.published_tables import build_published_report
 
 
-def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them(three):
+def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them():
     report = build_published_report(load_published())
     markdown, first = report.markdown(), report.tables[0]
     assert "Mean Image AUROC" in first.header
@@ -38,11 +38,11 @@ def test_the_command_shows_the_published_rows_without_a_folder(place, command):
     ("words", "said"),
     [
         ([], "report: give a results folder"),
-        (["results/small", "--published"], "--published: stands alone"),
-        (["--published", "--with-published"], "--published: stands alone"),
+        (["results/small", "--published"], "--published: takes neither"),
+        (["--published", "--with-published"], "--published: takes neither"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_mean(command, words, said):
+def test_contradictory_options_are_errors(command, words, said):
     ended = command("report", *words)
     assert (ended.code, ended.out) == (2, "")
     assert said in ended.err

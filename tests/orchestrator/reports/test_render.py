@@ -1,11 +1,11 @@
-"""How a table is set in each notation."""
+"""A table in each notation."""
 
 from __future__ import annotations
 
-from orchestrator.reports.render import Cell, Table, latex_table, markdown_table
+from orchestrator.reports.render import Cell, Table, csv_text, latex_table, markdown_table
 
 
-def test_numbers_stand_to_the_right_and_words_to_the_left():
+def test_numbers_are_aligned_right_and_words_left():
     rows = (
         ("a", tuple(map(Cell, ("0.9 ± 0.1 (n=2)", "+0.1 to +0.2", "0.06 (floor 0.06)", "1e-05", "beyond seed noise")))),
         ("b", tuple(map(Cell, ("\u2013", "1 / 2", "+4.0%", "98.5% ‡", "\u2013")))),
@@ -13,3 +13,43 @@ def test_numbers_stand_to_the_right_and_words_to_the_left():
     table = Table("t", ("", "x", "y", "p", "s", "Verdict"), rows)
     assert "\n|---|---:|---:|---:|---:|---|\n" in markdown_table(table)
     assert "{lrrrrl}" in latex_table(table, "t")
+
+
+def test_latex_sets_a_rule_above_the_rows_that_ask_for_one_and_bold_cells():
+    rows = tuple((name, (Cell("1", bold=name == "b"),)) for name in "abc")
+    lines = latex_table(Table("t", ("", "x"), rows, rules=frozenset({1})), "caption").splitlines()
+    middle = [line.strip() for line in lines[lines.index("    \\toprule") : lines.index("    \\bottomrule")]]
+    assert middle == [
+        "\\toprule",
+        "& x \\\\",
+        "\\midrule",
+        "a & 1 \\\\",
+        "\\midrule",
+        "b & \\textbf{1} \\\\",
+        "c & 1 \\\\",
+    ]
+
+
+def test_markdown_escapes_pipes_everywhere_and_markup_outside_code():
+    table = Table("a|b", ("", "*x*"), (("_r_", (Cell("`a|_b_`", bold=True),)),), ("under_score <b> [1]",))
+    assert markdown_table(table).splitlines() == [
+        "## a\\|b",
+        "",
+        "|  | \\*x\\* |",
+        "|---|---|",
+        "| \\_r\\_ | **`a\\|_b_`** |",
+        "",
+        "- under_score \\<b\\> \\[1\\]",
+    ]
+
+
+def test_a_transposed_table_has_rows_as_columns():
+    rows = (("a", (Cell("1"), Cell("2"))), ("b", (Cell("3"), Cell("4"))))
+    turned = Table("t", ("", "x", "y"), rows, ("note",)).transposed("Variant")
+    assert turned.header == ("Variant", "a", "b")
+    assert turned.rows == (("x", (Cell("1"), Cell("3"))), ("y", (Cell("2"), Cell("4"))))
+    assert turned.notes == ("note",)
+
+
+def test_csv_leaves_none_empty_and_keeps_every_digit():
+    assert csv_text(("a", "b"), [(None, 0.1 + 0.2), ("x,y", 1)]) == 'a,b\n,0.30000000000000004\n"x,y",1\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.reports.report_cache import FILE, keep_report, kept_report
+from orchestrator.reports.report_cache import keep_report, kept_report
 from orchestrator.results.store import ResultStore
 
 
@@ -17,7 +17,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("report.*")}
 
 
-def test_a_second_start_of_a_finished_sweep_shows_the_report_that_is_there(finished, command):
+def test_a_second_start_shows_the_stored_report(finished, command):
     folder = finished / "results/small"
     first = command("sweep.yaml", "--backend", "inline")
     before = report_files(folder)
@@ -35,15 +35,15 @@ def take_a_file(folder):
 
 
 def take_the_note(folder):
-    (folder / "index" / FILE).unlink()
+    (folder / "tables" / "report.json").unlink()
 
 
 def cut_the_note(folder):
-    (folder / "index" / FILE).write_text('{"inputs": 3')
+    (folder / "tables" / "report.json").write_text('{"inputs": 3')
 
 
 @pytest.mark.parametrize("harm", [harm_the_text, take_a_file, take_the_note, cut_the_note])
-def test_what_is_not_the_report_that_was_made_is_made_again(finished, command, harm):
+def test_a_changed_report_is_made_again(finished, command, harm):
     folder = finished / "results/small"
     assert command("sweep.yaml", "--backend", "inline").code == 0
     before = contents(folder)

@@ -48,10 +48,10 @@ def test_one_seed_gives_the_value_alone_and_ties_are_all_bold(stored, add):
     table = values(report)
     assert table["grid Image AUROC"] == ["0.8100", "**0.8300**", "**0.8300**"]
     assert table["grid Routing Acc"] == ["98.5%", "**100.0%**", "**100.0%**"]  # 100% is for exactly 1
-    assert "n = 1 in every column); one seed gives no spread" in report.markdown()
+    assert "n = 1 in every column). One seed gives no standard deviation" in report.markdown()
 
 
-def test_two_columns_carry_the_change_beside_them_as_the_notes_do(stored, add):
+def test_two_columns_have_a_column_of_changes(stored, add):
     # The published v1 and v2 of the notes, to four digits.
     classes = ("leather", "grid", "transistor")
     for version, image, pixel in (
@@ -95,7 +95,7 @@ def test_without_its_baseline_a_report_says_so(stored, add):
     add({GAMMA: 1.0})
     add({GAMMA: 2.0})
     markdown = build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
-    words = "No change is given: baseline not finished yet, since no finished trial fits `loss.focal_gamma=0`."
+    words = "No change is given: no finished trial fits the baseline `loss.focal_gamma=0` yet."
     assert words in markdown
     assert "## Change" not in markdown
 
@@ -104,7 +104,10 @@ def test_with_several_baselines_to_choose_from_a_report_says_so(stored, add):
     for rank, gamma in ((4, 0.0), (8, 0.0), (16, 2.0)):
         add({"lora.rank": rank, GAMMA: gamma})
     markdown = build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
-    assert "No change is given for `rank=16, focal_gamma=2`: several columns fit `loss.focal_gamma=0`." in markdown
+    assert (
+        "No change is given for `rank=16, focal_gamma=2`: several columns fit the baseline `loss.focal_gamma=0`."
+        in markdown
+    )
 
 
 def test_many_variants_become_rows_and_classes_go_to_the_csv(stored, add):
@@ -186,7 +189,7 @@ def test_undefined_metrics_are_dashes_and_their_mean_names_the_classes_that_it_i
     known, lacks = ("leather", "grid") if pixel[0] else ("grid", "leather")
     assert table[f"{known} Pixel AUROC"] == table["Mean Pixel AUROC ‡"] == ["0.9000", "0.9000", "0.0%"]
     assert table[f"{lacks} Pixel AUROC"] == ["\u2013"] * 3
-    assert f"‡ Undefined (null) for `{lacks}`, so the mean is over `{known}`: Pixel AUROC." in report.markdown()
+    assert f"‡ Undefined (null) for `{lacks}`: Pixel AUROC. The mean is over `{known}`." in report.markdown()
     means = values(report, MEANS)
     assert {name for name in means if name.endswith("‡")} == set()  # the generated AP, F1 and AUPRO have no gaps
     assert all(means[f"{measure} (Pixel AUROC)"] == ["\u2013"] * 2 for measure in ("ACC", "FM", "BWT"))
@@ -205,14 +208,14 @@ def test_a_class_that_has_the_metric_in_one_column_only_leaves_the_mean_undefine
     table = values(report)
     assert table["grid Pixel AUROC"] == ["\u2013", "0.8000"]
     assert table["Mean Pixel AUROC"] == ["\u2013"] * 2
-    assert "Undefined (null) for `grid`, and so is the mean: Pixel AUROC." in report.markdown()
+    assert "Undefined (null) for `grid`: Pixel AUROC. The mean is undefined too." in report.markdown()
 
 
 def test_bold_has_a_legend_where_there_is_any(stored, add):
     add({GAMMA: 0.0}, image=(0.9, 0.5))
-    assert "bold:" not in build_report(stored(), None, None, "t").markdown()
+    assert "Bold:" not in build_report(stored(), None, None, "t").markdown()
     add({GAMMA: 2.0}, image=(0.9, 0.6))
-    legend = "- bold: best mean in its row; it says nothing of significance"
+    legend = "- Bold: the best mean in its row, significant or not"
     assert f"{legend}.\n" in build_report(stored(), None, None, "t").markdown()
     assert f"{legend} (see `Against focal_gamma=0`).\n" in build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
 
@@ -284,3 +287,36 @@ def test_equal_results_make_equal_bytes(stored, add, tmp_path, make_trial):
         "tex": here.latex(),
     }
     assert sorted(p.name for p in (tmp_path / "out" / "report").iterdir()) == ["report.csv", "report.md", "report.tex"]
+
+
+def test_eight_variants_still_stand_side_by_side(stored, add):
+    for gamma in range(8):
+        add({GAMMA: float(gamma)}, image=(0.9, 0.5 + gamma / 100))
+    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    assert values(report)["Metric"] == [f"focal_gamma={gamma}" for gamma in range(8)]
+    assert values(report, "Change against focal_gamma=0")["Metric"][-1] == "focal_gamma=7"
+
+
+def test_the_csv_holds_the_comparison_with_the_baseline(stored, add):
+    for seed in range(3):
+        add({GAMMA: 0.0}, seed, pixel=(0.80, 0.80))
+        add({GAMMA: 2.0}, seed, pixel=(0.81 + seed / 100,) * 2)
+        add({GAMMA: 3.0}, seed, pixel=(0.91 + seed / 50,) * 2)
+    records = csv.DictReader(io.StringIO(build_report(stored(), None, {GAMMA: 0.0}, "t").csv()))
+    found = {r["metric"]: (r["mean"], r["n"]) for r in records if r["variant"].endswith("2") and r["class"] == "Mean"}
+    # Differences 0.01, 0.02, 0.03: standard deviation 0.01, half-width 4.302653 * 0.01 / sqrt(3).
+    expected = {
+        "difference": 0.02,
+        "difference_low": -0.0048414,
+        "difference_high": 0.0448414,
+        "difference_t_low": -0.0048414,
+        "difference_t_high": 0.0448414,
+        "p_wilcoxon": 0.25,
+        "p_holm": 0.5,  # Two tests.
+        "d_z": 2.0,
+        "seed_noise": 0.0141421,  # 2 sqrt((0 + 0.01^2) / 2)
+    }
+    for name, value in expected.items():
+        mean, n = found[f"pixel_auroc_{name}"]
+        assert float(mean) == pytest.approx(value, abs=1e-7), name
+        assert n == "3"

@@ -1,10 +1,10 @@
-"""What is known of a column from its settings."""
+"""Columns of tables: their patch grid."""
 
 from __future__ import annotations
 
 import pytest
 
-from orchestrator.reports.variants import patch_grid
+from orchestrator.reports.variants import number_duplicates, patch_grid, varying_factors
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,13 @@ from orchestrator.reports.variants import patch_grid
 )
 def test_the_patch_grid_of_measured_columns(settings, grid):
     assert patch_grid(settings) == grid
+
+
+def test_the_version_is_the_first_of_the_factors_that_differ():
+    variants = [{"version": "v1", "lora.rank": 4, "zeta": 1}, {"version": "v2", "lora.rank": 8, "zeta": 1.0}]
+    assert varying_factors(variants) == ["version", "lora.rank"]
+    assert varying_factors([{"lora.rank": 4}, {}]) == ["lora.rank"]
+
+
+def test_labels_that_occur_twice_are_numbered():
+    assert number_duplicates(["a", "b", "a", "a"]) == ["a #1", "b", "a #2", "a #3"]

@@ -12,7 +12,7 @@ from orchestrator.reports import lock as locks
 from orchestrator.reports.lock import read_lock
 from orchestrator.reports.published import load_published
 from orchestrator.reports.tables import build_report, write_report
-from orchestrator.reports.verify import check_report
+from orchestrator.reports.verify import Verification, check_report
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES
 from orchestrator.results.store import ResultStore
@@ -58,7 +58,8 @@ def test_an_untouched_report_is_equal(write, named):
     verdict = check(write(**named))
     assert verdict.equal
     assert (
-        verdict.lines()[0] == "report.md: equal, byte for byte, to what the Parquet beside it gives (4 finished trials)"
+        verdict.lines()[0]
+        == "report.md: equal, byte for byte, to what the Parquet files in its folder give (4 finished trials)"
     )
 
 
@@ -66,7 +67,9 @@ def test_a_report_whose_baseline_of_two_knobs_has_not_finished_is_equal(ids, tmp
     baseline = {"lora.rank": 16, GAMMA: 0.0}  # not in the order of the alphabet, in which the lock holds it
     report = build_report(ResultStore(tmp_path / "sweep"), {ids[2]}, baseline, "t", current_code=CODE)
     path = write_report(report, tmp_path / "sweep")["md"]
-    assert "no finished trial fits `lora.rank=16, loss.focal_gamma=0`" in path.read_text(encoding="utf-8")
+    assert "no finished trial fits the baseline `lora.rank=16, loss.focal_gamma=0` yet" in path.read_text(
+        encoding="utf-8"
+    )
     swapped = build_report(
         ResultStore(tmp_path / "sweep"), {ids[2]}, dict(reversed(baseline.items())), "t", current_code=CODE
     )
@@ -127,7 +130,7 @@ def test_any_other_change_of_the_text_is_named(write, old, new, said):
     assert verdict.reasons[0].startswith("the text was changed")
 
 
-def test_a_text_changed_together_with_its_digest_is_still_told_from_the_parquet(write):
+def test_a_text_changed_together_with_its_digest_still_differs(write):
     report = write()
     alter(report, "0.5100", "0.5900")
     written = report.read_text(encoding="utf-8")
@@ -191,7 +194,7 @@ def test_rows_made_anew_by_other_code_are_named(write, ids, tmp_path, make_trial
     put(ResultStore(tmp_path / "sweep"), make_trial({GAMMA: 2.0}, 1, image=(0.9, 0.6), **new))
     verdict = check(report)
     assert verdict.reasons == (
-        f"the rows of trial {ids[3]} are others than those of the report",
+        f"trial {ids[3]}: its stored rows changed since the report was made",
         "other code (beefbeefbeef) than that of the report (c0dec0dec0de) made these rows",
     )
     assert any("column 'focal_gamma=2" in difference for difference in verdict.differences)
@@ -203,7 +206,9 @@ def test_rows_made_anew_by_the_same_code_are_named(write, ids, tmp_path, make_tr
     for gamma in (0.0, 2.0):
         for seed in (0, 1):
             put(ResultStore(tmp_path / "sweep"), make_trial({GAMMA: gamma}, seed, image=(0.9, 0.5 + gamma / 10)))
-    changed = [f"the rows of trial {trial} are others than those of the report" for trial in sorted((ids[1], ids[3]))]
+    changed = [
+        f"trial {trial}: its stored rows changed since the report was made" for trial in sorted((ids[1], ids[3]))
+    ]
     assert list(check(report).reasons) == changed
 
 
@@ -230,7 +235,7 @@ def test_a_report_without_the_trials_of_a_damaged_part_is_equal_and_says_so(writ
     assert verdict.lines()[1] == f"damaged: parts/metrics/{name}.parquet; {len(ids)} trials not in the report"
 
 
-def test_code_that_changed_since_is_a_note_while_the_bytes_are_equal(write):
+def test_changed_code_is_a_note_while_the_bytes_are_equal(write):
     verdict = check(write(), code="beef" * 16)
     assert verdict.equal
     assert (
@@ -258,7 +263,7 @@ def test_published_rows_that_changed_are_named(write):
     report = write(published=load_published())
     alter(report, load_published().digest, "0" * 64)
     verdict = check(report)
-    assert verdict.reasons == ("the published rows are others than those that stood in the report",)
+    assert verdict.reasons == ("the published rows changed since the report was made",)
 
 
 def test_a_report_without_trials_verifies_too(tmp_path):
@@ -279,7 +284,7 @@ def test_many_differences_are_counted(write):
     assert len(shown) <= 25
 
 
-def test_a_report_with_no_results_beside_it_is_refused(write, tmp_path):
+def test_a_report_without_results_in_its_folder_is_an_error(write, tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(write(), alone)
@@ -311,4 +316,12 @@ def test_the_command_ends_with_0_1_or_2(finished, command):
     (finished / "lost.md").write_text("# no lock\n")
     ended = command("verify", "lost.md")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("error: lost.md: carries no lock")
+    assert ended.err.startswith("error: lost.md: has no lock")
+
+
+def test_differences_are_shown_up_to_a_number():
+    differences = tuple(f"line {k}" for k in range(25))
+    lines = Verification("report.md", 4, differences, ("reason",), ()).lines()
+    assert lines[1:21] == [f"  line {k}" for k in range(20)]
+    assert lines[21:] == ["  and 5 more", "why: reason"]
+    assert "more" not in " ".join(Verification("report.md", 4, differences[:20], (), ()).lines())

@@ -1,4 +1,4 @@
-"""The kept anomaly maps of a run: small, beside the results, and never a reason for a trial to fail."""
+"""The anomaly maps of a run: small, apart from the results, and never a cause of failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result store: every row once, whatever was written twice, by other code, damaged, or not to its end."""
+"""The result store: every row that counts once, despite duplicates, damage and dead writers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleflow.errors import InvalidInput
-from orchestrator.results import compaction, parts
+from orchestrator.results import parts
 from orchestrator.results.schema import TABLES, arrow_schema
 from orchestrator.results.store import ResultStore
-from orchestrator.results.writer import InvalidRows, PartWriter
 
 
 def attempts_of(table):
     return {(t, a) for t, a in zip(table["trial_id"].to_pylist(), table["attempt"].to_pylist(), strict=True)}
-
-
-def flipped(content: bytes) -> bytes:
-    """With a bit changed in the middle of a column of figures."""
-    columns = pq.ParquetFile(pa.BufferReader(content)).metadata.row_group(0)
-    (of,) = [c for c in map(columns.column, range(columns.num_columns)) if c.path_in_schema == "image_auroc"]
-    at = of.dictionary_page_offset + of.total_compressed_size // 2
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
 def test_what_is_written_is_read_with_the_explicit_schema(store, write, make_attempt):
@@ -43,15 +34,6 @@ def test_what_is_written_is_read_with_the_explicit_schema(store, write, make_att
     ]
 
 
-def test_a_part_is_read_from_memory_that_no_thread_gives_back_to_python(store, write, make_attempt):
-    write(make_attempt(rows=2000))
-    (path,) = [file for file in (store.parts / "metrics").iterdir() if "empty" not in file.name]
-    before = pa.total_allocated_bytes()
-    file = parts.open_part_file(store.parts, "metrics", path.stem)
-    assert pa.total_allocated_bytes() - before >= path.stat().st_size
-    assert file.metadata.num_rows == 2000
-
-
 def test_a_new_store_is_empty_for_every_reader(store):
     import duckdb
     import polars
@@ -64,7 +46,7 @@ def test_a_new_store_is_empty_for_every_reader(store):
         assert duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall() == [(0,)]
 
 
-def test_a_folder_without_results_is_the_users_mistake(tmp_path):
+def test_a_folder_without_results_is_an_invalid_input(tmp_path):
     with pytest.raises(InvalidInput, match="give the folder that a sweep wrote"):
         ResultStore(tmp_path).finished()
     assert list(tmp_path.iterdir()) == []
@@ -93,13 +75,13 @@ def test_across_code_versions_the_most_recently_started_finished_group_counts(st
     write(make_attempt(attempt=4, code="newest", minute=4, status="failed"))
     finished = store.finished()["000000000001"]
     assert (finished.attempt, finished.code_digest) == (2, "new")
-    # Going back to the old code and starting once more makes the old group the one that counts, and its lowest number.
+    # One more attempt by the old code makes that group count, and in it the lowest number.
     write(make_attempt(attempt=5, code="old", minute=9))
     assert (store.finished()["000000000001"].attempt, store.finished()["000000000001"].code_digest) == (1, "old")
 
 
 @pytest.mark.parametrize("status", ["failed", "pruned", "interrupted"])
-def test_an_attempt_that_ended_otherwise_is_stored_and_not_finished(store, write, make_attempt, status):
+def test_an_unfinished_attempt_is_stored_and_does_not_count(store, write, make_attempt, status):
     write(make_attempt(status=status))
     assert store.finished() == {}
     assert store.read("attempts", ["status"]).to_pylist() == [{"status": status}]
@@ -112,14 +94,15 @@ def test_compacted_tables_lie_outside_parts_and_hold_the_rows_that_count(store, 
     write(make_attempt(trial=3))
     store.compact()
     assert before.items() <= {p: p.read_bytes() for p in store.parts.rglob("*.parquet")}.items()
-    assert sorted(p.name for p in (store.folder / "tables").iterdir()) == sorted(f"{t}.parquet" for t in TABLES)
+    names = {path.name for path in (store.folder / "tables").iterdir()}
+    assert names == {"metrics.parquet", "scores.parquet", "curves.parquet", "attempts.parquet", "compacted.json"}
     for table in TABLES:
         assert pq.read_table(store.folder / "tables" / f"{table}.parquet").equals(store.read(table))
     assert attempts_of(store.read("metrics")) == {(f"{n:012x}", 1) for n in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("compacted", [0, 1, 2, 3])
-def test_marked_rows_are_those_of_all_rows_wherever_they_are(store, write, make_attempt, compacted):
+def test_marked_rows_are_selected_from_parts_and_tables_alike(store, write, make_attempt, compacted):
     for trial in (1, 2, 3):
         write(make_attempt(trial=trial, rows=4), make_attempt(trial=trial, attempt=2, rows=5))
         if trial == compacted:
@@ -130,18 +113,18 @@ def test_marked_rows_are_those_of_all_rows_wherever_they_are(store, write, make_
     def mark(by):
         assert by.column_names == ["task", "trial_id"]
         assert by["trial_id"].equals(rows["trial_id"])
-        return "found", pa.array(wanted)
+        return "result", pa.array(wanted)
 
-    found, some = ResultStore(store.folder).read_marked(
+    result, some = ResultStore(store.folder).read_marked(
         "metrics", ["task", "trial_id"], mark, ["aupro", "task", "sweep"]
     )
-    assert found == "found"
+    assert result == "result"
     assert some.column_names == ["aupro", "task", "sweep"]
     assert some.to_pylist() == rows.select(["aupro", "task", "sweep"]).filter(pa.array(wanted)).to_pylist()
     assert some.num_rows == 6
 
 
-def test_marked_rows_leave_out_a_part_that_turns_out_damaged(store, write, make_attempt):
+def test_marked_rows_leave_out_a_part_that_is_damaged_meanwhile(store, write, make_attempt):
     write(make_attempt(trial=1))
     name = write(make_attempt(trial=2))
     reader = ResultStore(store.folder)
@@ -152,43 +135,7 @@ def test_marked_rows_leave_out_a_part_that_turns_out_damaged(store, write, make_
     assert len(reader.damaged) == 1
 
 
-def test_a_compacted_table_whose_bytes_changed_is_not_read(store, write, make_attempt):
-    write(make_attempt(trial=1))
-    store.compact()
-    before = store.read("metrics")
-    path = store.folder / "tables" / "metrics.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert ResultStore(store.folder).read("metrics").equals(before)
-
-
-@pytest.mark.parametrize("harm", [lambda content: b"", lambda content: bytes(len(content)), flipped])
-def test_a_compacted_table_that_is_overwritten_while_it_is_read_gives_way_to_the_parts(
-    store, write, make_attempt, harm
-):
-    write(make_attempt(trial=1, rows=500))
-    store.compact()
-    before = store.read("metrics")
-    path = store.folder / "tables" / "metrics.parquet"
-    content = path.read_bytes()
-
-    def mark(by):
-        path.write_bytes(harm(content))  # In place, as no writer of ours does.
-        return None, pa.array([True] * len(by))
-
-    _, rows = ResultStore(store.folder).read_marked("metrics", ["task"], mark, before.column_names)
-    assert rows.to_pylist() == before.to_pylist()
-    path.write_bytes(content)
-    file = compaction.open_table(store.folder, "metrics", compaction.read_list(store.folder))
-    path.write_bytes(harm(content))
-    with pytest.raises(compaction.TableChanged):
-        compaction.read_compacted_columns(file, before.column_names)
-    store.compact()
-    assert pq.read_table(path).equals(before)
-
-
-def test_a_part_that_was_on_its_way_and_is_whole_now_is_not_set_aside(store, write, make_attempt):
+def test_a_part_that_was_incomplete_when_first_seen_is_not_set_aside(store, write, make_attempt):
     name = write(make_attempt())
     part, away = store.parts / "scores" / f"{name}.parquet", store.folder / "away"
     part.rename(away)
@@ -198,45 +145,6 @@ def test_a_part_that_was_on_its_way_and_is_whole_now_is_not_set_aside(store, wri
     assert reader.recover().set_aside == ()
     assert len(reader.finished()) == 1
     assert part.exists()
-
-
-def test_at_most_one_part_a_second_each_with_whole_attempts(store, make_attempt):
-    now = [100.0]
-    writer = PartWriter(store, "node/7 a", clock=lambda: now[0])
-    assert (writer.seconds_until_due(), writer.due(), writer.flush()) == (None, False, None)
-    writer.add(make_attempt(trial=1))
-    assert writer.due()
-    first = writer.flush()
-    writer.add(make_attempt(trial=2))
-    now[0] = 100.25
-    writer.add(make_attempt(trial=3))
-    assert not writer.due()
-    assert writer.seconds_until_due() == 0.75
-    now[0] = 101.0
-    assert writer.due()
-    second = writer.flush()
-    assert "node-7-a" in first < second
-    for table in TABLES:
-        names = sorted(p.stem for p in (store.parts / table).glob("*.parquet"))
-        assert names[1:] == [first, second]
-    of_second = attempts_of(pq.read_table(store.parts / "metrics" / f"{second}.parquet"))
-    assert of_second == {("000000000002", 1), ("000000000003", 1)}
-
-
-def test_a_bad_attempt_is_refused_whole_and_costs_the_others_nothing(store, make_attempt):
-    writer = PartWriter(store, "test")
-    for trial in (1, 2, 3):
-        rows = make_attempt(trial=trial)
-        if trial == 2:
-            rows.metrics[1]["pixel_ap"] = float("nan")
-        writer.add(rows)
-    with pytest.raises(InvalidRows, match=r"metrics\.pixel_ap") as refused:
-        writer.flush()
-    assert refused.value.errors.keys() == {("000000000002", 1)}
-    assert store.finished() == {}
-    writer.flush()
-    assert store.finished().keys() == {"000000000001", "000000000003"}
-    assert writer.flush() is None
 
 
 def cut(path):
@@ -260,9 +168,9 @@ def test_a_damaged_part_is_named_and_its_attempts_are_not_finished(store, write,
     path = store.parts / table / f"{bad}.parquet"
     harm(path)
     for reader in (store, ResultStore(store.folder)):
-        assert set(reader.finished()) == {"000000000001"}
         for other in TABLES:
             assert attempts_of(reader.read(other)) == {("000000000001", 1)}
+        assert set(reader.finished()) == {"000000000001"}
         without_receipt = table == "attempts" and harm is os.unlink  # then it was never finished: nothing to name
         assert [d.path for d in reader.damaged] == ([] if without_receipt else [path])
         assert all(d.reason for d in reader.damaged)
@@ -304,3 +212,56 @@ def test_real_parts_from_before_a_column_are_read_beside_newer_ones(store, write
         assert Counter(table["image_auroc"].to_pylist()) == Counter([*older["image_auroc"].to_pylist(), 0.5, 1.5, 2.5])
         norms = dict(zip(table["trial_id"].to_pylist(), table["normal_latent_norm"].to_pylist(), strict=True))
         assert norms == dict.fromkeys(older["trial_id"].to_pylist()) | {"000000000001": 2.5}
+
+
+def test_each_start_time_decides_between_equal_attempt_numbers(store, write, make_attempt):
+    write(make_attempt(attempt=1, minute=5, rows=4))
+    write(make_attempt(attempt=1, minute=2, rows=2))
+    assert store.finished()["000000000001"].started_at.minute == 2
+
+
+def test_a_trial_that_finished_after_it_was_pruned_is_not_pruned(store, write, make_attempt):
+    write(make_attempt(trial=1, status="pruned"), make_attempt(trial=2, status="pruned"))
+    write(make_attempt(trial=1, attempt=2))
+    assert store.pruned() == {"000000000002"}
+    assert store.statuses() == {
+        ("000000000001", 1): "pruned",
+        ("000000000002", 1): "pruned",
+        ("000000000001", 2): "finished",
+    }
+
+
+def test_recovery_removes_unfinished_files_once_they_are_old(store, write, make_attempt):
+    name = write(make_attempt())
+    left = [store.parts / "scores" / "half.parquet", store.parts / ".tmp" / ".x.1.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    os.utime(left[0], (1e9, 1e9))
+    assert store.recover().removed == (left[0],)
+    assert set(store.recover(grace_seconds=-1).removed) == {left[1]}
+    assert (store.parts / "scores" / f"{name}.parquet").exists()
+
+
+def test_equal_digests_mean_equal_rows(store, write, make_attempt):
+    empty = store.digest()
+    write(make_attempt())
+    first = ResultStore(store.folder).digest()
+    assert len({empty, first, store.digest()}) == 2
+    path = max((store.parts / "scores").iterdir())
+    path.unlink()
+    assert ResultStore(store.folder).digest() != first
+
+
+def test_a_part_whose_receipt_is_renamed_during_recovery_is_kept(store, write, make_attempt, monkeypatch):
+    name = write(make_attempt())
+    listdir = os.listdir
+
+    def list_late(folder):
+        names = listdir(folder)
+        return names if Path(folder).name != "attempts" else [each for each in names if name not in each]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", list_late)
+        assert store.recover(grace_seconds=-1).removed == ()
+    assert len(store.finished()) == 1
+    assert store.read("scores").num_rows == 2

@@ -1,4 +1,4 @@
-"""Real processes that write: killed between two renames, beside three readers, and onto a disk that takes no more."""
+"""Real writer processes: killed between two renames, read meanwhile, and on a full disk."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ writer.flush()
 """
 
 
-@pytest.mark.parametrize("renames", [0, 1, 2, 3, 4])
+SLOW = pytest.mark.process
+
+
+@pytest.mark.parametrize("renames", [3, *(pytest.param(n, marks=SLOW) for n in (0, 1, 2, 4))])
 def test_death_after_some_renames_leaves_all_of_an_attempt_or_nothing(store, write, make_attempt, renames):
     write(make_attempt(trial=1))
     writer = child(DIE, store.folder, renames)
@@ -86,6 +89,7 @@ print(trial)
 """
 
 
+@pytest.mark.process
 def test_pyarrow_polars_and_duckdb_read_whole_attempts_while_a_writer_writes(store):
     folder = store.parts / "metrics"
 
@@ -133,7 +137,7 @@ writer.flush()
 """
 
 
-@pytest.mark.parametrize("limit", ["no room at all", "too little for the largest file"])
+@pytest.mark.parametrize("limit", [pytest.param("no room at all", marks=SLOW), "too little for the largest file"])
 def test_a_disk_that_takes_no_more_raises_and_leaves_nothing_half_written(store, limit):
     writer = child(FULL, store.folder, limit)
     out, _ = writer.communicate()

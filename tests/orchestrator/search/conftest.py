@@ -1,11 +1,9 @@
-"""A small search as a study in a journal, its space over made-up images, and what workers would tell of its trials."""
+"""A small search as a study in a journal, over made-up images, whose workers are the tests."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
+from orchestrator.cli import entry
 from orchestrator.execution.backend import SourceSignal
 from orchestrator.records.events import Event
 from orchestrator.results.store import ResultStore
@@ -32,7 +31,7 @@ SEARCH = {"space": {"learning_rate": {"loguniform": [1e-4, 1e-1]}}, "trials": 5,
 
 @pytest.fixture
 def sweep_of(edit: Callable[..., Path]) -> Callable[..., Sweep]:
-    """The small sweep with a search in place of its grid; `also` are changes to other keys."""
+    """Load the small sweep with a search in place of its grid; `also` changes other keys."""
 
     def make(also: dict[str, Any] | None = None, **search: Any) -> Sweep:
         return load_sweep(edit(**{"grid": None, "report": None, "search": SEARCH | search} | (also or {})))
@@ -61,19 +60,19 @@ class Driven:
     """A driver of a study whose workers are the test.
 
     Attributes:
-        stored: what finished trials are worth, as their rows would tell.
-        begun: ids of the trials of each configuration that was begun.
+        stored: {trial id: values} of the finished trials.
+        started: the trial ids of each configuration that was started.
 
     """
 
     space: Space
     folder: Path
     name: str = "one"
-    most: float = float("inf")
+    max_running: float = float("inf")
     url: str | None = None
     clock: Clock = field(default_factory=Clock)
     stored: dict[str, dict[str, float]] = field(default_factory=dict)
-    begun: list[list[str]] = field(default_factory=list)
+    started: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         search = self.space.sweep.search
@@ -85,43 +84,43 @@ class Driven:
             self.space,
             lambda ids: {one: self.stored[one] for one in ids if one in self.stored},
             self.name,
-            lambda trials: self.begun.append([trial.id for trial in trials]),
-            self.most,
+            lambda trials: self.started.append([trial.id for trial in trials]),
+            self.max_running,
             clock=self.clock,
         )
 
     def ask(self) -> Trial:
-        """The next trial; there has to be one."""
+        """Ask for the next trial; there has to be one."""
         trial = self.search.ask()
         assert isinstance(trial, Trial), trial
         return trial
 
     def finish(self, trial: Trial, auroc: float, **values: float) -> None:
-        """The trial's worker has stored its rows, and says that it is done."""
+        """Store the trial's values and tell the search that it has finished."""
         self.stored[trial.id] = {"image_auroc": auroc, "parameters": 10.0, "seconds": 1.0, **values}
         found = dict(self.stored[trial.id])
         facts = {"parameters": found.pop("parameters"), "cost": found.pop("seconds"), "validation": found}
         self.search.tell(trial, Event("finished", trial.id, facts))
 
     def task(self, trial: Trial, number: int, auroc: float) -> set[str]:
-        """The trial's worker says that a task has ended; the trials that shall stop."""
+        """Report a task's value, and return the ids of the trials to stop."""
         facts = {"task": number, "tasks": 2, "validation": {"image_auroc": auroc}}
-        return set(self.search.heard(trial, Event("task", trial.id, facts)))
+        return set(self.search.on_event(trial, Event("task", trial.id, facts)))
 
     def fail(self, trial: Trial) -> None:
-        """The trial's last attempt failed."""
+        """Tell the search that the trial has failed."""
         self.search.tell(trial, Event("failed", trial.id, {"error": "ValueError: no"}))
 
     def end(self, trial: Trial, kind: Any) -> None:
-        """The trial ended in another way."""
+        """Tell the search that the trial ended in another way."""
         self.search.tell(trial, Event(kind, trial.id))
 
-    def run(self, worth: Callable[[Trial], float]) -> list[Trial]:
-        """One worker, until nothing is left."""
+    def run(self, quality: Callable[[Trial], float]) -> list[Trial]:
+        """Run the search to its end with one worker, and return the trials that ran."""
         ran = []
         while isinstance(trial := self.search.ask(), Trial):
             ran.append(trial)
-            self.finish(trial, worth(trial))
+            self.finish(trial, quality(trial))
         assert trial is SourceSignal.DONE
         return ran
 
@@ -140,7 +139,7 @@ class Driven:
 def driven(
     space_of: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Driven]]:
-    """A driver of the small search, in a folder of its own; `setting` are arguments of the driver."""
+    """Make a driver of the small search; `setting` are arguments of the driver."""
     opened: list[RDBStorage] = []
 
     def connected(url: str) -> RDBStorage:
@@ -155,7 +154,7 @@ def driven(
     monkeypatch.setattr(storage, "RDBStorage", connected)
     yield make
     for one in opened:
-        one.engine.dispose()  # Or its connections are closed at any later time, with a warning.
+        one.engine.dispose()  # Else they are closed by the garbage collector, with a warning.
 
 
 RATES = {"learning_rate": {"loguniform": [1e-4, 1e-1]}, "focal_gamma": {"choice": [0, 1, 2]}}
@@ -166,76 +165,49 @@ class Searched:
     """A search over the command line that has ended.
 
     Attributes:
-        folder: where the command ran; its results are in results/search.
-        out: what it said.
-        worth: {learning rate: validation image AUROC, mean over classes and seeds}, from the stored rows.
+        folder: where the command ran.
+        results: its results folder.
+        quality: {learning rate: mean validation image AUROC over classes and seeds}.
 
     """
 
     folder: Path
-    out: str
-    worth: dict[float, float]
-
-    @property
-    def results(self) -> Path:
-        """The results folder."""
-        return self.folder / "results" / "search"
-
-
-@pytest.fixture(scope="session")
-def begin_search() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a command line in a folder whose `cache` is its cache, as a process of its own."""
-
-    def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if k != "MOLEFLOW_DATA"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", *words],
-            cwd=folder,
-            env=environment | {"MOLEFLOW_CACHE": str(folder / "cache")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        begun.append(process)
-        return process
-
-    begun: list[subprocess.Popen[str]] = []
-    yield begin
-    for process in begun:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    results: Path
+    quality: dict[float, float]
 
 
 @pytest.fixture(scope="session")
 def furnish_search(furnish: Callable[..., Path], images: Path) -> Callable[..., None]:
-    """Put a small search into a folder: four configurations of two seeds, the best two of which are tested."""
+    """Put a small search into a folder: three configurations of two seeds; two are tested."""
 
     def put(folder: Path, also: dict[str, Any] | None = None, **search: Any) -> None:
-        asked = {"space": RATES, "trials": 4, "sampler": "tpe", "finalists": 2} | search
-        furnish(folder, images, **{"name": "search", "grid": None, "report": None, "search": asked} | (also or {}))
+        block = {"space": RATES, "trials": 3, "sampler": "tpe", "finalists": 2} | search
+        furnish(folder, images, **{"name": "search", "grid": None, "report": None, "search": block} | (also or {}))
 
     return put
 
 
 @pytest.fixture(scope="session")
-def searched(
-    tmp_path_factory: pytest.TempPathFactory, furnish_search: Callable[..., None], begin_search: Callable[..., Any]
-) -> Searched:
+def searched(tmp_path_factory: pytest.TempPathFactory, furnish_search: Callable[..., None]) -> Searched:
     """A small search that ran inline to its end. Do not write there."""
     folder = tmp_path_factory.mktemp("searched")
     furnish_search(folder)
-    out, err = (process := begin_search(folder, "sweep.yaml", "--backend", "inline")).communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MOLEFLOW_CACHE", str(folder / "cache"))
+        patch.delenv("MOLEFLOW_DATA", raising=False)
+        patch.setattr(sys, "argv", ["moleflow-sweep", "sweep.yaml", "--backend", "inline", "--quiet"])
+        with contextlib.suppress(SystemExit):
+            entry.main()
+    results = folder / "results" / "search"
+    store = ResultStore(results)
     rates: dict[str, float] = {}
-    store = ResultStore(folder / "results" / "search")
     for row in store.read("attempts").to_pylist():
         config = json.loads(row["config"])
         if config["data"].get("evaluate") == "validation":
             rates[row["trial_id"]] = config["training"]["learning_rate"]
-    found: dict[float, list[float]] = {}
+    by_rate: dict[float, list[float]] = {}
     for row in store.read("metrics").to_pylist():
         if row["trial_id"] in rates and row["split"] == "validation" and row["after_task"] == 1:
-            found.setdefault(rates[row["trial_id"]], []).append(row["image_auroc"])
-    return Searched(folder, out, {rate: sum(values) / len(values) for rate, values in found.items()})
+            by_rate.setdefault(rates[row["trial_id"]], []).append(row["image_auroc"])
+    return Searched(folder, results, {rate: sum(values) / len(values) for rate, values in by_rate.items()})

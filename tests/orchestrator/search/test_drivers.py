@@ -1,4 +1,4 @@
-"""Drivers that die, drivers that live, and two at once."""
+"""The drivers of a study: heartbeats, recovery after a dead driver, and two at once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from orchestrator.execution.backend import SourceSignal
 from orchestrator.search import drivers
 from orchestrator.search.drivers import (
     DRIVER,
-    alive_drivers,
     check_study_owner,
     driver_heartbeat,
     fail_trials_of_dead_drivers,
+    is_driver_alive,
     study_lock,
 )
 
 
 @pytest.fixture
 def died(tmp_path):
-    """Leave the claim of a driver whose process has ended, and give its name."""
+    """Leave the claim of a driver whose process has ended, and return the driver's name."""
 
     def leave(folder: Path) -> str:
         code = (
@@ -44,14 +44,14 @@ def died(tmp_path):
 
 def test_a_driver_is_alive_while_its_block_lasts_and_not_once_its_process_is_gone(tmp_path, died):
     with driver_heartbeat(tmp_path) as name:
-        assert alive_drivers(tmp_path, name)
-    assert not alive_drivers(tmp_path, name)
+        assert is_driver_alive(tmp_path, name)
+    assert not is_driver_alive(tmp_path, name)
     gone = died(tmp_path)
     assert (tmp_path / "drivers" / gone).exists()
-    assert not alive_drivers(tmp_path, gone)
+    assert not is_driver_alive(tmp_path, gone)
 
 
-def test_what_a_dead_driver_was_at_is_failed_once_and_asked_for_again_as_it_was(driven, died, tmp_path):
+def test_configurations_of_a_dead_driver_are_failed_and_queued_once(driven, died, tmp_path):
     name = died(tmp_path / "study")
     one = driven({"seeds": 2}, {"name": name}, trials=4)
     one.finish(one.ask(), 0.5)
@@ -74,7 +74,7 @@ def test_what_a_dead_driver_was_at_is_failed_once_and_asked_for_again_as_it_was(
     assert len(ran) == 1 + 2 + 2
 
 
-def test_what_a_living_driver_is_at_is_left_alone(driven):
+def test_configurations_of_a_living_driver_keep_running(driven):
     with driver_heartbeat(driven().folder) as first, driver_heartbeat(driven().folder) as second:
         one, two = driven(None, {"name": first}), driven(None, {"name": second})
         one.ask()
@@ -87,7 +87,7 @@ def test_what_a_living_driver_is_at_is_left_alone(driven):
 def test_a_death_between_queue_and_failure_queues_nothing_twice(driven):
     one = driven(None, {"name": "gone"}, trials=1)
     one.ask()
-    one.study.enqueue_trial(one.trials[0].params, user_attrs={drivers.AGAIN: 0})
+    one.study.enqueue_trial(one.trials[0].params, user_attrs={drivers.REPLACES: 0})
     taken = one.study.ask()  # Another driver was quick.
     taken.set_user_attr(DRIVER, "own")
     assert fail_trials_of_dead_drivers(one.study, one.folder, "own") == 1
@@ -116,13 +116,13 @@ def test_a_driver_that_died_before_its_sampler_said_anything_leaves_nothing_in_t
     assert one.states == ["FAIL"]
 
 
-def test_the_end_waits_for_what_others_are_at_and_takes_over_what_a_dead_one_left(driven):
+def test_a_driver_waits_for_others_and_takes_over_from_a_dead_one(driven):
     one = driven({"seeds": 1}, {"name": "one"}, trials=2)
     two = driven({"seeds": 1}, {"name": "two"}, trials=2)
     first, second = one.ask(), two.ask()
     two.finish(second, 0.5)
     assert two.search.ask() is SourceSignal.WAIT
-    assert two.search.others_are_at_it
+    assert two.search.other_drivers_run
     assert fail_trials_of_dead_drivers(two.study, two.folder, "two") == 1
     again = two.ask()
     assert again.id == first.id
@@ -140,7 +140,7 @@ def test_a_study_belongs_to_one_results_folder(driven, tmp_path):
         check_study_owner(one.study, tmp_path / "elsewhere")
 
 
-def test_a_lock_of_a_dead_driver_holds_nobody_up(tmp_path):
+def test_the_lock_of_a_dead_driver_is_taken_over(tmp_path):
     path = tmp_path / "drivers" / ".asking"
     claim = try_claim(path)
     claim.stop()
@@ -171,7 +171,7 @@ with driver_heartbeat(folder) as name:
     study = open_study(sweep.name, sweep.search, 2, folder, url)
     with study_lock(folder):
         enqueue_initial_trials(study, space, sweep.search, folder)
-    search = OptunaSearch(study, space, lambda _: {}, name, lambda _: None, alone=lambda: study_lock(folder))
+    search = OptunaSearch(study, space, lambda _: {}, name, lambda _: None, lock=lambda: study_lock(folder))
     while (answer := search.ask()) is not SourceSignal.DONE:
         if isinstance(answer, Trial):
             (folder / f"at-{name}").touch()
@@ -182,11 +182,12 @@ with driver_heartbeat(folder) as name:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_two_processes_share_a_study_without_a_configuration_twice_and_within_the_budget(
     sweep_of, tmp_path, driven, kind
 ):
-    trials = 20
+    trials = 10
     sweep = sweep_of({"seeds": 1}, trials=trials)
     folder = tmp_path / "study"
     folder.mkdir()

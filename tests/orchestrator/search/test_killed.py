@@ -1,4 +1,4 @@
-"""A driver that dies at any of its writes: whoever comes next ends the search as if nothing had been."""
+"""A driver that dies at any of its writes: the next driver completes the search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.search.initial_trials import enqueue_initial_trials
 from orchestrator.search.optuna_search import TRIALS
 from orchestrator.sweep.trial import Trial
 
-TRIALS_WANTED, SEEDS = 3, 2
+TRIALS_WANTED, SEEDS = 2, 2
 
 
 class Killed(BaseException):
@@ -78,4 +78,4 @@ def test_the_search_ends_whole_whichever_write_was_the_last(driven, tmp_path, mo
         assert base in [trial.params for trial in found]
         if not killed:
             break
-    assert last > 20
+    assert last > 15

@@ -1,4 +1,4 @@
-"""Mistakes in a search: one line, exit code 2, and nothing was written."""
+"""Errors in a search: one line, exit code 2, and nothing written."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def asked(**search):
         ),
         (asked(constraints={"second": 5}), (), "search.constraints: unknown metric 'second'"),
         (asked(sampler="tpo"), (), "search.sampler: given 'tpo', allowed: random | tpe | gp | cmaes | nsga2 | qmc"),
-        (asked(sampler="cmaes", objectives=BOTH), (), "search.sampler: cmaes knows one objective"),
+        (asked(sampler="cmaes", objectives=BOTH), (), "search.sampler: given cmaes, which takes one objective"),
         (asked(pruner="median", objectives=BOTH), (), "search.pruner: 'median' needs one objective"),
         (asked(pruner="median", objectives={"seconds": "minimize"}), (), "search.pruner: 'median' needs one objective"),
         (asked(trial=3), (), "unknown key 'search.trial'"),
         (asked(trials=0), (), "search.trials: given 0"),
         (asked(space={"learning_rat": SPACE["learning_rate"]}), (), "learning_rat"),
-        (asked(space={"learning_rate": {"loguniform": [0, 1]}}), (), "a logarithm needs a > 0"),
+        (asked(space={"learning_rate": {"loguniform": [0, 1]}}), (), "allowed: [a, b] with 0 < a < b"),
         (asked(start_from=["nowhere"]), ("--backend", "inline"), "no results there"),
         ({"grid": {"focal_gamma": [0, 2]}, **asked()}, (), "search: takes the place of axes, but there is grid"),
         ({"early_stopping": {"rule": "asha"}, **asked()}, (), "a search stops trials by search.pruner"),

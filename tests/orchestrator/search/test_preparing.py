@@ -1,4 +1,4 @@
-"""What is looked at before a search begins: every image and weight that it may read, and a sample of its space."""
+"""The checks before a search starts: its images, its weights and a sample of its space."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from moleflow.errors import InvalidInput
-from orchestrator.driver.driver import command_line
 from orchestrator.driver.prepare import Options, Prepared, prepare
+from orchestrator.host.command_line import arguments
 from orchestrator.sweep.sweep import Sweep
 
 
@@ -40,4 +40,4 @@ def test_the_impossible_is_left_out_of_the_sample_unless_nothing_else_is_there(s
 def test_a_password_in_the_command_is_for_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql+psycopg://someone:secret@host/db"
     monkeypatch.setattr("sys.argv", ["moleflow-sweep", "s.yaml", "--storage", url])
-    assert command_line() == ("s.yaml", "--storage", "postgresql+psycopg://someone:***@host/db")
+    assert arguments() == ("s.yaml", "--storage", "postgresql+psycopg://someone:***@host/db")

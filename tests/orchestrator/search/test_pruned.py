@@ -1,19 +1,21 @@
-"""Pruning by real workers: what was stopped keeps what it had, and costs its other seeds nothing."""
+"""Pruning with real workers: a pruned trial keeps its rows, and the other seeds do not run."""
 
 from __future__ import annotations
 
 import optuna
+import pytest
 
 from orchestrator.results.store import ResultStore
-from orchestrator.search.storage import journal
+from orchestrator.search.storage import open_journal
 
 
+@pytest.mark.process
 def test_a_stopped_configuration_has_no_further_attempts_now_or_later(place, features, furnish_search, command):
     furnish_search(place, trials=6, pruner="asha", sampler="random", finalists=1)
     ended = command("sweep.yaml", "--backend", "inline", "--quiet")
     assert ended.code == 0, ended.err
     results = place / "results" / "search"
-    study = optuna.load_study(study_name="search", storage=journal(results))
+    study = optuna.load_study(study_name="search", storage=open_journal(results))
     pruned = [trial for trial in study.get_trials() if trial.state.name == "PRUNED"]
     assert pruned
     assert {trial.state.name for trial in study.get_trials()} == {"PRUNED", "COMPLETE"}

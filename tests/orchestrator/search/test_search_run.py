@@ -1,4 +1,4 @@
-"""A search over the command line: what it sees, what it keeps, and that it goes on where it was killed."""
+"""A search over the command line: the splits it reads, its results, and resuming it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import optuna
 import pytest
 
 from orchestrator.results.store import ResultStore
-from orchestrator.search.storage import JOURNAL, journal
+from orchestrator.search.storage import JOURNAL, open_journal
 
 
 def configurations(results):
-    """The study's configurations, in order."""
-    name = optuna.get_all_study_names(journal(results))[0]
-    return optuna.load_study(study_name=name, storage=journal(results)).get_trials()
+    """Return the study's configurations, in order."""
+    name = optuna.get_all_study_names(open_journal(results))[0]
+    return optuna.load_study(study_name=name, storage=open_journal(results)).get_trials()
 
 
 def splits(results):
-    """{trial id: the splits of its rows}, by the splits that its configuration scores."""
+    """Return {trial id: splits of its rows}, by the split that its configuration scores."""
     store = ResultStore(results)
     asked = {
         row["trial_id"]: json.loads(row["config"])["data"].get("evaluate", "all")
@@ -37,7 +37,7 @@ def splits(results):
 
 @pytest.fixture
 def copy(searched, place):
-    """The results and the cache of the search that has ended, to go on in."""
+    """A copy of the finished search's results and cache, in which a test may continue."""
     for name in ("results", "cache", "sweep.yaml", "base.yaml"):
         source = searched.folder / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, place / name)
@@ -46,13 +46,13 @@ def copy(searched, place):
 
 def test_trials_of_the_search_have_no_test_rows_and_those_that_were_tested_have_both(searched):
     found = splits(searched.results)
-    assert len(found["validation"]) == 4 * 2
+    assert len(found["validation"]) == 3 * 2
     assert set(map(frozenset, found["validation"].values())) == {frozenset({"validation"})}
     assert set(map(frozenset, found["all"].values())) == {frozenset({"validation", "test"})}
 
 
 def rates_tested(results):
-    """{trial id: learning rate} of what was tested."""
+    """Return {trial id: learning rate} of the final tests."""
     return {
         row["trial_id"]: json.loads(row["factors"])["training.learning_rate"]
         for row in ResultStore(results).read("attempts").to_pylist()
@@ -64,41 +64,42 @@ def test_the_base_and_the_best_ones_are_tested_and_train_nothing(searched):
     rates = rates_tested(searched.results)
     assert 1e-4 in rates.values()
     assert len(rates) == 2 * len(set(rates.values())) <= 2 * 3
-    assert sorted(searched.worth[rate] for rate in set(rates.values()))[-2:] == sorted(searched.worth.values())[-2:]
+    assert sorted(searched.quality[rate] for rate in set(rates.values()))[-2:] == sorted(searched.quality.values())[-2:]
     curves = [row for row in ResultStore(searched.results).read("curves").to_pylist() if row["trial_id"] in rates]
     assert curves
     assert all(row["reused"] for row in curves)
 
 
-def test_optuna_was_told_the_mean_of_the_stored_rows(searched):
-    told = {float(f"{t.params['training.learning_rate']:.6g}"): t.value for t in configurations(searched.results)}
-    assert told == pytest.approx(searched.worth)
+def test_optuna_has_the_means_of_the_stored_rows(searched):
+    values = {float(f"{t.params['training.learning_rate']:.6g}"): t.value for t in configurations(searched.results)}
+    assert values == pytest.approx(searched.quality)
     assert all(trial.state.name == "COMPLETE" for trial in configurations(searched.results))
 
 
-def test_the_page_has_what_was_chosen_on_both_splits_and_what_it_cost(searched):
+def test_the_report_shows_the_best_on_both_splits_and_the_cost(searched):
     page = (searched.results / "search.md").read_text()
     best = max(configurations(searched.results), key=lambda trial: trial.value)
     assert "Trials of the search never open a test image" in page
     assert f"| configuration {best.number} | {best.value:.4f} | " in page
-    assert "configurations: 4 complete, 0 pruned, 0 failed" in page
+    assert "configurations: 3 complete, 0 pruned, 0 failed" in page
     assert (searched.results / "plots" / "history.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.process
 def test_no_test_image_is_opened_before_the_search_is_over(place, images, furnish_search, command):
-    """The trials of the search run to their ends beside test images that are none; those that test them fail."""
+    """With broken test images, the trials of the search finish and the final tests fail."""
     furnish_search(place, {"seeds": 1, "retries": 0}, trials=2)
     (place / "images").unlink()
     shutil.copytree(images, place / "images")
     for path in (place / "images").rglob("*.png"):
-        os.utime(path, (1e9, 1e9))  # What was written a moment ago is read at every start.
+        os.utime(path, (1e9, 1e9))  # Files of the last two seconds are read at every start.
     assert command("plan", "sweep.yaml").code == 0
     known = place / "cache/digests.json"
     rows = json.loads(known.read_text())
     for path in (place / "images").glob("*/test/*/*.png"):
         path.write_bytes(b"no image")
         now = path.stat()
-        # As if they had been so when they were looked at: only whoever reads an image finds that it is none.
+        # The cache of digests knows the broken files, so that only reading an image shows it.
         rows[str(path.absolute())][:4] = now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino
     known.write_text(json.dumps(rows))
     ended = command("sweep.yaml", "--backend", "inline")
@@ -110,6 +111,7 @@ def test_no_test_image_is_opened_before_the_search_is_over(place, images, furnis
     assert "failed: test " in ended.out
 
 
+@pytest.mark.process
 def test_one_worker_and_one_seed_give_the_same_suggestions_and_the_same_digits(
     searched, place, furnish_search, command, digits
 ):
@@ -122,50 +124,52 @@ def test_one_worker_and_one_seed_give_the_same_suggestions_and_the_same_digits(
     assert digits(searched.results) == digits(again)
 
 
-def test_a_driver_that_is_killed_is_resumed_and_nothing_runs_twice(place, furnish_search, begin_search, wait_until):
-    furnish_search(place, trials=3)
+@pytest.mark.process
+def test_a_driver_that_is_killed_is_resumed_and_nothing_runs_twice(place, features, furnish_search, start, wait_until):
+    furnish_search(place, {"seeds": 1}, trials=2, finalists=0, sampler="random")
     results = place / "results" / "search"
-    killed = begin_search(place, "sweep.yaml", "--workers", "2", "--quiet")
+    killed = start("sweep.yaml", "--workers", "1", "--quiet")
 
-    def in_the_middle():
+    def stopped_in_the_middle():
         if not ((results / "parts").is_dir() and ResultStore(results).finished()):
             return False
-        os.killpg(killed.pid, signal.SIGSTOP)  # It may be between one configuration and the next: look again then.
+        killed.signal(signal.SIGSTOP)  # Between two configurations none is running: then look again.
         if "RUNNING" in {trial.state.name for trial in configurations(results)}:
             return True
-        os.killpg(killed.pid, signal.SIGCONT)
+        killed.signal(signal.SIGCONT)
         return False
 
-    wait_until(in_the_middle)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    out, err = (process := begin_search(place, "sweep.yaml", "--workers", "2", "--quiet")).communicate(timeout=300)
-    assert process.returncode == 0, out + err
+    wait_until(stopped_in_the_middle)
+    killed.signal(signal.SIGKILL)
+    killed.end()
+    ended = start("sweep.yaml", "--backend", "inline", "--quiet").end(timeout=300)
+    assert ended.code == 0, ended.out + ended.err
     states = Counter(trial.state.name for trial in configurations(results))
-    assert states["COMPLETE"] == 3
+    assert states["COMPLETE"] == 2
     assert set(states) <= {"COMPLETE", "FAIL"}
     ends = [r["trial_id"] for r in ResultStore(results).read("attempts").to_pylist() if r["status"] == "finished"]
     assert len(ends) == len(set(ends))
     found = splits(results)
-    assert len(found["validation"]) == 3 * 2
+    assert len(found["validation"]) == 2
     asked = {one for trial in configurations(results) for one in trial.user_attrs.get("trials", [])}
     assert asked == set(found["validation"])
 
 
-def test_a_search_that_is_over_runs_nothing_again(copy, command):
+def test_a_finished_search_runs_nothing_again(copy, command):
     before = ResultStore(copy).read("attempts").num_rows
     ended = command("sweep.yaml", "--backend", "inline", "--quiet")
     assert ended.code == 0, ended.err
     assert ResultStore(copy).read("attempts").num_rows == before
-    assert len(configurations(copy)) == 4
+    assert len(configurations(copy)) == 3
 
 
-def test_a_larger_budget_goes_on_from_there(copy, place, furnish_search, command):
-    furnish_search(place, trials=5)
+@pytest.mark.process
+def test_a_larger_budget_continues_the_search(copy, place, furnish_search, command):
+    furnish_search(place, trials=4)
     ended = command("sweep.yaml", "--backend", "inline", "--quiet")
     assert ended.code == 0, ended.err
-    assert [trial.state.name for trial in configurations(copy)] == ["COMPLETE"] * 5
-    assert len(splits(copy)["validation"]) == 5 * 2
+    assert [trial.state.name for trial in configurations(copy)] == ["COMPLETE"] * 4
+    assert len(splits(copy)["validation"]) == 4 * 2
 
 
 @pytest.mark.parametrize(
@@ -178,7 +182,7 @@ def test_a_larger_budget_goes_on_from_there(copy, place, furnish_search, command
         {"space": {"learning_rate": {"loguniform": [1e-4, 1e-1]}}},
     ],
 )
-def test_a_study_of_other_settings_is_not_taken_for_this_one(copy, place, furnish_search, command, change):
+def test_a_study_of_other_settings_is_refused(copy, place, furnish_search, command, change):
     search = {key: value for key, value in change.items() if key == "space"}
     furnish_search(place, {key: value for key, value in change.items() if key != "space"}, **search)
     ended = command("sweep.yaml", "--backend", "inline", "--quiet")
@@ -187,12 +191,12 @@ def test_a_study_of_other_settings_is_not_taken_for_this_one(copy, place, furnis
     assert "search: the study holds results of other settings, choices, seeds or images" in ended.err
 
 
-def test_plan_status_report_and_verify_know_the_trials(copy, command):
+def test_plan_status_report_and_verify_show_the_trials(copy, command):
     ended = command("plan", "sweep.yaml", "--json")
     assert ended.code == 0, ended.err
-    assert len(json.loads(ended.out)["trials"]) >= 4 * 2
+    assert len(json.loads(ended.out)["trials"]) >= 3 * 2
     counts = json.loads(command("status", copy, "--json").out)["counts"]
-    assert counts["finished"] == sum(counts.values()) >= 4 * 2 + 2
+    assert counts["finished"] == sum(counts.values()) >= 3 * 2 + 2
     report = command("report", copy)
     assert report.code == 0, report.err
     (header,) = {line for line in report.out.splitlines() if line.startswith("| Metric ")}
@@ -206,9 +210,9 @@ def test_plan_status_report_and_verify_know_the_trials(copy, command):
     assert verified.code == 0, verified.out + verified.err
 
 
-def test_a_journal_that_a_killed_writer_left_torn_is_taken_up_again(copy, command):
+def test_a_journal_that_a_killed_writer_left_torn_is_continued(copy, command):
     with (copy / JOURNAL).open("ab") as file:
         file.write(b'{"op_code":4,"wor')
     ended = command("sweep.yaml", "--backend", "inline", "--quiet")
     assert ended.code == 0, ended.err
-    assert len(configurations(copy)) == 4
+    assert len(configurations(copy)) == 3

@@ -1,4 +1,4 @@
-"""The space: what Optuna is asked, when, and what its answers mean in knobs."""
+"""The space: the knobs that Optuna is asked for, and the factors of its answers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ VALUES = {
 
 
 def asked(space, parameters):
-    """The factors that the space makes of fixed parameters, and what Optuna was asked for."""
+    """Return the factors for fixed parameters, and the parameters that Optuna was asked for."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     study.enqueue_trial(parameters)
     trial = study.ask()
-    return space.suggested(trial), trial.params
+    return space.suggest(trial), trial.params
 
 
 def test_a_knob_with_a_condition_is_asked_for_after_its_condition_and_only_where_that_holds(space_of):
@@ -47,7 +47,9 @@ def test_a_condition_may_look_at_a_knob_that_the_base_sets(space_of):
     space = space_of({"base": base, "when": {"focal_form": {"epochs": ">= 10"}}}, **CONDITIONAL)
     assert "loss.focal_form" in asked(space, {})[0]
     assert "loss.focal_form" in space.base()
-    with pytest.raises(InvalidInput, match=r"when.loss.focal_form: training.epochs: given > 20, but it is only: 20"):
+    with pytest.raises(
+        InvalidInput, match=r"when.loss.focal_form: training.epochs: given > 20, but its only values are: 20"
+    ):
         space_of({"base": base, "when": {"focal_form": {"epochs": "> 20"}}}, **CONDITIONAL)
 
 
@@ -86,23 +88,23 @@ def test_numbers_have_six_digits_and_stay_within_their_bounds(space_of):
     assert [repr(v) for v in asked(space, {at: 0.00123456789})[0].values()] == ["0.00123457"]
 
 
-def test_the_base_is_one_of_the_configurations_also_where_its_value_lies_outside(space_of):
+def test_the_base_is_one_of_the_configurations_even_if_its_value_is_outside(space_of):
     space = space_of(
         space={"lora_rank": {"choice": [4, 8]}, "epochs": {"integer": [1, 5]}, "version": {"choice": ["v3"]}}
     )
     base = space.base()
     assert base == {"lora.rank": 2, "training.epochs": 2, "version": "v7"}
-    assert {(t.config.lora.rank, t.config.version, t.config.data.evaluate) for t in space.tests(base)} == {
+    assert {(t.config.lora.rank, t.config.version, t.config.data.evaluate) for t in space.test_trials(base)} == {
         (2, "v7", "all")
     }
     assert space.parameters(base) == {"training.epochs": 2}
 
 
-def test_excluded_ones_are_not_wanted_and_impossible_ones_say_why(space_of):
+def test_excluded_configurations_and_a_space_without_validation_images(space_of):
     search = {"space": {"lora_rank": {"choice": [2, 4]}, "test_images": {"integer": [2, 9]}}}
     space = space_of({"exclude": [{"lora_rank": 4}]}, **search)
-    assert space.wanted({"lora.rank": 2})
-    assert not space.wanted({"lora.rank": 4})
+    assert not space.is_excluded({"lora.rank": 2})
+    assert space.is_excluded({"lora.rank": 4})
     with pytest.raises(InvalidInput, match="validation_anomalies is none"):
         space_of({"base": {"extends": "base.yaml", "validation_anomalies": "none", "evaluate": "test"}}).trials({})
 
@@ -117,7 +119,7 @@ def test_a_trial_of_the_search_sees_validation_images_alone_and_has_every_seed(s
 
 @pytest.mark.parametrize("name", ["random", "tpe", "gp", "cmaes", "nsga2", "qmc"])
 def test_every_sampler_fills_the_space_and_repeats_itself_under_a_seed(space_of, name):
-    """Also with conditions and choices, and made anew for each suggestion."""
+    """The space has conditions and choices, and each suggestion has a new sampler."""
     space = space_of({"when": {"focal_form": {"focal_gamma": "> 1"}}}, **CONDITIONAL)
 
     def suggestions(seed):
@@ -126,7 +128,7 @@ def test_every_sampler_fills_the_space_and_repeats_itself_under_a_seed(space_of,
         for number in range(14):
             study.sampler = make_sampler(name, seed, number)
             trial = study.ask()
-            found.append(space.suggested(trial))
+            found.append(space.suggest(trial))
             study.tell(trial, found[-1]["loss.focal_gamma"])
         return found
 

@@ -1,4 +1,4 @@
-"""One contract over every storage: a journal, SQLite, and a real PostgreSQL; and what cannot be opened."""
+"""One contract for a journal, SQLite and a real PostgreSQL, and storages that cannot be opened."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from moleflow.errors import InvalidInput
 from orchestrator.execution.backend import SourceSignal
+from orchestrator.search import storage
 from orchestrator.search.drivers import check_study_owner, fail_trials_of_dead_drivers
 from orchestrator.search.storage import JOURNAL
 
@@ -24,20 +27,18 @@ def _program(name: str) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server of these tests' own, on loopback, run by a user who is not root."""
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server for these tests, on loopback, not run by root."""
     pytest.importorskip("psycopg", reason="no psycopg: pip install 'psycopg[binary]'")
     initdb, control = _program("initdb"), _program("pg_ctl")
     if not initdb or not control:
         pytest.skip("no PostgreSQL: apt-get install postgresql")
-    place = tmp_path_factory.mktemp("postgresql")
+    # Folders of pytest are closed to other users.
+    place = Path(tempfile.mkdtemp(prefix="postgresql-"))
     as_user: tuple[str, ...] = ()
     if os.getuid() == 0:  # The server refuses to run as root.
         as_user = ("runuser", "-u", "postgres", "--")
         shutil.chown(place, "postgres")
-        for folder in (place, *place.parents):
-            if folder != Path(folder.anchor) and folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,6 +55,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql+psycopg://search:secret@127.0.0.1:{port}/postgres"
     finally:
         call(control, "-D", data, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(place)
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
@@ -77,7 +79,7 @@ def own(driven, url, request):
     return make
 
 
-def test_a_study_is_opened_again_with_all_that_it_knows(own):
+def test_a_study_keeps_everything_when_opened_again(own):
     one = own(trials=4, constraints={"seconds": 0.5})
     one.finish(one.ask(), 0.25)
     one.fail(one.ask())
@@ -132,7 +134,7 @@ def test_other_objectives_are_another_study(own):
         ("postgresql+psycopg://search:secret@127.0.0.1:1/postgres", "127.0.0.1"),
     ],
 )
-def test_what_cannot_be_opened_is_one_line_without_the_password(driven, url, reason):
+def test_a_storage_that_cannot_be_opened_is_one_line_without_the_password(driven, url, reason):
     with pytest.raises(InvalidInput) as refused:
         driven(None, {"url": url})
     (line,) = str(refused.value).splitlines()
@@ -142,7 +144,32 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(driven, url, rea
     assert "secret" not in line
 
 
-def test_a_journal_lies_in_the_results_folder_and_a_torn_last_line_harms_nothing(driven):
+@pytest.mark.parametrize(("errors", "opens"), [(4, True), (5, False)])
+def test_a_database_that_another_driver_creates_is_tried_five_times(driven, monkeypatch, tmp_path, errors, opens):
+    calls, pauses = [], []
+    connect = storage.RDBStorage
+
+    def fail_at_first(url):
+        calls.append(url)
+        if len(calls) <= errors:
+            raise DBAPIError("CREATE TABLE", None, Exception("table alembic_version already exists"))
+        return connect(url)
+
+    def open_database():
+        return driven(None, {"url": f"sqlite:///{tmp_path}/study.db"})
+
+    # The fixture `driven` replaces RDBStorage when it is made, so that its connections are closed.
+    monkeypatch.setattr(storage, "RDBStorage", fail_at_first)
+    monkeypatch.setattr(storage.time, "sleep", pauses.append)
+    if opens:
+        assert open_database().states == []
+    else:
+        with pytest.raises(InvalidInput, match="already exists"):
+            open_database()
+    assert (len(calls), pauses) == (5, [0.2] * 4)
+
+
+def test_a_journal_lies_in_the_results_folder_and_a_torn_last_line_is_cut_off(driven):
     one = driven({"seeds": 1}, trials=2)
     one.finish(one.ask(), 0.5)
     journal = one.folder / JOURNAL

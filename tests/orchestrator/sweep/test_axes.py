@@ -1,4 +1,5 @@
 import math
+import random
 from collections import Counter
 from typing import Any
 
@@ -31,12 +32,12 @@ SECOND = {
 
 
 def draw(count: int, seed: int, knobs: dict[str, Any]) -> list[dict[str, Any]]:
-    [part] = axes.drawn(count, seed, knobs, "s")
+    part = axes.random_axis(count, seed, knobs, "s")
     assert len(part) == count
     return [dict(row) for row in part]
 
 
-def test_draws_stay_in_their_bounds_and_reach_all_of_them() -> None:
+def test_draws_stay_in_their_bounds_and_take_all_values() -> None:
     rows = draw(500, 1, KNOBS)
     assert all(0 <= row["loss.focal_gamma"] <= 3 for row in rows)
     assert all(1e-5 <= row["training.learning_rate"] <= 1e-2 for row in rows)
@@ -45,6 +46,45 @@ def test_draws_stay_in_their_bounds_and_reach_all_of_them() -> None:
     # Uniform in the logarithm: each of the three decades gets about a third.
     decades = Counter(math.floor(math.log10(row["training.learning_rate"])) for row in rows)
     assert all(110 < decades[decade] < 220 for decade in (-5, -4, -3)), decades
+    part = axes.random_axis(1, 0, KNOBS, "s")
+    assert part.values("lora.rank") is None, "a range"
+    assert part.values("loss.focal_form") == ["joint", "relative"]
+
+
+class Fixed(random.Random):
+    """A generator whose next number is given."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "fraction", "value"),
+    [
+        ("choice", ("a", "b", "c"), 0.33, "a"), ("choice", ("a", "b", "c"), 0.34, "b"), ("choice", ("a", "b", "c"), 0.99, "c"),
+        ("integer", (2, 5), 0.0, 2), ("integer", (2, 5), 0.74, 4), ("integer", (2, 5), 0.75, 5), ("integer", (2, 5), 0.99, 5),
+        ("uniform", (1.0, 3.0), 0.25, 1.5), ("uniform", (0.0, 1.0), 0.123456789, 0.123457),
+        ("uniform", (0.0, 0.12345678), 0.9999999, 0.12345678), ("uniform", (0.12345612, 1.0), 0.0, 0.12345612),
+        ("loguniform", (1e-4, 1e-2), 0.5, 1e-3), ("loguniform", (1e-4, 1e-2), 0.0, 1e-4),
+    ],
+)  # fmt: skip
+def test_one_draw(kind: Any, bounds: tuple[Any, ...], fraction: float, value: object) -> None:
+    assert axes.Distribution(kind, bounds).draw(Fixed(fraction)) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "value", "expected"),
+    [
+        ("integer", (2, 5), 2, True), ("integer", (2, 5), 5, True), ("integer", (2, 5), 6, False), ("integer", (2, 5), 1, False),
+        ("uniform", (0.0, 1.0), 0, True), ("uniform", (0.0, 1.0), True, False), ("uniform", (0.0, 1.0), "0.5", False),
+        ("loguniform", (1e-4, 1e-2), 0.02, False), ("choice", ("a", None), None, True), ("choice", ("a", None), "b", False),
+    ],
+)  # fmt: skip
+def test_the_values_of_a_distribution(kind: Any, bounds: tuple[Any, ...], value: object, expected: bool) -> None:
+    assert axes.Distribution(kind, bounds).contains(value) is expected
 
 
 def test_draws_repeat_and_depend_on_the_seed() -> None:
@@ -69,7 +109,7 @@ def test_draws_are_pinned() -> None:
     assert draw(2, 0, KNOBS) == [FIRST, SECOND]
 
 
-def test_drawn_numbers_are_short_enough_to_repeat_by_hand() -> None:
+def test_drawn_numbers_have_six_digits() -> None:
     for row in draw(100, 4, KNOBS):
         assert float(f"{row['loss.focal_gamma']:.6g}") == row["loss.focal_gamma"]
 
@@ -108,12 +148,12 @@ def test_a_list_keeps_one_order_of_knobs() -> None:
 
 
 @pytest.mark.parametrize("value", [True, "two", -1, float("nan"), float("inf"), None, [1]])
-def test_checked_is_strict(value: object) -> None:
+def test_values_are_checked_strictly(value: object) -> None:
     with pytest.raises(InvalidInput, match=r"s: loss\.focal_gamma: given .*, allowed: a number >= 0"):
         axes.check_value("loss.focal_gamma", value, "s")
 
 
-def test_checked_keeps_values_as_the_knob_does() -> None:
+def test_values_are_converted_to_the_knobs_type() -> None:
     assert repr(axes.check_value("loss.focal_gamma", 2, "s")) == "2.0"
     assert axes.check_value("data.tasks", ["a", 7], "s") == ("a", "7")
     assert axes.check_value("lora.scaling", 1, "s") == 1.0

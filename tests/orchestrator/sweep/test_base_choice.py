@@ -39,21 +39,21 @@ def make(document: dict[str, Any], **options: Any) -> Sweep:
         ({}, {}, "s-demo", "demo", 2),
     ],
 )
-def test_what_runs_on_which_images(
+def test_the_base_and_the_seeds_that_run(
     document: dict[str, Any], options: dict[str, Any], name: str, base: str, seeds: int
 ) -> None:
     sweep = make(document, **options)
     assert (sweep.name, sweep.base, len(sweep.seeds)) == (name, base, seeds)
 
 
-def test_no_two_grounds_share_a_name() -> None:
+def test_no_two_bases_share_a_name() -> None:
     bases = [None, "demo", "vit_b16", "efficientnet", "published"]
-    grounds: dict[str, set[str]] = {}
+    bases_by_name: dict[str, set[str]] = {}
     for base in bases:
         for root in (None, REAL):
             sweep = make({"base": "vit_b16"}, base=base, data_root=root)
-            grounds.setdefault(sweep.name, set()).add(f"{sweep.base} {root}")
-    assert all(len(held) == 1 for held in grounds.values()), grounds
+            bases_by_name.setdefault(sweep.name, set()).add(f"{sweep.base} {root}")
+    assert all(len(held) == 1 for held in bases_by_name.values()), bases_by_name
 
 
 def test_the_note_says_what_was_replaced() -> None:
@@ -66,9 +66,9 @@ def test_the_note_says_what_was_replaced() -> None:
     assert make({"base": "demo"}).note == "no data root given: embedded images (generated)"
 
 
-def test_axes_and_set_hold_on_the_replacing_base_too() -> None:
+def test_axes_and_set_apply_to_the_replacing_base_too() -> None:
     sweep = make({"base": {"extends": "vit_b16", "blocks": 6}, "grid": {"rank": [1, 2]}}, sets=["epochs=2"])
     settings = sweep.settings("v7")
-    assert sweep.axes == ("lora.rank",)
+    assert sweep.knobs == ("lora.rank",)
     assert settings["training.epochs"] == 2
     assert settings.get("flow.blocks") != 6, "the demo's, not the replaced base's"

@@ -1,4 +1,4 @@
-"""The schema is checked by a small validator of the keywords that it uses; an unknown keyword fails the test."""
+"""The schema, checked by a small validator of its keywords; an unknown keyword fails the test."""
 
 import json
 import operator
@@ -29,35 +29,35 @@ def is_type(value: Any, name: str) -> bool:
     return isinstance(value, TYPES[name]) and not (isinstance(value, bool) and name in ("integer", "number"))
 
 
-def faults(value: Any, schema: Any, place: str = "") -> list[str]:
+def faults(value: Any, schema: Any, where: str = "") -> list[str]:
     found: list[str] = []
     for key, rule in schema.items():
         if key in NOTES or key in ("properties", "additionalProperties"):
             continue
         if key == "$ref":
-            found += faults(value, target(rule), place)
+            found += faults(value, target(rule), where)
         elif key == "anyOf":
-            found += [] if any(not faults(value, option, place) for option in rule) else [f"{place}: fits nothing"]
+            found += [] if any(not faults(value, option, where) for option in rule) else [f"{where}: fits nothing"]
         elif key == "type":
             kinds = rule if isinstance(rule, list) else [rule]
-            found += [] if any(is_type(value, kind) for kind in kinds) else [f"{place}: is no {rule}"]
+            found += [] if any(is_type(value, kind) for kind in kinds) else [f"{where}: is no {rule}"]
         elif key == "enum":
-            found += [] if value in rule else [f"{place}: not in {rule}"]
+            found += [] if value in rule else [f"{where}: not in {rule}"]
         elif key == "const":
-            found += [] if value == rule else [f"{place}: not {rule}"]
+            found += [] if value == rule else [f"{where}: not {rule}"]
         elif key == "items":
             found += (
-                [f for n, item in enumerate(value) for f in faults(item, rule, f"{place}[{n}]")]
+                [f for n, item in enumerate(value) for f in faults(item, rule, f"{where}[{n}]")]
                 if isinstance(value, list)
                 else []
             )
         elif key == "required":
-            found += [f"{place}: lacks {name}" for name in rule if name not in value]
+            found += [f"{where}: lacks {name}" for name in rule if name not in value]
         elif key in ("minItems", "maxItems", "minProperties"):
             size = len(value) if isinstance(value, list | dict) else rule
-            found += [f"{place}: {key}"] if (size < rule if key.startswith("min") else size > rule) else []
+            found += [f"{where}: {key}"] if (size < rule if key.startswith("min") else size > rule) else []
         elif key == "pattern":
-            found += [] if not isinstance(value, str) or re.search(rule, value) else [f"{place}: does not match {rule}"]
+            found += [] if not isinstance(value, str) or re.search(rule, value) else [f"{where}: does not match {rule}"]
         elif key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
             fits = {
                 "minimum": operator.ge,
@@ -65,15 +65,15 @@ def faults(value: Any, schema: Any, place: str = "") -> list[str]:
                 "maximum": operator.le,
                 "exclusiveMaximum": operator.lt,
             }
-            found += [] if not isinstance(value, int | float) or fits[key](value, rule) else [f"{place}: {key}"]
+            found += [] if not isinstance(value, int | float) or fits[key](value, rule) else [f"{where}: {key}"]
         else:
-            raise AssertionError(f"{place}: a keyword that this validator does not know: {key}")
+            raise AssertionError(f"{where}: a keyword that this validator does not know: {key}")
     if isinstance(value, dict) and "properties" in schema:
         for name, inner in value.items():
             if name in schema["properties"]:
-                found += faults(inner, schema["properties"][name], f"{place}.{name}")
+                found += faults(inner, schema["properties"][name], f"{where}.{name}")
             elif schema.get("additionalProperties") is False:
-                found.append(f"{place}: unknown {name}")
+                found.append(f"{where}: unknown {name}")
     return found
 
 
@@ -100,7 +100,7 @@ def test_every_sweep_is_valid(path: Path) -> None:
         "resources: {gpus: 0.5, cpus: 2, mem_gb: 1, time_min: 5, trials_per_gpu: 2}",
     ],
 )
-def test_what_the_loader_takes_is_valid(text: str) -> None:
+def test_keys_that_the_loader_takes_are_valid(text: str) -> None:
     assert whole(text) == []
 
 
@@ -114,7 +114,7 @@ def test_what_the_loader_takes_is_valid(text: str) -> None:
         "grid: {log_det: [per_patch]}", "list: [3]", "report: {baselin: {}}",
     ],
 )  # fmt: skip
-def test_mistakes_are_not(text: str) -> None:
+def test_errors_are_invalid(text: str) -> None:
     assert whole(text)
 
 
@@ -133,10 +133,19 @@ def test_every_name_of_every_knob_completes_with_its_meaning() -> None:
     }
 
 
-def test_it_is_json_and_every_reference_leads_somewhere() -> None:
+def test_it_is_json_and_every_reference_resolves() -> None:
     text = json.dumps(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     references = set(re.findall(r'"\$ref": "([^"]+)"', text))
     assert len(references) > 200
     for reference in references:
         assert isinstance(target(reference), dict)
+
+
+def test_it_repeats_no_key_as_a_title() -> None:
+    def titles(value: Any) -> int:
+        if isinstance(value, dict):
+            return isinstance(value.get("title"), str) + sum(map(titles, value.values()))
+        return sum(map(titles, value)) if isinstance(value, list) else 0
+
+    assert titles(SCHEMA) == 1, "the schema's own"

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from moleflow.settings.config import flatten_config
+from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.yaml_reader import read_mapping
 from orchestrator.search.space import Space
-from orchestrator.sweep.expansion import expand, trials
+from orchestrator.sweep.expansion import expand, trials_of
 from orchestrator.sweep.sweep import load_sweep
 from orchestrator.sweep.trial import Inputs, label
 
@@ -32,10 +32,10 @@ def test_every_sweep_loads_and_expands_with_and_without_data(path: Path) -> None
     without = load_sweep(path)
     assert without.name == f"{path.stem}-demo"
     assert without.note.startswith("no data root given")
-    assert without.axes == real.axes, "the same question"
+    assert without.knobs == real.knobs, "the same question"
     assert load_sweep(path, base="demo").spec() == without.spec()
     inputs = Inputs(dict.fromkeys(EMBEDDED, "digest"), "weights", "embedded")
-    assert 2 <= len(trials(without, lambda config: inputs)) <= 16, "a first look takes minutes"
+    assert 2 <= len(trials_of(without, expand(without).variants, lambda _: inputs)) <= 16, "a first look takes minutes"
 
 
 def test_the_search_starts_from_the_notes_own_settings() -> None:
@@ -46,14 +46,14 @@ def test_the_search_starts_from_the_notes_own_settings() -> None:
     assert (first.config.training.epochs, first.config.training.learning_rate) == (40, 1e-4)
     assert first.config.data.evaluate == "validation"
     assert space.parameters(space.base()).keys() == space.base().keys(), "the start lies in the space"
-    tested = space.tests(space.base())
+    tested = space.test_trials(space.base())
     assert [trial.config.seed for trial in tested] == [0, 1, 2]
     assert {trial.config.data.evaluate for trial in tested} == {"all"}
     assert len(expand(load_sweep(SWEEPS / "search_v3.yaml")).variants) > 1
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
-def test_the_questions_stand_on_the_notes_own_settings(path: Path) -> None:
+def test_every_sweep_uses_the_notes_own_settings(path: Path) -> None:
     for variant in expand(load_sweep(path, data_root=Path("/images"))).variants:
         config = variant.config
         if path.stem != "backbone":
@@ -77,46 +77,34 @@ def test_the_demo_has_five_variants_and_two_seeds() -> None:
     assert sweep.seeds == (0, 1)
 
 
-def test_the_baselines_are_v3_where_the_file_says_so() -> None:
-    # Gamma 0 and centre weight 0 are v3: nothing but the version's name differs.
-    v3 = next(
-        v.config
-        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
-        if v.config.version == "v3"
-    )
-    for name in ("v7_gamma", "center_weight"):
-        first = expand(load_sweep(SWEEPS / f"{name}.yaml", data_root=Path("/i"))).variants[0].config
-        assert first.model_copy(update={"version": "v3"}) == v3
+def configurations(name: str) -> list[TrialConfig]:
+    return [variant.config for variant in expand(load_sweep(SWEEPS / f"{name}.yaml", data_root=Path("/i"))).variants]
 
 
-def test_v2s_ablation_starts_at_v1_and_ends_at_v2() -> None:
-    found = expand(load_sweep(SWEEPS / "v2_ablation.yaml", data_root=Path("/i"))).variants
-    v1 = next(
-        v.config
-        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
-        if v.config.version == "v1"
-    )
-    assert [v.config.lora.effective_scaling for v in found] == [1 / 64, 1 / 64, 1 / 32, 1 / 32]
-    assert found[0].config == v1
-    v2 = next(
-        v.config
-        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
-        if v.config.version == "v2"
-    )
-    assert found[3].config.model_copy(update={"version": "v2"}) == v2
+@pytest.fixture(scope="module")
+def versions() -> dict[str, TrialConfig]:
+    """{version: its configuration} in the sweep of versions."""
+    return {config.version: config for config in configurations("versions")}
 
 
-def test_v3s_ablation_takes_back_each_of_its_five_changes_alone() -> None:
-    first, *others = (v.config for v in expand(load_sweep(SWEEPS / "v3_ablation.yaml", data_root=Path("/i"))).variants)
-    v3 = next(
-        v.config
-        for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
-        if v.config.version == "v3"
-    )
-    assert first == v3
-    changed = [
-        {path for path, value in flatten_config(other).items() if value != flatten_config(v3)[path]} for other in others
-    ]
+@pytest.mark.parametrize("name", ["v7_gamma", "center_weight"])
+def test_the_first_variants_of_gamma_and_centre_weight_are_v3(name: str, versions: dict[str, TrialConfig]) -> None:
+    first = configurations(name)[0]
+    assert first.model_copy(update={"version": "v3"}) == versions["v3"]
+
+
+def test_v2s_ablation_starts_at_v1_and_ends_at_v2(versions: dict[str, TrialConfig]) -> None:
+    ablation = configurations("v2_ablation")
+    assert [config.lora.effective_scaling for config in ablation] == [1 / 64, 1 / 64, 1 / 32, 1 / 32]
+    assert ablation[0] == versions["v1"]
+    assert ablation[3].model_copy(update={"version": "v2"}) == versions["v2"]
+
+
+def test_v3s_ablation_undoes_each_of_its_five_changes(versions: dict[str, TrialConfig]) -> None:
+    first, *others = configurations("v3_ablation")
+    assert first == versions["v3"]
+    v3 = flatten_config(first)
+    changed = [{path for path, value in flatten_config(other).items() if value != v3[path]} for other in others]
     assert changed == [
         {"adapter.norm"},
         {"adapter.film"},
@@ -126,13 +114,10 @@ def test_v3s_ablation_takes_back_each_of_its_five_changes_alone() -> None:
     ]
 
 
-def test_v4s_ablation_starts_at_v3_and_ends_at_v4() -> None:
-    found = [v.config for v in expand(load_sweep(SWEEPS / "v4_ablation.yaml", data_root=Path("/i"))).variants]
-    by_name = {
-        v.config.version: v.config for v in expand(load_sweep(SWEEPS / "versions.yaml", data_root=Path("/i"))).variants
-    }
-    assert found[0].model_copy(update={"version": "v3"}) == by_name["v3"]
-    assert found[-1] == by_name["v4"]
+def test_v4s_ablation_starts_at_v3_and_ends_at_v4(versions: dict[str, TrialConfig]) -> None:
+    ablation = configurations("v4_ablation")
+    assert ablation[0].model_copy(update={"version": "v3"}) == versions["v3"]
+    assert ablation[-1] == versions["v4"]
 
 
 def test_fifteen_classes() -> None:

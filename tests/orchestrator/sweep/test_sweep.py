@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from moleflow.errors import InvalidInput
+from moleflow.settings.config import digest
 from orchestrator.sweep.sweep import Sweep, load_sweep, make_sweep
 
 REAL = Path("/images")
@@ -47,10 +48,10 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     """
     sweep = load_sweep(write(tmp_path, text))
     assert sweep.name == "whole"
-    assert sweep.axes == (
+    assert sweep.knobs == (
         "loss.focal_gamma", "lora.rank", "lora.alpha", "loss.center_weight", "features.position", "training.learning_rate",
     )  # fmt: skip
-    assert [len(part) for part in sweep.parts] == [2, 2, 2, 2]
+    assert [len(axis) for axis in sweep.axes] == [2, 2, 2, 2]
     assert sweep.seeds == (3, 5)
     assert sweep.baseline == {"loss.focal_gamma": 0.0}
     assert sweep.resources.gpus == 0.5
@@ -84,6 +85,9 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"grid": {"version": ["v3", "v33"]}}, ["unknown version 'v33'", "Did you mean 'v3'?"]),
         ({"version": "v9"}, ["unknown version 'v9'", "v1, v2, v3, v4, v4.1, v5, v6, v7"]),
         ({"version": None}, ["version: is missing"]),
+        ({"version": 7}, ["version: given 7, allowed: v1, v2, v3"]),
+        ({"grid": {"rank": [1, 2]}, "exclude": [{"rank": [2, 5]}]}, ["exclude, entry 1: lora.rank: given 5", "only values are: 1, 2"]),
+        ({"search": {"space": {"rank": {"integer": [1, 2]}}, "trials": 1, "final_seeds": [1, 1]}}, ["search.final_seeds: the seed 1"]),
         ({"version": None, "list": [{"version": "v3"}, {"rank": 3}]}, ["version: is missing"]),
         ({"version": 7}, ["version: given 7"]),
         ({"base": "vit_b6"}, ["unknown base 'vit_b6'", "Did you mean 'vit_b16'?"]),
@@ -100,10 +104,10 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"resources": 3}, ["resources: given 3", "gpus, cpus, mem_gb"]),
         ({"random": {"count": 0, "knobs": {}}}, ["random.count: given 0"]),
         ({"random": {"knobs": {}}}, ["random.count: is missing"]),
-        ({"random": {"count": 1, "knobs": {}}}, ["names no knob to draw"]),
+        ({"random": {"count": 1, "knobs": {}}}, ["names no knob; give one"]),
         ({"random": {"count": 1, "knobs": {"rank": {"unifrom": [1, 2]}}}}, ["lora.rank", "Did you mean 'uniform'?"]),
         ({"random": {"count": 1, "knobs": {"rank": {"uniform": [1, 2]}}}}, ["uniform [1, 2]: lora.rank: given 1.0", "whole number"]),
-        ({"random": {"count": 1, "knobs": {"lr": {"loguniform": [0, 1]}}}}, ["a > 0"]),
+        ({"random": {"count": 1, "knobs": {"lr": {"loguniform": [0, 1]}}}}, ["allowed: [a, b] with 0 < a < b"]),
         ({"random": {"count": 1, "knobs": {"lr": {"uniform": [2, 1]}}}}, ["a < b"]),
         ({"random": {"count": 1, "knobs": {"rank": {"integer": [0, 4]}}}}, ["lora.rank: given 0", ">= 1"]),
         ({"seeds": "five"}, ["seeds: given 'five'", "how many"]),
@@ -142,7 +146,7 @@ def test_a_missing_name() -> None:
         make_sweep({}, "s.yaml", Path())
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file"):
         load_sweep(tmp_path / "s.yaml")
     with pytest.raises(InvalidInput, match="tags are not allowed"):
@@ -198,7 +202,7 @@ def test_the_version_may_be_an_axis_alone() -> None:
     assert "is an axis" in refusal
 
 
-def test_a_base_may_speak_of_one_version_alone() -> None:
+def test_a_base_may_have_settings_for_one_version() -> None:
     sweep = make({"base": "published", "grid": {"version": ["v2", "v5"]}}, data_root=REAL)
     assert sweep.settings("v2")["data.image_size"] == 518
     assert sweep.settings("v5")["data.image_size"] == 224
@@ -218,12 +222,14 @@ def test_the_data_root_is_found_in_order(tmp_path: Path) -> None:
     assert load_sweep(bare).data_root is None
 
 
-def test_the_environment_is_not_read_behind_the_callers_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_read_only_if_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLEFLOW_DATA", "/elsewhere")
     assert make({}).data_root is None
 
 
-def test_base_files_are_seen_from_where_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_bases_are_relative_to_the_file_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "bases").mkdir()
     write(tmp_path / "bases", "extends: second.yaml\nepochs: 3", "first.yaml")
@@ -237,17 +243,17 @@ def test_base_files_are_seen_from_where_they_are_named(tmp_path: Path, monkeypat
     assert asked.name == "x-second"
 
 
-def test_equal_sweeps_have_equal_digests(tmp_path: Path) -> None:
+def test_equal_sweeps_have_equal_specs() -> None:
     first = make({"grid": {"focal_gamma": [0, 2]}, "seeds": 2, "data": "a"})
     same = make({"grid": {"loss": {"focal_gamma": [0.0, 2.0]}}, "seeds": [0, 1], "data": "b"})
-    assert first.digest() == same.digest()
+    assert digest(first.spec()) == digest(same.spec())
     changes: list[dict[str, Any]] = [
         {"grid": {"focal_gamma": [0, 1]}}, {"seeds": 3}, {"base": {"epochs": 2}}, {"version": "v5"},
         {"exclude": [{"focal_gamma": 2}]}, {"report": {"baseline": {"focal_gamma": 0}}}, {"retries": 2},
     ]  # fmt: skip
     others = [make({"grid": {"focal_gamma": [0, 2]}, "seeds": 2, "data": "a", **change}) for change in changes]
-    assert len({sweep.digest() for sweep in [first, *others]}) == 1 + len(others)
-    assert make({"seeds": 2, "data": "a"}, sets=["epochs=3"]).digest() != make({"seeds": 2, "data": "a"}).digest()
+    assert len({digest(sweep.spec()) for sweep in [first, *others]}) == 1 + len(others)
+    assert make({"seeds": 2}, sets=["epochs=3"]).spec() != make({"seeds": 2}).spec()
 
 
 def test_no_heavy_package_is_imported() -> None:
@@ -257,3 +263,98 @@ def test_no_heavy_package_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+SEARCH = {"space": {"learning_rate": {"loguniform": [1e-4, 1e-1]}}, "trials": 5, "final_seeds": [7, 8]}
+
+
+def test_a_search_is_a_sample_of_its_space_on_validation_images() -> None:
+    sweep = make({"search": SEARCH, "base": "vit_b16", "seeds": 5}, data_root=REAL)
+    assert [len(axis) for axis in sweep.axes] == [16]
+    assert sweep.settings("v7")["data.validation_fraction"] == 0.2
+    assert sweep.settings("v7")["data.validation_anomalies"] == "synthetic"
+    assert sweep.final_seeds == (7, 8)
+    own = make({"search": SEARCH, "base": {"validation_fraction": 0.4}}, data_root=REAL)
+    assert own.settings("v7")["data.validation_fraction"] == 0.4, "the base wins"
+
+
+def test_seeds_that_replace_the_files_test_the_finalists_too() -> None:
+    assert make({"search": SEARCH, "base": "vit_b16", "seeds": 5}).final_seeds == (0, 1)
+    assert make({"base": "vit_b16", "seeds": 3}, data_root=REAL).final_seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stops"),
+    [
+        ({}, False),
+        ({"search": SEARCH}, False),
+        ({"search": {**SEARCH, "pruner": "asha"}}, True),
+        ({"early_stopping": {"rule": "asha"}}, True),
+    ],
+)
+def test_trials_may_be_stopped_early(keys: dict[str, Any], stops: bool) -> None:
+    assert make(keys, data_root=REAL).stops_early is stops
+
+
+def test_the_spec_holds_the_whole_sweep() -> None:
+    keys: dict[str, Any] = {
+        "grid": {"rank": [1, 2]},
+        "random": {"count": 2, "seed": 4, "knobs": {"lr": {"uniform": [0.1, 0.2]}}},
+        "when": {"rank": {"focal_gamma": ">= 1"}},
+        "exclude": [{"rank": [1, 2], "version": "v7"}],
+        "report": {"baseline": {"rank": 1}},
+        "early_stopping": {"rule": "median"},
+        "seeds": [3],
+        "question": " Why? ",
+    }
+    spec = make(keys, data_root=REAL).spec()
+    draws = {"training.learning_rate": ["uniform", (0.1, 0.2)]}
+    assert spec["parts"] == [
+        {"rows": [{"lora.rank": 1}, {"lora.rank": 2}]},
+        {"count": 2, "seed": 4, "distributions": draws},
+    ]
+    assert spec["when"] == {"lora.rank": {"loss.focal_gamma": [">=", (1,)]}}
+    assert spec["exclude"] == [{"lora.rank": ["in", (1, 2)], "version": ["in", ("v7",)]}]
+    assert (spec["baseline"], spec["seeds"], spec["question"]) == ({"lora.rank": 1}, [3], "Why?")
+    assert spec["early_stopping"] == {"rule": "median", "grace_tasks": 1, "metric": "image_auroc"}
+    assert (spec["name"], spec["version"], spec["base"], spec["retries"]) == ("s", "v7", "the defaults", 1)
+    assert "search" not in spec
+
+
+def test_the_resources_of_a_trial_by_default() -> None:
+    resources = make({}).resources.model_dump()
+    assert resources == {"gpus": 0, "cpus": 1, "mem_gb": 4, "time_min": 240, "trials_per_gpu": 1}
+
+
+def test_the_settings_of_a_search_by_default() -> None:
+    search = make({"search": {"space": SEARCH["space"], "trials": 5}}).search
+    assert search is not None
+    settings = search.model_dump(exclude={"space", "trials"})
+    assert settings == {
+        "hours": None, "sampler": "tpe", "pruner": "none", "seed": 0, "objectives": {"image_auroc": "maximize"},
+        "constraints": {}, "parallel": None, "start_from": [], "published": False, "finalists": 1, "final_seeds": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "document"),
+    [
+        ("retries", {"retries": -1}), ("retries", {"retries": 101}), ("seeds", {"seeds": -1}), ("seeds", {"seeds": 100_001}),
+        ("seeds", {"seeds": [-1]}), ("resources.gpus", {"resources": {"gpus": -1}}), ("resources.cpus", {"resources": {"cpus": 0}}),
+        ("resources.mem_gb", {"resources": {"mem_gb": 0}}), ("resources.time_min", {"resources": {"time_min": 0}}),
+        ("resources.trials_per_gpu", {"resources": {"trials_per_gpu": 0}}),
+        ("random.seed", {"random": {"count": 1, "seed": -1, "knobs": {}}}),
+        ("search.parallel", {"search": {**SEARCH, "parallel": 0}}), ("search.hours", {"search": {**SEARCH, "hours": 0}}),
+        ("search.seed", {"search": {**SEARCH, "seed": -1}}), ("search.finalists", {"search": {**SEARCH, "finalists": -1}}),
+        ("search.objectives", {"search": {**SEARCH, "objectives": {}}}), ("search.space", {"search": {**SEARCH, "space": {}}}),
+        ("early_stopping.grace_tasks", {"early_stopping": {"rule": "asha", "grace_tasks": 0}}),
+    ],
+)  # fmt: skip
+def test_numbers_outside_their_bounds_are_refused(key: str, document: dict[str, Any]) -> None:
+    assert f"s.yaml: {key}: given " in refused(document)
+
+
+def test_numbers_at_their_bounds_are_allowed() -> None:
+    make({"retries": 0, "seeds": [0], "resources": {"gpus": 0, "cpus": 1, "time_min": 1, "trials_per_gpu": 1}})
+    make({"retries": 100, "seeds": 1, "early_stopping": {"rule": "asha", "grace_tasks": 1}})
+    make({"search": {**SEARCH, "parallel": 1, "seed": 0, "finalists": 0, "trials": 1}})

@@ -1,39 +1,100 @@
-"""How trials are packed into elements, and what an element is given."""
+"""Array tasks: how trials are packed into them, what they request, and their sbatch script."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from orchestrator.backends.slurm.job_array import array_shape, pack_trials
-from orchestrator.backends.slurm.queue import _spread
+from orchestrator.backends.slurm.job_array import (
+    ArrayShape,
+    array_shape,
+    batched,
+    sbatch_script,
+    submitit_executor,
+)
 from orchestrator.backends.slurm.site_profile import SiteProfile
 from orchestrator.sweep.file_schema import Resources
 
 
-def test_one_trial_an_element_gets_what_one_trial_needs() -> None:
-    form = array_shape(Resources(gpus=1, cpus=3, mem_gb=6, time_min=50), SiteProfile())
-    assert (form.trials, form.beside, form.time_min, form.cpus, form.mem_gb, form.gpus) == (1, 1, 50, 3, 6, 1)
+def test_a_task_of_one_trial_gets_what_one_trial_needs() -> None:
+    shape = array_shape(Resources(gpus=1, cpus=3, mem_gb=6, time_min=50), SiteProfile())
+    assert shape == ArrayShape(trials=1, parallel=1, time_min=50, cpus=3, mem_gb=6, gpus=1)
 
 
-def test_trials_in_a_row_take_longer_and_trials_beside_each_other_take_more() -> None:
+def test_trials_in_a_row_take_longer_and_parallel_trials_take_more() -> None:
     needs = Resources(gpus=1, cpus=2, mem_gb=4, time_min=10)
-    form = array_shape(needs, SiteProfile(trials_per_job=6, trials_per_gpu=3))
-    assert (form.trials, form.beside, form.time_min, form.cpus, form.mem_gb, form.gpus) == (6, 3, 20, 6, 12, 1)
+    shape = array_shape(needs, SiteProfile(trials_per_job=6, trials_per_gpu=3))
+    assert shape == ArrayShape(trials=6, parallel=3, time_min=20, cpus=6, mem_gb=12, gpus=1)
+    # Seven trials, three at once, take three rounds.
+    assert array_shape(needs, SiteProfile(trials_per_job=7, trials_per_gpu=3)).time_min == 30
 
 
-@pytest.mark.parametrize(("gpus", "beside", "whole"), [(0, 1, 0), (0.5, 2, 1), (0.34, 2, 1), (0.25, 4, 1), (2, 1, 2)])
-def test_a_fraction_of_a_gpu_means_that_so_many_trials_share_one(gpus: float, beside: int, whole: int) -> None:
-    form = array_shape(Resources(gpus=gpus), SiteProfile())
-    assert (form.beside, form.gpus) == (beside, whole)
+@pytest.mark.parametrize(("gpus", "parallel", "whole"), [(0, 1, 0), (0.5, 2, 1), (0.34, 2, 1), (0.25, 4, 1), (2, 1, 2)])
+def test_a_fraction_of_a_gpu_is_shared_by_as_many_trials_as_fit(gpus: float, parallel: int, whole: int) -> None:
+    shape = array_shape(Resources(gpus=gpus), SiteProfile())
+    assert (shape.parallel, shape.gpus) == (parallel, whole)
 
 
-def test_packing_keeps_the_order_and_leaves_nothing_out() -> None:
-    assert pack_trials(list(range(7)), 3) == [[0, 1, 2], [3, 4, 5], [6]]
+def test_batches_keep_the_order_and_leave_nothing_out() -> None:
+    assert batched(list(range(7)), 3) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [("7", ["7"]), ("7_3", ["7_3"]), ("7_[2-4,6%3]", ["7_2", "7_3", "7_4", "7_6"]), ("7_[0]", ["7_0"])],
-)
-def test_ranges_of_an_array_are_spelled_out(written: str, meant: list[str]) -> None:
-    assert _spread(written) == meant
+@pytest.fixture
+def script(programs: Callable[..., Path], tmp_path: Path) -> Callable[..., list[str]]:
+    """The lines of the sbatch script for a shape; keyword arguments are keys of the profile."""
+    programs(srun="", sbatch="")
+
+    def lines(shape: ArrayShape, tasks: int = 1, after: tuple[str, ...] = (), **keys: Any) -> list[str]:
+        profile = SiteProfile.model_validate({"python": "/opt/python", **keys})
+        executor = submitit_executor(tmp_path / "jobs", "moleflow-x", shape, profile, 2, after)
+        return sbatch_script(executor, tasks).splitlines()
+
+    return lines
+
+
+SHAPE = ArrayShape(trials=1, parallel=1, time_min=40, cpus=3, mem_gb=0.7, gpus=0)
+
+
+def test_the_script_requests_what_the_shape_says(script: Callable[..., list[str]]) -> None:
+    lines = script(SHAPE)
+    for option in ("cpus-per-task=3", "mem=717M", "time=40", "job-name=moleflow-x", "requeue", "signal=USR2@90"):
+        assert f"#SBATCH --{option}" in lines, option  # 0.7 GB are 716.8 MiB, rounded up.
+    assert "export OMP_NUM_THREADS=2" in lines
+    text = "\n".join(lines)
+    for absent in ("--array", "--gres", "--dependency", "--partition"):
+        assert absent not in text
+    assert "--cpus-per-task=3" in next(line for line in lines if line.startswith("srun"))
+    assert "/opt/python" in next(line for line in lines if line.startswith("srun"))
+
+
+def test_the_script_of_an_array_has_the_options_of_the_site(script: Callable[..., list[str]]) -> None:
+    shape = ArrayShape(trials=1, parallel=1, time_min=3, cpus=1, mem_gb=4, gpus=2)
+    profile = {
+        "partition": "gpu",
+        "gres": "gpu:a100:{gpus}",
+        "parallelism": 5,
+        "container": "apptainer exec image.sif",
+        "setup": ["module load cuda"],
+        "extra": {"nice": 100},
+    }
+    lines = script(shape, 6, ("7", "8"), **profile)
+    for option in (
+        "array=0-5%5",
+        "gres=gpu:a100:2",
+        "dependency=afterany:7:8",
+        "partition=gpu",
+        "nice=100",
+        "signal=USR2@60",  # a third of three minutes
+        "mem=4096M",
+    ):
+        assert f"#SBATCH --{option}" in lines, option
+    assert "module load cuda" in lines
+    assert "apptainer exec image.sif /opt/python" in next(line for line in lines if line.startswith("srun"))
+
+
+def test_without_gres_no_gpu_is_requested(script: Callable[..., list[str]]) -> None:
+    shape = ArrayShape(trials=1, parallel=1, time_min=40, cpus=1, mem_gb=4, gpus=2)
+    assert "--gres" not in "\n".join(script(shape, gres=None))

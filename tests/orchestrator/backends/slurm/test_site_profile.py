@@ -25,7 +25,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refused(load, tmp_path):
-    """What is said of a YAML text that has to be refused."""
+    """The message about a YAML text that must be refused."""
 
     def read(text):
         with pytest.raises(InvalidInput) as raised:
@@ -105,7 +105,7 @@ def test_what_is_not_allowed(refused, text, said):
 
 @pytest.mark.parametrize("gres", ["gpu:2", "gpu:{gpu}", "gpu:{}", "gpu:{gpus", "gpu:{gpus}:{gpus}", "gpu:{gpus!x}"])
 def test_a_gres_that_would_ask_for_something_else(refused, gres):
-    assert f"gres: given '{gres}', but {{gpus}} must stand in it once" in refused(f"gres: '{gres}'")
+    assert f"gres: given '{gres}', but it must contain {{gpus}} once" in refused(f"gres: '{gres}'")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The order in which trials that share stages are handed to SLURM."""
+"""The order in which trials that share stages are submitted."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def names(items: list[WorkItem]) -> str:
     return "".join(one.trial_ids[0] for one in items)
 
 
-def test_depth_counts_those_that_lead_one_behind_the_other() -> None:
+def test_depth_counts_the_items_that_one_follows() -> None:
     assert depths(ITEMS) == [0, 1, 2, 0, 1, 0]
 
 
-def test_a_family_is_everyone_who_follows_the_same_one() -> None:
+def test_a_family_is_all_items_that_follow_the_same_one() -> None:
     assert families(ITEMS) == [0, 0, 0, 3, 3, 5]
 
 
-def test_one_a_job_leaders_come_first_and_several_a_job_stand_beside_their_leader() -> None:
+def test_leaders_come_first_and_in_packed_jobs_next_to_their_followers() -> None:
     assert names(leaders_first(ITEMS, 1)) == "adfbec"
     interleaved = [ITEMS[0], ITEMS[3], ITEMS[1], ITEMS[4], ITEMS[2]]
     assert names(leaders_first(interleaved, 3)) == "abcde"

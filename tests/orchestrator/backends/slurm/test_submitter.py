@@ -1,104 +1,163 @@
-"""Which arrays are made of items, and which jobs they wait for; no SLURM is asked."""
+"""The arrays that are made of items, the jobs they wait for, and drivers that die meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moleflow.settings.config import TrialConfig
-from orchestrator.backends.slurm import queue
-from orchestrator.backends.slurm.backend import SlurmBackend
-from orchestrator.backends.slurm.queue import QueueState
+from orchestrator.backends.slurm.queue import Queue
 from orchestrator.backends.slurm.site_profile import SiteProfile
 from orchestrator.backends.slurm.submissions import Submission, job_folder, new_submission
-from orchestrator.backends.slurm.submitter import Array, Submitter
-from orchestrator.execution.backend import SourceSignal, WorkerConfig, WorkItem
-from orchestrator.sweep.file_schema import Resources
-from orchestrator.sweep.trial import Inputs, Trial
+from orchestrator.backends.slurm.submitter import Array, SubmissionRejected, Submitter, rejections
+from orchestrator.execution.backend import WorkerConfig, WorkItem
 
-
-def item(name: str, *after: str) -> WorkItem:
-    return WorkItem((Trial(name, TrialConfig(), {}, Inputs({}, "", "")),), after, Resources())
-
-
-def profile(stages: str = "dependencies", **more: Any) -> SiteProfile:
-    return SiteProfile.model_validate({"stages": stages, "max_array_size": 100, **more})
-
-
-def setup_of(folder: Path) -> WorkerConfig:
-    return WorkerConfig("small", folder, folder, folder, "embedded", "slurm", "slurm-1", "cpu", 1, False, {})
-
-
-def submitter(folder: Path, **more: Any) -> Submitter:
-    return Submitter(setup_of(folder), profile(**more), job_folder(folder))
-
-
-def told(arrays: Sequence[Array]) -> list[tuple[int, list[str], tuple[str, ...]]]:
-    return [(a.depth, [name for e in a.elements for i in e for name in i.trial_ids], a.ahead) for a in arrays]
-
-
-ITEMS = [item("b", "a"), item("c", "b"), item("d"), item("e", "d"), item("f", "gone")]
-
-
-def test_who_follows_a_trial_of_an_earlier_job_waits_for_that_job_and_nobody_else_does(tmp_path: Path) -> None:
-    arrays = submitter(tmp_path).arrays(ITEMS, {"a": "7", "other": "8"})
-    assert told(arrays) == [(0, ["b"], ("7",)), (0, ["d", "f"], ()), (1, ["c", "e"], ())]
-    assert told(submitter(tmp_path).arrays(ITEMS)) == [(0, ["b", "d", "f"], ()), (1, ["c", "e"], ())]
-    claims = submitter(tmp_path, stages="claims").arrays(ITEMS, {"a": "7"})
-    assert told(claims) == [(0, ["b", "d", "f", "c", "e"], ())]
-
-
+Make = Callable[..., WorkItem]
 Waits = list[tuple[list[str], list[str]]]
 
 
 @pytest.fixture
+def items(item: Make) -> list[WorkItem]:
+    return [item("b", "a"), item("c", "b"), item("d"), item("e", "d"), item("f", "gone")]
+
+
+@pytest.fixture
+def submitter(setup_in: WorkerConfig) -> Callable[..., Submitter]:
+    """A submitter whose profile has dependencies; keyword arguments are keys of the profile."""
+
+    def make(**keys: Any) -> Submitter:
+        profile = {"stages": "dependencies", "max_array_size": 100, "python": "python", **keys}
+        return Submitter(setup_in, SiteProfile.model_validate(profile), job_folder(setup_in.folder))
+
+    return make
+
+
+def summary(arrays: Sequence[Array]) -> list[tuple[int, list[str], tuple[str, ...]]]:
+    """Depth, trials and earlier jobs of each array."""
+    return [(a.depth, [name for task in a.tasks for i in task for name in i.trial_ids], a.after) for a in arrays]
+
+
+def test_a_trial_that_follows_one_of_an_earlier_job_waits_for_that_job(
+    submitter: Callable[..., Submitter], items: list[WorkItem]
+) -> None:
+    arrays = submitter().arrays(items, {"a": "7", "other": "8"})
+    assert summary(arrays) == [(0, ["b"], ("7",)), (0, ["d", "f"], ()), (1, ["c", "e"], ())]
+    assert summary(submitter().arrays(items)) == [(0, ["b", "d", "f"], ()), (1, ["c", "e"], ())]
+    claims = submitter(stages="claims").arrays(items, {"a": "7"})
+    assert summary(claims) == [(0, ["b", "d", "f", "c", "e"], ())]
+
+
+def test_arrays_are_packed_and_split_as_the_site_requires(submitter: Callable[..., Submitter], item: Make) -> None:
+    arrays = submitter(stages="claims", trials_per_job=2, max_array_size=2).arrays([item(name) for name in "abcdefg"])
+    sizes = [[len(task) for task in array.tasks] for array in arrays]
+    assert sizes == [[2, 2], [2, 1]]
+
+
+def test_the_site_is_asked_for_its_largest_array_only_if_the_profile_has_none(
+    submitter: Callable[..., Submitter], item: Make, programs: Callable[..., Path]
+) -> None:
+    folder = programs(scontrol="echo 'MaxArraySize = 4'")
+    five = [item(name) for name in "abcde"]
+    assert [len(array.tasks) for array in submitter(max_array_size=4).arrays(five)] == [4, 1]
+    assert not (folder / "scontrol.log").exists()
+    assert [len(array.tasks) for array in submitter(max_array_size=None).arrays(five)] == [3, 2]
+    assert submitter(max_array_size=None).arrays([]) == []
+
+
+@pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """The trials of each array that is submitted, and the jobs that it waits for; SLURM's numbers are 100, 101, ..."""
+    """The trials of each submitted array and the jobs it waits for; job ids are 100, 101, ..."""
     found: Waits = []
 
     def submit(self: Submitter, array: Array, after: Sequence[str]) -> Submission:
-        ids = [[name for i in element for name in i.trial_ids] for element in array.elements]
-        found.append(([name for element in ids for name in element], list(after)))
-        return self.jobs.confirm(new_submission("small", ids, 1, 1), str(99 + len(found)))
+        ids = [[name for i in task for name in i.trial_ids] for task in array.tasks]
+        found.append(([name for task in ids for name in task], list(after)))
+        return self.jobs.set_job_id(new_submission("small", ids, 1, 1), str(99 + len(found)))
 
     monkeypatch.setattr(Submitter, "_submit", submit)
     return found
 
 
-def test_jobs_wait_for_those_of_their_leaders_whether_these_are_submitted_now_or_were_before(
-    tmp_path: Path, waits: Waits
+def test_arrays_wait_for_those_of_their_leaders_of_now_and_of_before(
+    submitter: Callable[..., Submitter], items: list[WorkItem], waits: Waits
 ) -> None:
-    submitter(tmp_path).submit(ITEMS, lambda _: None, {"a": "7"})
+    submitted: list[Submission] = []
+    made = submitter().submit(items, submitted.append, {"a": "7"})
     assert waits == [(["b"], ["7"]), (["d", "f"], []), (["c", "e"], ["100", "101"])]
+    assert made == submitted
     waits.clear()
-    submitter(tmp_path, parallelism=1).submit(ITEMS[:3], lambda _: None, {"a": "7"})
+    submitter(parallelism=1).submit(items[:3], submitted.append, {"a": "7"})
     assert waits == [(["b"], ["7"]), (["d"], ["100"]), (["c"], ["100", "101"])]
 
 
-class Given:
-    """A source that has some items and then nothing more."""
+def test_an_error_of_submitit_is_a_rejection_with_a_hint_at_limits_and_a_full_disk_is_none() -> None:
+    undone: list[str] = []
 
-    def __init__(self, items: Sequence[WorkItem]) -> None:
-        self._left = list(items)
+    def fail(error: Exception) -> None:
+        with rejections(lambda: undone.append("undone"), "; try fewer"):
+            raise error
 
-    def next(self) -> WorkItem | SourceSignal:
-        return self._left.pop(0) if self._left else SourceSignal.DONE
+    with pytest.raises(
+        SubmissionRejected, match=r"^SLURM took no job: QOSMaxSubmitJobPerUserLimit reached; try fewer$"
+    ):
+        fail(RuntimeError("QOSMaxSubmitJobPerUserLimit\n reached"))
+    with pytest.raises(SubmissionRejected, match=r"^SLURM took no job: no such partition$"):
+        fail(ValueError("no such partition"))
+    with pytest.raises(OSError, match="full"):
+        fail(OSError(28, "full"))
+    assert len(undone) == 3
 
 
-@pytest.mark.parametrize(("word", "jobs"), [("RUNNING", ["7"]), ("PENDING", ["7"]), ("COMPLETED", []), ("UNHEARD", [])])
-def test_a_second_driver_lets_followers_wait_for_the_leader_that_is_in_a_job_already(
-    tmp_path: Path, waits: Waits, monkeypatch: pytest.MonkeyPatch, word: str, jobs: list[str]
+def sbatch(job_id: str) -> str:
+    return f"echo 'Submitted batch job {job_id}'"
+
+
+def test_an_array_is_recorded_before_sbatch_is_called(
+    submitter: Callable[..., Submitter], item: Make, programs: Callable[..., Path], setup_in: WorkerConfig
 ) -> None:
-    record = job_folder(tmp_path)
-    record.confirm(record.announce(new_submission("small", [["aaaaaaaaaaaa"]], 1, 1)), "7")
-    monkeypatch.setattr(queue.Queue, "states", lambda self, elements: {e.id: QueueState(word) for e in elements})
-    leader, follower, other = item("aaaaaaaaaaaa"), item("bbbbbbbbbbbb", "aaaaaaaaaaaa"), item("cccccccccccc")
-    (tmp_path / "parts").mkdir()
-    SlurmBackend(setup_of(tmp_path), profile()).submit(Given([leader, follower, other]))
-    if jobs:
-        assert waits == [(["bbbbbbbbbbbb"], ["7"]), (["cccccccccccc"], [])]
-    else:  # It is submitted again, and leads from there.
-        assert waits == [(["aaaaaaaaaaaa", "cccccccccccc"], []), (["bbbbbbbbbbbb"], ["100"])]
+    records = setup_in.folder / "slurm"
+    seen = setup_in.folder / "seen"
+    programs(srun="", sbatch=f"/bin/cat {records}/*.json > {seen}\n{sbatch('7')}")
+    (made,) = submitter().submit([item("a" * 12), item("b" * 12)], lambda _: None)
+    assert (made.job_id, made.elements) == ("7", (("a" * 12,), ("b" * 12,)))
+    assert '"job_id": null' in seen.read_text()
+    assert job_folder(setup_in.folder).all() == [made]
+    assert job_folder(setup_in.folder).has_all_pickles(made)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_rejected_array_leaves_no_record_and_one_whose_answer_was_lost_is_cancelled(
+    found: bool, submitter: Callable[..., Submitter], item: Make, programs: Callable[..., Path], setup_in: WorkerConfig
+) -> None:
+    folder = programs(srun="", sbatch="echo 'no answer' >&2; exit 1", squeue="echo 7" if found else "", scancel="")
+    with pytest.raises(SubmissionRejected, match=r"SLURM took no job: .*no answer"):
+        submitter().submit([item("a" * 12)], lambda _: None)
+    assert job_folder(setup_in.folder).all() == []
+    assert (folder / "scancel.log").exists() == found
+
+
+@pytest.mark.parametrize("pickles", [True, False])
+def test_an_array_whose_driver_died_in_sbatch_is_taken_over_if_it_is_whole(
+    pickles: bool, submitter: Callable[..., Submitter], programs: Callable[..., Path]
+) -> None:
+    folder = programs(squeue="echo 7", scancel="")
+    jobs = submitter().jobs
+    added = jobs.add(new_submission("small", [["a" * 12]], 1, 1))
+    if pickles:
+        jobs.output(added.uid).mkdir()
+        (jobs.output(added.uid) / "7_submitted.pkl").touch()
+    submitter().recover(Queue())
+    assert [submission.job_id for submission in jobs.all()] == (["7"] if pickles else [])
+    assert (folder / "scancel.log").exists() != pickles
+
+
+def test_an_array_that_slurm_never_received_is_removed(
+    submitter: Callable[..., Submitter], programs: Callable[..., Path]
+) -> None:
+    programs(squeue="")
+    jobs = submitter().jobs
+    jobs.add(new_submission("small", [["a" * 12]], 1, 1))
+    submitter().recover(Queue())
+    assert jobs.all() == []

@@ -1,4 +1,4 @@
-"""compare and export as they are typed."""
+"""The commands compare and export."""
 
 from __future__ import annotations
 
@@ -17,18 +17,14 @@ def two(finished, command, edit):
     return finished
 
 
-def tree(place):
-    return {path: path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
-
-
-def test_two_sweeps_side_by_side(two, command):
-    before = tree(two)
+def test_two_sweeps_side_by_side(two, command, contents):
+    before = contents(two)
     ended = command("compare", ONE, TWO)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("# small and other side by side\n\n- sweeps: small (4 trials), other (4 trials)\n")
     assert "| Metric | focal_gamma=0 (small, other) | focal_gamma=2 | focal_gamma=4 |" in ended.out
     assert "## Change against focal_gamma=0 (small, other)" in ended.out
-    assert tree(two) == before
+    assert contents(two) == before
     as_csv = command("compare", TWO, ONE, "--format", "csv").out.splitlines()
     assert as_csv[0] == "dataset,variant,class,metric,mean,sd,n,change,marks"
     assert "focal_gamma=2" in {line.split(",")[1] for line in as_csv}
@@ -53,7 +49,7 @@ def test_folders_of_one_name_are_told_apart(finished, command):
         (["compare", ONE, TWO, "--format", "markdow"], "Did you mean 'markdown'?"),
         (["compare", ONE, TWO, "--split", "tests"], "--split: given 'tests', allowed: test | validation."),
         (["compare", ONE, "results/copy", "--baseline", "focal_gama=0"], "--baseline focal_gama=0: unknown knob 'focal_gama'"),
-        (["compare", ONE, "results/copy", "--baseline", "sweep=cop"], "no sweep 'cop'; there: small, copy. Did you mean 'copy'?"),
+        (["compare", ONE, "results/copy", "--baseline", "sweep=cop"], "given sweep 'cop', allowed: small, copy. Did you mean 'copy'?"),
         (["compare", ONE, "results/copy", "--baseline", "focal_gamma=7"], "no finished column fits loss.focal_gamma=7"),
         (["export", "images"], "images: holds no sweep"),
         (["export", ONE, "--what", "score"], "--what: given 'score', allowed: tables | metrics"),

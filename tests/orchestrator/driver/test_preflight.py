@@ -1,15 +1,20 @@
-"""What is known of backbones before a trial starts."""
+"""Backbones are checked before a trial starts, and each is built once."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from moleflow.errors import WeightsUnavailable
 from moleflow.features import backbone
+from moleflow.settings.config import TrialConfig
+from orchestrator.driver import preflight
+from orchestrator.driver.prepare import Options
 
 LIGHT = """
 import sys
@@ -24,7 +29,7 @@ assert not {"torch", "timm"} & sys.modules.keys()
 
 @pytest.fixture
 def built(monkeypatch):
-    """The models of the backbones that were built, in order."""
+    """(model, weights, image size) of the backbones that were built, in order."""
     found, build = [], backbone._build
 
     def noted(config, image_size):
@@ -64,7 +69,7 @@ def test_a_plan_of_a_known_backbone_loads_no_torch(finished, edit):
 
 @pytest.fixture
 def unreachable(finished, monkeypatch):
-    """A folder with the features of the small sweep, where its weights cannot be had any more."""
+    """A folder with the features of the small sweep, without a way to get its weights."""
     shutil.rmtree(finished / "results")
     shutil.rmtree(finished / "cache/backbones")
 
@@ -89,3 +94,43 @@ def test_features_that_are_missing_need_weights(unreachable, command):
     ended = command("sweep.yaml", "--backend", "inline")
     assert (ended.code, ended.out) == (2, "")
     assert not (unreachable / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "fresh", "refused"),
+    [
+        (Options(), False, True),
+        (Options(backend="slurm"), False, False),
+        (Options(backend="ray", address="auto"), False, False),
+        (Options(backend="ray"), False, True),
+        (Options(backend="slurm"), True, True),
+    ],
+)
+def test_weights_may_be_missing_here_if_trials_run_on_a_cluster(monkeypatch, options, fresh, refused):
+    """A login node may lack the weights that compute nodes have; a dry run always runs here."""
+
+    def unavailable(*_):
+        raise WeightsUnavailable("backbone.weights: not available")
+
+    knobs = SimpleNamespace(backbone=SimpleNamespace(weights="pretrained"))
+    monkeypatch.setattr(preflight, "_distinct", lambda prepared: [knobs])
+    monkeypatch.setattr(preflight, "_build_once", unavailable)
+    monkeypatch.setattr(preflight, "_features_are_stored", lambda *_: False)
+    prepared = SimpleNamespace(cache=None)
+    with pytest.raises(WeightsUnavailable) if refused else contextlib.nullcontext():
+        preflight.check_backbones(prepared, options, fresh=fresh)
+
+
+def test_a_backbone_is_known_again_by_what_decides_if_it_can_be_built(tmp_path):
+    """Seeds and the stored number format are left out; layers, image size and weights count."""
+    knobs = {"model": "efficientnet_lite0", "weights": "random", "layers": [1, 2]}
+
+    def marker(size=32, **changes):
+        config = TrialConfig.model_validate({"backbone": {**knobs, **changes}, "data": {"image_size": size}})
+        return preflight._marker(config, tmp_path)
+
+    assert marker() == marker(weights_seed=5) == marker(projection_seed=5) == marker(storage="float16")
+    assert (
+        len({marker(), marker(size=64), marker(layers=[1]), marker(model="resnet18"), marker(weights="pretrained")})
+        == 5
+    )

@@ -1,0 +1,69 @@
+"""Commands that messages tell the user to type, spelled so that they work where the user stands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from orchestrator.host.provenance import without_passwords
+
+PROGRAM = "moleflow-sweep"
+COMMAND_VARIABLE = "MOLEFLOW_COMMAND"
+"""Set by a wrapper, such as `make demo`, to the command that the user typed."""
+PROJECT = Path(__file__).parents[2]
+
+
+def arguments() -> tuple[str, ...]:
+    """The words typed after the program's name; the password in a storage URL becomes `***`."""
+    return tuple(without_passwords(word) for word in sys.argv[1:])
+
+
+def program_name() -> str:
+    """The program as the user can type it again.
+
+    Returns:
+        `moleflow-sweep` if the shell finds this program under that name. Otherwise its path, as
+        it was typed or relative to the current folder. `python -m orchestrator.cli` if it was
+        started as a module.
+
+    """
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return f"{_typed(sys.executable)} -m orchestrator.cli"
+    return _typed(sys.argv[0])
+
+
+def command_to_repeat() -> str:
+    """The command that does the same again: the wrapper's, or the program with its arguments."""
+    return os.environ.get(COMMAND_VARIABLE) or f"{program_name()} {shlex.join(arguments())}"
+
+
+def install_command(extra: str = "") -> str:
+    """The command that installs this project from its checkout.
+
+    Args:
+        extra: one of its optional groups of packages, such as `ray`.
+
+    """
+    # The package is published nowhere: anybody could register its name, so no hint may use it.
+    wanted = f"'.[{extra}]'" if extra else "."
+    if not (PROJECT / "pyproject.toml").is_file():
+        return f"pip install -e {wanted} (in a checkout of the project)"
+    pins = " -c constraints.txt" if (PROJECT / "constraints.txt").is_file() else ""
+    return f"cd {shlex.quote(str(PROJECT))} && pip install -e {wanted}{pins}"
+
+
+def _typed(program: str) -> str:
+    """A program's name if the shell would find this very file under it, else its path."""
+    if os.sep not in program:
+        return shlex.quote(program)
+    path = Path(os.path.abspath(program))
+    # Do not follow symbolic links: the `python` of each virtual environment links to one file.
+    if shutil.which(path.name) == str(path):
+        return shlex.quote(path.name)
+    if os.path.isabs(program) and path.is_relative_to(Path.cwd()):
+        return shlex.quote(str(path.relative_to(Path.cwd())))
+    return shlex.quote(program)
