@@ -136,7 +136,7 @@ def queue() -> None:
 
 def names_nothing_else(folder: Path) -> None:
     """No file names a folder of this machine, not within Parquet either."""
-    here = {str(Path(__file__).resolve().parents[2]), sys.prefix, str(Path.home()), "/root", "/work/", "/home"}
+    here = {str(Path(__file__).resolve().parents[2]), sys.prefix, str(Path.home()), "/home"}
     for path in filter(Path.is_file, folder.rglob("*")):
         content = path.read_bytes()
         if path.suffix == ".parquet":
