@@ -146,6 +146,10 @@ def _remove(
             excess -= entry.bytes
         else:
             stayed.append(entry)
+            if entry.kind == "leftovers":
+                # It changed since it was listed: another eviction is removing it, or a writer is
+                # about to rename it. No other entry has to go in its place.
+                excess -= entry.bytes
     return EvictionResult(tuple(removed), tuple(stayed))
 
 
