@@ -8,12 +8,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from orchestrator.host.provenance import without_passwords
+from orchestrator.host.provenance import ROOT, without_passwords
 
 PROGRAM = "moleflow-sweep"
 COMMAND_VARIABLE = "MOLEFLOW_COMMAND"
 """Set by a wrapper, such as `make demo`, to the command that the user typed."""
-PROJECT = Path(__file__).parents[2]
 
 
 def arguments() -> tuple[str, ...]:
@@ -50,10 +49,10 @@ def install_command(extra: str = "") -> str:
     """
     # The package is published nowhere: anybody could register its name, so no hint may use it.
     wanted = f"'.[{extra}]'" if extra else "."
-    if not (PROJECT / "pyproject.toml").is_file():
+    if not (ROOT / "pyproject.toml").is_file():
         return f"pip install -e {wanted} (in a checkout of the project)"
-    pins = " -c constraints.txt" if (PROJECT / "constraints.txt").is_file() else ""
-    return f"cd {shlex.quote(str(PROJECT))} && pip install -e {wanted}{pins}"
+    pins = " -c constraints.txt" if (ROOT / "constraints.txt").is_file() else ""
+    return f"cd {shlex.quote(str(ROOT))} && pip install -e {wanted}{pins}"
 
 
 def _typed(program: str) -> str:

@@ -88,7 +88,7 @@ def test_the_install_command_names_the_checkout_and_its_pins(tmp_path, monkeypat
     """The command changes to the checkout, as `.` would else be the user's folder."""
     checkout = tmp_path / "check out"
     checkout.mkdir()
-    monkeypatch.setattr(command_line, "PROJECT", checkout)
+    monkeypatch.setattr(command_line, "ROOT", checkout)
     assert install_command("ray") == "pip install -e '.[ray]' (in a checkout of the project)"
     (checkout / "pyproject.toml").touch()
     assert install_command("ray") == f"cd '{checkout}' && pip install -e '.[ray]'"
@@ -98,8 +98,8 @@ def test_the_install_command_names_the_checkout_and_its_pins(tmp_path, monkeypat
 
 def test_the_project_is_this_checkout():
     """The folder that the install command changes to holds this project's pyproject.toml."""
-    assert Path(__file__).parents[3] == command_line.PROJECT
-    assert 'name = "moleflow-sweep"' in (command_line.PROJECT / "pyproject.toml").read_text()
+    assert Path(__file__).parents[3] == command_line.ROOT
+    assert 'name = "moleflow-sweep"' in (command_line.ROOT / "pyproject.toml").read_text()
 
 
 def test_a_failed_start_of_the_real_program_names_itself(tmp_path):
