@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.html_report.make import make_page
+from orchestrator.html_report.page import make_page
 from orchestrator.records import sweep_folder
 from orchestrator.reports import make
 from orchestrator.results.store import ResultStore

@@ -42,8 +42,7 @@ from orchestrator.search.initial_trials import enqueue_initial_trials
 from orchestrator.search.objective import Values
 from orchestrator.search.optuna_search import OptunaSearch
 from orchestrator.search.space import Space
-from orchestrator.search.storage import JOURNAL
-from orchestrator.search.tried_trials import study_of
+from orchestrator.search.storage import JOURNAL, open_study
 from orchestrator.sweep.file_schema import Sampler
 from orchestrator.sweep.sweep import Sweep, load_sweep
 from orchestrator.sweep.trial import Inputs, Trial
@@ -100,7 +99,7 @@ class Search:
         assert space.sweep.search is not None
         self.study, self._value = study, value
         self._known: dict[str, Values] = {}
-        enqueue_initial_trials(study, space, space.sweep.search, Path())
+        enqueue_initial_trials(study, space, Path())
         known = self._known
         self._search = OptunaSearch(
             study, space, lambda ids: {i: known[i] for i in ids if i in known}, "benchmark", lambda _: None
@@ -158,7 +157,7 @@ def cost(sweep: Sweep, sizes: Sequence[int], samplers: Sequence[Sampler], minute
             flush=True,
         )
         spaces = {sampler: space_of(sweep, sampler, 0, max(sizes) + 1) for sampler in {"random", *samplers}}
-        study = study_of(spaces["random"].sweep, place, None)
+        study = open_study(spaces["random"].sweep, place, None)
         searches = {sampler: Search(study, space, lambda _: stream.random()) for sampler, space in spaces.items()}
         count = 0
         for size in sorted(sizes):

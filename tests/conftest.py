@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import signal
@@ -33,15 +34,10 @@ from orchestrator.results.store import ResultStore
 # A shell that starts the tests in the background ignores SIGINT, and child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+BACKBONE = {"model": "efficientnet_lite0", "weights": "random", "layers": [1, 2], "aggregate": "concat", "grid": 4}
 BASE = {
     "data": {"tasks": ["bolt", "cloth"], "image_size": 32, "mask_size": 32},
-    "backbone": {
-        "model": "efficientnet_lite0",
-        "weights": "random",
-        "layers": [1, 2],
-        "aggregate": "concat",
-        "grid": 4,
-    },
+    "backbone": BACKBONE,
     "flow": {"blocks": 2},
     "lora": {"rank": 2},
     "training": {"epochs": 2, "batch_size": 4, "optimizer": "adamw"},
@@ -108,6 +104,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in root.rglob("*.png"):  # Only digests of files older than two seconds are cached.
         os.utime(path, (1e9, 1e9))
     return root
+
+
+@pytest.fixture(scope="session")
+def small_backbone() -> dict[str, Any]:
+    """A copy of the settings of a backbone that computes features in milliseconds."""
+    return copy.deepcopy(BACKBONE)
 
 
 @pytest.fixture(scope="session")

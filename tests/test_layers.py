@@ -38,7 +38,7 @@ ORCHESTRATOR = {
     "sweep": "moleflow.errors moleflow.settings",
     "records": "results moleflow.cache moleflow.errors moleflow.files",
     "plan": "results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
-    "reports": "records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
+    "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
     "moleflow.settings",
     "claims": "records reports results moleflow.errors moleflow.settings",
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data "

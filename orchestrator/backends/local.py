@@ -12,13 +12,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from orchestrator.execution.backend import (
-    MakeWorker,
-    TrialSupply,
-    WorkerConfig,
-    WorkItem,
-    run_loop,
-)
+from orchestrator.execution.backend import MakeWorker, TrialSupply, WorkerConfig, WorkItem, run_loop
 from orchestrator.execution.make_worker import make_worker
 from orchestrator.host import disk
 from orchestrator.host.environment_variables import set_variables, thread_variables
@@ -93,9 +87,9 @@ class _LocalEngine:
         idle = next((slot for slot in self._slots.values() if not slot.busy), None)
         slot = idle or self._start(next(n for n in range(len(self._gpus)) if n not in self._slots))
         slot.busy = True
-        slot.open |= dict.fromkeys(item.trial_ids)
+        slot.open[item.trial.id] = None
         with contextlib.suppress(BrokenPipeError):  # The next poll finds it dead and reports its trials.
-            slot.pipe.send(item.trials)
+            slot.pipe.send(item.trial)
 
     def poll(self, seconds: float) -> list[Event]:
         if not self._slots:
@@ -218,18 +212,15 @@ def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker) -> None
             )
             send(Event("fatal", "", {"error": why}))
             return
-        selector = selectors.DefaultSelector()
-        selector.register(pipe, selectors.EVENT_READ)
         try:
             while True:
-                if not selector.select(worker.seconds_until_due()):
+                if not pipe.poll(worker.seconds_until_due()):
                     worker.flush()
                     continue
-                trials: tuple[Trial, ...] | None = pipe.recv()
-                if trials is None:
+                trial: Trial | None = pipe.recv()
+                if trial is None:
                     break
-                for trial in trials:
-                    worker.run(trial)
+                worker.run(trial)
                 pipe.send(None)
         finally:
             # A SIGTERM during the last flush would raise WorkerStopped in it and lose rows.

@@ -50,14 +50,11 @@ class StatedClaim(_Stated):
     """One claim, the contrast of knobs that tests it, and the expected result.
 
     Attributes:
-        id: its name in the ledger.
-        claim: its words.
         notes: the section of the notes that makes it.
         contrast: the contrast in words.
         sweep: the sweep file that measures it.
         before, after: {dotted knob: value} of the two variants.
         instead: another `before`, for results that have none of the first.
-        metric: the metric that is compared.
         classes: the classes that the metric is averaged over.
         direction: the expected direction of the difference.
         size: the range of the relative change that the claim names, in the claimed direction.

@@ -30,7 +30,8 @@ def contrast_pairs(claim: StatedClaim, variants: Sequence[VariantColumn]) -> lis
                 apart = len(_apart(settings[a], settings[b], claim.knobs))
                 nearest = min(nearest or (apart, a, b), (apart, a, b))
                 if apart == 0:
-                    key = json.dumps(_rest(settings[b], claim.knobs), sort_keys=True)
+                    rest = {path: value for path, value in settings[b].items() if path not in claim.knobs}
+                    key = json.dumps(rest, sort_keys=True)
                     by_setup[key] = max(by_setup.get(key, (a, b)), (a, b), key=lambda pair: _rank(pair, variants))
         chosen = by_setup | chosen  # `instead` serves only the setups without `before`.
     if not chosen and nearest is not None:
@@ -61,10 +62,6 @@ def _fits(settings: Mapping[str, str], values: Settings) -> bool:
     return all(settings.get(path) == setting_text(value) for path, value in values.items())
 
 
-def _rest(settings: Mapping[str, str], knobs: frozenset[str]) -> dict[str, str]:
-    return {path: value for path, value in settings.items() if path not in knobs}
-
-
 def _apart(a: Mapping[str, str], b: Mapping[str, str], knobs: frozenset[str]) -> list[str]:
     """Return the settings that differ, apart from `knobs`."""
     return sorted(path for path in (a.keys() | b.keys()) - knobs if a.get(path) != b.get(path))
@@ -80,12 +77,7 @@ def contrast_confounds(claim: StatedClaim, before: VariantColumn, after: Variant
 
 
 def describe_setups(variants: Sequence[VariantColumn], knobs: frozenset[str]) -> list[str]:
-    """Describe the setup of each variant: data set, classes, backbone, epochs, and differences.
-
-    Args:
-        variants: variants of one claim.
-        knobs: the knobs of its contrast.
-    """
+    """Describe each variant of a claim: data set, classes, backbone, epochs, other differences."""
     settings = [settings_with_defaults(v) for v in variants]
     paths = sorted({path for of in settings for path in of} - knobs)
     varying = [path for path in paths if len({of.get(path) for of in settings}) > 1]

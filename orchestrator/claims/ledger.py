@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -25,7 +25,7 @@ from orchestrator.records.sweep_folder import read_sweep_folder, refuse_duplicat
 from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialScores, read_scores
 from orchestrator.reports.final_metrics import METRICS
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
-from orchestrator.reports.number_format import change_text, difference_text, interval_text, metric_text
+from orchestrator.reports.number_format import change_text, difference_text, grouped, interval_text, metric_text
 from orchestrator.reports.paired import NO_EFFECT, PairedComparison, compare_paired
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
 from orchestrator.reports.variants import VariantColumn, group_variants
@@ -52,12 +52,8 @@ class ClaimRow:
     """One claim measured under one setup, and its verdict.
 
     Attributes:
-        claim: the claim.
-        verdict: held, refuted or undecided.
-        reason: the reason for the verdict.
         setup: data set, classes and settings; empty if nothing was measured.
         before, after: labels of the two variants.
-        measured: their comparison.
         started_at: start of the first of its trials.
         reused: whether any trial reused stages from the cache.
     """
@@ -116,21 +112,15 @@ def build_ledger(
 
 
 def read_ledger(places: Sequence[Path], everything: bool = False) -> list[ClaimRow]:
-    """Return the ledger over the results folders of sweeps.
-
-    Args:
-        places: results folders.
-        everything: every stored trial, not only those of each folder's latest plan.
+    """Return the ledger over the results folders of sweeps, of their latest plans or `everything`.
 
     Raises:
         InvalidInput: a folder holds no sweep, or is given twice.
     """
     refuse_duplicates(places, "claims")
-    sources: list[tuple[ResultStore, set[str] | None]] = []
-    for place in places:
-        selection = set(read_sweep_folder(place).trial_ids)
-        sources.append((ResultStore(place), None if everything else selection))
-    return build_ledger(sources)
+    plans = [set(read_sweep_folder(place).trial_ids) for place in places]
+    stores = [ResultStore(place) for place in places]
+    return build_ledger([(store, None if everything else of) for store, of in zip(stores, plans, strict=True)])
 
 
 def _row(
@@ -166,11 +156,10 @@ def _refusal(
         more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         reasons.append(f"confounded by {', '.join(differing[:_SHOWN])}{more}")
     trials = [trial for v in (before, after) for trial in v.trials]
-    reasons += _distinct(word for t in trials for name, word in rules.no_evidence.datasets.items() if t.dataset == name)
+    none = rules.no_evidence
+    reasons += dict.fromkeys(none.datasets[t.dataset] for t in trials if t.dataset in none.datasets)
     flags = [flag for trial in trials for flag in trial.flags]
-    reasons += _distinct(
-        word for flag in flags for start, word in rules.no_evidence.flags.items() if flag.startswith(start)
-    )
+    reasons += dict.fromkeys(words for flag in flags for start, words in none.flags.items() if flag.startswith(start))
     if measured.verdict == NO_EFFECT:
         reasons.append("no effect: the setting did not reach the scores (equal digests)")
     elif measured.baseline == 1 and measured.difference == 0:
@@ -182,30 +171,15 @@ def _unmeasured(claim: StatedClaim) -> list[str]:
     return [] if claim.metric in METRICS else [f"no column holds {claim.metric}"]
 
 
-def _distinct(words: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(words))
-
-
 def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules) -> str:
     """Return the ledger as a Markdown document, with measured claims first."""
     ordered = sorted(rows, key=lambda row: row.measured is None)
-    table = Table(
-        "Claims of the update notes",
-        _HEADER,
-        tuple((row.claim.id, _cells(row)) for row in ordered),
-        tuple(_notes(rows, rules)),
-    )
+    body = tuple((row.claim.id, _cells(row)) for row in ordered)
+    table = Table("Claims of the update notes", _HEADER, body, tuple(_notes(rows, rules)))
     counts = Counter(row.verdict for row in rows)
     summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-    return "\n".join(
-        [
-            "# Ledger of claims",
-            "",
-            *markdown_list([f"{counted(len(rows), 'row')}: {summary}"]),
-            "",
-            markdown_table(table),
-        ]
-    )
+    (line,) = markdown_list([f"{counted(len(rows), 'row')}: {summary}"])
+    return f"# Ledger of claims\n\n{line}\n\n{markdown_table(table)}"
 
 
 def _cells(row: ClaimRow) -> tuple[Cell, ...]:
@@ -240,9 +214,7 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
         f"Claims and rules: claims.yaml, digest {digest} of their content; `negligible` {rules.negligible:g}, `least_seeds` "
         f"{rules.least_seeds}."
     ]
-    periods: dict[tuple[datetime, datetime | None], list[str]] = {}
-    for stated in rules.stated:
-        periods.setdefault((stated.since, stated.until), []).append(stated.rule)
+    periods = grouped(((stated.since, stated.until), stated.rule) for stated in rules.stated)
     measured = [row for row in rows if row.started_at is not None]
     for (since, until), words in periods.items():
         early = _named([row for row in measured if row.started_at is not None and row.started_at < since], rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -28,37 +29,36 @@ SPLITS: tuple[Literal["test", "validation"], ...] = ("test", "validation")
 _MEANT = {"gpu": "cuda"}  # Words from elsewhere that are too far from the right one to be guessed by spelling.
 Word = TypeVar("Word", bound=str)
 
+
+def choice(name: str, words: Sequence[str], text: str = "") -> Any:
+    """An option that takes one of `words`, which its help lists unless `text` replaces the list."""
+    return typer.Option(name, help=text or " | ".join(words), autocompletion=completion.words_of(*words))
+
+
+def base_option(text: str) -> Any:
+    """The option --base."""
+    return typer.Option("--base", help=text, autocompletion=completion.base_words)
+
+
+def set_option(text: str) -> Any:
+    """The option --set."""
+    return typer.Option("--set", help=text, autocompletion=completion.setting_words)
+
+
 File = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="The sweep file (YAML), such as sweeps/v7_gamma.yaml.", show_default=False),
 ]
-Folder = Annotated[
-    Path,
-    typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="Folder of classes in the MVTec AD layout. "
-        "Default: the sweep file's, else MOLEFLOW_DATA, else embedded images.",
-    ),
-]
+DIR = typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False)
+Folder = Annotated[Path, DIR]
+_IMAGES = "Folder of classes in the MVTec AD layout. Default: {}MOLEFLOW_DATA, else embedded images."
+Data = Annotated[Path | None, typer.Option("--data", help=_IMAGES.format("the sweep file's, else "))]
+DataOfTrial = Annotated[Path | None, typer.Option("--data", help=_IMAGES.format(""))]
 Base = Annotated[
-    str | None,
-    typer.Option(
-        "--base",
-        help="Base settings by name or .yaml path, in place of the file's own; `demo` takes minutes.",
-        autocompletion=completion.base_words,
-    ),
+    str | None, base_option("Base settings by name or .yaml path, in place of the file's own; `demo` takes minutes.")
 ]
 Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="knob=value for every trial, such as --set epochs=5; may be given often.",
-        autocompletion=completion.setting_words,
-    ),
+    list[str] | None, set_option("knob=value for every trial, such as --set epochs=5; may be given often.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder. Default: results/<sweep name>.")]
 CacheDir = Annotated[
@@ -66,10 +66,10 @@ CacheDir = Annotated[
 ]
 BackendName = Annotated[
     str,
-    typer.Option(
+    choice(
         "--backend",
-        help="inline (this process) | local (worker processes on this machine) | slurm (job arrays) | ray (Ray Tune).",
-        autocompletion=completion.words_of(*BACKENDS),
+        BACKENDS,
+        "inline (this process) | local (worker processes on this machine) | slurm (job arrays) | ray (Ray Tune).",
     ),
 ]
 Workers = Annotated[
@@ -82,12 +82,9 @@ Workers = Annotated[
     ),
 ]
 Threads = Annotated[
-    int,
-    typer.Option("--threads", min=1, max=1024, help="CPU threads per trial; part of the numeric environment."),
+    int, typer.Option("--threads", min=1, max=1024, help="CPU threads per trial; part of the numeric environment.")
 ]
-Device = Annotated[
-    str, typer.Option("--device", help=" | ".join(DEVICES), autocompletion=completion.words_of(*DEVICES))
-]
+Device = Annotated[str, choice("--device", DEVICES)]
 Yes = Annotated[bool, typer.Option("--yes", help="Continue with more than 10,000 trials.")]
 RerunStale = Annotated[
     bool, typer.Option("--rerun-stale", help="Run finished trials again if other code made their results.")
@@ -108,17 +105,8 @@ Storage = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
 ShowAll = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
-Split = Annotated[
-    str,
-    typer.Option(
-        "--split",
-        help="test | validation: the images that the tables are about.",
-        autocompletion=completion.words_of(*SPLITS),
-    ),
-]
-Format = Annotated[
-    str, typer.Option("--format", help=" | ".join(FORMATS), autocompletion=completion.words_of(*FORMATS))
-]
+Split = Annotated[str, choice("--split", SPLITS, "test | validation: the images that the tables are about.")]
+Format = Annotated[str, choice("--format", FORMATS)]
 
 
 def check_choice(option: str, given: str, allowed: Sequence[Word]) -> Word:
@@ -135,8 +123,8 @@ def check_choice(option: str, given: str, allowed: Sequence[Word]) -> Word:
     raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{hint}")
 
 
-def load_sweep_file(file: Path, data: Path | None, base: str | None, sets: list[str] | None) -> Sweep:
-    """Read a sweep file with the changes that options make to it.
+def load_sweep_file(context: typer.Context) -> Sweep:
+    """Read the sweep file of a command with the changes that --data, --base and --set make to it.
 
     Raises:
         InvalidInput: any mistake in the file or in the options.
@@ -144,11 +132,13 @@ def load_sweep_file(file: Path, data: Path | None, base: str | None, sets: list[
     """
     from orchestrator.sweep.sweep import load_sweep
 
-    return load_sweep(file, sets=sets or (), base=base, data_root=data, environment=os.environ)
+    given = context.params
+    sets, base, data = given["sets"] or (), given["base"], given["data"]
+    return load_sweep(given["file"], sets=sets, base=base, data_root=data, environment=os.environ)
 
 
-def run_options(*, backend: str = "local", device: str = "auto", **others: Any) -> Options:
-    """Options of a run from those of a command.
+def run_options(context: typer.Context, **others: Any) -> Options:
+    """Options of a run: `others`, and those of a command that have the same name.
 
     Raises:
         InvalidInput: no such backend or device.
@@ -156,11 +146,11 @@ def run_options(*, backend: str = "local", device: str = "auto", **others: Any) 
     """
     from orchestrator.driver.prepare import Options
 
-    return Options(
-        backend=check_choice("--backend", backend, BACKENDS),
-        device=check_choice("--device", device, DEVICES),
-        **others,
-    )
+    names = {field.name for field in fields(Options)}
+    options = Options(**{name: value for name, value in context.params.items() if name in names} | others)
+    check_choice("--backend", options.backend, BACKENDS)
+    check_choice("--device", options.device, DEVICES)
+    return options
 
 
 @contextlib.contextmanager

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import completion
-from orchestrator.cli.app import CacheDir
+from orchestrator.cli.app import CacheDir, base_option
 from orchestrator.exit_codes import FAILED
 
 
@@ -21,12 +20,7 @@ def doctor(
         str | None,
         typer.Option("--weights", help="Weights to look for: pretrained | a package | a file, as backbone.weights."),
     ] = None,
-    base: Annotated[
-        str,
-        typer.Option(
-            "--base", help="The base whose backbone and classes are checked.", autocompletion=completion.base_words
-        ),
-    ] = "vit_b16",
+    base: Annotated[str, base_option("The base whose backbone and classes are checked.")] = "vit_b16",
     out: Annotated[Path, typer.Option("--out", help="The folder for results.")] = Path("results"),
     cache: CacheDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings as one JSON document.")] = False,

@@ -9,16 +9,12 @@ from typing import Annotated
 import typer
 
 from moleflow.errors import InvalidInput
-from orchestrator.cli import completion
-from orchestrator.cli.app import FORMATS, SPLITS, Folder, Format, ShowAll, Split, check_choice
+from orchestrator.cli.app import DIR, FORMATS, SPLITS, Folder, Format, ShowAll, Split, check_choice, choice
 from orchestrator.exit_codes import FAILED
 
 
 def report(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False),
-    ] = None,
+    folder: Annotated[Path | None, DIR] = None,
     everything: ShowAll = False,
     split: Split = "test",
     form: Format = "markdown",
@@ -58,7 +54,7 @@ def report(
     elif folder is not None:
         made, paths = make.make_report(folder, everything, with_published, split=split)
         if html:
-            from orchestrator.html_report.make import make_page
+            from orchestrator.html_report.page import make_page
 
             paths["html"] = make_page(folder, made)
     else:
@@ -141,22 +137,17 @@ def compare(
 def export(
     place: Folder,
     form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="csv | latex | markdown; stored tables are CSV.",
-            autocompletion=completion.words_of("csv", "latex", "markdown"),
-        ),
+        str, choice("--format", ("csv", "latex", "markdown"), "csv | latex | markdown; stored tables are CSV.")
     ] = "csv",
     to: Annotated[
         Path | None, typer.Option("--to", help="A file, which is replaced. Default: stdout.", show_default=False)
     ] = None,
     what: Annotated[
         str,
-        typer.Option(
+        choice(
             "--what",
-            help="tables (the comparison) | metrics | scores | curves | attempts (as stored).",
-            autocompletion=completion.words_of("tables", "metrics", "scores", "curves", "attempts"),
+            ("tables", "metrics", "scores", "curves", "attempts"),
+            "tables (the comparison) | metrics | scores | curves | attempts (as stored).",
         ),
     ] = "tables",
     split: Split = "test",

@@ -16,6 +16,7 @@ from orchestrator.cli.app import (
     Base,
     CacheDir,
     Data,
+    DataOfTrial,
     Device,
     File,
     Out,
@@ -27,15 +28,19 @@ from orchestrator.cli.app import (
     Threads,
     Workers,
     Yes,
+    base_option,
     check_choice,
+    choice,
     load_sweep_file,
     naming_the_command,
     open_console,
     run_options,
+    set_option,
 )
 
 
 def run(
+    context: typer.Context,
     file: File,
     data: Data = None,
     base: Base = None,
@@ -94,23 +99,7 @@ def run(
     from orchestrator.driver.launch import print_scripts, run_sweep
     from orchestrator.driver.prepare import prepare
 
-    options = run_options(
-        out=out,
-        cache=cache,
-        backend=backend,
-        profile=profile,
-        detach=detach,
-        address=address,
-        dashboard=dashboard,
-        storage=storage,
-        workers=workers,
-        threads=threads,
-        device=device,
-        yes=yes,
-        rerun_stale=rerun_stale,
-        quiet=quiet or log_json,
-        log_json=log_json,
-    )
+    options = run_options(context, quiet=quiet or log_json)
     for backend_of_option, name, given in (
         ("slurm", "--profile", profile),
         ("slurm", "--detach", detach),
@@ -128,7 +117,7 @@ def run(
         raise InvalidInput(
             "--log-json: prints events while the command follows trials; leave --detach and --print-sbatch out"
         )
-    sweep = load_sweep_file(file, data, base, sets)
+    sweep = load_sweep_file(context)
     if storage and sweep.search is None:
         raise InvalidInput(f"--storage: is for searches, and {file} has no `search:`; leave it out")
     action = run_dry if dry_run else print_scripts if print_sbatch else run_sweep
@@ -138,6 +127,7 @@ def run(
 
 
 def plan(
+    context: typer.Context,
     file: File,
     data: Data = None,
     base: Base = None,
@@ -160,8 +150,8 @@ def plan(
     from orchestrator.driver.prepare import expected_work, prepare
     from orchestrator.plan import listing
 
-    options = run_options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale)
-    prepared = prepare(load_sweep_file(file, data, base, sets), options)
+    options = run_options(context)
+    prepared = prepare(load_sweep_file(context), options)
     check_backbones(prepared, options, fetch=False)
     about = prepared.sweep, prepared.plan, prepared.inputs
     expected = expected_work(prepared)
@@ -174,6 +164,7 @@ def plan(
 
 
 def prefetch(
+    context: typer.Context,
     file: File,
     data: Data = None,
     base: Base = None,
@@ -181,11 +172,7 @@ def prefetch(
     cache: CacheDir = None,
     backend: Annotated[
         str,
-        typer.Option(
-            "--backend",
-            help="local (this process) | slurm (one job; the command waits for it).",
-            autocompletion=completion.words_of("local", "slurm"),
-        ),
+        choice("--backend", ("local", "slurm"), "local (this process) | slurm (one job; the command waits for it)."),
     ] = "local",
     profile: Profile = None,
     threads: Threads = 1,
@@ -207,13 +194,14 @@ def prefetch(
     check_choice("--backend", backend, ("local", "slurm"))
     if profile and backend != "slurm":
         raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
-    options = run_options(cache=cache, backend=backend, profile=profile, threads=threads, device=device, yes=yes)
+    options = run_options(context)
     console = open_console()
     with naming_the_command(console):
-        raise typer.Exit(run_prefetch(load_sweep_file(file, data, base, sets), options, console))
+        raise typer.Exit(run_prefetch(load_sweep_file(context), options, console))
 
 
 def trial(
+    context: typer.Context,
     version: Annotated[
         str,
         typer.Option(
@@ -222,30 +210,16 @@ def trial(
             autocompletion=completion.version_words,
         ),
     ],
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="knob=value, such as --set epochs=5; may be given often.",
-            autocompletion=completion.setting_words,
-        ),
-    ] = None,
+    sets: Annotated[list[str] | None, set_option("knob=value, such as --set epochs=5; may be given often.")] = None,
     base: Annotated[
         str | None,
-        typer.Option(
-            "--base",
-            help="Base settings by name or .yaml path; `demo` takes minutes. "
-            "Default: vit_b16, or demo if no images are given.",
-            autocompletion=completion.base_words,
+        base_option(
+            "Base settings by name or .yaml path; `demo` takes minutes. "
+            "Default: vit_b16, or demo if no images are given."
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness in training.")] = 0,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", help="Folder of classes in the MVTec AD layout. Default: MOLEFLOW_DATA, else embedded images."
-        ),
-    ] = None,
+    data: DataOfTrial = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Results folder. Default: results/trial-VERSION, or -BASE behind it with --base."),
@@ -275,7 +249,7 @@ def trial(
         }
         document["list"] = [parse_sets(sets, once)]
     sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
-    options = run_options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
+    options = run_options(context, backend="inline")
     console = open_console()
     with naming_the_command(console):
         raise typer.Exit(run_sweep(prepare(sweep, options), options, console))

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 
 from moleflow.environment import open_environment
 from moleflow.errors import counted
@@ -41,7 +42,8 @@ def run_prefetch(sweep: Sweep, options: Options, console: Console) -> int:
     configs = distinct_feature_settings(trial.config for trial in prepared.sample)
     console.print("\n".join(listing.plan_header(sweep, prepared.plan, prepared.inputs, prepared.folder)))
     try:
-        with _ProgressLine(console) as view:
+        with console.status("starting") as status:
+            view = _ProgressLine(console, status)
             if on_slurm:
                 from orchestrator.backends.slurm.features_job import compute_features_in_job
                 from orchestrator.backends.slurm.site_profile import load_profile
@@ -78,16 +80,9 @@ def _summary_line(summary: FeatureSummary, cache: Path) -> str:
 class _ProgressLine:
     """Shows progress: one changing line on a terminal, elsewhere a line every 30 seconds."""
 
-    def __init__(self, console: Console) -> None:
-        self._console, self._status = console, console.status("starting")
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
         self._last, self._printed_at = "", -math.inf
-
-    def __enter__(self) -> _ProgressLine:
-        self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
 
     def show(self, progress: FeatureProgress) -> None:
         """Show the progress of one feature setting."""

@@ -169,12 +169,7 @@ def worker_config(prepared: Prepared, options: Options) -> WorkerConfig:
 
 
 def _check_early_stopping(sweep: Sweep, variants: Sequence[expansion.Variant]) -> None:
-    """Refuse early stopping without validation anomalies: test images must not choose trials.
-
-    Raises:
-        InvalidInput: a variant has none.
-
-    """
+    """Refuse early stopping without validation anomalies: test images must not choose trials."""
     without = next((v for v in variants if v.config.data.validation_anomalies == "none"), None)
     if without is not None:
         raise InvalidInput(

@@ -29,7 +29,8 @@ from orchestrator.search.objective import stored_values
 from orchestrator.search.optuna_search import OptunaSearch
 from orchestrator.search.report import write_search_report
 from orchestrator.search.space import Space
-from orchestrator.search.tried_trials import best_trials, study_of, trials_of_study
+from orchestrator.search.storage import open_study
+from orchestrator.search.tried_trials import best_trials, trials_of_study
 from orchestrator.sweep.trial import Trial
 
 PARALLEL_ON_SLURM = 8
@@ -94,7 +95,7 @@ class _SearchRun:
         self.prepared, self.options, self.console, self.keys = prepared, options, console, prepared.sweep.search
         self.store = prepared.store
         self.space = space
-        self.study = study_of(prepared.sweep, prepared.folder, options.storage)
+        self.study = open_study(prepared.sweep, prepared.folder, options.storage)
         self.finalists: list[Trial] = []
         self.tested: list[tuple[str, dict[str, Any]]] = []
         self.labels: dict[str, str] = {}
@@ -113,7 +114,7 @@ class _SearchRun:
         """
         check_study_owner(self.study, self.prepared.folder)
         with study_lock(self.prepared.folder):
-            enqueue_initial_trials(self.study, self.space, self.keys, Path(self.prepared.sweep.source).parent)
+            enqueue_initial_trials(self.study, self.space, Path(self.prepared.sweep.source).parent)
         fail_trials_of_dead_drivers(self.study, self.prepared.folder, driver)
         most = self.keys.parallel or (PARALLEL_ON_SLURM if self.options.backend == "slurm" else float("inf"))
         search = OptunaSearch(
@@ -167,7 +168,7 @@ class _SearchRun:
         """Write the search report and print it."""
         tested = [(name, tuple(self.space.test_trials(factors))) for name, factors in self.tested]
         try:
-            text, path = write_search_report(self.study, self.space, self.keys, tested, self.prepared.folder)
+            text, path = write_search_report(self.study, self.space, tested, self.prepared.folder)
         except OSError as error:
             self.console.print(f"no page: {disk.explain_disk_error(self.prepared.folder, error)}")
             return

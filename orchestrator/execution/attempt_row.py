@@ -11,7 +11,7 @@ from moleflow.code_digest import code_digest
 from moleflow.environment import Environment, device_facts
 from moleflow.settings.config import canonical_json, digest
 from orchestrator.execution.backend import WorkerConfig
-from orchestrator.sweep.trial import Trial, identity
+from orchestrator.sweep.trial import Identities, Trial
 
 
 def first_row(setup: WorkerConfig, environment: Environment, trial: Trial) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def first_row(setup: WorkerConfig, environment: Environment, trial: Trial) -> di
         "git_commit": setup.provenance["git_commit"],
         "git_dirty": setup.provenance["git_dirty"],
         "packages": canonical_json(dict(setup.provenance["packages"])),
-        "config": canonical_json(identity(trial.config, trial.inputs)),
+        "config": Identities().json(trial.config, trial.inputs),
         "flags": "[]",
         "data_digest": digest(dict(trial.inputs.data)),
     }

@@ -1,4 +1,4 @@
-"""The backend protocol, and the loop that the inline, local and SLURM backends share."""
+"""The backend protocol, and the loop that the local and SLURM backends share."""
 
 from __future__ import annotations
 
@@ -16,23 +16,18 @@ from orchestrator.sweep.trial import Trial
 
 @dataclass(frozen=True)
 class WorkItem:
-    """Trials that one worker runs one after another.
+    """A trial to run.
 
     Attributes:
-        trials: the trials, in order.
+        trial: the trial.
         after: ids of trials that have to end first.
-        resources: what one of the trials needs.
+        resources: what the trial needs.
 
     """
 
-    trials: tuple[Trial, ...]
+    trial: Trial
     after: tuple[str, ...]
     resources: Resources
-
-    @property
-    def trial_ids(self) -> tuple[str, ...]:
-        """The ids of the trials."""
-        return tuple(trial.id for trial in self.trials)
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ class Backend(Protocol):
 
 
 class JobEngine(Protocol):
-    """One way of running items; `run_loop` does the rest for inline, local and SLURM."""
+    """One way of running items; `run_loop` does the rest for local and SLURM."""
 
     def free_slots(self) -> int:
         """The number of items that can be submitted now."""
@@ -126,7 +121,7 @@ class JobEngine(Protocol):
         """The events since the last poll; waits at most `seconds` for one."""
 
     def cancel_queued(self) -> list[Event]:
-        """Cancel every item that has not begun; one `withdrawn` event for each of its trials."""
+        """Cancel every item that has not begun; returns a `withdrawn` event for each."""
 
     def close(self) -> None:
         """Stop everything that still runs, within seconds."""

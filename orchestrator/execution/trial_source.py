@@ -98,7 +98,7 @@ class TrialSource:
                 return answer
             self._running[answer.id] = answer
             if not self._cancelled(answer.id):
-                return WorkItem((answer,), self._after(answer.id), self._resources)
+                return WorkItem(answer, self._after(answer.id), self._resources)
             self.events(Event("cancelled", answer.id))
 
     def events(self, event: Event) -> None:

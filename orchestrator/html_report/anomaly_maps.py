@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.html_report.best_and_worst import ExtremeTrial, extreme_trials
 from orchestrator.html_report.page_data import PageData
+from orchestrator.reports.number_format import grouped
 
 REASONS = {
     "lowest_anomalous": "Defective images with the lowest scores: missed first",
@@ -23,42 +23,28 @@ NO_MAPS = (
 )
 
 
-@dataclass(frozen=True)
-class AnomalyMaps:
-    """The anomaly maps as the page's script draws them.
+def anomaly_map_gallery(page: PageData) -> tuple[dict[str, object], str]:
+    """Choose the anomaly maps of the best and the worst trials.
 
-    Attributes:
-        galleries: one for each trial: its role, id, variant and seed, and its maps by reason.
-        thumbnails: {image digest: JPEG in base64}, shared by all trials.
-        masks: {image digest: 1-bit PNG in base64} of the defective images.
-        note: a text that says which maps were chosen, and how many trials have none.
+    Returns:
+        The galleries as the page's script draws them, with the images that all trials share by
+        their digests, and a text that says which maps were chosen.
 
     """
-
-    galleries: tuple[dict[str, object], ...]
-    thumbnails: Mapping[str, str]
-    masks: Mapping[str, str]
-    note: str
-
-
-def anomaly_map_gallery(page: PageData) -> AnomalyMaps:
-    """Choose the anomaly maps of the best and the worst trials; empty if they keep none."""
     extremes = extreme_trials(page)
-    rows: dict[str, list[dict[str, Any]]] = {}
-    split = page.lock.recipe.split
-    for row in page.store.maps([one.trial.trial_id for one in extremes]):
-        if row["split"] == split:
-            rows.setdefault(row["trial_id"], []).append(row)
+    maps = page.store.maps([one.trial.trial_id for one in extremes])
+    rows = grouped((row["trial_id"], row) for row in maps if row["split"] == page.lock.recipe.split)
     with_maps = [one for one in extremes if one.trial.trial_id in rows]
     if not with_maps:
-        return AnomalyMaps((), {}, {}, NO_MAPS)
+        return {"galleries": [], "thumbnails": {}, "masks": {}}, NO_MAPS
     # Each trial gets the same number of maps, at least one of each kind.
     limit = max(1, min(MOST_PER_REASON, MOST_MAPS // (len(REASONS) * len(with_maps))))
     thumbnails: dict[str, str] = {}
     masks: dict[str, str] = {}
     galleries = []
     for one in with_maps:
-        by_reason = {reason: _highest_ranked(rows[one.trial.trial_id], reason, limit) for reason in REASONS}
+        ranked = sorted(rows[one.trial.trial_id], key=lambda row: (row["rank"], row["task"]))
+        by_reason = {reason: [row for row in ranked if row["why"] == reason][:limit] for reason in REASONS}
         for row in (row for of_reason in by_reason.values() for row in of_reason):
             thumbnails.setdefault(row["image_digest"], _base64(row["picture"]))
             if row["mask"] is not None:
@@ -72,11 +58,7 @@ def anomaly_map_gallery(page: PageData) -> AnomalyMaps:
         "more anomalous. They run from the lowest to the highest value of one class in one trial, so that colours of "
         "two classes or trials cannot be compared. The bounds are in nats per patch."
     ) + f" {lacking} of {len(extremes)} such trials keep no maps." * (lacking > 0)
-    return AnomalyMaps(tuple(galleries), thumbnails, masks, note)
-
-
-def _highest_ranked(rows: Sequence[dict[str, Any]], reason: str, limit: int) -> list[dict[str, Any]]:
-    return sorted((row for row in rows if row["why"] == reason), key=lambda row: (row["rank"], row["task"]))[:limit]
+    return {"galleries": galleries, "thumbnails": thumbnails, "masks": masks}, note
 
 
 def _gallery(one: ExtremeTrial, page: PageData, by_reason: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, object]:

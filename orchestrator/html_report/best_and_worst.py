@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.html_report.page_data import QUALITY, PageData
-from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.finished_trials import FinishedTrial
-from orchestrator.reports.tables import MAIN
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,5 @@ def _extremes(trials: Sequence[tuple[int, FinishedTrial]], scope: str) -> tuple[
         role = f"the only trial {scope}" if len(ranked) == 1 else f"a trial {scope}, all of which are equal"
         return (ExtremeTrial(best, of_best, role),)
     name = MAIN[QUALITY]
-    return ExtremeTrial(best, of_best, f"highest {name} {scope}"), ExtremeTrial(
-        worst, of_worst, f"lowest {name} {scope}"
-    )
+    highest = ExtremeTrial(best, of_best, f"highest {name} {scope}")
+    return highest, ExtremeTrial(worst, of_worst, f"lowest {name} {scope}")

@@ -48,7 +48,9 @@ class Chart:
             "title": self.title,
             "fields": list(self.fields),
             "heads": list(self.fields.values()),
-            "rows": [[_rounded(value) for value in row] for row in self.rows],
+            "rows": [
+                [float(f"{value:.6g}") if isinstance(value, float) else value for value in row] for row in self.rows
+            ],
             "spec": self._drawable(),
         }
 
@@ -70,10 +72,6 @@ class ChartGroup:
     charts: tuple[Chart, ...]
     missing: str = ""
     folded: bool = False
-
-
-def _rounded(value: object) -> object:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def quantitative(name: str, title: str, scale: Spec | None = None) -> Spec:
@@ -104,15 +102,30 @@ def tooltip(fields: Mapping[str, str]) -> list[Spec]:
     return [{"field": name, "title": head} for name, head in fields.items()]
 
 
+def layered(height: int, encoding: Spec, layers: Sequence[Spec]) -> Spec:
+    """The specification of layers over common axes, as wide as the page allows."""
+    return {"width": "container", "height": height, "encoding": encoding, "layer": layers}
+
+
+def intervals(mark: Spec, title: str, encoding: Spec | None = None, axis: str = "y", only: Sequence[Spec] = ()) -> Spec:
+    """A layer of the intervals along an axis, of the rows that the filters `only` leave."""
+    bounds = {axis: quantitative("low", title), f"{axis}2": {"field": "high"}}
+    return {"transform": [*only, HAS_INTERVAL], "mark": mark, "encoding": bounds | (encoding or {})}
+
+
+def left_out(shown: int, count: int, chosen: str) -> str:
+    """A sentence that says which of `count` things are shown; empty if all are."""
+    return f" {shown} of {count} {chosen}." * (shown < count)
+
+
 POINT: Spec = {"type": "point", "size": 55, "strokeWidth": 1.8}
 
 
 def points(encoding: Spec, any_caveat: bool) -> list[Spec]:
     """Layers of points; those of variants with a caveat are hollow."""
-    filled: Spec = {"mark": {**POINT, "filled": True}, "encoding": encoding}
+    filled, hollow = ({"mark": {**POINT, "filled": fill}, "encoding": encoding} for fill in (True, False))
     if not any_caveat:
         return [filled]
-    hollow: Spec = {"mark": {**POINT, "filled": False}, "encoding": encoding}
     return [
         filled | {"transform": [{"filter": "datum.caveats === ''"}]},
         hollow | {"transform": [{"filter": HAS_CAVEAT}]},

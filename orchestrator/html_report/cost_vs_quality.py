@@ -6,22 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.html_report.chart import (
     ACCENT,
-    HAS_INTERVAL,
     SERIES,
     Chart,
     Spec,
+    intervals,
+    layered,
+    left_out,
     points,
     quantitative,
     series,
     spans_decades,
     tooltip,
 )
-from orchestrator.html_report.mean_interval import INTERVALS, mean_interval
+from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, mean_interval
 from orchestrator.html_report.page_data import QUALITY, PageData
-from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import summarise
-from orchestrator.reports.tables import MAIN
 
 MOST_VARIANTS = 400
 OTHERS = "#4A96D0"
@@ -64,63 +65,42 @@ def _chart(page: PageData, name: str, cost_note: str, cost: Callable[[FinishedTr
         mean, quality = summarise(costs).mean, mean_interval(variant.values(MEAN, QUALITY))
         if mean is not None and quality.mean is not None:
             measured.append((k, mean, quality.mean, quality))
-    if len(measured) < 2 or len({mean for _, mean, _, _ in measured}) < 2:
+    if len({mean for _, mean, _, _ in measured}) < 2:
         return None
     on_front = pareto_front([(mean, quality) for _, mean, quality, _ in measured])
     shown = set(page.spread_over_ranking(MOST_VARIANTS))
     few = len(measured) <= SERIES
     rows = [
-        (
-            page.variants[k].label if few else k,
-            mean,
-            quality.mean,
-            quality.low,
-            quality.high,
-            quality.n,
-            "yes" if best else "no",
-            "; ".join(page.caveats[k]),
-        )
+        (page.variants[k].label if few else k, mean, *quality, "yes" if best else "no", "; ".join(page.caveats[k]))
         for (k, mean, _, quality), best in zip(measured, on_front, strict=True)
         if best or k in shown
     ]
-    left_out = f" {len(rows)} of {len(measured)} variants: the front, and others evenly over the ranking." * (
-        len(rows) < len(measured)
-    )
-    title, y_title = f"{MAIN[QUALITY]} against {name}", f"mean {MAIN[QUALITY]}"
+    others = left_out(len(rows), len(measured), "variants: the front, and others evenly over the ranking")
+    y_title = f"mean {MAIN[QUALITY]}"
     scale: Spec = {"type": "log"} if spans_decades([row[1] for row in rows]) else {"padding": 12}
     labels = [str(row[0]) for row in rows] if few else []
     fields = {
         "series" if few else "variant": "Variant",
         "cost": name,
+        **MEAN_FIELDS,
         "mean": y_title,
-        "low": "95 % low",
-        "high": "95 % high",
-        "n": "n (seeds)",
         "front": "Pareto front",
         "caveats": "Caveats",
     }
-    spec: Spec = {
-        "width": "container",
-        "height": 260,
-        "encoding": {
-            "x": quantitative("cost", name, scale=scale) | ({"axis": {"format": "~s"}} if name == PARAMETERS else {}),
-            "y": quantitative("mean", y_title),
-        },
-        "layer": _layers(y_title, fields, labels, any(page.caveats)),
-    }
+    x = quantitative("cost", name, scale=scale) | ({"axis": {"format": "~s"}} if name == PARAMETERS else {})
+    layers = _layers(y_title, fields, labels, any(page.caveats))
+    spec = layered(260, {"x": x, "y": quantitative("mean", y_title)}, layers)
     names = ", ".join(page.variants[k].label for (k, *_), best in zip(measured, on_front, strict=True) if best)
     front_note = (
         f" On the front{' (ringed)' * few}: {names}." if len(names) <= MOST_NAMES else " Ringed: on the front." * few
     )
-    note = f"{cost_note} {INTERVALS}{front_note} The front compares means alone.{page.hollow_points_note}{left_out}"
-    return Chart(title, note, fields, rows, spec)
+    note = f"{cost_note} {INTERVALS}{front_note} The front compares means alone.{page.hollow_points_note}{others}"
+    return Chart(f"{MAIN[QUALITY]} against {name}", note, fields, rows, spec)
 
 
 def _layers(y_title: str, fields: Mapping[str, str], labels: Sequence[str], any_caveat: bool) -> list[Spec]:
     """Layers of intervals, front and points; without labels, colour shows the front alone."""
     on_front = {"transform": [{"filter": "datum.front === 'yes'"}]}
-    rule = {"type": "rule", "opacity": 0.5}
-    bounds: Spec = {"y": quantitative("low", y_title), "y2": {"field": "high"}}
     # A step line: between two points of the front, the cheaper one is the best that can be had.
     line = {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": ACCENT}
     ring = {"type": "point", "filled": False, "size": 260, "strokeWidth": 1.5, "color": ACCENT}
@@ -130,7 +110,7 @@ def _layers(y_title: str, fields: Mapping[str, str], labels: Sequence[str], any_
         else {"color": _sides(ACCENT, OTHERS), "shape": _sides("diamond", "circle")}
     )
     layers: list[Spec] = [
-        {"transform": [HAS_INTERVAL], "mark": rule, "encoding": bounds | (series(labels, "color") if labels else {})},
+        intervals({"type": "rule", "opacity": 0.5}, y_title, series(labels, "color") if labels else None),
         on_front | {"mark": line, "encoding": {"order": {"field": "cost", "type": "quantitative"}}},
         *points(style | {"tooltip": tooltip(fields)}, any_caveat),
     ]

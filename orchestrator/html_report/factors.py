@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from orchestrator.html_report.chart import (
     ACCENT,
-    HAS_INTERVAL,
     SERIES,
     Chart,
     ChartGroup,
     Spec,
+    intervals,
+    layered,
+    left_out,
     nominal,
     points,
     quantitative,
@@ -19,27 +21,17 @@ from orchestrator.html_report.chart import (
     tooltip,
 )
 from orchestrator.html_report.marginal_means import MarginalMeans, marginal_means
-from orchestrator.html_report.mean_interval import INTERVALS, mean_interval
+from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, mean_interval
 from orchestrator.html_report.page_data import PageData
-from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.number_format import plain_value, setting_text
-from orchestrator.reports.tables import MAIN
 from orchestrator.reports.variants import VariantColumn, mean_name, short_factor_names
 
 MOST_VARIANTS = 400
 MARGINAL = "mean over the other factors"
 MANY_VARIANTS = 12
 """Variants from which a factor gets a chart even if it never differs alone."""
-FIELDS = {
-    "variant": "Variant",
-    "x": "Value",
-    "series": "Series",
-    "mean": "Mean",
-    "low": "95 % low",
-    "high": "95 % high",
-    "n": "n (seeds)",
-    "caveats": "Caveats",
-}
+FIELDS = {"variant": "Variant", "x": "Value", "series": "Series", **MEAN_FIELDS, "caveats": "Caveats"}
 
 
 def factor_charts(page: PageData) -> ChartGroup:
@@ -88,12 +80,9 @@ def _chart(page: PageData, key: str, metric: str) -> Chart:
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
     rows: list[tuple[object, ...]] = []
     for k in variants:
-        variant = page.variants[k]
-        mean = mean_interval(variant.values(MEAN, metric))
-        rest = ", ".join(f"{names[other]}={setting_text(variant.factors[other])}" for other in others)
-        x = values[k] if numeric else setting_text(values[k])
-        caveats = "; ".join(page.caveats[k])
-        rows.append((k, x, rest, mean.mean, mean.low, mean.high, mean.n, caveats))
+        factors, mean = page.variants[k].factors, mean_interval(page.variants[k].values(MEAN, metric))
+        rest = ", ".join(f"{names[other]}={setting_text(factors[other])}" for other in others)
+        rows.append((k, values[k] if numeric else setting_text(values[k]), rest, *mean, "; ".join(page.caveats[k])))
     as_series = len({row[2] for row in rows}) <= SERIES
     marginal = MarginalMeans() if as_series else _marginal(page, key, metric)
     angle = -35 if len(set(map(setting_text, values.values()))) > 6 else 0
@@ -105,10 +94,8 @@ def _chart(page: PageData, key: str, metric: str) -> Chart:
             {"axis": {"grid": False}} if decades else {}
         )
     name = mean_name(page.variants, metric, MAIN[metric])
-    left_out = f" {len(variants)} of {len(page.variants)} variants, evenly over their ranking." * (
-        len(variants) < len(page.variants)
-    )
-    note = f"{INTERVALS}{page.hollow_points_note}{left_out}"
+    note = INTERVALS + page.hollow_points_note
+    note += left_out(len(variants), len(page.variants), "variants, evenly over their ranking")
     if marginal.means:
         note += f" Band: the mean over the {marginal.settings} settings of the other factors that all values have. Points: the variants."
     elif not as_series:
@@ -117,54 +104,43 @@ def _chart(page: PageData, key: str, metric: str) -> Chart:
     if not as_series:  # The variant's name holds the other factors.
         rows = [(*row[:2], "", *row[3:]) for row in rows]
         means = [(x if numeric else setting_text(x), mean) for x, mean in marginal.means]
-        rows = [(None, x, MARGINAL, mean.mean, mean.low, mean.high, mean.n, "") for x, mean in means] + rows
-    spec = _spec(axis, f"mean {name}", numeric, as_series, labels, any(page.caveats))
-    if marginal.means:
-        spec["layer"] = _marginal_layers(f"mean {name}", numeric, any(page.caveats))
-    return Chart(f"{name} against {names[key]}", note, FIELDS, rows, spec)
-
-
-def _spec(axis: Spec, title: str, numeric: bool, as_series: bool, labels: list[str], any_caveat: bool) -> Spec:
-    y = quantitative("mean", title)
-    encoding: Spec = {"x": axis, "y": y}
-    coloured: Spec = series(labels, "color") if labels else {}
+        rows = [(None, x, MARGINAL, *mean, "") for x, mean in means] + rows
+    title = f"mean {name}"
+    encoding: Spec = {"x": axis, "y": quantitative("mean", title)}
     if not numeric and labels:
         encoding["xOffset"] = nominal("series", None)
-    bounds = {"y": quantitative("low", title), "y2": {"field": "high"}}
-    layers: list[Spec] = []
-    if numeric and as_series:
-        layers.append(
-            {"transform": [HAS_INTERVAL], "mark": {"type": "area", "opacity": 0.15}, "encoding": bounds | coloured}
-        )
-        layers.append({"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": coloured})
-    layers.append(
-        {"transform": [HAS_INTERVAL], "mark": {"type": "rule", "strokeWidth": 1.5}, "encoding": bounds | coloured}
-    )
+    if marginal.means:
+        layers = _marginal_layers(title, numeric, any(page.caveats))
+    else:
+        layers = _layers(title, numeric and as_series, labels, any(page.caveats))
+    return Chart(f"{name} against {names[key]}", note, FIELDS, rows, layered(240, encoding, layers))
+
+
+def _layers(title: str, joined: bool, labels: list[str], any_caveat: bool) -> list[Spec]:
+    """Layers of means with intervals, which lines and bands join if the factor is a number."""
+    coloured: Spec = series(labels, "color") if labels else {}
+    line = {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": coloured}
     style = {"tooltip": tooltip(FIELDS)} | (series(labels, "color", "shape") if labels else {})
-    layers += points(style, any_caveat)
-    return {"width": "container", "height": 240, "encoding": encoding, "layer": layers}
+    return [
+        *([intervals({"type": "area", "opacity": 0.15}, title, coloured), line] if joined else []),
+        intervals({"type": "rule", "strokeWidth": 1.5}, title, coloured),
+        *points(style, any_caveat),
+    ]
 
 
 def _marginal_layers(title: str, numeric: bool, any_caveat: bool) -> list[Spec]:
     """Layers of the marginal means with intervals, over the variants as points without any."""
-    bounds = {"y": quantitative("low", title), "y2": {"field": "high"}}
     means = {"filter": "datum.series !== ''"}
     variants: Spec = {
         "transform": [{"filter": "datum.series === ''"}],
         "layer": points({"tooltip": tooltip(FIELDS), "opacity": {"value": 0.3}}, any_caveat),
     }
     mean: Spec = {"type": "point", "filled": True, "shape": "diamond", "size": 90, "color": ACCENT, "opacity": 1}
-    layers = [
+    area = {"type": "area", "opacity": 0.25, "color": ACCENT}
+    line: Spec = {"transform": [means], "mark": {"type": "line", "strokeWidth": 2, "color": ACCENT}}
+    return [
         variants,
-        {
-            "transform": [means, HAS_INTERVAL],
-            "mark": {"type": "rule", "strokeWidth": 2, "color": ACCENT},
-            "encoding": bounds,
-        },
+        *([intervals(area, title, only=[means]), line] if numeric else []),
+        intervals({"type": "rule", "strokeWidth": 2, "color": ACCENT}, title, only=[means]),
         {"transform": [means], "mark": mean, "encoding": {"tooltip": tooltip(FIELDS)}},
     ]
-    if numeric:
-        area = {"type": "area", "opacity": 0.25, "color": ACCENT}
-        layers.insert(1, {"transform": [means], "mark": {"type": "line", "strokeWidth": 2, "color": ACCENT}})
-        layers.insert(1, {"transform": [means, HAS_INTERVAL], "mark": area, "encoding": bounds})
-    return layers

@@ -13,12 +13,9 @@ from orchestrator.reports.variants import VariantColumn
 
 @dataclass(frozen=True)
 class MarginalMeans:
-    """The marginal means of a factor; empty if its values share no setting of the other factors.
+    """The marginal means of a factor, each over as many `settings` of the other factors.
 
-    Attributes:
-        means: (value of the factor, mean with its interval).
-        settings: how many combinations of the other factors each mean is over.
-
+    There are none if its values share no setting of the other factors.
     """
 
     means: tuple[tuple[object, MeanInterval], ...] = ()
@@ -35,14 +32,8 @@ def marginal_means(
 
     Only combinations of the other factors count that all values of the factor have. Other means
     would show the effect of the other factors. The mean is taken for each seed that all these
-    variants have, so that the interval is one over seeds.
-
-    Args:
-        variants: the compared variants.
-        value: returns a variant's value of the factor.
-        rest: returns a variant's values of the other factors.
-        metric: the metric, as mean over the classes.
-
+    variants have, so that the interval is one over seeds. `value` and `rest` return a variant's
+    values of the factor and of the others.
     """
     by_value: dict[object, dict[object, VariantColumn]] = {}
     for variant in variants:

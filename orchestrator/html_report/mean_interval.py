@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.reports.number_format import summarise
 from orchestrator.reports.statistics import t_interval
@@ -11,8 +11,11 @@ from orchestrator.reports.statistics import t_interval
 INTERVALS = "Bars and bands: 95 % t intervals over seeds, about the mean; fewer than three seeds have none."
 
 
-@dataclass(frozen=True)
-class MeanInterval:
+MEAN_FIELDS = {"mean": "Mean", "low": "95 % low", "high": "95 % high", "n": "n (seeds)"}
+"""The fields of a `MeanInterval` in a chart, with their columns in its table of numbers."""
+
+
+class MeanInterval(NamedTuple):
     """The mean of n values, one for each seed, and the bounds of its interval.
 
     The mean is None for no value, the bounds are None for fewer than three.
@@ -26,6 +29,5 @@ class MeanInterval:
 
 def mean_interval(values: Sequence[float]) -> MeanInterval:
     """Return the mean and its interval of one value for each seed."""
-    summary = summarise(values)
     low, high = t_interval(values) or (None, None)
-    return MeanInterval(summary.mean, low, high, summary.n)
+    return MeanInterval(summarise(values).mean, low, high, len(values))

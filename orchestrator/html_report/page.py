@@ -1,4 +1,4 @@
-"""The page as one HTML file, with its data, styles, script and the chart library."""
+"""The page report.html: one HTML file with its data, styles, script and the chart library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,63 +15,52 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from moleflow.files import write_atomically
-from orchestrator.html_report import search
+from moleflow.settings.knobs import version_settings
 from orchestrator.html_report.anomaly_maps import anomaly_map_gallery
 from orchestrator.html_report.best_and_worst import extreme_trials
 from orchestrator.html_report.chart import Chart, ChartGroup
 from orchestrator.html_report.cost_vs_quality import cost_charts
 from orchestrator.html_report.factors import factor_charts
 from orchestrator.html_report.learning_curves import Curve, curve_charts, read_curves
-from orchestrator.html_report.page_data import NO_EFFECT, PageData
+from orchestrator.html_report.page_data import NO_EFFECT, PageData, gather_page_data
 from orchestrator.html_report.parallel_coordinates import variant_lines
 from orchestrator.html_report.per_class import class_charts
 from orchestrator.html_report.r_matrices import matrix_groups
-from orchestrator.html_report.sortable_table import SortableTable, sortable_table
+from orchestrator.html_report.search import search_section
+from orchestrator.html_report.sortable_table import PageSection, sortable_table
 from orchestrator.html_report.trials import trial_details, trial_table
+from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.notes import DATASETS
+from orchestrator.reports.tables import Report
+from orchestrator.results.store import ResultStore
 
 HERE = Path(__file__).parent
-FILE = "report.html"
 R_MATRICES = "R[i,j] is the metric of task j after task i was learned. A column shows what is forgotten, the last row the final state."
 
 
-@dataclass(frozen=True)
-class PageSection:
-    """A section of the page under its own heading."""
-
-    id: str
-    title: str
-    intro: str = ""
-    tables: tuple[SortableTable, ...] = ()
-    groups: tuple[ChartGroup, ...] = ()
-    notes: tuple[str, ...] = ()
-    gallery: bool = False
-
-
-def write_page(page: PageData, folder: Path, name: str, has_search: bool) -> Path:
-    """Write report.html into the results folder atomically, and return its path.
-
-    Args:
-        page: the data of the page.
-        folder: the results folder.
-        name: the sweep's name.
-        has_search: true if the sweep is a search.
+def make_page(folder: Path, report: Report) -> Path:
+    """Write report.html for the report of a results folder, and return its path.
 
     Raises:
-        InvalidInput: the study of a search cannot be opened.
-        OSError: the folder cannot be written.
+        InvalidInput: the folder holds no sweep, or the study of its search cannot be opened.
+        OSError: the page cannot be written.
 
     """
-    path = folder / FILE
-    write_atomically(path, render_page(page, folder, name, has_search).encode(), durable=False)  # It can be made again.
+    sweep = read_sweep_folder(folder)
+    page = gather_page_data(report, ResultStore(folder), version_settings())
+    has_search = sweep.tabled is not None or (folder / "study.journal").exists()
+    path = folder / "report.html"
+    written = _render(page, folder, search_section(folder, sweep.name) if has_search else None)
+    write_atomically(path, written.encode(), durable=False)  # It can be made again.
     return path
 
 
-def render_page(page: PageData, folder: Path, name: str, has_search: bool) -> str:
+def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
     """Return the page's HTML, without times and paths: equal results give equal bytes."""
-    curves = _curves(page)
-    maps = anomaly_map_gallery(page)
-    sections = _sections(page, curves, maps.note, search.search_charts(folder, name) if has_search else None)
+    shown = [one.trial for one in extreme_trials(page)] if page.is_large else page.trials
+    curves = read_curves(page, {trial.trial_id for trial in shown})
+    maps, maps_note = anomaly_map_gallery(page)
+    sections = _sections(page, curves, maps_note, of_search)
     tables = [one for section in sections for one in section.tables]
     charts = [chart for section in sections for group in section.groups for chart in group.charts]
     data = {
@@ -80,7 +68,7 @@ def render_page(page: PageData, folder: Path, name: str, has_search: bool) -> st
         "tables": [one.content() for one in tables],
         "charts": [chart.content() for chart in charts],
         "details": trial_details(page, curves, folder),
-        "maps": {"galleries": maps.galleries, "thumbnails": maps.thumbnails, "masks": maps.masks},
+        "maps": maps,
     }
     script, library = (HERE / "page.js").read_text(encoding="utf-8"), _library()
     environment = jinja2.Environment(
@@ -144,13 +132,8 @@ def _content_security_policy(*scripts: str) -> str:
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _curves(page: PageData) -> tuple[Curve, ...]:
-    shown = (one.trial for one in extreme_trials(page)) if page.is_large else page.trials
-    return read_curves(page, {trial.trial_id for trial in shown})
-
-
 def _sections(
-    page: PageData, curves: tuple[Curve, ...], maps_note: str, search_charts: search.SearchCharts | None
+    page: PageData, curves: tuple[Curve, ...], maps_note: str, of_search: PageSection | None
 ) -> list[PageSection]:
     report = page.report
     tables = tuple(sortable_table(table, page) for table in report.tables)
@@ -167,10 +150,8 @@ def _sections(
         if len(page.variants) > 1:
             sections.append(_charted("cost", "Cost against quality", cost_charts(page), "The variants cost the same."))
         sections.append(_charted("curves", "Learning curves", curve_charts(page, curves), "No epochs are stored."))
-    if search_charts is not None:
-        group = ChartGroup("", search_charts.charts, search_charts.missing)
-        tables = () if search_charts.table is None else (search_charts.table,)
-        sections.append(PageSection("search", "The search", tables=tables, groups=(group,), notes=search_charts.notes))
+    if of_search is not None:
+        sections.append(of_search)
     intro = "A trial's name opens its configuration, what differs from its baseline, " + (
         "and its error. With so many trials, only the best and the worst show curves, and none shows its log."
         if page.is_large
@@ -196,21 +177,13 @@ def _warnings(page: PageData) -> list[str]:
     ]
     if report.missing:
         warnings.append(f"Incomplete: {report.missing[0]}")
-    few = sum(len(variant.seeds) < 3 for variant in variants)
-    if few:
-        warnings.append(
-            f"{few} of {len(variants)} variants have fewer than three seeds, and so no t interval over seeds."
-        )
-    confounded = len(page.comparison.confounded)
-    if confounded:
-        warnings.append(
-            f"{confounded} of {len(variants)} variants are confounded (†): they differ in something that is not compared."
-        )
     without = sum(any(caveat.startswith(NO_EFFECT) for caveat in caveats) for caveats in page.caveats)
-    if without:
-        warnings.append(
-            f"{without} of {len(variants)} variants (∅) have a setting without effect on training or scores: the digests are equal."
-        )
+    counts = {
+        "have fewer than three seeds, and so no t interval over seeds": sum(len(v.seeds) < 3 for v in variants),
+        "are confounded (†): they differ in something that is not compared": len(page.comparison.confounded),
+        "(∅) have a setting without effect on training or scores: the digests are equal": without,
+    }
+    warnings += [f"{count} of {len(variants)} variants {words}." for words, count in counts.items() if count]
     code = page.lock.recipe.code
     stale = sum(trial.code_digest != code for trial in trials)
     if code is not None and stale:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.reports.differences import Comparison, compare_variants, no_effect_notes
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials, flatten_settings
 from orchestrator.reports.lock import Lock
-from orchestrator.reports.notes import error_line
+from orchestrator.reports.notes import error_line, last_attempts
 from orchestrator.reports.number_format import setting_text
-from orchestrator.reports.tables import WIDEST, Report
+from orchestrator.reports.render import WIDEST
+from orchestrator.reports.tables import Report
 from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants
-from orchestrator.results.schema import FINISHED, rows_of
+from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
 MANY_TRIALS = 100
@@ -24,45 +25,36 @@ MANY_TRIALS = 100
 QUALITY = "image_auroc"
 """The metric that ranks variants and trials, as mean over the classes."""
 NO_EFFECT = "no effect"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class UnfinishedTrial:
-    """A planned trial without metrics.
+    """A planned trial without metrics, as its last attempt left it.
 
     Attributes:
-        trial_id: its id.
-        status: the status of its last attempt, or `not run`.
-        seed: its seed, and so on; None and empty before its first attempt.
+        status: the status of that attempt, or `not run`.
         factors: {knob: value} of the varied knobs.
         settings: {dotted path: value} of its configuration, without the seed.
-        error: the last attempt's error in one line; may be empty.
-        traceback: the last attempt's traceback; may be empty.
+        error: the error in one line; may be empty, as may the traceback.
 
     """
 
     trial_id: str
     status: str
-    seed: int | None
-    factors: Mapping[str, object]
-    settings: Mapping[str, object]
-    error: str
-    traceback: str
+    seed: int | None = None
+    factors: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    error: str = ""
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
 class PageData:
     """A report over stored trials, and the data that it was made from.
 
-    Variants are known by their numbers: their positions in `variants`.
-
-    Attributes:
-        report: the report.
-        lock: its lock.
-        comparison: the variants, in the order of the tables' columns.
-        store: the results.
-        unfinished: the planned trials that are not compared.
-
+    Variants are known by their numbers: their positions in `variants`, which has the order of the
+    tables' columns. `unfinished` are the planned trials that are not compared.
     """
 
     report: Report
@@ -137,12 +129,7 @@ class PageData:
         return tuple(sorted(range(len(quality)), key=lambda k: (-quality[k], k)))
 
     def baselines_and_extremes(self, limit: int) -> tuple[int, ...]:
-        """Choose at most `limit` variants: baselines, then the best and the worst in turn.
-
-        Returns:
-            Their numbers, in the order of the tables.
-
-        """
+        """Choose at most `limit` variants: baselines, then the best and the worst in turn."""
         if len(self.variants) <= limit:
             return tuple(range(len(self.variants)))
         baselines = list(dict.fromkeys(k for k in self.comparison.baselines if k is not None))
@@ -150,16 +137,14 @@ class PageData:
         return tuple(sorted(list(dict.fromkeys([*baselines[: limit // 2], *turns]))[:limit]))
 
     def spread_over_ranking(self, limit: int) -> tuple[int, ...]:
-        """Choose at most `limit` variants evenly over the ranking, the best and the worst included.
+        """Choose at most `limit` variants evenly over the ranking, in the order of the tables."""
+        return tuple(sorted(evenly_spread(self.ranking, limit)))
 
-        Returns:
-            Their numbers, in the order of the tables.
 
-        """
-        count = len(self.ranking)
-        if count <= limit:
-            return tuple(range(count))
-        return tuple(sorted(self.ranking[round(k * (count - 1) / (limit - 1))] for k in range(limit)))
+def evenly_spread(ranked: Sequence[T], limit: int) -> Sequence[T]:
+    """Choose at most `limit` items evenly, the first and the last included."""
+    last = len(ranked) - 1
+    return ranked if last < limit else [ranked[round(k * last / (limit - 1))] for k in range(limit)]
 
 
 def gather_page_data(
@@ -168,11 +153,6 @@ def gather_page_data(
     version_settings: Mapping[str, Mapping[str, object]],
 ) -> PageData:
     """Gather the data of a report's page, by the recipe of the report's lock.
-
-    Args:
-        report: a report over stored trials.
-        store: the results that it was made from.
-        version_settings: {version: {setting: value}} that the report was built with.
 
     Raises:
         InvalidInput: there is no store in the folder.
@@ -183,25 +163,16 @@ def gather_page_data(
     selection = None if recipe.selection is None else set(recipe.selection)
     trials = comparable_means(finished_trials(store, selection, recipe.split))
     comparison = compare_variants(group_variants(trials), recipe.baseline, version_settings)
-    unfinished = _unfinished(store, selection, {trial.trial_id for trial in trials}, recipe.split)
-    return PageData(report, report.lock, comparison, store, unfinished)
-
-
-def _unfinished(
-    store: ResultStore, selection: set[str] | None, compared: set[str], split: str
-) -> tuple[UnfinishedTrial, ...]:
-    columns = ["trial_id", "attempt", "started_at", "status", "error_kind", "error", "traceback"]
-    columns += ["factors", "seed", "config"]
-    last: dict[str, Mapping[str, Any]] = {}
-    for row in sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"])):
-        last[row["trial_id"]] = row
+    last = last_attempts(store, ["traceback", "factors", "seed", "config"])
     planned = last.keys() if selection is None else selection
-    return tuple(_unfinished_trial(trial_id, last.get(trial_id), split) for trial_id in sorted(planned - compared))
+    left = sorted(planned - {trial.trial_id for trial in trials})
+    unfinished = tuple(_unfinished_trial(trial_id, last.get(trial_id), recipe.split) for trial_id in left)
+    return PageData(report, report.lock, comparison, store, unfinished)
 
 
 def _unfinished_trial(trial_id: str, attempt: Mapping[str, Any] | None, split: str) -> UnfinishedTrial:
     if attempt is None:
-        return UnfinishedTrial(trial_id, "not run", None, {}, {}, "", "")
+        return UnfinishedTrial(trial_id, "not run")
     status = f"finished without {split} rows" if attempt["status"] == FINISHED else attempt["status"]
     settings = flatten_settings(json.loads(attempt["config"]))
     settings.pop("seed", None)

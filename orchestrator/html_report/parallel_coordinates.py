@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, log
 
-from orchestrator.html_report.chart import Chart, Spec, nominal, spans_decades, tooltip
+from orchestrator.html_report.chart import Chart, Spec, left_out, nominal, spans_decades, tooltip
 from orchestrator.html_report.page_data import QUALITY, PageData
-from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.number_format import plain_value, setting_text
-from orchestrator.reports.tables import MAIN
 from orchestrator.reports.variants import short_factor_names
 
 MOST_LINES = 200
@@ -28,14 +27,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class ConfigurationLine:
-    """One configuration.
-
-    Attributes:
-        name: its name, or the number of a variant.
-        values: {axis: value} of the axes that apply to it.
-        quality: its metric.
-
-    """
+    """One configuration: its name or number, {axis: value} of its axes, and its metric."""
 
     name: str | int
     values: Mapping[str, object]
@@ -55,8 +47,7 @@ def variant_lines(page: PageData) -> tuple[Chart, ...]:
             values = {name: plain_value(variant.factors[key]) for key, name in names.items()}
             lines.append(ConfigurationLine(k, values, mean))
     note = "One line for each variant, with its mean over the seeds. The other charts and the tables have intervals."
-    if len(lines) < len(page.variants):
-        note += f" {len(lines)} of {len(page.variants)} variants, evenly over their ranking."
+    note += left_out(len(lines), len(page.variants), "variants, evenly over their ranking")
     return parallel_chart("Variants, factor by factor", note, tuple(names.values()), lines, f"mean {MAIN[QUALITY]}")
 
 
@@ -71,20 +62,14 @@ def parallel_chart(
     """The chart of the lines over the axes, with quality last; none for fewer than two lines."""
     if len(lines) < 2:
         return ()
-    with_quality = [
-        ConfigurationLine(line.name, {**line.values, quality: line.quality}, line.quality) for line in lines
-    ]
     rows: list[tuple[object, ...]] = []
     ticks: list[dict[str, object]] = []
     for axis in (*axes, quality):
-        values = [line.values[axis] for line in with_quality if axis in line.values]
-        heights = _heights(values)
+        held = [(line, {**line.values, quality: line.quality}) for line in lines]
+        texts = [(line, setting_text(values[axis])) for line, values in held if axis in values]
+        heights = _heights({text for _, text in texts})
         ticks += [{"axis": axis, "at": at, "label": label} for label, at in _ticks(heights)]
-        rows += [
-            (line.name, axis, heights[setting_text(line.values[axis])], setting_text(line.values[axis]), line.quality)
-            for line in with_quality
-            if axis in line.values
-        ]
+        rows += [(line.name, axis, heights[text], text, line.quality) for line, text in texts]
     colour = {
         "field": "quality",
         "type": "quantitative",
@@ -115,9 +100,8 @@ def parallel_chart(
     return (Chart(title, note, FIELDS, rows, spec, wide=True),)
 
 
-def _heights(values: Sequence[object]) -> dict[str, float]:
+def _heights(distinct: Collection[str]) -> dict[str, float]:
     """Return each value's height on its axis, from 0 to 1: numbers by size, texts by alphabet."""
-    distinct = {setting_text(value) for value in values}
     # A study stores all choices as texts, also those that are numbers.
     numbers = {name: number for name in distinct if (number := _number(name)) is not None}
     if len(numbers) < len(distinct):
@@ -133,12 +117,8 @@ def _ticks(heights: Mapping[str, float]) -> list[tuple[str, float]]:
     """Return the labels of an axis: all of up to six values, else the lowest and the highest."""
     ordered = sorted(heights.items(), key=lambda item: item[1])
     few = ordered if len(ordered) <= 6 else [ordered[0], ordered[-1]]
-    return [(_shorten(label), at) for label, at in few]
-
-
-def _shorten(label: str) -> str:
-    number = _number(label)
-    return label if number is None or len(label) <= 5 else f"{number:.3g}"
+    numbers = [(label, at, _number(label)) for label, at in few]
+    return [(label if n is None or len(label) <= 5 else f"{n:.3g}", at) for label, at, n in numbers]
 
 
 def _number(text: str) -> float | None:

@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.html_report.chart import HAS_INTERVAL, Chart, ChartGroup, Spec, nominal, tooltip
-from orchestrator.html_report.mean_interval import MeanInterval, mean_interval
+from orchestrator.html_report.chart import HAS_INTERVAL, Chart, ChartGroup, Spec, layered, nominal, tooltip
+from orchestrator.html_report.mean_interval import MEAN_FIELDS, MeanInterval, mean_interval
 from orchestrator.html_report.page_data import PageData
-from orchestrator.reports.final_metrics import CONTINUAL
-from orchestrator.reports.tables import MAIN
+from orchestrator.reports.final_metrics import CONTINUAL, MAIN
 from orchestrator.results.schema import FINISHED
 
 MOST_VARIANTS = 8
 MOST_TASKS_WRITTEN = 6
 """Tasks up to which the squares hold their numbers."""
-FIELDS = {
-    "after": "After task",
-    "task": "Task",
-    "mean": "Mean",
-    "low": "95 % low",
-    "high": "95 % high",
-    "n": "n (seeds)",
-}
+FIELDS = {"after": "After task", "task": "Task", **MEAN_FIELDS}
 Cell = tuple[int, int]
 """(i, j): after task i, task j."""
 
@@ -31,23 +23,15 @@ def matrix_groups(page: PageData) -> tuple[ChartGroup, ...]:
     """For each metric of R, one heat map for each variant."""
     variants = page.baselines_and_extremes(MOST_VARIANTS)
     trials = {t.trial_id: k for k in variants for t in page.variants[k].trials}
-    rows = _rows(page, trials)
-    groups = []
-    for metric in CONTINUAL:
-        charts = _charts(page, variants, trials, rows, metric)
-        if charts:
-            groups.append(ChartGroup(MAIN[metric], charts, folded=metric != CONTINUAL[0]))
-    return tuple(groups)
-
-
-def _rows(page: PageData, trials: Mapping[str, int]) -> list[dict[str, Any]]:
     columns = ["trial_id", "status", "split", "after_task", "task", "task_name", "after_task_name", *CONTINUAL]
     split = page.lock.recipe.split
-    return [
+    rows = [
         row
         for row in page.store.read("metrics", columns).to_pylist()
         if row["trial_id"] in trials and row["split"] == split and row["status"] == FINISHED
     ]
+    of_metrics = {metric: _charts(page, variants, trials, rows, metric) for metric in CONTINUAL}
+    return tuple(ChartGroup(MAIN[m], of, folded=m != CONTINUAL[0]) for m, of in of_metrics.items() if of)
 
 
 def _charts(
@@ -76,7 +60,7 @@ def _chart(
     domain: tuple[float, float],
     metric: str,
 ) -> Chart:
-    rows = [(*names[p], e.mean, e.low, e.high, e.n) for p, e in sorted(estimates.items())]
+    rows = [(*names[p], *e) for p, e in sorted(estimates.items())]
     seeds = len(page.variants[k].seeds)
     middle = sum(domain) / 2
     colour: Spec = {
@@ -87,33 +71,25 @@ def _chart(
     }
     # Dark text on the light half of the colour scale, white text on the dark half.
     ink = {"condition": {"test": f"datum.mean > {middle:.6g}", "value": "#111"}, "value": "#fff"}
-    written = max(i for i, _ in estimates) < MOST_TASKS_WRITTEN
-    if written:
-        colour["legend"] = None
     layers: list[Spec] = [{"mark": {"type": "rect"}, "encoding": {"color": colour, "tooltip": tooltip(FIELDS)}}]
-    if written:
+    if max(i for i, _ in estimates) < MOST_TASKS_WRITTEN:
+        colour["legend"] = None
         mean = {"text": {"field": "mean", "format": ".3f"}, "color": ink}
-        layers.append({"mark": {"type": "text", "fontSize": 11, "dy": -5}, "encoding": mean})
-        half = {"text": {"field": "half", "format": ".3f"}, "color": ink}
-        interval: Spec = {
-            "transform": [
-                HAS_INTERVAL,
-                {"calculate": "'± ' + format((datum.high - datum.low) / 2, '.3f')", "as": "half"},
-            ],
-            "mark": {"type": "text", "fontSize": 9, "dy": 8},
-            "encoding": half | {"text": {"field": "half"}},
-        }
-        layers.append(interval)
+        half = {"calculate": "'± ' + format((datum.high - datum.low) / 2, '.3f')", "as": "half"}
+        layers += [
+            {"mark": {"type": "text", "fontSize": 11, "dy": -5}, "encoding": mean},
+            {
+                "transform": [HAS_INTERVAL, half],
+                "mark": {"type": "text", "fontSize": 9, "dy": 8},
+                "encoding": {"text": {"field": "half"}, "color": ink},
+            },
+        ]
     tasks = len({i for i, _ in estimates})
-    spec: Spec = {
-        "width": "container",
-        "height": tasks * max(18, min(44, 240 // tasks)),
-        "encoding": {
-            "x": nominal("task", "task j", axis={"labelAngle": -35, "labelLimit": 90}),
-            "y": nominal("after", "after task i", axis={"labelLimit": 90}),
-        },
-        "layer": layers,
+    axes = {
+        "x": nominal("task", "task j", axis={"labelAngle": -35, "labelLimit": 90}),
+        "y": nominal("after", "after task i", axis={"labelLimit": 90}),
     }
+    spec = layered(tasks * max(18, min(44, 240 // tasks)), axes, layers)
     note = f"n = {seeds} seed{'s' * (seeds != 1)}; ± is half the 95 % t interval (three seeds or more). All charts share one colour scale."
     caveats = f" {'; '.join(page.caveats[k])}." if page.caveats[k] else ""
     return Chart(f"{page.variants[k].label}: R, {MAIN[metric]}", note + caveats, FIELDS, rows, spec)

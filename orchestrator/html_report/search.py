@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.html_report.chart import ACCENT, Chart, Spec, quantitative, tooltip
+from orchestrator.html_report.chart import (
+    ACCENT,
+    Chart,
+    ChartGroup,
+    Spec,
+    layered,
+    left_out,
+    nominal,
+    quantitative,
+    tooltip,
+)
+from orchestrator.html_report.page_data import evenly_spread
 from orchestrator.html_report.parallel_coordinates import MOST_LINES, ConfigurationLine, parallel_chart
-from orchestrator.html_report.sortable_table import SortableTable
+from orchestrator.html_report.sortable_table import PageSection, SortableTable
 from orchestrator.reports.number_format import plain_value, setting_text
 from orchestrator.reports.render import ABSENT
 
@@ -28,46 +39,29 @@ IMPORTANCE = (
 )
 
 
-@dataclass(frozen=True)
-class SearchCharts:
-    """The charts, table and notes of a search; `missing` says why some are left out."""
-
-    charts: tuple[Chart, ...] = ()
-    table: SortableTable | None = None
-    notes: tuple[str, ...] = ()
-    missing: str = ""
-
-
-def search_charts(folder: Path, name: str) -> SearchCharts:
-    """Read the charts and the table of the search whose study lies in a results folder.
-
-    Args:
-        folder: the results folder.
-        name: the sweep's.
+def search_section(folder: Path, name: str) -> PageSection:
+    """Return the section of the sweep `name`, whose study lies in a results folder.
 
     Raises:
         InvalidInput: the journal cannot be opened.
 
     """
     if find_spec("optuna") is None:
-        return SearchCharts(missing="Reading the study needs Optuna: run `pip install -e '.[search]'` in the checkout.")
+        return _section(missing="Reading the study needs Optuna: run `pip install -e '.[search]'` in the checkout.")
     import optuna
     from optuna.trial import TrialState
 
     from orchestrator.search.storage import JOURNAL, explain_storage_errors, open_journal
 
     if not (folder / JOURNAL).exists():
-        return SearchCharts(
-            missing=f"The study is not in this folder ({JOURNAL} is missing); search.md has its tables."
-        )
+        return _section(missing=f"The study is not in this folder ({JOURNAL} is missing); search.md has its tables.")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with explain_storage_errors(None, folder):
         study = optuna.load_study(study_name=name, storage=open_journal(folder))
         trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    objectives = [
-        (name, direction.name.lower()) for name, direction in zip(_names(study), study.directions, strict=True)
-    ]
+    names = study.metric_names or [f"objective {k}" for k in range(len(study.directions))]
+    objectives = [(name, of.name.lower()) for name, of in zip(names, study.directions, strict=True)]
     states = Counter(trial.state for trial in trials)
     counts = ", ".join(f"{states[state]} {_state(state)}" for state in TrialState if states[state])
     summary = f"Objectives: {', '.join(f'{direction} {name}' for name, direction in objectives)}. Configurations: {counts or 'none'}."
@@ -77,15 +71,21 @@ def search_charts(folder: Path, name: str) -> SearchCharts:
         charts += _importance(study, k, objective)
     first, direction = objectives[0]
     charts += _parallel_chart(complete, first, direction == "maximize")
-    return SearchCharts(tuple(charts), _configurations_table(trials, objectives), (summary, NOTE))
+    return _section(charts, (_configurations_table(trials, objectives),), (summary, NOTE))
+
+
+def _section(
+    charts: Sequence[Chart] = (),
+    tables: tuple[SortableTable, ...] = (),
+    notes: tuple[str, ...] = (),
+    missing: str = "",
+) -> PageSection:
+    group = ChartGroup("", tuple(charts), missing)
+    return PageSection("search", "The search", tables=tables, groups=(group,), notes=notes)
 
 
 def _state(state: TrialState) -> str:
     return "failed" if state.name == "FAIL" else state.name.lower()
-
-
-def _names(study: optuna.Study) -> list[str]:
-    return list(study.metric_names or (f"objective {k}" for k in range(len(study.directions))))
 
 
 def _history(complete: list[FrozenTrial], k: int, objective: str, maximize: bool) -> list[Chart]:
@@ -96,17 +96,17 @@ def _history(complete: list[FrozenTrial], k: int, objective: str, maximize: bool
     for trial in sorted(complete, key=lambda trial: trial.number):
         best = max(best, trial.values[k]) if maximize else min(best, trial.values[k])
         rows.append((trial.number, trial.values[k], best))
-    line: Spec = {"mark": {"type": "line", "interpolate": "step-after", "color": ACCENT}}
-    points: Spec = {"mark": {"type": "point", "filled": True, "size": 40}}
-    spec: Spec = {
-        "width": "container",
-        "height": 240,
-        "encoding": {"x": quantitative("number", "configuration, in the order of the suggestions")},
-        "layer": [
-            line | {"encoding": {"y": quantitative("best", objective)}},
-            points | {"encoding": {"y": quantitative("value", objective), "tooltip": tooltip(fields)}},
-        ],
-    }
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "line", "interpolate": "step-after", "color": ACCENT},
+            "encoding": {"y": quantitative("best", objective)},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 40},
+            "encoding": {"y": quantitative("value", objective), "tooltip": tooltip(fields)},
+        },
+    ]
+    spec = layered(240, {"x": quantitative("number", "configuration, in the order of the suggestions")}, layers)
     return [Chart(f"The course of the search: {objective}", f"Line: the best so far. {NOTE}", fields, rows, spec)]
 
 
@@ -122,8 +122,8 @@ def _importance(study: optuna.Study, k: int, objective: str) -> list[Chart]:
         "height": 20 * len(shares),
         "mark": {"type": "bar", "height": 11},
         "encoding": {
-            "y": {"field": "knob", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 150}},
-            "x": {"field": "share", "type": "quantitative", "title": "share", "scale": {"zero": True}},
+            "y": nominal("knob", None, axis={"labelLimit": 150}),
+            "x": quantitative("share", "share", scale={"zero": True}),
             "tooltip": tooltip(fields),
         },
     }
@@ -131,29 +131,22 @@ def _importance(study: optuna.Study, k: int, objective: str) -> list[Chart]:
 
 
 def _parallel_chart(complete: list[FrozenTrial], objective: str, maximize: bool) -> tuple[Chart, ...]:
-    ranked = sorted(complete, key=lambda trial: trial.values[0], reverse=maximize)
-    count = len(ranked)
-    shown = (
-        ranked
-        if count <= MOST_LINES
-        else [ranked[round(k * (count - 1) / (MOST_LINES - 1))] for k in range(MOST_LINES)]
-    )
+    shown = evenly_spread(sorted(complete, key=lambda trial: trial.values[0], reverse=maximize), MOST_LINES)
     knobs = tuple(dict.fromkeys(knob for trial in shown for knob in trial.params))
+    names = {knob: knob.split(".")[-1] for knob in knobs}
+    if len(set(names.values())) < len(knobs):
+        names = dict(zip(knobs, knobs, strict=True))
     lines = [
         ConfigurationLine(
-            str(trial.number), {knob: plain_value(value) for knob, value in trial.params.items()}, trial.values[0]
+            str(trial.number),
+            {names[knob]: plain_value(value) for knob, value in trial.params.items()},
+            trial.values[0],
         )
         for trial in reversed(shown)
     ]
-    left_out = f" {len(shown)} of {count} complete configurations, evenly over their ranking." * (len(shown) < count)
-    short = {knob: knob.split(".")[-1] for knob in knobs}
-    if len(set(short.values())) == len(knobs):
-        lines = [
-            ConfigurationLine(line.name, {short[k]: v for k, v in line.values.items()}, line.quality) for line in lines
-        ]
-        knobs = tuple(short.values())
-    note = f"One line for each complete configuration; a single value has no interval.{left_out}"
-    return parallel_chart("Configurations, knob by knob", note, knobs, lines, objective, maximize)
+    note = "One line for each complete configuration; a single value has no interval."
+    note += left_out(len(shown), len(complete), "complete configurations, evenly over their ranking")
+    return parallel_chart("Configurations, knob by knob", note, tuple(names.values()), lines, objective, maximize)
 
 
 def _configurations_table(trials: list[FrozenTrial], objectives: list[tuple[str, str]]) -> SortableTable:
@@ -166,19 +159,15 @@ def _configurations_table(trials: list[FrozenTrial], objectives: list[tuple[str,
     ]
     rows = []
     for trial in trials:
-        values: list[Any] = [None] * len(objectives) if not trial.values else list(trial.values)
+        values: list[Any] = trial.values or [None] * len(objectives)
         cells = [
             ABSENT if value is None else [f"{value:.4f}"] if value == best[k] else f"{value:.4f}"
             for k, value in enumerate(values)
         ]
-        settings = [_value(trial.params[knob]) if knob in trial.params else ABSENT for knob in knobs]
-        rows.append(
-            (str(trial.number), _state(trial.state), *cells, *settings, str(trial.user_attrs.get(REASON, ""))[:200])
-        )
+        held = [trial.params.get(knob, ABSENT) for knob in knobs]
+        settings = [f"{value:.4g}" if isinstance(value, float) else setting_text(value) for value in held]
+        remark = str(trial.user_attrs.get(REASON, ""))[:200]
+        rows.append((str(trial.number), _state(trial.state), *cells, *settings, remark))
     head = ("Number", "State", *(name for name, _ in objectives), *(knob.split(".")[-1] for knob in knobs), "Remark")
     right = (True, False, *([True] * (len(head) - 3)), False)
     return SortableTable("Every configuration", head, rows, right, (f"Bold: the best value. {NOTE}",))
-
-
-def _value(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else setting_text(value)

@@ -1,10 +1,11 @@
-"""The tables of the page, which its script draws: sortable, with best values and caveats marked."""
+"""The sections of the page and their sortable tables, with best values and caveats marked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.html_report.chart import ChartGroup
 from orchestrator.html_report.page_data import PageData
 from orchestrator.reports.render import Table
 
@@ -48,6 +49,19 @@ class SortableTable:
         }
 
 
+@dataclass(frozen=True)
+class PageSection:
+    """A section of the page under its own heading."""
+
+    id: str
+    title: str
+    intro: str = ""
+    tables: tuple[SortableTable, ...] = ()
+    groups: tuple[ChartGroup, ...] = ()
+    notes: tuple[str, ...] = ()
+    gallery: bool = False
+
+
 def sortable_table(table: Table, page: PageData) -> SortableTable:
     """Return a table of the report for the page, with the caveats of its variants."""
     table = _verdict_first(table)
@@ -67,7 +81,5 @@ def _verdict_first(table: Table) -> Table:
         return table
     verdict = table.header.index(VERDICT)
     order = [verdict, *(k for k in range(1, len(table.header)) if k != verdict)]
-    header = (table.header[0], *(table.header[k] for k in order))
-    return replace(
-        table, header=header, rows=tuple((name, tuple(cells[k - 1] for k in order)) for name, cells in table.rows)
-    )
+    rows = tuple((name, tuple(cells[k - 1] for k in order)) for name, cells in table.rows)
+    return replace(table, header=tuple(table.header[k] for k in (0, *order)), rows=rows)

@@ -11,11 +11,10 @@ from orchestrator.html_report.page_data import PageData, UnfinishedTrial, factor
 from orchestrator.html_report.sortable_table import SortableTable, TableCell
 from orchestrator.monitor.trial_log import describe_event
 from orchestrator.records.event_log import LogFollower, event_logs
-from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.finished_trials import FinishedTrial
-from orchestrator.reports.number_format import metric_text, setting_text
+from orchestrator.reports.number_format import grouped, metric_text, setting_text
 from orchestrator.reports.render import ABSENT
-from orchestrator.reports.tables import MAIN
 
 LOG_LINES = 20
 LINE_CHARACTERS = 240
@@ -26,13 +25,12 @@ Settings = Mapping[str, object]
 
 def trial_table(page: PageData) -> SortableTable:
     """Return a table with one row for each trial, finished or not."""
-    roles: dict[str, list[str]] = {}
-    for one in extreme_trials(page):
-        roles.setdefault(one.trial.trial_id, []).append(one.role)
+    roles = grouped((one.trial.trial_id, one.role) for one in extreme_trials(page))
     rows: list[tuple[TableCell, ...]] = []
     for k, variant in enumerate(page.variants):
         for trial in variant.trials:
-            metrics = [_value(trial, metric) for metric in MAIN]
+            values = [(trial.values.get((MEAN, metric)), metric == "routing_accuracy") for metric in MAIN]
+            metrics = [ABSENT if value is None else metric_text(value, share) for value, share in values]
             hours = f"{(trial.seconds_spent + trial.seconds_reused) / 3600:.3g}"
             remark = "; ".join(roles.get(trial.trial_id, []))
             rows.append((_link(trial.trial_id), k, str(trial.seed), "finished", *metrics, hours, remark))
@@ -49,21 +47,13 @@ def trial_table(page: PageData) -> SortableTable:
 def trial_details(page: PageData, curves: Sequence[Curve], folder: Path) -> dict[str, object]:
     """Return the details that the page shows of each trial, and the settings that all trials share.
 
-    A large sweep's details are differences and errors only, as the page would grow too large.
-
-    Args:
-        page: the data of the page.
-        curves: the learning curves to show.
-        folder: the results folder, for the workers' logs.
-
+    A large sweep's details are differences and errors only, as the page would grow too large. The
+    workers' logs are read from the results folder.
     """
-    settings = [*(t.settings for t in page.trials), *(one.settings for one in page.unfinished if one.settings)]
-    shared = {} if page.is_large else _shared(settings)
+    shared = {} if page.is_large else _shared(page)
     logs = {} if page.is_large else _logs(folder)
-    by_trial: dict[str, list[dict[str, object]]] = {}
-    for curve in curves:
-        nll = [float(f"{value:.5g}") for value in curve.nll]
-        by_trial.setdefault(curve.trial_id, []).append({"task": curve.task_name, "nll": nll})
+    shown_curves = [{"task": of.task_name, "nll": [float(f"{value:.5g}") for value in of.nll]} for of in curves]
+    by_trial = grouped(zip((curve.trial_id for curve in curves), shown_curves, strict=True))
     details: dict[str, dict[str, object]] = {}
     for k, variant in enumerate(page.variants):
         number = page.comparison.baselines[k]
@@ -73,11 +63,8 @@ def trial_details(page: PageData, curves: Sequence[Curve], folder: Path) -> dict
             shown = by_trial.get(trial.trial_id, [])
             details[trial.trial_id] = {"variant": k, "seed": trial.seed, "differs": differing, "curves": shown}
             if not page.is_large:
-                details[trial.trial_id] |= {
-                    "settings": _not_shared(trial.settings, shared),
-                    "log": logs.get(trial.trial_id, []),
-                }
-                details[trial.trial_id]["facts"] = _facts(trial)
+                settings, log = _not_shared(trial.settings, shared), logs.get(trial.trial_id, [])
+                details[trial.trial_id] |= {"settings": settings, "log": log, "facts": _facts(trial)}
     for one in page.unfinished:
         details[one.trial_id] = _unfinished_details(one, page, shared, logs)
     return {
@@ -93,20 +80,11 @@ def _link(trial_id: str) -> TableCell:
     return {"t": trial_id, "trial": trial_id}
 
 
-def _value(trial: FinishedTrial, metric: str) -> str:
-    value = trial.values.get((MEAN, metric))
-    return ABSENT if value is None else metric_text(value, metric == "routing_accuracy")
-
-
 def _facts(trial: FinishedTrial) -> list[list[str]]:
     """Return [name, value] of a trial's code, digests and environment."""
-    digests = {
-        "state digest": trial.state_digest,
-        "scores digest": trial.scores_digest,
-        "data digest": trial.data_digest,
-    }
+    digests = {"state": trial.state_digest, "scores": trial.scores_digest, "data": trial.data_digest}
     facts = [["code", f"{trial.code_digest[:12]} ({trial.git})"]]
-    facts += [[name, digest[:16]] for name, digest in digests.items() if digest]
+    facts += [[f"{name} digest", digest[:16]] for name, digest in digests.items() if digest]
     facts += [[name, value] for name, value in trial.environment.items() if name not in ("code_digest", "dataset")]
     return facts + [["flag", flag] for flag in trial.flags]
 
@@ -132,14 +110,12 @@ def _unfinished_details(
     return details
 
 
-def _shared(settings: Sequence[Settings]) -> Settings:
-    if not settings:
-        return {}
-    first, *others = settings
+def _shared(page: PageData) -> Settings:
+    settings = [*(t.settings for t in page.trials), *(one.settings for one in page.unfinished if one.settings)]
     return {
         path: value
-        for path, value in first.items()
-        if all(path in of and setting_text(of[path]) == setting_text(value) for of in others)
+        for path, value in (settings[0] if settings else {}).items()
+        if all(path in of and setting_text(of[path]) == setting_text(value) for of in settings)
     }
 
 

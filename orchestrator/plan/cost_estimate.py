@@ -75,11 +75,7 @@ def steps_to_train(
 ) -> dict[str, float]:
     """The training steps of each trial, by its id, in stages that no earlier trial trains.
 
-    Args:
-        trials: the trials to run, in the order of the plan.
-        images: by task.
-        there: trials whose stages are already trained.
-
+    The arguments are those of `estimate_work`.
     """
     return {
         trial_id: float(sum(stage.steps for stage in stages if not stage.trained))
@@ -103,15 +99,12 @@ def _stages_of(
     tree = stage_tree([*known, *trials])
     trained = {stage for trial in known for stage in tree.chains[trial.id]}
     for trial in trials:
-        chain, tasks = tree.chains[trial.id], trial.config.data.tasks
-        stages = zip(chain, tasks, strict=True)
-        yield trial.id, [_TrialStage(t, task_steps(trial.config, images[t]), s in trained) for s, t in stages]
+        chain, config, stages = tree.chains[trial.id], trial.config, []
+        for stage, task in zip(chain, config.data.tasks, strict=True):
+            steps = config.training.epochs * steps_per_epoch(config.training, _trained_on(config, images[task]))
+            stages.append(_TrialStage(task, steps, stage in trained))
+        yield trial.id, stages
         trained.update(chain)
-
-
-def task_steps(config: TrialConfig, images: ImageCounts) -> int:
-    """The training steps of one task."""
-    return config.training.epochs * steps_per_epoch(config.training, _trained_on(config, images))
 
 
 def steps_per_epoch(training: TrainingKnobs, count: int) -> int:

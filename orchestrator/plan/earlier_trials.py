@@ -19,18 +19,9 @@ from orchestrator.sweep.trial import Inputs, Trial
 
 
 def earlier_finished_trials(store: ResultStore, planned: Collection[str], code: str) -> list[Trial]:
-    """The finished trials of a store that are not planned.
+    """The finished trials of a store that are not planned; an earlier sweep file had them.
 
-    An earlier text of the sweep file had them.
-
-    Args:
-        store: the sweep's results.
-        planned: ids of the trials of the plan.
-        code: the code digest. Stages of other code cannot be reused, so those trials are left out.
-
-    Raises:
-        InvalidInput: a part was written with another schema.
-
+    Trials of another code digest are left out, as their stages cannot be reused.
     """
     rows = store.read(ATTEMPTS, ["trial_id", "status", "code_digest", "config", "seed"])
     ours = pc.and_(pc.equal(rows["status"], FINISHED), pc.equal(rows["code_digest"], code))
@@ -48,12 +39,7 @@ def earlier_finished_trials(store: ResultStore, planned: Collection[str], code: 
 
 
 def _read(text: str) -> tuple[TrialConfig, Inputs]:
-    """A trial's configuration and inputs, from the canonical JSON of its identity.
-
-    Raises:
-        ValueError, KeyError: it is not the JSON of an identity.
-
-    """
+    """A trial's configuration and inputs, from the canonical JSON of its identity."""
     identity = json.loads(text)
     digests = identity.pop("data_digests")
     config = TrialConfig.model_validate(identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from moleflow.data.dataset import Dataset, open_dataset
@@ -58,7 +59,9 @@ def scan_inputs(
             class_names(data_root)
         except InvalidInput as error:
             raise InvalidInput(f"{source}: {error}") from None
-    dataset = open_dataset(data_root, cache, _announce_drawing)
+    dataset = open_dataset(
+        data_root, cache, partial(print, "drawing the embedded images (once)", file=sys.stderr, flush=True)
+    )
     tasks: dict[str, None] = {}
     backbones: dict[tuple[str, str], BackboneKnobs] = {}
     splits: dict[tuple[str, float, float, int], None] = {}
@@ -96,7 +99,3 @@ def _undefined_metrics(task: TaskData) -> str:
     lacking = ["all its test images are defective: no image metric is defined"] if 0 not in labels else []
     lacking += ["it has no masks: no pixel metric is defined"] if not task.has_masks else []
     return f"{task.name}: {'; '.join(lacking)}" if lacking else ""
-
-
-def _announce_drawing() -> None:
-    print("drawing the embedded images (once)", file=sys.stderr, flush=True)

@@ -8,21 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from orchestrator.results.store import FinishedAttempt
 from orchestrator.sweep.trial import Trial
 
 State = Literal["done", "pruned", "stale", "to run"]
-
-
-class StoredResult(Protocol):
-    """A finished trial, as far as a plan needs it."""
-
-    @property
-    def code_digest(self) -> str:
-        """Digest of the code that made the result."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Plan:
 
 def make_plan(
     trials: Sequence[Trial],
-    finished: Mapping[str, StoredResult],
+    finished: Mapping[str, FinishedAttempt],
     code: str,
     rerun_stale: bool = False,
     pruned: Collection[str] = (),

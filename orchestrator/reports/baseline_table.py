@@ -10,7 +10,7 @@ from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialSco
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.notes import same_columns
-from orchestrator.reports.number_format import code_list, difference_text, interval_text
+from orchestrator.reports.number_format import code_list, difference_text, grouped, interval_text
 from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, NOT_MEASURED, SEEDS, PairedComparison, compare_paired
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.statistics import EFFECT_NAME, SIGN_PATTERNS, percentile_coverage
@@ -95,13 +95,9 @@ def compare_with_baselines(
 
 
 def baseline_table(compared: BaselineComparison, comparison: Comparison, names: Sequence[str], baseline: str) -> Table:
-    """Return the comparisons as a table with one row for each variant.
+    """Return the comparisons in one metric as a table with one row for each variant.
 
-    Args:
-        compared: the comparisons in one metric.
-        comparison: the columns.
-        names: the columns' names.
-        baseline: name of the baseline.
+    `names` are those of the columns, `baseline` that of their baseline.
     """
     rows = [(names[k], _cells(result)) for k, result in compared.results.items()]
     header = tuple(rows[0][1])
@@ -156,9 +152,7 @@ def _notes(compared: BaselineComparison, comparison: Comparison) -> tuple[str, .
 
 def _interval_notes(compared: BaselineComparison, labels: Sequence[str]) -> list[str]:
     notes = []
-    sources: dict[str, list[str]] = {}
-    for k, result in compared.results.items():
-        sources.setdefault(result.resampled, []).append(labels[k])
+    sources = grouped((result.resampled, labels[k]) for k, result in compared.results.items())
     for source, rows in sources.items():
         which = "" if len(sources) == 1 else f" of {code_list(rows)}"
         known = source in _SOURCES

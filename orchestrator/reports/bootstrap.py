@@ -76,11 +76,6 @@ class Interval:
 def read_scores(store: ResultStore, trial_ids: Iterable[str], split: str) -> dict[str, dict[str, ClassScores]]:
     """Return image scores of finished trials after the final task, by trial id and class name.
 
-    Args:
-        store: the results.
-        trial_ids: the trials.
-        split: test | validation, the images.
-
     Raises:
         InvalidInput: there is no store in the folder.
     """
@@ -135,12 +130,8 @@ class Contrast:
 def bootstrap_intervals(contrasts: Sequence[Contrast], seed: int, resamples: int = RESAMPLES) -> list[Interval | None]:
     """Return the 95 % percentile interval of mean AUROC of b minus that of a, for each contrast.
 
-    It is None where no class has two images of a kind, so that nothing can be drawn.
-
-    Args:
-        contrasts: each over trials that scored the same images, with both labels in each class.
-        seed: seed of the draws.
-        resamples: number of draws.
+    It is None where no class has two images of a kind, so that nothing can be drawn. Each contrast
+    is over trials that scored the same images, with both labels in each class.
     """
     # Contrasts over the same images share their resamples, which saves time. Each set of resamples
     # starts from the seed anew, so that no interval depends on the contrasts computed with it.
@@ -162,10 +153,8 @@ def _intervals_of_shared_draws(
     from scipy.stats import bootstrap
 
     first = contrasts[0]
-    sizes: list[int] = []
-    for name in first.classes:
-        anomalous = first.pairs[0][0][name].anomalous
-        sizes += [int(anomalous.sum()), int((~anomalous).sum())]
+    labels = [first.pairs[0][0][name].anomalous for name in first.classes]
+    sizes = [int(kind.sum()) for anomalous in labels for kind in (anomalous, ~anomalous)]
     if first.draws_seeds:
         sizes.append(len(first.seeds))
     drawn = [k for k, size in enumerate(sizes) if size > 1]  # scipy refuses a single observation.

@@ -37,7 +37,7 @@ def compare_sweeps(
     sweeps = [read_sweep_folder(place) for place in places]
     names = _names(places, sweeps)
     sources = [
-        ComparedSweep(name, ResultStore(place), None if everything else frozenset(sweep.compared))
+        ComparedSweep(name, ResultStore(place), None if everything else set(sweep.compared))
         for name, place, sweep in zip(names, places, sweeps, strict=True)
     ]
     given = _baseline(baseline, names)
@@ -59,12 +59,10 @@ def compare_sweeps(
 
 def _names(places: Sequence[Path], sweeps: Sequence[SweepFolder]) -> list[str]:
     """Return distinct names: the sweeps' names, or else their folders' names, or else the paths."""
-    choices = [
-        [sweep.name for sweep in sweeps],
-        [place.resolve().name for place in places],
-        [str(place) for place in places],
-    ]
-    return next(names for names in choices if len(set(names)) == len(names) or names is choices[-1])
+    for names in ([sweep.name for sweep in sweeps], [place.resolve().name for place in places]):
+        if len(set(names)) == len(names):
+            return names
+    return [str(place) for place in places]
 
 
 def _baseline(given: Sequence[str], names: Sequence[str]) -> Mapping[str, Any]:

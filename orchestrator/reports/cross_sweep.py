@@ -33,27 +33,18 @@ _AT = "@"
 
 @dataclass(frozen=True)
 class ComparedSweep:
-    """One sweep of a comparison.
-
-    Attributes:
-        name: its name in the tables.
-        store: its results.
-        selection: ids of the trials to take from it; None = all that are stored.
-    """
+    """One sweep of a comparison: its results, and the ids of the trials to take (None = all)."""
 
     name: str
     store: ResultStore
-    selection: frozenset[str] | None
+    selection: set[str] | None
 
 
 @dataclass(frozen=True)
 class ImageGroup:
     """Columns that were measured on the same images and may stand in one table.
 
-    Attributes:
-        description: the data set, its classes and digest.
-        comparison: the columns.
-        classes: in the order of the rows.
+    The description names the data set, its classes and digest; the classes order the rows.
     """
 
     description: str
@@ -93,7 +84,7 @@ def cross_sweep_report(
     missing = [
         f"{source.name}: {line}"
         for source in sources
-        for line in unfinished(source.store, _selected(source), _ids(trials, twins, source.name), split)
+        for line in unfinished(source.store, source.selection, _ids(trials, twins, source.name), split)
     ]
     groups = _image_groups(trials, twins, baseline, version_settings)
     header = _header(sources, groups, trials, twins, split)
@@ -114,10 +105,6 @@ def any_column_fits(baseline: Mapping[str, object], sources: Sequence[ComparedSw
     return any(of is not None for group in groups for of in group.comparison.baselines)
 
 
-def _selected(source: ComparedSweep) -> set[str] | None:
-    return None if source.selection is None else set(source.selection)
-
-
 def _tagged_trials(
     sources: Sequence[ComparedSweep], split: str
 ) -> tuple[list[FinishedTrial], dict[str, tuple[str, ...]]]:
@@ -131,7 +118,7 @@ def _tagged_trials(
     seen: dict[tuple[object, ...], str] = {}
     twins: dict[str, tuple[str, ...]] = {}
     for source in sources:
-        for variant in group_variants(finished_trials(source.store, _selected(source), split)):
+        for variant in group_variants(finished_trials(source.store, source.selection, split)):
             # Digests and environment are part of it: trials run twice with other digits stay apart.
             identity = tuple(
                 (t.trial_id, t.classes, t.images, t.state_digest, t.scores_digest, tuple(t.environment.items()))
@@ -171,7 +158,12 @@ def _image_groups(
     groups = []
     for _, members in sorted(by_images.items()):
         variants = [
-            VariantColumn(names[v.trials[0].trial_id], v.factors, tuple(map(_untagged, v.trials)))
+            # Among the settings, the sweep would be a confound.
+            VariantColumn(
+                names[v.trials[0].trial_id],
+                v.factors,
+                tuple(replace(t, settings={k: x for k, x in t.settings.items() if k != SWEEP}) for t in v.trials),
+            )
             for v in group_variants(comparable_means(members))
         ]
         classes = tuple(dict.fromkeys(name for trial in members for name in trial.classes))
@@ -180,11 +172,6 @@ def _image_groups(
         description += f", digest {', '.join(digests)}" if digests else ""
         groups.append(ImageGroup(description, compare_variants(variants, baseline, version_settings), classes))
     return groups
-
-
-def _untagged(trial: FinishedTrial) -> FinishedTrial:
-    """Return the trial without its sweep among the settings, where it would be a confound."""
-    return replace(trial, settings={k: v for k, v in trial.settings.items() if k != SWEEP})
 
 
 def _column_names(variants: Sequence[VariantColumn], twins: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -213,7 +200,8 @@ def _header(
     counts = {source.name: len(_ids(trials, twins, source.name)) for source in sources}
     lines = ["sweeps: " + ", ".join(f"{name} ({counted(n, 'trial')})" for name, n in counts.items())]
     if len(groups) > 1:
-        each = "; ".join(f"{group.description}: {', '.join(_sweeps(group))}" for group in groups)
+        sweeps = [dict.fromkeys(setting_text(v.factors[SWEEP]) for v in of.comparison.variants) for of in groups]
+        each = "; ".join(f"{of.description}: {', '.join(names)}" for of, names in zip(groups, sweeps, strict=True))
         lines.append(
             f"DIFFERENT IMAGES: {each}. Each has its own tables: no best mean, no baseline and no test spans them."
         )
@@ -224,10 +212,6 @@ def _header(
         on = f" (on {group.description})" if len(groups) > 1 else ""
         lines += [f"{line}{on}" for line in header_lines(group.comparison, split)]
     return tuple(lines)
-
-
-def _sweeps(group: ImageGroup) -> list[str]:
-    return list(dict.fromkeys(setting_text(v.factors[SWEEP]) for v in group.comparison.variants))
 
 
 def _environment_warnings(groups: Sequence[ImageGroup]) -> list[str]:

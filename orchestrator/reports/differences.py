@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator.reports.final_metrics import MEAN
-from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.render import ABSENT
 from orchestrator.reports.variants import VariantColumn, patch_grid, short_factor_names, varying_factors
@@ -89,7 +88,7 @@ def compare_variants(
     confounds = []
     for path in sorted({path for v in variants for path in v.settings}):
         values = tuple(setting_text(v.settings.get(path, ABSENT)) for v in variants)
-        if len(set(values)) > 1 and not any(_is_below(path, key) for key in compared):
+        if len(set(values)) > 1 and not any(f"{path}.".startswith(f"{key}.") for key in compared):
             if "version" in compared and _set_by_version(path, variants, version_settings or {}):
                 version_sets.append(path)
             else:
@@ -126,10 +125,6 @@ def _baselines_first(
     position = {old: new for new, old in enumerate(order)}
     moved = [baselines[k] for k in order]
     return tuple(variants[k] for k in order), tuple(None if of is None else position[of] for of in moved)
-
-
-def _is_below(path: str, name: str) -> bool:
-    return path == name or path.startswith(f"{name}.")
 
 
 def _derived(
@@ -220,10 +215,7 @@ def no_effect_notes(variants: Sequence[VariantColumn]) -> list[str]:
             if a not in taken and b not in taken and (sentence := _agreement(first, variants[b])):
                 found.setdefault((first.label, sentence), []).append(variants[b].label)
                 taken.add(b)
-    lines = []
-    for (label, sentence), others in found.items():
-        lines.append(f"{' and '.join(f'`{name}`' for name in [label, *others])}: {sentence}")
-    return lines
+    return [f"`{'` and `'.join([label, *others])}`: {sentence}" for (label, sentence), others in found.items()]
 
 
 def _sharing_a_digest(variants: Sequence[VariantColumn]) -> list[set[int]]:
@@ -233,16 +225,18 @@ def _sharing_a_digest(variants: Sequence[VariantColumn]) -> list[set[int]]:
     """
     holders: dict[tuple[str, int, str], set[int]] = {}
     keys = [
-        [(kind, t.seed, value) for t in v.trials for kind, value in _digests(t) if value is not None] for v in variants
+        [
+            (kind, t.seed, value)
+            for t in v.trials
+            for kind, value in (("state", t.state_digest), ("scores", t.scores_digest))
+            if value is not None
+        ]
+        for v in variants
     ]
     for k, of_variant in enumerate(keys):
         for key in of_variant:
             holders.setdefault(key, set()).add(k)
     return [set().union(*(holders[key] for key in of_variant)) for of_variant in keys]
-
-
-def _digests(trial: FinishedTrial) -> tuple[tuple[str, str | None], ...]:
-    return ("state", trial.state_digest), ("scores", trial.scores_digest)
 
 
 def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
@@ -251,9 +245,10 @@ def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
         return None
-    state = all(of_a[s].state_digest is not None and of_a[s].state_digest == of_b[s].state_digest for s in common)
-    scores = all(of_a[s].scores_digest is not None and of_a[s].scores_digest == of_b[s].scores_digest for s in common)
-    scores_known = all(t.scores_digest is not None for s in common for t in (of_a[s], of_b[s]))
+    pairs = [(of_a[s], of_b[s]) for s in common]
+    state = all(x.state_digest is not None and x.state_digest == y.state_digest for x, y in pairs)
+    scores = all(x.scores_digest is not None and x.scores_digest == y.scores_digest for x, y in pairs)
+    scores_known = all(t.scores_digest is not None for pair in pairs for t in pair)
     seeds = f"seed{'s' if len(common) > 1 else ''} {', '.join(map(str, common))}"
     if state and (scores or not scores_known):
         also = "state and scores digests" if scores else "state digests"
@@ -266,13 +261,7 @@ def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
 def saturation_notes(
     variants: Sequence[VariantColumn], classes: Sequence[str], metrics: Mapping[str, str]
 ) -> list[str]:
-    """Return a sentence that names the rows in which every seed of every column is 1, if any.
-
-    Args:
-        variants: the columns.
-        classes: the classes of the rows.
-        metrics: {metric: its name in rows}.
-    """
+    """Return a sentence that names the rows in which every seed of every column is 1, if any."""
     rows = []
     for class_name in (*classes, MEAN):
         for metric, name in metrics.items():

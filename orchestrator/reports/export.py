@@ -22,6 +22,13 @@ Format = Literal["csv", "latex", "markdown"]
 WHAT: tuple[What, ...] = get_args(What)
 FORMATS: tuple[Format, ...] = get_args(Format)
 ROWS_AT_ONCE = 10_000
+_PREAMBLE = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs}
+\usepackage[landscape,paperwidth=60cm,paperheight=80cm,margin=2cm]{geometry}
+\begin{document}
+"""
 
 
 def export_tables(
@@ -68,11 +75,7 @@ def export_tables(
 
 
 def with_one_table(report: Report, asked: str) -> Report:
-    """Return the report with one of its tables.
-
-    Args:
-        report: the report.
-        asked: number of the table from 1, or the beginning of its title in any case.
+    """Return the report with one of its tables, by its number or the beginning of its title.
 
     Raises:
         InvalidInput: no table, or several, begin so.
@@ -98,19 +101,7 @@ def latex_document(tables: str) -> str:
 
     The page is large, since wide tables are not broken.
     """
-    return "\n".join(
-        [
-            "\\documentclass{article}",
-            "\\usepackage[T1]{fontenc}",
-            "\\usepackage[utf8]{inputenc}",
-            "\\usepackage{booktabs}",
-            "\\usepackage[landscape,paperwidth=60cm,paperheight=80cm,margin=2cm]{geometry}",
-            "\\begin{document}",
-            tables.rstrip(),
-            "\\end{document}",
-            "",
-        ]
-    )
+    return f"{_PREAMBLE}{tables.rstrip()}\n\\end{{document}}\n"
 
 
 def stored_csv(store: ResultStore, table: str, selection: Iterable[str] | None) -> Iterator[str]:

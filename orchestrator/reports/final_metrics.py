@@ -19,6 +19,8 @@ METRICS = ("routing_accuracy", *DETECTION, *(f"oracle_{name}" for name in DETECT
 """The metrics of one class."""
 CONTINUAL = ("image_auroc", "pixel_auroc")
 """The metrics of which ACC, FM and BWT are computed."""
+MAIN = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC"}
+"""The metrics of the first table with their names in rows."""
 MEAN = "Mean"
 """The class name of the row over all classes."""
 
@@ -106,10 +108,6 @@ def stack_metrics(trials: Sequence[FinalMetrics]) -> FinalMetricsStack:
 
 def final_metrics(store: ResultStore, split: str) -> dict[tuple[str, int], FinalMetrics]:
     """Return the final metrics of every stored attempt, by (trial id, number of the attempt).
-
-    Args:
-        store: the results.
-        split: test | validation, the images that are scored.
 
     Raises:
         InvalidInput, Damaged: as `ResultStore.read`.

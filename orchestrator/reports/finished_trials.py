@@ -9,7 +9,7 @@ from typing import Any
 
 from moleflow.settings.knob_history import values_before_knob_existed
 from orchestrator.reports.final_metrics import FinalMetrics, final_metrics
-from orchestrator.reports.number_format import setting_text
+from orchestrator.reports.number_format import grouped, setting_text
 from orchestrator.results.schema import FINISHED, boolean_mask, holding, rows_of
 from orchestrator.results.store import ResultStore
 
@@ -78,20 +78,12 @@ class FinishedTrial:
 
 
 def finished_trials(store: ResultStore, selection: set[str] | None, split: str) -> list[FinishedTrial]:
-    """Return the finished trials of `selection` (None: all stored ones), ordered by trial id.
-
-    Args:
-        store: the results.
-        selection: trial ids.
-        split: test | validation, the images that the metrics are about.
-    """
+    """Return the finished trials of `selection` (None: all stored ones), ordered by trial id."""
     # A trial that finishes between the two reads has an attempt but no metrics here. It is left for
     # the next report.
     attempts = store.read("attempts", sorted({*_AS_STORED, *_COMPUTED_FROM, *_ENVIRONMENT}))
     finished = holding(attempts["status"], FINISHED)
-    others: dict[str, list[dict[str, Any]]] = {}
-    for row in rows_of(attempts.filter(boolean_mask(~finished))):
-        others.setdefault(row["trial_id"], []).append(row)
+    others = grouped((row["trial_id"], row) for row in rows_of(attempts.filter(boolean_mask(~finished))))
     metrics, reader = final_metrics(store, split), _AttemptReader()
     trials = [
         reader.trial(row, metrics[key], others.get(row["trial_id"], ()))
@@ -113,9 +105,7 @@ class _AttemptReader:
         self._environments: dict[tuple[object, ...], dict[str, str]] = {}
         self._factors: dict[str, dict[str, object]] = {}
 
-    def trial(
-        self, row: Mapping[str, Any], values: FinalMetrics, others: Sequence[Mapping[str, Any]] = ()
-    ) -> FinishedTrial:
+    def trial(self, row: Mapping[str, Any], values: FinalMetrics, others: Sequence[Mapping[str, Any]]) -> FinishedTrial:
         """Return the trial of a finished attempt; `others` are its attempts that did not finish."""
         if (factors := self._factors.get(row["factors"])) is None:
             factors = self._factors[row["factors"]] = json.loads(row["factors"])

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from moleflow.code_digest import CodeDigests
 from moleflow.errors import InvalidInput
+from orchestrator.host.provenance import ROOT
+from orchestrator.reports.differences import VersionSettings
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import plain_value
 
@@ -54,12 +55,12 @@ class Recipe:
     """
 
     title: str
-    selection: tuple[str, ...] | None
-    baseline: Mapping[str, object] | None
-    split: str
-    command: str
-    code: str | None
-    published: str | None
+    selection: tuple[str, ...] | None = None
+    baseline: Mapping[str, object] | None = None
+    split: str = "test"
+    command: str = ""
+    code: str | None = None
+    published: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,10 @@ class Lock:
     @property
     def rows(self) -> str:
         """Digest of the rows of all trials."""
-        return _sha256(_canonical(dict(self.trials)).encode())
+        return _digest(dict(self.trials))
 
     def comment(self, body: str) -> str:
-        """Return the lock as the comment that ends a report: one key a line.
-
-        Args:
-            body: the text of the report above it.
-        """
+        """Return the lock as the comment under a report's text: one key a line."""
         content = asdict(self.recipe) | {
             "report_code": self.report_code,
             "made_with": dict(self.made_with),
@@ -102,59 +99,34 @@ class Lock:
         return _OPENS + "{\n" + ",\n".join(lines).replace(">", "\\u003e") + "\n}" + _CLOSES
 
 
-_VersionSettings = Mapping[str, Mapping[str, object]] | None
-
-
-def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial], version_settings: _VersionSettings = None) -> Lock:
-    """Return the lock of a report over `trials`.
-
-    Args:
-        recipe: all that decides the report but its rows.
-        trials: the finished trials in it.
-        version_settings: {version: {setting: value}} that version files set.
-    """
-    settings: dict[int, str] = {}  # By id(): trials of one configuration mostly share theirs.
-    for trial in trials:
-        if id(trial.settings) not in settings:
-            settings[id(trial.settings)] = _sha256(_canonical(trial.settings).encode())
+def make_lock(recipe: Recipe, trials: Sequence[FinishedTrial], version_settings: VersionSettings | None = None) -> Lock:
+    """Return the lock of a report over `trials`."""
+    # By id(): trials of one configuration mostly share theirs.
+    settings = {id(of): _digest(of) for of in {id(trial.settings): trial.settings for trial in trials}.values()}
     digests = {trial.trial_id: _row_digest(trial, settings[id(trial.settings)]) for trial in trials}
     return Lock(recipe, digests, report_code(), _made_with(version_settings))
 
 
-def inputs_digest(recipe: Recipe, rows: str, version_settings: _VersionSettings = None) -> str:
-    """Return a digest of all that decides a report, known before it is made.
-
-    Args:
-        recipe: all that decides the report but its rows.
-        rows: digest of the stored rows, `ResultStore.digest`.
-        version_settings: {version: {setting: value}} that version files set.
-    """
-    content = [plain_value(asdict(recipe)), rows, report_code(), _made_with(version_settings)]
-    return _sha256(_canonical(content).encode())
+def inputs_digest(recipe: Recipe, rows: str, version_settings: VersionSettings | None = None) -> str:
+    """Return a digest of all that decides a report; `rows` is that of `ResultStore.digest`."""
+    return _digest([plain_value(asdict(recipe)), rows, report_code(), _made_with(version_settings)])
 
 
-def _made_with(version_settings: _VersionSettings) -> dict[str, str]:
+def _made_with(version_settings: VersionSettings | None) -> dict[str, str]:
     packages = {name: version(name) for name in ("numpy", "scipy")}
     # The form in which older locks hold it: the settings that any version sets, then their values.
     versions = None if version_settings is None else {"version": version_settings}
     paths = sorted({path for of in (version_settings or {}).values() for path in of})
     content = [None if versions is None else {"version": paths}, versions]
-    return packages | {"what versions bring": _sha256(_canonical(plain_value(content)).encode())[:16]}
+    return packages | {"what versions bring": _digest(plain_value(content))[:16]}
 
 
 def _row_digest(trial: FinishedTrial, settings: str) -> str:
-    """Return the digest of all that tables take from a trial's rows.
-
-    Neither the time of the run nor its worker is part of it.
-
-    Args:
-        trial: the trial.
-        settings: digest of its settings.
-    """
+    """Return the digest of all that tables take from a trial's rows, but no time or worker."""
     # Little-endian on every machine, so that equal values give equal digests.
     values = _sha256(trial.values.table.astype("<f8", copy=False).tobytes())
     own = vars(trial) | {"settings": settings, "classes": trial.classes, "images": trial.images, "values": values}
-    return _sha256(_canonical(own).encode())[:16]
+    return _digest(own)[:16]
 
 
 @cache
@@ -164,26 +136,18 @@ def report_code() -> str:
     It covers the syntax trees of `REPORT_MODULE` and of all it imports from `REPORT_CODE`, without
     docstrings and comments. The texts of notes are code: they are part of a report.
     """
-    root = Path(__file__).parents[2]
     sources = {}
     for name in REPORT_CODE:
-        place = root.joinpath(*name.split("."))
+        place = ROOT.joinpath(*name.split("."))
         for path in sorted(place.glob("*.py")) or [place.with_suffix(".py")]:
-            module = ".".join(path.relative_to(root).with_suffix("").parts)
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             sources[module.removesuffix(".__init__")] = path.read_bytes()
     return CodeDigests(sources).of(REPORT_MODULE)
 
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report as it was read from its file.
-
-    Attributes:
-        body: the text above the lock.
-        lock: the lock.
-        rows: digest of the rows that the lock names.
-        text: digest of the text that the lock names.
-    """
+    """A report as it was read from its file; its lock names the digests of rows and text."""
 
     body: str
     lock: Lock
@@ -197,11 +161,7 @@ class WrittenReport:
 
 
 def read_lock(report: str, name: str) -> WrittenReport:
-    """Take a report's text and its lock apart.
-
-    Args:
-        report: the text of a report.md.
-        name: its name in error messages.
+    """Take the text of a report.md and its lock apart; errors call it `name`.
 
     Raises:
         InvalidInput: it has no lock, or a damaged one.
@@ -229,17 +189,18 @@ def read_lock(report: str, name: str) -> WrittenReport:
 
 
 def _fits(content: Mapping[str, object], key: str, kinds: tuple[type, ...]) -> bool:
-    """Say whether a key has the right type; `trials` and `made_with` map to strings."""
+    # `trials` and `made_with` map to strings.
     value = content.get(key)
     items = value.values() if key in ("trials", "made_with") and isinstance(value, dict) else ()
     return key in content and isinstance(value, kinds) and all(isinstance(item, str) for item in items)
 
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+# The form and the digests of a lock do not depend on modules outside of `REPORT_CODE`.
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
-def _canonical(value: object) -> str:
-    return _CANONICAL.encode(value)
+def _digest(value: object) -> str:
+    return _sha256(_canonical(value).encode())
 
 
 def _sha256(content: bytes) -> str:

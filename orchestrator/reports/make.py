@@ -105,14 +105,4 @@ def _recipe(sweep: SweepFolder, show_all: bool = False, with_published: bool = F
 
 def build_from_recipe(store: ResultStore, recipe: Recipe) -> Report:
     """Return the report that a recipe describes, such as the one in a report's lock."""
-    return build_report(
-        store,
-        None if recipe.selection is None else set(recipe.selection),
-        recipe.baseline,
-        recipe.title,
-        current_code=recipe.code,
-        version_settings=version_settings(),
-        split=recipe.split,
-        published=load_published() if recipe.published else None,
-        command=recipe.command,
-    )
+    return build_report(store, recipe, load_published() if recipe.published else None, version_settings())

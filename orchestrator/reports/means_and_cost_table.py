@@ -9,7 +9,7 @@ from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import CONTINUAL, MEAN, MEASURES, METRICS
 from orchestrator.reports.notes import mean_notes, same_columns
 from orchestrator.reports.number_format import summary_text
-from orchestrator.reports.render import ABSENT, Cell, Table
+from orchestrator.reports.render import ABSENT, WIDEST, Cell, Table
 from orchestrator.reports.variants import VariantColumn, mean_name
 
 FURTHER = {
@@ -36,14 +36,8 @@ CONTINUAL_NOTE = (
 T = TypeVar("T")
 
 
-def means_and_cost_table(comparison: Comparison, names: Sequence[str], widest: int) -> Table:
-    """Return the table; more than `widest` columns become rows.
-
-    Args:
-        comparison: the columns.
-        names: the columns' names.
-        widest: the most columns that stand side by side.
-    """
+def means_and_cost_table(comparison: Comparison, names: Sequence[str]) -> Table:
+    """Return the table of the columns of these names."""
     variants = comparison.variants
     rows = []
     for metric, name in FURTHER.items():
@@ -64,7 +58,7 @@ def means_and_cost_table(comparison: Comparison, names: Sequence[str], widest: i
     notes = (*same_columns(comparison), *mean_notes(variants, of_classes), CONTINUAL_NOTE)
     title = "Means over the classes after the final task, and cost"
     table = Table(title, ("", *names), tuple(rows), notes, frozenset({first_cost}))
-    return table.transposed("Variant") if len(names) > widest else table
+    return table.transposed("Variant") if len(names) > WIDEST else table
 
 
 def _distinct(values: Iterable[T | None], text: Callable[[T], str]) -> str:

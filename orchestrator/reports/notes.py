@@ -16,8 +16,9 @@ from orchestrator.reports.differences import (
     no_effect_notes,
     saturation_notes,
 )
+from orchestrator.reports.final_metrics import MAIN
 from orchestrator.reports.finished_trials import FinishedTrial
-from orchestrator.reports.number_format import code_list, setting_text
+from orchestrator.reports.number_format import code_list, grouped, setting_text
 from orchestrator.reports.shared_settings import shared_lines
 from orchestrator.reports.variants import VariantColumn, classes_without_and_with, mean_name
 from orchestrator.results.schema import FINISHED, rows_of
@@ -80,19 +81,11 @@ def main_notes(
     comparison: Comparison,
     baseline: Mapping[str, object] | None,
     classes: Sequence[str],
-    metrics: Mapping[str, str],
     current_code: str | None,
 ) -> tuple[str, ...]:
-    """Return the notes under the main table.
-
-    Args:
-        comparison: the columns.
-        baseline: {knob: value} of the baseline that was asked for.
-        classes: the classes of the rows.
-        metrics: {metric: its name}, those that saturation and undefined means are noted for.
-        current_code: code digest of today; None leaves stale trials out of the notes.
-    """
+    """Return the notes under the main table; without `current_code` none is about stale trials."""
     variants = comparison.variants
+    metrics = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
     notes = [*_differences(comparison), _seed_note(comparison), *_densities(variants), *_flags(variants)]
     notes += _baseline(comparison, baseline)
     notes += no_effect_notes(variants)
@@ -135,10 +128,7 @@ def _densities(variants: Sequence[VariantColumn]) -> list[str]:
 
 
 def _flags(variants: Sequence[VariantColumn]) -> list[str]:
-    flags: dict[str, list[str]] = {}
-    for variant in variants:
-        for flag in dict.fromkeys(flag for t in variant.trials for flag in t.flags):
-            flags.setdefault(flag, []).append(variant.label)
+    flags = grouped((flag, v.label) for v in variants for flag in dict.fromkeys(f for t in v.trials for f in t.flags))
     return [f"flag: {flag}{_where(labels, len(variants))}" for flag, labels in flags.items()]
 
 
@@ -211,9 +201,7 @@ def _differences(comparison: Comparison) -> list[str]:
 
 
 def _values(difference: Difference, variants: Sequence[VariantColumn]) -> str:
-    columns: dict[str, list[str]] = {}
-    for value, variant in zip(difference.values, variants, strict=True):
-        columns.setdefault(value, []).append(variant.label)
+    columns = grouped(zip(difference.values, (variant.label for variant in variants), strict=True))
     return "; ".join(f"{value} in {code_list(labels)}" for value, labels in columns.items())
 
 
@@ -237,22 +225,13 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
 
 
 def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[str], split: str) -> tuple[str, ...]:
-    """Note the trials that are asked for and not in the tables, and every damaged file.
+    """Note the trials of `selection` (None: all) outside the tables, and every damaged file.
 
     Trials are counted by reason, and the first ones named with their error.
-
-    Args:
-        store: the results.
-        selection: ids of the trials that are asked for; None = all that have a stored attempt.
-        in_tables: ids of the trials in the tables.
-        split: test | validation, the images that the tables are about.
     """
-    columns = ["trial_id", "attempt", "started_at", "status", "error_kind", "error", "version", "factors", "seed"]
-    last: dict[str, dict[str, Any]] = {}
     # Reading all attempts is slow and not needed where every trial is in the tables.
-    if selection is None or not selection <= in_tables:
-        rows = sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"]))
-        last = {row["trial_id"]: row for row in rows}
+    needed = selection is None or not selection <= in_tables
+    last = last_attempts(store, ["version", "factors", "seed"]) if needed else {}
     wanted = last.keys() if selection is None else selection
     missing = sorted(wanted - in_tables)
     reasons = {trial: _reason(last.get(trial), split) for trial in missing}
@@ -270,6 +249,13 @@ def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[st
         where = damage.path.relative_to(store.folder).as_posix()
         lines.append(f"damaged: `{where}`: {damage.reason}; its trials count as not finished: run the sweep again.")
     return tuple(lines)
+
+
+def last_attempts(store: ResultStore, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the last attempt of each trial: these columns, its status and its error."""
+    columns = ["trial_id", "attempt", "started_at", "status", "error_kind", "error", *columns]
+    rows = sorted(rows_of(store.read("attempts", columns)), key=lambda row: (row["started_at"], row["attempt"]))
+    return {row["trial_id"]: row for row in rows}
 
 
 def _reason(row: Mapping[str, Any] | None, split: str) -> tuple[str, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.reports.render import ABSENT, Cell
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 Reals = npt.NDArray[np.float64]
 
 
@@ -65,31 +68,21 @@ def summary_text(summary: Summary, seeds: int, share: bool = False) -> str:
     """Return `mean ± sd`, followed by `(n=…)` if fewer than `seeds` seeds have a value."""
     if summary.mean is None:
         return ABSENT
-    spread = "" if summary.sd is None else f" ± {_sd_text(summary.sd, share)}"
+    sd = summary.sd
+    spread = "" if sd is None else " ± 0%" if share and sd == 0 else f" ± {100 * sd:.1f}%" if share else f" ± {sd:.4f}"
     own_n = "" if summary.n == seeds else f" (n={summary.n})"
     return f"{metric_text(summary.mean, share)}{spread}{own_n}"
-
-
-def _sd_text(sd: float, share: bool) -> str:
-    return metric_text(sd) if not share else "0%" if sd == 0 else f"{100 * sd:.1f}%"
 
 
 def metric_cells(summaries: Sequence[Summary], seeds: Sequence[int], share: bool = False) -> tuple[Cell, ...]:
     """Return one row of a metric, with the best mean in bold.
 
     Means that read alike tie. Nothing is bold where all columns read alike.
-
-    Args:
-        summaries: one for each column.
-        seeds: number of seeds of each column.
-        share: whether the metric is shown in percent.
     """
-    texts = [None if s.mean is None else metric_text(s.mean, share) for s in summaries]
-    means = [s.mean for s in summaries if s.mean is not None]
-    best = metric_text(max(means), share) if means else None
-    differ = len({text for text in texts if text is not None}) > 1
-    columns = zip(summaries, seeds, texts, strict=True)
-    return tuple(Cell(summary_text(summary, n, share), differ and text == best) for summary, n, text in columns)
+    texts = {s.mean: metric_text(s.mean, share) for s in summaries if s.mean is not None}
+    best = texts[max(texts)] if len(set(texts.values())) > 1 else None
+    columns = zip(summaries, seeds, strict=True)
+    return tuple(Cell(summary_text(s, n, share), s.mean is not None and texts[s.mean] == best) for s, n in columns)
 
 
 def relative_change(baseline: Summary, other: Summary) -> float | None:
@@ -134,6 +127,14 @@ def plain_value(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: plain_value(item) for key, item in value.items()}
     return value
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """Return the values of each key, in the order of the pairs."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def code_list(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from orchestrator.reports.bootstrap import RESAMPLES, Contrast, Interval, TrialScores, bootstrap_intervals
+from orchestrator.reports.bootstrap import RESAMPLES, Contrast, TrialScores, bootstrap_intervals
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.statistics import (
     effect_size,
@@ -104,18 +104,18 @@ def compare_paired(
     """
     selected = [None] * len(pairs) if classes is None else list(classes)
     trials = [_trial_pairs(a, b) for a, b in pairs]
-    results: list[PairedComparison] = []
-    contrasts: dict[int, Contrast] = {}
-    for k, (of_pair, names) in enumerate(zip(trials, selected, strict=True)):
-        result, contrast = _compare_over_seeds(of_pair, scores, names, metric)
-        results.append(result)
-        if contrast is not None:
-            contrasts[k] = contrast
+    both = [_compare_over_seeds(of, scores, names, metric) for of, names in zip(trials, selected, strict=True)]
+    results = [result for result, _ in both]
+    contrasts = {k: contrast for k, (_, contrast) in enumerate(both) if contrast is not None}
     intervals = bootstrap_intervals(list(contrasts.values()), BOOTSTRAP_SEED, resamples)
-    for k, interval in zip(contrasts, intervals, strict=True):
-        results[k] = _with_interval(results[k], interval)
+    for k, of in zip(contrasts, intervals, strict=True):
+        if of is None:
+            results[k] = replace(results[k], resampled="one image of a kind: nothing to draw from")
+        else:
+            source = IMAGES_AND_SEEDS if of.over_seeds else IMAGES
+            results[k] = replace(results[k], low=of.low, high=of.high, resampled=source)
     # Scores that are equal bit by bit are no test, and must not make the correction stricter.
-    results = [replace(r, p=None, floor=None) if _equal(of) else r for r, of in zip(results, trials, strict=True)]
+    results = [replace(r, p=None, floor=None) if _equal(pair) else r for r, pair in zip(results, trials, strict=True)]
     corrected = iter(holm([result.p for result in results if result.p is not None]))
     results = [result if result.p is None else replace(result, p_holm=next(corrected)) for result in results]
     return [replace(r, verdict=_verdict(r, of, metric)) for r, of in zip(results, trials, strict=True)]
@@ -189,13 +189,6 @@ def _unusable_scores(
                 if stored is None or own is None or abs(stored - own) > 1e-9:
                     return "the stored scores do not give the stored image AUROC"
     return None
-
-
-def _with_interval(result: PairedComparison, interval: Interval | None) -> PairedComparison:
-    if interval is None:
-        return replace(result, resampled="one image of a kind: nothing to draw from")
-    source = IMAGES_AND_SEEDS if interval.over_seeds else IMAGES
-    return replace(result, low=interval.low, high=interval.high, resampled=source)
 
 
 def _equal(trials: Sequence[_TrialPair]) -> bool:

@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.yaml_reader import read_mapping
+from orchestrator.host.provenance import ROOT
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import change_text, code_list, setting_text
 from orchestrator.reports.render import ABSENT
 
-FOLDER = Path(__file__).parents[2] / "results" / "published"
+FOLDER = ROOT / "results" / "published"
 NOT_RECORDED = "not recorded"
 _PERCENT = r"\d{1,3}(\.\d+)?%"
 
@@ -51,15 +52,11 @@ class PublishedRun(_Keys):
     """One published row.
 
     Attributes:
-        name: its name in the notes.
-        version: the version that it ran.
         source: where it is printed.
         against: the run that this one builds on.
         compares: the settings that were changed from that run on purpose.
         settings: {knob or `patch_grid`: value}, `NOT_RECORDED` if it was not written down.
         inferred: {setting: reason} of the values that were inferred.
-        classes: {class: its figures}.
-        means: the figures of the means.
     """
 
     name: str
@@ -149,25 +146,20 @@ class PublishedRows(_Keys):
         return self
 
 
-def predecessor(rows: PublishedRows, run: PublishedRun) -> PublishedRun | None:
-    """Return the run that this one builds on."""
-    return None if run.against is None else rows.run(run.against)
-
-
 def confound_marks(rows: PublishedRows, run: PublishedRun) -> list[str]:
     """Return the marks of the step to this run: † if it is confounded, or `(no effect)`."""
-    before = predecessor(rows, run)
-    if before is None:
+    if run.against is None:
         return []
+    before = rows.run(run.against)
     confounded = bool(published_confounds(before, run, run.compares))
     return ["†"] * confounded + ["(no effect)"] * without_effect(before, run)
 
 
 def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
     """Return the notes about the step to this run from the one that it builds on."""
-    before = predecessor(rows, run)
-    if before is None:
+    if run.against is None:
         return []
+    before = rows.run(run.against)
     step = f"{before.name} -> {run.name}"
     lines = []
     confounds = published_confounds(before, run, run.compares)

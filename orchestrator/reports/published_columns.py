@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from orchestrator.reports.differences import Comparison
-from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.notes import mean_notes
 from orchestrator.reports.number_format import code_list, setting_text, summary_text
 from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, step_notes
-from orchestrator.reports.render import ABSENT, Cell, Table
+from orchestrator.reports.render import ABSENT, WIDEST, Cell, Table
 from orchestrator.reports.variants import VariantColumn, mean_name, patch_grid
 
 TITLE = "Measured beside published"
@@ -29,46 +29,30 @@ def published_columns_table(
     comparison: Comparison,
     classes: Sequence[str],
     names: Sequence[str],
-    metrics: Mapping[str, str],
     published: Published,
-    widest: int,
 ) -> Table:
-    """Return a table of the measured columns followed by the published ones.
-
-    Args:
-        comparison: the measured columns.
-        classes: the measured classes.
-        names: names of the measured columns.
-        metrics: {metric: its name}.
-        published: the published rows.
-        widest: with more columns, columns become rows.
-    """
+    """Return a table of the measured columns, of these names, followed by the published ones."""
     chosen = chosen_runs(comparison, published)
-    wide = len(names) + len(chosen) > widest
+    wide = len(names) + len(chosen) > WIDEST
     union = dict.fromkeys([*classes, *(c for rows, _ in chosen for c in rows.classes)])
     body = []
     for class_name in (MEAN,) if wide else (*union, MEAN):
-        for metric, name in metrics.items():
+        for metric, name in MAIN.items():
             summaries = [v.summary(class_name, metric) for v in comparison.variants]
             pairs = zip(summaries, comparison.variants, strict=True)
             measured = [Cell(summary_text(s, len(v.seeds), metric == "routing_accuracy")) for s, v in pairs]
-            printed = [Cell(_figure(rows, run, class_name, metric, classes)) for rows, run in chosen]
+            # ‡ marks means over other classes than the measured ones.
+            marks = [" ‡" * (class_name == MEAN and set(rows.classes) != set(classes)) for rows, _ in chosen]
+            figures = [run.figure(class_name, metric) for _, run in chosen]
+            printed = [Cell(of + mark if of else ABSENT) for of, mark in zip(figures, marks, strict=True)]
             if any(cell.text != ABSENT for cell in (*measured, *printed)):
                 row = f"{class_name} {name}"
                 row = mean_name(comparison.variants, metric, row) if class_name == MEAN else row
                 body.append((row, (*measured, *printed)))
     header = ("Metric", *names, *(f"{run.label} †" for _, run in chosen))
-    table = Table(
-        TITLE, header, tuple(body), (*_notes(comparison, classes, chosen), *mean_notes(comparison.variants, metrics))
-    )
+    notes = (*_notes(comparison, classes, chosen), *mean_notes(comparison.variants, MAIN))
+    table = Table(TITLE, header, tuple(body), notes)
     return table.transposed("Column") if wide else table
-
-
-def _figure(rows: PublishedRows, run: PublishedRun, class_name: str, metric: str, classes: Sequence[str]) -> str:
-    figure = run.figure(class_name, metric)
-    if figure is None:
-        return ABSENT
-    return f"{figure} ‡" if class_name == MEAN and set(rows.classes) != set(classes) else figure
 
 
 def _notes(

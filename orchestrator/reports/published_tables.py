@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.reports.final_metrics import MEAN
-from orchestrator.reports.number_format import change_text, code_list, setting_text
+from orchestrator.reports.final_metrics import MAIN, MEAN
+from orchestrator.reports.number_format import change_text, code_list, grouped, setting_text
 from orchestrator.reports.published import (
     NOT_RECORDED,
     ClaimedChanges,
@@ -11,13 +11,12 @@ from orchestrator.reports.published import (
     PublishedRows,
     change_follows,
     confound_marks,
-    predecessor,
     published_change,
     run_records,
     step_notes,
 )
 from orchestrator.reports.render import ABSENT, Cell, Table
-from orchestrator.reports.tables import MAIN, Report
+from orchestrator.reports.tables import Report
 
 _CONTEXT = {"backbone.model": "Backbone", "patch_grid": "Patch grid"}
 
@@ -62,10 +61,7 @@ def runs_table(rows: PublishedRows) -> Table:
 
 
 def _inferences(rows: PublishedRows) -> list[str]:
-    runs: dict[tuple[str, str], list[str]] = {}
-    for run in rows.runs:
-        for inference in run.inferred.items():
-            runs.setdefault(inference, []).append(run.name)
+    runs = grouped((inference, run.name) for run in rows.runs for inference in run.inferred.items())
     return [f"Inferred, not recorded: `{path}` of {code_list(of)}: {why}." for (path, why), of in runs.items()]
 
 
@@ -74,8 +70,8 @@ def steps_table(rows: PublishedRows) -> Table:
     metrics = [m for m in MAIN if m != "routing_accuracy"]
     body = []
     for run in rows.runs:
-        before = predecessor(rows, run)
-        if before is not None:
+        if run.against is not None:
+            before = rows.run(run.against)
             changes = [
                 Cell(change_text(published_change(before.figure(MEAN, m), run.figure(MEAN, m)))) for m in metrics
             ]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 ABSENT = "\u2013"
 """The text of a cell without a value: an en dash."""
+WIDEST = 8
+"""With more variants, variants become rows, and values of single classes are in the CSV alone."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,8 @@ class Table:
     In titles, names and notes, `code` between backquotes is set as code.
 
     Attributes:
-        title: the heading.
         header: the columns' names; the first one heads the row names.
         rows: (row name, one cell for each column after the first).
-        notes: sentences under the table.
         rules: numbers of the rows that LaTeX sets a rule above.
     """
 

@@ -19,14 +19,9 @@ FILE = "report.json"
 
 
 def keep_report(folder: Path, inputs: str, files: Mapping[str, Path]) -> None:
-    """Record that a report was made from `inputs`.
+    """Record that a report's files, by kind (md, csv, tex), were made from the digest `inputs`.
 
     A full disk loses the record and raises nothing: the report itself is already written.
-
-    Args:
-        folder: the results folder.
-        inputs: digest of all that decides the report.
-        files: the report's files by kind (md, csv, tex).
     """
     with contextlib.suppress(OSError):
         digests = {kind: [path.name, _digest(path)] for kind, path in files.items()}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moleflow.files import write_atomically
 from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baselines
 from orchestrator.reports.bootstrap import read_scores
 from orchestrator.reports.differences import Comparison, VersionSettings, compare_variants
-from orchestrator.reports.final_metrics import MEAN, METRICS
+from orchestrator.reports.final_metrics import MAIN, MEAN, METRICS
 from orchestrator.reports.finished_trials import finished_trials
 from orchestrator.reports.lock import Lock, Recipe, make_lock
 from orchestrator.reports.means_and_cost_table import FURTHER, means_and_cost_table
 from orchestrator.reports.notes import header_lines, main_notes, mean_notes, same_columns, unfinished
-from orchestrator.reports.number_format import Summary, change_text, metric_cells, relative_change, setting_text
+from orchestrator.reports.number_format import change_text, metric_cells, relative_change, setting_text
 from orchestrator.reports.published import Published, run_records
 from orchestrator.reports.published_columns import chosen_runs, published_columns_table
 from orchestrator.reports.render import (
+    WIDEST,
     Cell,
     Table,
     csv_text,
@@ -30,10 +31,6 @@ from orchestrator.reports.render import (
 from orchestrator.reports.variants import comparable_means, group_variants, mean_name
 from orchestrator.results.store import ResultStore
 
-WIDEST = 8
-"""With more variants, variants become rows, and values of single classes are in the CSV alone."""
-
-MAIN = {"routing_accuracy": "Routing Acc", "image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC"}
 Record = tuple[object, ...]
 """One row of the CSV."""
 _CHANGE = "Change against "
@@ -45,9 +42,7 @@ class Report:
     """A report. It holds no time and no path, so that equal results make equal bytes.
 
     Attributes:
-        title: the heading.
         header: lines under the title.
-        tables: the tables with their notes.
         missing: lines about trials that are not in the tables.
         records: the rows of the CSV.
         lock: the report's inputs; None for a report that is not made of one results folder.
@@ -87,50 +82,40 @@ class Report:
 
 def build_report(
     store: ResultStore,
-    selection: set[str] | None,
-    baseline: Mapping[str, object] | None,
-    title: str,
-    *,
-    current_code: str | None = None,
-    version_settings: VersionSettings | None = None,
-    split: str = "test",
+    recipe: Recipe,
     published: Published | None = None,
-    command: str = "",
+    version_settings: VersionSettings | None = None,
 ) -> Report:
     """Return the report over the finished trials of a store.
 
     Args:
         store: the results.
-        selection: ids of the trials of the current plan; None = all that are stored.
-        baseline: {knob: value} of the columns that changes are taken against.
-        title: the report's heading.
-        current_code: code digest of today; trials made by other code are shown as stale.
+        recipe: all that decides the report but the rows; the lock holds the digest of `published`.
+        published: published rows to show in a table of their own.
         version_settings: {version: {setting: value}} that the version files set. A compared version
             explains these settings; any other setting that differs is a confound.
-        split: test | validation, the images that the tables are about.
-        published: published rows to show in a table of their own.
-        command: the command that makes this report, for its lock.
 
     Raises:
         InvalidInput: there is no store in the folder.
     """
-    # The lock holds the baseline sorted, and a report is made again from its lock.
-    baseline = None if baseline is None else dict(sorted(baseline.items()))
-    trials = finished_trials(store, selection, split)
+    # The lock holds ids and baseline sorted, and a report is made again from its lock.
+    selection = None if recipe.selection is None else set(recipe.selection)
     wanted = None if selection is None else tuple(sorted(selection))
+    baseline = None if recipe.baseline is None else dict(sorted(recipe.baseline.items()))
     digest = None if published is None else published.digest
-    recipe = Recipe(title, wanted, baseline, split, command, current_code, digest)
+    recipe = replace(recipe, selection=wanted, baseline=baseline, published=digest)
+    trials = finished_trials(store, selection, recipe.split)
     lock = make_lock(recipe, trials, version_settings)
     trials = comparable_means(trials)
     comparison = compare_variants(group_variants(trials), baseline, version_settings)
-    missing = unfinished(store, selection, {trial.trial_id for trial in trials}, split)
-    header = header_lines(comparison, split)
+    missing = unfinished(store, selection, {trial.trial_id for trial in trials}, recipe.split)
+    header = header_lines(comparison, recipe.split)
     if not trials:
-        return Report(title, header, (), missing, (), lock)
+        return Report(recipe.title, header, (), missing, (), lock)
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
-    compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, split))
-    tables, records = build_tables(comparison, classes, baseline, current_code, compared, published)
-    return Report(title, header, tables, missing, records, lock)
+    compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, recipe.split))
+    tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published)
+    return Report(recipe.title, header, tables, missing, records, lock)
 
 
 def build_tables(
@@ -141,26 +126,16 @@ def build_tables(
     compared: Sequence[BaselineComparison],
     published: Published | None = None,
 ) -> tuple[tuple[Table, ...], tuple[Record, ...]]:
-    """Return the tables of a comparison with at least one finished trial, and the CSV's rows.
-
-    Args:
-        comparison: the columns.
-        classes: in the order of the rows.
-        baseline: {knob: value} that was asked for.
-        current_code: code digest of today.
-        compared: the columns compared with their baselines.
-        published: published rows to show in a table of their own.
-    """
+    """Return the tables of a comparison with at least one finished trial, and the CSV's rows."""
     names = _column_names(comparison, current_code)
-    detection = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
-    notes = main_notes(comparison, baseline, classes, detection, current_code)
+    notes = main_notes(comparison, baseline, classes, current_code)
     name = _baseline_name(comparison, baseline)
     tables = _main_tables(comparison, classes, names, notes, name)
-    tables.append(means_and_cost_table(comparison, names, WIDEST))
+    tables.append(means_and_cost_table(comparison, names))
     tables += [baseline_table(of, comparison, names, name) for of in compared]
     records = _records(comparison, classes, current_code, compared)
     if published is not None:
-        tables.append(published_columns_table(comparison, classes, names, MAIN, published, WIDEST))
+        tables.append(published_columns_table(comparison, classes, names, published))
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))
     return tuple(tables), records
 
@@ -172,11 +147,10 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for kind, content in (("md", report.markdown()), ("csv", report.csv()), ("tex", report.latex())):
-        paths[kind] = folder / f"report.{kind}"
-        write_atomically(paths[kind], content.encode(), durable=False)  # It can be made again.
-    return paths
+    contents = {"md": report.markdown(), "csv": report.csv(), "tex": report.latex()}
+    for kind, content in contents.items():
+        write_atomically(folder / f"report.{kind}", content.encode(), durable=False)  # It can be made again.
+    return {kind: folder / f"report.{kind}" for kind in contents}
 
 
 def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:
@@ -201,22 +175,12 @@ def _baseline_name(comparison: Comparison, baseline: Mapping[str, object] | None
     return ", ".join(f"{key}={setting_text(value)}" for key, value in (baseline or {}).items())
 
 
-def _summaries(comparison: Comparison, class_name: str, metric: str) -> list[Summary]:
-    return [variant.summary(class_name, metric) for variant in comparison.variants]
-
-
-def _change_cells(comparison: Comparison, summaries: Sequence[Summary]) -> tuple[Cell, ...]:
-    pairs = zip(summaries, comparison.baselines, strict=True)
-    return tuple(Cell(change_text(None if of is None else relative_change(summaries[of], s))) for s, of in pairs)
-
-
 def _main_tables(
     comparison: Comparison, classes: Sequence[str], names: Sequence[str], notes: tuple[str, ...], baseline: str
 ) -> list[Table]:
     """Return the main table and, if columns have a baseline, the table of changes.
 
-    Changes are a column or more rows of the main table instead if there are two variants, or more
-    than `WIDEST`.
+    With two variants, or more than `WIDEST`, changes are a column or rows of the main table.
     """
     variants = comparison.variants
     measured = [k for k, of in enumerate(comparison.baselines) if of is not None and of != k]
@@ -225,11 +189,13 @@ def _main_tables(
     rows, changes = [], []
     for class_name in (MEAN,) if wide else (*classes, MEAN):
         for metric, name in MAIN.items():
-            summaries = _summaries(comparison, class_name, metric)
+            summaries = [variant.summary(class_name, metric) for variant in variants]
             row = f"{class_name} {name}"
             row = mean_name(variants, metric, row) if class_name == MEAN else row
             rows.append((row, metric_cells(summaries, seeds, metric == "routing_accuracy")))
-            changes.append((row, _change_cells(comparison, summaries)))
+            pairs = zip(summaries, comparison.baselines, strict=True)
+            change = [None if of is None else relative_change(summaries[of], s) for s, of in pairs]
+            changes.append((row, tuple(Cell(change_text(value)) for value in change)))
     rules = frozenset({len(rows) - len(MAIN)} if len(rows) > len(MAIN) else ())
     if any(cell.bold for _, cells in rows for cell in cells):
         where = f" (see `Against {baseline}`)" if measured else ""
@@ -264,7 +230,7 @@ def _records(
     ]
     for class_name in (*classes, MEAN):
         for metric in (*METRICS, *(m for m in FURTHER if m not in METRICS and class_name == MEAN)):
-            summaries = _summaries(comparison, class_name, metric)
+            summaries = [variant.summary(class_name, metric) for variant in comparison.variants]
             partial = class_name == MEAN and mean_name(comparison.variants, metric, "") != ""
             for k, (s, of) in enumerate(zip(summaries, comparison.baselines, strict=True)):
                 dataset, label, marks = own[k]

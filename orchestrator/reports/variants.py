@@ -134,10 +134,8 @@ def group_variants(trials: Sequence[FinishedTrial]) -> list[VariantColumn]:
 
 
 def _factor(key: str, members: Sequence[FinishedTrial]) -> object:
-    for trial in members:
-        if key in trial.factors:
-            return trial.factors[key]
-    return members[0].settings.get(key, ABSENT)
+    held = (trial.factors[key] for trial in members if key in trial.factors)
+    return next(held, members[0].settings.get(key, ABSENT))
 
 
 def _natural_order(value: str) -> list[tuple[int, float, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class Verification:
     """The result of comparing a report with the one that its Parquet files give today.
 
     Attributes:
-        name: the report's file name.
         trials: number of finished trials.
         differences: each place that differs, with both contents.
         reasons: the causes of differences.
@@ -53,7 +52,9 @@ class Verification:
         if self.equal:
             trials = counted(self.trials, "finished trial")
             equal = f"{self.name}: equal, byte for byte, to what the Parquet files in its folder give ({trials})"
-            return [equal, *self._damage(), *remarks]
+            left_out = f"{counted(self.left_out, 'trial')} not in the report"
+            damage = [f"damaged: {', '.join(self.damaged)}; {left_out}"] if self.damaged else []
+            return [equal, *damage, *remarks]
         more = len(self.differences) - _SHOWN
         return [
             f"{self.name}: differs from what the Parquet files in its folder give",
@@ -62,10 +63,6 @@ class Verification:
             *(f"why: {reason}" for reason in self.reasons),
             *remarks,
         ]
-
-    def _damage(self) -> list[str]:
-        left_out = f"{counted(self.left_out, 'trial')} not in the report"
-        return [f"damaged: {', '.join(self.damaged)}; {left_out}"] * bool(self.damaged)
 
 
 def check_report(path: Path, remake: Callable[[ResultStore, Recipe], Report], code: str) -> Verification:
@@ -82,9 +79,8 @@ def check_report(path: Path, remake: Callable[[ResultStore, Recipe], Report], co
     text, written = _read(path)
     store = ResultStore(path.parent, from_parts=True)
     report = remake(store, written.lock.recipe)
-    if report.lock is None:
-        raise AssertionError("a report over a store carries a lock")
     now = report.lock
+    assert now is not None, "a report over a store carries a lock"
     body = report.body()
     # Other report code may use other columns of the same rows. Their digests then say nothing, and
     # the text alone decides: the expected lock takes over whatever today's code would write anew.
@@ -204,13 +200,7 @@ def _sections(markdown: str) -> _Sections:
 
 
 def _cell_differences(title: str, theirs: Sequence[Sequence[str]], ours: Sequence[Sequence[str]]) -> list[str]:
-    """List the columns, rows and cells in which two tables differ.
-
-    Args:
-        title: title of the tables.
-        theirs: rows of the report's table, header first.
-        ours: rows of the table that was made again.
-    """
+    """List the columns, rows and cells in which a table differs from the one made again."""
     if not theirs or not ours:
         return [f"table '{title}': {'missing in' if ours else 'only in'} the report"] * bool(theirs or ours)
     head, own_head = theirs[0], ours[0]
@@ -220,20 +210,16 @@ def _cell_differences(title: str, theirs: Sequence[Sequence[str]], ours: Sequenc
     found += [f"table '{title}': column '{name}' missing in the report" for name in missing]
     renamed = [(head[k], own_head[of]) for k, of in same.items() if head[k] != own_head[of]]
     found += [f"table '{title}': column '{has}' of the report is '{gives}' by the Parquet" for has, gives in renamed]
-    rows, own_rows = _by_name(theirs), _by_name(ours)
+    rows, own_rows = ({row[0]: row for row in of[2:] if row} for of in (theirs, ours))
     found += [f"table '{title}': row '{name}' only in the report" for name in rows if name not in own_rows]
     found += [f"table '{title}': row '{name}' missing in the report" for name in own_rows if name not in rows]
     for name in [name for name in rows if name in own_rows]:
         for k, of in same.items():
-            has, gives = _cell(rows[name], k), _cell(own_rows[name], of)
+            has, gives = "".join(rows[name][k : k + 1]), "".join(own_rows[name][of : of + 1])
             if has != gives:
                 place = f"table '{title}', row '{name}', column '{head[k]}'"
                 found.append(f"{place}: the report has {has or 'nothing'}, the Parquet gives {gives or 'nothing'}")
     return found
-
-
-def _cell(row: Sequence[str], column: int) -> str:
-    return row[column] if column < len(row) else ""
 
 
 def _same_columns(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
@@ -245,10 +231,6 @@ def _same_columns(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
         if k not in same and len(left) == 1:
             same[k] = left[0]
     return same
-
-
-def _by_name(rows: Sequence[Sequence[str]]) -> Mapping[str, Sequence[str]]:
-    return {row[0]: row for row in rows[2:] if row}
 
 
 def _line_differences(written: str, made: str, place: str) -> list[str]:

@@ -74,11 +74,7 @@ def fail_trials_of_dead_drivers(study: optuna.Study, sweep_folder: Path, driver:
 
     The trials that a dead driver finished are stored, so that they do not run again. A running
     configuration without a driver's name is treated alike: its driver died before it could set it.
-
-    Args:
-        study: the study.
-        sweep_folder: the results folder.
-        driver: the name of the driver that calls; its own configurations stay.
+    The configurations of `driver`, which calls, stay.
 
     Returns:
         The number of configurations that were failed.
@@ -93,7 +89,8 @@ def fail_trials_of_dead_drivers(study: optuna.Study, sweep_folder: Path, driver:
             # Enqueue before failing. A driver that dies between the two leaves a configuration that
             # is both running and queued, which the next driver sees and does not queue again.
             parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if parameters and not _is_queued(study, trial.number):
+            queued = {other.user_attrs.get(REPLACES) for other in study.get_trials(deepcopy=False)}
+            if parameters and trial.number not in queued:
                 study.enqueue_trial(parameters, user_attrs={REPLACES: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             count += 1
@@ -104,10 +101,6 @@ def is_driver_alive(sweep_folder: Path, driver: str) -> bool:
     """Return true if the driver's claim exists and is not stale."""
     path = _folder(sweep_folder) / driver
     return path.exists() and not is_stale(path)
-
-
-def _is_queued(study: optuna.Study, number: int) -> bool:
-    return any(trial.user_attrs.get(REPLACES) == number for trial in study.get_trials(deepcopy=False))
 
 
 def _folder(sweep_folder: Path) -> Path:

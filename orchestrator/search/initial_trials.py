@@ -25,17 +25,13 @@ QUEUED = "begun"
 """User attribute of a study whose initial trials are queued."""
 
 
-def enqueue_initial_trials(study: optuna.Study, space: Space, search: SearchKeys, folder: Path) -> int:
+def enqueue_initial_trials(study: optuna.Study, space: Space, folder: Path) -> int:
     """Queue the initial configurations of a new study, at most once and at most `search.trials`.
 
     The base comes first, so that the search has to beat it. Earlier results follow, the best
     validation metric first; test metrics are never read. The notes' variants come last.
 
-    Args:
-        study: the study.
-        space: the space of the search.
-        search: the `search` block of the sweep file.
-        folder: the folder that relative paths in `start_from` start from.
+    Relative paths in `start_from` start from `folder`.
 
     Returns:
         The number of configurations that were queued.
@@ -47,11 +43,15 @@ def enqueue_initial_trials(study: optuna.Study, space: Space, search: SearchKeys
     if study.user_attrs.get(QUEUED):
         return 0
     distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for settings in (space.base(), *_earlier_results(search, folder), *(_published() if search.published else ())):
+    for settings in (
+        space.base(),
+        *_earlier_results(space.search, folder),
+        *(_published() if space.search.published else ()),
+    ):
         parameters = space.parameters(settings)
         if parameters:
             distinct.setdefault(tuple(sorted(parameters.items())), parameters)
-    first = list(distinct.values())[: search.trials]
+    first = list(distinct.values())[: space.search.trials]
     for parameters in first:
         # Another driver may have died in the middle of this loop.
         study.enqueue_trial(parameters, skip_if_exists=True)

@@ -23,7 +23,7 @@ from orchestrator.search.drivers import DRIVER
 from orchestrator.search.objective import Values, metric_values
 from orchestrator.search.samplers import make_sampler, with_last_step_only
 from orchestrator.search.space import Space
-from orchestrator.sweep.file_schema import COSTS, SearchKeys
+from orchestrator.sweep.file_schema import COSTS
 from orchestrator.sweep.trial import Trial
 
 REASON, TRIALS, UNTRIED = "why", "trials", "untried"
@@ -50,7 +50,7 @@ class _Configuration:
     """
 
     suggestion: optuna.Trial
-    trials: tuple[Trial, ...]
+    trials: Sequence[Trial]
     waiting: deque[Trial]
     running: set[str] = field(default_factory=set)
     values: dict[str, Values] = field(default_factory=dict)
@@ -95,8 +95,7 @@ class OptunaSearch:
         lock: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        assert space.sweep.search is not None
-        self._study, self._space, self._settings, self._driver = study, space, space.sweep.search, driver
+        self._study, self._space, self._settings, self._driver = study, space, space.search, driver
         self._stored, self._on_start, self._max_running, self._recover = stored, on_start, max_running, recover
         self._lock, self._clock, self._start = lock, clock, clock()
         self._open: dict[int, _Configuration] = {}
@@ -113,7 +112,8 @@ class OptunaSearch:
                 if trial is not None:
                     return trial
             if self._budget_left() <= 0 or not self._start_configuration():
-                return self._wait_or_done()
+                wait = self._open or self._recover() or self.other_drivers_run
+                return SourceSignal.WAIT if wait else SourceSignal.DONE
 
     def on_event(self, trial: Trial, event: Event) -> Collection[str]:
         """Report the value after a task to the pruner, and return the ids of the trials to stop."""
@@ -186,10 +186,6 @@ class OptunaSearch:
         suggested = self._study.get_trials(deepcopy=False, states=states)
         return self._settings.trials - sum(_counts(trial) for trial in suggested)
 
-    def _wait_or_done(self) -> SourceSignal:
-        wait = self._open or self._recover() or self.other_drivers_run
-        return SourceSignal.WAIT if wait else SourceSignal.DONE
-
     def _start_configuration(self) -> bool:
         """Open a suggested configuration, and return false if no more may be suggested."""
         reason = ""
@@ -207,7 +203,7 @@ class OptunaSearch:
                 except InvalidInput as error:
                     reason = f"impossible: {error}"
             if trials:
-                self._open_configuration(suggestion, tuple(trials))
+                self._open_configuration(suggestion, trials)
                 return True
             self._tell_optuna(suggestion, TrialState.FAIL, reason=reason)
         raise InvalidInput(
@@ -228,7 +224,7 @@ class OptunaSearch:
             suggestion.set_user_attr(DRIVER, self._driver)
             return suggestion
 
-    def _open_configuration(self, suggestion: optuna.Trial, trials: tuple[Trial, ...]) -> None:
+    def _open_configuration(self, suggestion: optuna.Trial, trials: Sequence[Trial]) -> None:
         ids = [trial.id for trial in trials]
         suggestion.set_user_attr(TRIALS, ids)
         self._on_start(trials)
@@ -291,21 +287,11 @@ class OptunaSearch:
             for name, fact in ((REASON, reason), (UNTRIED, list(untried))):
                 if fact:
                     suggestion.set_user_attr(name, fact)
-            for name, violation in (constraint_violations(self._settings, means) if means else {}).items():
-                suggestion.set_constraint(name, violation)
+            for name, bound in self._settings.constraints.items():
+                if means:  # Costs have an upper bound, metrics a lower one; a constraint is met at 0 or less.
+                    suggestion.set_constraint(name, means[name] - bound if name in COSTS else bound - means[name])
         values = [means[name] for name in self._settings.objectives] if means else None
         self._study.tell(suggestion, values, state, skip_if_finished=True)
-
-
-def constraint_violations(search: SearchKeys, means: Values) -> dict[str, float]:
-    """Return by how much each constraint is violated; a constraint is met at 0 or less.
-
-    Costs have an upper bound, metrics a lower bound.
-    """
-    return {
-        name: (means[name] - bound) if name in COSTS else (bound - means[name])
-        for name, bound in search.constraints.items()
-    }
 
 
 def _counts(trial: optuna.trial.FrozenTrial) -> bool:

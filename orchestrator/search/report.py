@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -51,16 +50,11 @@ class ConfigurationValues:
 
 
 def write_search_report(
-    study: optuna.Study, space: Space, search: SearchKeys, tested: Sequence[tuple[str, tuple[Trial, ...]]], folder: Path
+    study: optuna.Study, space: Space, tested: Sequence[tuple[str, tuple[Trial, ...]]], folder: Path
 ) -> tuple[str, Path]:
     """Write search.md and the plots into the results folder.
 
-    Args:
-        study: the study.
-        space: the space of the search.
-        search: the `search` block of the sweep file.
-        tested: the name and the trials of each configuration that was tested.
-        folder: the results folder.
+    `tested` has the name and the trials of each configuration that was tested.
 
     Returns:
         The report as Markdown, and the path of its file.
@@ -74,10 +68,10 @@ def write_search_report(
     values = stored_values(store, ids), stored_values(store, ids, "test")
     configurations = [ConfigurationValues(name, trials, *values) for name, trials in tested]
     plots = _plots(study, folder / PLOTS)
-    parts = [f"# {space.sweep.name}: the search\n", *_facts(study, space, search, store)]
+    parts = [f"# {space.sweep.name}: the search\n", *_facts(study, space, store)]
     parts += [
         markdown_table(table)
-        for table in (_tested(configurations, search), _best(study, space), _importance(study))
+        for table in (_tested(configurations, space.search), _best(study, space), _importance(study))
         if table.rows
     ]
     parts += [f"![{path.stem}]({PLOTS}/{path.name})" for path in plots]
@@ -87,8 +81,8 @@ def write_search_report(
     return text, path
 
 
-def _facts(study: optuna.Study, space: Space, search: SearchKeys, store: ResultStore) -> list[str]:
-    trials = study.get_trials(deepcopy=False)
+def _facts(study: optuna.Study, space: Space, store: ResultStore) -> list[str]:
+    search, trials = space.search, study.get_trials(deepcopy=False)
     counts = {state: sum(t.state is state for t in trials) for state in TrialState}
     config = space.trials(space.base())[0].config
     attempts = store.read("attempts", ["trial_id", "status", "seconds_spent"]).to_pylist()
@@ -199,16 +193,11 @@ def _plots(study: optuna.Study, folder: Path) -> list[Path]:
     target = None if len(study.directions) == 1 else (lambda t: t.values[0])
     name = (study.metric_names or ["objective"])[0]
     paths = []
-    kinds: dict[str, Callable[..., Any]] = {
-        "history": optuna_plots.plot_optimization_history,
-        "slice": optuna_plots.plot_slice,
-    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for kind, plot in kinds.items():
+        for kind, plot in (("history", optuna_plots.plot_optimization_history), ("slice", optuna_plots.plot_slice)):
             plot(study, target=target, target_name=name)
-            path = folder / f"{kind}.png"
-            pyplot.gcf().savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
+            paths.append(folder / f"{kind}.png")
+            pyplot.gcf().savefig(paths[-1], dpi=100, bbox_inches="tight", metadata={"Software": None})
             pyplot.close("all")
-            paths.append(path)
     return paths

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -20,6 +20,7 @@ from moleflow.errors import InvalidInput
 from moleflow.settings.config import TrialConfig
 from orchestrator.sweep.axes import Distribution, RandomAxis, check_value
 from orchestrator.sweep.conditions import holds
+from orchestrator.sweep.file_schema import SearchKeys
 from orchestrator.sweep.resolver import Resolver, copy_with
 from orchestrator.sweep.sweep import Sweep
 from orchestrator.sweep.trial import Identities, Inputs, Trial, spell
@@ -47,6 +48,12 @@ class Space:
         object.__setattr__(self, "_resolver", Resolver(self.sweep))
 
     @property
+    def search(self) -> SearchKeys:
+        """The `search` block of the sweep file."""
+        assert self.sweep.search is not None
+        return self.sweep.search
+
+    @property
     def distributions(self) -> Mapping[str, Distribution]:
         """{dotted path: distribution} of the knobs in the space."""
         (axis,) = self.sweep.axes
@@ -68,43 +75,28 @@ class Space:
 
     def is_excluded(self, factors: Mapping[str, Any]) -> bool:
         """Return true if `exclude` leaves the configuration out."""
-        values = ChainMap(dict(factors), self._resolver.base_values(factors))
+        values = {**self._resolver.base_values(factors), **factors}
         return any(holds(condition, values) for condition in self.sweep.exclude)
 
     def test_trials(self, factors: Mapping[str, Any]) -> list[Trial]:
-        """Make the trials that test a configuration after the search, with the final seeds.
+        """Make the trials that test a configuration after the search, with the final seeds."""
+        return self.trials(factors, test=True)
 
-        Raises:
-            InvalidInput: as `trials`.
-
-        """
-        return self.trials(factors, "all", self.sweep.final_seeds)
-
-    def trials(
-        self,
-        factors: Mapping[str, Any],
-        evaluate: Literal["validation", "all"] = "validation",
-        seeds: Sequence[int] | None = None,
-    ) -> list[Trial]:
+    def trials(self, factors: Mapping[str, Any], test: bool = False) -> list[Trial]:
         """Make the trials of a configuration, one for each seed.
-
-        Args:
-            factors: {dotted path: value} of the knobs that apply.
-            evaluate: `validation` during the search, `all` for the final tests.
-            seeds: the seeds; None = the sweep's.
 
         Raises:
             InvalidInput: an impossible configuration, or one without validation images.
 
         """
-        config = self._resolver.config({**factors, "data.evaluate": evaluate})
+        config = self._resolver.config({**factors, "data.evaluate": "all" if test else "validation"})
         if config.data.validation_anomalies == "none":
             raise InvalidInput(
                 f"{self.sweep.source}: search: selects on validation images, but data.validation_anomalies is none; "
                 "allowed: synthetic | real"
             )
         inputs = self.inputs(config)
-        seeded = [copy_with(config, seed=seed) for seed in (self.sweep.seeds if seeds is None else seeds)]
+        seeded = [copy_with(config, seed=seed) for seed in (self.sweep.final_seeds if test else self.sweep.seeds)]
         return [Trial(self._identities.of(one, inputs), one, dict(factors), inputs) for one in seeded]
 
     def base(self) -> dict[str, Any]:

@@ -17,19 +17,18 @@ from moleflow.errors import InvalidInput
 from orchestrator.host.provenance import without_passwords
 from orchestrator.search import without_experimental_warnings
 from orchestrator.search.samplers import make_pruner
-from orchestrator.sweep.file_schema import SearchKeys
+from orchestrator.sweep.resolver import Resolver
+from orchestrator.sweep.sweep import Sweep
 
 JOURNAL = "study.journal"
 CONNECT_ATTEMPTS = 5
 
 
-def open_study(name: str, search: SearchKeys, steps: int, sweep_folder: Path, url: str | None = None) -> optuna.Study:
-    """Open the study of a sweep, or create it.
+def open_study(sweep: Sweep, sweep_folder: Path, url: str | None) -> optuna.Study:
+    """Open the study of a sweep that has a search, or create it.
 
     Args:
-        name: the sweep's name, by which studies in one storage differ.
-        search: the sweep's `search` block.
-        steps: how many values each configuration reports: tasks times seeds.
+        sweep: the sweep; studies in one storage differ by its name.
         sweep_folder: the results folder, which holds the journal.
         url: the URL of another storage, such as sqlite:///study.db or postgresql://...
 
@@ -37,11 +36,14 @@ def open_study(name: str, search: SearchKeys, steps: int, sweep_folder: Path, ur
         InvalidInput: the storage cannot be opened, or the study has other objectives.
 
     """
+    search = sweep.search
+    assert search is not None
+    steps = len(Resolver(sweep).base_values({})["data.tasks"]) * len(sweep.seeds)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with explain_storage_errors(url, sweep_folder):
         study = optuna.create_study(
             storage=_open_database(url) if url else open_journal(sweep_folder),
-            study_name=name,
+            study_name=sweep.name,
             directions=list(search.objectives.values()),
             pruner=make_pruner(search.pruner, steps),
             load_if_exists=True,

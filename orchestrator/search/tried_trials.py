@@ -14,7 +14,6 @@ from moleflow.settings.config import TrialConfig
 from orchestrator.search.optuna_search import TRIALS, UNTRIED
 from orchestrator.search.space import Space
 from orchestrator.search.storage import JOURNAL, open_study
-from orchestrator.sweep.resolver import Resolver
 from orchestrator.sweep.sweep import Sweep
 from orchestrator.sweep.trial import Inputs, Trial
 
@@ -30,19 +29,7 @@ def tried_trials(
     """
     if url is None and not (sweep_folder / JOURNAL).exists():
         return []
-    return trials_of_study(study_of(sweep, sweep_folder, url), Space(sweep, inputs))
-
-
-def study_of(sweep: Sweep, sweep_folder: Path, url: str | None) -> optuna.Study:
-    """Open the study of a sweep that has a search, or create it.
-
-    Raises:
-        InvalidInput: the storage cannot be opened, or the study has other objectives.
-
-    """
-    assert sweep.search is not None
-    steps = len(Resolver(sweep).base_values({})["data.tasks"]) * len(sweep.seeds)
-    return open_study(sweep.name, sweep.search, steps, sweep_folder, url)
+    return trials_of_study(open_study(sweep, sweep_folder, url), Space(sweep, inputs))
 
 
 def trials_of_study(study: optuna.Study, space: Space) -> list[Trial]:
@@ -75,30 +62,13 @@ def best_trials(study: optuna.Study, count: int | None = None) -> list[FrozenTri
     """Return the best complete configurations that meet the constraints, the best first.
 
     With several objectives these are the Pareto front, sorted by the first objective. Each
-    configuration comes once, even if it was suggested several times.
-
-    Args:
-        study: the study.
-        count: how many to return; None = all.
-
+    configuration comes once, even if it was suggested several times. `count` limits their number.
     """
-    complete = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if _feasible(t)]
-    distinct = list({tuple(t.user_attrs[TRIALS]): t for t in reversed(complete)}.values())[::-1]
     if len(study.directions) > 1:
-        distinct = [t for t in distinct if not any(_dominates(other, t, study.directions) for other in distinct)]
-    ordered = sorted(distinct, key=lambda t: _to_maximize(t.values, study.directions)[0], reverse=True)
-    return ordered[:count]
-
-
-def _feasible(trial: FrozenTrial) -> bool:
-    return all(value <= 0 for value in (trial.constraints or {}).values())
-
-
-def _dominates(one: FrozenTrial, other: FrozenTrial, directions: list[StudyDirection]) -> bool:
-    pairs = list(zip(_to_maximize(one.values, directions), _to_maximize(other.values, directions), strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
-def _to_maximize(values: list[float], directions: list[StudyDirection]) -> list[float]:
-    """Return the values with the signs changed of those to minimise."""
-    return [v if d is StudyDirection.MAXIMIZE else -v for v, d in zip(values, directions, strict=True)]
+        best = study.best_trials
+    else:
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        best = [t for t in complete if all(violation <= 0 for violation in t.constraints.values())]
+    distinct = list({tuple(t.user_attrs[TRIALS]): t for t in reversed(best)}.values())[::-1]
+    maximize = study.directions[0] is StudyDirection.MAXIMIZE
+    return sorted(distinct, key=lambda t: t.values[0] if maximize else -t.values[0], reverse=True)[:count]

@@ -72,6 +72,10 @@ class ListedAxis:
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return iter(self.rows)
 
+    def always_has(self, path: str) -> bool:
+        """Return true if every point sets the knob at `path`."""
+        return all(path in row for row in self.rows)
+
     def values(self, path: str) -> list[Any]:
         """The distinct values of the knob at `path`, in file order."""
         return list(dict.fromkeys(row[path] for row in self.rows if path in row))
@@ -147,6 +151,10 @@ class RandomAxis:
                 for path, value in row.items()
             }
 
+    def always_has(self, path: str) -> bool:
+        """Return true if every point sets the knob at `path`."""
+        return path in self.distributions
+
     def values(self, path: str) -> list[Any] | None:
         """The distinct values of the knob at `path`, or None for a range."""
         distribution = self.distributions[path]
@@ -170,13 +178,7 @@ def flat_settings(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def axis_values(path: str, values: object, source: str) -> tuple[Any, ...]:
-    """Check the values of a grid axis or a condition.
-
-    Raises:
-        InvalidInput: no list, an empty list, a value that the knob does not allow or that is given
-            twice.
-
-    """
+    """Check the values of a grid axis or a condition: a list of distinct values, not empty."""
     if not isinstance(values, list):
         one = values if isinstance(values, str) else yaml_text(values)
         raise InvalidInput(f"{source}: {path}: given {yaml_text(values)}, allowed: a list of values, as in [{one}]")
@@ -192,12 +194,7 @@ def axis_values(path: str, values: object, source: str) -> tuple[Any, ...]:
 
 
 def grid_axes(settings: Mapping[str, Any], source: str) -> list[Axis]:
-    """The axes of `grid: {knob: [values]}`, one for each knob.
-
-    Raises:
-        InvalidInput: an unknown knob, an impossible value, an empty axis, or a value given twice.
-
-    """
+    """The axes of `grid: {knob: [values]}`, one for each knob."""
     return [
         ListedAxis((path,), tuple({path: value} for value in axis_values(path, values, source)))
         for path, values in flat_settings(settings, source).items()
@@ -205,16 +202,7 @@ def grid_axes(settings: Mapping[str, Any], source: str) -> list[Axis]:
 
 
 def zipped(settings: Mapping[str, Any], source: str) -> list[Axis]:
-    """The axis of `zip: {knob: [values], ...}`, whose n-th point takes the n-th value of each knob.
-
-    Returns:
-        One axis, or none for an empty `zip`.
-
-    Raises:
-        InvalidInput: an unknown knob, an impossible value, an empty list, lists of different
-            lengths, or a point given twice.
-
-    """
+    """The axis of `zip: {knob: [values], ...}`; its n-th point takes each knob's n-th value."""
     columns: dict[str, list[Any]] = {}
     for path, values in flat_settings(settings, source).items():
         if not isinstance(values, list) or not values:
@@ -223,22 +211,12 @@ def zipped(settings: Mapping[str, Any], source: str) -> list[Axis]:
     if len({len(values) for values in columns.values()}) > 1:
         lengths = ", ".join(f"{path} has {len(values)}" for path, values in columns.items())
         raise InvalidInput(f"{source}: knobs of a zip need equally many values, but {lengths}")
-    if not columns:
-        return []
-    rows = tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    return [_distinct(ListedAxis(tuple(columns), rows), source)]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return _axis_of_distinct(rows, tuple(columns), source)
 
 
 def listed(settings: Sequence[Any], source: str) -> list[Axis]:
-    """The axis of `list: [{knob: value, ...}, ...]`; its entries need not name the same knobs.
-
-    Returns:
-        One axis, or none for an empty `list`.
-
-    Raises:
-        InvalidInput: an unknown knob, an impossible value, or an entry given twice.
-
-    """
+    """The axis of `list: [{knob: value, ...}, ...]`; its entries need not name the same knobs."""
     rows: list[dict[str, Any]] = []
     for number, entry in enumerate(settings, start=1):
         where = f"{source}, entry {number}"
@@ -248,18 +226,18 @@ def listed(settings: Sequence[Any], source: str) -> list[Axis]:
             )
         rows.append({path: check_value(path, value, where) for path, value in flat_settings(entry, where).items()})
     knobs = tuple(dict.fromkeys(path for row in rows for path in row))
-    ordered = tuple({path: row[path] for path in knobs if path in row} for row in rows)
-    return [_distinct(ListedAxis(knobs, ordered), source)] if rows else []
+    return _axis_of_distinct([{path: row[path] for path in knobs if path in row} for row in rows], knobs, source)
 
 
-def _distinct(axis: ListedAxis, source: str) -> ListedAxis:
+def _axis_of_distinct(rows: Sequence[Mapping[str, Any]], knobs: tuple[str, ...], source: str) -> list[Axis]:
+    """Return one axis, or none without rows; refuse a row that is given twice."""
     seen: set[frozenset[tuple[str, Any]]] = set()
-    for number, row in enumerate(axis.rows, start=1):
+    for number, row in enumerate(rows, start=1):
         key = frozenset(row.items())
         if key in seen:
             raise InvalidInput(f"{source}: entry {number} repeats an earlier one; keep one of them")
         seen.add(key)
-    return axis
+    return [ListedAxis(knobs, tuple(rows))] if rows else []
 
 
 def random_axis(count: int, seed: int, settings: Mapping[str, Any], source: str) -> RandomAxis:
@@ -270,10 +248,6 @@ def random_axis(count: int, seed: int, settings: Mapping[str, Any], source: str)
         seed: the seed of the draws.
         settings: {knob: {choice: [values]}} or {knob: {uniform | loguniform | integer: [a, b]}}.
         source: the file and key, for messages.
-
-    Raises:
-        InvalidInput: an unknown knob or distribution, a bound that the knob does not allow, or no
-            knob at all.
 
     """
     flat = flat_settings(settings, source)

@@ -11,7 +11,7 @@ from typing import Any
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import Layer, fields, flatten_layer
 from moleflow.settings.yaml_reader import parse, yaml_text
-from orchestrator.sweep.axes import Axis, RandomAxis, axis_values, check_value, flat_settings, is_number
+from orchestrator.sweep.axes import Axis, axis_values, check_value, flat_settings, is_number
 from orchestrator.sweep.trial import spell
 
 _COMPARISON = re.compile(r"^(>=|<=|>|<(?!>)|!=)\s*(.+)$")
@@ -50,25 +50,14 @@ Condition = Mapping[str, Requirement]
 
 
 def parse_condition(settings: object, source: str) -> Condition:
-    """Parse `{knob: value | [values] | "> 0"}`, which holds if every knob meets its requirement.
-
-    Raises:
-        InvalidInput: an unknown knob, a value that it does not allow, or an empty condition.
-
-    """
+    """Parse `{knob: value | [values] | "> 0"}`, which holds if every knob meets its requirement."""
     if not isinstance(settings, Mapping) or not settings:
         raise InvalidInput(f'{source}: given {yaml_text(settings)}, allowed: {{knob: value, or [values], or "> 0"}}')
     return {path: _requirement(path, given, source) for path, given in flat_settings(settings, source).items()}
 
 
 def holds(condition: Condition, values: Mapping[str, Any]) -> bool:
-    """Return true if every knob of the condition meets its requirement.
-
-    Args:
-        condition: the condition.
-        values: {dotted path: value} of at least its knobs.
-
-    """
+    """Return true if all knobs meet their requirements; `values` are by dotted path."""
     return all(required.holds(values[path]) for path, required in condition.items())
 
 
@@ -110,11 +99,8 @@ def check_conditions(
         exclude: conditions of the variants to leave out.
         source: the sweep file, for messages.
 
-    Raises:
-        InvalidInput: a condition asks for a value that neither the axes nor the base have.
-
     """
-    values = [_PossibleValues(version, under, axis_of, when) for version, under in layers.items()]
+    values = [_possible_values(version, under, axis_of, when) for version, under in layers.items()]
     for knob, condition in when.items():
         _refuse_impossible(condition, values, f"{source}: when.{knob}", "the axis would never apply")
     for number, condition in enumerate(exclude, start=1):
@@ -126,34 +112,29 @@ def check_conditions(
                     _refuse_impossible({path: Requirement("in", (value,))}, values, where, result)
 
 
-class _PossibleValues:
-    """The values that each knob can have in the variants of one version."""
-
-    def __init__(
-        self, version: str, layers: Sequence[Layer], axis_of: Mapping[str, Axis], when: Mapping[str, Condition]
-    ) -> None:
-        self._base: dict[str, Any] = {}
-        for layer in layers:
-            flat = flatten_layer(layer)
-            self._base |= {path: check_value(path, value, layer.source) for path, value in flat.items()}
-        self._base["version"] = version
-        self._axis_of, self._when = axis_of, when
-
-    def of(self, path: str) -> list[Any] | None:
-        """The values of the knob at `path`, or None for a range."""
-        base = [self._base.get(path, fields()[path].default)]
-        if path not in self._axis_of or path == "version":
-            return base
-        axis = self._axis_of[path]
-        values = axis.values(path)
-        # The base's value counts too if some variants leave the knob out.
-        in_every_variant = path not in self._when and (isinstance(axis, RandomAxis) or all(path in row for row in axis))
-        return values if values is None or in_every_variant else [*values, *base]
+def _possible_values(
+    version: str, layers: Sequence[Layer], axis_of: Mapping[str, Axis], when: Mapping[str, Condition]
+) -> dict[str, list[Any] | None]:
+    """The values that each knob can have in the variants of one version; None for a range."""
+    base = {path: field.default for path, field in fields().items()}
+    for layer in layers:
+        base |= {path: check_value(path, value, layer.source) for path, value in flatten_layer(layer).items()}
+    base["version"] = version
+    values: dict[str, list[Any] | None] = {path: [value] for path, value in base.items()}
+    for path, axis in axis_of.items():
+        varied = axis.values(path)
+        if path != "version":
+            # The base's value counts too if some variants leave the knob out.
+            in_every_variant = path not in when and axis.always_has(path)
+            values[path] = varied if varied is None or in_every_variant else [*varied, base[path]]
+    return values
 
 
-def _refuse_impossible(condition: Condition, versions: Sequence[_PossibleValues], where: str, consequence: str) -> None:
-    def possible(path: str, required: Requirement, version: _PossibleValues) -> bool:
-        values = version.of(path)
+def _refuse_impossible(
+    condition: Condition, versions: Sequence[Mapping[str, list[Any] | None]], where: str, consequence: str
+) -> None:
+    def possible(path: str, required: Requirement, version: Mapping[str, list[Any] | None]) -> bool:
+        values = version[path]
         return values is None or any(required.holds(value) for value in values)
 
     if any(all(possible(path, required, version) for path, required in condition.items()) for version in versions):
@@ -161,7 +142,7 @@ def _refuse_impossible(condition: Condition, versions: Sequence[_PossibleValues]
     # Each requirement may be possible in some version, while no version meets all of them.
     never = [p for p, required in condition.items() if not any(possible(p, required, v) for v in versions)]
     path = next(iter(never or condition))
-    has = [spell(v) for v in dict.fromkeys(v for version in versions for v in version.of(path) or ())]
+    has = [spell(v) for v in dict.fromkeys(v for version in versions for v in version[path] or ())]
     asked = [spell(value) for value in condition[path].values]
     sign = "" if condition[path].sign == "in" else f"{condition[path].sign} "
     raise InvalidInput(

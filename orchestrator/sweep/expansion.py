@@ -56,11 +56,7 @@ class Expansion:
 
 
 def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
-    """Expand a sweep to its variants; the last axis varies fastest.
-
-    Args:
-        sweep: the sweep.
-        yes: allow more than LIMIT trials.
+    """Expand a sweep to its variants; the last axis varies fastest. `yes` allows over LIMIT trials.
 
     Raises:
         InvalidInput: too many trials, no variant, an impossible variant, or no variant with the
@@ -79,13 +75,17 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
         outcomes = list(_outcomes(sweep))
     variants = tuple(outcome for outcome in outcomes if isinstance(outcome, Variant))
     if not variants and "impossible" in outcomes:
+        reason = "check when and exclude"
+        try:
+            Resolver(sweep).config(next(iter(sweep.axes[0])))
+        except InvalidInput as error:
+            reason = str(error)
         raise InvalidInput(
-            f"{sweep.source}: search.space: none of {len(outcomes)} random configurations is possible; "
-            f"{_first_error(sweep)}"
+            f"{sweep.source}: search.space: none of {len(outcomes)} random configurations is possible; {reason}"
         )
     if not variants:
         raise InvalidInput(f"{sweep.source}: exclude leaves no variant; remove one of its entries")
-    if sweep.baseline and not any(_has_values(variant.config, sweep.baseline) for variant in variants):
+    if sweep.baseline and not any(sweep.baseline.items() <= flatten_config(v.config).items() for v in variants):
         raise InvalidInput(
             f"{sweep.source}: report.baseline: no variant has {label(sweep.baseline)}; "
             f"the first variants are: {'; '.join(label(variant.factors) for variant in variants[:5])}"
@@ -96,14 +96,7 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
 def trials_of(sweep: Sweep, variants: Sequence[Variant], inputs: Callable[[TrialConfig], Inputs]) -> list[Trial]:
     """Make the trials of variants, variant by variant and seed by seed; each id comes once.
 
-    Args:
-        sweep: the sweep.
-        variants: its variants.
-        inputs: returns the files that a configuration reads.
-
-    Raises:
-        InvalidInput: a task without images.
-
+    `inputs` returns the files that a configuration reads.
     """
     identities = Identities()
     inputs_of_groups: dict[tuple[int, int], Inputs] = {}
@@ -145,11 +138,6 @@ def configurations_reading_inputs(sweep: Sweep) -> list[TrialConfig]:
     return configs
 
 
-def _has_values(config: TrialConfig, baseline: Mapping[str, Any]) -> bool:
-    flat = flatten_config(config)
-    return all(flat[path] == value for path, value in baseline.items())
-
-
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
     """Pause the garbage collector, which takes a third of the time and finds no cycles here."""
@@ -160,15 +148,6 @@ def _without_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _first_error(sweep: Sweep) -> str:
-    """The reason why the first configuration of a search's sample is impossible."""
-    try:
-        Resolver(sweep).config(next(iter(sweep.axes[0])))
-    except InvalidInput as error:
-        return str(error)
-    return "check when and exclude"
 
 
 def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:

@@ -62,14 +62,12 @@ def sweep_schema() -> Schema:
 
 def _knob_definitions() -> dict[str, Schema]:
     whole = TrialConfig.model_json_schema()
-
-    def definition(path: str) -> Schema:
+    definitions: dict[str, Schema] = {}
+    for path in fields():
         group, _, name = path.rpartition(".")
         model = whole["$defs"][whole["properties"][group]["$ref"].rpartition("/")[2]] if group else whole
-        of_knob: Schema = model["properties"][name]
-        return of_knob
-
-    definitions = {path: definition(path) for path in fields() if path != "seed"}
+        definitions[path] = model["properties"][name]
+    del definitions["seed"]
     definitions["version"] = {"enum": version_names(), "description": definitions["version"]["description"]}
     # YAML reads a class folder such as 7 as a number, which the loader takes for its name.
     definitions["data.tasks"] = {**definitions["data.tasks"], "items": {"type": ["string", "integer"]}}

@@ -169,9 +169,14 @@ def make_sweep(
     refused = {path: f"{path} is an axis of this sweep; edit the axis in {source}" for path in axis_of}
     overrides = parse_sets(sets, {"seed": f"a sweep's seeds are set by `seeds` in {source}", **refused})
     version = overrides.pop("version", keys.version)
-    if version is None and not _every_variant_has_version(axis_of):
+    if version is None and not ("version" in axis_of and axis_of["version"].always_has("version")):
         raise InvalidInput(f"{source}: version: is missing; give a version's name, or make it an axis")
-    root, data_source = _data_root(keys, source, folder, data_root, environment or {})
+    root, data_source = data_root, "--data"
+    if root is None and keys.data is not None:
+        root, data_source = folder / Path(keys.data).expanduser(), f"{source}: data"
+    elif root is None:
+        given = (environment or {}).get(DATA_VARIABLE)
+        root, data_source = Path(given) if given else None, DATA_VARIABLE
     choice = choose_base(keys, source, folder, base, root)
     under_base = search_layers(keys, source)
 
@@ -213,18 +218,6 @@ def make_sweep(
     )
 
 
-def _data_root(
-    keys: SweepFile, source: str, folder: Path, option: Path | None, environment: Mapping[str, str]
-) -> tuple[Path | None, str]:
-    """Return the data root, and the option, key or variable that gives it."""
-    if option is not None:
-        return option, "--data"
-    if keys.data is not None:
-        return folder / Path(keys.data).expanduser(), f"{source}: data"
-    given = environment.get(DATA_VARIABLE)
-    return Path(given) if given else None, DATA_VARIABLE
-
-
 def _axes(keys: SweepFile, source: str) -> list[Axis]:
     by_key: dict[str, list[Axis]] = {
         "grid": axes.grid_axes(keys.grid, f"{source}: grid"),
@@ -250,18 +243,8 @@ def _axes(keys: SweepFile, source: str) -> list[Axis]:
     return [axis for found in by_key.values() for axis in found]
 
 
-def _every_variant_has_version(axis_of: Mapping[str, Axis]) -> bool:
-    axis = axis_of.get("version")
-    return axis is not None and (isinstance(axis, RandomAxis) or all("version" in row for row in axis))
-
-
 def _varied_knob(name: str, axis_of: Mapping[str, Axis], source: str) -> str:
-    """Return the dotted path of a knob that an axis varies.
-
-    Raises:
-        InvalidInput: no axis varies the knob.
-
-    """
+    """Return the dotted path of a knob that an axis varies."""
     path = knob(str(name), source)
     if path not in axis_of:
         raise InvalidInput(f"{source}: {path} is not an axis of this sweep; its axes: {', '.join(axis_of) or 'none'}")
@@ -304,8 +287,7 @@ def _baseline(given: Mapping[str, Any], axis_of: Mapping[str, Axis], source: str
         values = axis.values(path)
         # An entry of `list` without the knob has the base's value, which is known once variants
         # resolve; expand() then checks the baseline.
-        in_every_variant = isinstance(axis, RandomAxis) or all(path in row for row in axis)
-        if values is not None and in_every_variant and baseline[path] not in values:
+        if values is not None and axis.always_has(path) and baseline[path] not in values:
             spelled = [spell(v) for v in values]
             hint = did_you_mean(spell(baseline[path]), spelled)
             raise InvalidInput(

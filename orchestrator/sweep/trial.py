@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.config import DataKnobs, TrialConfig, canonical_json, digest
+from moleflow.settings.config import DataKnobs, TrialConfig, canonical_json
 from moleflow.settings.knob_history import ADDED
 from moleflow.settings.knobs import short_names
 
@@ -37,7 +37,7 @@ class Trial:
     """One configuration and one seed.
 
     Attributes:
-        id: 12 hex digits; see `trial_id`.
+        id: 12 hex digits; see `Identities`.
         config: the configuration, with its seed.
         factors: {knob: value} of the varied knobs, without the seed.
         inputs: the files that it reads.
@@ -55,115 +55,63 @@ class Trial:
         return label({**self.factors, "seed": self.config.seed})
 
 
-def identity(config: TrialConfig, inputs: Inputs) -> dict[str, Any]:
-    """Return the data of a trial's id: the configuration, with contents in place of paths.
-
-    Returns:
-        The configuration's settings, with the weights' digest as `backbone.weights`, and
-        `data_digests` in task order. A knob that was added after the first results
-        (`moleflow.settings.knob_history`) is left out at the value that it had before.
-
-    Raises:
-        InvalidInput: a task without a digest.
-
-    """
-    settings = config.model_dump()
-    settings |= {group: _without_added_knobs(group, settings[group]) for group in ADDED}
-    settings["backbone"]["weights"] = inputs.weights
-    settings["data_digests"] = _data_digests(config.data.tasks, inputs)
-    return settings
-
-
-def trial_id(identity: Mapping[str, Any]) -> str:
-    """Return the first 12 hex digits of the SHA-256 of the identity's canonical JSON."""
-    return digest(identity)[:12]
-
-
-def _without_added_knobs(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group without added knobs at their defaults, so that earlier ids stay."""
-    added = ADDED.get(group, {})
-    return {name: value for name, value in settings.items() if name not in added or value != added[name]}
-
-
-def _data_digests(tasks: Sequence[str], inputs: Inputs) -> list[str]:
-    missing = [task for task in tasks if task not in inputs.data]
-    if missing:
-        known = ", ".join(inputs.data) or "none"
-        raise InvalidInput(f"data.tasks: no images of '{missing[0]}' were found; there are: {known}")
-    return [inputs.data[task] for task in tasks]
-
-
 _KEYS = sorted([*TrialConfig.model_fields, "data_digests"])
-_SOURCE_GROUPS = ["data" if key == "data_digests" else key for key in _KEYS]
-_INPUT_KEYS = ("backbone", "data_digests")
-_MOST_CACHED = 4096
-
-
-@dataclass(frozen=True)
-class _JsonCache:
-    """The canonical JSON of one key's values, by the id() of the value.
-
-    `kept_alive` holds the values: Python may give the id() of a freed object to another one.
-    """
-
-    members: dict[int, str] = field(default_factory=dict)
-    kept_alive: list[object] = field(default_factory=list)
-
-    def add(self, value: object, member: str) -> str:
-        if len(self.kept_alive) >= _MOST_CACHED:  # Random draws share no group and would fill the memory.
-            self.members.clear()
-            self.kept_alive.clear()
-        self.kept_alive.append(value)
-        self.members[id(value)] = member
-        return member
+_MOST_CACHED = 16_384
 
 
 @dataclass(frozen=True)
 class Identities:
     """Computes the ids of many trials that share their groups of knobs.
 
-    The ids equal `trial_id(identity(config, inputs))`. A group (`loss`, `flow`, ...) that several
-    configurations hold as one object is written as JSON once, which is ten times as fast.
+    A group (`loss`, `flow`, ...) that several configurations hold as one object is written as JSON
+    once, which is ten times as fast.
     """
 
-    _shared: dict[str, _JsonCache] = field(default_factory=lambda: {key: _JsonCache() for key in _KEYS})
-    _by_inputs: dict[int, tuple[Inputs, list[_JsonCache], list[dict[int, str]]]] = field(default_factory=dict)
+    _members: dict[tuple[str, int, int], tuple[str, object, Inputs]] = field(default_factory=dict)
 
     def of(self, config: TrialConfig, inputs: Inputs) -> str:
-        """Return the trial's id.
+        """Return the trial's id: the first 12 hex digits of the SHA-256 of its identity."""
+        return hashlib.sha256(self.json(config, inputs).encode()).hexdigest()[:12]
+
+    def json(self, config: TrialConfig, inputs: Inputs) -> str:
+        """Return a trial's identity as canonical JSON: its configuration, with contents for paths.
+
+        It has the weights' digest as `backbone.weights`, and `data_digests` in task order. A knob
+        that was added after the first results (`moleflow.settings.knob_history`) is left out at the
+        value that it had before, so that earlier ids stay.
 
         Raises:
             InvalidInput: a task without a digest.
 
         """
-        _, caches, known = self._by_inputs.get(id(inputs)) or self._caches_of(inputs)
-        values = list(map(vars(config).__getitem__, _SOURCE_GROUPS))
-        members = [
-            member or caches[k].add(values[k], f'"{_KEYS[k]}":{_canonical(_KEYS[k], values[k], inputs)}')
-            for k, member in enumerate(map(dict.get, known, map(id, values)))
-        ]
-        return hashlib.sha256(f"{{{','.join(members)}}}".encode()).hexdigest()[:12]
+        values = vars(config)
+        members = [self._member(key, values["data" if key == "data_digests" else key], inputs) for key in _KEYS]
+        return f"{{{','.join(members)}}}"
 
-    def _caches_of(self, inputs: Inputs) -> tuple[Inputs, list[_JsonCache], list[dict[int, str]]]:
-        """Make the caches for these inputs; only two keys depend on them, the others are shared."""
-        if len(self._by_inputs) >= _MOST_CACHED:
-            self._by_inputs.clear()
-        caches = [_JsonCache() if key in _INPUT_KEYS else self._shared[key] for key in _KEYS]
-        # The entry holds `inputs`, as its id() is the key.
-        entry = self._by_inputs[id(inputs)] = inputs, caches, [cache.members for cache in caches]
-        return entry
+    def _member(self, key: str, value: object, inputs: Inputs) -> str:
+        place = key, id(value), id(inputs) if key in ("backbone", "data_digests") else 0
+        known = self._members.get(place)
+        if known is None:
+            if len(self._members) >= _MOST_CACHED:  # Random draws share no group and would fill the memory.
+                self._members.clear()
+            # The entry holds both objects: Python may give the id() of a freed object to another.
+            known = self._members[place] = f'"{key}":{canonical_json(_content(key, value, inputs))}', value, inputs
+        return known[0]
 
 
-def _canonical(key: str, value: object, inputs: Inputs) -> str:
-    """Return the canonical JSON of one key; for `data_digests`, `value` is the group `data`."""
-    if not isinstance(value, BaseModel):
-        return canonical_json(value)
+def _content(key: str, value: object, inputs: Inputs) -> object:
+    """Return what an identity holds under a key, given the group, or `data` for `data_digests`."""
     if isinstance(value, DataKnobs) and key == "data_digests":
-        return canonical_json(_data_digests(value.tasks, inputs))
-    settings = _without_added_knobs(key, vars(value))
-    if key == "backbone":
-        settings = {**settings, "weights": inputs.weights}
-    return canonical_json(settings)
+        missing = [task for task in value.tasks if task not in inputs.data]
+        if missing:
+            known = ", ".join(inputs.data) or "none"
+            raise InvalidInput(f"data.tasks: no images of '{missing[0]}' were found; there are: {known}")
+        return [inputs.data[task] for task in value.tasks]
+    if not isinstance(value, BaseModel):
+        return value
+    added = ADDED.get(key, {})
+    settings = {name: of for name, of in vars(value).items() if name not in added or of != added[name]}
+    return settings | {"weights": inputs.weights} if key == "backbone" else settings
 
 
 @cache

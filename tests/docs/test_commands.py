@@ -34,13 +34,6 @@ GROUP = typer.main.get_command(entry.app)
 PROGRAMS = ("moleflow-sweep", "make", "python", "pip", "sbatch", "ssh", "sudo", "scontrol", "eval")
 SMALL = {
     "data": {"image_size": 32, "mask_size": 32, "tasks": ["leather", "grid"]},
-    "backbone": {
-        "model": "efficientnet_lite0",
-        "weights": "random",
-        "layers": [1, 2],
-        "aggregate": "concat",
-        "grid": 4,
-    },
     "flow": {"blocks": 2},
     "lora": {"rank": 2},
     "training": {"epochs": 1, "batch_size": 4, "optimizer": "adamw"},
@@ -85,7 +78,9 @@ def shrunk(text: str) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path, draw: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def home(
+    tmp_path: Path, draw: Callable[..., None], small_backbone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
     """The function that makes a folder for a page, with images and with sweeps made small."""
 
     def make(page: str) -> Path:
@@ -93,7 +88,7 @@ def home(tmp_path: Path, draw: Callable[..., None], monkeypatch: pytest.MonkeyPa
         for root, names in CLASSES.items():
             for n, name in enumerate(names):
                 draw(tmp_path / "home" / root / name, 32, n)
-        (tmp_path / "base.yaml").write_text(yaml.safe_dump(SMALL))
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump(SMALL | {"backbone": small_backbone}))
         shutil.copytree(REPOSITORY / "slurm" / "profiles", tmp_path / "slurm" / "profiles")
         shutil.copy(tmp_path / "slurm/profiles/devcluster.yaml", tmp_path / "slurm/profiles/mylab.yaml")
         sweeps = [(f"sweeps/{path.name}", path.read_text()) for path in (REPOSITORY / "sweeps").glob("*.yaml")]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from orchestrator.reports.lock import Recipe
 from orchestrator.reports.published import Published, PublishedRows, load_published
 from orchestrator.reports.tables import build_report, write_report
 from orchestrator.results.schema import DETECTION
@@ -216,12 +217,11 @@ def ids(add: Callable[..., str], stored: Callable[[], ResultStore]) -> list[str]
 def write(ids: list[str], tmp_path: Path) -> Callable[..., Path]:
     """Write the report of the stored trials into their folder and return its path."""
 
-    def write(selection: object = "plan", **named: Any) -> Path:
-        chosen = set(ids) if selection == "plan" else selection
-        named = {"current_code": CODE, "command": "moleflow-sweep report FOLDER"} | named
-        report = build_report(
-            ResultStore(tmp_path / "sweep"), chosen, {"loss.focal_gamma": 0.0}, "Does gamma --> help?", **named
-        )
+    def write(selection: Any = "plan", published: Published | None = None, **named: Any) -> Path:
+        chosen = tuple(ids) if selection == "plan" else selection
+        named = {"code": CODE, "command": "moleflow-sweep report FOLDER"} | named
+        recipe = Recipe("Does gamma --> help?", chosen, {"loss.focal_gamma": 0.0}, **named)
+        report = build_report(ResultStore(tmp_path / "sweep"), recipe, published)
         return write_report(report, tmp_path / "sweep")["md"]
 
     return write

@@ -41,8 +41,8 @@ def test_neither_tune_nor_the_source_keeps_the_trials_that_have_ended(place, fea
     assert not source.placed
     assert len(over) >= 3
     for trial in over:
-        assert trial.config["placed"].trials == ()
-        assert trial.evaluated_params["placed"].trials == ()
+        assert trial.config["placed"].trial is None
+        assert trial.evaluated_params["placed"].trial is None
         assert set(trial.last_result) <= KEPT_OF_A_RESULT | {"experiment_tag"}
         assert trial.metric_analysis["image_auroc"]["max"] > 0
         assert "pid" not in trial.last_result
@@ -57,7 +57,7 @@ class Given:
 
     def __init__(self, *names: str) -> None:
         inputs = Inputs({}, "", "")
-        self._left = [WorkItem((Trial(n, TrialConfig(), {}, inputs),), (), Resources()) for n in names]
+        self._left = [WorkItem(Trial(n, TrialConfig(), {}, inputs), (), Resources()) for n in names]
         self.then = SourceSignal.WAIT
 
     def next(self) -> WorkItem | SourceSignal:

@@ -9,6 +9,8 @@ import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -16,7 +18,7 @@ from ray.tune import CheckpointConfig, PlacementGroupFactory, RunConfig, TuneCon
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from moleflow.code_digest import code_digest
-from orchestrator.backends.ray.cluster import Cluster, connected
+from orchestrator.backends.ray.cluster import connected, trial_request
 from orchestrator.backends.ray.trial_actor import STOP_WITHIN_S, TrialActor, stop_file
 from orchestrator.backends.ray.tune_source import NoMoreTrials, SourceSearcher, TuneCallback, TuneSource
 from orchestrator.execution.backend import MakeWorker, TrialSupply, WorkerConfig
@@ -28,6 +30,7 @@ REDUCTION = 2  # At each rung of ASHA the better half continues.
 MOST_TASKS = 1_000  # Larger than any sequence: ASHA must not end trials by itself.
 
 
+@dataclass(frozen=True)
 class RayBackend:
     """Trials on Ray.
 
@@ -44,20 +47,14 @@ class RayBackend:
 
     """
 
-    def __init__(
-        self,
-        setup: WorkerConfig,
-        resources: Resources | None = None,
-        workers: int | None = None,
-        address: str | None = None,
-        dashboard: bool = True,
-        say: Callable[[str], None] = print,
-        make: MakeWorker = make_worker,
-        early_stopping: EarlyStopping | None = None,
-    ) -> None:
-        self._setup, self._resources, self._max_items = setup, resources or Resources(), workers or math.inf
-        self._early_stopping = early_stopping
-        self._address, self._dashboard, self._say, self._make = address, dashboard, say, make
+    setup: WorkerConfig
+    resources: Resources = field(default_factory=Resources)
+    workers: int | None = None
+    address: str | None = None
+    dashboard: bool = True
+    say: Callable[[str], None] = print
+    make: MakeWorker = make_worker
+    early_stopping: EarlyStopping | None = None
 
     def run(self, source: TrialSupply, events: Events) -> None:
         """Pull and run items until the source is DONE.
@@ -66,31 +63,31 @@ class RayBackend:
             InvalidInput: the cluster cannot be joined, or no node of it can hold a trial.
 
         """
-        with connected(self._address, self._resources, self._setup, self._dashboard, self._say) as cluster:
-            tune_source = TuneSource(self._setup, source, events, self._max_items)
+        with connected(self.address, self.resources, self.setup, self.dashboard, self.say) as storage:
+            tune_source = TuneSource(self.setup, source, events, self.workers or math.inf)
             try:
-                self._tuner(cluster, tune_source).fit()
+                self._tuner(storage, tune_source).fit()
             except NoMoreTrials:
                 pass
             finally:
                 self._stop_open_trials(tune_source)
 
-    def _tuner(self, cluster: Cluster, tune_source: TuneSource) -> Tuner:
-        bundle = cluster.request(self._resources, self._setup)
-        actor = tune.with_parameters(TrialActor, setup=self._setup, make=self._make, code=code_digest())
+    def _tuner(self, storage: Path, tune_source: TuneSource) -> Tuner:
+        bundle = trial_request(self.resources, self.setup)
+        actor = tune.with_parameters(TrialActor, setup=self.setup, make=self.make, code=code_digest())
         return Tuner(
             tune.with_resources(actor, PlacementGroupFactory([bundle])),
             tune_config=TuneConfig(
                 search_alg=SourceSearcher(tune_source),
-                scheduler=_scheduler(self._early_stopping) if self._early_stopping else None,
+                scheduler=_scheduler(self.early_stopping) if self.early_stopping else None,
                 num_samples=-1,  # Until the source is done.
                 reuse_actors=True,
                 trial_name_creator=_name,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=RunConfig(
-                name=re.sub(r"\W", "_", self._setup.sweep),
-                storage_path=str(cluster.storage),
+                name=re.sub(r"\W", "_", self.setup.sweep),
+                storage_path=str(storage),
                 callbacks=[TuneCallback(tune_source)],
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
@@ -99,7 +96,7 @@ class RayBackend:
 
     def _stop_open_trials(self, tune_source: TuneSource) -> None:
         """Have the actors record running trials as interrupted, within seconds."""
-        file = stop_file(self._setup)
+        file = stop_file(self.setup)
         if not tune_source.open_trials:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,8 +126,5 @@ def _scheduler(early_stopping: EarlyStopping) -> TrialScheduler:
 
 def _name(tune_trial: Any) -> str:
     """The name of a trial in Tune and the dashboard: version, factors, seed."""
-    names = []
-    for trial in tune_trial.config["placed"].trials:
-        has_version = "version" in trial.factors
-        names.append(trial.label if has_version else f"{trial.config.version} {trial.label}")
-    return " + ".join(names)
+    trial = tune_trial.config["placed"].trial
+    return str(trial.label if "version" in trial.factors else f"{trial.config.version} {trial.label}")

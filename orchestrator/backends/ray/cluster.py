@@ -8,7 +8,6 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,54 +36,45 @@ DRIVER_VARIABLES = {
 }
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that this process is connected to.
+def trial_request(needs: Resources, setup: WorkerConfig) -> dict[str, float]:
+    """The resources that one trial requests of Ray.
 
-    Attributes:
-        storage: an empty folder for the files of Tune; removed at the end of the connection.
+    `trials_per_gpu` trials share `gpus` GPUs. If the sweep file requests no GPU and the cluster
+    has some, a trial gets its share of one, unless it runs on the CPU.
+
+    Raises:
+        InvalidInput: no node has enough, or Ray does not know such a share of a GPU.
 
     """
-
-    storage: Path
-
-    def request(self, needs: Resources, setup: WorkerConfig) -> dict[str, float]:
-        """The resources that one trial requests of Ray.
-
-        `trials_per_gpu` trials share `gpus` GPUs. If the sweep file requests no GPU and the cluster
-        has some, a trial gets its share of one, unless it runs on the CPU.
-
-        Raises:
-            InvalidInput: no node has enough, or Ray does not know such a share of a GPU.
-
-        """
-        nodes = [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
-        has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
-        if setup.device == "cuda" and not has_gpus:
-            raise InvalidInput("--device: given 'cuda', but no node of this Ray cluster has a GPU; allowed: auto | cpu")
-        wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.trials_per_gpu
-        if wanted > 1 and wanted % 1:
-            raise InvalidInput(f"resources.gpus: {wanted:g} for one trial; Ray gives a share of one GPU or whole ones")
-        share = int(wanted * SHARES_OF_A_GPU) / SHARES_OF_A_GPU
-        request = {
-            "CPU": float(max(setup.threads, needs.cpus)),
-            **({"GPU": share} if share else {}),
-            "memory": float(int(needs.mem_gb * 1e9)),
-        }
-        if not any(all(node.get(name, 0) >= amount for name, amount in request.items()) for node in nodes):
-            most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in request}
-            raise InvalidInput(
-                f"resources: a trial asks for {_spelled(request)}, and no node of this Ray cluster has as much; "
-                f"the most of each on one node: {_spelled(most)}"
-            )
-        return request
+    nodes = [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
+    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+    if setup.device == "cuda" and not has_gpus:
+        raise InvalidInput("--device: given 'cuda', but no node of this Ray cluster has a GPU; allowed: auto | cpu")
+    wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.trials_per_gpu
+    if wanted > 1 and wanted % 1:
+        raise InvalidInput(f"resources.gpus: {wanted:g} for one trial; Ray gives a share of one GPU or whole ones")
+    share = int(wanted * SHARES_OF_A_GPU) / SHARES_OF_A_GPU
+    request = {
+        "CPU": float(max(setup.threads, needs.cpus)),
+        **({"GPU": share} if share else {}),
+        "memory": float(int(needs.mem_gb * 1e9)),
+    }
+    if not any(all(node.get(name, 0) >= amount for name, amount in request.items()) for node in nodes):
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in request}
+        raise InvalidInput(
+            f"resources: a trial asks for {_spelled(request)}, and no node of this Ray cluster has as much; "
+            f"the most of each on one node: {_spelled(most)}"
+        )
+    return request
 
 
 @contextlib.contextmanager
 def connected(
     address: str | None, needs: Resources, setup: WorkerConfig, dashboard: bool, say: Callable[[str], None]
-) -> Iterator[Cluster]:
+) -> Iterator[Path]:
     """Connect to a running cluster within the block, or run one within it.
+
+    Gives an empty folder for the files of Tune, which is removed after the block.
 
     Args:
         address: the address of a cluster, or `auto` for the one of this machine; None = start one.
@@ -107,7 +97,7 @@ def connected(
             dashboard_at = _join(address) if address else _start(folder, needs, setup, dashboard)
             if dashboard_at:
                 say(f"dashboard: http://{dashboard_at}")
-            yield Cluster(folder / "tune")
+            yield folder / "tune"
     finally:
         ray.shutdown()
         if claim:
@@ -151,36 +141,24 @@ def check_address(address: str) -> None:
         InvalidInput: it is no address, or no cluster answers.
 
     """
-    if address == "auto":
-        try:
-            with set_variables(DRIVER_VARIABLES):
-                _join(address)
-        finally:
-            ray.shutdown()
-        return
-    with _joinable(address):
-        _connect(address)
-
-
-def _join(address: str) -> str | None:
-    with _joinable(address):
-        if address != "auto":
-            _connect(address)
-        return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL).dashboard_url
-
-
-def _connect(address: str) -> None:
-    # Without this check, Ray would wait for 15 minutes and then end this process.
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError("it is no HOST:PORT")
-    socket.create_connection((host.strip("[]"), int(port)), ANSWER_WITHIN_S).close()
-
-
-@contextlib.contextmanager
-def _joinable(address: str) -> Iterator[None]:
     try:
-        yield
+        with set_variables(DRIVER_VARIABLES):
+            _join(address, only_check=True)
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str, only_check: bool = False) -> str | None:
+    try:
+        if address != "auto":
+            # Without this check, Ray would wait for 15 minutes and then end this process.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError("it is no HOST:PORT")
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_WITHIN_S).close()
+            if only_check:
+                return None
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL).dashboard_url
     except (OSError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise InvalidInput(

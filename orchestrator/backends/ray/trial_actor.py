@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,25 +31,25 @@ STOP_WITHIN_S = 5.0
 
 @dataclass
 class Placement:
-    """The trials of one work item, as a value of a Tune configuration.
+    """A trial, as a value of a Tune configuration.
 
     Tune copies and prints configurations often: a copy is the same object, and its text is short.
     """
 
-    trials: tuple[Trial, ...]
+    trial: Trial | None
 
     def release(self) -> None:
-        """Forget the trials.
+        """Forget the trial.
 
         Tune keeps every configuration to its end. Without this, memory would grow with the trials.
         """
-        self.trials = ()
+        self.trial = None
 
     def __deepcopy__(self, _: object) -> Placement:
         return self
 
     def __repr__(self) -> str:
-        return ",".join(trial.id for trial in self.trials)
+        return self.trial.id if self.trial else ""
 
 
 def stop_file(setup: WorkerConfig) -> Path:
@@ -58,7 +58,7 @@ def stop_file(setup: WorkerConfig) -> Path:
 
 
 class TrialActor(Trainable):
-    """Runs the trials of one item after another.
+    """Runs one trial after another.
 
     One training iteration of Tune is one task of the sequence; the last one returns `done`.
     """
@@ -73,20 +73,20 @@ class TrialActor(Trainable):
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next item. The process keeps everything that it has loaded."""
+        """Take the next trial. The process keeps everything that it has loaded."""
         self._take(new_config)
         return True
 
     def _take(self, config: Mapping[str, Any]) -> None:
-        self._placed: Placement | None = config["placed"]
+        self._next: Trial | None = config["placed"].trial
         self.config = {}  # Tune would send it back with every result.
         self._show_in_dashboard()
 
     def step(self) -> dict[str, Any]:
-        """Run until a task or the whole item has ended; returns its metrics for Tune."""
-        if self._placed is not None:
-            self._item = self._trial_thread.start(self._placed.trials)
-            self._placed = None
+        """Run until a task or the whole trial has ended; returns its metrics for Tune."""
+        if self._next is not None:
+            self._item = self._trial_thread.start(self._next)
+            self._next = None
         while True:
             try:
                 item, note = self._trial_thread.notes.get(timeout=LOOK_EVERY_S)
@@ -125,31 +125,31 @@ class _TrialThread:
     """Runs trials in a thread, in which the worker lives; the actor's own thread talks to Tune.
 
     Attributes:
-        notes: pairs of an item's number and a `task` or `fatal` event of it; None instead of an
-            event when all its trials have ended.
+        notes: pairs of a trial's number and a `task` or `fatal` event of it; None instead of an
+            event when it has ended.
 
     """
 
     def __init__(self, setup: WorkerConfig, make: MakeWorker, code: str) -> None:
         self.notes: queue.SimpleQueue[tuple[int, Event | None]] = queue.SimpleQueue()
         self._setup, self._make, self._code = setup, make, code
-        self._given: queue.SimpleQueue[tuple[int, Sequence[Trial]] | None] = queue.SimpleQueue()
-        self._items, self._item, self._trials = 0, 0, frozenset[str]()
+        self._given: queue.SimpleQueue[tuple[int, Trial] | None] = queue.SimpleQueue()
+        self._items, self._item, self._trial_id = 0, 0, ""
         self._pruned = stop_requests.prune_requests(setup.folder)
         self._busy = False
         self._thread = threading.Thread(target=self._serve, name="trials", daemon=True)
         self._thread.start()
 
-    def start(self, trials: Sequence[Trial]) -> int:
-        """Run trials one after another; returns the number of the item in `notes`."""
+    def start(self, trial: Trial) -> int:
+        """Run a trial after those before it; returns its number in `notes`."""
         self._items += 1
-        self._given.put((self._items, trials))
+        self._given.put((self._items, trial))
         return self._items
 
     @property
     def stopping(self) -> bool:
         """True if the running trial is marked as pruned; it stops at its next epoch."""
-        return self._thread.is_alive() and self._busy and any(map(self._pruned.is_set, self._trials))
+        return self._thread.is_alive() and self._busy and self._pruned.is_set(self._trial_id)
 
     def interrupt(self) -> None:
         """Stop the running trial as SIGTERM would: its attempt is recorded as interrupted.
@@ -186,16 +186,15 @@ class _TrialThread:
         with contextlib.suppress(WorkerStopped):
             try:
                 while (given := self._next(worker)) is not None:
-                    self._item, trials = given
-                    self._trials, self._busy = frozenset(trial.id for trial in trials), True
-                    for trial in trials:
-                        worker.run(trial)
+                    self._item, trial = given
+                    self._trial_id, self._busy = trial.id, True
+                    worker.run(trial)
                     self._busy = False
                     self.notes.put((self._item, None))
             finally:
                 worker.flush()
 
-    def _next(self, worker: TrialRunner) -> tuple[int, Sequence[Trial]] | None:
+    def _next(self, worker: TrialRunner) -> tuple[int, Trial] | None:
         while True:
             try:
                 return self._given.get(timeout=worker.seconds_until_due())

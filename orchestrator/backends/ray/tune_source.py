@@ -46,9 +46,9 @@ class TuneSource:
         setup: what the workers need.
         source: where the trials come from.
         events: called with every event.
-        max_items: items that Tune may have at once.
+        max_items: trials that Tune may have at once.
         clock: seconds since an arbitrary start.
-        placed: the items that Tune has, by Tune's trial id.
+        placed: the ids of the trials that Tune has, by Tune's ids.
 
     """
 
@@ -57,7 +57,7 @@ class TuneSource:
     events: Events
     max_items: float
     clock: Callable[[], float] = time.monotonic
-    placed: dict[str, WorkItem] = field(default_factory=dict)
+    placed: dict[str, str] = field(default_factory=dict)
     _open: dict[str, str] = field(default_factory=dict)  # Tune's ids by trial ids
     _end_missing: dict[str, float] = field(default_factory=dict)  # when Tune ended trials without an end
     _looked: float = 0.0
@@ -85,8 +85,8 @@ class TuneSource:
             return SourceSignal.WAIT
         answer = self.source.next()
         if isinstance(answer, WorkItem):
-            self.placed[tune_id] = answer
-            self._open |= dict.fromkeys(answer.trial_ids, tune_id)
+            self.placed[tune_id] = answer.trial.id
+            self._open[answer.trial.id] = tune_id
         elif answer is SourceSignal.DONE and self._open:
             raise NoMoreTrials
         return answer
@@ -103,30 +103,30 @@ class TuneSource:
             self._end_by_record(trial_id)
 
     def on_complete(self, tune_id: str) -> None:
-        """Tune has ended an item; the ends of its trials are still to come from the logs."""
-        for trial_id in self._trials_of(tune_id):
+        """Tune has ended a trial; the end of ours is still to come from the logs."""
+        if trial_id := self._open_trial(tune_id):
             self._end_missing[trial_id] = self.clock()
         self.placed.pop(tune_id, None)
 
     def on_early_stop(self, tune_id: str) -> None:
-        """A scheduler of Tune stops an item: ask its worker to stop; the end comes from the log."""
-        with contextlib.suppress(OSError):  # The disk is full: the trial runs to its end.
-            stop_requests.prune_requests(self.setup.folder).add(self._trials_of(tune_id))
+        """A scheduler of Tune stops a trial: ask its worker to stop; the end comes from the log."""
+        if trial_id := self._open_trial(tune_id):
+            with contextlib.suppress(OSError):  # The disk is full: the trial runs to its end.
+                stop_requests.prune_requests(self.setup.folder).add([trial_id])
 
     def on_death(self, tune_id: str, how: str) -> None:
-        """The process of an item died: every trial that had not ended loses an attempt.
+        """The process of a trial died: every trial in it that had not ended loses an attempt.
 
         A worker may have held back the rows of trials that ended just before. They are lost, too.
         """
         self.read_logs(every_s=0.0)
         records = {trial_id: self._running_attempt(trial_id) for trial_id in self._open}
-        of_item = self._trials_of(tune_id)
+        died = self._open_trial(tune_id)
         self.placed.pop(tune_id, None)
-        workers = {_worker(records.get(trial_id)) for trial_id in of_item} - {None}
-        lost = dict.fromkeys(of_item)
-        lost |= {name: None for name, record in records.items() if record and _worker(record) in workers}
-        for trial_id in lost:
-            self._fail(trial_id, records[trial_id], f"the Ray worker that ran it died ({how})")
+        worker = _worker(records[died]) if died else None
+        for trial_id, record in records.items():
+            if trial_id == died or (worker and _worker(record) == worker):
+                self._fail(trial_id, record, f"the Ray worker that ran it died ({how})")
 
     def on_fatal(self, error: str) -> None:
         """A worker cannot continue, and no other one could."""
@@ -145,10 +145,9 @@ class TuneSource:
             self._end_missing.pop(event.trial_id, None)
         self.events(event)
 
-    def _trials_of(self, tune_id: str) -> list[str]:
-        """The open trials of an item."""
-        item = self.placed.get(tune_id)
-        return [name for name in (item.trial_ids if item else ()) if self._open.get(name) == tune_id]
+    def _open_trial(self, tune_id: str) -> str | None:
+        trial_id = self.placed.get(tune_id, "")
+        return trial_id if self._open.get(trial_id) == tune_id else None
 
     def _running_attempt(self, trial_id: str) -> AttemptRecord | None:
         attempts = self._records.of_trial(trial_id)
@@ -192,7 +191,7 @@ class SourceSearcher(Searcher):
         """The next item as a configuration; None = ask again later; FINISHED = no more items."""
         answer = self._tune_source.next(trial_id)
         if isinstance(answer, WorkItem):
-            return {"placed": Placement(answer.trials)}
+            return {"placed": Placement(answer.trial)}
         return str(Searcher.FINISHED) if answer is SourceSignal.DONE else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

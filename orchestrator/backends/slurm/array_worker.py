@@ -64,8 +64,7 @@ def run_array_task(
     job = job_name(array_task_id(), uid)
     setup = replace(setup, worker=f"slurm-{array_task_id()}", job=job)
     os.environ[JOB_VARIABLE] = job
-    stop_signals = _StopSignals()
-    stop_signals.listen()
+    received = _listen()
     try:
         records = AttemptFolder(setup.folder / "attempts")
         of_job = [record for record in records.all() if record.content.get("job") == job]
@@ -89,7 +88,7 @@ def run_array_task(
         if source.tally.stopped_by is not None:
             raise RuntimeError(source.tally.stopped_by)
     except WorkerStopped:
-        if not stop_signals.requeue:
+        if received != [signal.SIGUSR2]:
             time.sleep(KILLED_WITHIN_S)
         # Without scontrol (in some containers) the job ends, and a driver submits the trials again.
         with contextlib.suppress(OSError):
@@ -102,25 +101,18 @@ def array_task_id() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-class _StopSignals:
-    """Raises WorkerStopped at the first SIGUSR2 or SIGTERM and ignores later ones.
+def _listen() -> list[int]:
+    """Raise WorkerStopped at the first SIGUSR2 or SIGTERM, which is in the list from then on."""
+    received: list[int] = []
 
-    Attributes:
-        requeue: whether the signal was SIGUSR2, after which the job requeues itself.
-
-    """
-
-    def __init__(self) -> None:
-        self.requeue = False
-
-    def listen(self) -> None:
-        signal.signal(signal.SIGUSR2, self._stop)
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         # A second signal must not interrupt the flush of results that the first one starts.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self.requeue = number == signal.SIGUSR2
+        received.append(number)
         raise WorkerStopped
+
+    signal.signal(signal.SIGUSR2, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return received

@@ -7,10 +7,11 @@ wrote: its part and its attempt record. SLURM's state only says whether to wait 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from moleflow.cache.claim import exclusive
 from moleflow.code_digest import code_digest
 from orchestrator.backends.slurm.outcomes import JobOutcomes, last_attempt_in_job
 from orchestrator.backends.slurm.queue import UNKNOWN, Queue, QueueState, SlurmUnavailable
@@ -24,12 +25,13 @@ from orchestrator.records.event_log import LogFollower, event_logs
 from orchestrator.records.events import ENDS, Event, Events
 from orchestrator.results.store import ResultStore
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S, LOCK_RETRY_S = 1.0, 1.0
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 2.0, 15.0
 RESUBMIT_AFTER_S = 60.0
 WORKER_LOGS = "slurm-*"
 
 
+@dataclass(frozen=True)
 class SlurmBackend:
     """Job arrays on a cluster.
 
@@ -39,8 +41,8 @@ class SlurmBackend:
 
     """
 
-    def __init__(self, setup: WorkerConfig, profile: SiteProfile) -> None:
-        self._setup, self._profile = setup, profile
+    setup: WorkerConfig
+    profile: SiteProfile
 
     def run(self, source: TrialSupply, events: Events) -> None:
         """Submit the trials that are in no job, and follow all of them until the source is DONE.
@@ -49,7 +51,7 @@ class SlurmBackend:
             MoleflowError: SLURM rejects the jobs or is not available.
 
         """
-        run_loop(_SlurmEngine(self._setup, self._profile), source, events)
+        run_loop(_SlurmEngine(self.setup, self.profile), source, events)
 
     def submit(self, source: TrialSupply) -> list[Submission]:
         """Submit the trials that are in no job, and leave them to SLURM.
@@ -58,7 +60,7 @@ class SlurmBackend:
             MoleflowError: SLURM rejects the jobs or is not available.
 
         """
-        engine = _SlurmEngine(self._setup, self._profile)
+        engine = _SlurmEngine(self.setup, self.profile)
         for item in _items(source):
             engine.submit(item)
         return engine.submit_waiting()
@@ -70,21 +72,12 @@ class SlurmBackend:
             MoleflowError: SLURM is not available.
 
         """
-        return Submitter(self._setup, self._profile, job_folder(self._setup.folder)).scripts(_items(source))
+        return Submitter(self.setup, self.profile, job_folder(self.setup.folder)).scripts(list(_items(source)))
 
 
 def _items(source: TrialSupply) -> Iterator[WorkItem]:
     while isinstance(item := source.next(), WorkItem):
         yield item
-
-
-@dataclass
-class _FollowedTask:
-    """An array task that the driver waits for: its trials without an end, and its last state."""
-
-    task: ArrayTask
-    trial_ids: set[str]
-    state: QueueState | None = None
 
 
 @dataclass
@@ -123,8 +116,8 @@ class _SlurmEngine:
         self._follower.read_new(WORKER_LOGS)  # Earlier events are skipped: the attempt records hold them.
         self._waiting: dict[str, WorkItem] = {}
         self._held: dict[str, WorkItem] = {}
-        self._followed: dict[str, _FollowedTask] = {}
-        self._task_of: dict[str, str] = {}
+        self._task_of: dict[str, ArrayTask] = {}  # of the trials that the driver follows
+        self._states: dict[str, QueueState] = {}  # the last answer, by array task
         self._schedule = _PollSchedule(time.monotonic)
         self._submit_due: float | None = None
 
@@ -132,8 +125,7 @@ class _SlurmEngine:
         return 1  # SLURM queues everything; arrays are made at the next poll.
 
     def submit(self, item: WorkItem) -> None:
-        for trial in item.trials:
-            self._waiting[trial.id] = replace(item, trials=(trial,))
+        self._waiting[item.trial.id] = item
 
     def poll(self, seconds: float) -> list[Event]:
         self._submit_when_due()
@@ -153,12 +145,10 @@ class _SlurmEngine:
 
     def cancel_queued(self) -> list[Event]:
         cancelled = [*self._waiting, *self._held]
-        queued = [
-            followed for followed in self._followed.values() if followed.state and followed.state.phase == "queued"
-        ]
+        queued = {trial_id: task for trial_id, task in self._task_of.items() if self._phase(task) == "queued"}
         with suppress(SlurmUnavailable):
-            self._queue.cancel([followed.task for followed in queued], pending_only=True)
-            cancelled += [trial_id for followed in queued for trial_id in followed.trial_ids]
+            self._queue.cancel(_distinct(queued.values()), pending_only=True)
+            cancelled += queued
         for trial_id in cancelled:
             self._forget(trial_id)
         return [Event("withdrawn", trial_id) for trial_id in cancelled]
@@ -167,17 +157,11 @@ class _SlurmEngine:
         """Nothing to stop: jobs run on without a driver."""
 
     def submit_waiting(self) -> list[Submission]:
-        """Submit the waiting trials that are in no job.
-
-        Raises:
-            SlurmUnavailable: SLURM does not answer.
-            SubmissionRejected: it rejected an array.
-
-        """
+        """Submit the waiting trials that are in no job."""
         if not self._waiting:
             return []
         # Under the lock, two drivers cannot both find a trial without a job and submit it twice.
-        with self._submitter.lock():
+        with exclusive(self._jobs.folder / "submitting", LOCK_RETRY_S):
             self._follow_submitted()
             made = self._submitter.submit(list(self._waiting.values()), self._on_submitted, self._unfinished_jobs())
         self._schedule.hurry()
@@ -186,12 +170,13 @@ class _SlurmEngine:
     def _unfinished_jobs(self) -> dict[str, str]:
         """{trial id: job id} of the followed trials whose jobs are not known to have ended."""
         return {
-            trial_id: followed.task.submission.job_id
-            for followed in self._followed.values()
-            if followed.task.submission.job_id is not None
-            and (followed.state is None or followed.state.phase != "over")
-            for trial_id in followed.trial_ids
+            trial_id: task.submission.job_id
+            for trial_id, task in self._task_of.items()
+            if task.submission.job_id is not None and self._phase(task) != "over"
         }
+
+    def _phase(self, task: ArrayTask) -> str | None:
+        return self._states[task.id].phase if task.id in self._states else None
 
     def _submit_when_due(self) -> None:
         """Submit the waiting trials. Once SLURM has answered, an error means another try later."""
@@ -205,7 +190,7 @@ class _SlurmEngine:
                 raise
             self._submit_due = time.monotonic() + ASK_AT_LEAST_EVERY_S
         except SubmissionRejected:
-            if not self._followed:
+            if not self._task_of:
                 raise
             # Sites limit the jobs of a user; when some have ended, more are accepted.
             self._submit_due = time.monotonic() + RESUBMIT_AFTER_S
@@ -214,7 +199,7 @@ class _SlurmEngine:
         for task in array_tasks([submission]):
             for trial_id in task.trial_ids:
                 del self._waiting[trial_id]
-                self._follow(task, trial_id)
+                self._task_of[trial_id] = task
 
     def _follow_submitted(self) -> None:
         """Follow waiting trials that are in a job already, whichever driver submitted it.
@@ -235,7 +220,8 @@ class _SlurmEngine:
                         self._outcomes.outcome(trial_id, task, state)  # It records the dead attempt.
                 elif trial_id in self._waiting and not _has_ended(last):
                     del self._waiting[trial_id]
-                    self._follow(task, trial_id, state)
+                    self._task_of[trial_id] = task
+                    self._states[task.id] = state
         jobs = {task.job for task in known}
         for last in [attempts[trial_id][-1] for trial_id in self._waiting if trial_id in attempts]:
             if last.state == DIED and last.content.get("job") not in jobs:
@@ -260,40 +246,31 @@ class _SlurmEngine:
         before it requeues it.
         """
         events = [Event("held", trial_id) for trial_id in self._held if not self._is_running(trial_id)]
+        before = self._states
         try:
-            states = self._queue.states([followed.task for followed in self._followed.values()])
+            self._states = dict(self._queue.states(_distinct(self._task_of.values())))
         except SlurmUnavailable:
             self._schedule.asked(changed=False)
             return events
-        changed = False
-        for task_id, followed in self._followed.items():
-            state = states[task_id]
-            changed = changed or state != followed.state
-            if state.phase == "over" and followed.state == state:
-                ends = [
-                    self._outcomes.outcome(trial_id, followed.task, state) for trial_id in sorted(followed.trial_ids)
-                ]
-                events += [event for event in ends if event is not None]
-            followed.state = state
-        self._schedule.asked(changed)
+        for trial_id, task in self._task_of.items():
+            state = self._states[task.id]
+            if state.phase == "over" and before.get(task.id) == state:
+                event = self._outcomes.outcome(trial_id, task, state)
+                events += [event] if event is not None else []
+        self._schedule.asked(any(before.get(name) != state for name, state in self._states.items()))
         return events
 
     def _is_running(self, trial_id: str) -> bool:
         attempts = self._records.of_trial(trial_id)
         return bool(attempts) and attempts[-1].state == RUNNING
 
-    def _follow(self, task: ArrayTask, trial_id: str, state: QueueState | None = None) -> None:
-        self._followed.setdefault(task.id, _FollowedTask(task, set(), state)).trial_ids.add(trial_id)
-        self._task_of[trial_id] = task.id
-
     def _forget(self, trial_id: str) -> None:
-        self._waiting.pop(trial_id, None)
-        self._held.pop(trial_id, None)
-        task_id = self._task_of.pop(trial_id, None)
-        if task_id is not None:
-            self._followed[task_id].trial_ids.discard(trial_id)
-            if not self._followed[task_id].trial_ids:
-                del self._followed[task_id]
+        for place in (self._waiting, self._held, self._task_of):
+            place.pop(trial_id, None)
+
+
+def _distinct(tasks: Iterable[ArrayTask]) -> list[ArrayTask]:
+    return list({task.id: task for task in tasks}.values())
 
 
 def _has_ended(last: AttemptRecord | None) -> bool:

@@ -114,12 +114,7 @@ def _submit(
 
 
 def _follow(folder: Path, job: str, queue: Queue, needs: Resources, show: Show) -> dict[str, Any]:
-    """Wait until the job has written that it is done or failed; returns what it wrote.
-
-    Raises:
-        MoleflowError: the job has ended and has written neither.
-
-    """
+    """Wait until the job has written that it is done or failed; returns what it wrote."""
     pause, due, over_since = ASK_EVERY_S, time.monotonic() + ASK_EVERY_S, 0.0
     while True:
         written = _read_state(folder)

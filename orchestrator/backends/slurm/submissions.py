@@ -90,7 +90,8 @@ class JobFolder:
             OSError: the folder cannot be written.
 
         """
-        return self._write(submission)
+        write_json(self._path(submission.uid), asdict(submission))
+        return submission
 
     def set_job_id(self, submission: Submission, job_id: str) -> Submission:
         """Record the job id that SLURM gave to an array.
@@ -99,7 +100,7 @@ class JobFolder:
             OSError: the folder cannot be written.
 
         """
-        return self._write(replace(submission, job_id=job_id))
+        return self.add(replace(submission, job_id=job_id))
 
     def has_all_pickles(self, submission: Submission) -> bool:
         """True if submitit has written the pickle of every array task."""
@@ -122,10 +123,6 @@ class JobFolder:
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # The driver died while it wrote the record, that is, before it called sbatch.
         return sorted(submissions, key=lambda submission: submission.submitted_at)
-
-    def _write(self, submission: Submission) -> Submission:
-        write_json(self._path(submission.uid), asdict(submission))
-        return submission
 
     def _path(self, uid: str) -> Path:
         return self.folder / f"{uid}.json"

@@ -14,18 +14,16 @@ def depths(items: Sequence[WorkItem]) -> list[int]:
     """
     known: dict[str, int] = {}
     for item in items:
-        depth = max((known[leader] + 1 for leader in item.after if leader in known), default=0)
-        known |= dict.fromkeys(item.trial_ids, depth)
-    return [known[item.trial_ids[0]] for item in items]
+        known[item.trial.id] = max((known[leader] + 1 for leader in item.after if leader in known), default=0)
+    return list(known.values())
 
 
 def families(items: Sequence[WorkItem]) -> list[int]:
     """A number for each item; equal for items that follow the same one, directly or not."""
     known: dict[str, int] = {}
     for number, item in enumerate(items):
-        family = next((known[leader] for leader in item.after if leader in known), number)
-        known |= dict.fromkeys(item.trial_ids, family)
-    return [known[item.trial_ids[0]] for item in items]
+        known[item.trial.id] = next((known[leader] for leader in item.after if leader in known), number)
+    return list(known.values())
 
 
 def leaders_first(items: Sequence[WorkItem], per_task: int) -> list[WorkItem]:

@@ -5,13 +5,12 @@ One driver submits at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
 from typing import TYPE_CHECKING
 
-from moleflow.cache.claim import exclusive
 from moleflow.code_digest import code_digest
 from moleflow.errors import MoleflowError
 from orchestrator.backends.slurm.job_array import ArrayShape, array_shape, batched, sbatch_script, submitit_executor
@@ -25,9 +24,6 @@ from orchestrator.sweep.file_schema import Resources
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
-
-LOCK_RETRY_S = 1.0
-NO_JOBS: Mapping[str, str] = MappingProxyType({})
 
 
 class SubmissionRejected(MoleflowError):
@@ -90,7 +86,7 @@ class Submitter:
     profile: SiteProfile
     jobs: JobFolder
 
-    def arrays(self, items: Iterable[WorkItem], running: Mapping[str, str] = NO_JOBS) -> list[Array]:
+    def arrays(self, items: Sequence[WorkItem], running: Mapping[str, str] | None = None) -> list[Array]:
         """The arrays for some items: one for each set of resources, as large as the site allows.
 
         With `stages: dependencies`, items of different depth are in different arrays, too.
@@ -104,13 +100,13 @@ class Submitter:
             SlurmUnavailable: the profile sets no `max_array_size`, and SLURM does not answer.
 
         """
-        given = list(items)
-        if not given:
+        if not items:
             return []
+        jobs = running or {}
         depend = self.profile.stages == "dependencies"
         alike: dict[tuple[int, tuple[str, ...], str], list[WorkItem]] = {}
-        for item, depth in zip(given, depths(given) if depend else [0] * len(given), strict=True):
-            after = tuple(running[leader] for leader in item.after if leader in running) if depend else ()
+        for item, depth in zip(items, depths(items) if depend else [0] * len(items), strict=True):
+            after = tuple(jobs[leader] for leader in item.after if leader in jobs) if depend else ()
             alike.setdefault((depth, after, item.resources.model_dump_json()), []).append(item)
         most = self.profile.max_array_size or largest_array()
         arrays = []
@@ -121,7 +117,7 @@ class Submitter:
             arrays += [Array(shape, needs, part, depth, after) for part in batched(tasks, most)]
         return arrays
 
-    def scripts(self, items: Iterable[WorkItem]) -> list[str]:
+    def scripts(self, items: Sequence[WorkItem]) -> list[str]:
         """The sbatch scripts of those arrays; nothing is written.
 
         Raises:
@@ -134,9 +130,9 @@ class Submitter:
 
     def submit(
         self,
-        items: Iterable[WorkItem],
+        items: Sequence[WorkItem],
         on_submitted: Callable[[Submission], None],
-        running: Mapping[str, str] = NO_JOBS,
+        running: Mapping[str, str] | None = None,
     ) -> list[Submission]:
         """Submit the arrays in order.
 
@@ -164,10 +160,6 @@ class Submitter:
             on_submitted(made[-1][1])
         return [submission for _, submission in made]
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Keep other drivers of the sweep from submitting within the block."""
-        return exclusive(self.jobs.folder / "submitting", LOCK_RETRY_S)
-
     def recover(self, queue: Queue) -> None:
         """Complete or remove the records of drivers that died while they called sbatch.
 
@@ -191,22 +183,18 @@ class Submitter:
     def _submit(self, array: Array, after: Sequence[str]) -> Submission:
         from orchestrator.backends.slurm.array_worker import run_array_task
 
-        trials = [[trial for item in task for trial in item.trials] for task in array.tasks]
+        trials = [[item.trial for item in task] for task in array.tasks]
         ids = [[trial.id for trial in task] for task in trials]
         new = new_submission(self.setup.sweep, ids, array.shape.time_min, array.shape.mem_gb)
         executor = self._executor(new, array.shape, after)  # Fails without SLURM, before anything is written.
         # The record exists before sbatch is called: a driver that dies in between loses no job.
-        unconfirmed = self.jobs.add(new)
-        before = (self.setup, unconfirmed.uid)
-        behind = (array.shape.parallel, array.needs, code_digest())
-        with rejections(lambda: self._undo(unconfirmed), "; fewer, larger jobs may be allowed: trials_per_job"):
-            jobs = executor.map_array(
-                run_array_task,
-                *([value] * len(trials) for value in before),
-                trials,
-                *([value] * len(trials) for value in behind),
-            )
-        return self.jobs.set_job_id(unconfirmed, jobs[0].job_id.partition("_")[0])
+        self.jobs.add(new)
+        run = partial(
+            run_array_task, self.setup, new.uid, parallel=array.shape.parallel, needs=array.needs, code=code_digest()
+        )
+        with rejections(lambda: self._undo(new), "; fewer, larger jobs may be allowed: trials_per_job"):
+            jobs = executor.map_array(run, trials)
+        return self.jobs.set_job_id(new, jobs[0].job_id.partition("_")[0])
 
     def _executor(self, submission: Submission, shape: ArrayShape, after: Sequence[str] = ()) -> SlurmExecutor:
         output, threads = self.jobs.output(submission.uid), self.setup.threads

@@ -26,7 +26,6 @@ from moleflow.data.mvtec import scan
 from moleflow.environment import Environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.models.detector import Detector
-from moleflow.settings.config import TrialConfig
 from moleflow.settings.knobs import Layer, resolve, version_layer
 from moleflow.training.sequence import SequenceContext, SequenceResult, TaskReport, run_sequence
 
@@ -131,21 +130,10 @@ def test_a_full_disk_costs_the_rows_alone(
 
 SMALL: dict[str, Any] = {
     "data": {"tasks": ["bolt", "nut"], "image_size": 64, "mask_size": 32},
-    "backbone": {
-        "model": "efficientnet_lite0",
-        "weights": "random",
-        "layers": [1, 2],
-        "aggregate": "concat",
-        "grid": 4,
-    },
     "flow.blocks": 2,
     "lora.rank": 2,
     "training": {"epochs": 1, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3},
 }
-
-
-def config(**knobs: Any) -> TrialConfig:
-    return resolve([version_layer("v3", "test"), Layer("small", SMALL), Layer("test", knobs)])
 
 
 @dataclass
@@ -205,21 +193,28 @@ def counted(told: Told) -> Iterator[None]:
         handle.remove()
 
 
-def run(settings: TrialConfig, ground: Path, stages: Path, environment: Environment) -> Told:
-    tasks = scan(ground / "images", settings.data.tasks)
-    place = SequenceContext(
-        tasks, FeatureCache(ground / "features"), StageStore(stages), environment, ground.parent / "synthetic"
-    )
-    told = Told()
-    with counted(told):
-        told.outcome = run_sequence(settings, place, told)
-    return told
+@pytest.fixture(scope="module")
+def run(ground: Path, environment: Environment, small_backbone: dict[str, Any]) -> Callable[..., Told]:
+    """The function that runs a small sequence of v3 on a store of stages, with given knobs."""
+    small = Layer("small", SMALL | {"backbone": small_backbone})
+    features, synthetic = FeatureCache(ground / "features"), ground.parent / "synthetic"
+
+    def run(stages: Path, **knobs: Any) -> Told:
+        settings = resolve([version_layer("v3", "test"), small, Layer("test", knobs)])
+        tasks = scan(ground / "images", settings.data.tasks)
+        told = Told()
+        with counted(told):
+            context = SequenceContext(tasks, features, StageStore(stages), environment, synthetic)
+            told.outcome = run_sequence(settings, context, told)
+        return told
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def trained(ground: Path, environment: Environment) -> Path:
+def trained(ground: Path, run: Callable[..., Told]) -> Path:
     """A store of stages, with rows beside them."""
-    run(config(), ground, ground / "stages", environment)
+    run(ground / "stages")
     return ground / "stages"
 
 
@@ -237,12 +232,12 @@ SCORING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("knobs", SCORING, ids=str)
 def test_trials_that_differ_in_scoring_alone_pass_nothing_and_agree_to_the_bit(
-    knobs: dict[str, Any], ground: Path, trained: Path, environment: Environment, tmp_path: Path
+    knobs: dict[str, Any], run: Callable[..., Told], trained: Path, tmp_path: Path
 ) -> None:
     shared, alone = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("shared", "alone"))
     for path in packs(alone):
         path.unlink()
-    with_rows, without = (run(config(**knobs), ground, stages, environment) for stages in (shared, alone))
+    with_rows, without = (run(stages, **knobs) for stages in (shared, alone))
     assert with_rows.digits() == without.digits()
     # Each image by its own expert, and once more where it is routed to the other.
     assert without.passes >= 14
@@ -250,7 +245,7 @@ def test_trials_that_differ_in_scoring_alone_pass_nothing_and_agree_to_the_bit(
         assert with_rows.passes == 0
     else:
         assert with_rows.passes < without.passes
-    again = run(config(**knobs), ground, shared, environment)
+    again = run(shared, **knobs)
     assert again.passes == 0
     assert again.digits() == without.digits()
 
@@ -261,18 +256,18 @@ def test_rows_lie_beside_their_stage(trained: Path) -> None:
     assert whole > sum(path.stat().st_size for path in packs(trained)) > 0
 
 
-def test_damaged_rows_are_made_anew(ground: Path, trained: Path, environment: Environment, tmp_path: Path) -> None:
+def test_damaged_rows_are_made_anew(run: Callable[..., Told], trained: Path, tmp_path: Path) -> None:
     stages = Path(shutil.copytree(trained, tmp_path / "stages"))
-    known = run(config(), ground, stages, environment)
+    known = run(stages)
     assert known.passes == 0
     for path in packs(stages):
         path.write_bytes(path.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")  # NaN
-    anew = run(config(), ground, stages, environment)
+    anew = run(stages)
     assert anew.passes > 0
     assert anew.digits() == known.digits()
-    assert run(config(), ground, stages, environment).passes == 0
+    assert run(stages).passes == 0
 
 
-def test_other_training_takes_no_rows(ground: Path, trained: Path, environment: Environment, tmp_path: Path) -> None:
+def test_other_training_takes_no_rows(run: Callable[..., Told], trained: Path, tmp_path: Path) -> None:
     stages = Path(shutil.copytree(trained, tmp_path / "stages"))
-    assert run(config(learning_rate=2e-3), ground, stages, environment).passes >= 14
+    assert run(stages, learning_rate=2e-3).passes >= 14

@@ -34,22 +34,11 @@ from moleflow.training.sequence import SequenceContext, SequenceResult, TaskRepo
 CLASSES = {"bolt": (180, 60, 40), "nut": (40, 150, 60), "seal": (50, 70, 190), "rivet": (180, 60, 40)}
 SMALL: dict[str, Any] = {
     "data": {"tasks": ["bolt", "nut", "seal"], "image_size": 64, "mask_size": 32},
-    "backbone": {
-        "model": "efficientnet_lite0",
-        "weights": "random",
-        "layers": [1, 2],
-        "aggregate": "concat",
-        "grid": 4,
-    },
     "features": {"standardise": "per_task"},
     "flow.blocks": 2,
     "lora.rank": 2,
     "training": {"epochs": 2, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3},
 }
-
-
-def make_config(version: str = "v3", **knobs: Any) -> TrialConfig:
-    return resolve([version_layer(version, "test"), Layer("small", SMALL), Layer("test", knobs)])
 
 
 def draw_classes(root: Path) -> None:
@@ -141,9 +130,10 @@ def run_trial(
 
 
 @pytest.fixture(scope="session")
-def config() -> Callable[..., TrialConfig]:
+def config(small_backbone: dict[str, Any]) -> Callable[..., TrialConfig]:
     """The function that makes a small configuration from a version and knobs."""
-    return make_config
+    small = Layer("small", SMALL | {"backbone": small_backbone})
+    return lambda version="v3", **knobs: resolve([version_layer(version, "test"), small, Layer("test", knobs)])
 
 
 @pytest.fixture(scope="session")
@@ -172,9 +162,9 @@ def start(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 
 @pytest.fixture(scope="session")
-def whole(start: Callable[..., Run]) -> Run:
+def whole(start: Callable[..., Run], config: Callable[..., TrialConfig]) -> Run:
     """An uninterrupted run of v3."""
-    return start(make_config())
+    return start(config())
 
 
 @pytest.fixture(scope="session")

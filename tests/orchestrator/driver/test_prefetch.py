@@ -151,7 +151,7 @@ def test_progress_without_a_terminal_is_a_line_every_30_seconds(monkeypatch):
     seconds = iter([0.0, 10.0, 29.9, 30.0, 59.0, 60.0, 61.0, 62.0])
     monkeypatch.setattr(prefetch, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    line = prefetch._ProgressLine(console)
+    line = prefetch._ProgressLine(console, console.status(""))
     for done in (1, 2, 3, 4, 5, 6, 8, 8):
         line.show(FeatureProgress(setting=0, settings=2, done=done, wanted=8))
     printed = [text.strip() for text in console.file.getvalue().splitlines()]

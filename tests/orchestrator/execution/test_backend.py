@@ -15,7 +15,7 @@ from orchestrator.sweep.trial import Inputs, Trial
 
 
 def item(name: str) -> WorkItem:
-    return WorkItem((Trial(name, TrialConfig(), {}, Inputs({}, "", "")),), (), Resources())
+    return WorkItem(Trial(name, TrialConfig(), {}, Inputs({}, "", "")), (), Resources())
 
 
 class Answers:
@@ -40,8 +40,8 @@ class Engine:
         return self._slots - len(self._running)
 
     def submit(self, item: WorkItem) -> None:
-        self.calls.append(f"submit {item.trial_ids[0]}")
-        self._running.append(item.trial_ids[0])
+        self.calls.append(f"submit {item.trial.id}")
+        self._running.append(item.trial.id)
 
     def poll(self, seconds: float) -> list[Event]:
         self.calls.append("poll")

@@ -34,7 +34,7 @@ def source_of(count: int, clock: Clock, retries: int = 1) -> TrialSource:
 
 
 def ids(answer):
-    return answer if isinstance(answer, SourceSignal) else answer.trial_ids[0]
+    return answer if isinstance(answer, SourceSignal) else answer.trial.id
 
 
 def failure(trial_id: str, error: str = "ValueError: no", trace: str | None = "Traceback ...") -> Event:
@@ -44,7 +44,7 @@ def failure(trial_id: str, error: str = "ValueError: no", trace: str | None = "T
 def test_each_trial_is_handed_out_and_the_source_is_done_when_all_have_ended(clock):
     source = source_of(2, clock)
     first, second = source.next(), source.next()
-    assert (first.trial_ids, second.trial_ids) == (("000000000000",), ("000000000001",))
+    assert (first.trial.id, second.trial.id) == ("000000000000", "000000000001")
     assert (first.after, first.resources.gpus) == ((), 1)
     assert source.next() is SourceSignal.WAIT
     source.events(Event("finished", "000000000000"))

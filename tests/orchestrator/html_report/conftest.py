@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from moleflow.settings.knobs import version_settings
-from orchestrator.html_report.make import make_page
+from orchestrator.html_report.page import make_page
 from orchestrator.html_report.page_data import PageData, gather_page_data
 from orchestrator.records import sweep_folder
 from orchestrator.reports import make

@@ -59,8 +59,8 @@ def test_a_cancelled_trial_is_not_handed_out(place, features, edit) -> None:
     source = TrialSource(PlannedTrials(prepared.trials), prepared.sweep.resources, 0, cancelled=unwanted.__contains__)
     handed = []
     while isinstance(item := source.next(), WorkItem):
-        handed += item.trial_ids
-        source.events(Event("finished", item.trial_ids[0]))
+        handed.append(item.trial.id)
+        source.events(Event("finished", item.trial.id))
     assert item is SourceSignal.DONE
     assert handed == [trial.id for trial in prepared.trials if trial.id not in unwanted]
     assert source.tally.cancelled == list(unwanted)

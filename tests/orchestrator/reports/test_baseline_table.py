@@ -7,6 +7,7 @@ import io
 
 import pytest
 
+from orchestrator.reports.lock import Recipe
 from orchestrator.reports.paired import BEYOND
 from orchestrator.reports.statistics import effect_size, t_interval
 from orchestrator.reports.tables import build_report
@@ -24,7 +25,7 @@ def test_the_report_holds_the_comparisons_and_says_what_was_resampled(stored, ad
     for seed in range(5):
         for gamma, strength in ((0.0, 0.5), (1.0, 0.6), (2.0, 3.0)):
             add({GAMMA: gamma}, seed, images=make_images((strength, 1.0), seed + int(10 * gamma)))
-    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
     table, section = statistics_table(report)
     assert section.startswith("focal_gamma=0: Mean Image AUROC\n")
     assert list(table) == ["focal_gamma=1", "focal_gamma=2"]
@@ -59,7 +60,7 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
         add({GAMMA: 0.0}, seed, images=images, pixel=(0.90, 0.80 + seed / 1000))
         add({GAMMA: 1.0}, seed, images=images, pixel=(0.90, 0.80 + (seed + 1) % 3 / 1000))
         add({GAMMA: 2.0}, seed, images=images, pixel=(0.95, 0.80 + seed / 500))
-    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
     table, section = statistics_table(report, "Pixel")
     assert section.startswith("focal_gamma=0: Mean Pixel AUROC\n")
     assert list(table["focal_gamma=2"]) == [
@@ -94,14 +95,14 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
 def test_without_pixel_metrics_there_is_no_such_table(stored, add, make_images):
     for gamma in (0.0, 2.0):
         add({GAMMA: gamma}, images=make_images((1.0, 0.5)), pixel=(None, None))
-    assert build_report(stored(), None, {GAMMA: 0.0}, "t").markdown().count("## Against") == 1
+    assert build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).markdown().count("## Against") == 1
 
 
 def test_the_notes_name_a_p_from_drawn_sign_patterns(stored, add):
     for seed in range(14):
         add({GAMMA: 0.0}, seed, image=(0.9, 0.8), pixel=(0.9, 0.8))
         add({GAMMA: 2.0}, seed, image=(0.9, 0.8 + 0.02 * (1 + seed)), pixel=(0.9, 0.82))
-    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
     words = "p of `focal_gamma=2` is not exact: differences tie in size, so 9,999 random sign patterns stand for all."
     assert words in statistics_table(report, "Pixel")[1]
     assert words not in statistics_table(report)[1]  # no two differences tie there
@@ -114,7 +115,7 @@ def test_the_notes_name_few_and_different_seeds(stored, add, make_images):
         add({GAMMA: 2.0}, seed, images=make_images((1.0, 0.5), seed + 10))
     for seed in (1, 2):
         add({GAMMA: 3.0}, seed, images=make_images((1.0, 0.5), seed + 20))
-    _, section = statistics_table(build_report(stored(), None, {GAMMA: 0.0}, "t"))
+    _, section = statistics_table(build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})))
     assert (
         "Only the seeds that a variant shares with its baseline count: `focal_gamma=2` on seeds 1, 2; `focal_gamma=3` on"
         in section
@@ -124,10 +125,10 @@ def test_the_notes_name_few_and_different_seeds(stored, add, make_images):
 
 def test_without_a_baseline_or_a_second_column_there_is_no_such_table(stored, add, make_images):
     add({GAMMA: 0.0}, images=make_images((1.0, 0.5)))
-    assert "## Against" not in build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
+    assert "## Against" not in build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).markdown()
     add({GAMMA: 2.0}, images=make_images((1.0, 0.5)))
-    assert "## Against" not in build_report(stored(), None, None, "t").markdown()
-    assert "## Against" in build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
+    assert "## Against" not in build_report(stored(), Recipe("t")).markdown()
+    assert "## Against" in build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).markdown()
 
 
 def test_equal_scores_make_equal_bytes_whatever_the_order_of_writing(stored, add, make_trial, make_images, tmp_path):
@@ -143,6 +144,6 @@ def test_equal_scores_make_equal_bytes_whatever_the_order_of_writing(stored, add
         rows = make_trial(factors, seed, images=images)
         writer.add(type(rows)(rows.attempt, rows.metrics, list(reversed(rows.scores))))
         writer.flush()
-    here, there = (build_report(store, None, {GAMMA: 0.0}, "t") for store in (stored(), other))
+    here, there = (build_report(store, Recipe("t", baseline={GAMMA: 0.0})) for store in (stored(), other))
     assert (here.markdown(), here.csv(), here.latex()) == (there.markdown(), there.csv(), there.latex())
     assert "\u2013" not in statistics_table(here)[0]["focal_gamma=2"]["95 % interval"]

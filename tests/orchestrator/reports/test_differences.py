@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.reports.lock import Recipe
 from orchestrator.reports.tables import build_report
 
 GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16
 
 
-def markdown(store, **named):
-    arguments = {"selection": None, "baseline": None, "title": "t"} | named
-    return build_report(store, **arguments).markdown()
+def markdown(store, version_settings=None, **named):
+    return build_report(store, Recipe("t", **named), version_settings=version_settings).markdown()
 
 
 def header_of(text):
@@ -39,7 +39,7 @@ def test_every_other_setting_that_differs_is_a_confound_and_marks_its_columns(st
     assert (
         "† Confounds, with their values under the first table: `backbone.grid`, `backbone.model`." in text
     )  # under the other tables
-    csv = build_report(stored(), None, {"version": "v1"}, "t").csv()
+    csv = build_report(stored(), Recipe("t", baseline={"version": "v1"})).csv()
     assert {line.rsplit(",", 1)[1] for line in csv.splitlines() if "version=v2" in line} == {"†"}
 
 

@@ -33,12 +33,6 @@ GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16  # of every generated trial
 
 
-def remake(store, recipe, **named):
-    named = {"current_code": recipe.code, "command": recipe.command} | named
-    selection = None if recipe.selection is None else set(recipe.selection)
-    return build_report(store, selection, recipe.baseline, recipe.title, **named)
-
-
 def alter(path, old, new):
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -86,11 +80,11 @@ def test_a_report_without_an_intact_lock_is_an_error(write, damage, said):
 
 def test_a_file_that_is_no_report_is_an_error(tmp_path):
     with pytest.raises(InvalidInput, match="no such file"):
-        check_report(tmp_path / "report.md", remake, CODE)
+        check_report(tmp_path / "report.md", build_report, CODE)
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
     for path in (tmp_path, tmp_path / "bytes.md"):
         with pytest.raises(InvalidInput, match="cannot be read as text"):
-            check_report(path, remake, CODE)
+            check_report(path, build_report, CODE)
 
 
 def test_the_lock_ends_the_report_that_a_run_writes_and_names_the_command(finished, command, edit):
@@ -107,10 +101,10 @@ def test_changed_version_files_are_a_reason(add, stored, tmp_path):
     add({"version": "v3"}, version="v3", settings={"lora.rank": 32})
     add({"version": "v7"}, version="v7", settings={"lora.rank": 64})
     then, now = ({"v3": {"lora.rank": 32}, "v7": {"lora.rank": rank}} for rank in (64, 16))
-    report = build_report(stored(), None, None, "t", current_code=CODE, version_settings=then)
+    report = build_report(stored(), Recipe("t", code=CODE), version_settings=then)
     path = write_report(report, tmp_path / "sweep")["md"]
-    assert check_report(path, lambda *of: remake(*of, version_settings=then), CODE).equal
-    verdict = check_report(path, lambda *of: remake(*of, version_settings=now), CODE)
+    assert check_report(path, lambda *of: build_report(*of, version_settings=then), CODE).equal
+    verdict = check_report(path, lambda *of: build_report(*of, version_settings=now), CODE)
     assert any("column 'version=v7' of the report is 'version=v7 †'" in of for of in verdict.differences)
     (reason,) = verdict.reasons
     digests = re.fullmatch("what versions bring: ([0-9a-f]{16}) when the report was made, ([0-9a-f]{16}) today", reason)
@@ -120,11 +114,11 @@ def test_changed_version_files_are_a_reason(add, stored, tmp_path):
 def test_other_code_and_other_packages_are_reasons(write):
     report = write()
     alter(report, f'"numpy":"{numpy.__version__}"', '"numpy":"1.0"')
-    assert check_report(report, remake, CODE).equal  # The text is what counts.
+    assert check_report(report, build_report, CODE).equal  # The text is what counts.
     alter(report, "0.5100", "0.5900")
     written = report.read_text(encoding="utf-8")
     alter(report, read_lock(written, "report").text, locks._sha256(written[: written.rindex("\n<!-- lock")].encode()))
-    assert check_report(report, remake, "beef" * 16).reasons == (
+    assert check_report(report, build_report, "beef" * 16).reasons == (
         "the detector's code was c0dec0dec0de, and is beefbeefbeef today",
         f"numpy: 1.0 when the report was made, {numpy.__version__} today",
     )
@@ -136,6 +130,7 @@ DECIDES_NOTHING = {
     "moleflow.code_digest",
     "moleflow.errors",
     "moleflow.files",
+    "orchestrator.host.provenance",  # It names the folder of the checkout.
     "moleflow.settings.yaml_reader",  # It reads the published rows: key `published`.
     "orchestrator",
 }

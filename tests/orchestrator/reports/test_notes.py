@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from moleflow.settings.config import TrialConfig
+from orchestrator.reports.lock import Recipe
 from orchestrator.reports.notes import error_line
 from orchestrator.reports.render import latex_text
 from orchestrator.reports.tables import build_report
@@ -17,9 +18,8 @@ GAMMA = "loss.focal_gamma"
 CODE = "c0de" * 16
 
 
-def markdown(store, **named):
-    arguments = {"selection": None, "baseline": None, "title": "t"} | named
-    return build_report(store, **arguments).markdown()
+def markdown(store, version_settings=None, **named):
+    return build_report(store, Recipe("t", **named), version_settings=version_settings).markdown()
 
 
 def header_of(text):
@@ -187,7 +187,7 @@ def test_a_table_whose_column_has_a_flag_shows_it(stored, add, start):
     assert TrialConfig.model_validate(quiet).flags() == []
     add({"version": "v3"})
     add({"version": "v9"}, settings=FLAGGED[start], flags=json.dumps(flags))
-    report = build_report(stored(), None, None, "t")
+    report = build_report(stored(), Recipe("t"))
     assert f"flag: {flags[0]} (in `version=v9`)" in report.tables[0].notes
     assert f"flag: {latex_text(flags[0])}" in report.latex().partition("\\end{table}")[0]
 
@@ -239,7 +239,7 @@ def test_missing_trials_are_counted_and_named(stored, add):
     assert f"- `{failed}` failed: loss.focal_gamma=2, seed 0: Diverged: task grid, epoch 3\n" in text
     assert f"- `{pruned}` pruned: loss.focal_gamma=2, seed 1" in text
     assert f"- `{never}` not run" in text
-    latex = build_report(stored(), done | {failed}, None, "t").latex()
+    latex = build_report(stored(), Recipe("t", tuple(done | {failed}))).latex()
     assert "1 of 3 trials not in the tables: 1 failed." in latex
     assert "Not in the tables" not in markdown(stored(), selection=done)
 
@@ -262,7 +262,7 @@ def test_results_of_other_code_are_shown_as_stale(stored, add):
     add({GAMMA: 0.0})
     add({GAMMA: 2.0}, seed=0, code_digest="old" * 20)
     assert "stale" not in markdown(stored())
-    text = markdown(stored(), current_code=CODE)
+    text = markdown(stored(), code=CODE)
     assert header_of(text) == "| Metric | focal_gamma=0 | focal_gamma=2 † (stale) |"
     assert "stale: other code (oldoldoldold) than today's (c0dec0dec0de) made 1 of 1 trial in `focal_gamma=2`." in text
 
@@ -270,7 +270,7 @@ def test_results_of_other_code_are_shown_as_stale(stored, add):
 def test_one_stale_trial_marks_its_column(stored, add):
     add({GAMMA: 0.0}, 0)
     add({GAMMA: 0.0}, 1, code_digest="old" * 20)
-    text = markdown(stored(), current_code=CODE)
+    text = markdown(stored(), code=CODE)
     assert header_of(text) == "| Metric | focal_gamma=0 † (stale) |"
     assert "made 1 of 2 trials in `focal_gamma=0`." in text
 
@@ -288,7 +288,7 @@ def test_damaged_files_are_named(stored, add):
 
 def test_a_report_of_nothing_says_so(stored, add):
     failed = add({GAMMA: 2.0}, status="failed", error_kind="Diverged", error="x")
-    report = build_report(stored(), {failed}, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", (failed,), baseline={GAMMA: 0.0}))
     assert "no finished trial yet" in report.markdown()
     assert "1 of 1 trial not in the tables: 1 failed" in report.markdown()
     assert "1 of 1 trial not in the tables: 1 failed" in report.latex()
@@ -321,8 +321,8 @@ def test_the_last_attempt_gives_the_reason_and_many_missing_trials_are_counted(s
     trial = add({GAMMA: 2.0}, status="failed", attempt=2, started_at=early, ended_at=early, error_kind="E", error="e")
     add({GAMMA: 2.0}, status="interrupted", attempt=1, started_at=late, ended_at=late)
     never = {f"{k:012d}" for k in range(11)}
-    lines = build_report(stored(), {trial} | never, None, "t").missing
+    lines = build_report(stored(), Recipe("t", tuple({trial} | never))).missing
     assert lines[0] == "12 of 12 trials not in the tables: 1 interrupted, 11 not run."
     assert len(lines) == 12
     assert lines[-1] == "and 2 more."
-    assert build_report(stored(), {trial}, None, "t").missing[1].startswith(f"`{trial}` interrupted: ")
+    assert build_report(stored(), Recipe("t", (trial,))).missing[1].startswith(f"`{trial}` interrupted: ")

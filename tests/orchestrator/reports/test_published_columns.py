@@ -6,6 +6,7 @@ import csv
 import io
 import re
 
+from orchestrator.reports.lock import Recipe
 from orchestrator.reports.published_columns import TITLE
 from orchestrator.reports.tables import build_report
 
@@ -28,7 +29,7 @@ def test_published_columns_have_a_table_of_their_own(stored, add, published):
             pixel=(1, 1, 1),
             routing=(1, 1, 1),
         )
-    report = build_report(stored(), None, {"version": "v1"}, "t", published=published)
+    report = build_report(stored(), Recipe("t", baseline={"version": "v1"}), published=published)
     table, rows = cells(report)
     assert table.header == ("Metric", "version=v1", "version=v2", "published v1 †", "published v2 †")
     assert rows["grid Image AUROC"] == ["0.9000", "0.9000", "0.8204", "0.9850"]
@@ -51,7 +52,7 @@ def test_differences_between_measured_and_published_are_listed(stored, add, publ
             routing=(1, 1, 1),
             settings=OURS,
         )
-    notes = cells(build_report(stored(), None, None, "t", published=published))[0].notes
+    notes = cells(build_report(stored(), Recipe("t"), published=published))[0].notes
     listed = {m[1]: note for note in notes if (m := re.match(r"† Also different: `([^`]+)`", note))}
     assert (
         "measured efficientnet_lite0; vit_base_patch16_224.augreg2_in21k_ft_in1k in every" in listed["backbone.model"]
@@ -65,7 +66,7 @@ def test_differences_between_measured_and_published_are_listed(stored, add, publ
 
 def test_means_over_other_classes_are_marked(stored, add, published):
     add({"loss.focal_gamma": 2.0}, settings={"backbone.grid": 16})
-    table, rows = cells(build_report(stored(), None, None, "t", published=published))
+    table, rows = cells(build_report(stored(), Recipe("t"), published=published))
     assert rows["Mean Image AUROC"][-1] == "0.8078 ‡"
     assert rows["grid Image AUROC"][-1] == "0.706"
     assert rows["transistor Image AUROC"] == ["\u2013", "0.718"]
@@ -78,7 +79,7 @@ def test_means_over_other_classes_are_marked(stored, add, published):
 def test_the_report_says_when_published_columns_differ_among_themselves(stored, add, published):
     for version in ("v1", "v2", "v3", "v5"):
         add({"version": version}, version=version)
-    table, _ = cells(build_report(stored(), None, None, "t", published=published))
+    table, _ = cells(build_report(stored(), Recipe("t"), published=published))
     assert table.header[0] == "Column"  # 4 measured and 6 published ones: columns become rows
     assert [name for name, _ in table.rows][-6:] == [
         f"published {n} †" for n in ("v1", "v2", "v3", "v3@224", "v5.0", "v5.1")

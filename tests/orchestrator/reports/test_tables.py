@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from orchestrator.reports.lock import Recipe
 from orchestrator.reports.tables import build_report, write_report
 
 GAMMA = "loss.focal_gamma"
@@ -30,7 +31,7 @@ def test_cells_are_mean_and_sd_over_seeds_with_the_best_in_bold(stored, add):
     for seed, shift in ((0, 0.00), (1, 0.02)):
         add({GAMMA: 0.0}, seed, image=(0.90 + shift, 0.70), pixel=(0.9, 0.8))
         add({GAMMA: 2.0}, seed, image=(0.95 + shift, 0.70), pixel=(0.8, 0.8))
-    table = values(build_report(stored(), None, None, "t"))
+    table = values(build_report(stored(), Recipe("t")))
     assert table["Metric"] == ["focal_gamma=0", "focal_gamma=2"]
     assert table["leather Image AUROC"] == ["0.9100 ± 0.0141", "**0.9600 ± 0.0141**"]  # ddof 1: .02 / sqrt 2
     assert table["leather Pixel AUROC"] == ["**0.9000 ± 0.0000**", "0.8000 ± 0.0000"]
@@ -44,7 +45,7 @@ def test_cells_are_mean_and_sd_over_seeds_with_the_best_in_bold(stored, add):
 def test_one_seed_gives_the_value_alone_and_ties_are_all_bold(stored, add):
     for gamma, grid in ((0.0, 0.81), (1.0, 0.83), (2.0, 0.83 + 1e-9)):
         add({GAMMA: gamma}, image=(0.9, grid), routing=(1.0, 0.985 if gamma == 0 else 0.99999))
-    report = build_report(stored(), None, None, "t")
+    report = build_report(stored(), Recipe("t"))
     table = values(report)
     assert table["grid Image AUROC"] == ["0.8100", "**0.8300**", "**0.8300**"]
     assert table["grid Routing Acc"] == ["98.5%", "**100.0%**", "**100.0%**"]  # 100% is for exactly 1
@@ -59,7 +60,7 @@ def test_two_columns_have_a_column_of_changes(stored, add):
         ("v2", (0.9997, 0.9850, 0.8075), (0.8900, 0.9841, 0.8973)),
     ):
         add({"version": version}, image=image, pixel=pixel, routing=(1, 1, 1), classes=classes, version=version)
-    table = values(build_report(stored(), None, {"version": "v1"}, "t"))
+    table = values(build_report(stored(), Recipe("t", baseline={"version": "v1"})))
     assert table["Metric"] == ["version=v1", "version=v2", "Change"]
     assert table["leather Image AUROC"] == ["**1.0000**", "0.9997", "-0.03%"]
     changes = {name: cells[-1] for name, cells in table.items()}
@@ -74,7 +75,7 @@ def test_two_columns_have_a_column_of_changes(stored, add):
 def test_more_columns_get_a_table_of_changes(stored, add):
     for gamma, grid in ((0.0, 0.50), (1.0, 0.55), (2.0, 0.45)):
         add({GAMMA: gamma}, image=(0.9, grid))
-    report = build_report(stored(), None, {"focal_gamma": 0}, "t")  # a short name and a whole number will do
+    report = build_report(stored(), Recipe("t", baseline={"focal_gamma": 0}))  # a short name and a whole number will do
     changes = values(report, "Change against focal_gamma=0")
     assert changes["Metric"] == ["focal_gamma=1", "focal_gamma=2"]
     assert changes["grid Image AUROC"] == ["+10.0%", "-10.0%"]
@@ -84,7 +85,7 @@ def test_with_two_factors_each_column_is_measured_against_its_own_baseline(store
     weight = "loss.center_weight"
     for gamma, center, grid in ((0.0, 0.0, 0.5), (2.0, 0.0, 0.55), (0.0, 0.1, 0.8), (2.0, 0.1, 0.88)):
         add({GAMMA: gamma, weight: center}, image=(0.9, grid))
-    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
     changes = values(report, "Change against loss.focal_gamma=0")
     assert changes["Metric"] == ["center_weight=0, focal_gamma=2", "center_weight=0.1, focal_gamma=2"]
     assert changes["grid Image AUROC"] == ["+10.0%", "+10.0%"]
@@ -94,7 +95,7 @@ def test_with_two_factors_each_column_is_measured_against_its_own_baseline(store
 def test_without_its_baseline_a_report_says_so(stored, add):
     add({GAMMA: 1.0})
     add({GAMMA: 2.0})
-    markdown = build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
+    markdown = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).markdown()
     words = "No change is given: no finished trial fits the baseline `loss.focal_gamma=0` yet."
     assert words in markdown
     assert "## Change" not in markdown
@@ -103,7 +104,7 @@ def test_without_its_baseline_a_report_says_so(stored, add):
 def test_with_several_baselines_to_choose_from_a_report_says_so(stored, add):
     for rank, gamma in ((4, 0.0), (8, 0.0), (16, 2.0)):
         add({"lora.rank": rank, GAMMA: gamma})
-    markdown = build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
+    markdown = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).markdown()
     assert (
         "No change is given for `rank=16, focal_gamma=2`: several columns fit the baseline `loss.focal_gamma=0`."
         in markdown
@@ -113,7 +114,7 @@ def test_with_several_baselines_to_choose_from_a_report_says_so(stored, add):
 def test_many_variants_become_rows_and_classes_go_to_the_csv(stored, add):
     for gamma in range(9):
         add({GAMMA: float(gamma)}, image=(0.9, 0.5 + gamma / 100))
-    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
     rows = rows_of(report.markdown(), "After the final task")
     assert rows[0][:5] == ["Variant", "n", "Mean Routing Acc", "Mean Image AUROC", "Mean Pixel AUROC"]
     assert rows[0][5:] == ["Mean Image AUROC, change", "Mean Pixel AUROC, change"]
@@ -125,7 +126,7 @@ def test_many_variants_become_rows_and_classes_go_to_the_csv(stored, add):
 def test_columns_stand_in_natural_order_and_are_named_by_what_varies(stored, add):
     for version in ("v4.1", "v10", "v4", "v2"):
         add({"version": version, "lora.rank": 32, GAMMA: 2.0}, version=version)
-    assert values(build_report(stored(), None, None, "t"))["Metric"] == [
+    assert values(build_report(stored(), Recipe("t")))["Metric"] == [
         f"version={v}" for v in ("v2", "v4", "v4.1", "v10")
     ]
 
@@ -133,13 +134,13 @@ def test_columns_stand_in_natural_order_and_are_named_by_what_varies(stored, add
 @pytest.mark.parametrize(("factors", "label"), [({GAMMA: 0.0, "lora.rank": 4}, "rank=4, focal_gamma=0"), ({}, "v7")])
 def test_a_single_column_is_named_by_its_factors_and_by_its_version_only_without_any(stored, add, factors, label):
     add(factors)
-    assert values(build_report(stored(), None, None, "t"))["Metric"] == [label]
+    assert values(build_report(stored(), Recipe("t")))["Metric"] == [label]
 
 
 def test_the_baseline_stands_first_and_the_others_in_natural_order(stored, add):
     for gamma in (10.0, 0.0, 9.0, 2.0):
         add({GAMMA: gamma}, image=(0.9, 0.5 + gamma / 100))
-    report = build_report(stored(), None, {GAMMA: 9.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 9.0}))
     assert values(report)["Metric"] == [f"focal_gamma={gamma}" for gamma in (9, 0, 2, 10)]
     changes = values(report, "Change against focal_gamma=9")
     assert changes["Metric"] == [f"focal_gamma={gamma}" for gamma in (0, 2, 10)]
@@ -150,14 +151,14 @@ def test_short_names_that_are_ambiguous_stay_whole(stored, add):
     add({"loss.log_det": "per_patch", "scoring.log_det": "per_patch"})
     add({"loss.log_det": "image_mean", "scoring.log_det": "image_mean"})
     label = "loss.log_det=image_mean, scoring.log_det=image_mean"
-    assert values(build_report(stored(), None, None, "t"))["Metric"][0] == label
+    assert values(build_report(stored(), Recipe("t")))["Metric"][0] == label
 
 
 def test_an_axis_added_later_at_its_old_value_does_not_split_a_column(stored, add):
     add({GAMMA: 2.0}, seed=0)
     add({GAMMA: 2, "loss.center_weight": 0.0}, seed=1)
     add({GAMMA: 2, "loss.center_weight": 0.1}, seed=0)
-    report = build_report(stored(), None, None, "t")
+    report = build_report(stored(), Recipe("t"))
     assert values(report)["Metric"] == ["center_weight=0 (n=2)", "center_weight=0.1 (n=1) †"]
 
 
@@ -165,7 +166,7 @@ def test_the_second_table_holds_the_other_means_and_the_cost(stored, add):
     for gamma in (0.0, 2.0):
         for seed in (0, 1):
             add({GAMMA: gamma}, seed, image=(0.9, 0.8), drop=gamma / 20, lora_scaling=1 / (32 + gamma))
-    table = values(build_report(stored(), None, None, "t"), "Means over the classes after the final task, and cost")
+    table = values(build_report(stored(), Recipe("t")), "Means over the classes after the final task, and cost")
     assert table["FM (Image AUROC)"] == ["0.0000 ± 0.0000", "0.1000 ± 0.0000"]
     assert table["BWT (Image AUROC)"] == ["0.0000 ± 0.0000", "-0.1000 ± 0.0000"]
     assert table["ACC (Image AUROC)"] == ["0.8500 ± 0.0000"] * 2
@@ -184,7 +185,7 @@ MEANS = "Means over the classes after the final task, and cost"
 def test_undefined_metrics_are_dashes_and_their_mean_names_the_classes_that_it_is_over(stored, add, pixel):
     for gamma in (0.0, 2.0):
         add({GAMMA: gamma}, pixel=pixel)
-    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
     table = values(report)
     known, lacks = ("leather", "grid") if pixel[0] else ("grid", "leather")
     assert table[f"{known} Pixel AUROC"] == table["Mean Pixel AUROC ‡"] == ["0.9000", "0.9000", "0.0%"]
@@ -204,7 +205,7 @@ def test_undefined_metrics_are_dashes_and_their_mean_names_the_classes_that_it_i
 def test_a_class_that_has_the_metric_in_one_column_only_leaves_the_mean_undefined(stored, add):
     add({GAMMA: 0.0}, pixel=(0.9, None))
     add({GAMMA: 2.0}, pixel=(0.9, 0.8))
-    report = build_report(stored(), None, None, "t")
+    report = build_report(stored(), Recipe("t"))
     table = values(report)
     assert table["grid Pixel AUROC"] == ["\u2013", "0.8000"]
     assert table["Mean Pixel AUROC"] == ["\u2013"] * 2
@@ -213,18 +214,21 @@ def test_a_class_that_has_the_metric_in_one_column_only_leaves_the_mean_undefine
 
 def test_bold_has_a_legend_where_there_is_any(stored, add):
     add({GAMMA: 0.0}, image=(0.9, 0.5))
-    assert "Bold:" not in build_report(stored(), None, None, "t").markdown()
+    assert "Bold:" not in build_report(stored(), Recipe("t")).markdown()
     add({GAMMA: 2.0}, image=(0.9, 0.6))
     legend = "- Bold: the best mean in its row, significant or not"
-    assert f"{legend}.\n" in build_report(stored(), None, None, "t").markdown()
-    assert f"{legend} (see `Against focal_gamma=0`).\n" in build_report(stored(), None, {GAMMA: 0.0}, "t").markdown()
+    assert f"{legend}.\n" in build_report(stored(), Recipe("t")).markdown()
+    assert (
+        f"{legend} (see `Against focal_gamma=0`).\n"
+        in build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).markdown()
+    )
 
 
 def test_csv_is_long_and_names_the_data_set(stored, add):
     for seed in (0, 1):
         add({GAMMA: 0.0}, seed, image=(0.9, 0.5))
         add({GAMMA: 2.0}, seed, image=(0.9, 0.6))
-    records = list(csv.DictReader(io.StringIO(build_report(stored(), None, {GAMMA: 0.0}, "t").csv())))
+    records = list(csv.DictReader(io.StringIO(build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).csv())))
     assert list(records[0]) == ["dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks"]
     found = {(r["variant"], r["class"], r["metric"]): r for r in records}
     assert len(found) == len(records)
@@ -237,7 +241,7 @@ def test_csv_is_long_and_names_the_data_set(stored, add):
 def test_latex_is_booktabs_with_everything_escaped(stored, add):
     for gamma in (0.0, 2.0):
         add({GAMMA: gamma}, classes=("metal_nut", "a & b"), image=(0.9, 0.5 + gamma / 10))
-    latex = build_report(stored(), None, {GAMMA: 0.0}, "50% {x}").latex()
+    latex = build_report(stored(), Recipe("50% {x}", baseline={GAMMA: 0.0})).latex()
     for word in (
         "\\toprule",
         "\\midrule",
@@ -260,7 +264,7 @@ def test_latex_is_booktabs_with_everything_escaped(stored, add):
 def test_markdown_survives_odd_names(stored, add):
     add({"backbone.weights": "a|b*c"}, classes=("x|y", "_z_"))
     add({"backbone.weights": "<d>"}, classes=("x|y", "_z_"))
-    table = values(build_report(stored(), None, None, "t"))
+    table = values(build_report(stored(), Recipe("t")))
     assert table["Metric"] == ["weights=\\<d\\>", "weights=a\\|b\\*c"]
     assert {"x\\|y Image AUROC", "\\_z\\_ Image AUROC"} < set(table)
 
@@ -277,7 +281,7 @@ def test_equal_results_make_equal_bytes(stored, add, tmp_path, make_trial):
     for factors, seed in reversed(trials):
         writer.add(make_trial(factors, seed))
     writer.flush()
-    here, there = (build_report(store, None, {GAMMA: 0.0}, "t") for store in (stored(), other))
+    here, there = (build_report(store, Recipe("t", baseline={GAMMA: 0.0})) for store in (stored(), other))
     assert (here.markdown(), here.csv(), here.latex()) == (there.markdown(), there.csv(), there.latex())
 
     written = write_report(here, tmp_path / "out" / "report")
@@ -292,7 +296,7 @@ def test_equal_results_make_equal_bytes(stored, add, tmp_path, make_trial):
 def test_eight_variants_still_stand_side_by_side(stored, add):
     for gamma in range(8):
         add({GAMMA: float(gamma)}, image=(0.9, 0.5 + gamma / 100))
-    report = build_report(stored(), None, {GAMMA: 0.0}, "t")
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
     assert values(report)["Metric"] == [f"focal_gamma={gamma}" for gamma in range(8)]
     assert values(report, "Change against focal_gamma=0")["Metric"][-1] == "focal_gamma=7"
 
@@ -302,7 +306,7 @@ def test_the_csv_holds_the_comparison_with_the_baseline(stored, add):
         add({GAMMA: 0.0}, seed, pixel=(0.80, 0.80))
         add({GAMMA: 2.0}, seed, pixel=(0.81 + seed / 100,) * 2)
         add({GAMMA: 3.0}, seed, pixel=(0.91 + seed / 50,) * 2)
-    records = csv.DictReader(io.StringIO(build_report(stored(), None, {GAMMA: 0.0}, "t").csv()))
+    records = csv.DictReader(io.StringIO(build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).csv()))
     found = {r["metric"]: (r["mean"], r["n"]) for r in records if r["variant"].endswith("2") and r["class"] == "Mean"}
     # Differences 0.01, 0.02, 0.03: standard deviation 0.01, half-width 4.302653 * 0.01 / sqrt(3).
     expected = {

@@ -9,7 +9,7 @@ import pytest
 
 from moleflow.errors import InvalidInput
 from orchestrator.reports import lock as locks
-from orchestrator.reports.lock import read_lock
+from orchestrator.reports.lock import Recipe, read_lock
 from orchestrator.reports.published import load_published
 from orchestrator.reports.tables import build_report, write_report
 from orchestrator.reports.verify import Verification, check_report
@@ -23,16 +23,7 @@ CODE = "c0de" * 16  # of every generated trial
 
 
 def remake(store, recipe):
-    return build_report(
-        store,
-        None if recipe.selection is None else set(recipe.selection),
-        recipe.baseline,
-        recipe.title,
-        current_code=recipe.code,
-        split=recipe.split,
-        published=load_published() if recipe.published else None,
-        command=recipe.command,
-    )
+    return build_report(store, recipe, load_published() if recipe.published else None)
 
 
 def check(path, code=CODE):
@@ -51,7 +42,7 @@ def put(store, rows, worker="later"):
     return writer.flush()
 
 
-@pytest.mark.parametrize("named", [{}, {"selection": None}, {"published": True}, {"current_code": "0" * 64}])
+@pytest.mark.parametrize("named", [{}, {"selection": None}, {"published": True}, {"code": "0" * 64}])
 def test_an_untouched_report_is_equal(write, named):
     if named.get("published"):
         named = {"published": load_published()}
@@ -65,13 +56,13 @@ def test_an_untouched_report_is_equal(write, named):
 
 def test_a_report_whose_baseline_of_two_knobs_has_not_finished_is_equal(ids, tmp_path):
     baseline = {"lora.rank": 16, GAMMA: 0.0}  # not in the order of the alphabet, in which the lock holds it
-    report = build_report(ResultStore(tmp_path / "sweep"), {ids[2]}, baseline, "t", current_code=CODE)
+    report = build_report(ResultStore(tmp_path / "sweep"), Recipe("t", (ids[2],), baseline=baseline, code=CODE))
     path = write_report(report, tmp_path / "sweep")["md"]
     assert "no finished trial fits the baseline `lora.rank=16, loss.focal_gamma=0` yet" in path.read_text(
         encoding="utf-8"
     )
     swapped = build_report(
-        ResultStore(tmp_path / "sweep"), {ids[2]}, dict(reversed(baseline.items())), "t", current_code=CODE
+        ResultStore(tmp_path / "sweep"), Recipe("t", (ids[2],), baseline=dict(reversed(baseline.items())), code=CODE)
     )
     assert swapped.markdown() == report.markdown()
     assert check(path).equal
@@ -229,7 +220,7 @@ def test_a_report_without_the_trials_of_a_damaged_part_is_equal_and_says_so(writ
     (name,) = [path.stem for path in (folder / "parts/attempts").glob("2*.parquet")]
     path = parts.part_file(folder / "parts", "metrics", name)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    made = build_report(ResultStore(folder, from_parts=True), set(ids), None, "t", current_code=CODE)
+    made = build_report(ResultStore(folder, from_parts=True), Recipe("t", tuple(ids), code=CODE))
     verdict = check(write_report(made, folder)["md"])
     assert verdict.equal
     assert verdict.lines()[1] == f"damaged: parts/metrics/{name}.parquet; {len(ids)} trials not in the report"
@@ -269,7 +260,7 @@ def test_published_rows_that_changed_are_named(write):
 def test_a_report_without_trials_verifies_too(tmp_path):
     store = ResultStore(tmp_path)
     store.create()
-    path = write_report(build_report(store, {"0" * 12}, None, "t"), tmp_path)["md"]
+    path = write_report(build_report(store, Recipe("t", ("0" * 12,))), tmp_path)["md"]
     verdict = check(path)
     assert verdict.equal
     assert "(0 finished trials)" in verdict.lines()[0]

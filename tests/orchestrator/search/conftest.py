@@ -75,10 +75,7 @@ class Driven:
     started: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        search = self.space.sweep.search
-        assert search is not None
-        steps = 2 * len(self.space.sweep.seeds)
-        self.study = open_study(self.space.sweep.name, search, steps, self.folder, self.url)
+        self.study = open_study(self.space.sweep, self.folder, self.url)
         self.search = OptunaSearch(
             self.study,
             self.space,

@@ -168,9 +168,9 @@ folder, url = Path(sys.argv[2]), sys.argv[3] or None
 sweep = load_sweep(Path(sys.argv[1]))
 space = Space(sweep, lambda _: Inputs({"bolt": "b", "cloth": "c"}, "w", "made up"))
 with driver_heartbeat(folder) as name:
-    study = open_study(sweep.name, sweep.search, 2, folder, url)
+    study = open_study(sweep, folder, url)
     with study_lock(folder):
-        enqueue_initial_trials(study, space, sweep.search, folder)
+        enqueue_initial_trials(study, space, folder)
     search = OptunaSearch(study, space, lambda _: {}, name, lambda _: None, lock=lambda: study_lock(folder))
     while (answer := search.ask()) is not SourceSignal.DONE:
         if isinstance(answer, Trial):

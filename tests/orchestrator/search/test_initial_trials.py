@@ -13,7 +13,7 @@ SPACE = {"focal_gamma": {"uniform": [0, 3]}, "lora_rank": {"choice": [2, 64]}}
 
 
 def begun(one, near=Path()):
-    count = enqueue_initial_trials(one.study, one.space, one.space.sweep.search, near)
+    count = enqueue_initial_trials(one.study, one.space, near)
     return count, [trial.system_attrs["fixed_params"] for trial in one.trials]
 
 

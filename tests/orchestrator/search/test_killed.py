@@ -27,7 +27,7 @@ def begun(driven, name, stored, **search):
         space={"learning_rate": {"loguniform": [1e-4, 1e-1]}, "lora_rank": {"choice": [2, 4, 8]}},
         **search,
     )
-    enqueue_initial_trials(one.study, one.space, one.space.sweep.search, one.folder)
+    enqueue_initial_trials(one.study, one.space, one.folder)
     fail_trials_of_dead_drivers(one.study, one.folder, name)
     return one
 

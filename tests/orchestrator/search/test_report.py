@@ -46,9 +46,8 @@ def test_costs_savings_and_the_tested_configurations(driven, store_rows):
     tests = one.space.test_trials(one.space.factors(one.trials[0].params))
     store_rows(one.folder, [*finished, *tests[:1]], 3600.0)
     store_rows(one.folder, [pruned], 1800.0, status="pruned")
-    search = one.space.sweep.search
     tested = [("configuration 0", tuple(tests[:1])), ("half", tuple(tests))]
-    text, path = write_search_report(one.study, one.space, search, tested, one.folder)
+    text, path = write_search_report(one.study, one.space, tested, one.folder)
     assert path.read_text() == text
     assert "configurations: 3 complete, 1 pruned, 0 failed, impossible or taken over, 0 running, of 4" in text
     assert "cost: 8 attempts at trials, 7.50 compute-hours" in text
@@ -68,7 +67,7 @@ def test_costs_savings_and_the_tested_configurations(driven, store_rows):
 def test_constraints_are_named_and_savings_need_a_finished_trial(driven, store_rows):
     one = driven({"seeds": 1}, trials=1, pruner="asha", constraints={"seconds": 60, "aupro": 0.5})
     store_rows(one.folder, [one.ask()], 1.0, status="failed", error="no", error_kind="E", traceback="t")
-    text, _ = write_search_report(one.study, one.space, one.space.sweep.search, [], one.folder)
+    text, _ = write_search_report(one.study, one.space, [], one.folder)
     assert "constraints: aupro at least 0.5, seconds at most 60" in text
     assert "pruning saved: unknown, as no trial has finished" in text
     assert not (one.folder / "plots").exists(), "nothing is complete"

@@ -38,7 +38,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 def item() -> Callable[..., WorkItem]:
     """Make an item of one trial by its id and the ids of the trials that it follows."""
     inputs = Inputs({}, "", "")
-    return lambda name, *after: WorkItem((Trial(name, TrialConfig(), {}, inputs),), after, Resources())
+    return lambda name, *after: WorkItem(Trial(name, TrialConfig(), {}, inputs), after, Resources())
 
 
 @pytest.fixture

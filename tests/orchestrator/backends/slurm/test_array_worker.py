@@ -58,15 +58,15 @@ def run(
 
             def run(self, source: Any, events: Any) -> None:
                 while not isinstance(answer := source.next(), SourceSignal):
-                    during(answer.trial_ids[0])
-                    ran.append(answer.trial_ids[0])
+                    during(answer.trial.id)
+                    ran.append(answer.trial.id)
 
                 if fatal:
                     source.tally.stopped_by = fatal
 
         configs: list[WorkerConfig] = []
         monkeypatch.setattr(array_worker, "InlineBackend", Backend)
-        trials: list[Trial] = [item(name).trials[0] for name in (A, B, C, D)]
+        trials: list[Trial] = [item(name).trial for name in (A, B, C, D)]
         setup = replace(setup_in, folder=folder or setup_in.folder)
         array_worker.run_array_task(setup, "uid", trials, 1, Resources(), code or code_digest())
         assert [config.worker for config in configs] == ["slurm-7_1"]

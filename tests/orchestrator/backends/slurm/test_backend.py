@@ -39,7 +39,7 @@ def arrays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], list[str]]]
     found: list[tuple[list[str], list[str]]] = []
 
     def submit(self: Submitter, array: Array, after: Sequence[str]) -> Submission:
-        ids = [[name for i in task for name in i.trial_ids] for task in array.tasks]
+        ids = [[i.trial.id for i in task] for task in array.tasks]
         found.append(([name for task in ids for name in task], list(after)))
         return self.jobs.set_job_id(self.jobs.add(new_submission("small", ids, 1, 1)), str(99 + len(found)))
 

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.backends.slurm.outcomes import JobOutcomes, last_attempt_in_job
 from orchestrator.backends.slurm.queue import QueueState
 from orchestrator.backends.slurm.submissions import ArrayTask, job_folder
+from orchestrator.execution.backend import WorkItem
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.records import stop_requests
@@ -156,9 +157,8 @@ def test_a_job_whose_pickle_names_modules_of_an_older_version_loses_nothing(
     # Such a job fails while it loads its pickle: SLURM says FAILED, and there is no attempt.
     event = outcomes.outcome(TRIAL, task, QueueState("FAILED"))
     assert event is not None
-    (trial,) = item(TRIAL).trials
-    source = TrialSource(PlannedTrials([trial]), Resources(), retries=1)
+    source = TrialSource(PlannedTrials([item(TRIAL).trial]), Resources(), retries=1)
     source.next()
     source.events(event)
     again = source.next()
-    assert getattr(again, "trial_ids", None) == (TRIAL,)
+    assert isinstance(again, WorkItem) and again.trial.id == TRIAL

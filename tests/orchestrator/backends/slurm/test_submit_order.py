@@ -10,14 +10,14 @@ from orchestrator.sweep.trial import Inputs, Trial
 
 
 def item(name: str, *after: str) -> WorkItem:
-    return WorkItem((Trial(name, TrialConfig(), {}, Inputs({}, "", "")),), after, Resources())
+    return WorkItem(Trial(name, TrialConfig(), {}, Inputs({}, "", "")), after, Resources())
 
 
 ITEMS = [item("a"), item("b", "a"), item("c", "b"), item("d"), item("e", "d"), item("f", "gone")]
 
 
 def names(items: list[WorkItem]) -> str:
-    return "".join(one.trial_ids[0] for one in items)
+    return "".join(one.trial.id for one in items)
 
 
 def test_depth_counts_the_items_that_one_follows() -> None:

@@ -36,7 +36,7 @@ def submitter(setup_in: WorkerConfig) -> Callable[..., Submitter]:
 
 def summary(arrays: Sequence[Array]) -> list[tuple[int, list[str], tuple[str, ...]]]:
     """Depth, trials and earlier jobs of each array."""
-    return [(a.depth, [name for task in a.tasks for i in task for name in i.trial_ids], a.after) for a in arrays]
+    return [(a.depth, [i.trial.id for task in a.tasks for i in task], a.after) for a in arrays]
 
 
 def test_a_trial_that_follows_one_of_an_earlier_job_waits_for_that_job(
@@ -72,7 +72,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
     found: Waits = []
 
     def submit(self: Submitter, array: Array, after: Sequence[str]) -> Submission:
-        ids = [[name for i in task for name in i.trial_ids] for task in array.tasks]
+        ids = [[i.trial.id for i in task] for task in array.tasks]
         found.append(([name for task in ids for name in task], list(after)))
         return self.jobs.set_job_id(new_submission("small", ids, 1, 1), str(99 + len(found)))
 
