@@ -152,8 +152,8 @@ def knob_importances(study: optuna.Study, objective: int = 0) -> dict[str, float
     """Estimate by PED-ANOVA how much each knob matters for one objective.
 
     Returns:
-        {dotted path: share}, the largest first, with the sum 1. It is empty for fewer than
-        LEAST_FOR_IMPORTANCE complete configurations, or if Optuna can estimate none.
+        {dotted path: share}, the largest first, equal ones by name, with the sum 1. It is empty for
+        fewer than LEAST_FOR_IMPORTANCE complete configurations, or if Optuna can estimate none.
 
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -168,9 +168,11 @@ def knob_importances(study: optuna.Study, objective: int = 0) -> dict[str, float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return optuna.importance.get_param_importances(study, target=target)
+            shares = optuna.importance.get_param_importances(study, target=target)
         except (ValueError, RuntimeError):  # No knob was varied, or all values are equal.
             return {}
+    # Optuna leaves the order of equal shares to the hash seed of the process.
+    return dict(sorted(shares.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _importance(study: optuna.Study) -> Table:

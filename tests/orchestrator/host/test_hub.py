@@ -40,6 +40,26 @@ def test_a_hub_that_does_not_answer_is_skipped_inside_the_block(answering):
     assert not constants.HF_HUB_OFFLINE
 
 
+def test_a_user_who_is_offline_stays_offline(answering, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with offline_if_hub_is_down([PRETRAINED]):
+        assert constants.HF_HUB_OFFLINE
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_a_host_that_says_nothing_is_given_up_after_the_time_given(monkeypatch):
+    given = []
+
+    def connect(address, timeout):
+        given.append((address, timeout))
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert not is_reachable("hub", 443)
+    assert not is_reachable("hub", 80, 1.5)
+    assert given == [(("hub", 443), 3.0), (("hub", 80), 1.5)]
+
+
 @pytest.mark.parametrize(
     ("variables", "address"),
     [

@@ -50,6 +50,13 @@ def test_without_git_nothing_is_known(checkout, monkeypatch):
     assert checkout_state(checkout) == (None, None)
 
 
+def test_changes_that_git_does_not_tell_are_unknown(checkout, monkeypatch):
+    real = provenance._git
+    monkeypatch.setattr(provenance, "_git", lambda root, *words: None if "status" in words else real(root, *words))
+    commit, changed = checkout_state(checkout)
+    assert (len(commit), changed) == (40, None)
+
+
 def test_the_running_code_is_described_from_the_root_of_its_checkout():
     assert (provenance.ROOT / "orchestrator" / "host" / "provenance.py").samefile(provenance.__file__)
     assert provenance.git_state() == checkout_state(provenance.ROOT)

@@ -111,3 +111,15 @@ def test_importances_with_two_objectives_are_those_of_one(direction):
     both = study([[0.0, value] for value in values], ["maximize", direction])
     alone = study([[value] for value in values], [direction])
     assert knob_importances(both, 1) == pytest.approx(optuna.importance.get_param_importances(alone))
+
+
+def test_knobs_of_equal_importance_are_in_the_order_of_their_names():
+    made = optuna.create_study()
+    names = [f"knob{k}" for k in range(8)]
+    spaces = {name: optuna.distributions.FloatDistribution(0, 12) for name in names}
+    for k in range(12):
+        params = dict.fromkeys(names, float(k))
+        made.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=float(k)))
+    shares = knob_importances(made)
+    assert len(set(shares.values())) == 1
+    assert list(shares) == names
