@@ -87,6 +87,7 @@ def test_an_import_that_hangs_is_not_waited_for(place, monkeypatch):
         (["--data", "nowhere"], "--data: nowhere is no folder"),
         (["--base", "vit_b61"], "Did you mean 'vit_b16'?"),
         (["--weights", "pretraind"], "Did you mean 'pretrained'?"),
+        (["--cache", "base.yaml"], "--cache: base.yaml is a file"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line(place, command, words, said):
@@ -106,7 +107,16 @@ def test_what_follows_from_findings():
     lines = [line.split() for line in doctor_lines(without)]
     assert ["lacks", "ray", "gone", "[mend:", "do", "this]"] in lines
     assert ["lacks", "search", "optuna"] in lines
-    assert not runs_here([Finding("cache", "lacks", "no")])
+    for name, stopped in (
+        ("worker", {"inline", "local", "slurm", "ray"}),
+        ("budget", {"inline", "local", "slurm", "ray"}),
+        ("slurm", {"slurm"}),
+        ("submitit", {"slurm"}),
+        ("gpus", set()),
+    ):
+        one = [Finding(name, "lacks", "no")]
+        assert {backend for backend, of in doctor_document(one)["backends"].items() if of["lacks"]} == stopped
+        assert runs_here(one) == ("local" not in stopped)
     assert {name for of in (BACKENDS, FEATURES) for needed in of.values() for name in needed} <= set(NAMES)
 
 
