@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.execution.backend import SourceSignal, TrialSupply, WorkerConfig, WorkItem
+from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
 from orchestrator.execution.make_worker import make_worker
-from orchestrator.execution.signals import stop_signals_ignored
-from orchestrator.records.events import Events
-
-POLL_S = 0.25
+from orchestrator.records.events import Event, Events
 
 
 class InlineBackend:
-    """Runs every trial in this process. Events are reported at once."""
+    """Runs every trial in this process. Events are reported at once, not at the next poll."""
 
     def __init__(self, setup: WorkerConfig) -> None:
         self._setup = setup
 
     def run(self, source: TrialSupply, events: Events) -> None:
         """Pull and run items until the source is DONE."""
-        worker = make_worker(self._setup, events)
-        try:
-            while (answer := source.next()) is not SourceSignal.DONE:
-                if isinstance(answer, WorkItem):
-                    worker.run(answer.trial)
-                due = worker.seconds_until_due()
-                if due is not None and due <= 0:
-                    worker.flush()
-                elif not isinstance(answer, WorkItem):
-                    time.sleep(POLL_S if due is None else min(POLL_S, due))
-        finally:
-            with stop_signals_ignored():
-                worker.flush()
+        run_loop(_InlineEngine(self._setup, events), source, events)
+
+
+class _InlineEngine:
+    def __init__(self, setup: WorkerConfig, events: Events) -> None:
+        self._worker = make_worker(setup, events)
+        self._item: WorkItem | None = None
+
+    def free_slots(self) -> int:
+        return 0 if self._item else 1
+
+    def submit(self, item: WorkItem) -> None:
+        self._item = item
+
+    def poll(self, seconds: float) -> list[Event]:
+        item, self._item = self._item, None
+        if item is not None:
+            self._worker.run(item.trial)
+        due = self._worker.seconds_until_due()
+        if item is None:
+            time.sleep(seconds if due is None else min(seconds, due))
+        if due is not None and due <= 0:
+            self._worker.flush()
+        return []
+
+    def cancel_queued(self) -> list[Event]:
+        return []  # A submitted item runs at the next poll.
+
+    def close(self) -> None:
+        self._worker.flush()

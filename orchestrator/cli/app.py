@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -123,8 +122,8 @@ def check_choice(option: str, given: str, allowed: Sequence[Word]) -> Word:
     raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{hint}")
 
 
-def load_sweep_file(context: typer.Context) -> Sweep:
-    """Read the sweep file of a command with the changes that --data, --base and --set make to it.
+def load_sweep_file(file: Path, data: Path | None, base: str | None, sets: list[str] | None) -> Sweep:
+    """Read a sweep file with the changes that options make to it.
 
     Raises:
         InvalidInput: any mistake in the file or in the options.
@@ -132,13 +131,11 @@ def load_sweep_file(context: typer.Context) -> Sweep:
     """
     from orchestrator.sweep.sweep import load_sweep
 
-    given = context.params
-    sets, base, data = given["sets"] or (), given["base"], given["data"]
-    return load_sweep(given["file"], sets=sets, base=base, data_root=data, environment=os.environ)
+    return load_sweep(file, sets=sets or (), base=base, data_root=data, environment=os.environ)
 
 
-def run_options(context: typer.Context, **others: Any) -> Options:
-    """Options of a run: `others`, and those of a command that have the same name.
+def run_options(*, backend: str = "local", device: str = "auto", **others: Any) -> Options:
+    """Options of a run from those of a command.
 
     Raises:
         InvalidInput: no such backend or device.
@@ -146,11 +143,11 @@ def run_options(context: typer.Context, **others: Any) -> Options:
     """
     from orchestrator.driver.prepare import Options
 
-    names = {field.name for field in fields(Options)}
-    options = Options(**{name: value for name, value in context.params.items() if name in names} | others)
-    check_choice("--backend", options.backend, BACKENDS)
-    check_choice("--device", options.device, DEVICES)
-    return options
+    return Options(
+        backend=check_choice("--backend", backend, BACKENDS),
+        device=check_choice("--device", device, DEVICES),
+        **others,
+    )
 
 
 @contextlib.contextmanager

@@ -40,7 +40,6 @@ from orchestrator.cli.app import (
 
 
 def run(
-    context: typer.Context,
     file: File,
     data: Data = None,
     base: Base = None,
@@ -99,7 +98,23 @@ def run(
     from orchestrator.driver.launch import print_scripts, run_sweep
     from orchestrator.driver.prepare import prepare
 
-    options = run_options(context, quiet=quiet or log_json)
+    options = run_options(
+        out=out,
+        cache=cache,
+        backend=backend,
+        profile=profile,
+        detach=detach,
+        address=address,
+        dashboard=dashboard,
+        storage=storage,
+        workers=workers,
+        threads=threads,
+        device=device,
+        yes=yes,
+        rerun_stale=rerun_stale,
+        quiet=quiet or log_json,
+        log_json=log_json,
+    )
     for backend_of_option, name, given in (
         ("slurm", "--profile", profile),
         ("slurm", "--detach", detach),
@@ -117,7 +132,7 @@ def run(
         raise InvalidInput(
             "--log-json: prints events while the command follows trials; leave --detach and --print-sbatch out"
         )
-    sweep = load_sweep_file(context)
+    sweep = load_sweep_file(file, data, base, sets)
     if storage and sweep.search is None:
         raise InvalidInput(f"--storage: is for searches, and {file} has no `search:`; leave it out")
     action = run_dry if dry_run else print_scripts if print_sbatch else run_sweep
@@ -127,7 +142,6 @@ def run(
 
 
 def plan(
-    context: typer.Context,
     file: File,
     data: Data = None,
     base: Base = None,
@@ -150,8 +164,8 @@ def plan(
     from orchestrator.driver.prepare import expected_work, prepare
     from orchestrator.plan import listing
 
-    options = run_options(context)
-    prepared = prepare(load_sweep_file(context), options)
+    options = run_options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale)
+    prepared = prepare(load_sweep_file(file, data, base, sets), options)
     check_backbones(prepared, options, fetch=False)
     about = prepared.sweep, prepared.plan, prepared.inputs
     expected = expected_work(prepared)
@@ -164,7 +178,6 @@ def plan(
 
 
 def prefetch(
-    context: typer.Context,
     file: File,
     data: Data = None,
     base: Base = None,
@@ -194,14 +207,13 @@ def prefetch(
     check_choice("--backend", backend, ("local", "slurm"))
     if profile and backend != "slurm":
         raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
-    options = run_options(context)
+    options = run_options(cache=cache, backend=backend, profile=profile, threads=threads, device=device, yes=yes)
     console = open_console()
     with naming_the_command(console):
-        raise typer.Exit(run_prefetch(load_sweep_file(context), options, console))
+        raise typer.Exit(run_prefetch(load_sweep_file(file, data, base, sets), options, console))
 
 
 def trial(
-    context: typer.Context,
     version: Annotated[
         str,
         typer.Option(
@@ -249,7 +261,7 @@ def trial(
         }
         document["list"] = [parse_sets(sets, once)]
     sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
-    options = run_options(context, backend="inline")
+    options = run_options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
     console = open_console()
     with naming_the_command(console):
         raise typer.Exit(run_sweep(prepare(sweep, options), options, console))

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from moleflow.cache.eviction import budget_of
 from moleflow.errors import counted
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.driver.driver import broadcast, open_view
-from orchestrator.driver.preflight import check_backbones
+from orchestrator.driver.preflight import check_dry_run
 from orchestrator.driver.prepare import Options, Prepared, worker_config
+from orchestrator.execution.backend import TrialSupply, WorkerConfig
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.exit_codes import FAILED, INTERRUPTED
 from orchestrator.plan import listing
-from orchestrator.records.events import Event
+from orchestrator.records.events import Event, Events
 from orchestrator.results.store import ResultStore
 from orchestrator.sweep.trial import Trial
 
@@ -48,6 +48,28 @@ def cut_short(trial: Trial) -> Trial:
     return replace(trial, config=short)
 
 
+def run_cut_short(source: TrialSupply, setup: WorkerConfig, events: Events) -> None:
+    """Run the source's trials in a temporary folder with a temporary cache, and delete both.
+
+    Raises:
+        OSError: the temporary folder cannot be written.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="moleflow-dry-run-") as temporary:
+        results, cache = Path(temporary) / "results", Path(temporary) / "cache"
+        ResultStore(results).create()
+        InlineBackend(replace(setup, folder=results, cache=cache)).run(source, _without_scores(events))
+
+
+def _without_scores(events: Events) -> Events:
+    """Return a listener that drops image AUROC: after one training step it means nothing."""
+
+    def pass_on(event: Event) -> None:
+        events(replace(event, facts={name: fact for name, fact in event.facts.items() if name != "image_auroc"}))
+
+    return pass_on
+
+
 def run_dry(prepared: Prepared, options: Options, console: Console) -> int:
     """Run each distinct computation with one training step per task; return the exit code.
 
@@ -56,8 +78,7 @@ def run_dry(prepared: Prepared, options: Options, console: Console) -> int:
         OSError: the temporary folder cannot be written.
 
     """
-    budget_of(prepared.cache)  # A budget that is no size is refused.
-    check_backbones(prepared, options, fresh=True)
+    check_dry_run(prepared, options)
     trials = distinct_computations(prepared.sample)
     labels = {trial.id: trial.label for trial in prepared.sample}
     if not options.quiet:
@@ -67,19 +88,9 @@ def run_dry(prepared: Prepared, options: Options, console: Console) -> int:
     short = PlannedTrials([cut_short(trial) for trial in trials])
     source = TrialSource(short, prepared.sweep.resources, retries=0, most_identical=math.inf)
     interrupted = False
-    view = open_view(console, labels, len(trials), source.tally, options, None)
-    listeners = broadcast((source.events, view.show))
-
-    def tell(event: Event) -> None:  # After one training step, image AUROC means nothing.
-        listeners(replace(event, facts={name: fact for name, fact in event.facts.items() if name != "image_auroc"}))
-
-    with view:
+    with open_view(console, labels, len(trials), source.tally, options, None) as view:
         try:
-            with tempfile.TemporaryDirectory(prefix="moleflow-dry-run-") as temporary:
-                results, cache = Path(temporary) / "results", Path(temporary) / "cache"
-                ResultStore(results).create()
-                setup = replace(worker_config(prepared, options), folder=results, cache=cache)
-                InlineBackend(setup).run(source, tell)
+            run_cut_short(source, worker_config(prepared, options), broadcast((source.events, view.show)))
         except KeyboardInterrupt:
             interrupted = True
     tally = source.tally

@@ -35,13 +35,19 @@ def check_start(prepared: Prepared, options: Options) -> None:
     if options.backend == "slurm":
         check_slurm(options, starts)
     if options.backend == "ray" and starts:
-        if importlib.util.find_spec("ray") is None:
-            raise InvalidInput(f"--backend ray: ray is not installed; run {install_command('ray')}")
-        if options.address:
-            from orchestrator.backends.ray.cluster import check_address
-
-            check_address(options.address)
+        _check_ray(options)
     check_backbones(prepared, options)
+
+
+def check_dry_run(prepared: Prepared, options: Options) -> None:
+    """Refuse a dry run that no trial could pass.
+
+    Raises:
+        InvalidInput: a backbone that cannot be built, or a budget that is no size.
+
+    """
+    budget_of(prepared.cache)
+    check_backbones(prepared, options, fresh=True)
 
 
 def check_slurm(options: Options, submits: bool = True) -> None:
@@ -60,6 +66,15 @@ def check_slurm(options: Options, submits: bool = True) -> None:
             f"--backend: given slurm, but {missing} is not found here; type the command on a SLURM login node, "
             "or take --backend local"
         )
+
+
+def _check_ray(options: Options) -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise InvalidInput(f"--backend ray: ray is not installed; run {install_command('ray')}")
+    if options.address:
+        from orchestrator.backends.ray.cluster import check_address
+
+        check_address(options.address)
 
 
 def check_backbones(prepared: Prepared, options: Options, *, fetch: bool = True, fresh: bool = False) -> None:

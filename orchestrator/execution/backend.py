@@ -1,4 +1,4 @@
-"""The backend protocol, and the loop that the local and SLURM backends share."""
+"""The backend protocol, and the loop that the inline, local and SLURM backends share."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Backend(Protocol):
 
 
 class JobEngine(Protocol):
-    """One way of running items; `run_loop` does the rest for local and SLURM."""
+    """One way of running items; `run_loop` does the rest for inline, local and SLURM."""
 
     def free_slots(self) -> int:
         """The number of items that can be submitted now."""

@@ -19,9 +19,18 @@ from orchestrator.sweep.trial import Inputs, Trial
 
 
 def earlier_finished_trials(store: ResultStore, planned: Collection[str], code: str) -> list[Trial]:
-    """The finished trials of a store that are not planned; an earlier sweep file had them.
+    """The finished trials of a store that are not planned.
 
-    Trials of another code digest are left out, as their stages cannot be reused.
+    An earlier text of the sweep file had them.
+
+    Args:
+        store: the sweep's results.
+        planned: ids of the trials of the plan.
+        code: the code digest. Stages of other code cannot be reused, so those trials are left out.
+
+    Raises:
+        InvalidInput: a part was written with another schema.
+
     """
     rows = store.read(ATTEMPTS, ["trial_id", "status", "code_digest", "config", "seed"])
     ours = pc.and_(pc.equal(rows["status"], FINISHED), pc.equal(rows["code_digest"], code))

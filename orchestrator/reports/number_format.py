@@ -68,10 +68,13 @@ def summary_text(summary: Summary, seeds: int, share: bool = False) -> str:
     """Return `mean ± sd`, followed by `(n=…)` if fewer than `seeds` seeds have a value."""
     if summary.mean is None:
         return ABSENT
-    sd = summary.sd
-    spread = "" if sd is None else " ± 0%" if share and sd == 0 else f" ± {100 * sd:.1f}%" if share else f" ± {sd:.4f}"
+    spread = "" if summary.sd is None else f" ± {_sd_text(summary.sd, share)}"
     own_n = "" if summary.n == seeds else f" (n={summary.n})"
     return f"{metric_text(summary.mean, share)}{spread}{own_n}"
+
+
+def _sd_text(sd: float, share: bool) -> str:
+    return metric_text(sd) if not share else "0%" if sd == 0 else f"{100 * sd:.1f}%"
 
 
 def metric_cells(summaries: Sequence[Summary], seeds: Sequence[int], share: bool = False) -> tuple[Cell, ...]:

@@ -215,11 +215,15 @@ def _cell_differences(title: str, theirs: Sequence[Sequence[str]], ours: Sequenc
     found += [f"table '{title}': row '{name}' missing in the report" for name in own_rows if name not in rows]
     for name in [name for name in rows if name in own_rows]:
         for k, of in same.items():
-            has, gives = "".join(rows[name][k : k + 1]), "".join(own_rows[name][of : of + 1])
+            has, gives = _cell(rows[name], k), _cell(own_rows[name], of)
             if has != gives:
                 place = f"table '{title}', row '{name}', column '{head[k]}'"
                 found.append(f"{place}: the report has {has or 'nothing'}, the Parquet gives {gives or 'nothing'}")
     return found
+
+
+def _cell(row: Sequence[str], column: int) -> str:
+    return row[column] if column < len(row) else ""
 
 
 def _same_columns(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:

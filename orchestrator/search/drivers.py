@@ -82,6 +82,7 @@ def fail_trials_of_dead_drivers(study: optuna.Study, sweep_folder: Path, driver:
     """
     count = 0
     with study_lock(sweep_folder):
+        queued = {trial.user_attrs.get(REPLACES) for trial in study.get_trials(deepcopy=False)}
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             owner = trial.user_attrs.get(DRIVER)
             if owner == driver or (owner is not None and is_driver_alive(sweep_folder, owner)):
@@ -89,7 +90,6 @@ def fail_trials_of_dead_drivers(study: optuna.Study, sweep_folder: Path, driver:
             # Enqueue before failing. A driver that dies between the two leaves a configuration that
             # is both running and queued, which the next driver sees and does not queue again.
             parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            queued = {other.user_attrs.get(REPLACES) for other in study.get_trials(deepcopy=False)}
             if parameters and trial.number not in queued:
                 study.enqueue_trial(parameters, user_attrs={REPLACES: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

@@ -25,10 +25,18 @@ def metric_values(event: Event) -> Values | None:
 def stored_values(
     store: ResultStore, trial_ids: Collection[str], split: Literal["validation", "test"] = "validation"
 ) -> dict[str, Values]:
-    """Read the values of finished trials from their stored rows; only metrics of `split` count.
+    """Read the values of finished trials from their stored rows.
+
+    Args:
+        store: the results.
+        trial_ids: the trials; unfinished ones are left out.
+        split: the split whose metrics count.
 
     Returns:
-        {trial id: values} of the finished ones, without metrics that are undefined for any class.
+        {trial id: values}. A metric that is undefined for any class is left out.
+
+    Raises:
+        InvalidInput: there is no store, or one of another version.
 
     """
     finished = store.finished()

@@ -287,8 +287,9 @@ class OptunaSearch:
             for name, fact in ((REASON, reason), (UNTRIED, list(untried))):
                 if fact:
                     suggestion.set_user_attr(name, fact)
-            for name, bound in self._settings.constraints.items():
-                if means:  # Costs have an upper bound, metrics a lower one; a constraint is met at 0 or less.
+            if means:
+                # Costs have an upper bound, metrics a lower one; a constraint is met at 0 or less.
+                for name, bound in self._settings.constraints.items():
                     suggestion.set_constraint(name, means[name] - bound if name in COSTS else bound - means[name])
         values = [means[name] for name in self._settings.objectives] if means else None
         self._study.tell(suggestion, values, state, skip_if_finished=True)

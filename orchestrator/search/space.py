@@ -75,11 +75,16 @@ class Space:
 
     def is_excluded(self, factors: Mapping[str, Any]) -> bool:
         """Return true if `exclude` leaves the configuration out."""
-        values = {**self._resolver.base_values(factors), **factors}
+        values = ChainMap(dict(factors), self._resolver.base_values(factors))
         return any(holds(condition, values) for condition in self.sweep.exclude)
 
     def test_trials(self, factors: Mapping[str, Any]) -> list[Trial]:
-        """Make the trials that test a configuration after the search, with the final seeds."""
+        """Make the trials that test a configuration after the search, with the final seeds.
+
+        Raises:
+            InvalidInput: as `trials`.
+
+        """
         return self.trials(factors, test=True)
 
     def trials(self, factors: Mapping[str, Any], test: bool = False) -> list[Trial]:

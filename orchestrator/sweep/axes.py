@@ -178,7 +178,13 @@ def flat_settings(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def axis_values(path: str, values: object, source: str) -> tuple[Any, ...]:
-    """Check the values of a grid axis or a condition: a list of distinct values, not empty."""
+    """Check the values of a grid axis or a condition.
+
+    Raises:
+        InvalidInput: no list, an empty list, a value that the knob does not allow or that is given
+            twice.
+
+    """
     if not isinstance(values, list):
         one = values if isinstance(values, str) else yaml_text(values)
         raise InvalidInput(f"{source}: {path}: given {yaml_text(values)}, allowed: a list of values, as in [{one}]")
@@ -194,7 +200,12 @@ def axis_values(path: str, values: object, source: str) -> tuple[Any, ...]:
 
 
 def grid_axes(settings: Mapping[str, Any], source: str) -> list[Axis]:
-    """The axes of `grid: {knob: [values]}`, one for each knob."""
+    """The axes of `grid: {knob: [values]}`, one for each knob.
+
+    Raises:
+        InvalidInput: an unknown knob, an impossible value, an empty axis, or a value given twice.
+
+    """
     return [
         ListedAxis((path,), tuple({path: value} for value in axis_values(path, values, source)))
         for path, values in flat_settings(settings, source).items()
@@ -202,7 +213,16 @@ def grid_axes(settings: Mapping[str, Any], source: str) -> list[Axis]:
 
 
 def zipped(settings: Mapping[str, Any], source: str) -> list[Axis]:
-    """The axis of `zip: {knob: [values], ...}`; its n-th point takes each knob's n-th value."""
+    """The axis of `zip: {knob: [values], ...}`, whose n-th point takes the n-th value of each knob.
+
+    Returns:
+        One axis, or none for an empty `zip`.
+
+    Raises:
+        InvalidInput: an unknown knob, an impossible value, an empty list, lists of different
+            lengths, or a point given twice.
+
+    """
     columns: dict[str, list[Any]] = {}
     for path, values in flat_settings(settings, source).items():
         if not isinstance(values, list) or not values:
@@ -216,7 +236,15 @@ def zipped(settings: Mapping[str, Any], source: str) -> list[Axis]:
 
 
 def listed(settings: Sequence[Any], source: str) -> list[Axis]:
-    """The axis of `list: [{knob: value, ...}, ...]`; its entries need not name the same knobs."""
+    """The axis of `list: [{knob: value, ...}, ...]`; its entries need not name the same knobs.
+
+    Returns:
+        One axis, or none for an empty `list`.
+
+    Raises:
+        InvalidInput: an unknown knob, an impossible value, or an entry given twice.
+
+    """
     rows: list[dict[str, Any]] = []
     for number, entry in enumerate(settings, start=1):
         where = f"{source}, entry {number}"
@@ -248,6 +276,10 @@ def random_axis(count: int, seed: int, settings: Mapping[str, Any], source: str)
         seed: the seed of the draws.
         settings: {knob: {choice: [values]}} or {knob: {uniform | loguniform | integer: [a, b]}}.
         source: the file and key, for messages.
+
+    Raises:
+        InvalidInput: an unknown knob or distribution, a bound that the knob does not allow, or no
+            knob at all.
 
     """
     flat = flat_settings(settings, source)

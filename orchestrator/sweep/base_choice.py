@@ -157,7 +157,12 @@ def _own_base(keys: SweepFile, source: str, folder: Path) -> Base:
 
 
 def seeds_of(given: int | list[int], source: str) -> tuple[int, ...]:
-    """Return the seeds of a list, each given once, or 0 to n - 1 for a count n."""
+    """Return the seeds of a list, or 0 to n - 1 for a count n.
+
+    Raises:
+        InvalidInput: a seed is given twice.
+
+    """
     seeds = tuple(range(given)) if isinstance(given, int) else tuple(given)
     if len(set(seeds)) < len(seeds):
         twice = next(seed for seed in seeds if seeds.count(seed) > 1)

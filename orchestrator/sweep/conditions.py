@@ -50,7 +50,12 @@ Condition = Mapping[str, Requirement]
 
 
 def parse_condition(settings: object, source: str) -> Condition:
-    """Parse `{knob: value | [values] | "> 0"}`, which holds if every knob meets its requirement."""
+    """Parse `{knob: value | [values] | "> 0"}`, which holds if every knob meets its requirement.
+
+    Raises:
+        InvalidInput: an unknown knob, a value that it does not allow, or an empty condition.
+
+    """
     if not isinstance(settings, Mapping) or not settings:
         raise InvalidInput(f'{source}: given {yaml_text(settings)}, allowed: {{knob: value, or [values], or "> 0"}}')
     return {path: _requirement(path, given, source) for path, given in flat_settings(settings, source).items()}
@@ -98,6 +103,9 @@ def check_conditions(
         when: {knob: condition under which it is varied}.
         exclude: conditions of the variants to leave out.
         source: the sweep file, for messages.
+
+    Raises:
+        InvalidInput: a condition asks for a value that neither the axes nor the base have.
 
     """
     values = [_possible_values(version, under, axis_of, when) for version, under in layers.items()]

@@ -96,7 +96,14 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
 def trials_of(sweep: Sweep, variants: Sequence[Variant], inputs: Callable[[TrialConfig], Inputs]) -> list[Trial]:
     """Make the trials of variants, variant by variant and seed by seed; each id comes once.
 
-    `inputs` returns the files that a configuration reads.
+    Args:
+        sweep: the sweep.
+        variants: its variants.
+        inputs: returns the files that a configuration reads.
+
+    Raises:
+        InvalidInput: a task without images.
+
     """
     identities = Identities()
     inputs_of_groups: dict[tuple[int, int], Inputs] = {}

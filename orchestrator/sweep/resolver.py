@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -18,7 +19,6 @@ from orchestrator.sweep.trial import label
 
 Model = TypeVar("Model", bound=BaseModel)
 _MOST_CACHED = 4096
-_field_names = cache(lambda model: set(model.model_fields))
 
 
 @cache
@@ -28,9 +28,19 @@ def _group_models() -> dict[str, type[BaseModel]]:
     return {name: one for name, one in types.items() if isinstance(one, type) and issubclass(one, BaseModel)}
 
 
+@cache
+def _groups_of() -> Callable[[Mapping[str, Any]], tuple[BaseModel, ...]]:
+    return operator.itemgetter(*_group_models())
+
+
+@cache
+def _field_names(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
+
+
 def _share_fields_set(model: Model) -> Model:
     """Let all models of a type share one set of field names; a set each would take most memory."""
-    # A frozen model refuses a plain assignment.
+    # Frozen models refuse a plain assignment.
     object.__setattr__(model, "__pydantic_fields_set__", _field_names(type(model)))
     return model
 
@@ -38,6 +48,14 @@ def _share_fields_set(model: Model) -> Model:
 def copy_with(config: TrialConfig, **checked: object) -> TrialConfig:
     """Return the configuration with other groups or another seed, which are already checked."""
     return _share_fields_set(config.model_copy(update=checked))
+
+
+@dataclass(frozen=True)
+class _BaseSettings:
+    """Every knob under the factors of one version's variants, flat and by group."""
+
+    flat: dict[str, Any]
+    groups: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,18 +67,14 @@ class Resolver:
     """
 
     sweep: Sweep
-    _base: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _base: dict[str, _BaseSettings] = field(default_factory=dict)
     _without_factors: dict[tuple[str, ...], TrialConfig] = field(default_factory=dict)
     _checked: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
     _interned: dict[BaseModel, BaseModel] = field(default_factory=dict)
 
     def base_values(self, factors: Mapping[str, Any]) -> dict[str, Any]:
         """Every knob's value where these factors do not set it, as {dotted path: value}."""
-        version = self._version(factors)
-        if version not in self._base:
-            settings = {path: check_value(path, v, "") for path, v in self.sweep.settings(version).items()}
-            self._base[version] = flatten_config(TrialConfig.model_validate({})) | settings
-        return self._base[version]
+        return self._base_settings(self._version(factors)).flat
 
     def config(self, factors: Mapping[str, Any]) -> TrialConfig:
         """The configuration with these factors and seed 0.
@@ -85,13 +99,25 @@ class Resolver:
     def key(self, config: TrialConfig) -> tuple[object, ...]:
         """A key that configurations of this resolver share if they differ at most in the seed."""
         # Equal groups are one object, so that id() compares them without hashing every knob.
-        return config.version, *map(id, map(vars(config).__getitem__, _group_models()))
+        return config.version, *map(id, _groups_of()(vars(config)))
 
     def _version(self, factors: Mapping[str, Any]) -> str:
         version: str | None = factors.get("version", self.sweep.version)
         if version is None:
             raise InvalidInput(f"{self.sweep.source}: variant {label(factors)}: has no version; give the sweep one")
         return version
+
+    def _base_settings(self, version: str) -> _BaseSettings:
+        if version not in self._base:
+            settings = {path: check_value(path, v, "") for path, v in self.sweep.settings(version).items()}
+            flat = flatten_config(TrialConfig.model_validate({})) | settings
+            groups: dict[str, dict[str, Any]] = {name: {} for name in _group_models()}
+            for path, value in flat.items():
+                group, _, name = path.rpartition(".")
+                if group:
+                    groups[group][name] = value
+            self._base[version] = _BaseSettings(flat, groups)
+        return self._base[version]
 
     def _config_without_factors(self, version: str, replaced: Mapping[str, object]) -> TrialConfig:
         """The version's configuration; the groups in `replaced` are left to the caller."""
@@ -102,13 +128,11 @@ class Resolver:
             config = self._without_factors[key] = TrialConfig.model_validate({"version": version, **groups})
         return config
 
-    def _group(self, version: str, name: str, factors: dict[str, Any]) -> BaseModel:
+    def _group(self, version: str, name: str, factors: Mapping[str, Any]) -> BaseModel:
         key = (version, name, *factors.items())
         group = self._checked.get(key)
         if group is None:
-            base, prefix = self.base_values({"version": version}), f"{name}."
-            settings = {path.removeprefix(prefix): of for path, of in base.items() if path.startswith(prefix)}
-            checked = _group_models()[name].model_validate(settings | factors)
+            checked = _group_models()[name].model_validate({**self._base_settings(version).groups[name], **factors})
             if len(self._checked) >= _MOST_CACHED:  # Random draws hardly ever repeat a group.
                 self._checked.clear()
             group = self._checked[key] = self._interned.setdefault(checked, checked)

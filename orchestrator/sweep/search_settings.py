@@ -13,7 +13,12 @@ VALIDATION_SETTINGS = {"data.validation_fraction": 0.2, "data.validation_anomali
 def search_layers(keys: SweepFile, source: str) -> list[Layer]:
     """Check the `search` block, and return the settings that give a search validation images.
 
-    The layer belongs under the base; a sweep without a search has none.
+    Returns:
+        One layer, to lie under the base; none for a sweep without a search.
+
+    Raises:
+        InvalidInput: keys that contradict each other, or an unknown metric.
+
     """
     if keys.search is None:
         return []
@@ -46,8 +51,15 @@ def search_layers(keys: SweepFile, source: str) -> list[Layer]:
 def final_seeds_of(keys: SweepFile, seeds: tuple[int, ...], source: str) -> tuple[int, ...]:
     """Return the seeds that test the finalists.
 
-    These are the seeds of the sweep if `without_data` replaced the file's seeds, or if the file has
-    no `final_seeds`.
+    Args:
+        keys: the sweep file.
+        seeds: the seeds of the sweep. They test the finalists too if `without_data` replaced the
+            file's seeds, or if the file has no `final_seeds`.
+        source: the sweep file, for messages.
+
+    Raises:
+        InvalidInput: a seed is given twice.
+
     """
     if keys.search is None or keys.search.final_seeds is None or seeds != seeds_of(keys.seeds, source):
         return seeds

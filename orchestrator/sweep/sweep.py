@@ -171,12 +171,7 @@ def make_sweep(
     version = overrides.pop("version", keys.version)
     if version is None and not ("version" in axis_of and axis_of["version"].always_has("version")):
         raise InvalidInput(f"{source}: version: is missing; give a version's name, or make it an axis")
-    root, data_source = data_root, "--data"
-    if root is None and keys.data is not None:
-        root, data_source = folder / Path(keys.data).expanduser(), f"{source}: data"
-    elif root is None:
-        given = (environment or {}).get(DATA_VARIABLE)
-        root, data_source = Path(given) if given else None, DATA_VARIABLE
+    root, data_source = _data_root(keys, source, folder, data_root, environment or {})
     choice = choose_base(keys, source, folder, base, root)
     under_base = search_layers(keys, source)
 
@@ -216,6 +211,18 @@ def make_sweep(
         final_seeds=final_seeds_of(keys, choice.seeds, source),
         early_stopping=keys.early_stopping,
     )
+
+
+def _data_root(
+    keys: SweepFile, source: str, folder: Path, option: Path | None, environment: Mapping[str, str]
+) -> tuple[Path | None, str]:
+    """Return the data root, and the option, key or variable that gives it."""
+    if option is not None:
+        return option, "--data"
+    if keys.data is not None:
+        return folder / Path(keys.data).expanduser(), f"{source}: data"
+    given = environment.get(DATA_VARIABLE)
+    return Path(given) if given else None, DATA_VARIABLE
 
 
 def _axes(keys: SweepFile, source: str) -> list[Axis]:

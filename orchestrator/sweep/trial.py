@@ -70,7 +70,12 @@ class Identities:
     _members: dict[tuple[str, int, int], tuple[str, object, Inputs]] = field(default_factory=dict)
 
     def of(self, config: TrialConfig, inputs: Inputs) -> str:
-        """Return the trial's id: the first 12 hex digits of the SHA-256 of its identity."""
+        """Return the trial's id: the first 12 hex digits of the SHA-256 of its identity.
+
+        Raises:
+            InvalidInput: a task without a digest.
+
+        """
         return hashlib.sha256(self.json(config, inputs).encode()).hexdigest()[:12]
 
     def json(self, config: TrialConfig, inputs: Inputs) -> str:

@@ -141,24 +141,36 @@ def check_address(address: str) -> None:
         InvalidInput: it is no address, or no cluster answers.
 
     """
-    try:
-        with set_variables(DRIVER_VARIABLES):
-            _join(address, only_check=True)
-    finally:
-        ray.shutdown()
+    if address == "auto":
+        try:
+            with set_variables(DRIVER_VARIABLES):
+                _join(address)
+        finally:
+            ray.shutdown()
+        return
+    with _joinable(address):
+        _connect(address)
 
 
-def _join(address: str, only_check: bool = False) -> str | None:
-    try:
+def _join(address: str) -> str | None:
+    with _joinable(address):
         if address != "auto":
-            # Without this check, Ray would wait for 15 minutes and then end this process.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise ValueError("it is no HOST:PORT")
-            socket.create_connection((host.strip("[]"), int(port)), ANSWER_WITHIN_S).close()
-            if only_check:
-                return None
+            _connect(address)
         return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL).dashboard_url
+
+
+def _connect(address: str) -> None:
+    # Without this check, Ray would wait for 15 minutes and then end this process.
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("it is no HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), ANSWER_WITHIN_S).close()
+
+
+@contextlib.contextmanager
+def _joinable(address: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise InvalidInput(

@@ -103,12 +103,15 @@ def _outcome_of_state(trial_id: str, task: ArrayTask, state: QueueState, output:
     job = f"SLURM job {task.id}"
     if state.name == queue.CANCELLED:
         return Event("cancelled", trial_id, {"error": f"{job} was cancelled", "error_kind": CANCELLED})
-    if state.name in queue.INTERRUPTING or state.name == queue.COMPLETED:
-        how = "ended without running it" if state.name == queue.COMPLETED else f"was stopped ({state.name})"
-        return Event("interrupted", trial_id, {"error": f"{job} {how}", "error_kind": STOPPED})
+    if state.name in queue.INTERRUPTING:
+        error = f"{job} was stopped ({state.name})"
+        return Event("interrupted", trial_id, {"error": error, "error_kind": STOPPED})
     if state.name == queue.OUT_OF_MEMORY:
         error = f"{job} ran out of memory; raise resources.mem_gb (the job had {task.submission.mem_gb:g} GB)"
         return Event("failed", trial_id, {"error": error, "error_kind": OUT_OF_MEMORY})
+    if state.name == queue.COMPLETED:
+        error = f"{job} ended without running it"
+        return Event("interrupted", trial_id, {"error": error, "error_kind": STOPPED})
     return _died(trial_id, task, state, output)
 
 

@@ -5,6 +5,7 @@ The resources of a trial are in the sweep file, under `resources`.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -146,6 +147,16 @@ def load_profile(path: Path | None) -> SiteProfile:
         return SiteProfile.model_validate(read_mapping(path))
     except ValidationError as error:
         raise InvalidInput(f"{path}: {_explain(error)}") from None
+
+
+def profile_reference() -> str:
+    """The keys of a profile as a Markdown table."""
+    rows = ["| key | what it holds | default |", "|---|---|---|"]
+    for key, field in SiteProfile.model_fields.items():
+        default = f"`{json.dumps(field.default)}`" if field.default_factory is None else "this command's"
+        description = str(field.description).replace("|", r"\|")
+        rows.append(f"| `{key}` | {description} | {default} |")
+    return "\n".join(rows)
 
 
 def _explain(error: ValidationError) -> str:

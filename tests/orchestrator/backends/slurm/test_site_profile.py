@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moleflow.errors import InvalidInput
-from orchestrator.backends.slurm.site_profile import SiteProfile, load_profile
+from orchestrator.backends.slurm.site_profile import SiteProfile, load_profile, profile_reference
 
 SLURM = Path(__file__).parents[4] / "slurm"
 
@@ -134,3 +134,7 @@ def test_the_profiles_that_come_with_the_project():
     profiles = {path.stem: load_profile(path) for path in (SLURM / "profiles").glob("*.yaml")}
     assert profiles.keys() == {"example", "devcluster"}
     assert profiles["example"].model_fields_set == SiteProfile.model_fields.keys(), "the example explains every key"
+
+
+def test_the_page_for_admins_holds_the_reference():
+    assert profile_reference() in (SLURM / "README.md").read_text()
