@@ -136,7 +136,7 @@ def trial(factors: dict[str, float], seed: int, draws: np.random.Generator) -> A
 def generate(place: Path, variants: int, seeds: int) -> None:
     """Store a finished sweep of generated numbers in `place`."""
     draws = np.random.default_rng(0)
-    writer = PartWriter(ResultStore(place), "generated")
+    writer = PartWriter(ResultStore(place))
     ids = []
     for factors in configurations(variants):
         for seed in range(seeds):

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -37,10 +36,11 @@ import yaml
 
 from moleflow.features.feature_cache import FeatureCache
 from orchestrator.driver.prepare import Options, Prepared, prepare
+from orchestrator.host.hardware import available_cores
 from orchestrator.sweep.sweep import load_sweep
 
 HERE = Path(__file__).parent
-CORES = os.cpu_count() or 1
+CORES = available_cores()
 SWEEPS: dict[str, dict[str, Any]] = {
     "gamma": {"version": "v7", "grid": {"focal_gamma": [0, 0.5, 1, 2, 4]}, "seeds": 3},
     "scoring": {

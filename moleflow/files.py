@@ -1,14 +1,179 @@
-"""Atomic writes: a file is whole or not there, whenever a process dies or the power fails."""
+"""The files of results and cache, on filesystems as they are: local ones, NFS, Lustre, FUSE.
+
+Results and cache reach their files through this module alone. It knows what shared filesystems
+answer:
+
+- A reply that was lost: the server has renamed, and answers a second request that there is no such
+  file. What is there now is compared with what was meant.
+- ESTALE: the file was removed or replaced on another host. That is looked up once more, then the
+  file is gone.
+- An error that passes (`PASSING`). The operation is tried again for `retry_s()` seconds.
+- Attributes and listings that are a minute old. Those that decide something are asked for anew.
+- Clocks that differ. Ages come from the clock that stamps the files.
+
+A file is whole or not there, whenever a process dies or the power fails.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
+import re
+import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from moleflow.owner import code_is_gone, owner_code
 
 Content = bytes | memoryview
+Result = TypeVar("Result")
+
+RETRY_VARIABLE = "MOLEFLOW_FILE_RETRY_S"
+"""The environment variable with the seconds for which a passing error is tried again."""
+RETRY_S = 120.0
+PASSING = frozenset(
+    {
+        *(errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EDQUOT),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH),
+        *(errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT),
+    }
+)
+"""Errors that a server or a network recovers from by itself. A full disk is none of them."""
+LEFT_BEHIND_S = 3600.0
+"""Age of a temporary file of another host from which nobody writes it any more."""
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 5.0
+_STALE_READS = 3
+_TEMPORARY = re.compile(r"^\..+\.tmp$")
+_OWNED = re.compile(r"\.([0-9a-f]{8}-\d+)-[0-9a-f]{12}\.tmp$")
+_LOG = logging.getLogger(__name__)
+
+
+class NotAFile(OSError):
+    """A folder, a pipe or a device stands where a file is expected; reading it could hang."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EINVAL, "is no regular file", str(path))
+
+
+def retry_s() -> float:
+    """Seconds for which a passing error is tried again before it counts."""
+    try:
+        return float(os.environ.get(RETRY_VARIABLE, RETRY_S))
+    except ValueError:
+        return RETRY_S
+
+
+# --- Reading -------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is none, or it is removed while it is read.
+        NotAFile: it is no regular file.
+        OSError: it cannot be read.
+    """
+
+    def whole() -> bytes:
+        with _opened(path) as file:
+            return file.read()
+
+    return _current(path, lambda: _retried(whole, path, but=errno.ESTALE))
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file open for reading.
+
+    Raises:
+        FileNotFoundError, NotAFile, OSError: as `read`.
+    """
+    return _current(path, lambda: _retried(lambda: _opened(path), path, but=errno.ESTALE))
+
+
+def exists(path: Path) -> bool:
+    """True if there is a file or folder of this name."""
+    return status(path) is not None
+
+
+def status(path: Path) -> os.stat_result | None:
+    """Size and times of a file or folder, perhaps as they were a minute ago; None if it is gone."""
+    try:
+        return _current(path, lambda: _retried(lambda: os.stat(path), path, but=errno.ESTALE))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def status_now(path: Path) -> os.stat_result | None:
+    """Size and times of a file as the server has them now; None if it is gone.
+
+    Of another user's file they may be a minute old.
+    """
+
+    def ask() -> os.stat_result:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # Opening a file makes NFS ask for its attributes, but not every client. All of them
+            # take over those in the reply to a change. This one changes nothing.
+            with contextlib.suppress(PermissionError):
+                os.fchmod(handle, stat.S_IMODE(os.fstat(handle).st_mode))
+            return os.fstat(handle)
+        finally:
+            os.close(handle)
+
+    try:
+        return _current(path, lambda: _retried(ask, path, but=errno.ESTALE))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def names(folder: Path, fresh: bool = False) -> list[str]:
+    """The names in a folder, without those of temporary files; none if there is no folder.
+
+    Args:
+        folder: the folder.
+        fresh: for what decides something: also those that other hosts made a moment ago. Needs
+            write access, without which they may be missing for a minute.
+    """
+    if fresh:
+        with contextlib.suppress(OSError):
+            _touch_probe(folder)
+    try:
+        found = _current(folder, lambda: _retried(lambda: os.listdir(folder), folder, but=errno.ESTALE))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [name for name in found if not _TEMPORARY.match(name)]
+
+
+def clock(folder: Path) -> float:
+    """The present by the clock that stamps new files in a folder, in seconds since 1970.
+
+    In a folder that cannot be written it is this host's clock.
+    """
+    try:
+        return _touch_probe(folder)
+    except OSError:
+        return time.time()
+
+
+def age(path: Path) -> float | None:
+    """Seconds since a file was written or touched, by the clock that stamps it; None if it is gone.
+
+    Some filesystems stamp a file with the clock of the host that touches it. If that clock is
+    wrong, so is the age.
+    """
+    now = status_now(path)
+    return None if now is None else clock(path.parent) - now.st_mtime
+
+
+# --- Writing -------------------------------------------------------------------------------------
 
 
 def write_atomically(path: Path, *content: Content, folder: Path | None = None, durable: bool = True) -> None:
@@ -25,26 +190,79 @@ def write_atomically(path: Path, *content: Content, folder: Path | None = None, 
         OSError: the disk is full or not writable; `path` keeps what it held, and nothing else
             stays.
     """
-    with temporary_file(path, folder) as temporary:
-        write_file(temporary, *content, durable=durable)
-        os.replace(temporary, path)
+
+    # After a failed sync the kernel drops the pages and says that all is well when it is asked
+    # again. So every try writes a new file.
+    def write() -> None:
+        temporary = _temporary_name(path, folder)
+        try:
+            write_file(temporary, *content, durable=durable)
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            if not _reply_was_lost(error, lambda: _holds(path, content)):
+                raise _passing_if_removed(error, path.parent, temporary.parent) from error
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    _retried(write, path)
+
+
+def create_exclusively(path: Path, *content: Content, durable: bool = False) -> bool:
+    """Write `content` to a file that must not exist yet. Of several that try, one succeeds.
+
+    Nobody sees the file without its content.
+
+    Args:
+        path: the file; its folder must exist.
+        content: pieces, written one after the other; no other caller writes the same.
+        durable: sync the file first, so that a power cut does not leave it empty.
+
+    Returns:
+        False if the file exists.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+
+    def create() -> bool:
+        with temporary_file(path) as temporary:
+            write_file(temporary, *content, durable=durable)
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    return _create_without_link(path, *content)
+                # A second name for the temporary file shows that the link was made, whatever the
+                # reply to it says.
+                if error.errno in {errno.EEXIST, *PASSING} and _has_second_name(temporary):
+                    return True
+                if error.errno == errno.EEXIST:
+                    return False
+                raise _passing_if_removed(error, path.parent) from error
+        return True
+
+    return _retried(create, path)
 
 
 @contextlib.contextmanager
 def temporary_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """A unique path for a temporary file beside `path`, or in `folder`; removed at the end.
 
-    The name begins with a dot and ends in `.tmp`. Readers skip it, and those who clean up after a
-    dead writer find it.
+    The name begins with a dot and ends in `.tmp`, which readers skip. It tells whose it is, so that
+    `remove_leftovers` finds those of dead writers.
     """
-    temporary = (folder or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    temporary = _temporary_name(path, folder)
     try:
         yield temporary
     finally:
         # Usually it is gone, since it was renamed. A broken disk refuses to remove it; then the
         # error that led here counts, not this one.
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary)
 
 
 def write_file(path: Path, *content: Content, durable: bool = True) -> None:
@@ -53,13 +271,71 @@ def write_file(path: Path, *content: Content, durable: bool = True) -> None:
     Raises:
         OSError: the disk is full or not writable.
     """
-    with path.open("wb") as file:
+    # Unbuffered: a buffer that cannot be written would be written again when it is collected.
+    with open(path, "wb", buffering=0) as file:
         for piece in content:
-            file.write(piece)
+            view = memoryview(piece).cast("B")
+            while view:
+                view = view[file.write(view) or 0 :]
         if durable:
             # Without it a power cut after the rename can leave the new name without its content.
-            file.flush()
             os.fsync(file.fileno())
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file or a folder; a file of the name `target` is replaced.
+
+    Raises:
+        FileNotFoundError: there is no `source`.
+        OSError: the folder cannot be written.
+    """
+    before = _current(source, lambda: os.stat(source))
+
+    def is_there() -> bool:
+        after = status(target)
+        return after is not None and os.path.samestat(before, after)
+
+    def move() -> None:
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            if not _reply_was_lost(error, is_there):
+                raise
+
+    _retried(move, target)
+
+
+def remove(path: Path) -> bool:
+    """Remove a file; False if there is none.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    try:
+        _current(path, lambda: _retried(lambda: os.unlink(path), path, but=errno.ESTALE))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they exist.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    # `exist_ok` also covers a reply that was lost.
+    _retried(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+
+
+def touch(path: Path) -> None:
+    """Stamp a file with the present.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be stamped.
+    """
+    _current(path, lambda: _retried(lambda: os.utime(path), path, but=errno.ESTALE))
 
 
 def sync_folder(folder: Path) -> None:
@@ -72,3 +348,129 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove the temporary files in a folder that dead writers left; returns them.
+
+    A writer whose file is removed by mistake, since its host slept for hours, writes it anew.
+    """
+    removed = []
+    with contextlib.suppress(OSError):
+        for name in filter(_TEMPORARY.match, os.listdir(folder)):
+            owned = _OWNED.search(name)
+            gone = code_is_gone(owned[1]) if owned else None
+            path = folder / name
+            if gone is None:
+                since = age(path)
+                gone = since is not None and since > LEFT_BEHIND_S
+            with contextlib.suppress(OSError):
+                if gone and remove(path):
+                    removed.append(path)
+    return removed
+
+
+# --- What servers answer -------------------------------------------------------------------------
+
+
+def _retried(operation: Callable[[], Result], path: Path, but: int | None = None) -> Result:
+    """The result of an operation that is tried again after each passing error, `but` one."""
+    deadline, pause = None, _FIRST_PAUSE_S
+    while True:
+        try:
+            return operation()
+        except OSError as error:
+            if error.errno not in PASSING or error.errno == but:
+                raise
+            now = time.monotonic()
+            if deadline is None:
+                deadline = now + retry_s()
+                _LOG.warning("%s: %s; trying again for up to %g s", path, error.strerror, retry_s())
+            if now + pause > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def _current(path: Path, operation: Callable[[], Result]) -> Result:
+    """The result of an operation on the file that now has this name.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for _ in range(_STALE_READS):
+        try:
+            return operation()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _temporary_name(path: Path, folder: Path | None) -> Path:
+    return (folder or path.parent) / f".{path.name}.{owner_code()}-{uuid.uuid4().hex[:12]}.tmp"
+
+
+def _opened(path: Path) -> BinaryIO:
+    # Without O_NONBLOCK a pipe without a writer would hang here for ever.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise NotAFile(path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _touch_probe(folder: Path) -> float:
+    """Make and remove a file, which makes the client ask for the folder anew; returns its time."""
+    with temporary_file(folder / "probe") as probe:
+        handle = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        try:
+            return os.fstat(handle).st_mtime
+        finally:
+            os.close(handle)
+
+
+def _reply_was_lost(error: OSError, is_done: Callable[[], bool]) -> bool:
+    """True if an operation is done although its last reply was `error`."""
+    with contextlib.suppress(OSError):
+        return error.errno in {errno.ENOENT, *PASSING} and is_done()
+    return False
+
+
+def _passing_if_removed(error: OSError, *folders: Path) -> OSError:
+    """ESTALE, which is tried again, if only the temporary file is missing and no folder."""
+    if error.errno == errno.ENOENT and all(folder.is_dir() for folder in folders):
+        return OSError(errno.ESTALE, os.strerror(errno.ESTALE), error.filename)
+    return error
+
+
+def _holds(path: Path, content: tuple[Content, ...]) -> bool:
+    with open_file(path) as file:
+        same = all(file.read(memoryview(piece).nbytes) == bytes(piece) for piece in content)
+        return same and not file.read(1)
+
+
+def _has_second_name(temporary: Path) -> bool:
+    now = status_now(temporary)
+    return now is not None and now.st_nlink > 1
+
+
+def _create_without_link(path: Path, *content: Content) -> bool:
+    """As `create_exclusively`, where files cannot have two names."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        with contextlib.suppress(OSError):
+            return _holds(path, content)
+        return False
+    try:
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            for piece in content:
+                file.write(piece)
+    except OSError:
+        os.unlink(path)  # An empty file would pass for a claim for a minute.
+        raise
+    return True

@@ -7,4 +7,4 @@ FAILED = 1
 INVALID = 2
 """A user's mistake; nothing was written."""
 INTERRUPTED = 130
-"""Ctrl-C or SIGTERM: 128 plus the number of SIGINT, as shells report it."""
+"""Ctrl-C, SIGTERM or a closed terminal: 128 plus the number of SIGINT, as shells report it."""

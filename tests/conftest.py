@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 # Numeric libraries read these when they are loaded, so they are set before any is imported. Tests
@@ -20,6 +22,8 @@ from typing import Any
 os.environ.update(
     dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 )
+# No test waits two minutes for a file server that its own fault has taken away.
+os.environ["MOLEFLOW_FILE_RETRY_S"] = "0.1"
 
 import numpy as np
 import numpy.typing as npt
@@ -158,6 +162,14 @@ def run_here(folder: Path, *words: str, capture: pytest.CaptureFixture[str] | No
 
 
 @pytest.fixture
+def dead_pid() -> int:
+    """The number of a process of this host that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
 def place(tmp_path: Path, images: Path) -> Path:
     """A folder with base.yaml, images and sweep.yaml, in which commands run."""
     _furnish(tmp_path, images)
@@ -258,6 +270,41 @@ def start(place: Path) -> Iterator[Callable[..., Started]]:
         if one.members():
             one.signal(signal.SIGKILL)
         one.process.communicate()
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Make the function that makes a worker which runs a statement at each step of seed 1."""
+
+    def write(statement: str) -> Any:
+        (tmp_path / "hanging_worker.py").write_text(
+            dedent(
+                f"""
+                import ctypes, os, time
+
+                from orchestrator.execution.make_worker import make_worker
+
+
+                def make(setup, events):
+                    worker = make_worker(setup, events)
+                    from moleflow.training import train_task
+
+                    def step(detector, images, task, config, optimizer):
+                        if config.seed == 1:
+                            {statement}
+                        return own(detector, images, task, config, optimizer)
+
+                    own, train_task.train_step = train_task.train_step, step
+                    return worker
+                """
+            )
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # For the processes of Ray.
+        monkeypatch.delitem(sys.modules, "hanging_worker", raising=False)
+        return importlib.import_module("hanging_worker").make
+
+    return write
 
 
 @pytest.fixture

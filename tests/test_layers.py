@@ -20,23 +20,24 @@ HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optun
 # Each room, and the rooms that it may import from. docs/architecture.md says what each one is.
 MOLEFLOW = {
     "errors": "",
-    "files": "",
+    "owner": "",
+    "files": "owner",
     "metrics": "",
     "code_digest": "errors",
     "environment": "errors",
     "settings": "errors",
     "data": "code_digest errors files settings",
     "models": "settings",
-    "cache": "code_digest environment errors files settings",
+    "cache": "code_digest environment errors files owner settings",
     "features": "cache code_digest data environment errors settings",
     "training": "cache data environment errors features metrics models settings",
 }
 ORCHESTRATOR = {
     "exit_codes": "",
     "host": "moleflow.errors moleflow.features",
-    "results": "moleflow.errors moleflow.files",
+    "results": "moleflow.errors moleflow.files moleflow.owner",
     "sweep": "moleflow.errors moleflow.settings",
-    "records": "results moleflow.cache moleflow.errors moleflow.files",
+    "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner",
     "plan": "results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
     "moleflow.settings",
@@ -44,14 +45,15 @@ ORCHESTRATOR = {
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
     "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest "
-    "moleflow.environment moleflow.errors moleflow.features moleflow.settings",
+    "moleflow.environment moleflow.errors moleflow.features moleflow.owner moleflow.settings",
     "monitor": "execution host records results moleflow.cache moleflow.errors",
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "html_report": "monitor records reports results search moleflow.files moleflow.settings",
     "driver": "backends execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
-    "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.settings",
+    "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
+    "moleflow.settings",
     "cli": "backends claims doctor driver exit_codes host html_report monitor plan records reports search sweep "
     "moleflow.errors moleflow.settings",
 }

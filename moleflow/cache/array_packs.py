@@ -9,7 +9,9 @@ bucket is the first hex digit of an image's digest.
 A pack may be removed at any moment, also while it is read. Arrays are read and not memory-mapped: a
 mapped file that another machine removes on a network filesystem kills the process that reads it.
 
-A node with a disk of its own can copy arrays there once and read them from there; see `NodeCopies`.
+A pack never changes, so a process reads each description once. It lists the folder only to look for
+an image that it does not know. Arrays can stay open between reads; see `OpenArrays`. A node with a
+disk of its own can copy arrays there once and read them from there; see `NodeCopies`.
 """
 
 from __future__ import annotations
@@ -18,18 +20,22 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from moleflow import files
 from moleflow.cache.claim import try_claim, wait_for
 from moleflow.cache.entries import mark_used
 from moleflow.files import temporary_file, write_atomically
@@ -41,6 +47,9 @@ FloatArray = npt.NDArray[np.float32 | np.float16]
 _DTYPES = ("float32", "float16")
 # ESTALE: the file was open here while another machine removed it from a network filesystem.
 _GONE = (errno.ENOENT, errno.ESTALE)
+# A process may commonly open 1,024 files.
+OPEN_AT_MOST = 256
+MARK_EVERY_S = 3_600.0
 
 
 def bucket(image: str) -> str:
@@ -128,6 +137,43 @@ class NodeCopies:
             return True
 
 
+class OpenArrays:
+    """Arrays that stay open between reads, so that a read of a known pack opens nothing.
+
+    A file that was removed meanwhile is still intact here, or the read fails; then the caller opens
+    the array that has its name now.
+
+    Args:
+        at_most: number of open files; the least recently used one is closed.
+    """
+
+    def __init__(self, at_most: int = OPEN_AT_MOST) -> None:
+        self._at_most = at_most
+        self._files: OrderedDict[Path, BinaryIO] = OrderedDict()
+
+    def read(self, source: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
+        """Read rows of an array; arguments as of `NodeCopies.read`. False if it fails."""
+        try:
+            file = self._files.pop(source, None) or files.open_file(source)
+        except OSError:
+            return False  # The caller opens it as well, and knows what the error means.
+        try:
+            if not _read_open(file, pack, rows, out):
+                file.close()
+                return False
+        except BaseException:
+            file.close()
+            raise
+        self._files[source] = file
+        if len(self._files) > self._at_most:
+            self._files.popitem(last=False)[1].close()
+        return True
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
 def node_copies(folder_text: str | None) -> NodeCopies | None:
     """Copies in a folder of this node.
 
@@ -152,22 +198,49 @@ class PackFolder:
     Args:
         folder: the folder; it must exist before something is written.
         copies: copies on this node to read from.
+        opened: keeps arrays open; None = they are opened for each read.
     """
 
-    def __init__(self, folder: Path, copies: NodeCopies | None = None) -> None:
+    def __init__(self, folder: Path, copies: NodeCopies | None = None, opened: OpenArrays | None = None) -> None:
         self.folder = folder
         self._copies = copies
+        self._opened = opened
         self._packs: dict[str, Pack] = {}
+        self._places: dict[str, tuple[str, int]] = {}
+        self._marked: dict[str, float] = {}
+        self._has_unfinished = True  # As far as is known.
 
     def claim_path(self, name: str) -> Path:
         """The file of a bucket's claim."""
         return self.folder / f"{name}.claim"
 
     def index(self) -> dict[str, tuple[str, int]]:
-        """{image digest: (pack, row)} of all that is stored now. No array is read."""
-        names = {path.stem for path in self.folder.glob("*.json")} & {path.stem for path in self.folder.glob("*.npy")}
-        self._packs = {name: pack for name in sorted(names) if (pack := self._packs.get(name) or self._describe(name))}
-        return {image: (name, row) for name, pack in self._packs.items() for row, image in enumerate(pack.images)}
+        """{image digest: (pack, row)} of all that is stored now. Only new descriptions are read."""
+        present = self._list()
+        arrays = {name.removesuffix(".npy") for name in present if name.endswith(".npy")}
+        stems = sorted(arrays & {name.removesuffix(".json") for name in present if name.endswith(".json")})
+        self._know({name: pack for name in stems if (pack := self._packs.get(name) or self._describe(name))})
+        return self._places
+
+    def missing(self, images: Collection[str]) -> set[str]:
+        """Those images that are not stored. The folder is listed only if one is not known.
+
+        A known pack may be gone; `read` finds that, and forgets the pack.
+        """
+        if all(image in self._places for image in images):
+            return set()
+        return set(images) - self.index().keys()
+
+    def mark_used(self, images: Iterable[str]) -> None:
+        """Note that the packs of known images are used now; at most once an hour.
+
+        A running sweep's pin protects packs for longer than that (`moleflow.cache.pins`).
+        """
+        now = time.monotonic()
+        for name in {self._places[image][0] for image in images if image in self._places}:
+            if now - self._marked.get(name, -math.inf) > MARK_EVERY_S:
+                self._marked[name] = now
+                mark_used(self.folder / f"{name}.json")
 
     def read(self, images: Sequence[str]) -> tuple[npt.NDArray[np.float32] | None, set[str]]:
         """Rows of images, every one compared with its checksum.
@@ -176,14 +249,12 @@ class PackFolder:
             float32 (N, ...) and no names; or None and the names of damaged packs if an image is not
             stored, not stored any more, or damaged.
         """
-        index = self.index()
-        if any(image not in index for image in images):
+        if self.missing(images):
             return None, set()
         places: dict[str, list[tuple[int, int]]] = {}
         for position, image in enumerate(images):
-            name, row = index[image]
+            name, row = self._places[image]
             places.setdefault(name, []).append((position, row))
-        self._touch(places)
         first = next(iter(places))
         try:
             out = np.empty((len(images), *self._packs[first].shape[1:]), dtype=np.float32)
@@ -193,6 +264,7 @@ class PackFolder:
             # Its description is damaged: that shape takes more memory than there is.
             return None, self._still_stored({first})
         bad = {name for name, rows in places.items() if not self._copy(name, rows, out)}
+        self._forget(bad)
         return (None if bad else out), self._still_stored(bad)
 
     def check(self, images: Sequence[str]) -> tuple[bool, set[str]]:
@@ -203,7 +275,6 @@ class PackFolder:
         """
         index = self.index()
         names = {index[image][0] for image in images if image in index}
-        self._touch(names)
         bad = {name for name in names if not self.is_intact(name)}
         return not bad and all(image in index for image in images), self._still_stored(bad)
 
@@ -212,12 +283,13 @@ class PackFolder:
         pack = self._describe(name)
         return pack is not None and _is_intact(self.folder / f"{name}.npy", pack)
 
-    def write(self, images: Sequence[str], rows: FloatArray) -> None:
+    def write(self, images: Sequence[str], rows: FloatArray, durable: bool = True) -> None:
         """Store a pack.
 
         Args:
             images: image digests, all of one bucket.
             rows: (N, ...) their arrays.
+            durable: as of `write_atomically`.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written; nothing is left behind.
@@ -226,24 +298,30 @@ class PackFolder:
         rows = np.ascontiguousarray(rows)
         pack = Pack(tuple(images), rows.shape, str(rows.dtype), tuple(_crc32(row) for row in rows))
         # Written as plain bytes: numpy's own writer loses the error number of a full disk.
-        write_atomically(self.folder / f"{name}.npy", pack.header(), rows.data)
-        write_atomically(self.folder / f"{name}.json", json.dumps(asdict(pack)).encode())
+        write_atomically(self.folder / f"{name}.npy", pack.header(), rows.data, durable=durable)
+        write_atomically(self.folder / f"{name}.json", json.dumps(asdict(pack)).encode(), durable=durable)
+        self._know(self._packs | {name: pack})
 
     def discard(self, name: str) -> None:
         """Remove a pack."""
-        self._packs.pop(name, None)
+        self._forget({name})
         for suffix in (".json", ".npy"):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
     def remove_unfinished(self, name: str = "*") -> None:
-        """Remove half-written files of a bucket, or of all; a live writer must write again."""
+        """Remove half-written files of a bucket, or of all; a live writer must write again.
+
+        The folder is not searched if there were none when it was last listed.
+        """
+        if not self._has_unfinished:
+            return
         for path in self.folder.glob(f".{name}-*.tmp"):
             path.unlink(missing_ok=True)
 
     def remove_leftovers(self, name: str) -> None:
         """Remove what a dead writer of a bucket left; only for the holder of its claim."""
-        self.remove_unfinished(name)
         self.index()
+        self.remove_unfinished(name)
         for path in self.folder.glob(f"{name}-*"):
             if path.stem not in self._packs:
                 self.discard(path.stem)
@@ -264,9 +342,21 @@ class PackFolder:
         named = all(isinstance(image, str) for image in pack.images)
         return pack if typed and named and pack.shape[:1] == (len(pack.images),) == (len(pack.crc32),) else None
 
-    def _touch(self, names: Iterable[str]) -> None:
-        for name in names:
-            mark_used(self.folder / f"{name}.json")
+    def _list(self) -> list[str]:
+        try:
+            present = os.listdir(self.folder)
+        except OSError:
+            present = files.names(self.folder)  # Tries passing errors again; no folder has no names.
+        self._has_unfinished = any(name.endswith(".tmp") for name in present)
+        return present
+
+    def _know(self, packs: dict[str, Pack]) -> None:
+        self._packs = packs
+        self._places = {image: (name, row) for name, pack in packs.items() for row, image in enumerate(pack.images)}
+
+    def _forget(self, names: set[str]) -> None:
+        if names:
+            self._know({name: pack for name, pack in self._packs.items() if name not in names})
 
     def _still_stored(self, names: set[str]) -> set[str]:
         """The packs that were not removed meanwhile: those are damaged."""
@@ -277,6 +367,8 @@ class PackFolder:
         pack, path = self._packs[name], self.folder / f"{name}.npy"
         if self._copies and self._copies.read(path, pack, rows, out):
             return True
+        if self._opened and self._opened.read(path, pack, rows, out):
+            return True
         return _read(path, pack, rows, out)
 
 
@@ -284,32 +376,42 @@ def _crc32(row: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(row).view(np.uint8).data)
 
 
-def _rows(path: Path, pack: Pack, wanted: Iterable[int]) -> Iterator[npt.NDArray[Any]]:
-    """Rows of a file up to the first damage, all in the same memory; none if it is gone."""
+def _rows(file: BinaryIO, pack: Pack, wanted: Iterable[int]) -> Iterator[npt.NDArray[Any]]:
+    """Rows of an open file up to the first damage; none if it is gone."""
     try:
-        with path.open("rb") as file:
-            header = pack.header()
-            # Compared as bytes: numpy's reader fails in its own ways on a damaged header.
-            if file.read(len(header)) != header:
+        handle, header = file.fileno(), pack.header()
+        # Compared as bytes: numpy's reader fails in its own ways on a damaged header.
+        if os.pread(handle, len(header), 0) != header:
+            return
+        size = np.dtype(pack.dtype).itemsize * math.prod(pack.shape[1:])
+        for number in wanted:
+            # A forked process shares the position of an open file; `pread` does not use it.
+            content = os.pread(handle, size, len(header) + number * size)
+            if len(content) != size or zlib.crc32(content) != pack.crc32[number]:
                 return
-            row = np.empty(pack.shape[1:], dtype=pack.dtype)
-            content = row.reshape(-1).view(np.uint8).data
-            for number in wanted:
-                file.seek(len(header) + number * row.nbytes)
-                if file.readinto(content) != row.nbytes or zlib.crc32(content) != pack.crc32[number]:
-                    return
-                yield row
+            yield np.frombuffer(content, dtype=pack.dtype).reshape(pack.shape[1:])
     except OSError as error:
         if error.errno not in _GONE:
             raise
 
 
 def _read(path: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
-    """Read (position in `out`, row) pairs of a file; False at the first damage."""
+    """Read (position in `out`, row) pairs of a file; False at the first damage, or if gone."""
+    try:
+        with files.open_file(path) as file:
+            return _read_open(file, pack, rows, out)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return False
+
+
+def _read_open(file: BinaryIO, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
+    """As `_read`, from an open file."""
     if pack.shape[1:] != out.shape[1:]:
         return False
     done = 0
-    for (position, _), row in zip(rows, _rows(path, pack, [row for _, row in rows]), strict=False):
+    for (position, _), row in zip(rows, _rows(file, pack, [row for _, row in rows]), strict=False):
         out[position] = row
         done += 1
     return done == len(rows)
@@ -317,4 +419,10 @@ def _read(path: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDAr
 
 def _is_intact(path: Path, pack: Pack) -> bool:
     """True if every row in a file matches its checksum."""
-    return sum(1 for _ in _rows(path, pack, range(len(pack.images)))) == len(pack.images)
+    try:
+        with files.open_file(path) as file:
+            return sum(1 for _ in _rows(file, pack, range(len(pack.images)))) == len(pack.images)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return False

@@ -1,10 +1,10 @@
 """Claims: files that give one worker the exclusive right to a piece of work.
 
-A claim is a small JSON file made with O_EXCL, which local and network filesystems honour alike. Its
-owner touches it every few seconds. Another worker takes it over when it is stale:
+A claim is a small JSON file that is created exclusively, and names its owner. The owner touches it
+every few seconds. Another worker takes it over when it is stale:
 
-- its process on this host is gone,
-- it was not touched for `STALE_AFTER_S` seconds, or
+- its process is gone, which is certain on its own host,
+- elsewhere, it was not touched for `STALE_AFTER_S` seconds, or
 - an earlier start of the same scheduler job (MOLEFLOW_JOB) left it on another host.
 
 Claims save work; correctness does not rest on them. A result made under a claim is written to a
@@ -16,24 +16,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
+from moleflow import files
+from moleflow.owner import JOB_VARIABLE, owner_is_gone, process_identity
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
+WATCHED_S = 3 * HEARTBEAT_S
+"""Seconds for which a claim of another host is watched, at least, before it counts as stale."""
+LOOK_EVERY_S = 1.0
 POLL_GROWTH, POLL_AT_MOST_S = 1.2, 1.5
-JOB_VARIABLE = "MOLEFLOW_JOB"
-# The kernel gives the time of boot in whole seconds and may round it up once and down another time.
-_SAME_START_S = 1.5
 
 
 class Heartbeat:
@@ -75,19 +74,20 @@ class Heartbeat:
                 contents = list(self._contents.items())
             # Outside the lock: a file server that hangs must not keep `remove` waiting.
             for path, content in contents:
+                now = _content(path)
                 # A claim that was taken over is left alone. The work goes on: its result is renamed
                 # into place all the same.
-                if _content(path) == content:
+                if now == content:
                     with contextlib.suppress(OSError):
-                        os.utime(path)
-                elif content is not None and not path.exists():
+                        files.touch(path)
+                elif now is None and content is not None:
                     self._write_again(path, content)
 
     def _write_again(self, path: Path, content: str) -> None:
         # Under the lock: `remove` waits until the file is there, so that its caller can delete it.
         with self._lock, contextlib.suppress(OSError):
             if path in self._rewritten:
-                create_exclusively(path, content)
+                files.create_exclusively(path, content.encode())
 
 
 class Claim:
@@ -95,18 +95,16 @@ class Claim:
 
     Args:
         path: its file, which this process made.
-        content: what the file holds; None reads it.
+        content: what the file holds.
         heartbeat: a heartbeat shared by many claims; None starts one of its own.
         rewrite: let the heartbeat write the file again if it was removed. For files that no other
             worker may take over.
 
     """
 
-    def __init__(
-        self, path: Path, content: str | None = None, heartbeat: Heartbeat | None = None, rewrite: bool = False
-    ) -> None:
+    def __init__(self, path: Path, content: str, heartbeat: Heartbeat | None = None, rewrite: bool = False) -> None:
         self.path = path
-        self._content = _content(path) if content is None else content
+        self._content = content
         self._heartbeat = heartbeat or Heartbeat()
         self._heartbeat.add(path, self._content, rewrite)
 
@@ -118,7 +116,7 @@ class Claim:
         """Remove the file, unless another worker has taken the claim over."""
         self.stop()
         if _content(self.path) == self._content:
-            self.path.unlink(missing_ok=True)
+            files.remove(self.path)
 
     def __enter__(self) -> Claim:
         return self
@@ -139,30 +137,41 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
     Raises:
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {**process_identity(), "token": uuid.uuid4().hex}
-    if create_json(path, record):
-        return Claim(path)
-    if not is_stale(path, stale_after):
+    content = json.dumps({**process_identity(), "token": uuid.uuid4().hex})
+    if (claim := _create(path, content)) is not None:
+        return claim
+    judged = _content(path)
+    if judged is None:
+        # It was released just now, or this host still believes that there is none, and would ask
+        # again and again.
+        files.names(path.parent, fresh=True)
+        return None
+    if not _is_stale(path, judged, stale_after):
         return None
     # A stale claim is renamed before it is removed: of several workers that found it stale, one
-    # rename succeeds, and all then race for O_EXCL as usual. A slow worker may have renamed the
+    # rename succeeds, and all then race to create it as usual. A slow worker may have renamed the
     # claim of the new holder instead. It sees that by the content, which it has now for itself, and
     # puts it back.
-    grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.rename(grave)
-    except FileNotFoundError:
-        return None
-    try:
-        if not is_stale(grave, stale_after):
-            # A link and no rename: it fails where a third worker has made the claim meanwhile.
-            with contextlib.suppress(FileExistsError):
-                os.link(grave, path)
+    with files.temporary_file(path) as grave:
+        try:
+            files.rename(path, grave)
+        except FileNotFoundError:
             return None
-    finally:
-        grave.unlink(missing_ok=True)
-    return Claim(path) if create_json(path, record) else None
+        renamed = _content(grave)
+        if renamed is not None and renamed != judged:
+            # It fails where a third worker has made the claim meanwhile.
+            files.create_exclusively(path, renamed.encode())
+            return None
+    return _create(path, content)
+
+
+def _create(path: Path, content: str) -> Claim | None:
+    try:
+        created = files.create_exclusively(path, content.encode())
+    except FileNotFoundError:
+        files.make_folder(path.parent)
+        created = files.create_exclusively(path, content.encode())
+    return Claim(path, content) if created else None
 
 
 @contextlib.contextmanager
@@ -171,141 +180,41 @@ def exclusive(path: Path, poll: float = 0.2) -> Iterator[None]:
 
     Args:
         path: the file of the claim.
-        poll: seconds between two tries.
+        poll: seconds between the first two tries; the pauses grow.
 
     Raises:
         OSError: the folder cannot be written.
     """
     while (claim := try_claim(path)) is None:
         time.sleep(poll)
+        poll = min(poll * POLL_GROWTH, max(poll, POLL_AT_MOST_S))
     with claim:
         yield
 
 
-def _content(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return None
-
-
-def is_stale(path: Path, stale_after: float = STALE_AFTER_S, now: float | None = None) -> bool:
+def is_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
     """True if the holder of the claim file at `path` is gone; False too if there is no such file.
+
+    A claim of another host is never stale at the first look: it must have been watched for
+    `WATCHED_S` seconds by this process, since the clock that stamps it may be wrong.
 
     Args:
         path: the file of the claim.
         stale_after: seconds without a heartbeat after which a holder that cannot be looked up is
             gone.
-        now: the present by the clock that stamps files, in seconds since 1970; None = this host's
-            clock.
     """
-    try:
-        age = (time.time() if now is None else now) - path.stat().st_mtime
-        text = path.read_text(errors="replace")
-    except FileNotFoundError:
+    content = _content(path)
+    return content is not None and _is_stale(path, content, stale_after)
+
+
+def looks_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
+    """As `is_stale`, at the first look and without writing: for showing, not for taking over."""
+    content = _content(path)
+    status = files.status(path)
+    if content is None or status is None:
         return False
-    try:
-        holder = json.loads(text)
-    except ValueError:
-        # Also an empty file: its maker may be between creating and writing it.
-        holder = None
-    if not isinstance(holder, dict):
-        return age > stale_after
-    if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
-        # No age here: a process that is stopped, or waits for a slow disk, still holds its claim.
-        return not process_alive(holder["pid"], holder.get("started"))
-    job = os.environ.get(JOB_VARIABLE)
-    return age > stale_after or (job is not None and holder.get("job") == job)
-
-
-def process_alive(pid: int, started: object = None) -> bool:
-    """True if process `pid` runs on this host.
-
-    Args:
-        pid: its number.
-        started: its start as `process_started` gives it, which tells it from a later process of the
-            same number. A text is in clock ticks, as earlier code wrote it. None = do not compare.
-    """
-    try:
-        now_started = _start(pid)
-    except psutil.NoSuchProcess:
-        # If /proc hides the processes of other users (hidepid), psutil finds none of them. The
-        # kernel still tells: it refuses a signal to a process that exists.
-        try:
-            os.kill(pid, 0)
-        except PermissionError:
-            return True
-        except (OSError, OverflowError):
-            pass
-        return False
-    except ValueError:  # A negative number.
-        return False
-    if isinstance(started, str):
-        started = float(started) / os.sysconf("SC_CLK_TCK")
-    return now_started is not None and (
-        not isinstance(started, int | float) or abs(now_started - started) <= _SAME_START_S
-    )
-
-
-def process_started(pid: int) -> float | None:
-    """Seconds from the boot of this host to the start of a process; None once it has ended."""
-    try:
-        return _start(pid)
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _start(pid: int) -> float | None:
-    process = psutil.Process(pid)
-    if process.status() == psutil.STATUS_ZOMBIE:
-        return None  # It has ended; only its parent has not asked how.
-    # Since boot, because a time of day changes with every setting of the clock: a live owner would
-    # then be taken for a later process.
-    return round(process.create_time() - psutil.boot_time(), 2)
-
-
-def process_identity() -> dict[str, str | int | float | None]:
-    """This process as claims and attempt records name it: host, pid, started, job."""
-    return {**_process(os.getpid()), "job": os.environ.get(JOB_VARIABLE)}
-
-
-@cache
-def _process(pid: int) -> dict[str, str | int | float | None]:
-    return {"host": socket.gethostname(), "pid": pid, "started": process_started(pid)}
-
-
-def create_json(path: Path, record: Mapping[str, Any]) -> bool:
-    """Write `record` as JSON to a file that must not exist yet. Of several that try, one succeeds.
-
-    Returns:
-        False if the file exists.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    return create_exclusively(path, json.dumps(record))
-
-
-def create_exclusively(path: Path, text: str) -> bool:
-    """Write `text` to a file that must not exist yet. Of several that try, one succeeds.
-
-    Returns:
-        False if the file exists.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
-    except OSError:
-        path.unlink(missing_ok=True)  # A full disk. An empty file would pass for a claim for a minute.
-        raise
-    return True
+    gone = _is_gone(content)
+    return time.time() - status.st_mtime > stale_after if gone is None else gone
 
 
 def wait_for(ready: Callable[[], bool], path: Path, poll: float = 0.05, stale_after: float = STALE_AFTER_S) -> None:
@@ -318,6 +227,72 @@ def wait_for(ready: Callable[[], bool], path: Path, poll: float = 0.05, stale_af
             cost a file server little.
         stale_after: seconds without a heartbeat after which the claim is stale.
     """
-    while not ready() and path.exists() and not is_stale(path, stale_after):
+    while not ready():
+        content = _content(path)
+        if content is None or _is_stale(path, content, stale_after):
+            return
         time.sleep(poll)
         poll = min(poll * POLL_GROWTH, max(poll, POLL_AT_MOST_S))
+
+
+class _Watch:
+    """Remembers since when the claims of other hosts are as they are, by this process's clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, _Look] = {}
+
+    def look(self, path: Path, content: str) -> tuple[float, float] | None:
+        """Seconds for which a claim did not change, and its time of change; None if it is gone."""
+        now = time.monotonic()
+        seen = self._seen.get(path)
+        if seen is not None and seen.content == content and now < seen.last + LOOK_EVERY_S:
+            return now - seen.since, seen.changed
+        status = files.status_now(path)
+        if status is None:
+            self._seen.pop(path, None)
+            return None
+        if seen is None or (seen.content, seen.changed) != (content, status.st_mtime):
+            self._seen[path] = seen = _Look(content, status.st_mtime, now)
+        seen.last = now
+        return now - seen.since, seen.changed
+
+
+class _Look:
+    def __init__(self, content: str, changed: float, since: float) -> None:
+        self.content, self.changed, self.since, self.last = content, changed, since, since
+
+
+_WATCH = _Watch()
+
+
+def _is_stale(path: Path, content: str, stale_after: float) -> bool:
+    gone = _is_gone(content)
+    if gone is not None:
+        return gone
+    look = _WATCH.look(path, content)
+    if look is None:
+        return False
+    unchanged, changed = look
+    if unchanged >= stale_after:
+        return True
+    return unchanged >= min(WATCHED_S, stale_after) and files.clock(path.parent) - changed > stale_after
+
+
+def _is_gone(content: str) -> bool | None:
+    """True if the holder has ended, False if it runs, None if only its heartbeat can tell."""
+    try:
+        holder: Any = json.loads(content)
+    except ValueError:
+        return None
+    if not isinstance(holder, dict):
+        return None
+    gone = owner_is_gone(holder)
+    job = os.environ.get(JOB_VARIABLE)
+    return True if gone is None and job is not None and holder.get("job") == job else gone
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return files.read(path).decode(errors="replace")
+    except OSError:
+        return None

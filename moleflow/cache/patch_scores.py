@@ -52,7 +52,7 @@ class PatchScores:
         """
         names = {self._name(image): image for image in images}
         try:
-            while stored := [name for name in self._packs.index() if name in names]:
+            while stored := sorted(names.keys() - self._packs.missing(names)):
                 rows, damaged = self._packs.read(stored)
                 if rows is not None:
                     return {names[name]: row for name, row in zip(stored, rows, strict=True)}
@@ -72,7 +72,9 @@ class PatchScores:
             # Removes what a dead writer left. A live writer loses its rows, and computes them
             # again.
             self._packs.remove_unfinished()
-            self._packs.write([self._name(image) for image in rows], np.stack(list(rows.values())))
+            images = [self._name(image) for image in rows]
+            # Not synced: a power cut costs rows that the flow computes again.
+            self._packs.write(images, np.stack(list(rows.values())), durable=False)
         except FileNotFoundError:
             pass  # The stage itself was removed.
         except OSError as error:

@@ -1,7 +1,6 @@
 """Pins: one small file per running sweep that keeps what it uses of a cache from being removed.
 
     <cache>/pins/<token>.json      the sweep's process, and since when it uses the cache
-    <cache>/pins/now               touched to read the clock of the filesystem
 
 A pin is kept alive and found dead as a claim is. It protects everything used since its start:
 stages and checkpoints, all features of a key of which any were used, since more of them will be
@@ -9,7 +8,7 @@ needed, and all generated defects. A use is noted at most once a minute
 (`moleflow.cache.entries.mark_used`); `SLACK_S` makes up for that.
 
 Times are compared as the filesystem writes them, never with the clock of the machine that compares.
-A pin belongs to its owner. A pin of another machine that was not touched for a minute protects
+A pin belongs to its owner. A pin of another machine that was not touched for ten minutes protects
 nothing, but its file stays for a day; and a heartbeat that finds its file gone writes it again.
 """
 
@@ -17,18 +16,19 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from moleflow.cache.claim import Claim, create_json, is_stale, process_identity
+from moleflow import files
+from moleflow.cache.claim import Claim, is_stale
 from moleflow.cache.entries import DEFECTS, CacheEntry
+from moleflow.owner import owner_is_gone, process_identity
 
 SLACK_S = 120.0
+SILENT_AFTER_S = 600.0
 REMOVED_AFTER_S = 86_400.0
 
 _LOG = logging.getLogger(__name__)
@@ -58,9 +58,10 @@ def pinned(cache: Path) -> Iterator[None]:
     folder = cache / "pins"
     path, claim = folder / f"{uuid.uuid4().hex}.json", None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if create_json(path, {**process_identity(), "since": filesystem_time(folder)}):
-            claim = Claim(path, rewrite=True)
+        files.make_folder(folder)
+        content = json.dumps({**process_identity(), "since": files.clock(folder)})
+        if files.create_exclusively(path, content.encode()):
+            claim = Claim(path, content, rewrite=True)
     except OSError as error:
         _LOG.warning("%s: cannot be written (%s); what this sweep uses may be cleared meanwhile", path, error)
     try:
@@ -77,30 +78,18 @@ def pins(cache: Path) -> list[Pin]:
     Pins of dead processes are removed: at once on their own host, elsewhere after a day.
     """
     live, folder = [], cache / "pins"
-    paths = list(folder.glob("*.json"))
-    now = filesystem_time(folder) if paths else 0.0
-    for path in paths:
+    for name in files.names(folder):
+        path = folder / name
+        if path.suffix != ".json":
+            continue
         with suppress(OSError):
-            pin = _read(path)
-            if not is_stale(path, now=now):
+            pin, gone = _read(path)
+            silent_s = (files.age(path) or 0.0) if gone is None else 0.0
+            if gone or silent_s > REMOVED_AFTER_S:
+                files.remove(path)
+            elif silent_s <= SILENT_AFTER_S:
                 live.append(pin)
-            elif pin.host == socket.gethostname() or is_stale(path, REMOVED_AFTER_S, now):
-                path.unlink(missing_ok=True)
     return sorted(live, key=lambda pin: pin.since)
-
-
-def filesystem_time(folder: Path) -> float:
-    """The present by the clock that stamps the files in a folder, in seconds since 1970.
-
-    On a network filesystem that is the server's clock. A folder that cannot be written has this
-    machine's.
-    """
-    probe = folder / "now"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
 
 
 def pinned_groups(entries: Iterable[CacheEntry], live: Iterable[Pin]) -> set[str]:
@@ -113,11 +102,11 @@ def pinned_groups(entries: Iterable[CacheEntry], live: Iterable[Pin]) -> set[str
     return groups | ({DEFECTS} if live else set())
 
 
-def _read(path: Path) -> Pin:
-    """A pin from its file."""
+def _read(path: Path) -> tuple[Pin, bool | None]:
+    """A pin from its file, and whether its process has ended; None if nobody here can know."""
     try:
-        content = json.loads(path.read_text())
-        return Pin(f"{content['host']}:{content['pid']}", float(content["since"]))
-    except (ValueError, KeyError, TypeError):
-        # It is being written at this moment. Until that is done it protects everything.
-        return Pin("unknown", 0.0)
+        content = json.loads(files.read(path))
+        return Pin(f"{content['host']}:{content['pid']}", float(content["since"])), owner_is_gone(content)
+    except (KeyError, TypeError, ValueError):
+        # Until it is removed, a pin of other code protects everything.
+        return Pin("unknown", 0.0), None

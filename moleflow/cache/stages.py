@@ -106,9 +106,9 @@ class StageStore:
     def load(self, stage: StageId) -> Stage | None:
         """The stored stage; None if it is missing or any of its bytes are damaged."""
         place = self.stage_folder(stage)
-        mark_used(place / "stage.json")
         try:
             record = json.loads((place / "stage.json").read_text())
+            mark_used(place / "stage.json")  # Not before: most of the time there is none yet.
             if record.pop("digest") != digest(record) or record["key"] != stage.key:
                 return None
             content = (place / _STATE).read_bytes()
@@ -161,17 +161,20 @@ class StageStore:
             temporary.mkdir(parents=True)
             for name, content in files.items():
                 write_file(temporary / name, content)
-            if place.exists() and self.load(stage) is None:
-                # A rename cannot replace a folder with files in it, so the damaged one moves away
-                # first.
+            for last in (False, True):
+                try:
+                    temporary.rename(place)
+                    return
+                except OSError:
+                    if self.load(stage) is not None:
+                        return  # Another worker was first, with the same stage.
+                    if last:
+                        raise
+                # A rename cannot replace a folder with files in it, so a damaged one moves away.
                 damaged = temporary.with_name(f"{temporary.name}.damaged")
-                place.rename(damaged)
-                shutil.rmtree(damaged, ignore_errors=True)
-            try:
-                temporary.rename(place)
-            except OSError:  # Another worker may have been first, with the same stage.
-                if self.load(stage) is None:
-                    raise
+                with suppress(FileNotFoundError):
+                    place.rename(damaged)
+                    shutil.rmtree(damaged, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

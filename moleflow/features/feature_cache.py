@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from moleflow.cache.array_packs import NodeCopies, PackFolder, bucket
+from moleflow.cache.array_packs import NodeCopies, OpenArrays, PackFolder, bucket
 from moleflow.cache.claim import try_claim, wait_for
 from moleflow.code_digest import code_digest, version
 from moleflow.data.mvtec import Sample
@@ -52,6 +52,8 @@ class FeatureCache:
         self._factory = factory
         self._copies = copies
         self._extractor: tuple[str, Extractor] | None = None
+        self._opened = OpenArrays()
+        self._packs: dict[str, PackFolder] = {}
 
     def key(self, config: TrialConfig, environment: Environment, weights: str | None = None) -> str:
         """The feature key: equal keys and equal images give equal features, to the bit.
@@ -159,11 +161,12 @@ class FeatureCache:
             take: reads the packs; returns None and the names of damaged packs if it cannot. Those
                 are computed again. So are packs that another process evicted before they were read.
         """
-        packs = PackFolder(self._folder / key, self._copies)
-        packs.folder.mkdir(parents=True, exist_ok=True)
+        packs = self._packs.setdefault(key, PackFolder(self._folder / key, self._copies, self._opened))
+        images = [sample.digest for sample in samples]
         repairs = removals = 0
         while repairs < _REPAIRS and removals < _REMOVALS:
             self._fill(packs, key, config, environment, samples, report or _silent)
+            packs.mark_used(images)
             taken, damaged = take(packs)
             if taken is not None:
                 return taken
@@ -186,10 +189,11 @@ class FeatureCache:
         """Return when every sample is stored."""
         wanted = {sample.digest: sample for sample in samples}
         while True:
-            missing = wanted.keys() - packs.index().keys()
+            missing = packs.missing(wanted.keys())
             report(len(wanted) - len(missing), len(wanted))
             if not missing:
                 return
+            packs.folder.mkdir(parents=True, exist_ok=True)
             buckets = sorted({bucket(image) for image in missing})
             worked = False
             for name in buckets:
@@ -204,7 +208,8 @@ class FeatureCache:
                         report(len(wanted) - len(missing), len(wanted))
                 worked = True
             if not worked:
-                wait_for(lambda: False, packs.claim_path(buckets[0]))
+                done = len(wanted) - len(missing)
+                wait_for(lambda done=done: _still(report, done, len(wanted)), packs.claim_path(buckets[0]))  # type: ignore[misc]
 
     def _parts(self, packs: PackFolder, name: str, wanted: dict[str, Sample]) -> list[list[str]]:
         """The missing images of a bucket by pack; call it under the bucket's claim."""
@@ -236,6 +241,12 @@ def _discard(packs: PackFolder, name: str) -> None:
     with claim:
         if not packs.is_intact(name):
             packs.discard(name)
+
+
+def _still(report: Report, done: int, wanted: int) -> bool:
+    """Report the same again at each look while waiting; False: only the claim ends the wait."""
+    report(done, wanted)
+    return False
 
 
 def _silent(_done: int, _wanted: int) -> None:

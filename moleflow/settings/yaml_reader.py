@@ -1,10 +1,12 @@
-"""Safe YAML: no tags, no duplicate keys, numbers as people write them."""
+"""Safe YAML: no tags, no duplicate keys, numbers as people write them, and limits on its size."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,12 @@ from typing import Any
 import yaml
 
 from moleflow.errors import InvalidInput
+
+LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**63 - 1
+MOST_CHARACTERS = 1_000_000
+MOST_LEVELS = 50
+MOST_VALUES = 100_000
+"""Values of a text, those of an anchor counted again for each of its aliases."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,11 +41,25 @@ class _Loader(yaml.SafeLoader):
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Read a whole number of 64 bits: no more fits into Parquet, numpy and torch."""
+        text = self.construct_scalar(node)
+        # int() refuses thousands of digits, in words of its own.
+        if len(text) > len(str(LEAST_INTEGER)) + text.count("_") or not LEAST_INTEGER <= int(text) <= MOST_INTEGER:
+            shown = text if len(text) <= 40 else f"{text[:37]}..."
+            problem = (
+                f"given {shown}, allowed: whole numbers from {LEAST_INTEGER} to {MOST_INTEGER}; "
+                "give one of those, or put it in quotes if it is a name"
+            )
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return int(text)
+
 
 _NOT_JSON = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "binary", "set", "omap", "pairs")}
 _Loader.yaml_constructors = {
     tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag not in _NOT_JSON
 }
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")}
 _NUMBERS = {
     "int": r"^[-+]?(0|[1-9][0-9_]*)$",
@@ -55,10 +77,15 @@ def parse(text: str, source: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        InvalidInput: the text is not YAML, uses a tag such as `!!python/object`, or gives a key
-            twice.
+        InvalidInput: the text is not YAML, uses a tag such as `!!python/object`, gives a key twice,
+            or is longer, deeper or larger than the limits above.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise InvalidInput(
+            f"{source}: has {len(text):,} characters, allowed: {MOST_CHARACTERS:,}; give a shorter YAML file"
+        )
     try:
+        _check_size(text, source)
         return yaml.load(text, Loader=_Loader)  # noqa: S506, it is a SafeLoader
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -67,11 +94,50 @@ def parse(text: str, source: str) -> Any:
         place, problem = _explained(error)
         raise InvalidInput(f"{source}{f', line {place.line + 1}' if place else ''}: {problem}") from None
     except RecursionError:
-        raise InvalidInput(f"{source}: is nested too deeply; remove some levels") from None
+        raise InvalidInput(f"{source}: {_TOO_DEEP}") from None
     except (ValueError, KeyError):  # A standard tag before a value of another kind.
         raise InvalidInput(
             f"{source}: a tag such as !!int stands before a value of another kind; write plain YAML values, without tags"
         ) from None
+
+
+_TOO_DEEP = f"is nested too deeply, allowed: {MOST_LEVELS} levels; remove some levels"
+
+
+def _check_size(text: str, source: str) -> None:
+    """Compare a text with the limits, from its events: nothing is built and no alias expanded.
+
+    Raises:
+        InvalidInput: it exceeds a limit, or an alias stands inside its own anchor.
+    """
+    sizes: dict[str, int] = {}
+    """Values that each finished anchor stands for."""
+    opened: list[tuple[str | None, int]] = []
+    """Anchor of each open list or mapping, and the number of values before it."""
+    values = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        mark = event.start_mark
+        line = f"{source}, line {mark.line + 1}" if mark else source
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in opened):
+                raise InvalidInput(f"{line}: *{event.anchor} stands inside &{event.anchor}; write the value out")
+            values += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            sizes |= {event.anchor: 1} if event.anchor else {}
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, values))
+            values += 1
+            if len(opened) > MOST_LEVELS:
+                raise InvalidInput(f"{line}: {_TOO_DEEP}")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes |= {anchor: values - before} if anchor else {}
+        if values > MOST_VALUES:
+            raise InvalidInput(
+                f"{line}: holds more than {MOST_VALUES:,} values, the most allowed (an alias counts as all "
+                "that it stands for); write fewer values"
+            )
 
 
 _QUOTES = "needs quotes around it"
@@ -172,7 +238,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         InvalidInput: the file is missing, or is not text, not YAML or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path)
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file{others(path)}") from None
     except IsADirectoryError:
@@ -191,3 +257,23 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if bad:
         raise InvalidInput(f"{path}: the key {yaml_text(bad[0])} is not a name; put it in quotes")
     return value
+
+
+def _read_text(path: Path) -> str:
+    """The text of a regular file that is no longer than the limit.
+
+    Raises:
+        InvalidInput: it is a pipe or a device, or is longer.
+        OSError, UnicodeDecodeError: it cannot be read as text.
+    """
+    # Without O_NONBLOCK, the opening of a pipe waits for its writer.
+    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidInput(f"{path}: is a pipe or a device; write the YAML into a file and give that")
+        if status.st_size > 4 * MOST_CHARACTERS:  # UTF-8 takes up to four bytes for a character.
+            raise InvalidInput(
+                f"{path}: has {status.st_size:,} bytes, allowed: {MOST_CHARACTERS:,} characters; "
+                "give a shorter YAML file"
+            )
+        return file.read(MOST_CHARACTERS + 1)

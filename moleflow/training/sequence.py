@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
+from torch.nn import Module
 
 from moleflow.cache.checkpoints import StageCheckpointer
 from moleflow.cache.claim import wait_for
@@ -29,6 +30,8 @@ from moleflow.training.evaluation import METRIC_NAMES, Evaluation, TaskScores
 from moleflow.training.kept_maps import KeptMap
 from moleflow.training.train_task import Randomness, new_detector, train_task
 
+Doing = Literal["training", "scoring", "waiting"]
+
 
 class Observer(Protocol):
     """Receives the events of a sequence while it runs."""
@@ -38,6 +41,12 @@ class Observer(Protocol):
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
         """Receive an epoch of `task` that was trained here."""
+
+    def on_step(self, doing: Doing) -> None:
+        """Receive a sign of progress: a batch that is trained or scored, or a look while waiting.
+
+        It comes many times a second. `waiting` means that another live worker trains the stage.
+        """
 
     def on_task(self, report: TaskReport) -> bool:
         """Receive the report of a task that ended; return False to stop the sequence there."""
@@ -135,13 +144,14 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
             detector = new_detector(config, training, randomness, context.environment.device)
+            _report_passes(detector, observer)
             evaluations = {name: Evaluation(config, detector) for name in splits}
             vanished = {name: [] for name in splits}
         detector.add_task(task, randomness)
         key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, context.environment)
         facts = {"config": config.model_dump(), "task": data.name, "settings": stage_settings_digest(config, task)}
         train_stage = _trainer(detector, training, task, config, randomness, observer)
-        obtained = _load_or_train(context.stages, key, train_stage, facts)
+        obtained = _load_or_train(context.stages, key, train_stage, facts, observer)
         detector.load_task_state(task, obtained.stage.state)
         detector.requires_grad_(False).eval()
         digests.append(obtained.stage.state_digest)
@@ -152,7 +162,7 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
             evaluation.add_task(training, samples, masks, _loader(context, config, samples, observer), maps)
             vanished[name].append(evaluation.vanished_masks(task))
         flags += _warnings(config, data, chosen, splits, set().union(*(names[task] for names in vanished.values())))
-        rows, scored = _evaluate(evaluations, context.tasks[: task + 1], vanished, digest(digests))
+        rows, scored = _evaluate(evaluations, context.tasks[: task + 1], vanished, digest(digests), observer)
         spent, reused = time.perf_counter() - start - obtained.seconds_waited, obtained.seconds_reused
         for row in rows:
             row["seconds_spent"], row["seconds_reused"] = spent, reused
@@ -211,7 +221,11 @@ def _trainer(
 
 
 def _load_or_train(
-    store: StageStore, key: StageId, train: Callable[[StageCheckpointer], Checkpoint], facts: dict[str, Any]
+    store: StageStore,
+    key: StageId,
+    train: Callable[[StageCheckpointer], Checkpoint],
+    facts: dict[str, Any],
+    observer: Observer,
 ) -> _StageResult:
     """Load the stage `key`, or train and store it under a claim."""
     waited = 0.0
@@ -224,7 +238,7 @@ def _load_or_train(
         if claim is None:
             # Another worker trains it. It may die, and then this one takes over.
             start = time.perf_counter()
-            wait_for(lambda: False, store.claim_path(key))
+            wait_for(lambda: _never(observer), store.claim_path(key))
             waited += time.perf_counter() - start
             continue
         with claim:
@@ -240,6 +254,23 @@ def _load_or_train(
                 stage = Stage(trained.state, trained.epochs, seconds, state_digest(trained.state))
                 store.save(key, stage, facts)
             return _StageResult(stage, False, earlier, waited)
+
+
+def _report_passes(detector: Detector, observer: Observer) -> None:
+    """Report each batch and each scored image that passes through the detector."""
+
+    # A hook: a call in the code that trains or scores would change its digest, and with it every
+    # stored stage.
+    def report(model: Module, *_: object) -> None:
+        observer.on_step("training" if model.training else "scoring")
+
+    detector.register_forward_hook(report)
+
+
+def _never(observer: Observer) -> bool:
+    """Report a look while waiting; False: only the other worker's claim ends the wait."""
+    observer.on_step("waiting")
+    return False
 
 
 def _loader(
@@ -286,7 +317,11 @@ def _warnings(
 
 
 def _evaluate(
-    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], vanished: dict[str, list[set[str]]], states: str
+    evaluations: dict[str, Evaluation],
+    tasks: tuple[TaskData, ...],
+    vanished: dict[str, list[set[str]]],
+    states: str,
+    observer: Observer,
 ) -> tuple[list[dict[str, Any]], dict[str, dict[int, TaskScores]]]:
     """Return the rows R[i, j] after the last of `tasks`, and their scores by split and task."""
     after = len(tasks) - 1
@@ -296,6 +331,7 @@ def _evaluate(
         scored[name] = {}
         for j, data in enumerate(tasks):
             scores = scored[name][j] = evaluation.evaluate(j)
+            observer.on_step("scoring")
             samples = evaluation.samples(j)
             rows.append(
                 {

@@ -17,8 +17,11 @@ from orchestrator.execution.make_worker import make_worker
 from orchestrator.host import disk
 from orchestrator.host.environment_variables import set_variables, thread_variables
 from orchestrator.host.hardware import available_cores, memory_gb, visible_gpus
-from orchestrator.records.attempts import WORKER_DIED
+from orchestrator.records.attempts import RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.records.dead_attempts import record_dead_attempts
 from orchestrator.records.events import ENDS, Event, Events
+from orchestrator.records.stalls import read_stall
+from orchestrator.results.store import ResultStore
 from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Trial
 
@@ -137,10 +140,10 @@ class _LocalEngine:
         process = self._context.Process(
             target=_run_worker, args=(worker_pipe, setup, self._make), name=f"moleflow worker {number}", daemon=True
         )
-        # Ctrl-C reaches the whole process group, and so may SLURM's warning. Only the driver acts
-        # on them. A child inherits ignored signals, so that none can hit it before it sets its
-        # own handlers.
-        ignored = (signal.SIGINT, signal.SIGUSR2)
+        # Ctrl-C and a closed terminal reach the whole process group, and so may SLURM's warning.
+        # Only the driver acts on them. A child inherits ignored signals, so that none can hit it
+        # before it sets its own handlers.
+        ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
         before = {each: signal.signal(each, signal.SIG_IGN) for each in ignored}
         try:
             with set_variables(variables):
@@ -185,9 +188,24 @@ class _LocalEngine:
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         error = f"the worker process died {how}" + ("; the machine may be out of memory" if code == -9 else "")
         return [
-            Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None})
+            self._stalled(trial_id, slot)
+            or Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None})
             for trial_id in slot.open
         ]
+
+    def _stalled(self, trial_id: str, slot: _WorkerSlot) -> Event | None:
+        """The end of a trial whose dead worker had made no progress in it, also on record."""
+        records = AttemptFolder(self._setup.folder / "attempts")
+        last = next(reversed(records.of_trial(trial_id)), None)
+        if last is None or last.content.get("pid") != slot.process.pid or last.stored_state != RUNNING:
+            return None
+        stall = read_stall(last)
+        if stall is None:
+            return None
+        # On a full disk it stays unrecorded until the next start.
+        with contextlib.suppress(OSError):
+            record_dead_attempts(records, ResultStore(self._setup.folder), [last], stall.error, certain=True)
+        return Event("failed", trial_id, stall.facts)
 
 
 def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker) -> None:

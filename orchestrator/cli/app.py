@@ -14,6 +14,7 @@ from moleflow.errors import InvalidInput, did_you_mean
 from orchestrator.cli import completion
 from orchestrator.exit_codes import INTERRUPTED
 from orchestrator.host.command_line import command_to_repeat
+from orchestrator.host.lost_output import lost_output_ignored
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,17 +155,19 @@ def run_options(*, backend: str = "local", device: str = "auto", **others: Any) 
 def naming_the_command(console: Console) -> Iterator[None]:
     """Print the command to repeat if Ctrl-C comes before a run or after it, which handles its own.
 
-    Preparing a sweep may take a minute: it scans images and builds backbones.
+    Preparing a sweep may take a minute: it scans images and builds backbones. Within the block a
+    print succeeds even if its terminal was closed.
     """
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print(f"interrupted; to continue, run: {command_to_repeat()}")
-        raise typer.Exit(INTERRUPTED) from None
+    with lost_output_ignored():
+        try:
+            yield
+        except KeyboardInterrupt:
+            console.print(f"interrupted; to continue, run: {command_to_repeat()}")
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console that prints text as it is: labels and messages may hold `[...]` and `:x:`."""
-    from rich.console import Console
+    """A console that prints text as it is, but for control characters."""
+    from orchestrator.monitor import terminal
 
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, stderr=stderr)
+    return terminal.printable_console(stderr)

@@ -9,9 +9,11 @@ import typer
 from moleflow.errors import InvalidInput
 from orchestrator.cli import completion
 from orchestrator.cli.app import CacheDir
+from orchestrator.cli.others_folder import explain_damage, show
 from orchestrator.host.command_line import program_name
 
 
+@explain_damage("cache_dir")
 def cache(
     part: Annotated[
         str | None,
@@ -52,9 +54,9 @@ def cache(
     if part is not None and not clear:
         raise InvalidInput(f"cache: given '{part}' alone; to delete it: {program_name()} cache --clear {part}")
     if budget is not None:
-        print(set_cache_budget(folder, budget))
-    print("\n".join(describe_cache(folder)))
+        show(set_cache_budget(folder, budget))
+    show("\n".join(describe_cache(folder)))
     if evict:
-        print(evict_now(folder))
+        show(evict_now(folder))
     if clear:
-        print(clear_part(folder, part or "all"))
+        show(clear_part(folder, part or "all"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
@@ -18,7 +19,8 @@ from orchestrator.cli import completion, doctor, manage, reference, report, run,
 from orchestrator.cli.cache import cache
 from orchestrator.cli.retry import retry
 from orchestrator.exit_codes import FAILED, INVALID
-from orchestrator.host.command_line import PROGRAM, program_name
+from orchestrator.host.command_line import PROGRAM, program_name, without_typed_secrets
+from orchestrator.host.printable_text import single_line
 
 STDOUT = 1
 PATH_OPTIONS = ("--base", "--cache", "--data", "--out", "--profile", "--storage", "--to", "--address", "--weights")
@@ -175,5 +177,6 @@ def _is_closed(stream: int) -> bool:
 
 
 def _refuse(message: str, code: int = INVALID) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # The terminal may be closed.
+        print(f"error: {single_line(without_typed_secrets(message))}", file=sys.stderr)
     raise SystemExit(code)

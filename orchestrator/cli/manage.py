@@ -15,6 +15,7 @@ import typer
 from moleflow.errors import InvalidInput, counted, did_you_mean
 from orchestrator.cli import completion
 from orchestrator.cli.app import Folder
+from orchestrator.cli.others_folder import explain_damage, show
 from orchestrator.host.command_line import program_name
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _AFTER_CANCEL: Mapping[State, str] = {
 }
 
 
+@explain_damage("place")
 def status(
     place: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="Counts and every trial, as one JSON document.")] = False,
@@ -56,27 +58,27 @@ def status(
       moleflow-sweep status results/NAME --watch     while it runs
       moleflow-sweep status results/NAME --json      for programs
     """
-    from rich.console import Console
-
     from orchestrator.monitor import status_view
     from orchestrator.monitor.status import StatusReader
+    from orchestrator.monitor.terminal import printable_console
 
     if as_json and follow:
         raise InvalidInput("--json: prints one document and --watch refreshes a screen; give one of them")
     reader = StatusReader(place, scheduler_jobs(place))
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = printable_console(soft_wrap=False)
     most = None if everything else status_view.MOST_LINES
     if as_json:
-        print(json.dumps(status_view.status_json(reader.look()), indent=1, ensure_ascii=False))
+        show(json.dumps(status_view.status_json(reader.look()), indent=1, ensure_ascii=False))
     elif follow:
         with contextlib.suppress(KeyboardInterrupt):
             status_view.watch_status(reader.look, console, everything)
     elif console.is_terminal:
         console.print(status_view.status_picture(reader.look(), most))
     else:
-        print("\n".join(status_view.status_lines(reader.look(), most)))
+        show("\n".join(status_view.status_lines(reader.look(), most)))
 
 
+@explain_damage("place")
 def logs(
     place: Folder,
     trial: Annotated[
@@ -105,14 +107,15 @@ def logs(
     log, reader = TrialLog(place, trial_id), StatusReader(place, scheduler_jobs(place))
     if not follow:
         lines = log.read_new()
-        print("\n".join(lines) if lines else _silent(reader.look([trial_id])))
+        show("\n".join(lines) if lines else _silent(reader.look([trial_id])))
         return
     with contextlib.suppress(KeyboardInterrupt):
         for lines in _followed(log.read_new, lambda: reader.look([trial_id])):
             if lines:
-                print("\n".join(lines), flush=True)
+                show("\n".join(lines))
 
 
+@explain_damage("place")
 def cancel(
     place: Folder,
     trials: Annotated[
@@ -142,20 +145,21 @@ def cancel(
     status = StatusReader(place, jobs).look(dict.fromkeys(chosen) if chosen else None)
     unfinished = [trial.trial_id for trial in status.trials if trial.state != "finished"]
     if not unfinished:
-        print(f"nothing to cancel: {status.counts['finished']} of {len(status.trials)} trials have finished")
+        show(f"nothing to cancel: {status.counts['finished']} of {len(status.trials)} trials have finished")
         return
     # Requests first, jobs second: a trial that leaves the queue meanwhile then finds its request.
     stop_requests.cancel_requests(place).add(unfinished if chosen else None)
     withdrawn = jobs.cancel([trial.trial_id for trial in status.trials if trial.state == "queued"])
-    print(f"cancelled: {len(unfinished)} of {counted(len(sweep.trial_ids), 'trial')}")
+    show(f"cancelled: {len(unfinished)} of {counted(len(sweep.trial_ids), 'trial')}")
     for state, count in status.counts.items():
         if count:
-            print(f"  {count} {state}: {_AFTER_CANCEL[state]}")
+            show(f"  {count} {state}: {_AFTER_CANCEL[state]}")
     if withdrawn:
-        print(f"withdrawn from the queue: {withdrawn}")
-    print(f"to run them again: {program_name()} retry {shlex.quote(str(place))}")
+        show(f"withdrawn from the queue: {withdrawn}")
+    show(f"to run them again: {program_name()} retry {shlex.quote(str(place))}")
 
 
+@explain_damage("place")
 def dashboard(
     place: Folder,
     storage: Annotated[
@@ -174,7 +178,7 @@ def dashboard(
     sweep_folder.require_folder(place)  # Before the import of Optuna, which takes seconds.
     from orchestrator.search.dashboard import serve_dashboard
 
-    serve_dashboard(place, storage, port, lambda url: print(f"dashboard: {url} (Ctrl-C ends it)", flush=True))
+    serve_dashboard(place, storage, port, lambda url: show(f"dashboard: {url} (Ctrl-C ends it)"))
 
 
 def resolve_trial_id(sweep: SweepFolder, place: Path, given: str) -> str:

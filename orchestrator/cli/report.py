@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,11 @@ import typer
 
 from moleflow.errors import InvalidInput
 from orchestrator.cli.app import DIR, FORMATS, SPLITS, Folder, Format, ShowAll, Split, check_choice, choice
+from orchestrator.cli.others_folder import explain_damage, show
 from orchestrator.exit_codes import FAILED
 
 
+@explain_damage("folder")
 def report(
     folder: Annotated[Path | None, DIR] = None,
     everything: ShowAll = False,
@@ -59,11 +60,12 @@ def report(
             paths["html"] = make_page(folder, made)
     else:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
-    print({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
+    show({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if paths:
-        print(f"written: {', '.join(str(path) for path in paths.values())}", file=sys.stderr)
+        show(f"written: {', '.join(str(path) for path in paths.values())}", error=True)
 
 
+@explain_damage("folders")
 def claims(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="Results folders; a contrast may span them.", show_default=False)
@@ -79,9 +81,10 @@ def claims(
     from orchestrator.claims.claims import stated_claims
     from orchestrator.claims.ledger import ledger_markdown, read_ledger
 
-    print(ledger_markdown(read_ledger(folders, everything), stated_claims().rules))
+    show(ledger_markdown(read_ledger(folders, everything), stated_claims().rules))
 
 
+@explain_damage("file")
 def verify(
     file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.md, or its folder.", show_default=False)],
 ) -> None:
@@ -96,10 +99,11 @@ def verify(
     from orchestrator.reports import make
 
     verdict = make.verify_report(file / "report.md" if file.is_dir() else file)
-    print("\n".join(verdict.lines()))
+    show("\n".join(verdict.lines()))
     raise typer.Exit(0 if verdict.equal else FAILED)
 
 
+@explain_damage("places")
 def compare(
     places: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="Results folders, two or more.", show_default=False)
@@ -131,9 +135,10 @@ def compare(
 
     chosen = check_choice("--format", form, FORMATS)
     check_choice("--split", split, SPLITS)
-    print(render_report(compare_sweeps(places, baseline or (), split, everything), chosen), end="")
+    show(render_report(compare_sweeps(places, baseline or (), split, everything), chosen), end="")
 
 
+@explain_damage("place")
 def export(
     place: Folder,
     form: Annotated[
@@ -180,7 +185,8 @@ def export(
     check_choice("--split", split, SPLITS)
     pieces = export.export_tables(place, chosen, table, split, everything, document, one)
     if to is None:
-        sys.stdout.writelines(pieces)
+        for piece in pieces:
+            show(piece, end="")
     else:
         export.write_pieces(pieces, to)
-        print(f"written: {to}", file=sys.stderr)
+        show(f"written: {to}", error=True)

@@ -8,29 +8,62 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moleflow.errors import InvalidInput
 from orchestrator.cli.app import Folder
 from orchestrator.cli.manage import scheduler_jobs
-from orchestrator.host.command_line import COMMAND_VARIABLE, PROGRAM, command_to_repeat, program_name
+from orchestrator.cli.others_folder import explain_damage, show
+from orchestrator.host.command_line import (
+    COMMAND_VARIABLE,
+    PROGRAM,
+    command_to_repeat,
+    holds_hidden_secret,
+    program_name,
+)
 from orchestrator.host.environment_variables import set_variables
 
 if TYPE_CHECKING:
     from orchestrator.records.sweep_folder import SweepFolder
 
 
-def retry(context: typer.Context, place: Folder) -> None:
+def retry(
+    context: typer.Context,
+    place: Folder,
+    yes: Annotated[bool, typer.Option("--yes", help="Run the command without asking.")] = False,
+) -> None:
     """Run a sweep's own command again, in the folder where it was typed.
 
+    It shows the command and asks first: whoever made the folder chose that command.
     It runs the trials that failed, were cancelled or interrupted, or never started.
     Set MOLEFLOW_DATA and MOLEFLOW_CACHE as they were, if the command used them.
 
     For instance:
 
-      moleflow-sweep retry results/NAME
+      moleflow-sweep retry results/NAME            asks
+      moleflow-sweep retry results/NAME --yes      for scripts
+    """
+    sweep = _unfinished_sweep(place=place)
+    if sweep is None:
+        show("nothing to retry: all of them have finished")
+        return
+    show(f"command:  {shlex.join([PROGRAM, *sweep.command])}  (in {sweep.typed_in})")
+    if not (yes or _confirmed(place)):
+        show("nothing was run")
+        return
+    with contextlib.chdir(sweep.typed_in), _arguments(sweep.command):
+        context.obj()  # The entry point. It imports this module, so it is passed in and not imported.
+
+
+@explain_damage("place")
+def _unfinished_sweep(place: Path) -> SweepFolder | None:
+    """Show the states of a sweep's trials; None if all have finished.
+
+    Raises:
+        InvalidInput: the folder holds no sweep whose command can be run again.
+
     """
     from orchestrator.monitor.status import StatusReader
     from orchestrator.monitor.status_view import status_counts
@@ -39,14 +72,21 @@ def retry(context: typer.Context, place: Folder) -> None:
     sweep = sweep_folder.read_sweep_folder(place)
     _check_command(sweep, place)
     status = StatusReader(place, scheduler_jobs(place)).look()
-    print(f"trials:   {status_counts(status)}")
+    show(f"trials:   {status_counts(status)}")
     # Of a search, only the search itself knows if it is over.
-    if status.counts["finished"] == len(status.trials) and sweep.tabled is None:
-        print("nothing to retry: all of them have finished")
-        return
-    print(f"command:  {shlex.join([PROGRAM, *sweep.command])}  (in {sweep.typed_in})", flush=True)
-    with contextlib.chdir(sweep.typed_in), _arguments(sweep.command):
-        context.obj()  # The entry point. It imports this module, so it is passed in and not imported.
+    return None if status.counts["finished"] == len(status.trials) and sweep.tabled is None else sweep
+
+
+def _confirmed(place: Path) -> bool:
+    """Ask on the terminal if the command that was shown may run.
+
+    Raises:
+        InvalidInput: there is no terminal to ask on.
+
+    """
+    if not sys.stdin.isatty():
+        raise InvalidInput(f"{place}: no terminal to ask on if its command may run; check the command, then add --yes")
+    return input("run it? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _check_command(sweep: SweepFolder, place: Path) -> None:
@@ -58,6 +98,11 @@ def _check_command(sweep: SweepFolder, place: Path) -> None:
     """
     if not sweep.command:
         raise InvalidInput(f"{place}: does not say which command made it; run that command again yourself")
+    if holds_hidden_secret(sweep.command):
+        raise InvalidInput(
+            f"{place}: its command had a password, which is not stored; run it yourself, with the password: "
+            f"{program_name()} {shlex.join(sweep.command)}"
+        )
     by_hand = f"run it yourself, with --out {place}: {program_name()} {shlex.join(sweep.command)}"
     here = Path(sweep.typed_in)
     if not here.is_dir():

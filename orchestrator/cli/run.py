@@ -230,7 +230,7 @@ def trial(
             "Default: vit_b16, or demo if no images are given."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness in training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of all randomness in training.")] = 0,
     data: DataOfTrial = None,
     out: Annotated[
         Path | None,

@@ -28,7 +28,7 @@ VALUES = {
     "--out": "a folder, as in --out results/again",
     "--port": "a whole number from 0 to 65535",
     "--profile": "a file, as in --profile slurm/profiles/mylab.yaml",
-    "--seed": "a whole number >= 0",
+    "--seed": f"a whole number from 0 to {2**63 - 1}",
     "--set": "knob=value, as in --set epochs=5",
     "--split": "test | validation, as in --split validation",
     "--storage": "a URL, as in --storage sqlite:///study.db",

@@ -7,13 +7,12 @@ import platform
 import sys
 from typing import Any
 
-import psutil
 import pynvml
 
 from moleflow.features.weights import PRETRAINED
 from orchestrator.doctor.finding import Finding, one_line, run_program
 from orchestrator.host.command_line import install_command
-from orchestrator.host.hardware import available_cores, memory_gb
+from orchestrator.host.hardware import available_cores, free_memory_gb, memory_gb
 from orchestrator.sweep.file_schema import Resources
 
 IMPORT_WITHIN_S = 120.0
@@ -125,7 +124,7 @@ def find_size() -> Finding:
     """Report cores, memory and the number of trials that fit without GPUs."""
     needs, cores, memory = Resources(), available_cores(), memory_gb()
     at_once = max(1, int(min(cores // needs.cpus, memory // needs.mem_gb)))
-    free = psutil.virtual_memory().available / 1e9
+    free = free_memory_gb()
     text = f"{cores} cores, {memory:.1f} GB of memory, {free:.1f} GB of it free: "
     text += f"{at_once} trial{'' if at_once == 1 else 's'} at once without GPUs, where each takes {needs.mem_gb:g} GB"
     if free < needs.mem_gb:

@@ -13,7 +13,7 @@ from moleflow.errors import Damaged
 from orchestrator.driver.backend_choice import choose_backend
 from orchestrator.driver.prepare import Options, Prepared, worker_config
 from orchestrator.execution.planned_trials import PlannedTrials, TrialSearch
-from orchestrator.execution.signals import sigterm_as_ctrl_c
+from orchestrator.execution.signals import stop_signals_as_ctrl_c
 from orchestrator.execution.trial_source import RunOutcome, TrialSource
 from orchestrator.monitor.json_lines import JsonLines
 from orchestrator.monitor.live_view import LiveView
@@ -87,7 +87,7 @@ def run_backend(
     listeners = (_record_dead_worker(attempts, store), source.events, view.show, _compact_as_it_grows(store))
     with view, pinned_within_budget(prepared.cache, needs=[trial.config for trial in planned]):
         try:
-            with sigterm_as_ctrl_c():
+            with stop_signals_as_ctrl_c():
                 backend = choose_backend(worker_config(prepared, options), prepared.sweep, options)
                 backend.run(source, broadcast(listeners))
         except KeyboardInterrupt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput
+from moleflow.owner import owner_code
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.host import disk, provenance
 from orchestrator.host.cache_folder import default_cache
@@ -159,12 +159,13 @@ def worker_config(prepared: Prepared, options: Options) -> WorkerConfig:
         data_root=prepared.inputs.dataset.root.absolute(),
         dataset=prepared.inputs.dataset.name,
         backend=options.backend,
-        worker=f"{options.backend}-{os.getpid()}",
+        worker=f"{options.backend}-{owner_code()}",
         device=options.device,
         threads=options.threads,
         rerun_stale=options.rerun_stale,
         provenance=provenance.provenance_facts(),
         time_min=prepared.sweep.resources.time_min,
+        stall_min=prepared.sweep.resources.stall_min,
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from moleflow.cache.claim import exclusive
+from moleflow import files
+from moleflow.cache.claim import WATCHED_S, exclusive
 from orchestrator.driver.prepare import Options, Prepared, expected_work, writable
 from orchestrator.host.command_line import arguments
 from orchestrator.plan import listing
 from orchestrator.records import dead_attempts, stop_requests, sweep_folder
-from orchestrator.records.attempts import DIED, RUNNING, AttemptFolder, AttemptRecord
+from orchestrator.records.attempts import DIED, AttemptFolder, AttemptRecord
 
 
 def prepare_folder(prepared: Prepared, options: Options, console: Console) -> None:
@@ -26,25 +28,28 @@ def prepare_folder(prepared: Prepared, options: Options, console: Console) -> No
     store, attempts = prepared.store, AttemptFolder(prepared.folder / "attempts")
     with writable(prepared.folder, "--out"):
         write_plan(prepared)
-        # Exclusive: a second driver would take unfinished files of the first for a dead writer's.
         with exclusive(prepared.folder / ".starting"):
             store.create()
+            for folder in (prepared.folder, attempts.folder):
+                files.remove_leftovers(folder)
             stop_requests.cancel_requests(prepared.folder).clear()
             stop_requests.prune_requests(prepared.folder).clear()
-            records = attempts.all()
-            dead = dead_attempts.record_dead_attempts(attempts, store, _dead(records, options), dead_attempts.UNSEEN)
-            running = any(record.state == RUNNING for record in records)
-            # While a worker of another driver runs, a young unfinished part may be its own.
-            recovered = store.recover() if running else store.recover(grace_seconds=0.0)
+            died = _dead(attempts.all(), options, console)
+            dead = dead_attempts.record_dead_attempts(attempts, store, died, dead_attempts.UNSEEN)
+            recovered = store.recover()
     if not options.quiet:
         header = listing.plan_header(prepared.sweep, prepared.plan, prepared.inputs, prepared.folder)
         console.print("\n".join([*header, *listing.work_lines(expected_work(prepared))]))
     for damage in recovered.set_aside:
         moved = f"moved to {prepared.folder / 'damaged'}, its trials run again"
         console.print(f"damaged:  {damage.path}: {damage.reason}; {moved}")
+    for path in recovered.doubled:
+        console.print(f"repaired: {path.name}: held a second row of an attempt; moved to {prepared.folder / 'damaged'}")
     for record in dead:
         label = prepared.labels.get(record.trial_id, record.trial_id)
-        console.print(f"died:     {label}, attempt {record.attempt}: {dead_attempts.UNSEEN}")
+        console.print(
+            f"died:     {label}, attempt {record.attempt}: {record.content.get('error') or dead_attempts.UNSEEN}"
+        )
 
 
 def write_plan(prepared: Prepared) -> None:
@@ -69,10 +74,19 @@ def folder_content(prepared: Prepared) -> sweep_folder.SweepFolder:
     )
 
 
-def _dead(records: Sequence[AttemptRecord], options: Options) -> list[AttemptRecord]:
-    """Return the attempts whose process is gone.
+def _dead(records: Sequence[AttemptRecord], options: Options, console: Console) -> list[AttemptRecord]:
+    """Return the attempts whose process is gone, watching those of other hosts for a while.
 
     The SLURM backend records those of its jobs itself, after it has asked SLURM how they ended.
     """
     on_slurm = options.backend == "slurm"
-    return [one for one in records if one.state == DIED and not (on_slurm and one.content.get("job"))]
+    silent = [one for one in records if one.state == DIED and not (on_slurm and one.content.get("job"))]
+    dead = [one for one in silent if one.has_died]
+    if len(dead) < len(silent):
+        hosts = ", ".join(sorted({str(one.content.get("host")) for one in silent if one not in dead}))
+        console.print(
+            f"waiting:  {WATCHED_S:.0f} s for a sign of life of {len(silent) - len(dead)} attempts on {hosts}"
+        )
+        time.sleep(WATCHED_S)
+        dead = [one for one in silent if one.has_died]
+    return dead

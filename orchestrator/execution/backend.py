@@ -46,7 +46,9 @@ class WorkerConfig:
         threads: CPU threads of one trial.
         rerun_stale: whether a result that other code made counts as missing.
         provenance: git commit and package versions, for the attempts table.
-        time_min: time limit of the worker's job in minutes; 0 without one.
+        time_min: time limit of an attempt in minutes; 0 without one. A scheduler's job has its own
+            limit, made from this number.
+        stall_min: minutes without progress after which an attempt counts as stalled; 0 = never.
         job: the scheduler's job that the worker runs in. Attempts of an earlier start of the same
             job have ended.
         node_cache: a folder on the node's own disk, with $VARIABLES of the worker. Features are
@@ -66,6 +68,7 @@ class WorkerConfig:
     rerun_stale: bool
     provenance: Mapping[str, Any]
     time_min: int = 0
+    stall_min: float = 0.0
     job: str | None = None
     node_cache: str | None = None
 

@@ -15,20 +15,21 @@ from moleflow.cache.array_packs import node_copies
 from moleflow.cache.stage_state import Epoch
 from moleflow.cache.stages import StageStore
 from moleflow.code_digest import code_digest
-from moleflow.data.digests import DigestCache
 from moleflow.data.mvtec import TaskData, scan
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import CodeChanged, InvalidInput, MoleflowError, WeightsUnavailable
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig, canonical_json
 from moleflow.training.kept_maps import SIDE, KeptMap, picture
-from moleflow.training.sequence import SequenceContext, SequenceResult, TaskReport, run_sequence
+from moleflow.training.sequence import Doing, SequenceContext, SequenceResult, TaskReport, run_sequence
 from orchestrator.execution.attempt_row import first_row
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.execution.signals import WorkerStopped
+from orchestrator.execution.watchdog import ProgressWatch, TimeLimitReached, WatchedDigests
 from orchestrator.host import disk
 from orchestrator.records import attempts, stop_requests
 from orchestrator.records.attempts import Attempt, AttemptFolder, AttemptRecord
+from orchestrator.records.dead_attempts import UNSEEN, record_dead_attempts
 from orchestrator.records.event_log import EventLog, event_logs
 from orchestrator.records.events import PROGRESS, Event, Events
 from orchestrator.results.schema import DETECTION
@@ -36,6 +37,8 @@ from orchestrator.results.store import ResultStore
 from orchestrator.results.thumbnails import ThumbnailStore, grey_png
 from orchestrator.results.writer import AttemptRows, InvalidRows, PartWriter
 from orchestrator.sweep.trial import Trial
+
+TAKEN_FOR_DEAD = "another worker, since this one gave no sign for too long"
 
 
 class TrialCancelled(BaseException):
@@ -73,7 +76,7 @@ class Worker:
         self.attempts = AttemptFolder(setup.folder / "attempts")
         self.store = ResultStore(setup.folder)
         self.pictures = ThumbnailStore(setup.folder)
-        self.writer = PartWriter(self.store, setup.worker)
+        self.writer = PartWriter(self.store)
         self._unflushed: list[_EndedAttempt] = []
         self._scanned: dict[tuple[str, ...], tuple[TaskData, ...]] = {}
 
@@ -93,7 +96,7 @@ class Worker:
         """
         row = first_row(self.setup, self.environment, trial)
         try:
-            begun = self.attempts.begin(trial.id, row=row, job=self.setup.job)
+            begun = self.attempts.begin(trial.id, row=row, job=self.setup.job, stall_min=self.setup.stall_min)
         except OSError as error:
             self.events(Event("fatal", trial.id, {"error": disk.explain_disk_error(self.setup.folder, error)}))
             return
@@ -105,30 +108,39 @@ class Worker:
             begun.withdraw()
             self.events(Event("elsewhere", trial.id))
             return
-        _AttemptRun(self, trial, begun, row).run()
+        # Recorded before the next attempt ends: how often a trial was tried is read from the store.
+        dead = [record for record in begun.earlier if record.stored_state == attempts.RUNNING]
+        with contextlib.suppress(OSError):
+            record_dead_attempts(self.attempts, self.store, dead, UNSEEN)
+        attempt = _AttemptRun(self, trial, begun, row)
+        with attempt.watch:
+            attempt.run()
 
     def seconds_until_due(self) -> float | None:
         """Seconds until `flush` should be called; None if there is nothing to write."""
         return self.writer.seconds_until_due()
 
     def flush(self) -> None:
-        """Write the rows of attempts that have ended, then their records, then send their events.
-
-        Raises:
-            InvalidRows: the row of a failed attempt cannot be stored either.
-
-        """
+        """Write the rows of ended attempts, then their records, then send their events."""
         waiting, self._unflushed = self._unflushed, []
+        lost: list[_EndedAttempt] = []
         try:
+            # This worker may have slept, and been taken for dead. Then its rows do not count.
+            lost = [one for one in waiting if not self.attempts.claim_end(*one.name)]
+            self.writer.drop([one.name for one in lost])
+            waiting = [one for one in waiting if one not in lost]
             self.writer.flush()
         except InvalidRows as refused:
             wrong = [one for one in waiting if one.name in refused.errors]
             self._unflushed = [one for one in waiting if one not in wrong]
-            if any(one.state == attempts.FAILED for one in wrong):
-                raise  # A field that every row carries is invalid: no other row would be accepted.
             # A refused attempt becomes a failed one whose row says why; the others keep their rows.
+            # If that row is refused too, the record alone says why.
             for one in wrong:
-                one.fail(refused.errors[one.name])
+                if one.state == attempts.FAILED:
+                    _end_record(one.attempt, one.state, one.event.facts)
+                    self.events(one.event)
+                else:
+                    one.fail(refused.errors[one.name])
             self.flush()
             return
         except OSError as error:
@@ -140,6 +152,9 @@ class Worker:
             _end_record(one.attempt, one.state, one.event.facts)
         for one in waiting:
             self.events(one.event)
+        for one in lost:
+            one.attempt.stop()
+            self.events(Event("held", one.event.trial_id, {"by": TAKEN_FOR_DEAD}))
 
     def keep(
         self, attempt: Attempt, state: str, rows: AttemptRows, event: Event, fail: Callable[[Exception], None]
@@ -159,17 +174,22 @@ class Worker:
         if self.writer.due():
             self.flush()
 
-    def tasks(self, config: TrialConfig) -> tuple[TaskData, ...]:
-        """The images of a trial's tasks; each folder is scanned once per worker."""
+    def tasks(self, config: TrialConfig, report: Callable[[], None]) -> tuple[TaskData, ...]:
+        """The images of a trial's tasks; each folder is scanned once per worker.
+
+        `report` is called at each image.
+        """
         names = config.data.tasks
         if names not in self._scanned:
-            self._scanned[names] = scan(self.setup.data_root, names, DigestCache(self.setup.cache / "digests.json"))
+            self._scanned[names] = scan(
+                self.setup.data_root, names, WatchedDigests(self.setup.cache / "digests.json", report)
+            )
         return self._scanned[names]
 
     def _finished_elsewhere(self, trial: Trial, attempt: Attempt) -> bool:
         if not any(record.stored_state == attempts.FINISHED for record in attempt.earlier):
             return False
-        known = self.store.finished().get(trial.id)
+        known = self.store.finished(fresh=True).get(trial.id)
         return known is not None and (known.code_digest == code_digest() or not self.setup.rerun_stale)
 
 
@@ -198,15 +218,19 @@ class _AttemptRun:
         self.curves: list[dict[str, Any]] = []
         self.reused = 0.0
         self.epochs = 0
+        self.watch = ProgressWatch(attempt.record.path, worker.setup)
+        self._features = (0, 0)
 
     def run(self) -> None:
         try:
-            self._report("started")
+            self._report("started", stall_min=self.worker.setup.stall_min)
             outcome = self._sequence()
         except (WorkerStopped, KeyboardInterrupt):
             self._interrupted()
             self.worker.flush()
             raise
+        except TimeLimitReached:
+            self._interrupted(f"stopped after resources.time_min = {self.worker.setup.time_min} min", limited=True)
         except TrialCancelled:
             self._keep("cancelled", attempts.INTERRUPTED, error="cancelled", error_kind=attempts.CANCELLED)
         except TrialPruned:
@@ -236,7 +260,7 @@ class _AttemptRun:
 
     def _sequence(self) -> SequenceResult:
         worker, trial = self.worker, self.trial
-        tasks = worker.tasks(trial.config)
+        tasks = worker.tasks(trial.config, self.watch.progress)
         for data in tasks:
             # The trial id contains the digest: with other images the rows would be wrong.
             if trial.inputs.data[data.name] != data.digest:
@@ -254,7 +278,20 @@ class _AttemptRun:
         return run_sequence(trial.config, context, self)
 
     def on_features(self, done: int, total: int) -> None:
+        if (done, total) == self._features and done < total:
+            self.on_step("waiting")  # Another worker computes the rest.
+            return
+        self._features = (done, total)
         self._report("features", done=done, total=total)
+
+    def on_step(self, doing: Doing) -> None:
+        if doing == "waiting":
+            self.watch.waiting()
+        else:
+            self.watch.progress()
+            self.watch.check_time()
+        if self.watch.is_untold:
+            self._report("step", doing=doing)
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
         self.epochs += 1
@@ -299,19 +336,31 @@ class _AttemptRun:
         self.worker.events(
             Event(kind, self.trial.id, {"attempt": self.attempt.number, "worker": self.worker.setup.worker, **facts})
         )
+        self.watch.progress()
+        self.watch.told()
+        if kind in PROGRESS:
+            self.watch.check_time()
         # A request takes effect after an epoch; its file is looked at only now and then.
         if kind in PROGRESS and self.worker.cancelled.is_set_throttled(self.trial.id):
             raise TrialCancelled
         if kind in PROGRESS and self.worker.pruned.is_set_throttled(self.trial.id):
             raise TrialPruned
 
-    def _interrupted(self) -> None:
-        """Write an interrupted attempt; a failed one if two in a row made no progress in a job.
+    def _interrupted(self, error: str = "stopped from outside", limited: bool = False) -> None:
+        """Write an interrupted attempt; a failed one if two in a row made no progress.
 
-        Under a scheduler's time limit, such a trial would be interrupted again and again.
+        Under a time limit, such a trial would be interrupted again and again.
+
+        Args:
+            error: the reason.
+            limited: whether the worker itself kept the time limit; in a job the scheduler does.
+
         """
-        error = "stopped from outside"
-        if self.worker.setup.job and not self.epochs and self._made_no_progress_before():
+        if (
+            (limited or self.worker.setup.job)
+            and not self.epochs
+            and self._made_no_progress_before(error if limited else None)
+        ):
             time_min = self.worker.setup.time_min
             error += (
                 f" twice without finishing an epoch in between; give it more time: resources.time_min is {time_min}"
@@ -349,11 +398,12 @@ class _AttemptRun:
             )
         return rows
 
-    def _made_no_progress_before(self) -> bool:
+    def _made_no_progress_before(self, error: str | None) -> bool:
+        """True if the attempt before was stopped without an epoch; with this error, if given."""
         earlier = [r for r in self.worker.attempts.of_trial(self.trial.id) if r.attempt < self.attempt.number]
         last = earlier[-1].content if earlier else {}
         stopped = last.get("state") == attempts.INTERRUPTED and last.get("error_kind") == attempts.STOPPED
-        return stopped and not last.get("epochs")
+        return stopped and not last.get("epochs") and error in (None, last.get("error"))
 
     def _fail(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.host.provenance import ROOT, without_passwords
+from orchestrator.host.provenance import ROOT
+from orchestrator.host.storage_urls import HIDDEN, replace_secrets, url_without_secrets, word_without_secrets
 
 PROGRAM = "moleflow-sweep"
+STORAGE = "--storage"
 COMMAND_VARIABLE = "MOLEFLOW_COMMAND"
 """Set by a wrapper, such as `make demo`, to the command that the user typed."""
 
 
 def arguments() -> tuple[str, ...]:
-    """The words typed after the program's name; the password in a storage URL becomes `***`."""
-    return tuple(without_passwords(word) for word in sys.argv[1:])
+    """The words typed after the program's name, without the secrets in the URLs of storages."""
+    typed = sys.argv[1:]
+    # A storage that is no URL, such as `u:p@host`, is refused later, but may be printed before.
+    return tuple(
+        url_without_secrets(word) if before == STORAGE else word_without_secrets(word)
+        for before, word in itertools.pairwise(["", *typed])
+    )
+
+
+def without_typed_secrets(message: str) -> str:
+    """A message without the secrets in the URLs that the user typed, or in any other URL."""
+    typed = [word.removeprefix(f"{STORAGE}=") for word in sys.argv[1:]]
+    return replace_secrets(message, [word for word in typed if word_without_secrets(word) != word])
+
+
+def holds_hidden_secret(words: Sequence[str]) -> bool:
+    """True if a secret was taken out of stored words, so that they are no command to run."""
+    return any("://" in word and HIDDEN in word for word in words)
 
 
 def program_name() -> str:

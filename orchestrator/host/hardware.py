@@ -1,21 +1,38 @@
-"""CPU cores, memory and GPUs of this machine."""
+"""CPU cores, memory and GPUs that this process may use."""
 
 from __future__ import annotations
 
+import math
 import os
 
 import psutil
 import pynvml
 
+from orchestrator.host import cgroups
+
 
 def memory_gb() -> float:
-    """The memory of this machine, GB."""
-    return psutil.virtual_memory().total / 1e9
+    """The memory that this process may use, GB: a container or job may have less than its host."""
+    return _within(psutil.virtual_memory().total, cgroups.memory_limit()) / 1e9
+
+
+def free_memory_gb() -> float:
+    """The part of that memory that is free, GB."""
+    return _within(psutil.virtual_memory().available, cgroups.free_memory()) / 1e9
+
+
+def _within(host: int, limit: int | None) -> int:
+    return host if limit is None else min(host, limit)
 
 
 def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use: its affinity, or less under a CPU quota.
+
+    A fraction of a core counts as one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroups.cpu_limit()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def visible_gpus() -> list[str]:

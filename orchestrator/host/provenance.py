@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -24,12 +23,6 @@ PACKAGES = (
 )
 ROOT = Path(__file__).parents[2]
 """The checkout, or the folder of installed packages, that this package lies in."""
-_PASSWORD = re.compile(r"(://[^:@/\s]*:)[^@\s]*@")
-
-
-def without_passwords(text: str) -> str:
-    """The text with `***` in place of the passwords in its URLs."""
-    return _PASSWORD.sub(r"\1***@", text)
 
 
 @cache

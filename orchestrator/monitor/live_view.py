@@ -15,6 +15,7 @@ from orchestrator.monitor.json_lines import JsonLines
 from orchestrator.monitor.progress import SweepProgress
 from orchestrator.monitor.resource_usage import ResourceMonitor
 from orchestrator.monitor.snapshot import ProgressSnapshot, snapshot_lines, snapshot_picture, summary_line
+from orchestrator.monitor.terminal import Printable
 from orchestrator.monitor.trial_log import describe_event
 from orchestrator.records.events import ENDS, Event
 from orchestrator.records.trial_state import State
@@ -63,7 +64,12 @@ class LiveView:
         self._resources = ResourceMonitor()
         self._is_picture = console.is_terminal and not quiet
         self._live = (
-            Live(console=console, get_renderable=self.picture, refresh_per_second=REFRESH_PER_S, transient=True)
+            Live(
+                console=console,
+                get_renderable=lambda: Printable(self.picture()),
+                refresh_per_second=REFRESH_PER_S,
+                transient=True,
+            )
             if self._is_picture
             else None
         )

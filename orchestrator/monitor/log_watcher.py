@@ -61,7 +61,9 @@ class LogWatcher:
         counts = status.counts
         to_come = counts["waiting"] + counts["queued"]
         use = self._resources.measure(here, now) if here else ()
-        return replace(self._progress.snapshot(now, counts, to_come, use, running), over=not status.is_active)
+        stalled = {trial.trial_id: trial.stalled for trial in running.values() if trial.stalled}
+        snapshot = self._progress.snapshot(now, counts, to_come, use, running, stalled)
+        return replace(snapshot, over=not status.is_active)
 
     def close(self) -> None:
         """Release what measuring memory and GPUs holds."""

@@ -79,6 +79,7 @@ class SweepProgress:
         waiting: int,
         use: tuple[str, ...] = (),
         alive: Collection[str] | None = None,
+        stalled: Mapping[str, str] | None = None,
     ) -> ProgressSnapshot:
         """The sweep at this moment.
 
@@ -88,11 +89,15 @@ class SweepProgress:
             waiting: the number of trials that have not begun.
             use: memory and GPUs in use, in words.
             alive: the trials that run; default: those of the events.
+            stalled: notes on trials without progress, by trial id; default: those of the events.
 
         """
         running = [trial for trial in list(self._running.values()) if alive is None or trial.trial_id in alive]
         left = self._time_left.of_each(running, now)
-        rows = [self._row(trial, seconds) for trial, seconds in zip(running, left, strict=True)]
+        rows = [
+            self._row(trial, seconds, (stalled or {}).get(trial.trial_id) or trial.stalled(now))
+            for trial, seconds in zip(running, left, strict=True)
+        ]
         silent = [RunningTrialRow(self.label(trial), "") for trial in alive or () if trial not in self._running]
         at_once = max([len(running), *self._at_once])
         return ProgressSnapshot(
@@ -113,8 +118,8 @@ class SweepProgress:
             return {None: waiting}
         return known | {None: known.get(None, 0) + waiting - sum(known.values())}
 
-    def _row(self, trial: RunningTrial, left: float | None) -> RunningTrialRow:
-        return RunningTrialRow(self.label(trial.trial_id), trial.activity, trial.share, left)
+    def _row(self, trial: RunningTrial, left: float | None, stalled: str | None) -> RunningTrialRow:
+        return RunningTrialRow(self.label(trial.trial_id), stalled or trial.activity, trial.share, left)
 
     def _on_start(self, trial_id: str, now: float) -> None:
         if trial_id not in self._running:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.monitor.trial_log import describe_event
 from orchestrator.records.events import Event
+from orchestrator.records.stalls import stall_note
 
 
 @dataclass
@@ -21,6 +22,7 @@ class RunningTrial:
         last_progress: the last event that tells its progress.
         worker: the worker's name.
         share: the share of its epochs that is done, from 0 to 1; None while it is unknown.
+        stall_min: minutes without progress after which it has stalled; 0 = never.
         trained: the number of epochs that it trained itself.
         ahead: the number of epochs that it still has to train; None before its first one.
 
@@ -31,10 +33,12 @@ class RunningTrial:
     last_progress: Event | None = None
     worker: str | None = None
     share: float | None = None
+    stall_min: float = 0.0
     trained: int = 0
     ahead: int | None = None
     _seconds: float = 0.0
     _last_time: float | None = None
+    _progress_at: float | None = None
     _last_epoch: tuple[int, int] = (-1, 0)
     _epochs: int | None = None
 
@@ -42,6 +46,8 @@ class RunningTrial:
         """Update from an event; the number of epochs trained since the last one."""
         facts = event.facts
         self.worker = facts.get("worker", self.worker)
+        self.stall_min = facts.get("stall_min", self.stall_min)
+        self._progress_at = now
         if event.kind not in ("features", "epoch", "task"):
             return 0
         self.last_progress = event
@@ -54,6 +60,10 @@ class RunningTrial:
                 self.ahead = (facts["tasks"] - facts["task"] - 1) * self._epochs
         self._add_time(now)
         return 0
+
+    def stalled(self, now: float) -> str | None:
+        """The note on a trial without progress; None while it makes some."""
+        return stall_note(now - (self.since if self._progress_at is None else self._progress_at), self.stall_min)
 
     @property
     def activity(self) -> str:

@@ -22,6 +22,7 @@ from orchestrator.records.attempts import AttemptFolder, AttemptRecord
 from orchestrator.records.dead_attempts import UNSEEN
 from orchestrator.records.event_log import event_logs
 from orchestrator.records.events import PROGRESS, Event
+from orchestrator.records.stalls import read_stall, stall_note
 from orchestrator.records.stop_requests import ALL, cancel_requests
 from orchestrator.records.trial_state import ACTIVE, STATES, Jobs, LatestAttempt, NoJobs, State, trial_state_of
 from orchestrator.results.parts import Damage
@@ -39,6 +40,7 @@ class TrialStatus:
         progress: the last event of a running trial that tells its progress.
         reason: the reason of a state that does not explain itself.
         error: the latest error.
+        stalled: the note on a running trial without progress; None while it makes some.
 
     """
 
@@ -52,6 +54,7 @@ class TrialStatus:
     job: str | None = None
     reason: str | None = None
     error: str | None = None
+    stalled: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class SweepStatus:
         for trial in self.trials:
             counts[trial.state] += 1
         return counts
+
+    @property
+    def stalled(self) -> int:
+        """The number of running trials without progress."""
+        return sum(trial.stalled is not None for trial in self.trials)
 
     @property
     def is_active(self) -> bool:
@@ -150,7 +158,7 @@ class StatusReader:
         job_id = job.job if job else None
         if latest is None:
             return TrialStatus(trial_id, label, state, job=job_id, reason=reason)
-        progress = self._progress(trial_id, latest) if latest.state == attempts.RUNNING else None
+        progress, stalled = self._progress(trial_id, latest) if latest.state == attempts.RUNNING else (None, None)
         return TrialStatus(
             trial_id,
             label,
@@ -160,21 +168,27 @@ class StatusReader:
             latest.host,
             latest.worker,
             latest.job if state == "running" or job_id is None else job_id,
-            reason,
+            reason or stalled,
             latest.error,
+            stalled,
         )
 
     def _finished(self) -> dict[str, FinishedAttempt]:
         return self._store.finished() if self._store.parts.is_dir() else {}
 
-    def _progress(self, trial_id: str, latest: LatestAttempt) -> Event | None:
-        """The last event of a running attempt, if it tells the progress."""
+    def _progress(self, trial_id: str, latest: LatestAttempt) -> tuple[Event | None, str | None]:
+        """The last event of a running attempt that tells its progress, and the note of a stall."""
+        newest = None
         for content in _tail(self._logs / f"{latest.worker}.jsonl"):
             if content.get("trial_id") == trial_id and content.get("attempt") == latest.attempt:
-                known = content.get("kind") in {*PROGRESS, "task"}
-                facts = {name: value for name, value in content.items() if name not in ("time", "kind", "trial_id")}
-                return Event(content["kind"], trial_id, facts) if known else None
-        return None
+                newest = newest or float(content["time"])
+                # A step is a sign of life; the event before it tells the progress.
+                if content.get("kind") != "step":
+                    known = content.get("kind") in {*PROGRESS, "task"}
+                    facts = {name: value for name, value in content.items() if name not in ("time", "kind", "trial_id")}
+                    event = Event(content["kind"], trial_id, facts) if known else None
+                    return event, stall_note(time.time() - newest, latest.stall_min)
+        return None, stall_note(time.time() - newest, latest.stall_min) if newest else None
 
     def _last_events(self) -> Iterator[float]:
         """The time of each worker's last event, seconds since 1970."""
@@ -192,7 +206,9 @@ def _latest(records: Sequence[AttemptRecord]) -> LatestAttempt:
         # It may have ended since it was read: its worker is gone then too.
         record = attempts.read_record(record.path.parent, record.trial_id, record.attempt) or record
         state = record.state
-    errors = [UNSEEN if state == attempts.DIED else record.content.get("error")]
+    stall = read_stall(record) if state == attempts.DIED else None
+    unseen = stall.error if stall else UNSEEN
+    errors = [unseen if state == attempts.DIED else record.content.get("error")]
     errors += [earlier.content.get("error") for earlier in reversed(records[:-1])]
     content, host = record.content, record.content.get("host")
     silence = 0.0
@@ -208,6 +224,7 @@ def _latest(records: Sequence[AttemptRecord]) -> LatestAttempt:
         silence_s=silence,
         error=next(filter(None, errors), None),
         error_kind=content.get("error_kind"),
+        stall_min=content.get("stall_min", 0.0),
     )
 
 

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.host.printable_text import printable, single_line
 from orchestrator.monitor.log_watcher import LogWatcher
 from orchestrator.monitor.snapshot import (
     ProgressSnapshot,
@@ -25,6 +26,7 @@ from orchestrator.monitor.snapshot import (
     summary_line,
 )
 from orchestrator.monitor.status import SweepStatus, TrialStatus
+from orchestrator.monitor.terminal import Printable
 from orchestrator.monitor.trial_log import describe_event
 from orchestrator.records.trial_state import STATES, State
 
@@ -42,7 +44,7 @@ _STYLES: Mapping[State, str] = {
 
 def status_head(status: SweepStatus) -> list[str]:
     """The lines above the trials: the sweep, its counts and its time."""
-    lines = [f"sweep:    {status.title}", f"trials:   {len(status.trials)}: {status_counts(status)}"]
+    lines = [f"sweep:    {single_line(status.title)}", f"trials:   {len(status.trials)}: {status_counts(status)}"]
     if status.started_at is None:
         lines.append("elapsed:  no attempt has begun")
     else:
@@ -52,8 +54,9 @@ def status_head(status: SweepStatus) -> list[str]:
 
 
 def status_counts(status: SweepStatus) -> str:
-    """The number of trials in each state, such as `1 running, 3 finished`."""
-    return counts_text(status.counts)
+    """The number of trials in each state, such as `1 running, 3 finished`; stalled ones too."""
+    counts, running = counts_text(status.counts), f"{status.counts['running']} running"
+    return counts.replace(running, f"{running} ({status.stalled} stalled)", 1) if status.stalled else counts
 
 
 def status_lines(status: SweepStatus, most: int | None = MOST_LINES) -> list[str]:
@@ -109,7 +112,8 @@ def watch_status(
                 snapshot = watcher.snapshot(status)
                 counts = status_counts(status)
                 if live is not None:
-                    live.update(watch_picture(status, snapshot, None if show_all else console.height), refresh=True)
+                    picture = watch_picture(status, snapshot, None if show_all else console.height)
+                    live.update(Printable(picture), refresh=True)
                 elif counts != printed:
                     line = (f"{datetime.now():%H:%M:%S}  {counts}", summary_line(snapshot, counts=False))
                     console.print("  ".join(part for part in line if part), soft_wrap=True)
@@ -182,7 +186,7 @@ def _table(trials: Iterable[TrialStatus]) -> Table:
 
 def _cells(trial: TrialStatus) -> dict[str, str]:
     where = [trial.host, trial.worker, f"job {trial.job.partition('@')[0]}" if trial.job else None]
-    return {
+    cells = {
         "trial": trial.trial_id,
         "label": trial.label,
         "state": trial.state,
@@ -191,6 +195,7 @@ def _cells(trial: TrialStatus) -> dict[str, str]:
         "where": " ".join(filter(None, where)),
         "note": _note(trial),
     }
+    return {name: printable(text).replace("\n", " ") for name, text in cells.items()}
 
 
 def _note(trial: TrialStatus) -> str:

@@ -11,6 +11,7 @@ from orchestrator.records.attempts import CANCELLED, DIED, FAILED, RUNNING, Atte
 from orchestrator.records.dead_attempts import UNSEEN
 from orchestrator.records.event_log import LogFollower, event_logs
 from orchestrator.records.events import Event
+from orchestrator.records.stalls import read_stall
 
 _ENDS_OF_ATTEMPTS = frozenset({"finished", "failed", "interrupted", "cancelled", "fatal"})
 
@@ -22,6 +23,8 @@ def describe_event(event: Event) -> str:
         return f"features {facts['done']}/{facts['total']}"
     if event.kind == "epoch":
         return f"{facts['task_name']}  epoch {facts['epoch']}/{facts['epochs']}  loss {facts['loss']:.4g}"
+    if event.kind == "step":
+        return "waits for another worker" if facts.get("doing") == "waiting" else f"still {facts.get('doing')}"
     if event.kind == "task":
         source = "  taken from the store" if facts.get("reused") else ""
         return f"{facts['task_name']}  done{_auroc(facts.get('image_auroc'))}{source}"
@@ -96,7 +99,8 @@ class TrialLog:
                 continue
             self._ended.add(record.attempt)
             if state == DIED:
-                text = f"{FAILED}: {UNSEEN}"
+                stall = read_stall(record)
+                text = f"{FAILED}: {stall.error if stall else UNSEEN}"
             elif content.get("error_kind") == CANCELLED:
                 text = "cancelled"
             else:

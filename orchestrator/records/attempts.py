@@ -3,28 +3,34 @@
 The file is created exclusively, so one worker at a time runs a trial. Drivers keep no state
 outside these files. An attempt has died if its record says `running` and its process is gone or
 its heartbeat stopped.
+
+A worker that slept too long is taken for dead, and may wake up again. So an attempt's end is a file
+of its own, `<trial id>-<attempt>.end`, for which its worker and whoever finds it dead compete. Only
+the one that created it stores a row of the attempt.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moleflow.cache.claim import Claim, Heartbeat, create_exclusively, is_stale, process_identity
-from moleflow.files import write_atomically
+from moleflow import files
+from moleflow.cache.claim import Claim, Heartbeat, is_stale, looks_stale
+from moleflow.owner import PROCESS, owner_is_gone, process_identity
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED, DIED = "running", "finished", "failed", "interrupted", "pruned", "died"
 ENDED = (FINISHED, FAILED, PRUNED)
 """States after which the worker does not run the trial again by itself."""
 WORKER_DIED, CANCELLED, STOPPED = "WorkerDied", "Cancelled", "Stop"
 NO_PROGRESS, OUT_OF_MEMORY = "NoProgress", "OutOfMemory"
+LOST = "its record was lost; the next attempt goes on"
 _NAME = re.compile(r"^([0-9a-f]{12})-(\d+)\.json$")
 _STATE = re.compile(r'^\{\s*"trial_id": "[0-9a-f]{12}",\s*"attempt": \d+,\s*"state": "(\w+)"')
 
@@ -57,8 +63,13 @@ class AttemptRecord:
 
     @property
     def state(self) -> str:
-        """The stored state; `died` if it is `running` and the worker is gone."""
-        return DIED if self.stored_state == RUNNING and is_stale(self.path) else self.stored_state
+        """The stored state; `died` if it is `running` and the worker seems to be gone."""
+        return DIED if self.stored_state == RUNNING and looks_stale(self.path) else self.stored_state
+
+    @property
+    def has_died(self) -> bool:
+        """True if the state is `running` and the worker is gone, or was watched and is silent."""
+        return self.stored_state == RUNNING and is_stale(self.path)
 
 
 class Attempt:
@@ -88,7 +99,12 @@ class Attempt:
         self._claim.stop()
         # Not synced: after a power cut an empty record reads as died, and the part decides anyway.
         content = {**self.record.content, "state": state, "ended_at": time.time(), **facts}
-        write_atomically(self.record.path, json.dumps(content, ensure_ascii=False, default=str).encode(), durable=False)
+        text = json.dumps(content, ensure_ascii=False, default=str)
+        files.write_atomically(self.record.path, text.encode(), durable=False)
+
+    def stop(self) -> None:
+        """Leave the record as it is, to those who took this attempt for dead."""
+        self._claim.stop()
 
     def withdraw(self) -> None:
         """Remove the record before the attempt did anything; its number is free again."""
@@ -101,6 +117,7 @@ class AttemptFolder:
 
     folder: Path
     heartbeat: Heartbeat = field(default_factory=Heartbeat, compare=False, repr=False)
+    _ends: set[tuple[str, int]] = field(default_factory=set, compare=False, repr=False)
 
     def begin(self, trial_id: str, **facts: object) -> Attempt | AttemptRecord:
         """Begin a new attempt at a trial, or return the record of the attempt that runs already.
@@ -115,7 +132,7 @@ class AttemptFolder:
         """
         while True:
             earlier = self.of_trial(trial_id)
-            running = [record for record in earlier if record.state == RUNNING]
+            running = [record for record in earlier if record.stored_state == RUNNING and not record.has_died]
             if running:
                 return running[0]
             number = earlier[-1].attempt + 1 if earlier else 1
@@ -130,13 +147,63 @@ class AttemptFolder:
             }
             text = json.dumps(content)
             try:
-                created = create_exclusively(path, text)
+                created = files.create_exclusively(path, text.encode())
             except FileNotFoundError:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                files.make_folder(self.folder)
                 continue
-            if created:
-                return Attempt(AttemptRecord(trial_id, number, path, text), earlier, self.heartbeat)
-            # Another worker created this number a moment ago: look again at who runs the trial.
+            record = AttemptRecord(trial_id, number, path, text)
+            if not created:
+                # Another worker created this number a moment ago: look again at who runs the trial.
+                # This host may believe for a minute that there is no such file.
+                files.names(self.folder, fresh=True)
+            elif files.exists(self._end_path(trial_id, number)):
+                # An attempt of this number has ended, and its record was lost in a power cut.
+                self.close(record, INTERRUPTED, time.time(), error=LOST)
+            else:
+                return Attempt(record, earlier, self.heartbeat)
+
+    def claim_end(self, trial_id: str, number: int, owner: Mapping[str, Any] | None = None) -> bool:
+        """Claim the right to store the row of an attempt, which one process gets.
+
+        Args:
+            trial_id: the trial.
+            number: the number of its attempt.
+            owner: the attempt's record if its process has ended for certain, so that its own claim
+                no longer counts.
+
+        Returns:
+            True for the one that may store the row.
+
+        Raises:
+            OSError: the folder cannot be written.
+
+        """
+        path = self._end_path(trial_id, number)
+        content = json.dumps({**process_identity(), "token": uuid.uuid4().hex}).encode()
+        if (trial_id, number) in self._ends or files.create_exclusively(path, content, durable=True):
+            self._ends.add((trial_id, number))
+            return True
+        try:
+            before = files.read(path)
+        except FileNotFoundError:  # Another process is taking it over.
+            return False
+        if not _has_ended(before, owner):
+            return False
+        with files.temporary_file(path) as grave:
+            try:
+                files.rename(path, grave)
+            except FileNotFoundError:
+                return False
+            if (renamed := files.read(grave)) != before:  # It has been taken over already.
+                files.create_exclusively(path, renamed, durable=True)
+                return False
+        if files.create_exclusively(path, content, durable=True):
+            self._ends.add((trial_id, number))
+            return True
+        return False
+
+    def _end_path(self, trial_id: str, number: int) -> Path:
+        return self.folder / f"{trial_id}-{number}.end"
 
     def of_trial(self, trial_id: str) -> list[AttemptRecord]:
         """A trial's attempts, in order."""
@@ -162,12 +229,8 @@ class AttemptFolder:
 
     def _numbers(self) -> dict[str, list[int]]:
         """The numbers of the attempts of each trial, from one listing of the folder."""
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return {}
         numbers: dict[str, list[int]] = {}
-        for match in filter(None, map(_NAME.match, names)):
+        for match in filter(None, map(_NAME.match, files.names(self.folder))):
             numbers.setdefault(match[1], []).append(int(match[2]))
         return numbers
 
@@ -190,13 +253,24 @@ def read_record(folder: Path, trial_id: str, number: int) -> AttemptRecord | Non
     """The record of an attempt, without text if it cannot be read; None if there is none."""
     path = folder / f"{trial_id}-{number}.json"
     try:
-        with open(path, "rb") as file:
-            text = file.read().decode("utf-8", errors="replace")
+        text = files.read(path).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return None
     except OSError:
         text = ""
     return AttemptRecord(trial_id, number, path, text)
+
+
+def _has_ended(content: bytes, owner: Mapping[str, Any] | None) -> bool:
+    """True if the process that claimed an end has ended for certain."""
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        return False
+    if not isinstance(holder, dict):
+        return False
+    is_owner = owner is not None and all(holder.get(name) == owner.get(name) for name in PROCESS)
+    return is_owner or owner_is_gone(holder) is True
 
 
 def write_json(path: Path, content: object) -> None:
@@ -206,5 +280,5 @@ def write_json(path: Path, content: object) -> None:
         OSError: the folder cannot be written; `path` keeps what it held.
 
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, default=str).encode())
+    files.make_folder(path.parent)
+    files.write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, default=str).encode())

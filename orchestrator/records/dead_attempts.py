@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from moleflow.cache.claim import exclusive
+from moleflow import files
 from orchestrator.records.attempts import FAILED, RUNNING, STOPPED, WORKER_DIED, AttemptFolder, AttemptRecord
 from orchestrator.records.event_log import logged_epochs
+from orchestrator.records.stalls import read_stall, stall_file
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import AttemptRows, PartWriter
 
@@ -22,6 +23,7 @@ def record_dead_attempts(
     error: str,
     state: str = FAILED,
     error_kind: str = WORKER_DIED,
+    certain: bool = False,
 ) -> list[AttemptRecord]:
     """Write the end of dead attempts; one whose rows were stored before it died gets their status.
 
@@ -31,49 +33,55 @@ def record_dead_attempts(
         dead: the records of attempts whose process is gone.
         error: the cause of death, as far as it is known.
         state: failed, or interrupted if the attempt itself was not the cause.
-        error_kind: the class of the error of failed attempts.
+        error_kind: the class of the error of failed attempts; one that stalled gets its own error.
+        certain: the processes have ended for certain, since their scheduler says so.
 
     Returns:
-        The records of attempts without stored rows.
+        The records of attempts that got their row here. Another process may be writing that of the
+        others: their worker, if it only slept, or another driver.
 
     Raises:
         OSError: the disk is full or not writable; the rest is found dead at the next start.
 
     """
-    if not dead:
+    running = [record for record in map(attempts.reread, dead) if record.stored_state == RUNNING]
+    if not running:
         return []
-    # Two drivers at once would each write a row of the same attempt.
-    with exclusive(attempts.folder / "burying"):
-        return _record_dead_attempts(attempts, store, map(attempts.reread, dead), error, state, error_kind)
-
-
-def _record_dead_attempts(
-    attempts: AttemptFolder, store: ResultStore, dead: Iterable[AttemptRecord], error: str, state: str, error_kind: str
-) -> list[AttemptRecord]:
-    statuses = store.statuses()
-    writer = PartWriter(store, "driver")
-    unstored = []
-    for record in dead:
-        if record.content.get("state", RUNNING) != RUNNING:
-            continue
-        last_heartbeat = datetime.fromtimestamp(record.path.stat().st_mtime, UTC)
+    ended = [
+        record
+        for record in running
+        if attempts.claim_end(record.trial_id, record.attempt, record.content if certain else None)
+    ]
+    # Asked once the ends are claimed: whoever claimed them before may have stored rows and died.
+    statuses = store.statuses(fresh=True)
+    writer = PartWriter(store)
+    unstored: list[tuple[AttemptRecord, str, dict[str, Any]]] = []
+    for record in running:
+        stamped = files.status(record.path)
+        last_heartbeat = datetime.fromtimestamp(stamped.st_mtime, UTC) if stamped else datetime.now(UTC)
         status = statuses.get((record.trial_id, record.attempt))
         if status is not None:
             attempts.close(record, status, last_heartbeat.timestamp())
             continue
-        # The record comes first: a driver that died in between would lose the row. In the other
-        # order the next driver would write a second row.
-        kind = error_kind if state == FAILED else STOPPED
-        epochs = logged_epochs(store.folder, record.content.get("row", {}).get("worker", ""), record)
-        attempts.close(record, state, last_heartbeat.timestamp(), error=error, error_kind=kind, epochs=epochs)
+        if record not in ended:
+            continue
+        stall = read_stall(record)
+        end = FAILED if stall else state
+        known = {"error": error, "error_kind": error_kind if state == FAILED else STOPPED, "traceback": None}
+        known = stall.facts if stall else known
         if "row" in record.content:
-            writer.add(AttemptRows(_row(record, last_heartbeat, state, error, kind)))
-        unstored.append(record)
+            writer.add(AttemptRows(_row(record, last_heartbeat, end, known)))
+        epochs = logged_epochs(store.folder, record.content.get("row", {}).get("worker", ""), record)
+        unstored.append((record, end, {"ended_at": last_heartbeat.timestamp(), **known, "epochs": epochs}))
+    # The rows come first. If this driver dies in between, the next one finds them.
     writer.flush()
-    return unstored
+    for record, end, facts in unstored:
+        attempts.close(record, end, **facts)
+        files.remove(stall_file(record.path))
+    return [attempts.reread(record) for record, _, _ in unstored]
 
 
-def _row(record: AttemptRecord, last_heartbeat: datetime, state: str, error: str, error_kind: str) -> dict[str, Any]:
+def _row(record: AttemptRecord, last_heartbeat: datetime, state: str, known: Mapping[str, Any]) -> dict[str, Any]:
     """The row of the attempts table: the columns in the record, and the end."""
     started = datetime.fromtimestamp(record.content["started_at"], UTC)
     return {
@@ -83,6 +91,5 @@ def _row(record: AttemptRecord, last_heartbeat: datetime, state: str, error: str
         "started_at": started,
         "ended_at": last_heartbeat,
         "seconds_spent": max(0.0, (last_heartbeat - started).total_seconds()),
-        "error": error,
-        "error_kind": error_kind,
+        **known,
     }

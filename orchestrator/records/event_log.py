@@ -7,6 +7,7 @@ Results and states do not depend on them, so a line that cannot be written is dr
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moleflow import files
 from orchestrator.records.attempts import AttemptRecord
 from orchestrator.records.events import PROGRESS, Event
 
@@ -42,7 +44,7 @@ class EventLog:
 
     def _append(self, line: str) -> None:
         if not self._has_folder:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.path.parent)
             self._has_folder = True
         # Closed after each line: on NFS other machines see it only then.
         with open(self.path, "ab") as file:
@@ -71,16 +73,17 @@ class LogFollower:
     def read_new(self, pattern: str = "*") -> list[LoggedEvent]:
         """The new events of the workers whose names match `pattern`, oldest first."""
         entries: list[LoggedEvent] = []
-        for path in self.folder.glob(f"{pattern}.jsonl"):
-            entries += self._read(path)
+        for name in fnmatch.filter(files.names(self.folder), f"{pattern}.jsonl"):
+            entries += self._read(self.folder / name)
         return sorted(entries, key=lambda entry: entry.time)
 
     def _read(self, path: Path) -> Iterator[LoggedEvent]:
         start = self._offsets.get(path.name, 0)
         try:
-            if path.stat().st_size <= start:
+            status = files.status(path)
+            if status is None or status.st_size <= start:
                 return
-            with path.open("rb") as file:
+            with files.open_file(path) as file:
                 file.seek(start)
                 content = file.read()
         except OSError:

@@ -10,6 +10,7 @@ Kind = Literal[
     "started",  # an attempt began: attempt
     "features",  # backbone forwards: done, total
     "epoch",  # task, tasks, task_name, epoch, epochs, loss
+    "step",  # neither of these for some seconds, but batches, scores or a wait: doing
     "task",  # a task ended: task, tasks, task_name, image_auroc, validation: {metric: value} of its validation split, or None
     "note",  # a remark for readers of the log that changes no figure: note
     "finished",  # its part is renamed: seconds, image_auroc, validation: {metric: mean over classes}, or None

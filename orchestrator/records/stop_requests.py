@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moleflow import files
+
 ALL = "all"
-CHECK_EVERY_S = 0.5
+CHECK_EVERY_S = 1.0
 
 
 @dataclass
@@ -26,13 +28,14 @@ class StopRequests:
             OSError: the folder cannot be written.
 
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.folder)
         for name in [ALL] if trial_ids is None else trial_ids:
-            (self.folder / name).touch()
+            files.write_atomically(self.folder / name, b"", durable=False)
 
     def is_set(self, trial_id: str) -> bool:
         """True if the stop of a trial was requested."""
-        return (self.folder / ALL).exists() or (self.folder / trial_id).exists()
+        # Almost always there is no folder, and one call tells.
+        return files.exists(self.folder) and any(files.exists(self.folder / name) for name in (ALL, trial_id))
 
     def is_set_throttled(self, trial_id: str) -> bool:
         """`is_set` for a running trial that asks often; false between two checks of the folder."""

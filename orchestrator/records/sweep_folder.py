@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from moleflow.errors import InvalidInput, did_you_mean
+from orchestrator.host.printable_text import single_line
 from orchestrator.records.attempts import write_json
 
 FILE = "sweep.json"
+_TRIAL_ID = re.compile("[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,18 @@ class SweepFolder:
     def compared(self) -> tuple[str, ...]:
         """The trials that tables compare."""
         return self.trial_ids if self.tabled is None else self.tabled
+
+
+def read_regular_file(path: Path) -> bytes:
+    """The bytes of a file that others may have put there. A pipe without a writer does not block.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+        return file.read()
 
 
 def refuse_duplicates(folders: Sequence[Path], command: str) -> None:
@@ -127,26 +145,53 @@ def read_sweep_folder(folder: Path) -> SweepFolder:
     """
     path = require_folder(folder) / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return SweepFolder(
-            content["name"],
-            content["title"],
-            content["baseline"],
-            tuple(content["trials"]),
-            content["dataset"],
-            content.get("labels", {}),
-            tuple(content.get("command", ())),
-            content.get("typed_in", "."),
-            None if content.get("tabled") is None else tuple(content["tabled"]),
-        )
+        return _checked(json.loads(read_regular_file(path).decode("utf-8")))
     except FileNotFoundError:
         raise InvalidInput(
             f"{folder}: holds no sweep ({FILE} is missing); give the folder that a run printed as 'results'"
         ) from None
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror}); make it readable") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else f"no JSON as a sweep writes it: {error}"
         raise InvalidInput(
             f"{path}: is damaged ({reason}); put it back as it was, or run the sweep again into another folder (--out)"
         ) from None
+
+
+def _checked(content: Any) -> SweepFolder:
+    """The content of sweep.json, each value of its type: another may have written it.
+
+    Raises:
+        KeyError, TypeError, ValueError: a value is missing, of another type or not allowed.
+    """
+
+    def of(key: str, kind: type, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError(f"'{key}' is {type(value).__name__}, not {kind.__name__}")
+        return value
+
+    def texts(key: str, values: Any) -> tuple[str, ...]:
+        return tuple(of(key, str, one) for one in of(key, list, values))
+
+    def ids(key: str, values: Any) -> tuple[str, ...]:
+        # They become names of files.
+        for one in (found := texts(key, values)):
+            if not _TRIAL_ID.fullmatch(one):
+                raise ValueError(f"'{key}' holds {one!r:.40}, allowed: ids of 12 digits 0-9 a-f")
+        return found
+
+    content = of(FILE, dict, content)
+    labels = of("labels", dict, content.get("labels", {}))
+    tabled = content.get("tabled")
+    return SweepFolder(
+        of("name", str, content["name"]),
+        of("title", str, content["title"]),
+        of("baseline", dict, content["baseline"]),
+        ids("trials", content["trials"]),
+        of("dataset", str, content["dataset"]),
+        {trial_id: single_line(of("labels", str, label)) for trial_id, label in labels.items()},
+        texts("command", content.get("command", [])),
+        of("typed_in", str, content.get("typed_in", ".")),
+        None if tabled is None else ids("tabled", tabled),
+    )

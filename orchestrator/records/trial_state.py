@@ -77,6 +77,7 @@ class LatestAttempt:
         silence_s: seconds since its last heartbeat.
         error: the latest error of this attempt or an earlier one.
         error_kind: the class of this attempt's error.
+        stall_min: minutes without progress after which it has stalled; 0 = never.
 
     """
 
@@ -89,6 +90,7 @@ class LatestAttempt:
     silence_s: float = 0.0
     error: str | None = None
     error_kind: str | None = None
+    stall_min: float = 0.0
 
     @property
     def silence(self) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from moleflow.errors import InvalidInput
 from moleflow.settings.knob_history import values_before_knob_existed
 from orchestrator.reports.final_metrics import FinalMetrics, final_metrics
 from orchestrator.reports.number_format import grouped, setting_text
@@ -84,7 +86,7 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     attempts = store.read("attempts", sorted({*_AS_STORED, *_COMPUTED_FROM, *_ENVIRONMENT}))
     finished = holding(attempts["status"], FINISHED)
     others = grouped((row["trial_id"], row) for row in rows_of(attempts.filter(boolean_mask(~finished))))
-    metrics, reader = final_metrics(store, split), _AttemptReader()
+    metrics, reader = final_metrics(store, split), _AttemptReader(store.folder)
     trials = [
         reader.trial(row, metrics[key], others.get(row["trial_id"], ()))
         for row in rows_of(attempts.filter(boolean_mask(finished)))
@@ -100,13 +102,29 @@ class _AttemptReader:
     compared by identity. So do trials of one environment, and of the same factors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._settings: dict[str, dict[str, object]] = {}
         self._environments: dict[tuple[object, ...], dict[str, str]] = {}
         self._factors: dict[str, dict[str, object]] = {}
 
     def trial(self, row: Mapping[str, Any], values: FinalMetrics, others: Sequence[Mapping[str, Any]]) -> FinishedTrial:
-        """Return the trial of a finished attempt; `others` are its attempts that did not finish."""
+        """Return the trial of a finished attempt; `others` are its attempts that did not finish.
+
+        Raises:
+            InvalidInput: a column holds JSON that no worker writes.
+        """
+        try:
+            return self._trial(row, values, others)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise InvalidInput(
+                f"{self._folder / 'parts'}: the stored attempt of trial {row['trial_id']} is damaged "
+                f"({type(error).__name__}: {error!s:.100}); run the sweep again into another folder (--out)"
+            ) from None
+
+    def _trial(
+        self, row: Mapping[str, Any], values: FinalMetrics, others: Sequence[Mapping[str, Any]]
+    ) -> FinishedTrial:
         if (factors := self._factors.get(row["factors"])) is None:
             factors = self._factors[row["factors"]] = json.loads(row["factors"])
         dirty = ", uncommitted changes" if row["git_dirty"] else ""

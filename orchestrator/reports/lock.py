@@ -36,7 +36,13 @@ _KEYS: dict[str, tuple[type, ...]] = {
 
 REPORT_MODULE = "orchestrator.reports.tables"
 """The module that makes a report from stored rows."""
-REPORT_CODE = ("moleflow.metrics", "moleflow.settings.knob_history", "orchestrator.reports", "orchestrator.results")
+REPORT_CODE = (
+    "moleflow.metrics",
+    "moleflow.settings.knob_history",
+    "orchestrator.host.printable_text",
+    "orchestrator.reports",
+    "orchestrator.results",
+)
 """The packages and modules that decide the bytes of a report, if `REPORT_MODULE` imports them."""
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.host.printable_text import printable, single_line
+
 ABSENT = "\u2013"
 """The text of a cell without a value: an en dash."""
 WIDEST = 8
@@ -64,8 +66,8 @@ def markdown_table(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    rows = [[_markdown(name), *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
-    lines = [f"## {_markdown(table.title)}", "", line(map(_markdown, table.header))]
+    rows = [[markdown_text(name), *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
+    lines = [f"## {markdown_text(table.title)}", "", line(map(markdown_text, table.header))]
     rules = "".join("---:|" if right else "---|" for right in table.numeric())
     lines += [f"|---|{rules}", *(line(row) for row in rows)]
     return "\n".join([*lines, "", *markdown_list(table.notes)]).rstrip() + "\n"
@@ -73,18 +75,22 @@ def markdown_table(table: Table) -> str:
 
 def markdown_list(items: Iterable[str]) -> list[str]:
     """Return the items as lines of a list."""
-    return [f"- {_markdown(item)}" for item in items]
+    return [f"- {markdown_text(item)}" for item in items]
 
 
 def _markdown_cell(cell: Cell) -> str:
-    return f"**{_markdown(cell.text)}**" if cell.bold else _markdown(cell.text)
+    return f"**{markdown_text(cell.text)}**" if cell.bold else markdown_text(cell.text)
 
 
-def _markdown(text: str) -> str:
-    # Outside code, only characters that would start markup are escaped. GitHub splits a cell at a
-    # pipe even within code, so pipes are escaped everywhere.
-    pieces = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    plain = [re.sub(r"([\\*<>\[\]~]|(?<!\w)_|_(?!\w))", r"\\\1", piece) for piece in pieces[::2]]
+def markdown_text(text: str) -> str:
+    """Return a text in one line, with every character escaped that would start markup."""
+    line = single_line(text)
+    # Readers of Markdown pair backquotes by the length of their runs. If not all are single ones in
+    # pairs, none is taken for code.
+    pieces = [line] if "``" in line or line.count("`") % 2 else re.split(r"(`[^`]*`)", line)
+    signs = r"\\`*<>\[\]~" if len(pieces) == 1 else r"\\*<>\[\]~"
+    # GitHub splits a cell at a pipe even within code, so pipes are escaped everywhere.
+    plain = [re.sub(rf"([{signs}]|(?<!\w)_|_(?!\w))", r"\\\1", piece) for piece in pieces[::2]]
     pieces[::2] = plain
     return "".join(pieces).replace("|", "\\|")
 
@@ -108,7 +114,7 @@ _LATEX = {
 
 def latex_text(text: str) -> str:
     """Return a text with every character escaped that has a meaning in LaTeX."""
-    pieces = re.split(r"`([^`]*)`", " ".join(text.split()))
+    pieces = re.split(r"`([^`]*)`", single_line(text))
     escaped = ["".join(_LATEX.get(sign, sign) for sign in piece) for piece in pieces]
     escaped[1::2] = [f"\\texttt{{{piece}}}" for piece in escaped[1::2]]
     return "".join(escaped)
@@ -149,9 +155,19 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV: None is an empty field, and reals read back the same."""
+    """Return rows as CSV: None is an empty field, and reals read back the same.
+
+    A text that a spreadsheet would take for a formula gets a `'` in front, as OWASP recommends.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(_csv_field, header))
+    writer.writerows(map(_csv_field, row) for row in rows)
     return out.getvalue()
+
+
+def _csv_field(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text

@@ -37,7 +37,8 @@ def kept_report(folder: Path, inputs: str) -> dict[str, Path] | None:
         record = json.loads((folder / "tables" / FILE).read_bytes())
         if record["inputs"] != inputs:
             return None
-        files = {kind: folder / name for kind, (name, _) in record["files"].items()}
+        # A folder from elsewhere may name a file outside of it.
+        files = {kind: folder / Path(name).name for kind, (name, _) in record["files"].items()}
         if all(_digest(files[kind]) == digest for kind, (_, digest) in record["files"].items()):
             return files
     return None

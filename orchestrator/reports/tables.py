@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moleflow.files import write_atomically
+from orchestrator.host.printable_text import single_line
 from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baselines
 from orchestrator.reports.bootstrap import read_scores
 from orchestrator.reports.differences import Comparison, VersionSettings, compare_variants
@@ -27,6 +28,7 @@ from orchestrator.reports.render import (
     latex_text,
     markdown_list,
     markdown_table,
+    markdown_text,
 )
 from orchestrator.reports.variants import comparable_means, group_variants, mean_name
 from orchestrator.results.store import ResultStore
@@ -62,7 +64,7 @@ class Report:
 
     def body(self) -> str:
         """Return the Markdown without the lock."""
-        parts = ["\n".join([f"# {self.title}", "", *markdown_list(self.header), ""])]
+        parts = ["\n".join([f"# {markdown_text(self.title)}", "", *markdown_list(self.header), ""])]
         parts += [markdown_table(table) for table in self.tables]
         if self.missing:
             parts.append("\n".join(["## Not in the tables", "", *markdown_list(self.missing), ""]))
@@ -70,7 +72,7 @@ class Report:
 
     def latex(self) -> str:
         """Return the tables for a LaTeX document that loads booktabs."""
-        comment = [f"% {line}" for line in (self.title, *self.header)]
+        comment = [f"% {single_line(line)}" for line in (self.title, *self.header)]
         tables = [latex_table(table, f"{self.title}: {table.title} ({self.header[0]})") for table in self.tables]
         missing = [f"\\paragraph{{Not in the tables}} {latex_text(' '.join(self.missing))}\n"] if self.missing else []
         return "\n".join([*comment, "% needs \\usepackage{booktabs}", "", *tables, *missing])

@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moleflow.files import write_atomically
+from moleflow import files
 from orchestrator.results import parts
 from orchestrator.results.parts import Receipt, Stamps, StoredAttempt, serialise, temporary_folder
 from orchestrator.results.schema import TABLES, arrow_schema
@@ -78,7 +78,7 @@ def list_file(folder: Path) -> Path:
 def read_list(folder: Path) -> Compaction:
     """The list of the compacted tables in `folder`; empty if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        digest, _, content = list_file(folder).read_bytes().partition(b"\n")
+        digest, _, content = files.read(list_file(folder)).partition(b"\n")
         if digest != hashlib.sha256(content).hexdigest().encode():
             return NOTHING
         stored = json.loads(content)
@@ -104,6 +104,7 @@ def open_table(folder: Path, table: str, compaction: Compaction) -> pq.ParquetFi
     if table not in compaction.digests:
         return None
     with contextlib.suppress(OSError, pa.ArrowException):
+        files.open_file(table_file(folder, table)).close()  # A pipe in its place would hang below.
         content = pa.OSFile(str(table_file(folder, table)))
         if hashlib.file_digest(content, "sha256").hexdigest() != compaction.digests[table]:
             return None
@@ -172,12 +173,12 @@ def write_tables(
         OSError: the disk is full or not writable; each file that was not replaced stays.
 
     """
-    (folder / "tables").mkdir(exist_ok=True)
+    files.make_folder(folder / "tables")
     digests, rows = {}, {}
     for table, content, rows[table] in tables:
         data = serialise(content)
         digests[table] = hashlib.sha256(data).hexdigest()
-        write_atomically(table_file(folder, table), data, folder=temporary_folder(folder / "parts"))
+        files.write_atomically(table_file(folder, table), data, folder=temporary_folder(folder / "parts"))
     listed = {
         name: replace(part, rows=tuple(rows[table][name] for table in TABLES)) for name, part in compacted.items()
     }
@@ -206,4 +207,4 @@ def write_list(folder: Path, compaction: Compaction) -> None:
     ]
     text = json.dumps({"tables": compaction.digests, "parts": listed}, separators=(",", ":")).encode()
     digest = hashlib.sha256(text).hexdigest().encode()
-    write_atomically(list_file(folder), digest + b"\n" + text, folder=temporary_folder(folder / "parts"))
+    files.write_atomically(list_file(folder), digest + b"\n" + text, folder=temporary_folder(folder / "parts"))

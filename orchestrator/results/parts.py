@@ -11,8 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moleflow import files
 from moleflow.errors import Damaged
-from moleflow.files import sync_folder, temporary_file, write_atomically, write_file
 from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES, rows_of
 
 Stamps = tuple[int, ...]
@@ -131,26 +130,29 @@ def write_part(parts: Path, part: Part) -> None:
     """
     temporary = temporary_folder(parts)
     if MAPS in part.contents:
-        maps = maps_file(parts, part.name)
-        maps.parent.mkdir(exist_ok=True)
-        write_atomically(maps, part.contents[MAPS], folder=temporary)
-    files = {table: part_file(parts, table, part.name) for table in TABLES}
-    with contextlib.ExitStack() as stack:
-        written = {table: stack.enter_context(temporary_file(path, temporary)) for table, path in files.items()}
-        for table, path in written.items():
-            write_file(path, part.contents[table])
-        try:
-            # The receipt is the last of TABLES. A writer that dies between two renames leaves none,
-            # so no reader sees half a part.
-            for table, path in written.items():
-                os.replace(path, files[table])
-        except BaseException:
-            if not files[ATTEMPTS].exists():
-                for path in files.values():
-                    with contextlib.suppress(OSError):
-                        path.unlink()
-            raise
-    sync_folder(parts / ATTEMPTS)
+        files.make_folder(maps_file(parts, part.name).parent)
+        files.write_atomically(maps_file(parts, part.name), part.contents[MAPS], folder=temporary)
+    written = []
+    try:
+        # The receipt is the last of TABLES. A writer that dies between two files leaves none, so no
+        # reader sees half a part.
+        for table in TABLES:
+            path = part_file(parts, table, part.name)
+            written.append(path)
+            files.write_atomically(path, part.contents[table], folder=temporary)
+    except BaseException:
+        if not files.exists(part_file(parts, ATTEMPTS, part.name)):
+            for path in written:
+                with contextlib.suppress(OSError):
+                    files.remove(path)
+        raise
+    files.sync_folder(parts / ATTEMPTS)
+    # Another driver removes files without a receipt after an hour, as a dead writer's. This writer
+    # may have slept for so long.
+    for table in TABLES:
+        path = part_file(parts, table, part.name)
+        if not files.exists(path):
+            files.write_atomically(path, part.contents[table], folder=temporary)
 
 
 def file_stamps(parts: Path, name: str) -> Stamps | None:
@@ -161,9 +163,8 @@ def file_stamps(parts: Path, name: str) -> Stamps | None:
     """
     stamps: list[int] = []
     for table in TABLES:
-        try:
-            status = os.stat(f"{parts}/{table}/{name}.parquet")
-        except FileNotFoundError:
+        status = files.status(part_file(parts, table, name))
+        if status is None:
             return None
         stamps += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return tuple(stamps)
@@ -173,20 +174,41 @@ def read_receipt(parts: Path, name: str) -> Receipt:
     """The receipt of a part, compared with the digest in the part's name.
 
     Raises:
-        DamagedPart: the attempts file is missing or has changed.
+        DamagedPart: the attempts file is missing, has changed, or was written by something else.
 
     """
     path = part_file(parts, ATTEMPTS, name)
     content = _content(path)
     if not name.endswith(f"-{_name_digest(content)}"):
         raise DamagedPart(path, _CHANGED)
-    receipt = json.loads(pq.read_metadata(pa.BufferReader(content)).metadata[_RECEIPT])
-    digests = tuple(receipt[table] for table in _SIBLINGS)
-    if ATTEMPTS in receipt:
-        return Receipt(digests, tuple(StoredAttempt.from_json(name, values) for values in receipt[ATTEMPTS]))
-    # Parts of earlier versions hold them in the columns alone, which take longer to read.
-    rows = rows_of(read_columns(parquet(content), _ATTEMPT_COLUMNS))
-    return Receipt(digests, tuple(StoredAttempt(name, **row) for row in rows))
+    with damaged_if_unreadable(path):
+        receipt = json.loads(pq.read_metadata(pa.BufferReader(content)).metadata[_RECEIPT])
+        digests = tuple(str(receipt[table]) for table in _SIBLINGS)
+        if ATTEMPTS in receipt:
+            return Receipt(digests, tuple(StoredAttempt.from_json(name, values) for values in receipt[ATTEMPTS]))
+        # Parts of earlier versions hold them in the columns alone, which take longer to read.
+        rows = rows_of(read_columns(parquet(content), _ATTEMPT_COLUMNS))
+        return Receipt(digests, tuple(StoredAttempt(name, **row) for row in rows))
+
+
+@contextlib.contextmanager
+def damaged_if_unreadable(path: Path) -> Iterator[None]:
+    """Turn errors over content that no worker writes into DamagedPart.
+
+    Raises:
+        DamagedPart: the block could not make sense of the file.
+
+    """
+    try:
+        yield
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DamagedPart(path, f"no worker wrote it: {reason}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # Arrow's word for a file that is no Parquet.
+        raise DamagedPart(path, "no worker wrote it: it is no Parquet file") from error
 
 
 def check_digests(parts: Path, name: str, receipt: Receipt) -> None:
@@ -215,19 +237,22 @@ def open_part_file(parts: Path, table: str, name: str, receipt: Receipt) -> pq.P
     # The name of a part holds the first 16 digits only.
     if hashlib.sha256(content).hexdigest()[: len(digest)] != digest:
         raise DamagedPart(path, _CHANGED)
-    return parquet(content)
+    with damaged_if_unreadable(path):
+        return parquet(content)
 
 
 def read_maps(parts: Path, name: str) -> pa.Table | None:
     """The anomaly maps of a part; None if it has none, or they differ from what was written."""
+    path = maps_file(parts, name)
     try:
-        receipt = parquet(_content(part_file(parts, ATTEMPTS, name))).metadata.metadata[_RECEIPT]
-        content = _content(maps_file(parts, name))
+        with damaged_if_unreadable(path):
+            receipt = parquet(_content(part_file(parts, ATTEMPTS, name))).metadata.metadata[_RECEIPT]
+            content = _content(path)
+            if hashlib.sha256(content).hexdigest() != json.loads(receipt).get(MAPS):
+                return None
+            return parquet(content).read(use_threads=False)
     except DamagedPart:
         return None
-    if hashlib.sha256(content).hexdigest() != json.loads(receipt).get(MAPS):
-        return None
-    return parquet(content).read(use_threads=False)
 
 
 def read_columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
@@ -241,17 +266,24 @@ def parquet(content: pa.Buffer) -> pq.ParquetFile:
 
 
 def _content(path: Path) -> pa.Buffer:
-    """The bytes of a file, in Arrow's own memory.
+    """The bytes of a file of a part.
 
-    In Python's memory an Arrow thread could free them while the interpreter ends, which aborts the
-    process.
+    Raises:
+        DamagedPart: it is missing, or no file.
+
     """
     # Any other OSError (no permission, a failing disk) is not damage and passes through.
     try:
-        with pa.OSFile(str(path)) as file:
-            return file.read_buffer()
+        content = files.read(path)
     except FileNotFoundError as error:
         raise DamagedPart(path, "it is missing") from error
+    except files.NotAFile as error:
+        raise DamagedPart(path, "it is no regular file") from error
+    # In Arrow's own memory. In Python's memory an Arrow thread could free them while the
+    # interpreter ends, which aborts the process.
+    copy = pa.allocate_buffer(len(content))
+    memoryview(copy).cast("B")[:] = content
+    return copy
 
 
 def _name_digest(content: bytes | pa.Buffer) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import time
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from moleflow import files
 from moleflow.errors import InvalidInput
-from moleflow.files import write_atomically
+from moleflow.owner import code_is_gone
 from orchestrator.results import compaction
 from orchestrator.results.compaction import CompactedPart, Compaction, LeftOut
 from orchestrator.results.parts import (
@@ -32,7 +32,9 @@ from orchestrator.results.parts import (
     Stamps,
     StoredAttempt,
     check_digests,
+    damaged_if_unreadable,
     file_stamps,
+    make_part,
     open_part_file,
     part_file,
     read_columns,
@@ -40,12 +42,15 @@ from orchestrator.results.parts import (
     read_receipt,
     serialise,
     temporary_folder,
+    write_part,
 )
 from orchestrator.results.schema import ATTEMPTS, FINISHED, MAPS, PRUNED, TABLES, arrow_schema, to_table
 from orchestrator.results.thumbnails import ThumbnailStore
 
-GRACE_S = 60.0
+GRACE_S = 3600.0
+"""Age of files without a receipt from which no writer of another host finishes them."""
 Result = TypeVar("Result")
+_OWNED = re.compile(r"-([0-9a-f]{8}-\d+)-[0-9a-f]{16}$")
 _EMPTY = "00000000-empty"
 """A part without rows, so that readers find the schema before the first attempt ends."""
 
@@ -61,10 +66,18 @@ class FinishedAttempt:
 
 @dataclass(frozen=True)
 class Recovered:
-    """Files of unfinished writes that `recover` removed, and damaged parts that it set aside."""
+    """Files of unfinished writes that `recover` removed, and parts that it set aside.
+
+    Attributes:
+        removed: files of writers that died.
+        set_aside: damaged parts.
+        doubled: parts with rows of an attempt that another part held too, now written without them.
+
+    """
 
     removed: tuple[Path, ...]
     set_aside: tuple[Damage, ...]
+    doubled: tuple[Path, ...] = ()
 
 
 class ResultStore:
@@ -102,12 +115,12 @@ class ResultStore:
             OSError: the folder cannot be written.
 
         """
-        temporary_folder(self.parts).mkdir(parents=True, exist_ok=True)
+        files.make_folder(temporary_folder(self.parts))
         for table in TABLES:
-            (self.parts / table).mkdir(exist_ok=True)
+            files.make_folder(self.parts / table)
             empty = part_file(self.parts, table, _EMPTY)
-            if not empty.exists():
-                write_atomically(empty, serialise(to_table(table, [])), folder=temporary_folder(self.parts))
+            if not files.exists(empty):
+                files.write_atomically(empty, serialise(to_table(table, [])), folder=temporary_folder(self.parts))
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows that count, each once.
@@ -157,25 +170,28 @@ class ResultStore:
 
         return self._retry_if_changed(work)
 
-    def finished(self) -> dict[str, FinishedAttempt]:
+    def finished(self, fresh: bool = False) -> dict[str, FinishedAttempt]:
         """The finished trials by id, each with the attempt that counts.
 
         Of several finished attempts the lowest number counts. If they were made by different code,
         those of the most recently started one are considered only.
+
+        Args:
+            fresh: also those that another host stored a moment ago; needs write access.
         """
-        self._update()
+        self._update(fresh)
         return {trial: FinishedAttempt(a.attempt, a.code_digest, a.started_at) for trial, a in self._counted().items()}
 
     def pruned(self) -> frozenset[str]:
         """The trials that were stopped early for good and never finished."""
         self._update()
-        stopped = {a.trial_id for receipt in self._receipts.values() for a in receipt.attempts if a.status == PRUNED}
+        stopped = {a.trial_id for a in self._one_of_each().values() if a.status == PRUNED}
         return frozenset(stopped - self._counted().keys())
 
-    def statuses(self) -> dict[tuple[str, int], str]:
-        """The status of every stored attempt, by (trial id, number)."""
-        self._update()
-        return {(a.trial_id, a.attempt): a.status for receipt in self._receipts.values() for a in receipt.attempts}
+    def statuses(self, fresh: bool = False) -> dict[tuple[str, int], str]:
+        """The status of every stored attempt, by (trial id, number); `fresh` as for `finished`."""
+        self._update(fresh)
+        return {(a.trial_id, a.attempt): a.status for a in self._one_of_each().values()}
 
     def maps(self, trial_ids: Collection[str]) -> list[dict[str, Any]]:
         """The anomaly maps of finished trials that are intact, with small pictures of the images.
@@ -218,32 +234,29 @@ class ResultStore:
     def recover(self, grace_seconds: float = GRACE_S) -> Recovered:
         """Clean up after writers that died: at the start of a sweep, before anything is planned.
 
-        Files without a receipt, and temporary ones, older than `grace_seconds` are removed.
-        Damaged parts move to `damaged/<table>/` whole, so that every reader can read `parts/`
-        again; their attempts count as not finished.
+        Temporary files and files without a receipt are removed if their writer has died, or is of
+        another host and has not touched them for `grace_seconds`. Damaged parts move to
+        `damaged/<table>/` whole, so that every reader can read `parts/` again; their attempts count
+        as not finished. A part with rows of an attempt that another part holds too, which earlier
+        code could write, is replaced by one without them.
 
         Raises:
             OSError: the folder cannot be written.
 
         """
         self.create()
-        receipts = set(os.listdir(self.parts / ATTEMPTS))
+        folders = [self.parts / table for table in TABLES] + [self.folder / MAPS]
+        receipts = set(files.names(self.parts / ATTEMPTS, fresh=True))
         unfinished = [
-            self.parts / table / name
-            for table in TABLES
-            for name in os.listdir(self.parts / table)
-            if name not in receipts and name.endswith(".parquet")
+            folder / name
+            for folder in folders
+            for name in files.names(folder)
+            if name.endswith(".parquet") and name not in receipts
         ]
-        with contextlib.suppress(FileNotFoundError):
-            unfinished += (path for path in (self.folder / MAPS).glob("*.parquet") if path.name not in receipts)
-        removed = []
-        for path in [*unfinished, *temporary_folder(self.parts).iterdir()]:
-            # Its writer may finish, or another driver remove it, at this moment.
-            with contextlib.suppress(FileNotFoundError):
-                receipt = self.parts / ATTEMPTS / path.name
-                if time.time() - path.stat().st_mtime > grace_seconds and not receipt.exists():
-                    path.unlink()
-                    removed.append(path)
+        removed = files.remove_leftovers(temporary_folder(self.parts))
+        for path in unfinished:
+            if self._is_left(path, grace_seconds) and files.remove(path):
+                removed.append(path)
         self.check()
         for name in list(self._damaged):
             # It may have been looked at between two renames of its writer, and be whole now.
@@ -253,11 +266,46 @@ class ResultStore:
         set_aside = self.damaged
         for name in list(self._damaged):
             for table in TABLES:
-                aside = part_file(self.folder / "damaged", table, name)
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(part_file(self.parts, table, name), aside)
-        return Recovered(tuple(sorted(removed)), set_aside)
+                self._set_aside(table, name)
+        return Recovered(tuple(sorted(removed)), set_aside, tuple(self._split_doubled()))
+
+    def _split_doubled(self) -> Iterator[Path]:
+        """Write parts with rows of an attempt that another part holds anew, without them."""
+        self._update()
+        kept = self._one_of_each()
+        for name, receipt in sorted(self._receipts.items()):
+            doubled = tuple((a.trial_id, a.attempt) for a in receipt.attempts if kept[a.trial_id, a.attempt] != a)
+            if not doubled:
+                continue
+            if len(doubled) < len(receipt.attempts):
+                tables = {table: open_part_file(self.parts, table, name, receipt).read() for table in TABLES}
+                if (maps := read_maps(self.parts, name)) is not None:
+                    tables[MAPS] = maps
+                write_part(
+                    self.parts,
+                    make_part(
+                        name.rpartition("-")[0], {table: _without(rows, doubled) for table, rows in tables.items()}
+                    ),
+                )
+            for table in reversed(TABLES):
+                self._set_aside(table, name)
+            yield part_file(self.parts, ATTEMPTS, name)
+
+    def _is_left(self, path: Path, grace_seconds: float) -> bool:
+        """True if the writer of a file without a receipt has died."""
+        if files.exists(self.parts / ATTEMPTS / path.name):
+            return False  # Its writer has finished meanwhile.
+        owned = _OWNED.search(path.stem)
+        gone = code_is_gone(owned[1]) if owned else None
+        since = files.age(path) if gone is None else None
+        return bool(gone) or (since is not None and since > grace_seconds)
+
+    def _set_aside(self, table: str, name: str) -> None:
+        """Move the file of a part to `damaged/<table>/`."""
+        aside = part_file(self.folder / "damaged", table, name)
+        files.make_folder(aside.parent)
+        with contextlib.suppress(FileNotFoundError):
+            files.rename(part_file(self.parts, table, name), aside)
 
     def compact(self) -> None:
         """Write `tables/`: the rows that count. Nothing is written if they are current.
@@ -271,16 +319,14 @@ class ResultStore:
         self._retry_if_changed(self._compact)
         self._unchecked.clear()
 
-    def _update(self) -> None:
+    def _update(self, fresh: bool = False) -> None:
         """Add the parts that are new since the last look, and drop those that are gone."""
         if not self.parts.is_dir():
             if (self.folder / "sweep.json").exists():
                 raise InvalidInput(f"{self.folder}: its results are gone (no folder parts/); run the sweep again")
             raise InvalidInput(f"{self.folder}: no results here (no folder parts/); give the folder that a sweep wrote")
-        files: list[str] = []
-        with contextlib.suppress(FileNotFoundError):
-            files = os.listdir(self.parts / ATTEMPTS)
-        names = {name.removesuffix(".parquet") for name in files if name.endswith(".parquet")} - {_EMPTY}
+        listed_names = files.names(self.parts / ATTEMPTS, fresh)
+        names = {name.removesuffix(".parquet") for name in listed_names if name.endswith(".parquet")} - {_EMPTY}
         for gone in (self._receipts.keys() | self._damaged.keys()) - names:
             self._receipts.pop(gone, None)
             self._damaged.pop(gone, None)
@@ -334,14 +380,24 @@ class ResultStore:
         """The list of the compacted tables, read again after it was replaced."""
         if self._from_parts:
             return compaction.NOTHING
-        try:
-            status = os.stat(compaction.list_file(self.folder))
-        except OSError:
+        status = files.status(compaction.list_file(self.folder))
+        if status is None:
             return compaction.NOTHING
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
         if stamp != self._list[0]:
             self._list = stamp, compaction.read_list(self.folder)
         return self._list[1]
+
+    def _one_of_each(self) -> dict[tuple[str, int], StoredAttempt]:
+        """Each stored attempt once.
+
+        Earlier code could store two rows of an attempt whose worker was taken for dead and went on.
+        The one that counts for its trial is kept, then a finished one, then the earlier one.
+        """
+        counted = self._counted()
+        stored = [a for _, receipt in sorted(self._receipts.items(), reverse=True) for a in receipt.attempts]
+        stored.sort(key=lambda a: (counted.get(a.trial_id) == a, a.status == FINISHED))
+        return {(a.trial_id, a.attempt): a for a in stored}
 
     def _counted(self) -> dict[str, StoredAttempt]:
         """The attempt that counts of each finished trial."""
@@ -357,11 +413,13 @@ class ResultStore:
         return self._counted_attempts
 
     def _left_out(self) -> dict[str, LeftOut]:
-        """The finished attempts of each part that do not count; the parts in order."""
-        counted = self._counted()
+        """The attempts of each part that do not count; the parts in order."""
+        counted, kept = self._counted(), self._one_of_each()
         return {
             name: tuple(
-                (a.trial_id, a.attempt) for a in receipt.attempts if a.status == FINISHED and a != counted[a.trial_id]
+                (a.trial_id, a.attempt)
+                for a in receipt.attempts
+                if a != (counted[a.trial_id] if a.status == FINISHED else kept[a.trial_id, a.attempt])
             )
             for name, receipt in sorted(self._receipts.items())
         }
@@ -447,7 +505,7 @@ class ResultStore:
         try:
             file = open_part_file(self.parts, table, name, self._receipts[name])
         except DamagedPart as error:
-            if not path.exists():
+            if not files.exists(path):
                 raise
             raise _PartChanged(name, error.damage) from error
         stored = set(file.schema_arrow.names)
@@ -456,12 +514,24 @@ class ResultStore:
             if field.name in missing and not field.nullable:
                 hint = "another version of moleflow-sweep wrote it; use that one, or a new folder"
                 raise InvalidInput(f"{path}: has no column {field.name}: {hint}")
-        piece = read_columns(file, sorted({f.name for f in schema} - missing | {"trial_id", "attempt"}))
-        for trial_id, attempt in left_out:
-            same = pc.and_(pc.equal(piece["trial_id"], trial_id), pc.equal(piece["attempt"], attempt))
-            piece = piece.filter(pc.invert(same))
-        arrays = [pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in schema]
-        return pa.Table.from_arrays(arrays, schema=schema)
+        try:
+            with damaged_if_unreadable(path):
+                piece = read_columns(file, sorted({f.name for f in schema} - missing | {"trial_id", "attempt"}))
+                piece = _without(piece, left_out)
+                arrays = [
+                    pa.nulls(len(piece), f.type) if f.name in missing else piece[f.name].cast(f.type) for f in schema
+                ]
+                return pa.Table.from_arrays(arrays, schema=schema)
+        except DamagedPart as error:
+            raise _PartChanged(name, error.damage) from error
+
+
+def _without(rows: pa.Table, left_out: LeftOut) -> pa.Table:
+    """The rows of a table that are not of these attempts."""
+    for trial_id, attempt in left_out:
+        same = pc.and_(pc.equal(rows["trial_id"], trial_id), pc.equal(rows["attempt"], attempt))
+        rows = rows.filter(pc.invert(same))
+    return rows
 
 
 class _PartChanged(Exception):

@@ -7,6 +7,7 @@ pictures/<digest of the image file>.png    its mask, 1 bit per pixel, if it has 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from moleflow.files import write_atomically
 from orchestrator.results.parts import temporary_folder
 
 QUALITY = 80
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,19 @@ class ThumbnailStore:
 
     def read(self, digest: str) -> Thumbnail | None:
         """The picture of the image with this digest; None if there is none."""
-        target = self.folder / f"{digest}.jpg"
-        try:
-            picture = target.read_bytes()
-        except FileNotFoundError:
+        # The digest comes from the folder's maps, which others may have made: `../../private` must
+        # not put a picture from outside of the folder into its report.
+        if not _DIGEST.fullmatch(digest):
             return None
+        target = self.folder / f"{digest}.jpg"
         mask = target.with_suffix(".png")
-        return Thumbnail(picture, mask.read_bytes() if mask.exists() else None)
+        if not self._is_own_file(target):
+            return None
+        return Thumbnail(target.read_bytes(), mask.read_bytes() if self._is_own_file(mask) else None)
+
+    def _is_own_file(self, path: Path) -> bool:
+        """True if it is a file in this folder, and no pipe and no link to somewhere else."""
+        return path.is_file() and path.resolve().parent == self.folder.resolve()
 
 
 def grey_png(grey: bytes, side: int) -> bytes:

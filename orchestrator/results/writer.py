@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from moleflow import files
+from moleflow.owner import owner_code
 from orchestrator.results.parts import make_part, part_file, write_part
 from orchestrator.results.schema import ATTEMPTS, COMMON, MAPS, TABLES, to_table
 from orchestrator.results.store import ResultStore
@@ -73,15 +74,14 @@ class InvalidRows(ValueError):
 
 
 class PartWriter:
-    """Collects the ended attempts of one worker and writes them as parts, at most one per second.
+    """Collects the ended attempts of one process and writes them as parts, at most one per second.
 
     The worker adds each attempt when it ends, and flushes when `due()` and before it exits.
     """
 
-    def __init__(self, store: ResultStore, worker: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: ResultStore, clock: Callable[[], float] = time.monotonic) -> None:
         store.create()
         self._store = store
-        self._worker = re.sub(r"[^A-Za-z0-9.-]+", "-", worker)
         self._clock = clock
         self._last: float | None = None
         self._pending: list[AttemptRows] = []
@@ -89,6 +89,10 @@ class PartWriter:
     def add(self, rows: AttemptRows) -> None:
         """Add an ended attempt; the next flush checks and stores it."""
         self._pending.append(rows)
+
+    def drop(self, attempts: Collection[tuple[str, int]]) -> None:
+        """Forget the rows of attempts, by (trial id, number)."""
+        self._pending = [rows for rows in self._pending if rows.name not in attempts]
 
     def seconds_until_due(self) -> float | None:
         """Seconds to the next flush; None without attempts to write."""
@@ -116,14 +120,14 @@ class PartWriter:
         if not self._pending:
             return None
         tables = self._checked()
-        # The time comes first, so parts sort by it.
-        stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._worker}"
+        # The time comes first, so parts sort by it. The owner tells which are a dead writer's.
+        stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{owner_code()}"
         part = make_part(stem, tables)
         try:
             write_part(self._store.parts, part)
         finally:
             # Ctrl-C may come after the last rename. Stored attempts must not be written again.
-            if part_file(self._store.parts, ATTEMPTS, part.name).exists():
+            if files.exists(part_file(self._store.parts, ATTEMPTS, part.name)):
                 self._pending.clear()
                 self._last = self._clock()
         return part.name

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import DBAPIError
 
 from moleflow.errors import InvalidInput
-from orchestrator.host.provenance import without_passwords
+from orchestrator.host.storage_urls import is_ambiguous, replace_secrets, url_without_secrets
 from orchestrator.search import without_experimental_warnings
 from orchestrator.search.samplers import make_pruner
 from orchestrator.sweep.resolver import Resolver
@@ -81,11 +81,18 @@ def explain_storage_errors(url: str | None, sweep_folder: Path) -> Iterator[None
         InvalidInput: the storage cannot be opened.
 
     """
+    if url and is_ambiguous(url):
+        # Not even the error of the database may be shown: it names the host, which may be a half of
+        # the password.
+        raise InvalidInput(
+            f"--storage: {url_without_secrets(url)} cannot be taken apart; allowed: a URL "
+            "with each @ : / ? of its user and password written as %40 %3A %2F %3F"
+        )
     try:
         yield
     except Exception as error:  # Each database driver has its own exceptions.
-        place = without_passwords(url) if url else str(sweep_folder / JOURNAL)
-        reason = without_passwords(" ".join(str(error).split()))
+        place = url_without_secrets(url) if url else str(sweep_folder / JOURNAL)
+        reason = " ".join(replace_secrets(str(error), [url] if url else []).split())
         raise InvalidInput(
             f"--storage: {place} cannot be opened: {reason:.200}; allowed: a URL that Optuna takes, such as "
             "sqlite:///study.db or postgresql+psycopg://user@host/database"

@@ -21,6 +21,8 @@ from moleflow.settings.knobs import Layer, allowed, choices, fields, flatten_lay
 from moleflow.settings.yaml_reader import yaml_text
 
 Kind = Literal["choice", "uniform", "loguniform", "integer"]
+MOST_DRAWN = 2**53
+"""The largest bound of an integer range: beyond it floats skip whole numbers, and Optuna fails."""
 
 
 @cache
@@ -308,6 +310,11 @@ def _distribution(path: str, given: object, source: str) -> Distribution:
         raise InvalidInput(f"{where}: {kind}: given {yaml_text(bounds)}, allowed: [a, b], {what} with a < b")
     if kind == "loguniform" and bounds[0] <= 0:
         raise InvalidInput(f"{where}: loguniform: given {yaml_text(bounds)}, allowed: [a, b] with 0 < a < b")
+    if kind == "integer" and max(map(abs, bounds)) > MOST_DRAWN:
+        raise InvalidInput(
+            f"{where}: integer: given {yaml_text(bounds)}, allowed: whole numbers up to {MOST_DRAWN}, "
+            "as draws are computed with floats; give a smaller range"
+        )
     ends = tuple(bounds if kind == "integer" else map(float, bounds))
     for end in ends:
         check_value(path, end, f"{source}: {kind} {bounds}")

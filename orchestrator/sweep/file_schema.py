@@ -34,7 +34,19 @@ class Resources(_Keys):
     )
     cpus: int = Field(default=1, ge=1, description="a whole number >= 1: CPU cores for one trial")
     mem_gb: float = Field(default=4, gt=0, description="a number > 0: memory for one trial in GB")
-    time_min: int = Field(default=240, ge=1, description="a whole number >= 1: time limit of one trial in minutes")
+    time_min: int = Field(
+        default=240,
+        ge=1,
+        description="a whole number >= 1: time limit of one attempt in minutes; the next attempt continues from what is "
+        "stored, at once; two in a row without an epoch fail the trial",
+    )
+    stall_min: float = Field(
+        default=60,
+        ge=0,
+        le=1e6,
+        description="a number from 0 to 1e6: minutes without progress after which a trial has stalled: its process is "
+        "ended and the attempt fails; 0 = never; keep it below time_min",
+    )
     trials_per_gpu: int = Field(default=1, ge=1, description="a whole number >= 1: trials that share one GPU")
 
 
@@ -66,7 +78,9 @@ class SearchKeys(_Keys):
     pruner: Pruner = Field(
         default="none", description=" | ".join(get_args(Pruner)) + ": the rule that stops bad configurations early"
     )
-    seed: int = Field(default=0, ge=0, description="a whole number >= 0: seed of the sampler")
+    seed: int = Field(  # As numpy's RandomState takes it, which Optuna's samplers use.
+        default=0, ge=0, le=2**32 - 1, description=f"a whole number 0..{2**32 - 1}: seed of the sampler"
+    )
     objectives: dict[str, Literal["maximize", "minimize"]] = Field(
         default={"image_auroc": "maximize"},
         min_length=1,

@@ -175,7 +175,7 @@ def make_trial() -> Callable[..., AttemptRows]:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> PartWriter:
-    return PartWriter(ResultStore(tmp_path / "sweep"), "test")
+    return PartWriter(ResultStore(tmp_path / "sweep"))
 
 
 @pytest.fixture

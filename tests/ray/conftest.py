@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from orchestrator.sweep.sweep import load_sweep
 def on_ray(place: Path) -> Callable[..., RunOutcome]:
     """Run the sweep of the folder on Ray; `listen` gets every event. Returns the outcome."""
 
-    def run(listen: Callable[[Event], None] = lambda _: None, **options: Any) -> RunOutcome:
+    def run(listen: Callable[[Event], None] = lambda _: None, time_min: Any = None, **options: Any) -> RunOutcome:
         sweep = load_sweep(place / "sweep.yaml")
         chosen = Options(out=place / "results/small", cache=place / "cache", backend="ray")
         prepared = prepare(sweep, chosen)
@@ -33,7 +33,8 @@ def on_ray(place: Path) -> Callable[..., RunOutcome]:
             listen(event)
 
         options = {"dashboard": False} | options
-        RayBackend(worker_config(prepared, chosen), sweep.resources, **options).run(source, tell)
+        setup = replace(worker_config(prepared, chosen), time_min=time_min or sweep.resources.time_min)
+        RayBackend(setup, sweep.resources, **options).run(source, tell)
         return source.tally
 
     return run

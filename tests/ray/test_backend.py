@@ -151,3 +151,26 @@ def test_the_median_rule_compares_trials_with_those_that_were_stopped_or_had_few
     assert len(tally.pruned) + len(tally.finished) == 8
     assert tally.pruned
     assert len(tally.finished) > len(of_one_task)
+
+
+def test_a_trial_that_hangs_fails_as_stalled_and_the_others_finish(place, features, edit, hanging, on_ray):
+    """The actor of the stalled trial is replaced; C code that holds the GIL stops none of it."""
+    edit(seeds=[1, 2], retries=0, report=None, resources={"stall_min": 0.2})
+    failed = []
+    make = hanging("ctypes.PyDLL(None).sleep(1000)")
+    tally = on_ray(lambda event: failed.append(event) if event.kind == "failed" else None, make=make, workers=1)
+    assert (len(tally.finished), len(tally.failed), tally.stopped_by) == (2, 2, None), failed
+    assert all(event.facts["error_kind"] == "Stalled" for event in failed)
+    assert all("; it hung in step (" in event.facts["error"] for event in failed)
+    rows = ResultStore(place / "results/small").read("attempts").to_pylist()
+    assert sorted(str(row["error_kind"]) for row in rows) == ["None", "None", "Stalled", "Stalled"]
+
+
+def test_a_trial_that_takes_longer_than_time_min_is_continued_by_the_same_run(place, features, edit, hanging, on_ray):
+    edit(grid=None, seeds=[1], retries=0, report=None)
+    make = hanging("time.sleep(2)")
+    tally = on_ray(make=make, time_min=0.2)
+    assert (len(tally.finished), tally.failed) == (1, {}), tally.failed
+    ends = [row["status"] for row in ResultStore(place / "results/small").read("attempts").to_pylist()]
+    assert sorted(ends)[:1] == ["finished"]
+    assert set(sorted(ends)[1:]) == {"interrupted"}

@@ -356,3 +356,25 @@ def test_a_rejected_job_is_one_line_and_leaves_nothing(place, command, results) 
     assert "nowhere" in ended.err or "invalid partition" in ended.err
     assert "Traceback" not in ended.err
     assert not [path for path in (results / "slurm").rglob("*") if path.is_file()]
+
+
+def test_a_trial_that_hangs_fails_as_stalled_and_the_others_of_its_job_run_in_another(
+    place, edit, features, small_run, command, results, jobs, wait_until
+) -> None:
+    """The checkpoint of one trial's first stage is a FIFO that nobody writes."""
+    edit(retries=0, report=None, resources={"time_min": 3, "stall_min": 0.2})
+    (place / "site.yaml").write_text("trials_per_job: 4\n")
+    stage = next(
+        path.parent
+        for path in (small_run / "cache/stages").glob("*/*/stage.json")
+        if (facts := json.loads(path.read_text())["facts"])["config"]["seed"] == 0
+        and facts["task"] == facts["config"]["data"]["tasks"][0]
+    )
+    folder = place / "cache/stages" / stage.parent.name
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / f"{stage.name}.checkpoint.safetensors")
+    ended = command(*SLURM, "--profile", "site.yaml")
+    assert ended.code == 1
+    assert "no progress for 0.2 min (resources.stall_min)" in ended.out + ended.err
+    assert sorted(ends(results), key=str) == [("failed", "Stalled")] + [(FINISHED, None)] * 3
+    wait_until(lambda: jobs() == [])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moleflow.cache.claim import process_started
+from moleflow.owner import process_started
 
 pytestmark = pytest.mark.slurm
 

@@ -16,6 +16,7 @@ import ray
 from moleflow.cache.claim import is_stale, try_claim
 from moleflow.errors import InvalidInput
 from orchestrator.execution.backend import WorkerConfig
+from orchestrator.execution.signals import hangup_ignored
 from orchestrator.host.environment_variables import set_variables
 from orchestrator.host.hardware import available_cores, memory_gb, visible_gpus
 from orchestrator.sweep.file_schema import Resources
@@ -120,17 +121,18 @@ def _remove_folders_of_dead_drivers(place: Path) -> None:
 
 def _start(folder: Path, needs: Resources, setup: WorkerConfig, dashboard: bool) -> str | None:
     gpus = 0 if setup.device == "cpu" else len(visible_gpus())
-    context = ray.init(
-        address="local",
-        num_cpus=max(available_cores(), setup.threads, needs.cpus),
-        num_gpus=gpus,
-        _memory=int(max(min(memory_gb(), 1e6), needs.mem_gb) * 1e9),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=dashboard,
-        _temp_dir=str(folder / "ray"),
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-    )
+    with hangup_ignored():
+        context = ray.init(
+            address="local",
+            num_cpus=max(available_cores(), setup.threads, needs.cpus),
+            num_gpus=gpus,
+            _memory=int(max(min(memory_gb(), 1e6), needs.mem_gb) * 1e9),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=dashboard,
+            _temp_dir=str(folder / "ray"),
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
     return context.dashboard_url
 
 

@@ -19,6 +19,7 @@ from orchestrator.records.attempts import DIED, RUNNING, WORKER_DIED, AttemptFol
 from orchestrator.records.dead_attempts import record_dead_attempts
 from orchestrator.records.event_log import LogFollower, event_logs
 from orchestrator.records.events import ENDS, Event, Events
+from orchestrator.records.stalls import read_stall
 from orchestrator.results.store import ResultStore
 
 LOOK_EVERY_S = 0.2
@@ -171,9 +172,11 @@ class TuneSource:
     def _fail(self, trial_id: str, record: AttemptRecord | None, error: str) -> None:
         # Ray knows of the death before the heartbeat is missed. With the death on record, the next
         # attempt need not wait.
+        stall = read_stall(record) if record else None
         with contextlib.suppress(OSError):  # The disk is full: the next start records the death.
             record_dead_attempts(self._records, ResultStore(self.setup.folder), [record] if record else [], error)
-        self._report(Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None}))
+        facts = stall.facts if stall else {"error": error, "error_kind": WORKER_DIED, "traceback": None}
+        self._report(Event("failed", trial_id, facts))
 
 
 def _worker(record: AttemptRecord | None) -> str | None:

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 
-from moleflow.cache.claim import JOB_VARIABLE
 from moleflow.cache.eviction import pinned_within_budget
 from moleflow.code_digest import code_digest
+from moleflow.owner import JOB_VARIABLE
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.slurm.submissions import job_name
@@ -71,7 +71,7 @@ def run_array_task(
         # A job runs once at a time. An attempt that an earlier start left as running has died;
         # there is no need to wait for its heartbeat.
         running = [record for record in of_job if record.content["state"] == RUNNING]
-        record_dead_attempts(records, ResultStore(setup.folder), running, EARLIER_START_DIED, INTERRUPTED)
+        record_dead_attempts(records, ResultStore(setup.folder), running, EARLIER_START_DIED, INTERRUPTED, certain=True)
         ended = {record.trial_id for record in of_job if record.content["state"] in ENDED}
         left = [trial for trial in trials if trial.id not in ended]
         source = TrialSource(

@@ -22,11 +22,11 @@ from typing import Any
 
 from rich.console import Console
 
-from moleflow.cache.claim import JOB_VARIABLE
 from moleflow.code_digest import code_digest
 from moleflow.environment import open_environment
 from moleflow.errors import InvalidInput, MoleflowError
 from moleflow.features.prefetch import build_backbones
+from moleflow.owner import JOB_VARIABLE
 from moleflow.settings.config import TrialConfig
 from orchestrator.backends.slurm.job_array import ArrayShape, submitit_executor
 from orchestrator.backends.slurm.queue import Queue, QueueState, SlurmUnavailable, find_job

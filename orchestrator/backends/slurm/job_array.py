@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from moleflow.errors import InvalidInput
 from orchestrator.backends.slurm.site_profile import SiteProfile
 from orchestrator.host.environment_variables import thread_variables
+from orchestrator.host.printable_text import printable
 from orchestrator.sweep.file_schema import Resources
 
 if TYPE_CHECKING:
@@ -74,9 +76,19 @@ def submitit_executor(
         threads: CPU threads of a trial.
         after: job ids; the array starts after those jobs have ended, even by failing.
 
+    Raises:
+        InvalidInput: the folder's path or the name has several lines.
+
     """
     from submitit import SlurmExecutor
 
+    for text in (str(folder), name):
+        # The second line of an option, even of a quoted one, would be a command of the script.
+        if printable(text) != text or "\n" in text:
+            raise InvalidInput(
+                f"{text!r}: given for an sbatch script, allowed: names without line breaks and control characters; "
+                "give another folder with --out"
+            )
     executor = SlurmExecutor(
         folder, python=" ".join(part for part in (profile.container, profile.python) if part) or None
     )

@@ -28,6 +28,7 @@ from orchestrator.records.attempts import (
 )
 from orchestrator.records.dead_attempts import record_dead_attempts
 from orchestrator.records.events import Event
+from orchestrator.records.stalls import STALLED, read_stall
 from orchestrator.results.store import ResultStore
 
 
@@ -73,7 +74,17 @@ class JobOutcomes:
         # SLURM also cancels a job whose trials `cancel` took back; those wait for the next run.
         if stop_requests.cancel_requests(self.store.folder).is_set(trial_id):
             return Event("cancelled", trial_id)
+        if last is None and self._stalled(task):
+            error = f"SLURM job {task.id} ended before it began: another trial in it stalled"
+            return Event("interrupted", trial_id, {"error": error, "error_kind": STOPPED})
         return _outcome_of_state(trial_id, task, state, self.jobs.output(task.submission.uid))
+
+    def _stalled(self, task: ArrayTask) -> bool:
+        """True if a trial stalled in an array task, which ended the process that runs all of it."""
+        ends = [last_attempt_in_job(self.records.of_trial(trial_id), task) for trial_id in task.trial_ids]
+        running = [end for end in ends if end is not None and end.stored_state == RUNNING]
+        kinds = [end.content.get("error_kind") for end in ends if end is not None]
+        return STALLED in kinds or any(read_stall(record) is not None for record in running)
 
     def _record_death(self, record: AttemptRecord, task: ArrayTask, state: QueueState) -> AttemptRecord:
         output = self.jobs.output(task.submission.uid)
@@ -82,7 +93,13 @@ class JobOutcomes:
         event = outcome(record.trial_id, task, state, output)
         end = FAILED if event.kind == "failed" else INTERRUPTED
         record_dead_attempts(
-            self.records, self.store, [record], str(event.facts["error"]), end, str(event.facts["error_kind"])
+            self.records,
+            self.store,
+            [record],
+            str(event.facts["error"]),
+            end,
+            str(event.facts["error_kind"]),
+            certain=True,
         )
         return self.records.reread(record)
 

@@ -127,11 +127,14 @@ def test_a_use_is_noted_once_a_minute(tmp_path: Path) -> None:
 
 def test_reading_is_using(tmp_path: Path) -> None:
     pack, other, stage = add_pack(tmp_path, "k", "a"), add_pack(tmp_path, "k", "b"), add_stage(tmp_path, "s")
-    PackFolder(pack.parent).read(images("a"))
+    packs = PackFolder(pack.parent)
+    packs.read(images("a"))
+    packs.mark_used(images("a"))
     assert StageStore(tmp_path / "stages").load(StageId(stage.name, "line")) is not None
     assert min(pack.stat().st_mtime, (stage / "stage.json").stat().st_mtime) > time.time() - 100
     assert other.stat().st_mtime == pytest.approx(LONG_AGO, abs=1e-3)
-    PackFolder(pack.parent).check(images("b"))
+    packs.check(images("b"))
+    packs.mark_used(images("b"))
     assert other.stat().st_mtime > time.time() - 100
 
 

@@ -27,7 +27,7 @@ from moleflow.environment import Environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.models.detector import Detector
 from moleflow.settings.knobs import Layer, resolve, version_layer
-from moleflow.training.sequence import SequenceContext, SequenceResult, TaskReport, run_sequence
+from moleflow.training.sequence import Doing, SequenceContext, SequenceResult, TaskReport, run_sequence
 
 
 def rows(*images: str) -> dict[str, Terms]:
@@ -149,6 +149,9 @@ class Told:
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
         assert epoch.seconds >= 0
+
+    def on_step(self, doing: Doing) -> None:
+        assert doing in ("training", "scoring")
 
     def on_task(self, report: TaskReport) -> bool:
         self.rows += [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in report.metrics]

@@ -1,10 +1,18 @@
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.yaml_reader import parse, read_mapping, yaml_text
+from moleflow.settings.yaml_reader import MOST_CHARACTERS, parse, read_mapping, yaml_text
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
 
 
 @pytest.mark.parametrize(
@@ -13,6 +21,7 @@ from moleflow.settings.yaml_reader import parse, read_mapping, yaml_text
         ("1e-4", 1e-4), ("1E5", 1e5), ("-.5e3", -500.0), ("1.", 1.0), (".5", 0.5), ("+2", 2), ("-3", -3), ("0", 0), ("1_000", 1000),
         (".inf", float("inf")), ("true", True), ("null", None), ("~", None),
         ("01", "01"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("2024-13-45", "2024-13-45"), ("1.2.3", "1.2.3"), ("0x1f", "0x1f"),
+        ("9223372036854775807", 9223372036854775807), ("-9_223_372_036_854_775_808", -9223372036854775808),
         ("alpha/(2*rank)", "alpha/(2*rank)"), ("{a: [1, b]}", {"a": [1, "b"]}),
         ("a: &x {b: 1}\nc: {<<: *x, d: 2}", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
     ],
@@ -31,6 +40,11 @@ def test_values_are_read_as_people_write_them(text: str, value: Any) -> None:
         ("!own 3", "tags are not allowed"),
         ("!!timestamp 2024-01-01", "tags are not allowed"),
         ("!!set {a, b}", "tags are not allowed"),
+        ("9223372036854775808", "s, line 1: given 9223372036854775808, allowed: whole numbers from -922"),
+        ("a: 1\nb: [1, -9223372036854775809]", "s, line 2: given -9223372036854775809, allowed: whole numbers from"),
+        ("a: {1000000000000000000000: b}", "or put it in quotes if it is a name"),
+        ("9" * 5000, f"given {'9' * 37}..., allowed"),
+        ("!!int [1]", "s, line 1: expected a scalar node"),
         ("!!int two", "a tag such as !!int stands before a value of another kind; write plain YAML values"),
         ("!!bool two", "a tag such as !!int"),
         ("!!binary two", "line 1: the tag !!binary; tags are not allowed here"),
@@ -52,6 +66,13 @@ def test_values_are_read_as_people_write_them(text: str, value: Any) -> None:
         ("a:\n  b: 1\n c: 2", "s, line 3: does not fit the lines above it; check the indentation"),
         ('a: "\\q"', "\\ before 'q' in double quotes means nothing; use single quotes"),
         ("a: - b", "a - that no list fits"),
+        (BOMB, "s, line 6: holds more than 100,000 values, the most allowed (an alias counts"),
+        (MERGES, "s, line 6: holds more than 100,000 values"),
+        ("a: &a [*a]", "s, line 1: *a stands inside &a; write the value out"),
+        ("a: &a {b: {c: *a}}", "s, line 1: *a stands inside &a"),
+        ("[" * 10_000 + "]" * 10_000, "s, line 1: is nested too deeply, allowed: 50 levels; remove some levels"),
+        ("".join(f"{' ' * n}a:\n" for n in range(60)), "s, line 51: is nested too deeply"),
+        ("# " + "x" * MOST_CHARACTERS, "s: has 1,000,002 characters, allowed: 1,000,000; give a shorter YAML file"),
     ],
 )
 def test_what_is_no_plain_yaml_is_refused_in_one_line(text: str, part: str) -> None:
@@ -81,6 +102,27 @@ def test_a_file_has_to_hold_a_mapping_of_names(tmp_path: Path) -> None:
         read_mapping(tmp_path / "missing.yaml")
     with pytest.raises(InvalidInput, match="is a folder; a YAML file is needed"):
         read_mapping(tmp_path)
+
+
+def test_a_few_aliases_are_read() -> None:
+    assert parse("a: &x [1]\nb: &y [*x, *x]\nc: [*y, *x]", "s") == {"a": [1], "b": [[1], [1]], "c": [[[1], [1]], [1]]}
+
+
+def test_only_a_regular_file_of_limited_size_is_read(tmp_path: Path) -> None:
+    """A pipe without a writer would block for ever, and /dev/zero never ends."""
+    pipe, large = tmp_path / "pipe.yaml", tmp_path / "large.yaml"
+    os.mkfifo(pipe)
+    with large.open("wb") as file:
+        file.write(b"#")
+        file.truncate(100_000_000)
+    for path, part in (
+        (pipe, "pipe.yaml: is a pipe or a device; write the YAML into a file and give that"),
+        (Path("/dev/zero"), "/dev/zero: is a pipe or a device"),
+        (large, "large.yaml: has 100,000,000 bytes, allowed: 1,000,000 characters; give a shorter YAML file"),
+    ):
+        with pytest.raises(InvalidInput) as error:
+            read_mapping(path)
+        assert part in str(error.value)
 
 
 def test_the_place_of_a_missing_file_is_looked_at(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from moleflow.environment import open_environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig
 from moleflow.settings.knobs import Layer, resolve, version_layer
-from moleflow.training.sequence import SequenceContext, SequenceResult, TaskReport, run_sequence
+from moleflow.training.sequence import Doing, SequenceContext, SequenceResult, TaskReport, run_sequence
 
 # bolt and nut have masks, one of nut's too small to survive; seal has none; rivet looks like bolt.
 CLASSES = {"bolt": (180, 60, 40), "nut": (40, 150, 60), "seal": (50, 70, 190), "rivet": (180, 60, 40)}
@@ -71,6 +72,7 @@ class Run:
     stop_after: int | None = None
     epochs: list[tuple[int, int]] = field(default_factory=list)
     reports: list[TaskReport] = field(default_factory=list)
+    steps: Counter[Doing] = field(default_factory=Counter)
     outcome: SequenceResult = field(init=False)
 
     def on_features(self, done: int, total: int) -> None:
@@ -78,6 +80,9 @@ class Run:
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
         self.epochs.append((task, epoch.epoch))
+
+    def on_step(self, doing: Doing) -> None:
+        self.steps[doing] += 1
 
     def on_task(self, report: TaskReport) -> bool:
         self.reports.append(report)

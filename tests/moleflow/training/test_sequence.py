@@ -127,3 +127,8 @@ def test_a_class_without_defects_or_with_few_images_is_flagged(
     assert trial.rows()[0]["image_auroc"] is None
     assert "bolt: no defective test images, so no AUROC" in trial.outcome.flags
     assert "bolt: 12 training images are fewer than batch_size 64: one batch of all" in trial.outcome.flags
+
+
+def test_each_batch_and_each_scored_image_is_reported(whole) -> None:
+    assert whole.steps["training"] >= len(whole.epochs)
+    assert whole.steps["scoring"] >= len(whole.reports)

@@ -92,7 +92,7 @@ def test_each_setup_has_its_own_row(contrast, stored):
 def test_a_contrast_may_span_folders_and_the_order_of_rows_does_not_matter(make_trial, tmp_path):
     def written(place, trials):
         store = ResultStore(tmp_path / place)
-        writer = PartWriter(store, "test")
+        writer = PartWriter(store)
         for gamma, seed in trials:
             writer.add(make_trial({GAMMA: gamma}, seed, pixel=(0.8 + seed / 100, 0.7 + gamma / 30), **REAL))
         writer.flush()

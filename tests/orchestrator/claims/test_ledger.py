@@ -164,7 +164,7 @@ def test_a_trial_in_two_folders_counts_from_its_first_start(make_trial, tmp_path
     stores = []
     for place, start in (("late", LATE), ("early", BETWEEN)):
         stores.append(ResultStore(tmp_path / place))
-        writer = PartWriter(stores[-1], "test")
+        writer = PartWriter(stores[-1])
         for gamma in (0.0, 2.0):
             writer.add(make_trial({GAMMA: gamma}, pixel=(0.8, 0.7 + gamma / 30), **REAL, **dated(start)))
         writer.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -31,6 +32,66 @@ def refused(place, command, contents):
 def test_a_misspelled_knob(refused, edit):
     edit(grid={"focal_gama": [0, 2]})
     assert "unknown knob 'focal_gama'. Did you mean 'focal_gamma'?" in refused("sweep.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("name: &name [*name]\n", "line 1: *name stands inside &name"),
+        ("name: " + "[" * 10_000, "line 1: is nested too deeply, allowed: 50 levels"),
+        ("#" * 10_000_000, "has 10,000,000 bytes, allowed: 1,000,000 characters"),
+    ],
+)
+def test_a_small_file_that_would_fill_the_memory(refused, place, text, part):
+    (place / "sweep.yaml").write_text(text)
+    assert f"sweep.yaml{', ' if part.startswith('line') else ': '}{part}" in refused("sweep.yaml")
+
+
+TOO_LARGE = 2**63
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": [1, TOO_LARGE, 2]},
+        {"seeds": TOO_LARGE},
+        {"grid": {"top_k": [3, TOO_LARGE]}},
+        {"grid": None, "zip": {"top_k": [3, TOO_LARGE]}},
+        {"grid": None, "list": [{"top_k": TOO_LARGE}]},
+        {"grid": None, "random": {"count": 2, "knobs": {"top_k": {"integer": [1, TOO_LARGE]}}}},
+        {"grid": None, "random": {"count": 2, "seed": TOO_LARGE, "knobs": {"top_k": {"integer": [1, 9]}}}},
+        {"grid": None, "search": {"trials": 3, "space": {"top_k": {"integer": [1, TOO_LARGE]}}}},
+        {"grid": None, "search": {"trials": TOO_LARGE, "space": {"top_k": {"integer": [1, 9]}}}},
+        {"base": {"extends": "base.yaml", "weights_seed": TOO_LARGE}},
+        {"resources": {"time_min": TOO_LARGE}},
+        {"retries": -TOO_LARGE - 1},
+        {"exclude": [{"top_k": TOO_LARGE}]},
+    ],
+)
+def test_a_whole_number_beyond_64_bits(refused, edit, changes):
+    """A result could not be stored, or a worker would fail, only after the training."""
+    edit(**changes, report=None)
+    told = "line [0-9]+: given -?922337203685477580[89], allowed: whole numbers from -9223372036854775808 to 922"
+    assert re.search(f"sweep.yaml, {told}", refused("sweep.yaml"))
+
+
+def test_a_whole_number_beyond_64_bits_in_a_base_or_an_option(refused, place):
+    said = f"given {TOO_LARGE}, allowed: whole numbers from"
+    assert said in refused("sweep.yaml", "--set", f"top_k={TOO_LARGE}")
+    assert said in refused("sweep.yaml", "--set", f"backbone={{layers: [{TOO_LARGE}]}}")
+    wanted = f"--seed: given '{TOO_LARGE}', allowed: a whole number from 0 to {TOO_LARGE - 1}"
+    assert wanted in refused("trial", "--version", "v7", "--seed", TOO_LARGE)
+    (place / "base.yaml").write_text(f"training: {{epochs: {TOO_LARGE}}}\n")
+    assert f"base.yaml, line 1: {said}" in refused("sweep.yaml")
+
+
+def test_a_whole_number_that_a_search_cannot_compute_with(refused, edit):
+    search = {"trials": 3, "space": {"top_k": {"integer": [1, 2**53 + 1]}}}
+    edit(grid=None, report=None, search=search)
+    said = "search.space: scoring.top_k: integer: given [1, 9007199254740993], allowed: whole numbers up to 9007199254740992"
+    assert said in refused("sweep.yaml")
+    edit(grid=None, report=None, search=search | {"space": {"top_k": {"integer": [1, 9]}}, "seed": 2**32})
+    assert "search.seed: given 4294967296, allowed: a whole number 0..4294967295" in refused("sweep.yaml")
 
 
 def test_a_misspelled_key_of_the_file(refused, edit):

@@ -40,6 +40,7 @@ def offered(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Off
         (("run", "--set", "focal_g"), {"focal_gamma=", "focal_gamma=0"}),
         (("run", "--set", "focal_form=re"), {"focal_form=relative"}),
         (("run", "--set", "no_such_knob="), set()),
+        (("run", "--set", "see"), set()),
         (("trial", "--version", "v4"), {"v4", "v4.1"}),
         (("sweeps/v7_gamma.yaml", "--ba"), {"--base", "--backend"}),
         (("sweeps/v7_gamma.yaml", "--backend", "sl"), {"slurm"}),

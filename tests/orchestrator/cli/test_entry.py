@@ -105,7 +105,7 @@ def test_report_makes_the_same_files_again(finished, command):
     shown, _, lock = before["report.md"].decode().partition("<!-- lock")
     assert lock, "the file carries its lock; what is printed does not"
     assert ended.out.strip() == shown.strip()
-    assert "Does [gamma] matter?" in ended.out
+    assert "Does \\[gamma\\] matter?" in ended.out
     assert ended.err.startswith("written: ")
     assert command("report", "results/small", "--format", "csv").out == before["report.csv"].decode() + "\n"
 

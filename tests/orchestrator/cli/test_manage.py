@@ -152,7 +152,7 @@ def test_waiting_trials_are_cancelled_and_retried(finished, command):
         "to run them again: moleflow-sweep retry results/small",
     ]
     assert set(states(finished).values()) == {"cancelled"}
-    ended = command("retry", FOLDER)
+    ended = command("retry", FOLDER, "--yes")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[:2] == [
         "trials:   4 cancelled",
@@ -169,9 +169,9 @@ def test_a_retry_that_fails_says_to_retry(place, features, edit, command):
     assert (first.code, states(place)) == (1, dict.fromkeys(states(place), "failed"))
     said = "0 of 1 trial finished and kept; to continue, run: moleflow-sweep"
     assert f"{said} sweep.yaml --backend inline\n" in first.out
-    second = command("retry", FOLDER)
+    second = command("retry", FOLDER, "--yes")
     assert second.code == 1
-    assert f"{said} retry results/small\n" in second.out
+    assert f"{said} retry results/small --yes\n" in second.out
     assert {record.attempt for record in records(place).all()} == {1, 2}
 
 
@@ -272,7 +272,7 @@ def test_cancelling_all_that_is_left_after_a_kill_and_retrying_it(place, feature
     assert "trials:   2: 1 failed, 1 cancelled" in shown
     assert UNSEEN in shown
 
-    again = command("retry", FOLDER)
+    again = command("retry", FOLDER, "--yes")
     assert (again.code, again.err) == (0, "")
     assert again.out.splitlines()[:2] == [
         "trials:   1 failed, 1 cancelled",
@@ -303,7 +303,7 @@ def test_retry_after_an_image_that_was_broken_and_is_mended(place, features, edi
     assert "broken image" in told
 
     image.write_bytes(whole)
-    assert command("retry", FOLDER).code == 0
+    assert command("retry", FOLDER, "--yes").code == 0
     assert set(states(place).values()) == {FINISHED}
     assert sorted((r.attempt, r.state) for r in records(place).all()) == [(1, FAILED)] * 2 + [(2, FINISHED)] * 2
 
@@ -317,7 +317,7 @@ def test_retry_runs_the_command_where_it_was_typed(finished, command, edit, star
     elsewhere = finished / "elsewhere"
     elsewhere.mkdir()
     prefix = ("sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(elsewhere))
-    ended = start("retry", finished / FOLDER, prefix=prefix).end()
+    ended = start("retry", finished / FOLDER, "--yes", prefix=prefix).end()
     assert (ended.code, ended.err) == (0, "")
     assert set(states(finished).values()) == {FINISHED}
     assert list(elsewhere.iterdir()) == []
@@ -338,7 +338,7 @@ def test_retry_is_refused_where_the_command_cannot_be_run_again(finished, comman
     path.write_text(json.dumps(plan))
     shutil.rmtree(finished / FOLDER / "parts")
     before = contents(finished)
-    ended = command("retry", FOLDER)
+    ended = command("retry", FOLDER, "--yes")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.count("\n") == 1
     assert said in ended.err

@@ -22,7 +22,7 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
         (["s.yaml", "--workers", "x"], "--workers: given 'x', allowed: a whole number from 1 to 1024"),
         (["s.yaml", "--workers=0"], "--workers: given '0', allowed: a whole number from 1 to 1024"),
         (["run", "--workers", "1.5", "s.yaml"], "--workers: given '1.5', allowed: a whole number from 1 to 1024"),
-        (["dashboard", "x", "--port", "99999"], "--port: given '99999', allowed: a whole number from 0 to 65535"),
+        (["dashboard", "x", "--port", "65536"], "--port: given '65536', allowed: a whole number from 0 to 65535"),
         (["s.yaml", "--worker", "3"], "run: no option '--worker'. Did you mean '--workers'?"),
         (["s.yaml", "-workers=3"], "run: no option '-workers'. Did you mean '--workers'?"),
         (["s.yaml", "--zzz"], "run: no option '--zzz'; moleflow-sweep run --help lists them"),
@@ -88,7 +88,8 @@ def test_the_version(command):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file that is always full is Linux's")
 @pytest.mark.parametrize("words", [["--version"], ["knobs"]])
-def test_a_full_disk_behind_stdout(words):
+def test_a_full_disk_behind_stdout(words, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "orchestrator.cli", *words], stdout=full, stderr=subprocess.PIPE, text=True
@@ -99,7 +100,8 @@ def test_a_full_disk_behind_stdout(words):
     )
 
 
-def test_a_reader_that_has_seen_enough():
+def test_a_reader_that_has_seen_enough(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
@@ -107,3 +109,14 @@ def test_a_reader_that_has_seen_enough():
             [sys.executable, "-m", "orchestrator.cli", "--version"], stdout=pipe, stderr=subprocess.PIPE, text=True
         )
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_cluster_that_does_not_answer_is_no_mistake_of_the_user(place, features, command, monkeypatch):
+    (place / "bin").mkdir()
+    for program in ("sbatch", "squeue", "scancel", "scontrol"):
+        (place / "bin" / program).write_text("#!/bin/sh\nexit 1\n")
+        (place / "bin" / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(place / "bin"))
+    ended = command("sweep.yaml", "--backend", "slurm", "--detach")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert ended.err.startswith("error: ")

@@ -236,7 +236,7 @@ def test_trials_at_once_follow_from_cores_and_memory(monkeypatch, cores, memory,
     """A trial takes one core and 4 GB; at least one trial runs."""
     monkeypatch.setattr(machine, "available_cores", lambda: cores)
     monkeypatch.setattr(machine, "memory_gb", lambda: memory)
-    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 1e9))
+    monkeypatch.setattr(machine, "free_memory_gb", lambda: free)
     found = machine.find_size()
     assert (found.state, found.said.partition(" without GPUs")[0]) == (state, said)
     assert (found.mend is None) == (state == "ok")

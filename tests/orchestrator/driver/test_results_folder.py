@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import io
+import json
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from moleflow.errors import InvalidInput
+from moleflow.owner import owner_code
 from orchestrator.driver import results_folder
 from orchestrator.driver.prepare import Options, writable
 from orchestrator.driver.results_folder import folder_content
+from orchestrator.records.attempts import AttemptFolder
+from orchestrator.results.store import ResultStore
 
 
 def record(state, job=None):
-    return SimpleNamespace(state=state, content={"job": job} if job else {})
+    return SimpleNamespace(state=state, has_died=state == "died", content={"job": job} if job else {})
+
+
+def console():
+    return Console(file=io.StringIO(), width=200, soft_wrap=True, highlight=False)
 
 
 @pytest.mark.parametrize(("backend", "left_out"), [("local", 0), ("inline", 0), ("ray", 0), ("slurm", 1)])
@@ -24,7 +32,7 @@ def test_only_the_slurm_backend_keeps_the_dead_attempts_of_jobs(backend, left_ou
     dead, of_job = record("died"), record("died", job="17_0")
     others = [record("running"), record("finished"), record("failed", job="17_1")]
     expected = [dead, of_job][: 2 - left_out]
-    assert results_folder._dead([dead, *others, of_job], Options(backend=backend)) == expected
+    assert results_folder._dead([dead, *others, of_job], Options(backend=backend), console()) == expected
 
 
 @pytest.mark.parametrize(
@@ -67,33 +75,34 @@ def test_a_folder_that_cannot_be_written_is_the_users_mistake():
         raise OSError(30, "Read-only file system")
 
 
-@pytest.mark.parametrize(
-    ("states", "dead", "arguments"),
-    [
-        (["finished", "failed"], [], {"grace_seconds": 0.0}),
-        ([], [], {"grace_seconds": 0.0}),
-        (["finished", "running"], [], {}),
-        (["died"], ["died"], {"grace_seconds": 0.0}),
-    ],
-)
-def test_young_unfinished_parts_are_removed_only_if_no_worker_runs(monkeypatch, tmp_path, states, dead, arguments):
-    """While a worker of another driver runs, a young file may be its own, so it is left."""
-    recovered = []
+def test_silent_attempts_of_other_hosts_are_watched_before_they_count_as_dead(monkeypatch):
+    """A clock that runs ahead makes every attempt on another host look dead."""
+    slept = []
+    monkeypatch.setattr(results_folder.time, "sleep", slept.append)
+    alive = SimpleNamespace(state="died", has_died=False, content={"host": "node7"})
+    dead = record("died")
+    said = console()
+    assert results_folder._dead([alive, dead], Options(), said) == [dead]
+    assert slept == [15.0]
+    assert said.file.getvalue() == "waiting:  15 s for a sign of life of 1 attempts on node7\n"
+    assert results_folder._dead([dead], Options(), said) == [dead]
+    assert slept == [15.0]
 
-    def recover(**given):
-        recovered.append(given)
-        return SimpleNamespace(set_aside=())
 
-    records = [SimpleNamespace(state=state, content={}, trial_id="a", attempt=1) for state in states]
-    folders = SimpleNamespace(all=lambda: records)
+def test_a_start_names_the_dead_and_removes_what_they_left(monkeypatch, tmp_path, dead_pid):
+    records = AttemptFolder(tmp_path / "attempts")
+    begun = records.begin("0123456789ab")
+    begun.stop()
+    content = json.loads(begun.record.path.read_text()) | {"started": 1.0}  # Another process of this pid.
+    begun.record.path.write_text(json.dumps(content))
+    left = [tmp_path / f".sweep.json.{owner_code(dead_pid)}-0123456789ab.tmp"]
+    left.append(records.folder / f".x.json.{owner_code(dead_pid)}-0123456789ab.tmp")
+    for path in left:
+        path.write_text("half")
     monkeypatch.setattr(results_folder, "write_plan", lambda prepared: None)
-    monkeypatch.setattr(results_folder, "AttemptFolder", lambda folder: folders)
-    monkeypatch.setattr(
-        results_folder.dead_attempts, "record_dead_attempts", lambda attempts, store, found, error: found
-    )
-    store = SimpleNamespace(create=lambda: None, recover=recover)
-    prepared = SimpleNamespace(store=store, folder=tmp_path, labels={"a": "gamma=0 seed=0"})
-    console = Console(file=io.StringIO(), width=200, soft_wrap=True, highlight=False)
-    results_folder.prepare_folder(prepared, Options(quiet=True), console)
-    assert recovered == [arguments]
-    assert [line.partition(":")[0] for line in console.file.getvalue().splitlines()] == ["died"] * len(dead)
+    prepared = SimpleNamespace(store=ResultStore(tmp_path), folder=tmp_path, labels={"0123456789ab": "gamma=0 seed=0"})
+    said = console()
+    results_folder.prepare_folder(prepared, Options(quiet=True), said)
+    assert said.file.getvalue().startswith("died:     gamma=0 seed=0, attempt 1: its process is gone")
+    assert not any(path.exists() for path in left)
+    assert records.of_trial("0123456789ab")[0].stored_state == "failed"

@@ -19,15 +19,16 @@ from moleflow.cache.protect_planned import protect_planned_stages
 from moleflow.cache.stage_state import Epoch
 from moleflow.errors import CodeChanged
 from moleflow.features.timm_import import import_timm
-from moleflow.training.sequence import TaskReport
+from moleflow.training.sequence import TaskReport, run_sequence
 from orchestrator.driver.prepare import Options, prepare, worker_config
 from orchestrator.execution.attempt_row import first_row
 from orchestrator.execution.signals import WorkerStopped
 from orchestrator.execution.worker import Worker
 from orchestrator.records.attempts import FAILED, FINISHED, AttemptFolder
+from orchestrator.records.dead_attempts import UNSEEN, record_dead_attempts
 from orchestrator.records.events import Event
 from orchestrator.results.store import ResultStore
-from orchestrator.results.writer import AttemptRows, InvalidRows
+from orchestrator.results.writer import AttemptRows
 from orchestrator.sweep.sweep import load_sweep
 
 
@@ -83,6 +84,44 @@ def test_a_trial_that_another_worker_is_running_is_held(prepared, work):
     assert ended(*work, trial).kind == "held"
     theirs.withdraw()
     assert ended(*work, trial).kind == "finished"
+
+
+def test_the_rows_of_an_attempt_that_was_taken_for_dead_do_not_count(prepared, work):
+    """Its host was suspended, say. It wakes up after another driver has written its end."""
+    worker, told = work
+    (trial,) = prepared.trials
+    store = ResultStore(prepared.folder)
+
+    def take_for_dead(config, context, observer):
+        (record,) = worker.attempts.of_trial(trial.id)
+        other = AttemptFolder(worker.attempts.folder)
+        assert record_dead_attempts(other, store, [record], UNSEEN) == [record]
+        return run_sequence(config, context, observer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.execution.worker.run_sequence", take_for_dead)
+        assert ended(worker, told, trial).kind == "held"
+    assert store.statuses() == {(trial.id, 1): "failed"}
+    assert [record.state for record in worker.attempts.of_trial(trial.id)] == [FAILED]
+    assert ended(worker, told, trial).kind == "finished"
+    assert store.statuses() == {(trial.id, 1): "failed", (trial.id, 2): "finished"}
+
+
+def test_an_attempt_whose_worker_has_claimed_its_end_gets_no_row_from_another(prepared, work, monkeypatch):
+    """The worker is stopped between its claim and its part, and goes on later."""
+    worker, told = work
+    (trial,) = prepared.trials
+    store, other = ResultStore(prepared.folder), AttemptFolder(worker.attempts.folder)
+    write = worker.writer.flush
+
+    def stop_before_the_part():
+        assert record_dead_attempts(other, store, other.of_trial(trial.id), UNSEEN) == []
+        return write()
+
+    monkeypatch.setattr(worker.writer, "flush", stop_before_the_part)
+    assert ended(worker, told, trial).kind == "finished"
+    assert store.statuses() == {(trial.id, 1): "finished"}
+    assert store.read("attempts").num_rows == 1
 
 
 def test_a_finished_record_without_its_part_does_not_count(prepared, work):
@@ -158,11 +197,15 @@ def test_rows_that_cannot_be_stored_fail_their_own_attempt_only(prepared, work):
     assert (of, "attempts.seconds_spent: NaN" in error) == ("3" * 12, True)
 
 
-def test_a_failed_attempt_whose_row_cannot_be_stored_either_ends_the_worker(prepared, work):
+def test_a_failed_attempt_whose_row_cannot_be_stored_either_ends_its_own_trial_only(prepared, work):
+    worker, told = work
     keep_rows(work, prepared, "1" * 12, 1.0)  # It is written at once, the next ones a second later.
     keep_rows(work, prepared, "2" * 12, float("nan"), state=FAILED)
-    with pytest.raises(InvalidRows, match=r"attempts\.seconds_spent: NaN"):
-        work[0].flush()
+    keep_rows(work, prepared, "3" * 12, 1.0)
+    worker.flush()
+    assert [event.trial_id for event in told] == ["1" * 12, "2" * 12, "3" * 12]
+    assert ResultStore(prepared.folder).finished().keys() == {"1" * 12, "3" * 12}
+    assert [record.state for record in worker.attempts.of_trial("2" * 12)] == [FAILED]
 
 
 def test_the_cost_of_a_trial_includes_the_seconds_that_reused_stages_took(place, features, edit):

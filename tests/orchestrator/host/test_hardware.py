@@ -8,7 +8,8 @@ import sys
 import pynvml
 import pytest
 
-from orchestrator.host.hardware import available_cores, memory_gb, visible_gpus
+from orchestrator.host import cgroups
+from orchestrator.host.hardware import available_cores, free_memory_gb, memory_gb, visible_gpus
 
 
 @pytest.fixture
@@ -24,18 +25,45 @@ def driver(monkeypatch):
     return calls
 
 
-def test_memory_is_that_of_the_kernel():
+@pytest.fixture
+def limit(monkeypatch):
+    """Set the limits of this process's control groups; None = no limit."""
+
+    def set_limits(cores=None, memory=None, free=None):
+        monkeypatch.setattr(cgroups, "cpu_limit", lambda: cores)
+        monkeypatch.setattr(cgroups, "memory_limit", lambda: memory)
+        monkeypatch.setattr(cgroups, "free_memory", lambda: free)
+
+    return set_limits
+
+
+def test_memory_is_that_of_the_kernel_or_of_a_smaller_container(limit):
+    limit()
     with open("/proc/meminfo") as file:
         kilobytes = next(int(line.split()[1]) for line in file if line.startswith("MemTotal"))
     assert memory_gb() == pytest.approx(kilobytes * 1024 / 1e9)
+    assert 0 < free_memory_gb() < memory_gb()
+    limit(memory=9223372036854771712, free=9223372036854771712)  # The "no limit" of v1.
+    assert memory_gb() == pytest.approx(kilobytes * 1024 / 1e9)
+    assert free_memory_gb() < memory_gb()
+    limit(memory=5 * 10**8, free=10**8)
+    assert (memory_gb(), free_memory_gb()) == (0.5, 0.1)
 
 
-def test_cores_are_those_of_the_process(monkeypatch):
+def test_cores_are_those_of_the_process(monkeypatch, limit):
+    limit()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
     assert available_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert available_cores() == 6
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.0, 1), (1.5, 2), (2.0, 2), (64.0, 3)])
+def test_a_cpu_quota_limits_the_cores_but_leaves_one(monkeypatch, limit, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    limit(cores=quota)
+    assert available_cores() == cores
 
 
 def test_gpus_are_named_by_the_driver(driver):

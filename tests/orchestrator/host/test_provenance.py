@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 
 from orchestrator.host import provenance
-from orchestrator.host.provenance import checkout_state, package_versions, without_passwords
+from orchestrator.host.provenance import checkout_state, package_versions
 
 
 @pytest.fixture
@@ -69,16 +69,3 @@ def test_versions_are_those_of_the_installed_packages(monkeypatch):
     assert package_versions()["numpy"] == version("numpy")
     monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package"))
     assert package_versions.__wrapped__() == {"numpy": version("numpy"), "no-such-package": "not installed"}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("postgresql://user:secret@host/study", "postgresql://user:***@host/study"),
-        ("mysql+pymysql://:secret@host", "mysql+pymysql://:***@host"),
-        ("sqlite:///study.db", "sqlite:///study.db"),
-        ("a@b.org: mail", "a@b.org: mail"),
-    ],
-)
-def test_passwords_in_urls_are_hidden(text, expected):
-    assert without_passwords(text) == expected

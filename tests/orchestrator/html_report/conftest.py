@@ -72,7 +72,7 @@ def keep(tmp_path: Path) -> Callable[..., Path]:
         not_run: Sequence[str] = (),
     ) -> Path:
         place = tmp_path / "sweep"
-        writer = PartWriter(ResultStore(place), "test")
+        writer = PartWriter(ResultStore(place))
         for rows in trials:
             writer.add(rows)
         writer.flush()

@@ -52,15 +52,25 @@ def test_a_budget_is_set_and_kept_from_then_on(finished, command):
     age_entries(cache)
     before = held(cache)
     refused = command("cache", "--evict")
-    assert (refused.code, "has no budget" in refused.err) == (2, True)
-    set_to = command("cache", "--budget", f"{before // 1000 - 10}KB")
+    assert (refused.code, refused.out, "has no budget" in refused.err) == (2, "", True)
+    set_to = command("cache", "--budget", f"{before - 10_240}B")
     assert set_to.code == 0
-    assert " over it" in set_to.out
+    assert ", 10.0 KiB over it" in set_to.out
     assert held(cache) == before
     assert command("cache", "--evict").out.splitlines()[-1].startswith("evicted: ")
-    assert before * 0.8 < held(cache) <= before - 10_000
+    assert before * 0.8 < held(cache) <= before - 10_240
+    assert command("cache", "--budget", "1KB", "--evict").code == 0
+    assert held(cache) <= 1000
     assert command("cache", "--budget", "none").out.splitlines()[0] == "budget: set to none"
     assert command("cache", "--evict").code == 2
+
+
+def test_the_variable_s_budget_counts_even_if_another_is_set(finished, command, monkeypatch):
+    before = held(finished / "cache")
+    monkeypatch.setenv(VARIABLE, "50GB")
+    ended = command("cache", "--budget", "none", "--evict")
+    assert (ended.code, ended.err, ended.out.splitlines()[-1]) == (0, "", "evicted: 0 B")
+    assert held(finished / "cache") == before
 
 
 @pytest.mark.parametrize("words", [("--budget", "much"), ("--clear", "results"), ("features",)])

@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from orchestrator.monitor.json_lines import JsonLines
+from orchestrator.records.events import Event
+
 
 @pytest.mark.parametrize("backend", ["inline", pytest.param("local", marks=pytest.mark.process)])
 def test_stdout_holds_every_event_and_nothing_else(place, features, command, edit, backend):
@@ -25,6 +28,17 @@ def test_stdout_holds_every_event_and_nothing_else(place, features, command, edi
     assert [line["time"] for line in told] == sorted(line["time"] for line in told)
     assert "results: results/small/parts (Parquet)" in ended.err
     assert "| Metric |" in ended.err
+
+
+def test_a_line_is_written_at_once_and_no_fact_replaces_what_the_driver_says(tmp_path):
+    path = tmp_path / "events.jsonl"
+    with path.open("w") as file:
+        event = Event("note", "a", {"note": "slow", "label": "the worker's", "trials_over": 9})
+        JsonLines(file, lambda: 5.25).write(event, "gamma=0", {"trials_over": 1})
+        line = json.loads(path.read_text())
+    assert line == {
+        "time": 5.25, "kind": "note", "trial_id": "a", "label": "gamma=0", "note": "slow", "trials_over": 1
+    }  # fmt: skip
 
 
 def test_log_json_is_refused_with_detach(place, command):

@@ -157,6 +157,18 @@ def test_a_terminal_shows_a_line_per_running_trial_and_the_whole_sweep(tally, cl
     ]
 
 
+def test_a_failed_trial_that_is_tried_again_waits(tally, clock):
+    console = terminal()
+    view = LiveView(console, LABELS, 2, tally, clock=clock, steps={"a": 10.0, "b": 20.0})
+    view.show(Event("started", "b"))
+    view.show(finished(tally, "b", seconds=20.0))
+    view.show(Event("started", "a"))
+    tally.failed["a"] = Event("failed", "a", {"error": "no"})
+    view.show(tally.failed["a"])
+    # a has half the steps of b, which took 20 s.
+    assert "trials:   2: 1 waiting, 1 finished  ETA 10 s" in shown(view, console)
+
+
 def test_a_picture_is_never_higher_than_its_terminal(tally, clock):
     console = terminal(height=10, width=60)
     view = LiveView(console, {}, 50, tally, clock=clock)

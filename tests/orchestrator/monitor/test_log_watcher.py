@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import pytest
 
@@ -35,7 +37,7 @@ def epoch(number, loss=0.5):
 
 
 def test_events_before_and_after_the_start_are_read(tmp_path, log):
-    now = 100.0
+    now = 110.0
     seen = LogWatcher(tmp_path, lambda: now)
     log((0.0, "started", "a", {}), (60.0, "finished", "a", {"seconds": 60.0, "image_auroc": 0.8}))
     log((0.0, "finished", "another plan's", {"seconds": 9.0, "image_auroc": 0.9}))
@@ -46,10 +48,10 @@ def test_events_before_and_after_the_start_are_read(tmp_path, log):
     assert [(row.label, row.activity, row.share) for row in snapshot.rows] == [
         ("trial b", "bolt  epoch 2/10  loss 0.5", 0.2)
     ]
-    # b has 80 s left at its pace (weight 1/5) and 40 s by what a took; c and d take 60 s each.
-    assert snapshot.left_s == pytest.approx(0.2 * 80 + 0.8 * 40 + 120)
-    log((110.0, "finished", "b", {"seconds": 30.0, "image_auroc": 0.9}))
-    now = 110.0
+    # b has 70 s left at its pace (weight 1/5) and 30 s by what a took; c and d take 60 s each.
+    assert snapshot.left_s == pytest.approx(0.2 * 70 + 0.8 * 30 + 120)
+    log((120.0, "finished", "b", {"seconds": 30.0, "image_auroc": 0.9}))
+    now = 120.0
     states |= {"b": ("finished", None), "c": ("cancelled", None), "d": ("cancelled", None)}
     snapshot = seen.snapshot(status(tmp_path, **states))
     assert (snapshot.best, snapshot.rows, snapshot.eta) == (("trial b", 0.9), (), "")
@@ -63,6 +65,13 @@ def test_of_long_logs_only_ends_and_the_tail_are_read(tmp_path, log, monkeypatch
     snapshot = LogWatcher(tmp_path, lambda: 80.0).snapshot(status(tmp_path, **states))
     assert snapshot.best == ("trial a", 0.8)
     assert [row.activity for row in snapshot.rows] == ["bolt  epoch 8/10  loss 0.5", "bolt  epoch 3/10  loss 0.5"]
+
+
+@pytest.mark.parametrize(("host", "measured"), [(socket.gethostname(), True), ("elsewhere", False)])
+def test_memory_is_that_of_workers_on_this_host(tmp_path, host, measured):
+    trial = TrialStatus("a", "trial a", "running", host=host, worker=f"inline-{os.getpid()}")
+    sweep = SweepStatus("s", "s", "images", tmp_path, (trial,), 0.0, 0.0)
+    assert any(part.startswith("memory ") for part in LogWatcher(tmp_path).snapshot(sweep).use) == measured
 
 
 def test_a_folder_without_logs(tmp_path):

@@ -17,6 +17,19 @@ def test_the_best_finished_trial_is_shown():
     assert summary_line(snapshot) == "2 finished  1,200 trials/h  best so far: image AUROC 0.7500 (first)"
 
 
+def test_a_pruned_trial_counts_for_the_speed():
+    progress = SweepProgress({})
+    progress.on_event(Event("started", "a"), 0.0)
+    progress.on_event(Event("pruned", "a"), 36.0)
+    assert summary_line(progress.snapshot(36.0, {"pruned": 1}, 0)) == "1 pruned  100 trials/h"
+
+
+def test_the_time_left_is_unknown_before_the_first_epoch():
+    progress = SweepProgress({})
+    progress.on_event(Event("started", "a"), 0.0)
+    assert progress.snapshot(5.0, {"running": 1}, 0).eta == "ETA …"
+
+
 def test_known_running_trials_replace_those_of_the_events():
     progress = SweepProgress({"a": "first", "b": "second"})
     progress.on_event(Event("started", "a", {"worker": "local-7-0"}), 0.0)
@@ -39,6 +52,14 @@ def test_a_retried_trial_waits_again():
     assert progress.snapshot(1.0, {}, 1).left_s == 20.0
 
 
+def test_a_trial_that_another_run_holds_still_waits():
+    progress = SweepProgress({}, {"a": 10.0, "b": 20.0})
+    progress.learn(Event("finished", "b", {"seconds": 20.0}))
+    progress.on_event(Event("held", "a"), 0.0, over=False)
+    # a has half the steps of b, which took 20 s: 10 s, and 20 s for b.
+    assert progress.snapshot(0.0, {}, 2).left_s == 30.0
+
+
 def test_the_worker_s_own_duration_counts_more_than_the_time_between_events():
     progress = SweepProgress({})
     for trial, facts in (("a", {"seconds": 10.0}), ("b", {})):
@@ -56,6 +77,8 @@ def test_work_is_shared_among_as_many_trials_as_ran_at_once_lately():
     for trial in "abc":
         progress.on_event(Event("failed", trial), 0.0)
     assert progress.snapshot(0.0, {}, 6).left_s == 120.0
+    # The last trial has nobody to share its work with.
+    assert progress.snapshot(0.0, {}, 1).left_s == 60.0
     for n in range(STARTS):
         progress.on_event(Event("started", f"alone {n}"), 0.0)
         progress.on_event(Event("failed", f"alone {n}"), 0.0)
@@ -103,3 +126,17 @@ def test_a_trial_s_activity_is_known_between_its_events():
         ("bolt  done", 0.5),
         ("training", 0.5),
     ]
+
+
+def test_a_trial_without_progress_is_shown_as_stalled_from_half_of_the_time_on() -> None:
+    progress = SweepProgress({})
+    progress.on_event(Event("started", "a", {"worker": "w", "stall_min": 60}), 0.0)
+    progress.on_event(Event("step", "a", {"worker": "w", "doing": "scoring"}), 100.0)
+
+    def activity(now: float) -> str:
+        return progress.snapshot(now, {"running": 1}, 0).rows[0].activity
+
+    assert activity(1899.0) == "starting"
+    assert activity(1900.0) == "stalled: no progress for 30 min (resources.stall_min: 60)"
+    progress.on_event(Event("step", "a", {"worker": "w", "doing": "waiting"}), 1901.0)
+    assert activity(1902.0) == "starting"

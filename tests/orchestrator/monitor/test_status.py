@@ -15,6 +15,8 @@ from moleflow.errors import InvalidInput
 from orchestrator.monitor.status import StatusReader
 from orchestrator.records.attempts import AttemptFolder
 from orchestrator.records.dead_attempts import UNSEEN
+from orchestrator.records.event_log import EventLog, event_logs
+from orchestrator.records.events import Event
 from orchestrator.records.stop_requests import cancel_requests
 from orchestrator.records.trial_state import NO_PART, JobState
 
@@ -50,6 +52,19 @@ class Cluster:
 
     def cancel(self, trial_ids):
         return len(trial_ids)
+
+
+@pytest.fixture
+def planned(finished):
+    """The folder of a sweep whose trials have not begun."""
+    for name in ("parts", "attempts", "events", "tables"):
+        shutil.rmtree(finished / "results/small" / name)
+    return finished
+
+
+@pytest.fixture
+def ids(planned):
+    return [trial.trial_id for trial in look(planned)[0].trials]
 
 
 def test_the_parts_alone_tell_that_a_sweep_has_finished(finished):
@@ -166,10 +181,8 @@ def test_a_damaged_part_is_named_and_its_trials_are_not_finished(finished):
     assert {(trial.state, trial.reason) for trial in lost} == {("waiting", NO_PART)}
 
 
-def test_a_sweep_without_results_waits(finished):
-    for name in ("parts", "attempts", "events", "tables"):
-        shutil.rmtree(finished / "results/small" / name)
-    status, _ = look(finished)
+def test_a_sweep_without_results_waits(planned):
+    status, _ = look(planned)
     assert (status.counts["waiting"], status.started_at, status.elapsed_s, status.damaged) == (4, None, 0.0, ())
 
 
@@ -189,6 +202,68 @@ def test_the_latest_error_is_shown_while_a_trial_is_retried(place, finished):
     trial = look(place)[0].trials[0]
     assert (trial.state, trial.error) == ("interrupted", "stopped from outside")
     assert {trial.state for trial in trials.values()} == {"failed", "waiting"}
+
+
+def test_the_elapsed_time_begins_with_the_earliest_attempt(planned, ids):
+    for trial_id, started_at in zip(ids, (2000.0, 1000.0, 3000.0), strict=False):
+        records(planned).begin(trial_id, started_at=started_at).stop()
+    assert look(planned)[0].started_at == 1000.0
+
+
+def test_a_request_to_cancel_all_cancels_every_trial(planned):
+    cancel_requests(planned / "results/small").add(None)
+    assert look(planned)[0].counts["cancelled"] == 4
+
+
+def test_a_trial_on_another_host_that_is_silent_is_unknown(planned, ids):
+    attempt = records(planned).begin(ids[0], host="afar")
+    attempt.stop()
+    os.utime(attempt.record.path, (time.time() - 20, time.time() - 20))
+    trial = look(planned)[0].trials[0]
+    assert trial.state == "unknown"
+    assert trial.reason.startswith("no sign of life from afar for 2")
+
+
+def test_a_retry_shows_its_own_progress_and_the_latest_error(planned, ids):
+    def log_epoch(attempt):
+        log = EventLog(event_logs(planned / "results/small") / "w-0.jsonl")
+        log(Event("epoch", ids[0], {"attempt": attempt, "epoch": attempt, "epochs": 9}))
+
+    for error in ("first", "second"):
+        records(planned).begin(ids[0], row={"worker": "w-0"}).end("failed", error=error)
+    log_epoch(2)
+    records(planned).begin(ids[0], row={"worker": "w-0"}).stop()
+    trial = look(planned)[0].trials[0]
+    assert (trial.state, trial.attempt, trial.progress, trial.error) == ("running", 3, None, "second")
+    log_epoch(3)
+    assert look(planned)[0].trials[0].progress.facts["epoch"] == 3
+
+
+def test_a_part_that_is_stored_while_the_attempts_are_read_counts(finished, monkeypatch):
+    parts, aside = finished / "results/small/parts", finished / "aside"
+    parts.rename(aside)
+    read = AttemptFolder.of_trials
+
+    def store_and_read(folder, trial_ids):
+        aside.rename(parts)
+        return read(folder, trial_ids)
+
+    monkeypatch.setattr(AttemptFolder, "of_trials", store_and_read)
+    assert look(finished)[0].counts["finished"] == 4
+
+
+def test_a_worker_that_ends_after_its_record_is_read_has_its_own_error(planned, ids, dead_pid, monkeypatch):
+    attempt = records(planned).begin(ids[0], pid=dead_pid)
+    read = AttemptFolder.of_trials
+
+    def read_and_end(folder, trial_ids):
+        found = read(folder, trial_ids)
+        attempt.end("failed", error="no luck")
+        return found
+
+    monkeypatch.setattr(AttemptFolder, "of_trials", read_and_end)
+    trial = look(planned)[0].trials[0]
+    assert (trial.state, trial.error) == ("failed", "no luck")
 
 
 def test_a_scheduler_is_asked_about_what_is_not_finished(finished):

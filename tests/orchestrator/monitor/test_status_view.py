@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
+import pynvml
 import pytest
 from rich.console import Console
 
@@ -126,6 +128,7 @@ def test_json_has_every_trial_with_every_key():
         "job": "7_0",
         "reason": None,
         "error": "no\nluck",
+        "stalled": None,
     }
     assert {tuple(trial) for trial in told["trials"]} == {tuple(told["trials"][1])}
 
@@ -177,6 +180,17 @@ def test_watching_without_a_terminal_prints_changes_until_nothing_is_active(stat
     assert [line.split("  ")[1] for line in page.getvalue().splitlines()] == said
     with pytest.raises(StopIteration):
         look()
+
+
+def test_watching_closes_nvml_at_its_end(monkeypatch):
+    calls = []
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: calls.append("init"))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: calls.append("shutdown"))
+    running = replace(STATUS, trials=(replace(TRIALS[1], host=socket.gethostname()),))
+    looks = iter([running, replace(STATUS, trials=TRIALS[:1])])
+    watch_status(lambda: next(looks), Console(file=io.StringIO()), every_s=0)
+    assert calls == ["init", "shutdown"]
 
 
 def test_watching_on_a_terminal_refreshes_one_picture(small_run):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import moleflow.cache.claim
+from moleflow.owner import process_identity
 from orchestrator.records.attempts import (
     DIED,
     FAILED,
@@ -40,10 +42,11 @@ def owned(records: AttemptFolder, number: int = 1, age: float = 0.0, **owner: ob
     return path
 
 
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+@pytest.fixture
+def judged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts of other hosts are judged at the first look."""
+    monkeypatch.setattr(moleflow.cache.claim, "WATCHED_S", 0.0)
+    monkeypatch.setattr(moleflow.cache.claim, "LOOK_EVERY_S", 0.0)
 
 
 def test_attempts_are_numbered_in_order_and_keep_their_facts(records):
@@ -121,8 +124,8 @@ def test_of_many_processes_one_gets_each_attempt(records, tmp_path):
     assert {record.state for record in records.all()} == {DIED}
 
 
-def test_an_attempt_has_died_with_its_process(records):
-    owned(records, host=socket.gethostname(), pid=dead_process(), started=None)
+def test_an_attempt_has_died_with_its_process(records, dead_pid):
+    owned(records, **{**process_identity(), "pid": dead_pid, "started": None})
     assert records.of_trial(TRIAL)[0].state == DIED
     after = records.begin(TRIAL)
     assert after.number == 2
@@ -130,7 +133,7 @@ def test_an_attempt_has_died_with_its_process(records):
 
 
 def test_a_later_process_of_the_same_number_is_another_one(records):
-    owned(records, host=socket.gethostname(), pid=os.getpid(), started="1")
+    owned(records, **{**process_identity(), "started": "1"})
     assert records.of_trial(TRIAL)[0].state == DIED
 
 
@@ -142,6 +145,7 @@ def test_another_hosts_attempt_lives_as_long_as_its_heartbeat(records):
     assert records.of_trial(TRIAL)[0].state == DIED
 
 
+@pytest.mark.usefixtures("judged_at_once")
 def test_an_incomplete_record_reads_as_died_once_it_is_old(records):
     path = owned(records)
     path.write_text('{"trial_id": ')
@@ -211,8 +215,8 @@ def test_json_that_is_no_object_is_damage(records, text):
     assert (record.content, record.stored_state) == ({}, RUNNING)
 
 
-def test_an_ended_attempt_never_reads_as_died(records):
-    path = owned(records, host=socket.gethostname(), pid=dead_process(), started=None, age=3600)
+def test_an_ended_attempt_never_reads_as_died(records, dead_pid):
+    path = owned(records, host=socket.gethostname(), pid=dead_pid, started=None, age=3600)
     content = json.loads(path.read_text()) | {"state": FINISHED}
     path.write_text(json.dumps(content))
     os.utime(path, (1e9, 1e9))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from moleflow.owner import process_identity
 from orchestrator.records.attempts import DIED, FAILED, FINISHED, WORKER_DIED, AttemptFolder, write_json
 from orchestrator.records.dead_attempts import UNSEEN, record_dead_attempts
 from orchestrator.results.store import ResultStore
@@ -27,7 +28,7 @@ def left(finished):
     row = dict(other.content["row"])
     for record, number in ((done, 1), (other, 2)):
         path = records.folder / f"{record.trial_id}-{number}.json"
-        owner = {"host": record.content["host"], "pid": process.pid, "started": None, "row": row}
+        owner = {**process_identity(), "pid": process.pid, "started": None, "row": row}
         write_json(
             path,
             {"trial_id": record.trial_id, "attempt": number, "state": "running", "started_at": LAST_SIGN - 60, **owner},

@@ -139,7 +139,7 @@ def test_equal_scores_make_equal_bytes_whatever_the_order_of_writing(stored, add
     for factors, seed, images in trials:
         add(factors, seed, images=images)
     other = ResultStore(tmp_path / "other")
-    writer = PartWriter(other, "another")
+    writer = PartWriter(other)
     for factors, seed, images in reversed(trials):
         rows = make_trial(factors, seed, images=images)
         writer.add(type(rows)(rows.attempt, rows.metrics, list(reversed(rows.scores))))

@@ -17,7 +17,7 @@ def sweep(tmp_path, make_trial):
     """Store generated trials, each (factors, seed, what is named), as a sweep of that name."""
 
     def store(name, *trials, selection=None):
-        writer = PartWriter(ResultStore(tmp_path / name), "test")
+        writer = PartWriter(ResultStore(tmp_path / name))
         for factors, seed, named in trials:
             writer.add(make_trial(factors, seed, **named))
         writer.flush()

@@ -22,7 +22,7 @@ def store_r(tmp_path, make_trial):
         )
         for row in rows.metrics:
             row["image_auroc"] = r[row["after_task"]][row["task"]]
-        writer = PartWriter(ResultStore(tmp_path / "sweep"), "test")
+        writer = PartWriter(ResultStore(tmp_path / "sweep"))
         writer.add(rows)
         writer.flush()
         return ResultStore(tmp_path / "sweep"), rows.attempt["trial_id"]

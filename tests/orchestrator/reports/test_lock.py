@@ -130,6 +130,7 @@ DECIDES_NOTHING = {
     "moleflow.code_digest",
     "moleflow.errors",
     "moleflow.files",
+    "moleflow.owner",
     "orchestrator.host.provenance",  # It names the folder of the checkout.
     "moleflow.settings.yaml_reader",  # It reads the published rows: key `published`.
     "orchestrator",

@@ -277,7 +277,7 @@ def test_equal_results_make_equal_bytes(stored, add, tmp_path, make_trial):
     for factors, seed in trials:
         add(factors, seed)
     other = ResultStore(tmp_path / "other")
-    writer = PartWriter(other, "another")
+    writer = PartWriter(other)
     for factors, seed in reversed(trials):
         writer.add(make_trial(factors, seed))
     writer.flush()

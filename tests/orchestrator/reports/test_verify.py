@@ -37,7 +37,7 @@ def alter(path, old, new):
 
 
 def put(store, rows, worker="later"):
-    writer = PartWriter(store, worker)
+    writer = PartWriter(store)
     writer.add(rows)
     return writer.flush()
 

@@ -89,7 +89,7 @@ def write(store: ResultStore) -> Callable[..., str]:
     """Write attempts as one part and give its name."""
 
     def write(*attempts: AttemptRows) -> str:
-        writer = PartWriter(store, "test")
+        writer = PartWriter(store)
         for attempt in attempts:
             writer.add(attempt)
         name = writer.flush()

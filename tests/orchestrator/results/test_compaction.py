@@ -58,7 +58,7 @@ STEPS = st.one_of(
 
 def do(store, make_attempt, step):
     if step[0] == "write":
-        writer = PartWriter(store, "worker")
+        writer = PartWriter(store)
         for trial, attempt, status, code, minute in step[1]:
             writer.add(make_attempt(trial, attempt, status, code, minute))
         writer.flush()

@@ -28,8 +28,7 @@ def test_each_file_is_synced_before_it_is_renamed_and_the_receipt_is_last(store,
     parts.write_part(store.parts, made)
     paths = [store.parts / table / f"{made.name}.parquet" for table in ("metrics", "scores", "curves", "attempts")]
     assert disk_calls == [
-        *("sync file" for _ in paths),
-        *(f"rename synced to {path}" for path in paths),
+        *(call for path in paths for call in ("sync file", f"rename synced to {path}")),
         f"sync folder {store.parts / 'attempts'}",
     ]
 

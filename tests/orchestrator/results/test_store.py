@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+import orchestrator.results.store
 from moleflow.errors import InvalidInput
+from moleflow.owner import owner_code
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES, arrow_schema
 from orchestrator.results.store import ResultStore
@@ -163,7 +166,11 @@ def empty(path):
 
 @pytest.mark.parametrize("harm", [cut, flip, empty, os.unlink])
 @pytest.mark.parametrize("table", TABLES)
-def test_a_damaged_part_is_named_and_its_attempts_are_not_finished(store, write, make_attempt, table, harm):
+def test_a_damaged_part_is_named_and_its_attempts_are_not_finished(
+    store, write, make_attempt, table, harm, monkeypatch
+):
+    # Its writer, which is this process.
+    monkeypatch.setattr(orchestrator.results.store, "code_is_gone", lambda code: True)
     good, bad = write(make_attempt(trial=1)), write(make_attempt(trial=2))
     path = store.parts / table / f"{bad}.parquet"
     harm(path)
@@ -231,14 +238,30 @@ def test_a_trial_that_finished_after_it_was_pruned_is_not_pruned(store, write, m
     }
 
 
-def test_recovery_removes_unfinished_files_once_they_are_old(store, write, make_attempt):
+def test_recovery_removes_the_files_of_dead_writers_and_the_old_ones_of_other_hosts(
+    store, write, make_attempt, dead_pid
+):
     name = write(make_attempt())
-    left = [store.parts / "scores" / "half.parquet", store.parts / ".tmp" / ".x.1.tmp"]
-    for path in left:
+    here, elsewhere, digest = owner_code(dead_pid), "00000000-1", "0123456789abcdef"
+    gone = [
+        store.parts / "scores" / f"then-{here}-{digest}.parquet",
+        store.parts / ".tmp" / f".x.{here}-0123456789ab.tmp",
+        store.parts / "scores" / f"old-{elsewhere}-{digest}.parquet",
+        store.parts / ".tmp" / f".x.{elsewhere}-0123456789ab.tmp",
+        store.parts / ".tmp" / ".x.1.tmp",  # As earlier code named it.
+    ]
+    kept = [
+        store.parts / "scores" / f"then-{owner_code()}-{digest}.parquet",
+        store.parts / ".tmp" / f".x.{owner_code()}-0123456789ab.tmp",
+        store.parts / "scores" / f"young-{elsewhere}-{digest}.parquet",
+        store.parts / ".tmp" / f".young.{elsewhere}-0123456789ab.tmp",
+    ]
+    for path in gone + kept:
         path.write_bytes(b"half")
-    os.utime(left[0], (1e9, 1e9))
-    assert store.recover().removed == (left[0],)
-    assert set(store.recover(grace_seconds=-1).removed) == {left[1]}
+    for path in gone[2:]:
+        os.utime(path, (time.time() - 3700, time.time() - 3700))
+    assert set(store.recover().removed) == set(gone)
+    assert all(path.exists() for path in kept)
     assert (store.parts / "scores" / f"{name}.parquet").exists()
 
 

@@ -19,7 +19,7 @@ def store_rows(make_trial):
     """Store rows for trials in a folder, with given seconds, metrics and status."""
 
     def store(folder, trials, seconds, image=(0.9, 0.7), **attempt):
-        writer = PartWriter(ResultStore(folder), "test")
+        writer = PartWriter(ResultStore(folder))
         for trial in trials:
             rows = [make_trial({}, trial.config.seed, image=image, pixel=(0.5, 0.5), split=name) for name in SPLITS]
             own = {"trial_id": trial.id, "seconds_spent": seconds, **attempt}

@@ -144,6 +144,18 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_the_password(driven
     assert "secret" not in line
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql+psycopg://u:p@secret@127.0.0.1:1/db", "postgresql://u:p@h1,u:secret@h2/db", "pg://u:p/secret@h@"],
+)
+def test_a_url_whose_password_could_be_taken_for_a_host_connects_to_nothing(driven, monkeypatch, url):
+    monkeypatch.setattr(storage, "RDBStorage", lambda url: pytest.fail("it connected"))
+    with pytest.raises(InvalidInput, match=r"^--storage: pg?[a-z+]*://\*\*\* cannot be taken apart") as refused:
+        driven(None, {"url": url})
+    assert "secret" not in str(refused.value)
+    assert "%40" in str(refused.value)
+
+
 @pytest.mark.parametrize(("errors", "opens"), [(4, True), (5, False)])
 def test_a_database_that_another_driver_creates_is_tried_five_times(driven, monkeypatch, tmp_path, errors, opens):
     calls, pauses = [], []

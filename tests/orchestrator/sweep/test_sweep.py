@@ -323,7 +323,7 @@ def test_the_spec_holds_the_whole_sweep() -> None:
 
 def test_the_resources_of_a_trial_by_default() -> None:
     resources = make({}).resources.model_dump()
-    assert resources == {"gpus": 0, "cpus": 1, "mem_gb": 4, "time_min": 240, "trials_per_gpu": 1}
+    assert resources == {"gpus": 0, "cpus": 1, "mem_gb": 4, "time_min": 240, "stall_min": 60, "trials_per_gpu": 1}
 
 
 def test_the_settings_of_a_search_by_default() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from moleflow.cache.claim import JOB_VARIABLE
 from moleflow.code_digest import code_digest
+from moleflow.owner import JOB_VARIABLE
 from orchestrator.backends.slurm import array_worker
 from orchestrator.execution.backend import SourceSignal, WorkerConfig, WorkItem
 from orchestrator.records.attempts import AttemptFolder, write_json

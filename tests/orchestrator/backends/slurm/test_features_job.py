@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from moleflow.cache.claim import JOB_VARIABLE
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput, MoleflowError
+from moleflow.owner import JOB_VARIABLE
 from orchestrator.backends.slurm import features_job
 from orchestrator.backends.slurm.queue import Queue, QueueState, SlurmUnavailable
 from orchestrator.backends.slurm.submissions import ArrayTask

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moleflow.errors import InvalidInput
 from orchestrator.backends.slurm.job_array import (
     ArrayShape,
     array_shape,
@@ -98,3 +100,32 @@ def test_the_script_of_an_array_has_the_options_of_the_site(script: Callable[...
 def test_without_gres_no_gpu_is_requested(script: Callable[..., list[str]]) -> None:
     shape = ArrayShape(trials=1, parallel=1, time_min=40, cpus=1, mem_gb=4, gpus=2)
     assert "--gres" not in "\n".join(script(shape, gres=None))
+
+
+HOSTILE = "a b'c\"d $(touch owned) `touch owned`; touch owned & #x \\ *"
+
+
+def test_a_path_is_one_word_of_the_script_and_no_command(tmp_path: Path) -> None:
+    """A stand-in for srun records its arguments while bash runs the script."""
+    folder, record = tmp_path / HOSTILE / "jobs", tmp_path / "arguments"
+    folder.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > '{record}'\n")
+    srun.chmod(0o755)
+    executor = submitit_executor(folder, "moleflow-x", SHAPE, SiteProfile(python="/opt/python"), 2)
+    script = tmp_path / "script.sh"
+    script.write_text(sbatch_script(executor, 2))
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    subprocess.run(["bash", script], cwd=tmp_path, env=environment, check=True, timeout=30)
+    assert record.read_text().splitlines()[-5:] == ["/opt/python", "-u", "-m", "submitit.core._submit", str(folder)]
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("name", ["a\ntouch owned", "a\rb", "a\x1b[2Jb"])
+def test_a_path_of_several_lines_is_refused(tmp_path: Path, name: str) -> None:
+    """Its second line would be a command of the script, even within quotes."""
+    with pytest.raises(InvalidInput, match="given for an sbatch script, allowed: names without line breaks"):
+        submitit_executor(tmp_path / name, "moleflow-x", SHAPE, SiteProfile(), 2)
+    with pytest.raises(InvalidInput, match="another folder with --out"):
+        submitit_executor(tmp_path, name, SHAPE, SiteProfile(), 2)

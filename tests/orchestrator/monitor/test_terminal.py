@@ -1,0 +1,43 @@
+"""The console: colours are its own, control characters of others are dropped."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.monitor.terminal import Printable, printable_console, show_markdown
+
+HOSTILE = "a\x1b[2J\x1b]0;owned\x07\x9b31mb\u202ec"
+
+
+def terminal() -> tuple[object, io.StringIO]:
+    console = printable_console()
+    console.file, console._force_terminal, console._color_system = (page := io.StringIO()), True, None
+    return console, page
+
+
+def test_what_is_printed_has_no_control_character_of_others():
+    console, page = terminal()
+    table = Table()
+    table.add_row(Text(HOSTILE))
+    for renderable in (HOSTILE, Text(HOSTILE), table, Group(HOSTILE, Text(HOSTILE))):
+        console.print(renderable)
+    show_markdown(f"# {HOSTILE}\n\n| a |\n|---|\n| {HOSTILE} |\n", console)
+    text = page.getvalue()
+    assert text.count("a[2J]0;owned31mbc") == 5
+    assert not any(sign in text for sign in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e"))
+
+
+def test_the_live_picture_has_none_either():
+    console, page = terminal()
+    with Live(console=console, get_renderable=lambda: Printable(Text(HOSTILE)), auto_refresh=False) as live:
+        live.refresh()
+        console.print(HOSTILE)
+    text = page.getvalue()
+    assert "a[2J]0;owned31mbc" in text
+    assert "\x1b[?25l" in text  # The cursor is hidden by rich.
+    assert not any(sign in text for sign in ("\x1b[2J", "owned\x07", "\x9b", "\u202e"))
