@@ -276,7 +276,8 @@ def _set_by(layers: Sequence[Layer]) -> list[str]:
     return sorted({path for layer in layers for path in flatten_layer(layer)} - {"version"})
 
 
-def version_settings() -> dict[str, dict[str, Any]]:
+@cache
+def version_settings() -> Mapping[str, Mapping[str, Any]]:
     """{version: {dotted path: value}} of the method knobs."""
     layers = {name: version_layer(name, "versions") for name in version_names()}
     paths = _set_by([*layers.values()])

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from moleflow.files import write_atomically
+from moleflow import files
 from orchestrator.results.parts import temporary_folder
 
 QUALITY = 80
@@ -37,6 +37,7 @@ class ThumbnailStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "pictures"
         self._temporary = temporary_folder(folder / "parts")
+        self._stored: set[str] = set()
 
     def keep(self, digest: str, make: Callable[[], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]]) -> None:
         """Store the picture of an image unless it is stored already.
@@ -51,13 +52,14 @@ class ThumbnailStore:
         """
         # The JPEG is written last: if it exists, so does the mask.
         target = self.folder / f"{digest}.jpg"
-        if target.exists():
-            return
-        image, mask = make()
-        self.folder.mkdir(exist_ok=True)
-        if mask is not None:
-            write_atomically(target.with_suffix(".png"), _encoded(mask, "PNG"), folder=self._temporary)
-        write_atomically(target, _encoded(image, "JPEG", quality=QUALITY), folder=self._temporary)
+        if digest not in self._stored and not files.exists(target):
+            image, mask = make()
+            if not self._stored:
+                files.make_folder(self.folder)
+            if mask is not None:
+                files.write_atomically(target.with_suffix(".png"), _encoded(mask, "PNG"), folder=self._temporary)
+            files.write_atomically(target, _encoded(image, "JPEG", quality=QUALITY), folder=self._temporary)
+        self._stored.add(digest)
 
     def read(self, digest: str) -> Thumbnail | None:
         """The picture of the image with this digest; None if there is none."""
@@ -69,7 +71,7 @@ class ThumbnailStore:
         mask = target.with_suffix(".png")
         if not self._is_own_file(target):
             return None
-        return Thumbnail(target.read_bytes(), mask.read_bytes() if self._is_own_file(mask) else None)
+        return Thumbnail(files.read(target), files.read(mask) if self._is_own_file(mask) else None)
 
     def _is_own_file(self, path: Path) -> bool:
         """True if it is a file in this folder, and no pipe and no link to somewhere else."""
