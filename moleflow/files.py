@@ -86,7 +86,7 @@ def read(path: Path) -> bytes:
         with _opened(path) as file:
             return file.read()
 
-    return _current(path, lambda: _retried(whole, path, but=errno.ESTALE))
+    return _current(path, lambda: retried(whole, path, but=errno.ESTALE))
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -95,7 +95,7 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
         FileNotFoundError, NotAFile, OSError: as `read`.
     """
-    return _current(path, lambda: _retried(lambda: _opened(path), path, but=errno.ESTALE))
+    return _current(path, lambda: retried(lambda: _opened(path), path, but=errno.ESTALE))
 
 
 def exists(path: Path) -> bool:
@@ -106,7 +106,7 @@ def exists(path: Path) -> bool:
 def status(path: Path) -> os.stat_result | None:
     """Size and times of a file or folder, perhaps as they were a minute ago; None if it is gone."""
     try:
-        return _current(path, lambda: _retried(lambda: os.stat(path), path, but=errno.ESTALE))
+        return _current(path, lambda: retried(lambda: os.stat(path), path, but=errno.ESTALE))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -129,7 +129,7 @@ def status_now(path: Path) -> os.stat_result | None:
             os.close(handle)
 
     try:
-        return _current(path, lambda: _retried(ask, path, but=errno.ESTALE))
+        return _current(path, lambda: retried(ask, path, but=errno.ESTALE))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -146,7 +146,7 @@ def names(folder: Path, fresh: bool = False) -> list[str]:
         with contextlib.suppress(OSError):
             _touch_probe(folder)
     try:
-        found = _current(folder, lambda: _retried(lambda: os.listdir(folder), folder, but=errno.ESTALE))
+        found = _current(folder, lambda: retried(lambda: os.listdir(folder), folder, but=errno.ESTALE))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [name for name in found if not _TEMPORARY.match(name)]
@@ -208,7 +208,7 @@ def write_atomically(path: Path, *content: Content, folder: Path | None = None, 
                 os.unlink(temporary)
             raise
 
-    _retried(write, path)
+    retried(write, path)
 
 
 def create_exclusively(path: Path, *content: Content, durable: bool = False) -> bool:
@@ -245,7 +245,7 @@ def create_exclusively(path: Path, *content: Content, durable: bool = False) -> 
                 raise _passing_if_removed(error, path.parent) from error
         return True
 
-    return _retried(create, path)
+    return retried(create, path)
 
 
 @contextlib.contextmanager
@@ -302,7 +302,7 @@ def rename(source: Path, target: Path) -> None:
             if not _reply_was_lost(error, is_there):
                 raise
 
-    _retried(move, target)
+    retried(move, target)
 
 
 def remove(path: Path) -> bool:
@@ -312,7 +312,7 @@ def remove(path: Path) -> bool:
         OSError: the folder cannot be written.
     """
     try:
-        _current(path, lambda: _retried(lambda: os.unlink(path), path, but=errno.ESTALE))
+        _current(path, lambda: retried(lambda: os.unlink(path), path, but=errno.ESTALE))
     except FileNotFoundError:
         return False
     return True
@@ -325,7 +325,7 @@ def make_folder(folder: Path) -> None:
         OSError: it cannot be made.
     """
     # `exist_ok` also covers a reply that was lost.
-    _retried(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+    retried(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
 
 
 def touch(path: Path) -> None:
@@ -335,7 +335,7 @@ def touch(path: Path) -> None:
         FileNotFoundError: there is none.
         OSError: it cannot be stamped.
     """
-    _current(path, lambda: _retried(lambda: os.utime(path), path, but=errno.ESTALE))
+    _current(path, lambda: retried(lambda: os.utime(path), path, but=errno.ESTALE))
 
 
 def sync_folder(folder: Path) -> None:
@@ -373,8 +373,17 @@ def remove_leftovers(folder: Path) -> list[Path]:
 # --- What servers answer -------------------------------------------------------------------------
 
 
-def _retried(operation: Callable[[], Result], path: Path, but: int | None = None) -> Result:
-    """The result of an operation that is tried again after each passing error, `but` one."""
+def retried(operation: Callable[[], Result], path: Path, but: int | None = None) -> Result:
+    """The result of an operation that is tried again after each passing error, `but` one.
+
+    Args:
+        operation: writes anew what it writes each time, under a new name.
+        path: named in the message.
+        but: an error that is not tried again.
+
+    Raises:
+        OSError: an error that does not pass, or not within `retry_s()` seconds.
+    """
     deadline, pause = None, _FIRST_PAUSE_S
     while True:
         try:

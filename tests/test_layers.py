@@ -29,7 +29,7 @@ MOLEFLOW = {
     "data": "code_digest errors files settings",
     "models": "settings",
     "cache": "code_digest environment errors files owner settings",
-    "features": "cache code_digest data environment errors settings",
+    "features": "cache code_digest data environment errors files settings",
     "training": "cache data environment errors features metrics models settings",
 }
 ORCHESTRATOR = {

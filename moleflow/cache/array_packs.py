@@ -306,7 +306,7 @@ class PackFolder:
         """Remove a pack."""
         self._forget({name})
         for suffix in (".json", ".npy"):
-            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+            files.remove(self.folder / f"{name}{suffix}")
 
     def remove_unfinished(self, name: str = "*") -> None:
         """Remove half-written files of a bucket, or of all; a live writer must write again.
@@ -316,7 +316,7 @@ class PackFolder:
         if not self._has_unfinished:
             return
         for path in self.folder.glob(f".{name}-*.tmp"):
-            path.unlink(missing_ok=True)
+            files.remove(path)
 
     def remove_leftovers(self, name: str) -> None:
         """Remove what a dead writer of a bucket left; only for the holder of its claim."""
@@ -328,7 +328,7 @@ class PackFolder:
 
     def _describe(self, name: str) -> Pack | None:
         try:
-            facts: Any = json.loads((self.folder / f"{name}.json").read_bytes())
+            facts: Any = json.loads(files.read(self.folder / f"{name}.json"))
             pack = Pack(tuple(facts["images"]), tuple(facts["shape"]), str(facts["dtype"]), tuple(facts["crc32"]))
         except (ValueError, KeyError, TypeError):
             return None
@@ -360,7 +360,7 @@ class PackFolder:
 
     def _still_stored(self, names: set[str]) -> set[str]:
         """The packs that were not removed meanwhile: those are damaged."""
-        return {name for name in names if (self.folder / f"{name}.npy").exists()}
+        return {name for name in names if files.exists(self.folder / f"{name}.npy")}
 
     def _copy(self, name: str, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
         """Read (position in `out`, row) pairs of a pack; False at the first damage."""
@@ -397,9 +397,13 @@ def _rows(file: BinaryIO, pack: Pack, wanted: Iterable[int]) -> Iterator[npt.NDA
 
 def _read(path: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
     """Read (position in `out`, row) pairs of a file; False at the first damage, or if gone."""
-    try:
+
+    def read() -> bool:
         with files.open_file(path) as file:
             return _read_open(file, pack, rows, out)
+
+    try:
+        return files.retried(read, path)
     except OSError as error:
         if error.errno not in _GONE:
             raise

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from moleflow import files
 from moleflow.cache.stage_state import Checkpoint, Epoch, state_digest
 from moleflow.cache.stages import StageId, StageStore
 from moleflow.errors import Diverged
-from moleflow.files import write_atomically
 from moleflow.settings.config import digest
 
 
@@ -72,7 +72,7 @@ class StageCheckpointer:
 
     def _read(self) -> Checkpoint | None:
         try:
-            content = self._path.read_bytes()
+            content = files.read(self._path)
         except OSError:
             return None
         checkpoint = decode_checkpoint(content, self._stage)
@@ -84,12 +84,12 @@ class StageCheckpointer:
         if self._last is None:
             return
         with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, encode_checkpoint(self._last, self._stage))
+            files.make_folder(self._path.parent)
+            files.write_atomically(self._path, encode_checkpoint(self._last, self._stage))
 
     def _remove(self) -> None:
         with suppress(OSError):
-            self._path.unlink()
+            files.remove(self._path)
 
 
 def encode_checkpoint(checkpoint: Checkpoint, stage: StageId) -> bytes:

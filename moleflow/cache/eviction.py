@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from moleflow import files
 from moleflow.cache.claim import try_claim
 from moleflow.cache.entries import CacheEntry, cache_entries, remove_entry
 from moleflow.cache.pins import pinned, pinned_groups, pins
 from moleflow.cache.protect_planned import protect_planned_stages
 from moleflow.errors import InvalidInput
-from moleflow.files import write_atomically
 from moleflow.settings.config import TrialConfig
 
 VARIABLE = "MOLEFLOW_CACHE_BUDGET"
@@ -103,10 +103,10 @@ def set_budget(cache: Path, size: int | None) -> None:
     """
     path = cache / "budget.json"
     if size is None:
-        path.unlink(missing_ok=True)
+        files.remove(path)
         return
-    cache.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"bytes": size}).encode())
+    files.make_folder(cache)
+    files.write_atomically(path, json.dumps({"bytes": size}).encode())
 
 
 def evict(cache: Path, budget: int) -> EvictionResult:

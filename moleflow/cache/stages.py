@@ -15,12 +15,12 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from moleflow import files
 from moleflow.cache.claim import Claim, is_stale, try_claim
 from moleflow.cache.entries import mark_used
 from moleflow.cache.stage_state import Epoch, Stage
 from moleflow.code_digest import code_digest, version
 from moleflow.environment import Environment
-from moleflow.files import write_file
 from moleflow.settings.config import TrialConfig, digest, reach
 
 CHECKPOINT_EVERY_S = 60.0
@@ -92,8 +92,8 @@ class StageStore:
         """Remove the claim and the checkpoint of a stored stage whose maker died."""
         path = self.claim_path(stage)
         if is_stale(path):
-            self.checkpoint_path(stage).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            files.remove(self.checkpoint_path(stage))
+            files.remove(path)
 
     def claim_path(self, stage: StageId) -> Path:
         """The file of a stage's claim."""
@@ -107,11 +107,11 @@ class StageStore:
         """The stored stage; None if it is missing or any of its bytes are damaged."""
         place = self.stage_folder(stage)
         try:
-            record = json.loads((place / "stage.json").read_text())
+            record = json.loads(files.read(place / "stage.json"))
             mark_used(place / "stage.json")  # Not before: most of the time there is none yet.
             if record.pop("digest") != digest(record) or record["key"] != stage.key:
                 return None
-            content = (place / _STATE).read_bytes()
+            content = files.read(place / _STATE)
             if _sha256(content) != record["files"][_STATE]:
                 return None
             epochs = tuple(Epoch(**epoch) for epoch in record["epochs"])
@@ -142,41 +142,46 @@ class StageStore:
             "facts": dict(facts),
         }
         record["digest"] = digest(record)
-        files = {_STATE: state, "stage.json": json.dumps(record, indent=1, allow_nan=False).encode()}
+        contents = {_STATE: state, "stage.json": json.dumps(record, indent=1, allow_nan=False).encode()}
         try:
-            self._place(stage, files)
+            self._place(stage, contents)
         except FileNotFoundError:
             # This process seemed dead for a minute: another took the claim over and removed the
             # files that this one was writing.
             if self.load(stage) is None:
-                self._place(stage, files)
+                self._place(stage, contents)
         # Not before: if the rename fails, the next worker resumes from the checkpoint.
-        self.checkpoint_path(stage).unlink(missing_ok=True)
+        files.remove(self.checkpoint_path(stage))
 
-    def _place(self, stage: StageId, files: Mapping[str, bytes]) -> None:
+    def _place(self, stage: StageId, contents: Mapping[str, bytes]) -> None:
         """Write a stage's files to a temporary folder and rename it into place."""
         place = self.stage_folder(stage)
+        files.retried(lambda: self._place_once(stage, place, contents), place)
+
+    def _place_once(self, stage: StageId, place: Path, contents: Mapping[str, bytes]) -> None:
         temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         try:
-            temporary.mkdir(parents=True)
-            for name, content in files.items():
-                write_file(temporary / name, content)
+            files.make_folder(temporary)
+            for name, content in contents.items():
+                files.write_file(temporary / name, content)
             for last in (False, True):
                 try:
-                    temporary.rename(place)
+                    files.rename(temporary, place)
                     return
                 except OSError:
                     if self.load(stage) is not None:
-                        return  # Another worker was first, with the same stage.
+                        break  # Another worker was first, with the same stage.
                     if last:
                         raise
                 # A rename cannot replace a folder with files in it, so a damaged one moves away.
                 damaged = temporary.with_name(f"{temporary.name}.damaged")
                 with suppress(FileNotFoundError):
-                    place.rename(damaged)
+                    files.rename(place, damaged)
                     shutil.rmtree(damaged, ignore_errors=True)
-        finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
     def remove_leftovers(self, stage: StageId) -> None:
         """Remove what a dead writer of `stage` left; only for the holder of its claim."""
@@ -185,7 +190,7 @@ class StageStore:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 with suppress(OSError):
-                    leftover.unlink()
+                    files.remove(leftover)
 
     def stage_folder(self, stage: StageId) -> Path:
         """The folder of a stored stage; cached patch scores of its expert are in it too."""

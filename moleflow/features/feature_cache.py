@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from moleflow import files
 from moleflow.cache.array_packs import NodeCopies, OpenArrays, PackFolder, bucket
 from moleflow.cache.claim import try_claim, wait_for
 from moleflow.code_digest import code_digest, version
@@ -193,7 +194,7 @@ class FeatureCache:
             report(len(wanted) - len(missing), len(wanted))
             if not missing:
                 return
-            packs.folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(packs.folder)
             buckets = sorted({bucket(image) for image in missing})
             worked = False
             for name in buckets:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 import moleflow.cache.stages
+import moleflow.files
 from moleflow.cache.entries import remove_entry, stage_entries
 from moleflow.cache.stage_state import Epoch, Stage, state_digest
 from moleflow.cache.stages import ROOT, StageId, StageStore, stage_id
@@ -235,15 +237,15 @@ def test_who_is_taken_for_dead_while_it_writes_fails_nothing(
     """The next worker removes the files of a seemingly dead one, and may finish first."""
     write, swept = write_file, list[Path]()
 
-    def written_then_swept(path: Path, content: bytes) -> None:
-        write(path, content)
-        if not swept:
+    def written_then_swept(path: Path, *content: bytes, durable: bool = True) -> None:
+        write(path, *content, durable=durable)
+        if not swept and path.parent.parent == place(tmp_path).parent:
             swept.append(path)
             StageStore(tmp_path).remove_leftovers(FIRST)
             if takes_over:
                 saved(tmp_path, value=1.0)
 
-    monkeypatch.setattr(moleflow.cache.stages, "write_file", written_then_swept)
+    monkeypatch.setattr(moleflow.files, "write_file", written_then_swept)
     found = saved(tmp_path).load(FIRST)
     assert found is not None
     assert same(found.state, stage().state)
@@ -254,15 +256,15 @@ def test_a_checkpoint_stays_until_its_stage_is_in_its_place(tmp_path: Path, monk
     kept = StageStore(tmp_path).checkpoint_path(FIRST)
     kept.parent.mkdir()
     kept.write_bytes(b"the last epoch")
-    rename = Path.rename
+    rename = os.replace
 
-    def full(self: Path, target: Path) -> Path:
+    def full(source: Path, target: Path) -> None:
         if target == place(tmp_path):
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
-        return rename(self, target)
+        rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="Disk quota exceeded"):
             saved(tmp_path)
     assert kept.read_bytes() == b"the last epoch"

@@ -232,7 +232,7 @@ def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
         "boolean": st.booleans(),
         "null": st.none(),
         "string": st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1),
-        "integer": st.integers(low, 2**63 - 1 if high is None else high),
+        "integer": st.integers(-(2**63) if low is None else low, 2**63 - 1 if high is None else high),
         "number": st.floats(low, high, allow_nan=False, allow_infinity=False, **ends),
     }[schema["type"]]
 
