@@ -121,10 +121,11 @@ def status_now(path: Path) -> os.stat_result | None:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             # Opening a file makes NFS ask for its attributes, but not every client. All of them
-            # take over those in the reply to a change. This one changes nothing.
+            # take over those in the reply to a change. This one changes nothing. It names the path,
+            # so that a client that still knows a file removed elsewhere looks the name up anew.
             with contextlib.suppress(PermissionError):
-                os.fchmod(handle, stat.S_IMODE(os.fstat(handle).st_mode))
-            return os.fstat(handle)
+                os.chmod(path, stat.S_IMODE(os.fstat(handle).st_mode))
+            return os.stat(path)
         finally:
             os.close(handle)
 

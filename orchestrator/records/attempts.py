@@ -134,7 +134,7 @@ class AttemptFolder:
             earlier = self.of_trial(trial_id)
             running = [record for record in earlier if record.stored_state == RUNNING and not record.has_died]
             if running:
-                return self._reread_if_ended(running[0])
+                return running[0]
             number = earlier[-1].attempt + 1 if earlier else 1
             path = self.folder / f"{trial_id}-{number}.json"
             content = {
@@ -202,15 +202,6 @@ class AttemptFolder:
             return True
         return False
 
-    def _reread_if_ended(self, record: AttemptRecord) -> AttemptRecord:
-        """The record of a running attempt, read anew if its end was claimed."""
-        # FUSE clients may show the replaced record for as long as they keep names. The end is a new
-        # name; the listing tells them of the new record.
-        if files.exists(self._end_path(record.trial_id, record.attempt)):
-            files.names(self.folder, fresh=True)
-            return self.reread(record)
-        return record
-
     def _end_path(self, trial_id: str, number: int) -> Path:
         return self.folder / f"{trial_id}-{number}.end"
 
@@ -259,13 +250,19 @@ class AttemptFolder:
 
 
 def read_record(folder: Path, trial_id: str, number: int) -> AttemptRecord | None:
-    """The record of an attempt, without text if it cannot be read; None if there is none."""
+    """The record of an attempt, without text if it cannot be read; None if there is none.
+
+    Raises:
+        OSError: it cannot be told whether there is one.
+    """
     path = folder / f"{trial_id}-{number}.json"
     try:
         text = files.read(path).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return None
     except OSError:
+        if not files.exists(path):
+            return None
         text = ""
     return AttemptRecord(trial_id, number, path, text)
 

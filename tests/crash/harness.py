@@ -453,7 +453,7 @@ def import_all() -> None:
 
 def place_for_work() -> str:
     """A folder in memory if there is one: thousands of folders are written."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()  # noqa: S108
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
 
 
 def run_lane(lane: int, lanes: int, names: Sequence[str], sample: int, seed: int, out: Path) -> None:
@@ -464,7 +464,7 @@ def run_lane(lane: int, lanes: int, names: Sequence[str], sample: int, seed: int
         ready = [prepare(SCENARIOS[name], Path(folder) / str(n)) for n, name in enumerate(names)]
         chosen = [(one, harm) for one in ready for harm in one.harms]
         if sample:
-            chosen = random.Random(seed).sample(chosen, min(sample, len(chosen)))  # noqa: S311
+            chosen = random.Random(seed).sample(chosen, min(sample, len(chosen)))
         for one, harm in chosen[lane::lanes]:
             key = f"{harm.scenario}, {harm.number}, {harm.mode}"
             if key in known:

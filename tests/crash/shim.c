@@ -125,13 +125,17 @@ static long finish(int answer, long result) {
 }
 #define REFUSED(answer) if (answer == FAIL) { errno = code; return -1; }
 
+/* A full disk lets files be read, removed and touched. */
+static int can_fail(void) { return code != ENOSPC && code != EDQUOT; }
+
 static int opened(int folder, const char *path, int flags, mode_t rights) {
   char full[PATH_MAX];
   int in = active() && inside(folder, path, full);
   int writes = (flags & O_ACCMODE) != O_RDONLY || flags & O_CREAT;
   int answer = GO_ON;
   if (in && !(flags & (O_PATH | O_DIRECTORY))) {
-    answer = visit(flags & O_EXCL ? "create" : writes ? "open to write" : "open to read", full, 1, 0);
+    answer = visit(flags & O_EXCL ? "create" : writes ? "open to write" : "open to read", full,
+                   writes || can_fail(), 0);
     REFUSED(answer)
   }
   int handle = syscall(SYS_openat, folder, path, flags, rights);
@@ -226,9 +230,6 @@ int symlink(const char *content, const char *path) {
   REFUSED(answer)
   return finish(answer, syscall(SYS_symlinkat, content, AT_FDCWD, path));
 }
-
-/* A full disk lets files be removed and touched. */
-static int can_fail(void) { return code != ENOSPC && code != EDQUOT; }
 
 static int unlinked(int folder, const char *path, int flags) {
   char full[PATH_MAX];

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import psutil
 import pytest
 import ray
 from ray._private.authentication.authentication_token_setup import (
@@ -10,6 +13,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.cluster_utils import Cluster
 
+from orchestrator.backends.ray.cluster import connected
 from orchestrator.records.attempts import FAILED, FINISHED, WORKER_DIED, AttemptFolder
 from orchestrator.results.store import ResultStore
 
@@ -54,6 +58,22 @@ def test_a_node_that_dies_costs_the_attempt_that_ran_there(cluster, long_sweep, 
     ends = {(r.trial_id, r.attempt): r.state for r in AttemptFolder(long_sweep / "results/small/attempts").all()}
     assert sorted(ends.values()) == [FAILED, *[FINISHED] * 4]
     assert digits(long_sweep / "results/small") == digits(long_run.folder / "results/small")
+
+
+def test_a_cluster_that_a_run_starts_listens_on_this_machine_alone(monkeypatch):
+    """Ray by itself binds to all interfaces, where anybody in the network may run code."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    setup = SimpleNamespace(device="cpu", threads=1)
+    with connected(None, SimpleNamespace(cpus=1, mem_gb=0.5, gpus=0), setup, True, lambda _: None):
+        assert ray.get(ray.remote(lambda: 1).remote()) == 1
+        listening = {
+            connection.laddr.ip
+            for process in psutil.Process().children(recursive=True)
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert listening
 
 
 def test_what_no_node_can_hold_is_refused_before_anything_runs(cluster, place, edit, command):

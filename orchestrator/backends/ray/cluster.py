@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+from ray._private import ray_constants
 
 from moleflow.cache.claim import is_stale, try_claim
 from moleflow.errors import InvalidInput
@@ -121,7 +122,7 @@ def _remove_folders_of_dead_drivers(place: Path) -> None:
 
 def _start(folder: Path, needs: Resources, setup: WorkerConfig, dashboard: bool) -> str | None:
     gpus = 0 if setup.device == "cpu" else len(visible_gpus())
-    with hangup_ignored():
+    with hangup_ignored(), _loopback_only():
         context = ray.init(
             address="local",
             num_cpus=max(available_cores(), setup.threads, needs.cpus),
@@ -134,6 +135,22 @@ def _start(folder: Path, needs: Resources, setup: WorkerConfig, dashboard: bool)
             logging_level=logging.CRITICAL,
         )
     return context.dashboard_url
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let the cluster that starts in the block listen on 127.0.0.1 alone.
+
+    Ray does so by default on Windows and macOS only, and has a variable for it that it reads when
+    it is imported. Its processes read it at their own start.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with set_variables({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def check_address(address: str) -> None:

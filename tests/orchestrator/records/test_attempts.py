@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import moleflow.cache.claim
+from moleflow import files
 from moleflow.owner import process_identity
 from orchestrator.records.attempts import (
     DIED,
@@ -231,3 +233,14 @@ def test_attempts_are_listed_by_trial_and_number(records):
     assert listed == [(trial, number) for trial in (TRIAL, "ba9876543210") for number in range(1, 12)]
     chosen = records.of_trials([TRIAL, "000000000000"])
     assert {trial: [record.attempt for record in found] for trial, found in chosen.items()} == {TRIAL: [*range(1, 12)]}
+
+
+def test_records_that_cannot_be_read_end_the_search_for_the_next_number(records, monkeypatch):
+    """A broken disk; each look used to find one more attempt, for ever."""
+    records.begin(TRIAL).end(FINISHED)
+
+    def broken(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(files, "read", broken)
+    assert [record.attempt for record in records.of_trial(TRIAL)] == [1]
