@@ -102,7 +102,7 @@ class Harm:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was seen: all false, and `exit_code` 0, is well."""
+    """The outcome of a harm. All zero or false, and `exit_code` 0, is well."""
 
     reached: bool
     first_exit: int | None
@@ -326,7 +326,7 @@ def tell(place: Path) -> int:
 
 
 def told(place: Path) -> dict[str, Any]:
-    """What a child told of the folder."""
+    """The answer of a child about the folder."""
     content: dict[str, Any] = json.loads((place.parent / "stored.json").read_text())
     return content
 

@@ -72,6 +72,38 @@ def test_the_same_attempt_written_twice_is_read_once(store, write, make_attempt)
     assert store.read("attempts").num_rows == 1
 
 
+@pytest.mark.parametrize("finished_first", [True, False])
+def test_two_rows_of_one_attempt_are_read_as_one_and_repaired(store, write, make_attempt, finished_first):
+    """Earlier code took a live worker for dead, stored a row for it, and the worker its own."""
+    other = make_attempt(trial=2)
+    states = ["finished", "failed"] if finished_first else ["failed", "finished"]
+    written = [write(make_attempt(status=states[0]), other), write(make_attempt(status=states[1]))]
+    import duckdb
+
+    wrong = parts.part_file(store.parts, "attempts", written[states.index("failed")])
+    raw = f"select count(*), count(distinct trial_id) from '{store.parts}/attempts/*.parquet'"
+    assert duckdb.sql(raw).fetchall() == [(3, 2)]
+
+    def readers_see() -> None:
+        for reader in (store, ResultStore(store.folder)):
+            assert reader.statuses() == {("000000000001", 1): "finished", ("000000000002", 1): "finished"}
+            rows = reader.read("attempts").to_pylist()
+            assert [(row["trial_id"], row["status"]) for row in sorted(rows, key=lambda row: row["trial_id"])] == [
+                ("000000000001", "finished"),
+                ("000000000002", "finished"),
+            ]
+            assert reader.read("metrics").num_rows == 6
+
+    readers_see()
+    store.compact()
+    readers_see()
+    assert store.recover().doubled == (wrong,)
+    readers_see()
+    assert duckdb.sql(raw).fetchall() == [(2, 2)]
+    assert (store.folder / "damaged" / "attempts" / wrong.name).exists()
+    assert store.recover().doubled == ()
+
+
 def test_across_code_versions_the_most_recently_started_finished_group_counts(store, write, make_attempt):
     write(make_attempt(attempt=1, code="old", minute=1), make_attempt(attempt=2, code="new", minute=2))
     write(make_attempt(attempt=3, code="new", minute=3))
