@@ -123,12 +123,8 @@ class Worker:
     def flush(self) -> None:
         """Write the rows of ended attempts, then their records, then send their events."""
         waiting, self._unflushed = self._unflushed, []
-        lost: list[_EndedAttempt] = []
         try:
-            # This worker may have slept, and been taken for dead. Then its rows do not count.
-            lost = [one for one in waiting if not self.attempts.claim_end(*one.name)]
-            self.writer.drop([one.name for one in lost])
-            waiting = [one for one in waiting if one not in lost]
+            waiting = self._without_lost(waiting)
             self.writer.flush()
         except InvalidRows as refused:
             wrong = [one for one in waiting if one.name in refused.errors]
@@ -152,9 +148,18 @@ class Worker:
             _end_record(one.attempt, one.state, one.event.facts)
         for one in waiting:
             self.events(one.event)
+
+    def _without_lost(self, waiting: list[_EndedAttempt]) -> list[_EndedAttempt]:
+        """The attempts whose end this worker may write.
+
+        The others were taken for dead while this worker slept. Their rows do not count.
+        """
+        lost = [one for one in waiting if not self.attempts.claim_end(*one.name)]
+        self.writer.drop([one.name for one in lost])
         for one in lost:
             one.attempt.stop()
             self.events(Event("held", one.event.trial_id, {"by": TAKEN_FOR_DEAD}))
+        return [one for one in waiting if one not in lost]
 
     def keep(
         self, attempt: Attempt, state: str, rows: AttemptRows, event: Event, fail: Callable[[Exception], None]
