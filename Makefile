@@ -3,6 +3,8 @@
 # make test-all     those, and the tests that start processes or take longer: 10 minutes more
 # make test-slurm   the tests that need SLURM: as root, after slurm/cluster.sh up
 # make test-ray     the tests that start Ray clusters
+# make test-crash   harm to one file operation after the other: a sample of 560, 4 minutes
+# make test-shared  sweeps on shared filesystems, mounted here: as root, 5 minutes
 # make bench        every figure of benchmarks/README.md that needs no other machine: 15 minutes; run nothing else meanwhile
 # make check        lint, format and types
 PYTHON ?= python3
@@ -10,24 +12,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-process test-slurm test-ray bench check install
+.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared bench check install
 demo: install
 	@MOLEFLOW_COMMAND="make demo" $(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
 	@echo "Collecting the tests takes about 15 seconds."
-	$(PYTEST) -m "not process and not slurm and not chaos and not ray"
+	$(PYTEST) -m "not process and not slurm and not chaos and not ray and not shared and not crash"
 
 test-all: test test-process
 
 test-process: install
-	$(PYTEST) -m "process and not slurm and not chaos and not ray"
+	$(PYTEST) -m "process and not slurm and not chaos and not ray and not shared and not crash"
 
 test-slurm: install
 	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m "slurm or chaos"
 
 test-ray: install
 	$(BIN)/python -m pytest -m ray
+
+test-crash: install
+	$(BIN)/python -m pytest -m crash tests/crash
+
+test-shared: $(VENV)/.installed-shared
+	$(PYTEST) -m shared tests/shared
 
 bench: install
 	$(BIN)/python benchmarks/step.py
@@ -50,5 +58,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	else \
 	    $(PYTHON) -m venv $(VENV) && \
 	    $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt; \
+	fi
+	@touch $@
+
+$(VENV)/.installed-shared: $(VENV)/.installed
+	@for program in glusterfs glusterfsd fusermount3 pkg-config gcc; do command -v $$program > /dev/null && pkg-config --exists fuse3 || \
+	    { echo "make test-shared: apt-get install glusterfs-server glusterfs-client attr fuse3 libfuse3-dev pkg-config gcc" >&2; exit 1; }; done
+	@if command -v uv > /dev/null; then \
+	    uv pip install --python $(BIN)/python -e '.[shared]' -c constraints.txt; \
+	else \
+	    $(BIN)/python -m pip install --disable-pip-version-check -e '.[shared]' -c constraints.txt; \
 	fi
 	@touch $@
