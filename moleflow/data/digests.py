@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from moleflow.data.images import check_image, read_bytes
-from moleflow.files import write_atomically
+from moleflow.files import make_folder, write_atomically
 
 # A file that is younger than this could change again without a new time stamp: filesystems stamp in
 # steps of up to two seconds.
@@ -73,7 +73,7 @@ class DigestCache:
         self._known = self._read() | self._new
         self._new = {}
         rows = {name: [*stamp, *astuple(facts)] for name, (stamp, facts) in self._known.items()}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         write_atomically(self._path, json.dumps(rows).encode(), durable=False)
 
     def _read(self) -> dict[str, tuple[Stamp, ImageFacts]]:

@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+from moleflow import files
 from moleflow.cache.eviction import budget_of
 from moleflow.code_digest import version
 from moleflow.errors import InvalidInput, WeightsUnavailable
@@ -131,7 +132,7 @@ def remember_backbone(config: TrialConfig, cache: Path) -> None:
     """Note in the cache that a configuration's backbone can be built."""
     marker = _marker(config, cache)
     with contextlib.suppress(OSError):  # Without the note, the next start builds it again.
-        marker.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(marker.parent)
         marker.touch()
 
 

@@ -96,13 +96,13 @@ static int visit(const char *name, const char *path, int errors, int halves) {
   int answer = GO_ON;
   pthread_mutex_lock(&lock);
   long number = ++count;
-  if (journal >= 0) {
+  int here = number == at, failing = mode == FAIL_ALWAYS && at && number >= at && errors;
+  if (journal >= 0 && (mode == COUNT || here)) {
     char line[PATH_MAX + 64];
     int length = snprintf(line, sizeof line, "%s\t%s\n", name, path + root_length);
     syscall(SYS_write, journal, line, length);
   }
-  int here = number == at;
-  if (mode == FAIL_ALWAYS ? at && number >= at && errors : here) {
+  if (mode == FAIL_ALWAYS ? failing : here) {
     fired = number;
     if (mode == KILL_BEFORE || mode == LOSE_UNSYNCED) die();
     if (mode == KILL_AFTER) answer = DIE_AFTER;

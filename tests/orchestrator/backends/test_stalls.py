@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,8 +78,23 @@ def test_a_stalled_trial_is_retried_as_one_whose_worker_died(place, edit, hangin
     assert ends(place) == [(FAILED, "Stalled"), (FINISHED, None), (FINISHED, None)]
 
 
-def test_a_read_that_never_returns_under_the_command_itself(place, edit, small_run, command, start, wait_until) -> None:
-    """The checkpoint of one trial's first stage is a FIFO that nobody writes."""
+HANG_AT = """
+import os, time
+link = os.link
+
+def hang(source, target, **named):
+    if os.fspath(target) == os.environ["HANGS_AT"]:
+        time.sleep(1000)
+    link(source, target, **named)
+
+os.link = hang
+"""
+
+
+def test_a_call_that_never_returns_under_the_command_itself(
+    place, edit, small_run, command, start, wait_until, tmp_path_factory, monkeypatch
+) -> None:
+    """The claim on one trial's first stage is a file-system call that hangs."""
     edit(retries=0, report=None, resources=STALL)
     stage = next(
         path.parent
@@ -88,9 +102,10 @@ def test_a_read_that_never_returns_under_the_command_itself(place, edit, small_r
         if (facts := json.loads(path.read_text())["facts"])["config"]["seed"] == 1
         and facts["task"] == facts["config"]["data"]["tasks"][0]
     )
-    folder = place / "cache/stages" / stage.parent.name
-    folder.mkdir(parents=True)
-    os.mkfifo(folder / f"{stage.name}.checkpoint.safetensors")
+    hooks = tmp_path_factory.mktemp("hooks")
+    (hooks / "sitecustomize.py").write_text(HANG_AT)
+    monkeypatch.setenv("PYTHONPATH", str(hooks))
+    monkeypatch.setenv("HANGS_AT", str(place / "cache/stages/claims" / stage.name))
     sweep = start("sweep.yaml", "--backend", "local", "--workers", "1")
     looked = wait_until(lambda: (found := _status(command)) and found["stalled"] and found)
     assert looked["state"] == "running"
@@ -100,7 +115,7 @@ def test_a_read_that_never_returns_under_the_command_itself(place, edit, small_r
     assert "no progress for 0.2 min (resources.stall_min)" in ended.out + ended.err
     assert ends(place).count((FAILED, "Stalled")) == 1
     assert {end for end in ends(place)} == {(FAILED, "Stalled"), (FINISHED, None)}
-    shutil.rmtree(folder)
+    monkeypatch.delenv("PYTHONPATH")
     assert command("sweep.yaml", "--backend", "local", "--workers", "1", "--quiet").code == 0
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from moleflow.errors import InvalidInput
+from moleflow.owner import owner_code
 from orchestrator.monitor.status import StatusReader
 from orchestrator.records.attempts import AttemptFolder
 from orchestrator.records.dead_attempts import UNSEEN
@@ -95,7 +96,7 @@ def test_a_sweep_that_is_running_in_another_process(place, features, edit, start
     assert (status.is_active, status.counts["running"], status.counts["finished"]) == (True, 1, 1)
     long = trials["epochs=100000 seed=0"]
     assert (long.state, long.attempt, long.host, long.job) == ("running", 1, socket.gethostname(), None)
-    assert long.worker == f"local-{running.process.pid}-0"
+    assert long.worker == f"local-{owner_code(running.process.pid)}-0"
     assert long.progress.facts["task_name"] == "bolt"
     assert long.progress.facts["epochs"] == 100000
     assert (long.reason, long.error) == (None, None)
