@@ -59,7 +59,7 @@ class NotAFile(OSError):
     """A folder, a pipe or a device stands where a file is expected; reading it could hang."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(errno.EINVAL, "is no regular file", str(path))
+        super().__init__(errno.EINVAL, "it is no regular file", str(path))
 
 
 def retry_s() -> float:

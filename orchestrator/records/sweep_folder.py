@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from moleflow import files
 from moleflow.errors import InvalidInput, did_you_mean
 from orchestrator.host.printable_text import single_line
 from orchestrator.records.attempts import write_json
@@ -53,18 +51,6 @@ class SweepFolder:
     def compared(self) -> tuple[str, ...]:
         """The trials that tables compare."""
         return self.trial_ids if self.tabled is None else self.tabled
-
-
-def read_regular_file(path: Path) -> bytes:
-    """The bytes of a file that others may have put there. A pipe without a writer does not block.
-
-    Raises:
-        OSError: it cannot be read, or is a pipe or a device.
-    """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
-        return file.read()
 
 
 def refuse_duplicates(folders: Sequence[Path], command: str) -> None:
@@ -145,7 +131,7 @@ def read_sweep_folder(folder: Path) -> SweepFolder:
     """
     path = require_folder(folder) / FILE
     try:
-        return _checked(json.loads(read_regular_file(path).decode("utf-8")))
+        return _checked(json.loads(files.read(path).decode("utf-8")))
     except FileNotFoundError:
         raise InvalidInput(
             f"{folder}: holds no sweep ({FILE} is missing); give the folder that a run printed as 'results'"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moleflow import files
 from moleflow.errors import InvalidInput, counted
-from orchestrator.records.sweep_folder import read_regular_file
 from orchestrator.reports.lock import Lock, Recipe, WrittenReport, read_lock
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
@@ -103,7 +103,7 @@ def check_report(path: Path, remake: Callable[[ResultStore, Recipe], Report], co
 
 def _read(path: Path) -> tuple[str, WrittenReport]:
     try:
-        text = read_regular_file(path).decode("utf-8")
+        text = files.read(path).decode("utf-8")
     except FileNotFoundError:
         raise InvalidInput(f"{path}: no such file; give a report, such as results/NAME/report.md") from None
     except (OSError, UnicodeDecodeError) as error:

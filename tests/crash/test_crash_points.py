@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SAMPLE = 560  # Some operations come at other numbers, or not at all, when a command runs again.
+SAMPLE = int(os.environ.get("MOLEFLOW_CRASH_SAMPLE", "560"))
 
 
 @pytest.mark.crash
@@ -32,6 +33,7 @@ def test_no_harm_to_one_file_operation_loses_doubles_or_changes_anything(tmp_pat
         "ended_by_a_passing_error",
     )
     assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0)
-    assert counts["harms"] >= 500
+    # Some operations come at other numbers, or not at all, when a command runs again.
+    assert counts["harms"] >= SAMPLE * 0.8
     assert len(counts["by_scenario"]) == 8
     assert len(counts["by_mode"]) == 10

@@ -260,7 +260,7 @@ def test_a_pipe_in_the_place_of_sweep_json_does_not_block(hostile, start, name):
     os.mkfifo(hostile / "sweep.json")
     ended = start(name, hostile).end(timeout=30)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "sweep.json: cannot be read (it is a pipe or a device)" in ended.err
+    assert "sweep.json: cannot be read (it is no regular file)" in ended.err
 
 
 def no_json(column: str):
