@@ -161,6 +161,31 @@ def run_here(folder: Path, *words: str, capture: pytest.CaptureFixture[str] | No
     return Ended(code, out, err)
 
 
+HANG = """
+import os, time
+link = os.link
+
+def hang(source, target, **named):
+    if os.fspath(target) == os.environ["HANGS_AT"]:
+        time.sleep(1000)
+    link(source, target, **named)
+
+os.link = hang
+"""
+
+
+@pytest.fixture
+def hangs_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
+    """Variables with which a process hangs when it claims the file at a path."""
+
+    def variables(path: Path) -> dict[str, str]:
+        hooks = tmp_path_factory.mktemp("hooks")
+        (hooks / "sitecustomize.py").write_text(HANG)
+        return {"PYTHONPATH": str(hooks), "HANGS_AT": str(path)}
+
+    return variables
+
+
 @pytest.fixture
 def dead_pid() -> int:
     """The number of a process of this host that has ended."""

@@ -359,20 +359,19 @@ def test_a_rejected_job_is_one_line_and_leaves_nothing(place, command, results) 
 
 
 def test_a_trial_that_hangs_fails_as_stalled_and_the_others_of_its_job_run_in_another(
-    place, edit, features, small_run, command, results, jobs, wait_until
+    place, edit, features, small_run, command, results, jobs, wait_until, hangs_at
 ) -> None:
-    """The checkpoint of one trial's first stage is a FIFO that nobody writes."""
+    """The claim on one trial's first stage is a file-system call that hangs."""
     edit(retries=0, report=None, resources={"time_min": 3, "stall_min": 0.2})
-    (place / "site.yaml").write_text("trials_per_job: 4\n")
     stage = next(
         path.parent
         for path in (small_run / "cache/stages").glob("*/*/stage.json")
         if (facts := json.loads(path.read_text())["facts"])["config"]["seed"] == 0
         and facts["task"] == facts["config"]["data"]["tasks"][0]
     )
-    folder = place / "cache/stages" / stage.parent.name
-    folder.mkdir(parents=True)
-    os.mkfifo(folder / f"{stage.name}.checkpoint.safetensors")
+    variables = hangs_at(place / "cache/stages/claims" / stage.name)
+    setup = [f"export {name}={value}" for name, value in variables.items()]
+    (place / "site.yaml").write_text(yaml.safe_dump({"trials_per_job": 4, "setup": setup}))
     ended = command(*SLURM, "--profile", "site.yaml")
     assert ended.code == 1
     assert "no progress for 0.2 min (resources.stall_min)" in ended.out + ended.err

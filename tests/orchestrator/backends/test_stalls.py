@@ -78,21 +78,8 @@ def test_a_stalled_trial_is_retried_as_one_whose_worker_died(place, edit, hangin
     assert ends(place) == [(FAILED, "Stalled"), (FINISHED, None), (FINISHED, None)]
 
 
-HANG_AT = """
-import os, time
-link = os.link
-
-def hang(source, target, **named):
-    if os.fspath(target) == os.environ["HANGS_AT"]:
-        time.sleep(1000)
-    link(source, target, **named)
-
-os.link = hang
-"""
-
-
 def test_a_call_that_never_returns_under_the_command_itself(
-    place, edit, small_run, command, start, wait_until, tmp_path_factory, monkeypatch
+    place, edit, small_run, command, start, wait_until, hangs_at, monkeypatch
 ) -> None:
     """The claim on one trial's first stage is a file-system call that hangs."""
     edit(retries=0, report=None, resources=STALL)
@@ -102,10 +89,8 @@ def test_a_call_that_never_returns_under_the_command_itself(
         if (facts := json.loads(path.read_text())["facts"])["config"]["seed"] == 1
         and facts["task"] == facts["config"]["data"]["tasks"][0]
     )
-    hooks = tmp_path_factory.mktemp("hooks")
-    (hooks / "sitecustomize.py").write_text(HANG_AT)
-    monkeypatch.setenv("PYTHONPATH", str(hooks))
-    monkeypatch.setenv("HANGS_AT", str(place / "cache/stages/claims" / stage.name))
+    for name, value in hangs_at(place / "cache/stages/claims" / stage.name).items():
+        monkeypatch.setenv(name, value)
     sweep = start("sweep.yaml", "--backend", "local", "--workers", "1")
     looked = wait_until(lambda: (found := _status(command)) and found["stalled"] and found)
     assert looked["state"] == "running"
