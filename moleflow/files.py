@@ -24,11 +24,12 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from moleflow.owner import code_is_gone, owner_code
+from moleflow.owner import CODE, code_is_gone, owner_code
 
 Content = bytes | memoryview
 Result = TypeVar("Result")
@@ -51,7 +52,7 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 5.0
 _STALE_READS = 3
 _TEMPORARY = re.compile(r"^\..+\.tmp$")
-_OWNED = re.compile(r"\.([0-9a-f]{8}-\d+)-[0-9a-f]{12}\.tmp$")
+_OWNED = re.compile(rf"\.({CODE})-[0-9a-f]{{12}}\.tmp$")
 _LOG = logging.getLogger(__name__)
 
 
@@ -100,10 +101,10 @@ def open_file(path: Path) -> BinaryIO:
 
 def exists(path: Path) -> bool:
     """True if there is a file or folder of this name."""
-    return status(path) is not None
+    return stat_of(path) is not None
 
 
-def status(path: Path) -> os.stat_result | None:
+def stat_of(path: Path) -> os.stat_result | None:
     """Size and times of a file or folder, perhaps as they were a minute ago; None if it is gone."""
     try:
         return _current(path, lambda: retried(lambda: os.stat(path), path, but=errno.ESTALE))
@@ -111,7 +112,7 @@ def status(path: Path) -> os.stat_result | None:
         return None
 
 
-def status_now(path: Path) -> os.stat_result | None:
+def stat_now(path: Path) -> os.stat_result | None:
     """Size and times of a file as the server has them now; None if it is gone.
 
     Of another user's file they may be a minute old.
@@ -137,13 +138,14 @@ def status_now(path: Path) -> os.stat_result | None:
         return None
 
 
-def names(folder: Path, fresh: bool = False) -> list[str]:
-    """The names in a folder, without those of temporary files; none if there is no folder.
+def names(folder: Path, fresh: bool = False, temporary: bool = False) -> list[str]:
+    """The names in a folder; none if there is no folder.
 
     Args:
         folder: the folder.
         fresh: for what decides something: also those that other hosts made a moment ago. Needs
             write access, without which they may be missing for a minute.
+        temporary: also those of temporary files.
     """
     if fresh:
         with contextlib.suppress(OSError):
@@ -152,7 +154,7 @@ def names(folder: Path, fresh: bool = False) -> list[str]:
         found = _current(folder, lambda: retried(lambda: os.listdir(folder), folder, but=errno.ESTALE))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [name for name in found if not _TEMPORARY.match(name)]
+    return found if temporary else [name for name in found if not _TEMPORARY.match(name)]
 
 
 def clock(folder: Path) -> float:
@@ -172,7 +174,7 @@ def age(path: Path) -> float | None:
     Some filesystems stamp a file with the clock of the host that touches it. If that clock is
     wrong, so is the age.
     """
-    now = status_now(path)
+    now = stat_now(path)
     return None if now is None else clock(path.parent) - now.st_mtime
 
 
@@ -201,15 +203,12 @@ def write_atomically(path: Path, *content: Content, folder: Path | None = None, 
         try:
             write_file(temporary, *content, durable=durable)
             os.replace(temporary, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        except BaseException as error:
+            _discard(temporary)
+            if not isinstance(error, OSError):
+                raise
             if not _reply_was_lost(error, lambda: _holds(path, content)):
                 raise _passing_if_removed(error, path.parent, temporary.parent) from error
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
 
     retried(write, path)
 
@@ -262,10 +261,7 @@ def temporary_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        # Usually it is gone, since it was renamed. A broken disk refuses to remove it; then the
-        # error that led here counts, not this one.
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        _discard(temporary)
 
 
 def write_file(path: Path, *content: Content, durable: bool = True) -> None:
@@ -276,10 +272,7 @@ def write_file(path: Path, *content: Content, durable: bool = True) -> None:
     """
     # Unbuffered: a buffer that cannot be written would be written again when it is collected.
     with open(path, "wb", buffering=0) as file:
-        for piece in content:
-            view = memoryview(piece).cast("B")
-            while view:
-                view = view[file.write(view) or 0 :]
+        _write_pieces(file, content)
         if durable:
             # Without it a power cut after the rename can leave the new name without its content.
             os.fsync(file.fileno())
@@ -295,7 +288,7 @@ def rename(source: Path, target: Path) -> None:
     before = _current(source, lambda: os.stat(source))
 
     def is_there() -> bool:
-        after = status(target)
+        after = stat_of(target)
         return after is not None and os.path.samestat(before, after)
 
     def move() -> None:
@@ -423,6 +416,20 @@ def _temporary_name(path: Path, folder: Path | None) -> Path:
     return (folder or path.parent) / f".{path.name}.{owner_code()}-{uuid.uuid4().hex[:12]}.tmp"
 
 
+def _discard(temporary: Path) -> None:
+    """Remove a temporary file. Usually it is gone, since it was renamed."""
+    # A broken disk refuses to remove it; then the error that led here counts, not this one.
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
+
+
+def _write_pieces(file: RawIOBase, content: Iterable[Content]) -> None:
+    for piece in content:
+        view = memoryview(piece).cast("B")
+        while view:
+            view = view[file.write(view) or 0 :]
+
+
 def _opened(path: Path) -> BinaryIO:
     # Without O_NONBLOCK a pipe without a writer would hang here for ever.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -466,7 +473,7 @@ def _holds(path: Path, content: tuple[Content, ...]) -> bool:
 
 
 def _has_second_name(temporary: Path) -> bool:
-    now = status_now(temporary)
+    now = stat_now(temporary)
     return now is not None and now.st_nlink > 1
 
 
@@ -480,8 +487,7 @@ def _create_without_link(path: Path, *content: Content) -> bool:
         return False
     try:
         with os.fdopen(handle, "wb", buffering=0) as file:
-            for piece in content:
-                file.write(piece)
+            _write_pieces(file, content)
     except OSError:
         os.unlink(path)  # An empty file would pass for a claim for a minute.
         raise

@@ -25,6 +25,9 @@ _SAME_START_S = 1.5
 PROCESS = ("host", "boot", "pid_namespace", "pid", "started")
 """The fields that name a process."""
 
+CODE = r"[0-9a-f]{8}-\d+"
+"""The pattern of an `owner_code`."""
+
 Identity = Mapping[str, str | int | float | None]
 
 

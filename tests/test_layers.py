@@ -46,7 +46,7 @@ ORCHESTRATOR = {
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
     "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest "
     "moleflow.environment moleflow.errors moleflow.features moleflow.owner moleflow.settings",
-    "monitor": "execution host records results moleflow.cache moleflow.errors",
+    "monitor": "execution host records results moleflow.cache moleflow.errors moleflow.owner",
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",

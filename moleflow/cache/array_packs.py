@@ -343,10 +343,7 @@ class PackFolder:
         return pack if typed and named and pack.shape[:1] == (len(pack.images),) == (len(pack.crc32),) else None
 
     def _list(self) -> list[str]:
-        try:
-            present = os.listdir(self.folder)
-        except OSError:
-            present = files.names(self.folder)  # Tries passing errors again; no folder has no names.
+        present = files.names(self.folder, temporary=True)
         self._has_unfinished = any(name.endswith(".tmp") for name in present)
         return present
 

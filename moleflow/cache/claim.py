@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -148,21 +149,35 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
         return None
     if not _is_stale(path, judged, stale_after):
         return None
-    # A stale claim is renamed before it is removed: of several workers that found it stale, one
-    # rename succeeds, and all then race to create it as usual. A slow worker may have renamed the
-    # claim of the new holder instead. It sees that by the content, which it has now for itself, and
-    # puts it back.
+    return Claim(path, content) if take_over(path, judged, content) else None
+
+
+def take_over(path: Path, judged: str, content: str, durable: bool = False) -> bool:
+    """Replace a file whose owner is gone. Of several that try, one succeeds.
+
+    Args:
+        path: the file.
+        judged: its content when its owner was found gone.
+        content: the new content; no other process writes the same.
+        durable: as of `create_exclusively`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    # It is renamed before it is removed: of several that judged the same, one rename succeeds, and
+    # all then race to create it as usual. A slow one may have renamed the file of the new owner
+    # instead. It sees that by the content, which it has now for itself, and puts it back.
     with files.temporary_file(path) as grave:
         try:
             files.rename(path, grave)
         except FileNotFoundError:
-            return None
+            return False
         renamed = _content(grave)
         if renamed is not None and renamed != judged:
-            # It fails where a third worker has made the claim meanwhile.
-            files.create_exclusively(path, renamed.encode())
-            return None
-    return _create(path, content)
+            # It fails where a third process has made the file meanwhile.
+            files.create_exclusively(path, renamed.encode(), durable=durable)
+            return False
+    return files.create_exclusively(path, content.encode(), durable=durable)
 
 
 def _create(path: Path, content: str) -> Claim | None:
@@ -210,7 +225,7 @@ def is_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
 def looks_stale(path: Path, stale_after: float = STALE_AFTER_S) -> bool:
     """As `is_stale`, at the first look and without writing: for showing, not for taking over."""
     content = _content(path)
-    status = files.status(path)
+    status = files.stat_of(path)
     if content is None or status is None:
         return False
     gone = _is_gone(content)
@@ -247,19 +262,24 @@ class _Watch:
         seen = self._seen.get(path)
         if seen is not None and seen.content == content and now < seen.last + LOOK_EVERY_S:
             return now - seen.since, seen.changed
-        status = files.status_now(path)
+        status = files.stat_now(path)
         if status is None:
             self._seen.pop(path, None)
             return None
         if seen is None or (seen.content, seen.changed) != (content, status.st_mtime):
-            self._seen[path] = seen = _Look(content, status.st_mtime, now)
+            self._seen[path] = seen = _Look(content, status.st_mtime, now, now)
         seen.last = now
         return now - seen.since, seen.changed
 
 
+@dataclass
 class _Look:
-    def __init__(self, content: str, changed: float, since: float) -> None:
-        self.content, self.changed, self.since, self.last = content, changed, since, since
+    """A claim as it was last seen; `since` and `last` by this process's clock, seconds."""
+
+    content: str
+    changed: float
+    since: float
+    last: float
 
 
 _WATCH = _Watch()

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator
 import psutil
 import pynvml
 
+from moleflow.owner import CODE
+
 EVERY_S = 5.0
-_WORKER = re.compile(r"^(inline|local|ray)-(\d+)")
+_WORKER = re.compile(rf"^(inline|local|ray)-({CODE}|\d+)")
 
 
 class ResourceMonitor:
@@ -72,13 +74,13 @@ def _gpu_words(index: int) -> str:
 def resident_bytes(workers: Iterable[str]) -> int:
     """Resident memory of the workers' processes, bytes; pages that processes share count for each.
 
-    A worker's name holds the process id of its driver. An inline worker is that process; other
-    workers are the processes below it.
+    A worker's name holds the owner code of its driver, or its process id alone if earlier code
+    named it. An inline worker is that process; other workers are the processes below it.
     """
     processes: dict[int, psutil.Process] = {}
-    for kind, pid in {match.groups() for match in map(_WORKER.match, workers) if match}:
+    for kind, code in {match.groups() for match in map(_WORKER.match, workers) if match}:
         with contextlib.suppress(psutil.Error):  # The driver ended.
-            driver = psutil.Process(int(pid))
+            driver = psutil.Process(int(code.rpartition("-")[2]))
             for process in [driver] if kind == "inline" else driver.children(recursive=True):
                 processes[process.pid] = process
     total = 0

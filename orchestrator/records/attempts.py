@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from moleflow import files
-from moleflow.cache.claim import Claim, Heartbeat, is_stale, looks_stale
+from moleflow.cache.claim import Claim, Heartbeat, is_stale, looks_stale, take_over
 from moleflow.owner import PROCESS, owner_is_gone, process_identity
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED, DIED = "running", "finished", "failed", "interrupted", "pruned", "died"
@@ -179,28 +179,17 @@ class AttemptFolder:
 
         """
         path = self._end_path(trial_id, number)
-        content = json.dumps({**process_identity(), "token": uuid.uuid4().hex}).encode()
-        if (trial_id, number) in self._ends or files.create_exclusively(path, content, durable=True):
-            self._ends.add((trial_id, number))
-            return True
-        try:
-            before = files.read(path)
-        except FileNotFoundError:  # Another process is taking it over.
-            return False
-        if not _has_ended(before, owner):
-            return False
-        with files.temporary_file(path) as grave:
+        content = json.dumps({**process_identity(), "token": uuid.uuid4().hex})
+        is_mine = (trial_id, number) in self._ends or files.create_exclusively(path, content.encode(), durable=True)
+        if not is_mine:
             try:
-                files.rename(path, grave)
-            except FileNotFoundError:
+                before = files.read(path).decode(errors="replace")
+            except FileNotFoundError:  # Another process is taking it over.
                 return False
-            if (renamed := files.read(grave)) != before:  # It has been taken over already.
-                files.create_exclusively(path, renamed, durable=True)
-                return False
-        if files.create_exclusively(path, content, durable=True):
+            is_mine = _has_ended(before, owner) and take_over(path, before, content, durable=True)
+        if is_mine:
             self._ends.add((trial_id, number))
-            return True
-        return False
+        return is_mine
 
     def _end_path(self, trial_id: str, number: int) -> Path:
         return self.folder / f"{trial_id}-{number}.end"
@@ -267,7 +256,7 @@ def read_record(folder: Path, trial_id: str, number: int) -> AttemptRecord | Non
     return AttemptRecord(trial_id, number, path, text)
 
 
-def _has_ended(content: bytes, owner: Mapping[str, Any] | None) -> bool:
+def _has_ended(content: str, owner: Mapping[str, Any] | None) -> bool:
     """True if the process that claimed an end has ended for certain."""
     try:
         holder = json.loads(content)

@@ -44,26 +44,24 @@ def record_dead_attempts(
         OSError: the disk is full or not writable; the rest is found dead at the next start.
 
     """
-    running = [record for record in map(attempts.reread, dead) if record.stored_state == RUNNING]
-    if not running:
+    if not (running := [record for record in map(attempts.reread, dead) if record.stored_state == RUNNING]):
         return []
-    ended = [
-        record
+    ended = {
+        record.path
         for record in running
         if attempts.claim_end(record.trial_id, record.attempt, record.content if certain else None)
-    ]
+    }
     # Asked once the ends are claimed: whoever claimed them before may have stored rows and died.
     statuses = store.statuses(fresh=True)
     writer = PartWriter(store)
     unstored: list[tuple[AttemptRecord, str, dict[str, Any]]] = []
     for record in running:
-        stamped = files.status(record.path)
-        last_heartbeat = datetime.fromtimestamp(stamped.st_mtime, UTC) if stamped else datetime.now(UTC)
+        last_heartbeat = _last_heartbeat(record)
         status = statuses.get((record.trial_id, record.attempt))
         if status is not None:
             attempts.close(record, status, last_heartbeat.timestamp())
             continue
-        if record not in ended:
+        if record.path not in ended:
             continue
         stall = read_stall(record)
         end = FAILED if stall else state
@@ -79,6 +77,11 @@ def record_dead_attempts(
         attempts.close(record, end, **facts)
         files.remove(stall_file(record.path))
     return [attempts.reread(record) for record, _, _ in unstored]
+
+
+def _last_heartbeat(record: AttemptRecord) -> datetime:
+    stamped = files.stat_of(record.path)
+    return datetime.fromtimestamp(stamped.st_mtime, UTC) if stamped else datetime.now(UTC)
 
 
 def _row(record: AttemptRecord, last_heartbeat: datetime, state: str, known: Mapping[str, Any]) -> dict[str, Any]:

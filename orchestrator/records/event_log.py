@@ -80,7 +80,7 @@ class LogFollower:
     def _read(self, path: Path) -> Iterator[LoggedEvent]:
         start = self._offsets.get(path.name, 0)
         try:
-            status = files.status(path)
+            status = files.stat_of(path)
             if status is None or status.st_size <= start:
                 return
             with files.open_file(path) as file:

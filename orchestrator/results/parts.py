@@ -163,7 +163,7 @@ def file_stamps(parts: Path, name: str) -> Stamps | None:
     """
     stamps: list[int] = []
     for table in TABLES:
-        status = files.status(part_file(parts, table, name))
+        status = files.stat_of(part_file(parts, table, name))
         if status is None:
             return None
         stamps += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)

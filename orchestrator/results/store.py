@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from moleflow import files
 from moleflow.errors import InvalidInput
-from moleflow.owner import code_is_gone
+from moleflow.owner import CODE, code_is_gone
 from orchestrator.results import compaction
 from orchestrator.results.compaction import CompactedPart, Compaction, LeftOut
 from orchestrator.results.parts import (
@@ -50,7 +50,7 @@ from orchestrator.results.thumbnails import ThumbnailStore
 GRACE_S = 3600.0
 """Age of files without a receipt from which no writer of another host finishes them."""
 Result = TypeVar("Result")
-_OWNED = re.compile(r"-([0-9a-f]{8}-\d+)-[0-9a-f]{16}$")
+_OWNED = re.compile(rf"-({CODE})-[0-9a-f]{{16}}$")
 _EMPTY = "00000000-empty"
 """A part without rows, so that readers find the schema before the first attempt ends."""
 
@@ -106,6 +106,7 @@ class ResultStore:
         self._unchecked: set[str] = set()
         self._damaged: dict[str, Damage] = {}
         self._counted_attempts: dict[str, StoredAttempt] | None = None
+        self._kept_attempts: dict[tuple[str, int], StoredAttempt] | None = None
         self._list: tuple[tuple[int, int, int] | None, Compaction] = (None, compaction.NOTHING)
 
     def create(self) -> None:
@@ -331,11 +332,11 @@ class ResultStore:
             self._receipts.pop(gone, None)
             self._damaged.pop(gone, None)
             self._unchecked.discard(gone)
-            self._counted_attempts = None
+            self._counted_attempts = self._kept_attempts = None
         new = sorted(names - self._receipts.keys() - self._damaged.keys())
         listed = self._compaction().parts if new else {}
         for name in new:
-            self._counted_attempts = None
+            self._counted_attempts = self._kept_attempts = None
             try:
                 self._add(name, listed.get(name))
             except DamagedPart as error:
@@ -368,19 +369,19 @@ class ResultStore:
         receipt = read_receipt(self.parts, name)
         check_digests(self.parts, name, receipt)
         self._receipts[name], self._stamps[name] = receipt, stamps
-        self._counted_attempts = None
+        self._counted_attempts = self._kept_attempts = None
 
     def _set_damaged(self, name: str, damage: Damage) -> None:
         del self._receipts[name]
         self._unchecked.discard(name)
         self._damaged[name] = damage
-        self._counted_attempts = None
+        self._counted_attempts = self._kept_attempts = None
 
     def _compaction(self) -> Compaction:
         """The list of the compacted tables, read again after it was replaced."""
         if self._from_parts:
             return compaction.NOTHING
-        status = files.status(compaction.list_file(self.folder))
+        status = files.stat_of(compaction.list_file(self.folder))
         if status is None:
             return compaction.NOTHING
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
@@ -394,10 +395,12 @@ class ResultStore:
         Earlier code could store two rows of an attempt whose worker was taken for dead and went on.
         The one that counts for its trial is kept, then a finished one, then the earlier one.
         """
-        counted = self._counted()
-        stored = [a for _, receipt in sorted(self._receipts.items(), reverse=True) for a in receipt.attempts]
-        stored.sort(key=lambda a: (counted.get(a.trial_id) == a, a.status == FINISHED))
-        return {(a.trial_id, a.attempt): a for a in stored}
+        if self._kept_attempts is None:
+            counted = self._counted()
+            stored = [a for _, receipt in sorted(self._receipts.items(), reverse=True) for a in receipt.attempts]
+            stored.sort(key=lambda a: (counted.get(a.trial_id) == a, a.status == FINISHED))
+            self._kept_attempts = {(a.trial_id, a.attempt): a for a in stored}
+        return self._kept_attempts
 
     def _counted(self) -> dict[str, StoredAttempt]:
         """The attempt that counts of each finished trial."""

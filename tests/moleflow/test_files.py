@@ -22,7 +22,7 @@ from moleflow.files import (
     remove,
     remove_leftovers,
     rename,
-    status_now,
+    stat_now,
     sync_folder,
     temporary_file,
     touch,
@@ -261,7 +261,7 @@ def test_a_file_that_stays_stale_is_gone(tmp_path: Path, faults: Faults) -> None
     faults("open", errno.ESTALE, at=tuple(range(1, 100)))
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "a")
-    assert status_now(tmp_path / "a") is None
+    assert stat_now(tmp_path / "a") is None
 
 
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:

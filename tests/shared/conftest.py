@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from moleflow import files
 
 HERE = Path(__file__).parent
 START_S, END_S = 20.0, 150.0
@@ -520,5 +522,27 @@ def once(digits: Callable[[Path], Any], small_run: Path) -> Callable[..., None]:
         assert list((sweep.places[0] / "results").rglob(".*.tmp")) == []
         done = [driver.said for driver in sweep.drivers if driver.process.returncode == 0]
         assert [said for said in done if "Traceback" in said] == []
+
+    return check
+
+
+@pytest.fixture
+def sees_changes() -> Callable[[Sequence[Path]], None]:
+    """Check that one mount sees at once what the other removed and replaced."""
+
+    def check(mounts: Sequence[Path]) -> None:
+        here, there = (mount / "status" for mount in mounts)
+        here.mkdir()
+        for name in ("removed", "replaced"):
+            (here / name).write_text("old")
+            assert files.read(there / name) == b"old"
+        (here / "removed").unlink()
+        files.write_atomically(here / "replaced", b"newer")
+        assert files.stat_now(there / "removed") is None
+        assert not files.exists(there / "removed")
+        replaced = files.stat_now(there / "replaced")
+        assert replaced is not None
+        assert replaced.st_size == 5
+        assert files.read(there / "replaced") == b"newer"
 
     return check

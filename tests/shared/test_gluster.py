@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moleflow import files
-
 pytestmark = pytest.mark.shared
 AWAY_S = 25.0  # Longer than most restarts of a server, shorter than MOLEFLOW_FILE_RETRY_S.
 # A worker is taken for dead after 4 seconds instead of 60.
@@ -94,15 +92,5 @@ def test_clock_of_one_host_is_wrong(seconds, new_gluster, wrong_clock, sweep_in,
     once(sweep)
 
 
-def test_status_now_of_a_file_that_another_host_changed(gluster):
-    here, there = (mount / "status" for mount in gluster.mounts)
-    here.mkdir()
-    for name in ("removed", "replaced"):
-        (here / name).write_text("old")
-        assert files.read(there / name) == b"old"
-    (here / "removed").unlink()
-    files.write_atomically(here / "replaced", b"newer")
-    assert files.status_now(there / "removed") is None
-    assert not files.exists(there / "removed")
-    assert files.status_now(there / "replaced").st_size == 5
-    assert files.read(there / "replaced") == b"newer"
+def test_stat_now_of_a_file_that_another_host_changed(gluster, sees_changes):
+    sees_changes(gluster.mounts)

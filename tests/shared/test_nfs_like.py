@@ -6,8 +6,6 @@ import signal
 
 import pytest
 
-from moleflow import files
-
 pytestmark = pytest.mark.shared
 HOSTS = {"at": 0, "host": "one"}, {"at": 1, "host": "two"}
 # Each Nth call of a kind fails. The numbers have no common divisor, so that faults meet in ever
@@ -84,15 +82,5 @@ def test_driver_with_old_listings_removes_no_part_of_another(nfs_like, sweep_in,
     once(sweep)
 
 
-def test_status_now_of_a_file_that_another_host_changed(nfs_like):
-    here, there = (mount / "status" for mount in nfs_like.mounts)
-    here.mkdir()
-    for name in ("removed", "replaced"):
-        (here / name).write_text("old")
-        assert files.read(there / name) == b"old"
-    (here / "removed").unlink()
-    files.write_atomically(here / "replaced", b"newer")
-    assert files.status_now(there / "removed") is None
-    assert not files.exists(there / "removed")
-    assert files.status_now(there / "replaced").st_size == 5
-    assert files.read(there / "replaced") == b"newer"
+def test_stat_now_of_a_file_that_another_host_changed(nfs_like, sees_changes):
+    sees_changes(nfs_like.mounts)

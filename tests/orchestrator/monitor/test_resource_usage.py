@@ -11,6 +11,7 @@ import psutil
 import pynvml
 import pytest
 
+from moleflow.owner import owner_code
 from orchestrator.monitor.resource_usage import EVERY_S, ResourceMonitor, resident_bytes
 
 GROW = "data = bytearray(60_000_000); print('ready', flush=True); input()"
@@ -25,6 +26,8 @@ def test_memory_is_that_of_an_inline_driver_or_of_the_processes_below_it():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "ready\n"
         assert 60e6 < resident_bytes(workers) - before < 120e6
+        # As a driver names its workers today.
+        assert resident_bytes([f"local-{owner_code()}-0"]) == pytest.approx(resident_bytes(workers), rel=0.05)
         assert resident_bytes([f"ray-{os.getpid()}-a"]) - before > 60e6
         child.communicate("\n")
     assert resident_bytes(workers) < before + 60e6
@@ -96,6 +99,13 @@ def test_without_nvidia_s_driver_no_gpu_is_shown(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: pytest.fail("NVML was never opened"))
     monitor = ResourceMonitor()
-    (words,) = monitor.measure([f"inline-{os.getpid()}"], 0.0)
+    # A process of its own: this one may hold a gigabyte after many tests.
+    with subprocess.Popen(
+        [sys.executable, "-c", GROW], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stdout.readline() == "ready\n"
+        # Named as a driver names it.
+        (words,) = monitor.measure([f"inline-{owner_code(one.pid)}"], 0.0)
+        one.communicate("\n")
     assert words.startswith("memory 0.")
     monitor.close()
