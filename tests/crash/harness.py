@@ -55,14 +55,8 @@ MODES = {
     "half a write": (7, 0),
 }
 """The harms: the mode of the shim, and the error."""
-LOST = {
-    "rename": errno.ENOENT,
-    "remove": errno.ENOENT,
-    "link": errno.EEXIST,
-    "make folder": errno.EEXIST,
-    "create": errno.EEXIST,
-}
-"""The error that a repeated request gets if the reply to the first one was lost."""
+LOST = {"rename", "remove", "link", "make folder", "create"}
+"""Operations that fail when a request is repeated whose reply was lost."""
 ADDS = {"open to write", "create", "write", "sync", "close", "rename", "link", "symlink", "make folder"}
 
 
@@ -389,8 +383,7 @@ def verdict(prepared: Prepared, harm: Harm, work: Path) -> tuple[Verdict, str]:
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(prepared.template, place, symlinks=True)
     output.write_text("")
-    mode, number = MODES[harm.mode]
-    error = LOST.get(harm.operation, 0) if harm.mode == "lost reply" else number
+    mode, error = MODES[harm.mode]
 
     def run() -> int:
         return command(place, *scenario.words)

@@ -91,6 +91,13 @@ static void die(void) {
   for (;;) pause();
 }
 
+/* The error that a repeated request gets if the reply to the first one was lost; 0: none. */
+static int answer_to_a_repeated(const char *name) {
+  if (!strcmp(name, "rename") || !strcmp(name, "remove")) return ENOENT;
+  if (!strcmp(name, "link") || !strcmp(name, "make folder") || !strcmp(name, "create")) return EEXIST;
+  return 0;
+}
+
 /* Counts an operation and says what becomes of it; `errors`: it can fail, `halves`: it can be cut. */
 static int visit(const char *name, const char *path, int errors, int halves) {
   int answer = GO_ON;
@@ -107,7 +114,7 @@ static int visit(const char *name, const char *path, int errors, int halves) {
     if (mode == KILL_BEFORE || mode == LOSE_UNSYNCED) die();
     if (mode == KILL_AFTER) answer = DIE_AFTER;
     if (mode == FAIL_ONCE || mode == FAIL_ALWAYS) answer = errors ? FAIL : GO_ON;
-    if (mode == LOST_REPLY) answer = errors ? ANSWER_AFTER : GO_ON;
+    if (mode == LOST_REPLY && (code = answer_to_a_repeated(name))) answer = ANSWER_AFTER;
     if (mode == SHORT_WRITE) answer = halves ? HALF : GO_ON;
     if (answer == GO_ON) fired = 0;
   }
