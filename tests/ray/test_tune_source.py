@@ -25,13 +25,15 @@ pytestmark = pytest.mark.ray
 
 def test_neither_tune_nor_the_source_keeps_the_trials_that_have_ended(place, features, on_ray):
     looks = []
+    of_other_tests = [one for one in gc.get_objects() if type(one) is TuneTrial]
 
     def listen(event):
         if event.kind not in ENDS:
             return
         known = gc.get_objects()
         sources = [one for one in known if type(one) is TuneSource and one.setup.folder.is_relative_to(place)]
-        over = [one for one in known if type(one) is TuneTrial and one.status == TuneTrial.TERMINATED]
+        ours = [one for one in known if type(one) is TuneTrial and one not in of_other_tests]
+        over = [one for one in ours if one.status == TuneTrial.TERMINATED]
         looks.append((sources, over))
 
     tally = on_ray(listen, workers=1)
