@@ -25,7 +25,6 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -51,6 +50,7 @@ LEFT_BEHIND_S = 3600.0
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 5.0
 _STALE_READS = 3
+_PIECE = 1 << 24
 _TEMPORARY = re.compile(r"^\..+\.tmp$")
 _OWNED = re.compile(rf"\.({CODE})-[0-9a-f]{{12}}\.tmp$")
 _LOG = logging.getLogger(__name__)
@@ -84,8 +84,14 @@ def read(path: Path) -> bytes:
     """
 
     def whole() -> bytes:
-        with _opened(path) as file:
-            return file.read()
+        # Without Python's file objects, which ask for the file's facts twice more.
+        handle, pieces = _opened(path), []
+        try:
+            while piece := os.read(handle, _PIECE):
+                pieces.append(piece)
+        finally:
+            os.close(handle)
+        return b"".join(pieces)
 
     return _current(path, lambda: retried(whole, path, but=errno.ESTALE))
 
@@ -96,7 +102,7 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
         FileNotFoundError, NotAFile, OSError: as `read`.
     """
-    return _current(path, lambda: retried(lambda: _opened(path), path, but=errno.ESTALE))
+    return os.fdopen(_current(path, lambda: retried(lambda: _opened(path), path, but=errno.ESTALE)), "rb")
 
 
 def exists(path: Path) -> bool:
@@ -166,6 +172,11 @@ def clock(folder: Path) -> float:
         return _touch_probe(folder)
     except OSError:
         return time.time()
+
+
+def uptime() -> float:
+    """Seconds since this host was started, with those for which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def age(path: Path) -> float | None:
@@ -270,24 +281,50 @@ def write_file(path: Path, *content: Content, durable: bool = True) -> None:
     Raises:
         OSError: the disk is full or not writable.
     """
-    # Unbuffered: a buffer that cannot be written would be written again when it is collected.
-    with open(path, "wb", buffering=0) as file:
-        _write_pieces(file, content)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        _write_pieces(handle, content)
         if durable:
             # Without it a power cut after the rename can leave the new name without its content.
-            os.fsync(file.fileno())
+            os.fsync(handle)
+    finally:
+        # Some filesystems only say here that the disk is full.
+        os.close(handle)
 
 
-def rename(source: Path, target: Path) -> None:
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file, which is made if there is none.
+
+    On NFS other hosts see it, since the file is closed again.
+
+    Raises:
+        OSError: the disk is full or not writable; a part of `content` may be in the file.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        _write_pieces(handle, (content,))
+    finally:
+        os.close(handle)
+
+
+def rename(source: Path, target: Path, is_done: Callable[[], bool] | None = None) -> None:
     """Rename a file or a folder; a file of the name `target` is replaced.
+
+    Args:
+        source: the file or folder.
+        target: its new name.
+        is_done: tells from the target whether a rename was done whose reply was lost; None = it is
+            compared with what `source` was before.
 
     Raises:
         FileNotFoundError: there is no `source`.
         OSError: the folder cannot be written.
     """
-    before = _current(source, lambda: os.stat(source))
+    before = None if is_done else _current(source, lambda: os.stat(source))
 
     def is_there() -> bool:
+        if before is None:
+            return is_done is not None and is_done()
         after = stat_of(target)
         return after is not None and os.path.samestat(before, after)
 
@@ -423,20 +460,20 @@ def _discard(temporary: Path) -> None:
         os.unlink(temporary)
 
 
-def _write_pieces(file: RawIOBase, content: Iterable[Content]) -> None:
+def _write_pieces(handle: int, content: Iterable[Content]) -> None:
     for piece in content:
         view = memoryview(piece).cast("B")
         while view:
-            view = view[file.write(view) or 0 :]
+            view = view[os.write(handle, view) :]
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> int:
     # Without O_NONBLOCK a pipe without a writer would hang here for ever.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise NotAFile(path)
-        return os.fdopen(handle, "rb")
+        return handle
     except BaseException:
         os.close(handle)
         raise
@@ -486,8 +523,10 @@ def _create_without_link(path: Path, *content: Content) -> bool:
             return _holds(path, content)
         return False
     try:
-        with os.fdopen(handle, "wb", buffering=0) as file:
-            _write_pieces(file, content)
+        try:
+            _write_pieces(handle, content)
+        finally:
+            os.close(handle)
     except OSError:
         os.unlink(path)  # An empty file would pass for a claim for a minute.
         raise

@@ -199,16 +199,24 @@ class PackFolder:
         folder: the folder; it must exist before something is written.
         copies: copies on this node to read from.
         opened: keeps arrays open; None = they are opened for each read.
+        is_new: true if the folder was made just now, so that it need not be listed.
     """
 
-    def __init__(self, folder: Path, copies: NodeCopies | None = None, opened: OpenArrays | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        copies: NodeCopies | None = None,
+        opened: OpenArrays | None = None,
+        is_new: bool = False,
+    ) -> None:
         self.folder = folder
         self._copies = copies
         self._opened = opened
         self._packs: dict[str, Pack] = {}
         self._places: dict[str, tuple[str, int]] = {}
         self._marked: dict[str, float] = {}
-        self._has_unfinished = True  # As far as is known.
+        self._is_new = is_new
+        self._has_unfinished = not is_new  # As far as is known.
 
     def claim_path(self, name: str) -> Path:
         """The file of a bucket's claim."""
@@ -229,7 +237,9 @@ class PackFolder:
         """
         if all(image in self._places for image in images):
             return set()
-        return set(images) - self.index().keys()
+        known = self._places if self._is_new else self.index()
+        self._is_new = False
+        return set(images) - known.keys()
 
     def mark_used(self, images: Iterable[str]) -> None:
         """Note that the packs of known images are used now; at most once an hour.

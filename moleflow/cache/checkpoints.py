@@ -32,9 +32,11 @@ class StageCheckpointer:
 
     Attributes:
         start: the checkpoint to resume from; None = train from the first epoch.
+        has_file: true if there is or may be a checkpoint file.
     """
 
     start: Checkpoint | None
+    has_file: bool
     _last: Checkpoint | None
 
     def __init__(self, store: StageStore, stage: StageId) -> None:
@@ -42,7 +44,7 @@ class StageCheckpointer:
         self._path = store.checkpoint_path(stage)
 
     def __enter__(self) -> StageCheckpointer:
-        self._store.remove_leftovers(self._stage)
+        self.has_file = True
         self._last = self._read()
         self.start = self._last
         self._since = time.monotonic()
@@ -73,6 +75,9 @@ class StageCheckpointer:
     def _read(self) -> Checkpoint | None:
         try:
             content = files.read(self._path)
+        except FileNotFoundError:
+            self.has_file = False
+            return None
         except OSError:
             return None
         checkpoint = decode_checkpoint(content, self._stage)
@@ -83,6 +88,7 @@ class StageCheckpointer:
     def _write(self) -> None:
         if self._last is None:
             return
+        self.has_file = True
         with suppress(OSError):
             files.make_folder(self._path.parent)
             files.write_atomically(self._path, encode_checkpoint(self._last, self._stage))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import threading
 import time
@@ -29,6 +30,9 @@ from moleflow import files
 from moleflow.owner import JOB_VARIABLE, owner_is_gone, process_identity
 
 HEARTBEAT_S = 5.0
+SURE_S = 2 * HEARTBEAT_S
+"""Seconds after its last touch for which a claim is certain to be its owner's. Nobody takes over a
+claim of another host that was touched less than `WATCHED_S` seconds ago."""
 STALE_AFTER_S = 60.0
 WATCHED_S = 3 * HEARTBEAT_S
 """Seconds for which a claim of another host is watched, at least, before it counts as stale."""
@@ -42,6 +46,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._contents: dict[Path, str | None] = {}
+        self._touched: dict[Path, float] = {}
         self._rewritten: set[Path] = set()
         self._none_left = threading.Event()
 
@@ -58,16 +63,19 @@ class Heartbeat:
                 self._none_left = threading.Event()
                 threading.Thread(target=self._beat, args=(self._none_left,), name="heartbeat", daemon=True).start()
             self._contents[path] = content
+            self._touched[path] = files.uptime()
             if rewrite:
                 self._rewritten.add(path)
 
-    def remove(self, path: Path) -> None:
-        """Touch a file no more."""
+    def remove(self, path: Path) -> float:
+        """Touch a file no more; returns the seconds since it was last seen with its content."""
         with self._lock:
             self._contents.pop(path, None)
+            since = files.uptime() - self._touched.pop(path, -math.inf)
             self._rewritten.discard(path)
             if not self._contents:
                 self._none_left.set()
+        return since
 
     def _beat(self, none_left: threading.Event) -> None:
         while not none_left.wait(HEARTBEAT_S):
@@ -75,14 +83,22 @@ class Heartbeat:
                 contents = list(self._contents.items())
             # Outside the lock: a file server that hangs must not keep `remove` waiting.
             for path, content in contents:
-                now = _content(path)
+                begin, now = files.uptime(), _content(path)
                 # A claim that was taken over is left alone. The work goes on: its result is renamed
                 # into place all the same.
                 if now == content:
                     with contextlib.suppress(OSError):
                         files.touch(path)
-                elif now is None and content is not None:
+                        self._note(path, begin)
+                    continue
+                self._note(path, -math.inf)
+                if now is None and content is not None:
                     self._write_again(path, content)
+
+    def _note(self, path: Path, seen: float) -> None:
+        with self._lock:
+            if path in self._contents:
+                self._touched[path] = seen
 
     def _write_again(self, path: Path, content: str) -> None:
         # Under the lock: `remove` waits until the file is there, so that its caller can delete it.
@@ -101,7 +117,11 @@ class Claim:
         rewrite: let the heartbeat write the file again if it was removed. For files that no other
             worker may take over.
 
+    Attributes:
+        is_taken_over: true if its holder before died.
     """
+
+    is_taken_over = False
 
     def __init__(self, path: Path, content: str, heartbeat: Heartbeat | None = None, rewrite: bool = False) -> None:
         self.path = path
@@ -115,8 +135,8 @@ class Claim:
 
     def release(self) -> None:
         """Remove the file, unless another worker has taken the claim over."""
-        self.stop()
-        if _content(self.path) == self._content:
+        silent_s = self._heartbeat.remove(self.path)
+        if silent_s < SURE_S or _content(self.path) == self._content:
             files.remove(self.path)
 
     def __enter__(self) -> Claim:
@@ -149,7 +169,11 @@ def try_claim(path: Path, stale_after: float = STALE_AFTER_S) -> Claim | None:
         return None
     if not _is_stale(path, judged, stale_after):
         return None
-    return Claim(path, content) if take_over(path, judged, content) else None
+    if not take_over(path, judged, content):
+        return None
+    claim = Claim(path, content)
+    claim.is_taken_over = True
+    return claim
 
 
 def take_over(path: Path, judged: str, content: str, durable: bool = False) -> bool:

@@ -35,10 +35,11 @@ class PatchScores:
     Args:
         stage: the folder of the stage that trained the expert.
         states: digest of the states of all stages up to it.
+        is_new: true if the stage was stored just now, so that it has no rows yet.
     """
 
-    def __init__(self, stage: Path, states: str) -> None:
-        self._packs = PackFolder(stage)
+    def __init__(self, stage: Path, states: str, is_new: bool = False) -> None:
+        self._packs = PackFolder(stage, is_new=is_new)
         self._states = states
 
     def read(self, images: Iterable[str]) -> dict[str, Terms]:

@@ -86,7 +86,10 @@ class StageStore:
 
     def claim(self, stage: StageId) -> Claim | None:
         """The claim on training `stage`; None while another live worker holds it."""
-        return try_claim(self.claim_path(stage))
+        claim = try_claim(self.claim_path(stage))
+        if claim is not None and claim.is_taken_over:
+            self.remove_leftovers(stage)
+        return claim
 
     def forget_maker(self, stage: StageId) -> None:
         """Remove the claim and the checkpoint of a stored stage whose maker died."""
@@ -119,13 +122,14 @@ class StageStore:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None
 
-    def save(self, stage: StageId, trained: Stage, facts: Mapping[str, Any]) -> None:
+    def save(self, stage: StageId, trained: Stage, facts: Mapping[str, Any], has_checkpoint: bool = True) -> None:
         """Store a stage and remove its checkpoint; an intact stored stage is left as it is.
 
         Args:
             stage: its identity.
             trained: the stage.
             facts: for readers of stage.json (settings, data), as JSON values.
+            has_checkpoint: false if there certainly is none to remove.
 
         Raises:
             OSError: the disk is full or not writable; nothing half-written stays.
@@ -151,7 +155,8 @@ class StageStore:
             if self.load(stage) is None:
                 self._place(stage, contents)
         # Not before: if the rename fails, the next worker resumes from the checkpoint.
-        files.remove(self.checkpoint_path(stage))
+        if has_checkpoint:
+            files.remove(self.checkpoint_path(stage))
 
     def _place(self, stage: StageId, contents: Mapping[str, bytes]) -> None:
         """Write a stage's files to a temporary folder and rename it into place."""
@@ -166,7 +171,7 @@ class StageStore:
                 files.write_file(temporary / name, content)
             for last in (False, True):
                 try:
-                    files.rename(temporary, place)
+                    files.rename(temporary, place, is_done=lambda: self.load(stage) is not None)
                     return
                 except OSError:
                     if self.load(stage) is not None:
@@ -184,7 +189,10 @@ class StageStore:
             raise
 
     def remove_leftovers(self, stage: StageId) -> None:
-        """Remove what a dead writer of `stage` left; only for the holder of its claim."""
+        """Remove what a dead writer of `stage` left; only for the holder of its claim.
+
+        A live writer removes its own files.
+        """
         for leftover in self.stage_folder(stage).parent.glob(f".{stage.key}.*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)

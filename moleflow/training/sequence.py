@@ -155,7 +155,7 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
         detector.load_task_state(task, obtained.stage.state)
         detector.requires_grad_(False).eval()
         digests.append(obtained.stage.state_digest)
-        maps = PatchScores(context.stages.stage_folder(key), digest(digests))
+        maps = PatchScores(context.stages.stage_folder(key), digest(digests), is_new=not obtained.reused)
         for name, evaluation in evaluations.items():
             samples = splits[name]
             masks = _has_masks(config, data, name)
@@ -252,7 +252,7 @@ def _load_or_train(
                 earlier = sum(epoch.seconds for epoch in checkpointer.start.epochs) if checkpointer.start else 0.0
                 seconds = earlier + time.perf_counter() - start
                 stage = Stage(trained.state, trained.epochs, seconds, state_digest(trained.state))
-                store.save(key, stage, facts)
+                store.save(key, stage, facts, checkpointer.has_file)
             return _StageResult(stage, False, earlier, waited)
 
 

@@ -286,6 +286,11 @@ class _AttemptRun:
         if (done, total) == self._features and done < total:
             self.on_step("waiting")  # Another worker computes the rest.
             return
+        if done == total and self._features[0] == self._features[1] > 0:
+            # All of them were stored, as those before: no news for readers of the log.
+            self.watch.progress()
+            self.watch.check_time()
+            return
         self._features = (done, total)
         self._report("features", done=done, total=total)
 

@@ -74,6 +74,8 @@ class RunningTrial:
         # No event comes between the last epoch of a task and its end. Its images are scored then.
         if self.last_progress.kind == "features" and facts["done"] == facts["total"]:
             return "scoring" if self._epochs is not None and self._last_epoch[1] == self._epochs else "training"
+        if self.last_progress.kind == "task" and facts["task"] + 1 < facts["tasks"]:
+            return "training"
         if self.last_progress.kind == "epoch" and facts["epoch"] == facts["epochs"]:
             return f"{facts['task_name']}  scoring"
         return describe_event(self.last_progress)

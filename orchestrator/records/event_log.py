@@ -46,9 +46,7 @@ class EventLog:
         if not self._has_folder:
             files.make_folder(self.path.parent)
             self._has_folder = True
-        # Closed after each line: on NFS other machines see it only then.
-        with open(self.path, "ab") as file:
-            file.write(line.encode())
+        files.append(self.path, line.encode())
 
 
 @dataclass(frozen=True)

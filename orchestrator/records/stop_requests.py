@@ -34,16 +34,14 @@ class StopRequests:
 
     def is_set(self, trial_id: str) -> bool:
         """True if the stop of a trial was requested."""
+        self._checked = {trial_id: time.monotonic()}
         # Almost always there is no folder, and one call tells.
         return files.exists(self.folder) and any(files.exists(self.folder / name) for name in (ALL, trial_id))
 
     def is_set_throttled(self, trial_id: str) -> bool:
         """`is_set` for a running trial that asks often; false between two checks of the folder."""
-        now = time.monotonic()
-        if now - self._checked.get(trial_id, 0.0) < CHECK_EVERY_S:
-            return False
-        self._checked = {trial_id: now}
-        return self.is_set(trial_id)
+        recently = time.monotonic() - self._checked.get(trial_id, 0.0) < CHECK_EVERY_S
+        return not recently and self.is_set(trial_id)
 
     def clear(self) -> None:
         """Withdraw all requests."""

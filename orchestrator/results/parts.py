@@ -27,6 +27,8 @@ from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES, rows_of
 Stamps = tuple[int, ...]
 """Size (bytes), mtime and ctime (ns) of a part's file in each of TABLES, one after the other."""
 
+SLOW_S = 60.0
+"""Seconds of writing a part after which its writer looks whether all its files are still there."""
 _SIBLINGS = [table for table in TABLES if table != ATTEMPTS]
 _RECEIPT = b"digests"
 _CHANGED = "its bytes are not those that were written"
@@ -128,10 +130,14 @@ def write_part(parts: Path, part: Part) -> None:
         OSError: the disk is full or not writable; nothing of the part is left behind.
 
     """
-    temporary = temporary_folder(parts)
+    begin, temporary = files.uptime(), temporary_folder(parts)
     if MAPS in part.contents:
-        files.make_folder(maps_file(parts, part.name).parent)
-        files.write_atomically(maps_file(parts, part.name), part.contents[MAPS], folder=temporary)
+        maps = maps_file(parts, part.name)
+        try:
+            files.write_atomically(maps, part.contents[MAPS], folder=temporary)
+        except FileNotFoundError:  # The first maps of this store.
+            files.make_folder(maps.parent)
+            files.write_atomically(maps, part.contents[MAPS], folder=temporary)
     written = []
     try:
         # The receipt is the last of TABLES. A writer that dies between two files leaves none, so no
@@ -149,7 +155,7 @@ def write_part(parts: Path, part: Part) -> None:
     files.sync_folder(parts / ATTEMPTS)
     # Another driver removes files without a receipt after an hour, as a dead writer's. This writer
     # may have slept for so long.
-    for table in TABLES:
+    for table in TABLES if files.uptime() - begin > SLOW_S else ():
         path = part_file(parts, table, part.name)
         if not files.exists(path):
             files.write_atomically(path, part.contents[table], folder=temporary)

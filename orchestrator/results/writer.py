@@ -123,11 +123,13 @@ class PartWriter:
         # The time comes first, so parts sort by it. The owner tells which are a dead writer's.
         stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{owner_code()}"
         part = make_part(stem, tables)
+        is_stored = False
         try:
             write_part(self._store.parts, part)
+            is_stored = True
         finally:
             # Ctrl-C may come after the last rename. Stored attempts must not be written again.
-            if files.exists(part_file(self._store.parts, ATTEMPTS, part.name)):
+            if is_stored or files.exists(part_file(self._store.parts, ATTEMPTS, part.name)):
                 self._pending.clear()
                 self._last = self._clock()
         return part.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
 import time
@@ -16,6 +17,7 @@ from moleflow.cache.checkpoints import StageCheckpointer, decode_checkpoint, enc
 from moleflow.cache.stage_state import Checkpoint, Epoch, Stage, state_digest
 from moleflow.cache.stages import StageId, StageStore
 from moleflow.errors import Diverged
+from moleflow.owner import process_identity
 
 HERE, OTHER = StageId("ab12", "line a"), StageId("ab34", "line b")
 ERRORS = [KeyboardInterrupt, SystemExit, GeneratorExit]
@@ -200,12 +202,16 @@ def test_a_damaged_one_is_removed(tmp_path: Path, damage: bytes) -> None:
     assert files(tmp_path) == []
 
 
-def test_what_a_killed_writer_left_is_swept_away_by_the_next_and_nobody_else_s(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_swept_away_by_the_next_and_nobody_else_s(tmp_path: Path, dead_pid: int) -> None:
     store = StageStore(tmp_path)
+    store.claim_path(HERE).parent.mkdir()
+    store.claim_path(HERE).write_text(json.dumps({**process_identity(), "pid": dead_pid}))
     for left in (".ab12.checkpoint.safetensors.5f", ".ab12.77/state.safetensors", ".ab34.88/stage.json", ".ab123.9"):
         (tmp_path / "ab" / left).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ab" / left).write_bytes(b"half")
-    assert start_of(store) is None
+    claim = store.claim(HERE)
+    assert claim is not None
+    claim.release()
     assert files(tmp_path) == ["ab/.ab123.9", "ab/.ab34.88/stage.json"]
 
 

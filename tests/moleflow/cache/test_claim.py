@@ -272,8 +272,11 @@ def test_two_that_find_the_same_claim_stale(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_that_was_taken_over_is_not_released_by_its_first_owner(tmp_path: Path) -> None:
+def test_a_claim_that_was_taken_over_is_not_released_by_its_first_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.claim"
+    monkeypatch.setattr(moleflow.cache.claim, "SURE_S", 0.0)  # Its owner was suspended.
     slow = taken(path)
     write(path, age=100, host="elsewhere", pid=1, started=None)  # Another host took over.
     slow.release()

@@ -123,7 +123,7 @@ def test_a_trial_s_activity_is_known_between_its_events():
         ("bolt  epoch 1/2  loss 0.5", 0.25),
         ("bolt  scoring", 0.5),
         ("scoring", 0.5),
-        ("bolt  done", 0.5),
+        ("training", 0.5),
         ("training", 0.5),
     ]
 

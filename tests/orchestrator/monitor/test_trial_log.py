@@ -86,7 +86,7 @@ def test_ends_that_only_the_record_tells(tmp_path: Path, records: AttemptFolder)
 def test_a_dead_attempt_without_a_recorded_end(tmp_path: Path, records: AttemptFolder) -> None:
     begun = records.begin(TRIAL, row={"worker": "w-0"})
     begun.record.path.write_text('{"state": "running", "host": "afar", "pid": 1, "row": {"worker": "w-0"}}')
-    begun.withdraw()  # It is not ours any more, so that the file stays, and nobody touches it.
+    begun.stop()  # Nobody touches it.
     os.utime(begun.record.path, (1e9, 1e9))
     (line,) = TrialLog(tmp_path, TRIAL).read_new()
     assert line.startswith("2001-09-")
