@@ -1,14 +1,16 @@
 """File-system calls of a trial in its results folder and its cache, counted by strace.
 
-    python benchmarks/file_calls.py [--trials 2] [--backend inline] [--idle] [--seconds 20]
+    python benchmarks/file_calls.py [--trials 2] [--backend inline]
+    python benchmarks/file_calls.py --idle [--backend local] [--seconds 20]
 
 Every trial trains three embedded classes for one epoch; the features are stored before. A sweep of
 N trials and one of 2 N are counted. Their difference, by N, is a trial in steady state. What the
 first sweep cost beyond its trials is the start. Both are counted with the feature packs as they
 are, and with each divided into four.
 
-With --idle two drivers of the same sweep run on `local` instead, and their calls a second are
-counted: the first waits for its workers, which train, and the second for the first.
+With --idle two drivers of the same sweep run instead, and the calls a second of their processes are
+counted: the first waits for its workers, which train, and the second for the first. On `slurm` it
+runs on the cluster that `slurm/cluster.sh` starts.
 
 Reads, writes and closes of open files do not count. The embedded images lie in the cache folder and
 have a row of their own, since a user's images lie elsewhere.
@@ -17,6 +19,7 @@ have a row of their own, since a user's images lie elsewhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
 import signal
@@ -172,7 +175,7 @@ def measure(place: Path, trials: int, backend: str) -> None:
         table(f"{packs} feature packs, {trials} and {2 * trials} trials on {backend}", start, steady)
 
 
-def measure_idle(place: Path, seconds: float) -> None:
+def measure_idle(place: Path, seconds: float, backend: str) -> None:
     """Print the calls a second of two drivers and their workers while the workers train."""
     out, cache = place / "results", place / "cache"
     prefetch(place, cache)
@@ -180,10 +183,22 @@ def measure_idle(place: Path, seconds: float) -> None:
     logs = {name: place / f"{name}.log" for name in ("first driver", "second driver")}
     drivers: list[subprocess.Popen[bytes]] = []
     for log in logs.values():
-        drivers.append(subprocess.Popen(traced(log, command(long, out, cache, "local")), stdout=subprocess.DEVNULL))
-        time.sleep(seconds)  # The second finds every trial held.
+        drivers.append(subprocess.Popen(traced(log, command(long, out, cache, backend)), stdout=subprocess.DEVNULL))
+        await_training(out)  # The second finds every trial held.
+        time.sleep(seconds)
+    jobs = [one.pid for one in psutil.process_iter() if "slurmstepd" in {up.name() for up in one.parents()}]
+    watches = []
+    for number, job in enumerate(jobs):
+        logs[f"job {number}"] = place / f"job-{number}.log"
+        watches.append(
+            subprocess.Popen([*traced(logs[f"job {number}"], []), "-p", str(job)], stderr=subprocess.DEVNULL)
+        )
     begin = time.time()
     time.sleep(seconds)
+    of_thread = {thread: owner for one in psutil.process_iter() for thread, owner in threads_of(one).items()}
+    for watch in watches:
+        watch.terminate()
+        watch.wait()
     for started in drivers:
         for child in psutil.Process(started.pid).children():  # strace itself ignores the signal.
             child.send_signal(signal.SIGINT)
@@ -192,24 +207,40 @@ def measure_idle(place: Path, seconds: float) -> None:
     print("| process | folder | calls a second |\n|---|---|---:|")
     for driver, log in logs.items():
         found = [call for call in calls(log, out, cache) if begin <= call.time < begin + seconds]
-        each = Counter((call.process, call.part) for call in found)
+        each = Counter((of_thread.get(call.process, call.process), call.part) for call in found)
         for (process, part), number in sorted(each.items()):
-            print(f"| {driver}, {process} | {part} | {number / seconds:.2f} |")
+            print(f"| {driver}, process {process} | {part} | {number / seconds:.2f} |")
+        for process in sorted({process for process, _ in each}):
+            total = sum(number for (one, _), number in each.items() if one == process)
+            print(f"| {driver}, process {process} | **all** | **{total / seconds:.2f}** |")
+
+
+def threads_of(process: psutil.Process) -> dict[int, int]:
+    """{thread: its process}; empty if the process has ended."""
+    with contextlib.suppress(psutil.Error):
+        return {thread.id: process.pid for thread in process.threads()}
+    return {}
+
+
+def await_training(out: Path) -> None:
+    """Return once a worker has logged an epoch."""
+    while not any('"epoch"' in log.read_text() for log in out.glob("events/*.jsonl")):
+        time.sleep(0.5)
 
 
 def main() -> None:
     """Count, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=2)
-    parser.add_argument("--backend", choices=("inline", "local"), default="inline")
+    parser.add_argument("--backend", choices=("inline", "local", "slurm", "ray"), default="inline")
     parser.add_argument("--idle", action="store_true")
     parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args()
     if shutil.which("strace") is None:
         sys.exit("strace: not installed; apt-get install -y strace")
-    with tempfile.TemporaryDirectory(prefix="moleflow-calls-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="moleflow-calls-", ignore_cleanup_errors=True) as scratch:
         if given.idle:
-            measure_idle(Path(scratch), given.seconds)
+            measure_idle(Path(scratch), given.seconds, "local" if given.backend == "inline" else given.backend)
         else:
             measure(Path(scratch), given.trials, given.backend)
 

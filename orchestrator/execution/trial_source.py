@@ -15,7 +15,9 @@ from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Trial
 
 IDENTICAL_FAILURES = 10  # Failures of one shape in a row, after which no more trials are handed out.
-HELD_AGAIN_S = 2.0  # Seconds until a trial that another process is running is offered again.
+HELD_PAUSE_S = 4.0
+"""Seconds between two offers of trials that other processes are running. There may be hundreds, and
+each offer costs a file server some calls."""
 INTERRUPTIONS = 3  # Further attempts of a trial that is interrupted before it finishes an epoch.
 # These errors would come again in every attempt.
 NOT_RETRIED = ("InvalidInput", NO_PROGRESS, OUT_OF_MEMORY)
@@ -82,7 +84,9 @@ class TrialSource:
         self._most_identical, self._cancelled, self._prune = most_identical, cancelled, prune
         self._waits_for_others, self._after = waits_for_others, after
         self._running: dict[str, Trial] = {}
-        self._retried: list[tuple[float, Trial]] = []  # with the time from which each may run again
+        self._retried: list[Trial] = []
+        self._held: list[Trial] = []  # by other processes
+        self._offers_held_from = 0.0
         self._failures: dict[str, int] = {}
         self._interruptions: dict[str, int] = {}
         self._last_failure: tuple[str, int] = ("", 0)  # its shape, and how often it came in a row
@@ -114,14 +118,15 @@ class TrialSource:
             return
         trial = self._running.pop(event.trial_id)
         if event.kind == "held" and self._waits_for_others:
-            self._retried.append((self._clock() + HELD_AGAIN_S, trial))
+            self._held.append(trial)
+            self._offers_held_from = self._clock() + HELD_PAUSE_S
         elif event.kind in ("held", "withdrawn"):
             self._end(trial, event)
         elif event.kind == "failed":
             self._failed(trial, event)
         # An interruption costs no retry: preemption and time limits are no fault of the trial.
         elif event.kind == "interrupted" and self._continues(trial.id, event):
-            self._retried.append((self._clock(), trial))
+            self._retried.append(trial)
         elif event.kind != "fatal":
             self._last_failure = ("", 0)
             self.tally.failed.pop(trial.id, None)
@@ -129,12 +134,12 @@ class TrialSource:
             self._end(trial, event)
 
     def _next_trial(self) -> Trial | SourceSignal:
-        for position, (due, trial) in enumerate(self._retried):
-            if due <= self._clock():
-                del self._retried[position]
-                return trial
+        if self._retried:
+            return self._retried.pop(0)
+        if self._held and self._offers_held_from <= self._clock():
+            return self._held.pop(0)
         answer = self._search.ask()
-        return SourceSignal.WAIT if answer is SourceSignal.DONE and (self._running or self._retried) else answer
+        return SourceSignal.WAIT if answer is SourceSignal.DONE and (self._running or self._held) else answer
 
     def _continues(self, trial_id: str, event: Event) -> bool:
         """True if an interrupted trial runs again; a finished epoch resets the count."""
@@ -146,7 +151,7 @@ class TrialSource:
         self.tally.failed[trial.id] = event
         self._failures[trial.id] = self._failures.get(trial.id, 0) + 1
         if self._failures[trial.id] <= self._retries and event.facts.get("error_kind") not in NOT_RETRIED:
-            self._retried.append((self._clock(), trial))
+            self._retried.append(trial)
         else:
             self._end(trial, event)
         # A sweep of 10,000 trials with a typo must not fail 10,000 times.

@@ -11,7 +11,7 @@ from pathlib import Path
 from moleflow import files
 
 ALL = "all"
-CHECK_EVERY_S = 1.0
+CHECK_EVERY_S = 2.0
 
 
 @dataclass

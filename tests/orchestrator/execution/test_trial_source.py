@@ -130,14 +130,21 @@ def test_a_trial_carries_the_trials_that_it_follows(clock):
     assert source.next().after == ("before 000000000000",)
 
 
-def test_a_held_trial_comes_again_after_two_seconds_or_is_left_to_its_process(clock):
-    source = source_of(1, clock)
+def test_held_trials_come_again_one_every_four_seconds_or_are_left_to_their_process(clock):
+    source = source_of(2, clock)
     held = Event("held", ids(source.next()))
+    source.events(Event("held", ids(source.next())))
     source.events(held)
-    clock.now = 1.9
+    clock.now = 3.9
     assert source.next() is SourceSignal.WAIT
-    clock.now = 2.0
+    clock.now = 4.0
+    assert ids(source.next()) == "000000000001"
+    source.events(Event("held", "000000000001"))
+    assert source.next() is SourceSignal.WAIT
+    clock.now = 8.0
     assert ids(source.next()) == "000000000000"
+    source.events(Event("elsewhere", "000000000000"))  # Others may have ended, too.
+    assert ids(source.next()) == "000000000001"
     source = TrialSource(PlannedTrials(trials(1)), Resources(), 0, waits_for_others=False, clock=clock)
     source.next()
     source.events(held)
