@@ -20,6 +20,9 @@ from orchestrator.records.attempts import AttemptRecord
 from orchestrator.records.events import PROGRESS, Event
 
 EVERY_S = 1.0
+CALLS_PER_S, LONGEST_PAUSE_S = 1.0, 15.0
+"""File-system calls a second that looking at the logs may cost, as long as no pause gets longer."""
+_CALLS_OF_A_LISTING, _CALLS_OF_A_READING = 4, 3
 
 
 class EventLog:
@@ -67,11 +70,19 @@ class LogFollower:
 
     folder: Path
     _offsets: dict[str, int] = field(default_factory=dict)
+    _calls: int = _CALLS_OF_A_LISTING
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds to wait before the next look, by the calls that the last one took."""
+        return min(self._calls / CALLS_PER_S, LONGEST_PAUSE_S)
 
     def read_new(self, pattern: str = "*") -> list[LoggedEvent]:
         """The new events of the workers whose names match `pattern`, oldest first."""
         entries: list[LoggedEvent] = []
-        for name in fnmatch.filter(files.names(self.folder), f"{pattern}.jsonl"):
+        logs = fnmatch.filter(files.names(self.folder), f"{pattern}.jsonl")
+        self._calls = _CALLS_OF_A_LISTING + len(logs)
+        for name in logs:
             entries += self._read(self.folder / name)
         return sorted(entries, key=lambda entry: entry.time)
 
@@ -81,6 +92,7 @@ class LogFollower:
             status = files.stat_of(path)
             if status is None or status.st_size <= start:
                 return
+            self._calls += _CALLS_OF_A_READING
             with files.open_file(path) as file:
                 file.seek(start)
                 content = file.read()

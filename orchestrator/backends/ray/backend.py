@@ -20,7 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 from moleflow.code_digest import code_digest
 from orchestrator.backends.ray.cluster import connected, trial_request
 from orchestrator.backends.ray.trial_actor import STOP_WITHIN_S, TrialActor, stop_file
-from orchestrator.backends.ray.tune_source import NoMoreTrials, SourceSearcher, TuneCallback, TuneSource
+from orchestrator.backends.ray.tune_source import LOOK_EVERY_S, NoMoreTrials, SourceSearcher, TuneCallback, TuneSource
 from orchestrator.execution.backend import MakeWorker, TrialSupply, WorkerConfig
 from orchestrator.execution.make_worker import make_worker
 from orchestrator.records.events import Events
@@ -103,8 +103,8 @@ class RayBackend:
         file.touch()
         deadline = time.monotonic() + STOP_WITHIN_S
         while tune_source.open_trials and time.monotonic() < deadline:
-            tune_source.read_logs()
-            time.sleep(0.1)
+            tune_source.read_logs(every_s=0.0)
+            time.sleep(LOOK_EVERY_S)
         file.unlink(missing_ok=True)
 
 

@@ -24,7 +24,7 @@ from orchestrator.records import stop_requests
 from orchestrator.records.events import Event
 from orchestrator.sweep.trial import Trial
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 OVER = "over"  # Marks a result whose `done` means that the trial has ended, not that Tune stops it.
 STOP_WITHIN_S = 5.0
 

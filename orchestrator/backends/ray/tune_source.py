@@ -81,7 +81,7 @@ class TuneSource:
 
         """
         # Given nothing, Tune sleeps for a second. So an idle Tune gets the newest events at once.
-        self.read_logs(LOOK_EVERY_S if self.placed else 0.0)
+        self.read_logs(None if self.placed else 0.0)
         if len(self.placed) >= self.max_items:
             return SourceSignal.WAIT
         answer = self.source.next()
@@ -92,9 +92,14 @@ class TuneSource:
             raise NoMoreTrials
         return answer
 
-    def read_logs(self, every_s: float = LOOK_EVERY_S) -> None:
-        """Report the new events of the workers, at most once in `every_s` seconds."""
+    def read_logs(self, every_s: float | None = None) -> None:
+        """Report the new events of the workers, at most once in `every_s` seconds.
+
+        None: often while an end is missing, seldom otherwise, since Tune tells of tasks and ends.
+        """
         now = self.clock()
+        if every_s is None:
+            every_s = LOOK_EVERY_S if self._end_missing else self._follower.pause_s
         if now - self._looked < every_s:
             return
         self._looked = now
@@ -219,6 +224,7 @@ class TuneCallback(Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Handle the end of a task or of a trial, or a fatal error."""
+        self._tune_source.read_logs(every_s=0.0)
         if "fatal" in result:
             self._tune_source.on_fatal(result["fatal"])
         elif result.get("done") and OVER not in result:

@@ -120,6 +120,7 @@ class _SlurmEngine:
         self._states: dict[str, QueueState] = {}  # the last answer, by array task
         self._schedule = _PollSchedule(time.monotonic)
         self._submit_due: float | None = None
+        self._look_due = 0.0
 
     def free_slots(self) -> int:
         return 1  # SLURM queues everything; arrays are made at the next poll.
@@ -130,7 +131,7 @@ class _SlurmEngine:
     def poll(self, seconds: float) -> list[Event]:
         self._submit_when_due()
         time.sleep(max(seconds, LOOK_EVERY_S))
-        events = [entry.event for entry in self._follower.read_new(WORKER_LOGS)]
+        events = self._new_events()
         events = [event for event in events if event.trial_id in self._task_of or event.kind == "fatal"]
         # An interrupted job may be requeued or cancelled: SLURM's state decides what that means.
         events = [event for event in events if event.kind != "interrupted"]
@@ -142,6 +143,15 @@ class _SlurmEngine:
             if event.kind in ENDS:
                 self._forget(event.trial_id)
         return events
+
+    def _new_events(self) -> list[Event]:
+        """What the workers have logged since the last look."""
+        now = time.monotonic()
+        if now < self._look_due:
+            return []
+        entries = self._follower.read_new(WORKER_LOGS)
+        self._look_due = now + self._follower.pause_s
+        return [entry.event for entry in entries]
 
     def cancel_queued(self) -> list[Event]:
         cancelled = [*self._waiting, *self._held]
