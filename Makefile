@@ -3,7 +3,7 @@
 # make test-all     those, and the tests that start processes or take longer: 10 minutes more
 # make test-slurm   the tests that need SLURM: as root, after slurm/cluster.sh up
 # make test-ray     the tests that start Ray clusters
-# make test-crash   harm to one file operation after the other: a sample of 560, 6 minutes
+# make test-crash   harm to one file operation after the other: a sample of 500, 4 minutes
 # make test-shared  sweeps on shared filesystems, mounted here: as root, 5 minutes
 # make bench        every figure of benchmarks/README.md that needs no other machine: 15 minutes; run nothing else meanwhile
 # make check        lint, format and types

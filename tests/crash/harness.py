@@ -93,6 +93,11 @@ class Harm:
     path: str
     mode: str
 
+    @property
+    def key(self) -> str:
+        """Its name in a file of verdicts."""
+        return f"{self.scenario}, {self.number}, {self.mode}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -452,8 +457,12 @@ def place_for_work() -> str:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
 
 
-def run_lane(lane: int, lanes: int, names: Sequence[str], sample: int, seed: int, out: Path) -> None:
-    """Harm every `lanes`-th operation, and append a line for each harm to `out`."""
+def run_lanes(lanes: int, names: Sequence[str], sample: int, seed: int, out: Path) -> int:
+    """Harm operations in `lanes` forked processes, and append a line for each harm to `out`.
+
+    Returns:
+        0 if every process came to its end.
+    """
     import_all()
     known = {line["key"] for line in read_lines(out)}
     with tempfile.TemporaryDirectory(dir=place_for_work()) as folder:
@@ -466,23 +475,41 @@ def run_lane(lane: int, lanes: int, names: Sequence[str], sample: int, seed: int
             fast = [(one, harm) for one, harm in chosen if not one.scenario.chosen]
             few = min(len(slow), sample // 25)
             chosen = draws.sample(fast, min(sample - few, len(fast))) + draws.sample(slow, few)
-        for one, harm in chosen[lane::lanes]:
-            key = f"{harm.scenario}, {harm.number}, {harm.mode}"
-            if key in known:
-                continue
-            began = time.monotonic()
-            seen, text = verdict(one, harm, one.template.parent)
-            line = {
-                "key": key,
-                **asdict(harm),
-                **asdict(seen),
-                "well": is_well(seen),
-                "seconds": round(time.monotonic() - began, 2),
-            }
-            if not is_well(seen):
-                line["output"] = text[-3000:]
-            with out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        open_harms = [(one, harm) for one, harm in chosen if harm.key not in known]
+        gc.freeze()
+        started = []
+        for lane in range(lanes):
+            work = Path(folder) / f"lane-{lane}"
+            if (process := os.fork()) == 0:
+                code = 1
+                try:
+                    work.mkdir()
+                    run_lane(open_harms[lane::lanes], work, out)
+                    code = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            started.append(process)
+        return max(abs(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) for process in started)
+
+
+def run_lane(harms: Iterable[tuple[Prepared, Harm]], work: Path, out: Path) -> None:
+    """Harm one operation after the other, in the folder `work`."""
+    for one, harm in harms:
+        began = time.monotonic()
+        seen, text = verdict(one, harm, work)
+        line = {
+            "key": harm.key,
+            **asdict(harm),
+            **asdict(seen),
+            "well": is_well(seen),
+            "seconds": round(time.monotonic() - began, 2),
+        }
+        if not is_well(seen):
+            line["output"] = text[-3000:]
+        with out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -538,12 +565,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only these; repeatable")
     parser.add_argument("--lanes", type=int, default=2, help="processes side by side")
-    parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--harmed", action="store_true", help=argparse.SUPPRESS)  # the shim is loaded
     given = parser.parse_args()
     names = given.scenario or list(SCENARIOS)
-    if given.lane is not None:
-        run_lane(given.lane, given.lanes, names, given.sample, given.seed, given.out.absolute())
-        return
+    if given.harmed:
+        sys.exit(run_lanes(given.lanes, names, given.sample, given.seed, given.out.absolute()))
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ,
@@ -552,13 +578,9 @@ def main() -> None:
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        lanes = [
-            subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--lane", str(n)], env=environment)
-            for n in range(given.lanes)
-        ]
-        codes = [lane.wait() for lane in lanes]
+        ended = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--harmed"], env=environment)
     print(json.dumps(summary(read_lines(given.out)), indent=1))
-    sys.exit(max(map(abs, codes)))
+    sys.exit(abs(ended.returncode))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SAMPLE = int(os.environ.get("MOLEFLOW_CRASH_SAMPLE", "560"))
+SAMPLE = int(os.environ.get("MOLEFLOW_CRASH_SAMPLE", "500"))
 
 
 @pytest.mark.crash
