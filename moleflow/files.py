@@ -5,9 +5,8 @@ answer:
 
 - A reply that was lost: the server has renamed, and answers a second request that there is no such
   file. What is there now is compared with what was meant.
-- ESTALE: the file was removed or replaced on another host. That is looked up once more, then the
-  file is gone.
-- An error that passes (`PASSING`). The operation is tried again for `retry_s()` seconds.
+- Errors that pass, and ESTALE. `moleflow.passing_errors` handles them, and holds the functions
+  that read a file.
 - Attributes and listings that are a minute old. Those that decide something are asked for anew.
 - Clocks that differ. Ages come from the clock that stamps the files.
 
@@ -18,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import stat
@@ -26,83 +24,24 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
 
 from moleflow.owner import CODE, code_is_gone, owner_code
+from moleflow.passing_errors import PASSING, of_present_file, retried
+from moleflow.passing_errors import NotAFile as NotAFile  # Part of this module for its callers.
+from moleflow.passing_errors import open_file as open_file
+from moleflow.passing_errors import read as read
 
 Content = bytes | memoryview
-Result = TypeVar("Result")
 
-RETRY_VARIABLE = "MOLEFLOW_FILE_RETRY_S"
-"""The environment variable with the seconds for which a passing error is tried again."""
-RETRY_S = 120.0
-PASSING = frozenset(
-    {
-        *(errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EDQUOT),
-        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH),
-        *(errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT),
-    }
-)
-"""Errors that a server or a network recovers from by itself. A full disk is none of them."""
 LEFT_BEHIND_S = 3600.0
 """Age of a temporary file of another host from which nobody writes it any more."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 5.0
-_STALE_READS = 3
-_PIECE = 1 << 24
 _TEMPORARY = re.compile(r"^\..+\.tmp$")
 _OWNED = re.compile(rf"\.({CODE})-[0-9a-f]{{12}}\.tmp$")
-_LOG = logging.getLogger(__name__)
 
 
-class NotAFile(OSError):
-    """A folder, a pipe or a device stands where a file is expected; reading it could hang."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(errno.EINVAL, "it is no regular file", str(path))
-
-
-def retry_s() -> float:
-    """Seconds for which a passing error is tried again before it counts."""
-    try:
-        return float(os.environ.get(RETRY_VARIABLE, RETRY_S))
-    except ValueError:
-        return RETRY_S
-
-
-# --- Reading -------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        FileNotFoundError: there is none, or it is removed while it is read.
-        NotAFile: it is no regular file.
-        OSError: it cannot be read.
-    """
-
-    def whole() -> bytes:
-        # Without Python's file objects, which ask for the file's facts twice more.
-        handle, pieces = _opened(path), []
-        try:
-            while piece := os.read(handle, _PIECE):
-                pieces.append(piece)
-        finally:
-            os.close(handle)
-        return b"".join(pieces)
-
-    return _current(path, lambda: retried(whole, path, but=errno.ESTALE))
-
-
-def open_file(path: Path) -> BinaryIO:
-    """A file open for reading.
-
-    Raises:
-        FileNotFoundError, NotAFile, OSError: as `read`.
-    """
-    return os.fdopen(_current(path, lambda: retried(lambda: _opened(path), path, but=errno.ESTALE)), "rb")
+# --- Looking -------------------------------------------------------------------------------------
 
 
 def exists(path: Path) -> bool:
@@ -113,7 +52,7 @@ def exists(path: Path) -> bool:
 def stat_of(path: Path) -> os.stat_result | None:
     """Size and times of a file or folder, perhaps as they were a minute ago; None if it is gone."""
     try:
-        return _current(path, lambda: retried(lambda: os.stat(path), path, but=errno.ESTALE))
+        return of_present_file(path, lambda: os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -139,7 +78,7 @@ def stat_now(path: Path) -> os.stat_result | None:
                 os.close(handle)
 
     try:
-        return _current(path, lambda: retried(ask, path, but=errno.ESTALE))
+        return of_present_file(path, ask)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -157,7 +96,7 @@ def names(folder: Path, fresh: bool = False, temporary: bool = False) -> list[st
         with contextlib.suppress(OSError):
             _touch_probe(folder)
     try:
-        found = _current(folder, lambda: retried(lambda: os.listdir(folder), folder, but=errno.ESTALE))
+        found = of_present_file(folder, lambda: os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return found if temporary else [name for name in found if not _TEMPORARY.match(name)]
@@ -320,7 +259,7 @@ def rename(source: Path, target: Path, is_done: Callable[[], bool] | None = None
         FileNotFoundError: there is no `source`.
         OSError: the folder cannot be written.
     """
-    before = None if is_done else _current(source, lambda: os.stat(source))
+    before = None if is_done else of_present_file(source, lambda: os.stat(source))
 
     def is_there() -> bool:
         if before is None:
@@ -345,7 +284,7 @@ def remove(path: Path) -> bool:
         OSError: the folder cannot be written.
     """
     try:
-        _current(path, lambda: retried(lambda: os.unlink(path), path, but=errno.ESTALE))
+        of_present_file(path, lambda: os.unlink(path))
     except FileNotFoundError:
         return False
     return True
@@ -368,7 +307,7 @@ def touch(path: Path) -> None:
         FileNotFoundError: there is none.
         OSError: it cannot be stamped.
     """
-    _current(path, lambda: retried(lambda: os.utime(path), path, but=errno.ESTALE))
+    of_present_file(path, lambda: os.utime(path))
 
 
 def sync_folder(folder: Path) -> None:
@@ -403,52 +342,6 @@ def remove_leftovers(folder: Path) -> list[Path]:
     return removed
 
 
-# --- What servers answer -------------------------------------------------------------------------
-
-
-def retried(operation: Callable[[], Result], path: Path, but: int | None = None) -> Result:
-    """The result of an operation that is tried again after each passing error, `but` one.
-
-    Args:
-        operation: writes anew what it writes each time, under a new name.
-        path: named in the message.
-        but: an error that is not tried again.
-
-    Raises:
-        OSError: an error that does not pass, or not within `retry_s()` seconds.
-    """
-    deadline, pause = None, _FIRST_PAUSE_S
-    while True:
-        try:
-            return operation()
-        except OSError as error:
-            if error.errno not in PASSING or error.errno == but:
-                raise
-            now = time.monotonic()
-            if deadline is None:
-                deadline = now + retry_s()
-                _LOG.warning("%s: %s; trying again for up to %g s", path, error.strerror, retry_s())
-            if now + pause > deadline:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-
-def _current(path: Path, operation: Callable[[], Result]) -> Result:
-    """The result of an operation on the file that now has this name.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    for _ in range(_STALE_READS):
-        try:
-            return operation()
-        except OSError as error:
-            if error.errno != errno.ESTALE:
-                raise
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-
-
 def _temporary_name(path: Path, folder: Path | None) -> Path:
     return (folder or path.parent) / f".{path.name}.{owner_code()}-{uuid.uuid4().hex[:12]}.tmp"
 
@@ -465,18 +358,6 @@ def _write_pieces(handle: int, content: Iterable[Content]) -> None:
         view = memoryview(piece).cast("B")
         while view:
             view = view[os.write(handle, view) :]
-
-
-def _opened(path: Path) -> int:
-    # Without O_NONBLOCK a pipe without a writer would hang here for ever.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise NotAFile(path)
-        return handle
-    except BaseException:
-        os.close(handle)
-        raise
 
 
 def _touch_probe(folder: Path) -> float:

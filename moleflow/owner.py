@@ -85,7 +85,10 @@ def process_alive(pid: int, started: object = None) -> bool:
     except (ValueError, OverflowError):  # No number of a process.
         return False
     if isinstance(started, str):
-        started = float(started) / os.sysconf("SC_CLK_TCK")
+        try:
+            started = float(started) / os.sysconf("SC_CLK_TCK")
+        except ValueError:  # Nobody's start, so it is not compared.
+            started = None
     return now_started is not None and (
         not isinstance(started, int | float) or abs(now_started - started) <= _SAME_START_S
     )

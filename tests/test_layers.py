@@ -21,15 +21,16 @@ HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optun
 MOLEFLOW = {
     "errors": "",
     "owner": "",
-    "files": "owner",
+    "passing_errors": "",
+    "files": "owner passing_errors",
     "metrics": "",
     "code_digest": "errors",
     "environment": "errors",
-    "settings": "errors",
-    "data": "code_digest errors files settings",
+    "settings": "errors passing_errors",
+    "data": "code_digest errors files passing_errors settings",
     "models": "settings",
-    "cache": "code_digest environment errors files owner settings",
-    "features": "cache code_digest data environment errors files settings",
+    "cache": "code_digest environment errors files owner passing_errors settings",
+    "features": "cache code_digest data environment errors files passing_errors settings",
     "training": "cache data environment errors features metrics models settings",
 }
 ORCHESTRATOR = {
@@ -37,7 +38,7 @@ ORCHESTRATOR = {
     "host": "moleflow.errors moleflow.features",
     "results": "moleflow.errors moleflow.files moleflow.owner",
     "sweep": "moleflow.errors moleflow.settings",
-    "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner",
+    "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner moleflow.passing_errors",
     "plan": "results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
     "moleflow.settings",
@@ -45,8 +46,9 @@ ORCHESTRATOR = {
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
     "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest "
-    "moleflow.environment moleflow.errors moleflow.features moleflow.owner moleflow.settings",
-    "monitor": "execution host records results moleflow.cache moleflow.errors moleflow.owner",
+    "moleflow.environment moleflow.errors moleflow.features moleflow.owner moleflow.passing_errors "
+    "moleflow.settings",
+    "monitor": "execution host records results moleflow.cache moleflow.errors moleflow.owner moleflow.passing_errors",
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
@@ -64,8 +66,10 @@ ALLOWED = {
 }
 # A model may be made of another only where this says so.
 MODELS = {
-    "detector": {"adapters", "flow", "patch_attention"},
-    "flow": {"cached_tensor", "coupling", "cross_patch", "lora"},
+    "detector": {"adapters", "alignment", "flow", "patch_attention", "patch_mixer"},
+    "flow": {"auxiliary_couplings", "cached_tensor", "coupling", "cross_patch", "lora", "separate_coupling"},
+    "separate_coupling": {"coupling", "patch_mixer"},
+    "auxiliary_couplings": {"seeded_linear"},
     "cross_patch": {"coupling"},
     "lora": {"cached_tensor", "seeded_linear", "spatial_lora"},
     "adapters": {"seeded_linear"},

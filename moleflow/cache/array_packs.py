@@ -16,6 +16,7 @@ disk of its own can copy arrays there once and read them from there; see `NodeCo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -39,6 +40,7 @@ from moleflow import files
 from moleflow.cache.claim import try_claim, wait_for
 from moleflow.cache.entries import mark_used
 from moleflow.files import temporary_file, write_atomically
+from moleflow.passing_errors import retried
 
 _LOG = logging.getLogger(__name__)
 
@@ -159,19 +161,28 @@ class OpenArrays:
             return False  # The caller opens it as well, and knows what the error means.
         try:
             if not _read_open(file, pack, rows, out):
-                file.close()
+                _close(file)
                 return False
+        except OSError:
+            _close(file)
+            return False  # The caller opens it anew, and tries again if the error passes.
         except BaseException:
-            file.close()
+            _close(file)
             raise
         self._files[source] = file
         if len(self._files) > self._at_most:
-            self._files.popitem(last=False)[1].close()
+            _close(self._files.popitem(last=False)[1])
         return True
 
     def __del__(self) -> None:
         for file in self._files.values():
-            file.close()
+            _close(file)
+
+
+def _close(file: BinaryIO) -> None:
+    """Close a file that was only read. The server of a dead mount answers with an error."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def node_copies(folder_text: str | None) -> NodeCopies | None:
@@ -410,7 +421,7 @@ def _read(path: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDAr
             return _read_open(file, pack, rows, out)
 
     try:
-        return files.retried(read, path)
+        return retried(read, path)
     except OSError as error:
         if error.errno not in _GONE:
             raise

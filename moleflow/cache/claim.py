@@ -326,7 +326,7 @@ def _is_gone(content: str) -> bool | None:
     """True if the holder has ended, False if it runs, None if only its heartbeat can tell."""
     try:
         holder: Any = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(holder, dict):
         return None

@@ -21,6 +21,7 @@ from moleflow.cache.entries import mark_used
 from moleflow.cache.stage_state import Epoch, Stage
 from moleflow.code_digest import code_digest, version
 from moleflow.environment import Environment
+from moleflow.passing_errors import retried
 from moleflow.settings.config import TrialConfig, digest, reach
 
 CHECKPOINT_EVERY_S = 60.0
@@ -161,7 +162,7 @@ class StageStore:
     def _place(self, stage: StageId, contents: Mapping[str, bytes]) -> None:
         """Write a stage's files to a temporary folder and rename it into place."""
         place = self.stage_folder(stage)
-        files.retried(lambda: self._place_once(stage, place, contents), place)
+        retried(lambda: self._place_once(stage, place, contents), place)
 
     def _place_once(self, stage: StageId, place: Path, contents: Mapping[str, bytes]) -> None:
         temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")

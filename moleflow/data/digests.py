@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moleflow.data.images import check_image, read_bytes
 from moleflow.files import make_folder, write_atomically
+from moleflow.passing_errors import of_present_file, read
 
 # A file that is younger than this could change again without a new time stamp: filesystems stamp in
 # steps of up to two seconds.
@@ -51,7 +52,7 @@ class DigestCache:
         """
         name = str(path.absolute())
         try:
-            state = path.stat()
+            state = of_present_file(path, path.stat)
         except OSError:
             read_bytes(path)  # Raises InvalidInput with the reason.
             raise
@@ -80,7 +81,7 @@ class DigestCache:
         if self._path is None:
             return {}
         try:
-            rows = json.loads(self._path.read_text(encoding="utf-8"))
+            rows = json.loads(read(self._path))
             return {name: _entry(*row) for name, row in rows.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}

@@ -14,11 +14,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from moleflow.errors import Damaged, InvalidInput
+from moleflow.passing_errors import read
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L", "I;16N")
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 @contextmanager
@@ -56,9 +62,7 @@ def check_image(data: bytes, path: Path) -> tuple[int, int]:
         return image.size
 
 
-def read_image(
-    path: Path, size: int, interpolation: Literal["bilinear", "bicubic"], digest: str | None = None
-) -> npt.NDArray[np.uint8]:
+def read_image(path: Path, size: int, interpolation: Interpolation, digest: str | None = None) -> npt.NDArray[np.uint8]:
     """An image as RGB: uint8 (size, size, 3).
 
     Grey becomes three equal channels, 16 bits are scaled by 255/65535, alpha is dropped. Shrinking
@@ -116,7 +120,7 @@ def read_bytes(path: Path) -> bytes:
         InvalidInput: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read(path)
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from moleflow.data.images import read_image, read_mask
+from moleflow.data.images import Interpolation, read_image, read_mask
 from moleflow.errors import Damaged, InvalidInput
+from moleflow.passing_errors import retried
 
 if TYPE_CHECKING:
     from moleflow.data.mvtec import Sample
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
 
 
-def load_image(sample: Sample, size: int, interpolation: Literal["bilinear", "bicubic"]) -> npt.NDArray[np.uint8]:
+def load_image(sample: Sample, size: int, interpolation: Interpolation) -> npt.NDArray[np.uint8]:
     """The sample's image as RGB: uint8 (size, size, 3).
 
     Raises:
@@ -45,7 +46,8 @@ def _read_or_redraw(sample: Sample, read: Callable[[], Pixels]) -> Pixels:
     try:
         return read()
     except (Damaged, InvalidInput):
-        if sample.redraw is None or all(path is None or path.exists() for path in (sample.path, sample.mask)):
+        paths = [path for path in (sample.path, sample.mask) if path is not None]
+        if sample.redraw is None or all(retried(path.exists, path) for path in paths):
             raise
     sample.redraw()
     return read()

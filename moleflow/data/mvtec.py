@@ -18,6 +18,7 @@ from pathlib import Path
 from moleflow.data.digests import DigestCache
 from moleflow.data.images import SUFFIXES
 from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.passing_errors import retried
 from moleflow.settings.config import digest
 
 GOOD = "good"
@@ -179,7 +180,9 @@ def _images(folder: Path) -> list[Path]:
 
 def _visible(folder: Path) -> list[Path]:
     # File managers leave names that begin with a dot, some of them with an image's suffix.
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    if not retried(folder.is_dir, folder):
+        return []
+    return sorted(path for path in retried(lambda: [*folder.iterdir()], folder) if not path.name.startswith("."))
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -26,7 +26,8 @@ from moleflow.data.loading import load_image
 from moleflow.data.mvtec import Sample
 from moleflow.data.subsets import limit
 from moleflow.errors import InvalidInput
-from moleflow.files import write_atomically
+from moleflow.files import make_folder, write_atomically
+from moleflow.passing_errors import read
 from moleflow.settings.config import DataKnobs, digest
 
 LEAST_SHARE, LARGEST_SHARE = 0.003, 0.08  # of the image's area; most are small, as real ones are
@@ -167,7 +168,7 @@ def _grey_levels(values: npt.NDArray[np.floating[Any]]) -> Pixels:
 def _intact_digest(path: Path) -> str | None:
     """The SHA-256 of an intact PNG file; None for any other file, or none."""
     try:
-        data = path.read_bytes()
+        data = read(path)
         check_image(data, path)
     except (FileNotFoundError, InvalidInput):
         return None
@@ -178,6 +179,6 @@ def _written(path: Path, pixels: Pixels) -> str:
     """Write a PNG file; return its SHA-256."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, buffer.getvalue(), durable=False)
     return hashlib.sha256(buffer.getvalue()).hexdigest()

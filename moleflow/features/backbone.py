@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ timm = import_timm()
 # time makes a feature a function of its image alone. On a GPU a batch has a fixed size, filled with
 # zeros.
 _BATCH = {"cpu": 1, "cuda": 32}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Mean and standard deviation of ImageNet's pixels by channel, at a range of 0 to 1."""
 
 
 class FrozenBackbone:
@@ -30,6 +33,9 @@ class FrozenBackbone:
     Each chosen layer is resized to one grid (averaged down, or enlarged bilinearly), optionally
     averaged over a window of patches and projected by a fixed random map. Then the layers become
     one vector a patch: their mean, or side by side in the order of the configuration.
+
+    With `pooled_width` a layer is first embedded on its own grid (`patch_embedding`), and the first
+    layer of the configuration gives the grid: PatchCore's features (Roth et al. 2022).
 
     Args:
         config: the trial.
@@ -54,14 +60,15 @@ class FrozenBackbone:
             torch.manual_seed(self._config.weights_seed)
             self._model: Any = _build(self._config, self._size)
         self._model.eval().requires_grad_(False).to(self._device)
-        statistics = self._model.pretrained_cfg
+        statistics = IMAGENET if self._config.normalisation == "imagenet" else self._model.pretrained_cfg
         self._mean = torch.tensor(statistics["mean"], device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(statistics["std"], device=self._device).view(1, 3, 1, 1)
         self._order = _layer_order(self._config, len(self._model.feature_info))
 
         maps = self._layers(np.zeros((1, self._size, self._size, 3), dtype=np.uint8))
-        self.grid: int = self._config.grid or min(layer.shape[-1] for layer in maps)
-        widths = [layer.shape[1] for layer in maps]
+        first_or_coarsest = maps[0] if self._config.pooled_width else min(maps, key=lambda layer: layer.shape[-1])
+        self.grid: int = self._config.grid or first_or_coarsest.shape[-1]
+        widths = [self._config.pooled_width or layer.shape[1] for layer in maps]
         self._projections = _projections(self._config, widths, self._device)
         if self._config.projection is not None:
             widths = [self._config.projection] * len(widths)
@@ -99,6 +106,8 @@ class FrozenBackbone:
         """(B, H, W, D) of one batch."""
         layers = []
         for position, layer in enumerate(self._layers(images)):
+            if self._config.pooled_width is not None:
+                layer = patch_embedding(layer, self._config.pooled_width)
             grid = _to_grid(layer, self.grid)
             if self._config.neighbourhood > 1:
                 side = self._config.neighbourhood
@@ -106,7 +115,7 @@ class FrozenBackbone:
                 # border.
                 grid = F.avg_pool2d(grid, side, stride=1, padding=side // 2, count_include_pad=False)
             vectors = grid.permute(0, 2, 3, 1)
-            layers.append(vectors @ self._projections[position] if self._projections else vectors)
+            layers.append(self._projections[position](vectors) if self._projections else vectors)
         return torch.stack(layers).mean(dim=0) if self._config.aggregate == "mean" else torch.cat(layers, dim=-1)
 
     @torch.no_grad()
@@ -147,12 +156,45 @@ def _to_grid(layer: torch.Tensor, grid: int) -> torch.Tensor:
     return F.interpolate(layer, size=(grid, grid), mode="bilinear", align_corners=False)
 
 
-def _projections(config: BackboneKnobs, widths: list[int], device: torch.device) -> list[torch.Tensor]:
-    """One matrix (in, out) a layer, with entries from N(0, 1/in); [] without projection."""
+def patch_embedding(layer: torch.Tensor, width: int) -> torch.Tensor:
+    """Return PatchCore's embedding (B, width, h, w) of a layer's map (B, C, h, w).
+
+    The 3x3 window around a place, with zeros outside the map, is a vector of C * 9 numbers, with
+    the 9 numbers of a channel side by side. Adaptive average pooling makes `width` numbers of it:
+    the means of `width` bins, which overlap where C * 9 is no multiple of `width`, and repeat where
+    it is smaller.
+    """
+    batch, _, rows, columns = layer.shape
+    windows = F.unfold(layer, kernel_size=3, padding=1).transpose(1, 2)  # (B, h * w, C * 9)
+    pooled = F.adaptive_avg_pool1d(windows, width)
+    return pooled.transpose(1, 2).reshape(batch, width, rows, columns)
+
+
+Projection = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _projections(config: BackboneKnobs, widths: list[int], device: torch.device) -> list[Projection]:
+    """One fixed linear map (..., in) -> (..., out) a layer; [] without projection.
+
+    normal: weights from N(0, 1/in), without bias. uniform: weights and bias uniform in
+    +-1/sqrt(in), so of variance 1/(3 in), as torch's nn.Linear starts.
+    """
     if config.projection is None:
         return []
     generator = torch.Generator().manual_seed(config.projection_seed)
-    return [(torch.randn(width, config.projection, generator=generator) / width**0.5).to(device) for width in widths]
+    return [_projection(width, config.projection, config.projection_init, generator, device) for width in widths]
+
+
+def _projection(inputs: int, outputs: int, init: str, generator: torch.Generator, device: torch.device) -> Projection:
+    if init == "normal":
+        matrix = (torch.randn(inputs, outputs, generator=generator) / inputs**0.5).to(device)
+        return lambda vectors: vectors @ matrix
+    bound = inputs**-0.5
+    weight, bias = (
+        torch.empty(shape).uniform_(-bound, bound, generator=generator).to(device)
+        for shape in ((outputs, inputs), (outputs,))
+    )
+    return lambda vectors: F.linear(vectors, weight, bias)
 
 
 def _build(config: BackboneKnobs, image_size: int) -> Any:

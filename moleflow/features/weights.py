@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moleflow.code_digest import version
 from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.passing_errors import of_present_file, open_file, retried
 from moleflow.settings.config import BackboneKnobs
 
 PRETRAINED = "pretrained"
@@ -28,7 +29,7 @@ def weights_file(backbone: BackboneKnobs) -> Path | None:
     if backbone.weights == PACKAGE:
         return _package_file()
     path = Path(backbone.weights).expanduser()
-    if not path.is_file():
+    if not retried(path.is_file, path):
         words = (PRETRAINED, PACKAGE, RANDOM)
         allowed = (
             f"{' | '.join(words)} | a local file, and there is no such file{did_you_mean(backbone.weights, words)}"
@@ -45,7 +46,7 @@ def weights_identity(backbone: BackboneKnobs) -> str:
     """
     path = weights_file(backbone)
     if path is not None:
-        state = path.stat()
+        state = of_present_file(path, path.stat)
         stamp = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
         return f"sha256:{_sha256(path, stamp)}"
     return RANDOM if backbone.weights == RANDOM else f"timm:{backbone.model}:{version('timm')}"
@@ -84,5 +85,8 @@ def _package_file() -> Path:
 @cache
 def _sha256(path: Path, stamp: tuple[int, ...]) -> str:
     # `stamp` is unused here. It is part of the cache's key, so that a changed file is read again.
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def digest() -> str:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return of_present_file(path, digest)

@@ -17,10 +17,15 @@ class InputAdapter(nn.Module):
 
         y = gamma * norm(x) + beta   (without FiLM: y = norm(x))
         y <- y + gate * MLP(y),   MLP(y) = W2 gelu(W1 y + b1) + b2
+                                  or W3 gelu(W2 gelu(W1 y + b1) + b2) + b3
         output = identity * x + (1 - identity) * y
 
     v1/v2: instance norm over the image's patches (epsilon 1e-5), no FiLM, raw gate from 0.
     v3: layer norm over channels, FiLM (Perez et al. 2018), sigmoid gate from 0.5.
+
+    In the notes' code, v3's MLP has three layers, D -> hidden -> hidden -> D, and the last weights
+    start from N(0, 0.01^2). The start of its biases is not known: here the last one starts at
+    zero, the others as torch's.
 
     Args:
         width: D, the length of a patch's feature vector.
@@ -35,7 +40,7 @@ class InputAdapter(nn.Module):
         self.norm = config.norm
         self.gate_kind = config.gate
         if config.film:
-            self.gamma: Tensor | None = nn.Parameter(torch.ones(width))
+            self.gamma: Tensor | None = nn.Parameter(torch.ones((1,) * (config.gamma_dims - 1) + (width,)))
             self.beta: Tensor | None = nn.Parameter(torch.zeros(width))
         else:
             self.gamma = self.beta = None
@@ -47,10 +52,14 @@ class InputAdapter(nn.Module):
         hidden = {"D//4": max(1, width // 4), "max(D//2,128)": max(width // 2, 128)}
         size = hidden[config.hidden] if isinstance(config.hidden, str) else config.hidden
         self.inner = seeded_linear(width, size, generator)
+        self.middle = seeded_linear(size, size, generator) if config.mlp_layers == 3 else None
         self.outer = seeded_linear(size, width, generator)
         with torch.no_grad():
-            # "random" is small: a live residual starts near the identity, as published.
-            self.outer.weight.mul_(0.0 if config.output_init == "zero" else 0.1)
+            if config.output_init == "normal":
+                self.outer.weight.normal_(std=0.01, generator=generator)
+            else:
+                # "random" is small: a live residual starts near the identity, as published.
+                self.outer.weight.mul_(0.0 if config.output_init == "zero" else 0.1)
             self.outer.bias.zero_()
         self.gate = nn.Parameter(torch.tensor([config.gate_init]))
 
@@ -66,7 +75,10 @@ class InputAdapter(nn.Module):
         if self.gamma is not None and self.beta is not None:
             y = self.gamma * y + self.beta
         gate = torch.sigmoid(self.gate) if self.gate_kind == "sigmoid" else self.gate
-        residual: Tensor = self.outer(nn.functional.gelu(self.inner(y)))
+        hidden = nn.functional.gelu(self.inner(y))
+        if self.middle is not None:
+            hidden = nn.functional.gelu(self.middle(hidden))
+        residual: Tensor = self.outer(hidden)
         y = y + gate * residual
         if self.identity == 0.0:
             return y

@@ -1,4 +1,4 @@
-"""The whole trainable model: standardisation, position code, attention, adapters and flow."""
+"""The whole trainable model: standardisation, position code, attention, adapters, mixer, flow."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from moleflow.models.adapters import InputAdapter
+from moleflow.models.alignment import Alignment
 from moleflow.models.flow import Flow
 from moleflow.models.patch_attention import PatchAttention
+from moleflow.models.patch_mixer import PatchMixer
 from moleflow.settings.config import TrialConfig
 
 # Gives a fresh generator for a name; the same name gives the same numbers.
 NamedGenerators = Callable[[str], torch.Generator]
 
-_TASK_PART = re.compile(r"(?:^|\.)(?:experts|adapters|statistics)\.(\d+)\.")
+_TASK_PART = re.compile(r"(?:^|\.)(?:experts|adapters|statistics|auxiliary)\.(\d+)\.")
 
 
 class Statistics(nn.Module):
@@ -45,7 +47,7 @@ class Detector(nn.Module):
     """The detector: features (B, H, W, D) and a task -> z (B, H, W, D), log_det (B, H, W).
 
         x = (features - mean) / std + position_scale * position code
-        z, log_det = flow(adapter(attention(x)))   through the expert of the task
+        z, log_det = flow(mixer(adapter(attention(x))))   through the expert of the task
 
     `add_task` adds the parts of a task. Training of a later task never changes them.
 
@@ -65,29 +67,40 @@ class Detector(nn.Module):
         self.attention = (
             PatchAttention(self.width, config.attention, generators("attention")) if config.attention.enabled else None
         )
+        self.mixer = None if config.mixer.kernel is None else PatchMixer(self.width, config.mixer.kernel)
         self.adapters = nn.ModuleDict()
         self.statistics = nn.ModuleDict()
         code = (
-            config.features.position_scale * position_code(*shape) if config.features.position else torch.zeros(shape)
+            config.features.position_scale * position_code(*shape, config.features.position_order == "column_row")
+            if config.features.position
+            else torch.zeros(shape)
         )
         self.register_buffer("position", code, persistent=False)
 
     def add_task(self, task: int, generators: NamedGenerators) -> None:
-        """Add the parts of `task`: statistics, adapter and experts.
+        """Add the parts of `task`: statistics, adapter, experts and auxiliary couplings.
 
         Args:
             task: position in the sequence, from 0.
-            generators: sources of the initial weights, under the names "adapter" and "expert".
+            generators: sources of the initial weights, under the names "adapter", "expert" and
+                "auxiliary".
         """
         config = self.config
         if config.features.standardise == "per_task" or (config.features.standardise == "task0" and task == 0):
             self.statistics[str(task)] = Statistics(self.width)
         if config.adapter.enabled and (task > 0 or config.adapter.task0):
-            identity = config.adapter.task0_identity if task == 0 else 0.0
-            self.adapters[str(task)] = InputAdapter(self.width, config.adapter, identity, generators("adapter"))
-        if task > 0 or config.lora.task0:
+            self.adapters[str(task)] = self._adapter(task, generators("adapter"))
+        if config.lora.enabled and (task > 0 or config.lora.task0):
             self.flow.add_expert(task, config.lora, generators("expert"))
+        if config.auxiliary.couplings > 0:
+            self.flow.add_auxiliary(task, config.auxiliary, generators("auxiliary"))
         self.to(self.position.device)
+
+    def _adapter(self, task: int, generator: torch.Generator) -> nn.Module:
+        adapter = self.config.adapter
+        if adapter.form == "alignment":
+            return Alignment(self.width, task == 0, adapter.later_gamma)
+        return InputAdapter(self.width, adapter, adapter.task0_identity if task == 0 else 0.0, generator)
 
     def measure(self, task: int, features: Tensor) -> None:
         """Set the statistics of `task`, if it has any, from its training features (N, H, W, D)."""
@@ -112,7 +125,9 @@ class Detector(nn.Module):
         x = x + self.position
         if self.attention is not None:
             x = self.attention(x)
-        return self.adapters[str(task)](x) if str(task) in self.adapters else x
+        if str(task) in self.adapters:
+            x = self.adapters[str(task)](x)
+        return x if self.mixer is None else self.mixer(x)
 
     def forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return z (B, H, W, D) and log_det (B, H, W) in nats per patch, by `task`'s expert."""
@@ -129,8 +144,8 @@ class Detector(nn.Module):
     def set_products(self, products: torch.dtype | None) -> None:
         """Set the dtype of the subnets' matrix products; None is that of the features.
 
-        The permutations keep the dtype of the features. A block is invertible for any output of its
-        subnet, so its log-determinant stays exact.
+        The permutations and the auxiliary couplings keep the dtype of the features. A block is
+        invertible for any output of its subnet, so its log-determinant stays exact.
         """
         for layer in self.flow.layers():
             layer.products = products
@@ -167,9 +182,12 @@ class Detector(nn.Module):
         return sum(parameter.numel() for _, parameter in self._learned(task))
 
     def _learned(self, task: int) -> Iterator[tuple[str, nn.Parameter]]:
-        """Return the parameters that `task` learns, without the fixed permutations."""
+        """Return the parameters that `task` learns, without the flow's fixed ones."""
+        fixed: tuple[str, ...] = ("w_perm", "w_perm_inv")
+        if self.config.flow.global_affine == "fixed":
+            fixed += ("global_scale", "global_offset")
         for name, parameter in self.named_parameters():
-            if owner_task(name) == task and not name.endswith(("w_perm", "w_perm_inv")):
+            if owner_task(name) == task and not name.endswith(fixed):
                 yield name, parameter
 
 
@@ -179,14 +197,17 @@ def owner_task(name: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-def position_code(height: int, width: int, channels: int) -> Tensor:
+def position_code(height: int, width: int, channels: int, columns_first: bool = False) -> Tensor:
     """Return the fixed 2-D sine/cosine position code (H, W, D) (Vaswani et al. 2017).
 
-    The first half of the channels codes the row, the second half the column. Channel c of a half
-    with n channels is, at position p,
+    The first half of the channels codes the row, the second half the column, or the other way
+    round if `columns_first` is true, as in the notes' code. Channel c of a half with n channels is,
+    at position p,
 
         sin(p / 10000^(c/n)) for even c,   cos(p / 10000^((c-1)/n)) for odd c
     """
+    if columns_first:
+        return position_code(width, height, channels).transpose(0, 1).contiguous()
     half = channels // 2
 
     def line(length: int, size: int) -> Tensor:

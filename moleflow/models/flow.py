@@ -1,4 +1,4 @@
-"""The normalizing flow: coupling blocks on single patches or across patches, with LoRA experts."""
+"""The normalizing flow: coupling blocks with LoRA experts, and a task's auxiliary couplings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 
+from moleflow.models.auxiliary_couplings import AuxiliaryCouplings
 from moleflow.models.cached_tensor import CachedTensorValue
 from moleflow.models.coupling import (
     affine_coupling,
@@ -17,7 +18,8 @@ from moleflow.models.coupling import (
 )
 from moleflow.models.cross_patch import CrossPatchBlock, Subnet
 from moleflow.models.lora import LoRALinear
-from moleflow.settings.config import FlowKnobs, LoraKnobs
+from moleflow.models.separate_coupling import SeparateBlock
+from moleflow.settings.config import AuxiliaryKnobs, FlowKnobs, LoraKnobs
 
 
 class Flow(nn.Module):
@@ -50,6 +52,9 @@ class Flow(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(_block(width, config, generator, dtype) for _ in range(config.blocks))
         self._layers = [module for module in self.modules() if isinstance(module, LoRALinear)]
+        self.auxiliary = nn.ModuleDict()
+        self._active: str | None = None
+        self._width, self._dtype = width, dtype
 
     def layers(self) -> Iterator[LoRALinear]:
         """Return every linear layer that can hold experts, in the order of the forward pass."""
@@ -60,22 +65,30 @@ class Flow(nn.Module):
         for layer in self._layers:
             layer.add_expert(task, lora, generator)
 
+    def add_auxiliary(self, task: int, auxiliary: AuxiliaryKnobs, generator: torch.Generator) -> None:
+        """Give `task` its own couplings after the blocks; they start as the identity."""
+        self.auxiliary[str(task)] = AuxiliaryCouplings(self._width, auxiliary, generator).to(self._dtype)
+
     def select(self, task: int) -> None:
         """Use the expert of `task` from now on; a task without experts uses the base flow."""
         for layer in self._layers:
             layer.active = str(task) if str(task) in layer.experts else None
+        self._active = str(task) if str(task) in self.auxiliary else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (B, H, W, D) and log_det (B, H, W) in nats per patch, of x (B, H, W, D).
 
-        A `PatchBlock` maps each patch by itself, so log_det is each patch's own. With cross-patch
-        coupling only its sum over an image is a log-determinant, that of the whole map.
+        A `PatchBlock` maps each patch by itself, so log_det is each patch's own. With context from
+        other patches only its sum over an image is a log-determinant, that of the whole map.
         """
         self._set_shape(x)
         log_det = x.new_zeros(x.shape[:-1])
         for block in self.blocks:
             x, block_log_det = block(x)
             log_det = log_det + block_log_det
+        if self._active is not None:
+            x, auxiliary_log_det = self.auxiliary[self._active](x)
+            log_det = log_det + auxiliary_log_det
         return x, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
@@ -85,8 +98,12 @@ class Flow(nn.Module):
             RuntimeError: the flow has no closed inverse (`context_from: all`).
         """
         self._set_shape(z)
+        if self._active is not None:
+            auxiliary = self.auxiliary[self._active]
+            assert isinstance(auxiliary, AuxiliaryCouplings)
+            z = auxiliary.inverse(z)
         for block in reversed(self.blocks):
-            assert isinstance(block, PatchBlock | CrossPatchBlock)
+            assert isinstance(block, PatchBlock | CrossPatchBlock | SeparateBlock)
             z = block.inverse(z)
         return z
 
@@ -160,11 +177,13 @@ class PatchBlock(nn.Module):
 
 
 def _block(width: int, config: FlowKnobs, generator: torch.Generator, dtype: torch.dtype) -> nn.Module:
-    def subnet(inputs: int, outputs: int) -> nn.Sequential:
-        hidden = max(1, round(config.hidden_ratio * inputs))
+    def network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
         return nn.Sequential(
             LoRALinear(inputs, hidden, generator), nn.ReLU(inplace=True), LoRALinear(hidden, outputs, generator)
         ).to(dtype)
+
+    def subnet(inputs: int, outputs: int) -> nn.Sequential:
+        return network(inputs, max(1, round(config.hidden_ratio * inputs)), outputs)
 
     if config.cpcf:
         return CrossPatchBlock(width, config, subnet, random_rotation(width, generator), generator).to(dtype)
@@ -172,6 +191,8 @@ def _block(width: int, config: FlowKnobs, generator: torch.Generator, dtype: tor
         permutation = random_rotation(width, generator)
     else:
         permutation = torch.eye(width)[torch.randperm(width, generator=generator)]
+    if config.subnets == "separate":
+        return SeparateBlock(width, config, network, permutation.to(dtype)).to(dtype)
     return PatchBlock(width, config, subnet, permutation.to(dtype))
 
 

@@ -49,7 +49,9 @@ class DataKnobs(KnobGroup):
         le=2048,
         description="pixels per side at which pixel metrics are computed; masks are resized by nearest neighbour",
     )
-    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="resampling filter for images")
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="resampling filter for images"
+    )
     validation_fraction: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of the normal training images held out for validation"
     )
@@ -103,12 +105,30 @@ class BackboneKnobs(KnobGroup):
         (1, 3, 5, 11), description="ViT: transformer blocks from 0; CNN: stages from 0"
     )
     aggregate: Literal["mean", "concat"] = Field("mean", description="one vector a patch from the layers")
-    grid: int | None = Field(None, ge=2, le=256, description="patches per side; null = the grid of the coarsest layer")
+    grid: int | None = Field(
+        None,
+        ge=2,
+        le=256,
+        description="patches per side; null = the grid of the coarsest layer, with pooled_width that of the first named layer",
+    )
     neighbourhood: Literal[1, 3, 5] = Field(1, description="side of the mean window around a patch; 1 = none")
     projection: int | None = Field(
         None, ge=4, description="width of a random, never trained linear map per layer; null = none"
     )
     projection_seed: int = Field(0, ge=0, description="seed of that map")
+    projection_init: Literal["normal", "uniform"] = Field(
+        "normal",
+        description="normal: weights from N(0, 1/in), no bias; uniform: weights and bias in +-1/sqrt(in), as nn.Linear starts",
+    )
+    normalisation: Literal["model", "imagenet"] = Field(
+        "model", description="mean and deviation of the pixels: those of the timm model, or ImageNet's for any model"
+    )
+    pooled_width: int | None = Field(
+        None,
+        ge=4,
+        le=65536,
+        description="PatchCore's patch embedding: 3x3 windows on each layer's own grid, averaged to this width; null = none",
+    )
     storage: Literal["float32", "float16"] = Field("float32", description="precision in which features are stored")
 
 
@@ -121,6 +141,9 @@ class FeatureKnobs(KnobGroup):
     )
     position: bool = Field(True, description="add the fixed 2-D sine/cosine position code")
     position_scale: float = Field(1.0, ge=0.0, description="factor of the position code")
+    position_order: Literal["row_column", "column_row"] = Field(
+        "row_column", description="what the first and the second half of the channels code"
+    )
 
 
 class FlowKnobs(KnobGroup):
@@ -131,6 +154,9 @@ class FlowKnobs(KnobGroup):
     hidden_ratio: float = Field(2.0, gt=0.0, description="hidden width of a subnet over its input width")
     permutation: Literal["soft", "hard"] = Field(
         "soft", description="a random rotation, or a random permutation, after each block"
+    )
+    global_affine: Literal["trained", "fixed"] = Field(
+        "trained", description="the scale and the offset after each coupling: trained on task 0, or left at 1 and 0"
     )
     cpcf: bool = Field(
         False,
@@ -148,11 +174,20 @@ class FlowKnobs(KnobGroup):
         "passive",
         description="passive: the half that passes through (exact); all: both halves, as the notes have it (not a likelihood)",
     )
+    subnets: Literal["joint", "separate"] = Field(
+        "joint", description="without cpcf: one network for scale and shift, or one for each (DeCoFlow)"
+    )
+    scale_context: Literal[3, 5, 7] | None = Field(
+        None,
+        description="for subnets: separate, side of the window over the half that passes through, which the scale's network "
+        "sees too; null = none",
+    )
 
 
 class LoraKnobs(KnobGroup):
     """The low-rank experts, one a task, in every linear layer of the flow."""
 
+    enabled: bool = Field(True, description="use LoRA experts and task biases")
     rank: int = Field(32, ge=1, description="rank R of the update B A")
     alpha: float = Field(1.0, gt=0.0, description="numerator of the scaling rules")
     scaling: Literal["alpha/(2*rank)", "alpha/rank"] | Annotated[float, Field(gt=0.0)] = Field(
@@ -180,6 +215,16 @@ class AdapterKnobs(KnobGroup):
     """The per-task map of features in front of the flow."""
 
     enabled: bool = Field(True, description="use input adapters")
+    form: Literal["residual", "alignment"] = Field(
+        "residual",
+        description="residual: norm, FiLM and gated MLP; alignment: layer norm, bounded scale and shift, no MLP (DeCoFlow's TSA)",
+    )
+    later_gamma: float = Field(
+        1.25,
+        gt=0.5,
+        lt=2.0,
+        description="for form: alignment, start of the scale on tasks after the first; on the first it is 0.998",
+    )
     task0: bool = Field(False, description="give task 0 an adapter too")
     task0_identity: float = Field(0.9, ge=0.0, le=1.0, description="share of the untouched input in task 0's adapter")
     norm: Literal["instance", "layer", "none"] = Field(
@@ -193,15 +238,21 @@ class AdapterKnobs(KnobGroup):
     hidden: Literal["D//4", "max(D//2,128)"] | Annotated[int, Field(ge=1)] = Field(
         "D//4", description="hidden width of the residual MLP"
     )
-    output_init: Literal["zero", "random"] = Field(
+    mlp_layers: Literal[2, 3] = Field(2, description="linear layers of the residual MLP (the notes' v3: 3)")
+    output_init: Literal["zero", "random", "normal"] = Field(
         "zero",
-        description="last layer of the residual MLP; zero after a raw zero gate never gets a gradient (the published v1)",
+        description="weights of the MLP's last layer. zero: after a raw zero gate it never gets a gradient (the published v1); "
+        "random: a tenth of torch's start; normal: N(0, 0.01^2)",
+    )
+    gamma_dims: Literal[1, 4] = Field(
+        1, description="dimensions of the FiLM scale gamma; AdamP projects its steps if it has 4, as in the notes"
     )
 
     @property
     def dead_residual(self) -> bool:
         """True if the residual MLP can never learn: every gradient is exactly 0."""
-        return self.enabled and self.gate == "raw" and self.gate_init == 0.0 and self.output_init == "zero"
+        residual = self.enabled and self.form == "residual"
+        return residual and self.gate == "raw" and self.gate_init == 0.0 and self.output_init == "zero"
 
 
 class AttentionKnobs(KnobGroup):
@@ -215,6 +266,23 @@ class AttentionKnobs(KnobGroup):
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="while it trains")
 
 
+class MixerKnobs(KnobGroup):
+    """DeCoFlow's mixer after the adapters: a gated depthwise convolution over the patches.
+
+    It is shared by all tasks, trained on task 0 and frozen after it.
+    """
+
+    kernel: Literal[3, 5, 7] | None = Field(None, description="side of its window in patches; null = no mixer")
+
+
+class AuxiliaryKnobs(KnobGroup):
+    """DeCoFlow's auxiliary coupling layers: a task's own couplings after the shared flow."""
+
+    couplings: int = Field(0, ge=0, le=64, description="layers per task; 0 = none")
+    hidden_share: float = Field(0.5, gt=0.0, description="hidden width of their networks over the feature width D")
+    limit: float = Field(1.9, gt=0.0, description="largest |log scale| of a layer")
+
+
 class LossKnobs(KnobGroup):
     """The loss per patch that training minimises."""
 
@@ -224,11 +292,29 @@ class LossKnobs(KnobGroup):
     log_det: Literal["per_patch", "image_mean"] = Field(
         "per_patch", description="each patch's own log-determinant, or the notes' image mean on every patch"
     )
+    patch_reduction: Literal["mean", "sum"] = Field(
+        "mean", description="the mean over all patches, or the sum over an image's patches (then the mean over images)"
+    )
     focal_gamma: float = Field(0.0, ge=0.0, description="exponent of the focal weight (1-p)^gamma; 0 = plain NLL")
     focal_form: Literal["joint", "per_dim", "relative"] = Field(
         "joint", description="p = exp(-NLL) as in the notes | exp(-NLL/D) | exp(-(NLL-min)/sd) over the batch"
     )
     focal_detach: bool = Field(False, description="no gradient through the focal weight")
+    tail_weight: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="weight w of an image's worst patches: (1-w) * mean NLL + w * their mean NLL; 0 = plain NLL",
+    )
+    tail_share: float = Field(
+        0.02,
+        gt=0.0,
+        le=1.0,
+        description="for tail_weight: share of an image's patches that are its worst, at least one",
+    )
+    log_det_weight: float = Field(
+        0.0, ge=0.0, description="factor of the squared log-determinant of a patch; it acts in proportion to D"
+    )
     center_weight: float = Field(0.0, ge=0.0, description="factor of the centre loss ||z||^2")
     center_on: Literal["latent", "features"] = Field(
         "latent",
@@ -247,11 +333,18 @@ class TrainingKnobs(KnobGroup):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps of a task")
     final_fraction: float = Field(0.01, ge=0.0, le=1.0, description="end of the cosine, as a share of the peak")
     warmup_epochs: int = Field(2, ge=0, description="linear warm-up, on tasks after the first")
+    schedule_by: Literal["step", "epoch"] = Field(
+        "step", description="change the learning rate at each step, or at each epoch"
+    )
     gradient_clip: float | None = Field(0.5, gt=0.0, description="largest gradient norm; null = no clipping")
     drop_last: bool = Field(True, description="leave out an epoch's last incomplete batch")
     products: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="precision of the subnets' matrix products while they train; scores are computed in float32",
+    )
+    stop_at_nll: float | None = Field(
+        None,
+        description="end a task after the first epoch whose mean training NLL, in nats a patch, is at most this; null = never",
     )
 
 
@@ -290,10 +383,21 @@ class TrialConfig(KnobGroup):
     lora: LoraKnobs = LoraKnobs()
     adapter: AdapterKnobs = AdapterKnobs()
     attention: AttentionKnobs = AttentionKnobs()
+    mixer: MixerKnobs = MixerKnobs()
+    auxiliary: AuxiliaryKnobs = AuxiliaryKnobs()
     loss: LossKnobs = LossKnobs()
     training: TrainingKnobs = TrainingKnobs()
     scoring: ScoringKnobs = ScoringKnobs()
     router: RouterKnobs = RouterKnobs()
+
+    @model_validator(mode="after")
+    def _later_tasks_train(self) -> Self:
+        if not (self.lora.enabled or self.adapter.enabled or self.auxiliary.couplings > 0):
+            raise ValueError(
+                "lora.enabled: given false without adapters and auxiliary couplings, which leaves nothing to train after task 0; "
+                "set adapter.enabled to true or auxiliary.couplings above 0"
+            )
+        return self
 
     def flags(self) -> list[str]:
         """Facts that a reader of this trial's row has to know, one sentence each."""
@@ -312,7 +416,7 @@ class TrialConfig(KnobGroup):
             # test of it.
             decay = "; weight decay alone moves its weights, and with them the state digest"
             flags.append(dead + (decay if self.training.weight_decay > 0 else ""))
-        if self.lora.init == "zero":
+        if self.lora.enabled and self.lora.init == "zero":
             flags.append(
                 "lora.init zero, as the notes have it: A and B are both zero, so neither ever gets a gradient; only the task bias learns"
             )
@@ -322,6 +426,8 @@ class TrialConfig(KnobGroup):
             flags.append("context_from all: not a likelihood; log_det leaves out the paths through the context")
         if self.attention.enabled:
             flags.append("patch attention is not invertible: the density is one of the features that it returns")
+        if self.mixer.kernel is not None:
+            flags.append("the mixer is not invertible: the density is one of the mixed features")
         if self.loss.focal_gamma > 0 and self.loss.focal_form == "joint":
             flags.append("focal_form joint: patches with NLL <= 0 get weight 0 and no gradient")
         return flags
@@ -379,6 +485,11 @@ def _but(group: KnobGroup, *without: str) -> dict[str, Any]:
     return {knob: value for knob, value in vars(group).items() if knob not in without}
 
 
+def _at_default(group: KnobGroup, *added: str) -> list[str]:
+    """Those of the knobs `added` later that have their default, without which older keys stay."""
+    return [knob for knob in added if getattr(group, knob) == type(group).model_fields[knob].default]
+
+
 def _prepared(data: DataKnobs, later: bool) -> dict[str, Any]:
     """The knobs that prepare images for the backbone."""
     return {"image_size": data.image_size, "interpolation": data.interpolation}
@@ -408,25 +519,33 @@ def _scored_images(data: DataKnobs, later: bool) -> dict[str, Any]:
 
 def _backbone(backbone: BackboneKnobs, later: bool) -> dict[str, Any]:
     unused = ["weights"]  # named by their digest instead
+    unused += _at_default(backbone, "normalisation", "projection_init", "pooled_width")
     if backbone.weights != "random":
         unused.append("weights_seed")
     if backbone.projection is None:
-        unused.append("projection_seed")
+        unused += ["projection_seed", "projection_init"]
     return _but(backbone, *unused)
 
 
 def _features(features: FeatureKnobs, later: bool) -> dict[str, Any]:
-    return _but(features) if features.position else _but(features, "position_scale")
+    if not features.position:
+        return _but(features, "position_scale", "position_order")
+    return _but(features, *_at_default(features, "position_order"))
 
 
 def _flow(flow: FlowKnobs, later: bool) -> dict[str, Any]:
+    unused = _at_default(flow, "global_affine", "subnets")
+    if flow.cpcf:
+        unused.append("subnets")
+    if flow.cpcf or flow.subnets == "joint":
+        unused.append("scale_context")
     if not flow.cpcf:
-        return _but(flow, "context", "context_kernel", "context_gate", "context_from")
-    return _but(flow, "permutation") if flow.context == "mean" else _but(flow, "permutation", "context_gate")
+        return _but(flow, "context", "context_kernel", "context_gate", "context_from", *unused)
+    return _but(flow, "permutation", *([] if flow.context == "mean" else ["context_gate"]), *unused)
 
 
 def _lora(lora: LoraKnobs, later: bool) -> dict[str, Any]:
-    if not (later or lora.task0):
+    if not lora.enabled or not (later or lora.task0):
         return {}
     keep = {knob: getattr(lora, knob) for knob in ("rank", "task_bias", "spatial", "init")}
     keep["scaling"] = lora.effective_scaling
@@ -436,22 +555,39 @@ def _lora(lora: LoraKnobs, later: bool) -> dict[str, Any]:
 def _adapter(adapter: AdapterKnobs, later: bool) -> dict[str, Any]:
     if not adapter.enabled or not (later or adapter.task0):
         return {}
-    return _but(adapter, "enabled", "task0", *(["task0_identity"] if later else []))
+    if adapter.form == "alignment":
+        return {"form": adapter.form} | ({"later_gamma": adapter.later_gamma} if later else {})
+    unused = ["form", "later_gamma"]
+    unused += _at_default(adapter, "mlp_layers", "gamma_dims") + ([] if adapter.film else ["gamma_dims"])
+    return _but(adapter, "enabled", "task0", *(["task0_identity"] if later else []), *unused)
 
 
 def _attention(attention: AttentionKnobs, later: bool) -> dict[str, Any]:
     return _but(attention) if attention.enabled else {}
 
 
+def _mixer(mixer: MixerKnobs, later: bool) -> dict[str, Any]:
+    return _but(mixer) if mixer.kernel is not None else {}
+
+
+def _auxiliary(auxiliary: AuxiliaryKnobs, later: bool) -> dict[str, Any]:
+    return _but(auxiliary) if auxiliary.couplings > 0 else {}
+
+
 def _loss(loss: LossKnobs, later: bool) -> dict[str, Any]:
     # `log_det` stays even with gamma 0: the mean over patches of an image-mean log-determinant
     # equals that of the patches' own up to rounding only.
     unused = ["focal_form", "focal_detach"] if loss.focal_gamma == 0.0 else []
+    unused += _at_default(loss, "patch_reduction", "tail_weight", "log_det_weight")
+    unused += ["tail_share"] if loss.tail_weight == 0.0 else []
     return _but(loss, *unused, *(["center_on"] if loss.center_weight == 0.0 else []))
 
 
 def _training(training: TrainingKnobs, later: bool) -> dict[str, Any]:
     unused = ["final_fraction"] if training.schedule == "constant" else []
+    if training.schedule == "constant" and not (later and training.warmup_epochs > 0):
+        unused.append("schedule_by")
+    unused += _at_default(training, "schedule_by", "stop_at_nll")
     if training.products == "float32":
         unused.append("products")  # Keys of stages from before this knob stay valid.
     return _but(training, *unused, *([] if later else ["warmup_epochs"]))
@@ -479,6 +615,8 @@ REACHING: Mapping[Phase, Mapping[str, Callable[[Any, bool], dict[str, Any]]]] = 
                 "lora": _lora,
                 "adapter": _adapter,
                 "attention": _attention,
+                "mixer": _mixer,
+                "auxiliary": _auxiliary,
                 "loss": _loss,
                 "training": _training,
             }

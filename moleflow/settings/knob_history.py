@@ -9,11 +9,27 @@ from typing import Any
 ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "data": {"evaluate": "all", "validation_anomalies": "none", "validation_real_share": 0.3},
-        "loss": {"center_on": "latent"},
-        "training": {"products": "float32"},
+        "backbone": {"projection_init": "normal", "normalisation": "model", "pooled_width": None},
+        "features": {"position_order": "row_column"},
+        "flow": {"global_affine": "trained", "subnets": "joint", "scale_context": None},
+        "lora": {"enabled": True},
+        "adapter": {"mlp_layers": 2, "gamma_dims": 1, "form": "residual", "later_gamma": 1.25},
+        "mixer": {"kernel": None},
+        "auxiliary": {"couplings": 0, "hidden_share": 0.5, "limit": 1.9},
+        "loss": {
+            "center_on": "latent",
+            "patch_reduction": "mean",
+            "tail_weight": 0.0,
+            "tail_share": 0.02,
+            "log_det_weight": 0.0,
+        },
+        "training": {"products": "float32", "schedule_by": "step", "stop_at_nll": None},
     }
 )
-"""{group: {knob: value that trials had before}}; at that value, a knob is not part of an id."""
+"""{group: {knob: value that trials had before}}; at that value, a knob is not part of an id.
+
+A group whose knobs were all added later is not part of an id either while all have these values.
+"""
 
 
 def values_before_knob_existed() -> dict[str, Any]:

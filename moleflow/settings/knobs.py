@@ -184,7 +184,8 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     )
     source = f"{sources[path]}: " if path in sources else ""
     if path not in fields():
-        return f"{source}{path}: {first['msg'].removeprefix('Value error, ')}"
+        reason: str = first["msg"].removeprefix("Value error, ")
+        return f"{source}{path}: {reason}" if path else reason  # Without a path: of several groups.
     given = first["input"]
     hint = did_you_mean(given, choices(path)) if isinstance(given, str) else ""
     return f"{source}{path}: given {yaml_text(given)}, allowed: {allowed(path)}{hint}"
@@ -245,8 +246,9 @@ def allowed(path: str) -> str:
 
 
 def version_names() -> list[str]:
-    """The names of all versions, sorted."""
-    return sorted(path.stem for path in VERSIONS.glob("*.yaml"))
+    """The names of all versions, sorted: the notes' own, v1 to v7, before the others."""
+    names = [path.stem for path in VERSIONS.glob("*.yaml")]
+    return sorted(names, key=lambda name: (not name.startswith("v"), name))
 
 
 def version_layer(name: str, source: str) -> Layer:

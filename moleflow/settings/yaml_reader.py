@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import yaml
 
 from moleflow.errors import InvalidInput
+from moleflow.passing_errors import NotAFile, of_present_file, read
 
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**63 - 1
 MOST_CHARACTERS = 1_000_000
@@ -260,20 +259,22 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
-    """The text of a regular file that is no longer than the limit.
+    """The text of a regular file that is no longer than the limit; its lines end in a line feed.
 
     Raises:
         InvalidInput: it is a pipe or a device, or is longer.
         OSError, UnicodeDecodeError: it cannot be read as text.
     """
-    # Without O_NONBLOCK, the opening of a pipe waits for its writer.
-    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidInput(f"{path}: is a pipe or a device; write the YAML into a file and give that")
-        if status.st_size > 4 * MOST_CHARACTERS:  # UTF-8 takes up to four bytes for a character.
-            raise InvalidInput(
-                f"{path}: has {status.st_size:,} bytes, allowed: {MOST_CHARACTERS:,} characters; "
-                "give a shorter YAML file"
-            )
-        return file.read(MOST_CHARACTERS + 1)
+    most = 4 * MOST_CHARACTERS  # UTF-8 takes up to four bytes for a character.
+    try:
+        content = read(path, most + 1)
+    except NotAFile as error:
+        if path.is_dir():
+            raise IsADirectoryError from error
+        raise InvalidInput(f"{path}: is a pipe or a device; write the YAML into a file and give that") from None
+    if len(content) > most:
+        size = of_present_file(path, path.stat).st_size
+        raise InvalidInput(
+            f"{path}: has {size:,} bytes, allowed: {MOST_CHARACTERS:,} characters; give a shorter YAML file"
+        )
+    return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")

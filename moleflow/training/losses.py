@@ -1,4 +1,4 @@
-"""The training loss: patches' negative log-likelihood, focal weighting and centre loss."""
+"""The training loss: patches' negative log-likelihood, its tail, focal weighting, centre loss."""
 
 from __future__ import annotations
 
@@ -61,14 +61,35 @@ def focal_weight(nll: Tensor, width: int, loss: LossKnobs) -> Tensor:
     return weight.detach() if loss.focal_detach else weight
 
 
+def tail_loss(nll: Tensor, share: float) -> Tensor:
+    """Return the mean over images of the mean of an image's k largest patch NLLs, in nats.
+
+    k = max(1, int(share * H * W)): 15 of 28x28 patches and 3 of 14x14 at a share of 0.02.
+
+    Args:
+        nll: (B, H, W), without focal weights.
+        share: share of an image's patches, above 0 and at most 1.
+    """
+    patches = nll.flatten(1)
+    count = max(1, int(share * patches.shape[1]))
+    return patches.topk(count, dim=1).values.mean()
+
+
 def training_loss(z: Tensor, log_det: Tensor, loss: LossKnobs, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the scalar loss, and the mean plain NLL in nats per patch.
 
-        mean((1-p)^gamma * nll) + center_weight * mean(||z||^2)
+        (1 - w) * mean((1-p)^gamma * nll) + w * tail
+            + center_weight * mean(||z||^2) + log_det_weight * mean(log_det^2)
 
-    With `nll_scale: per_dim` the sum is divided by D.
-    Terms with gamma 0 or centre weight 0 are skipped, so the loss equals the plain NLL to the last
-    bit. With `center_on: features` the centre loss is mean(||features||^2), as in the notes' first
+    `tail` is `tail_loss` and w `tail_weight`: DeCoFlow's tail-aware loss. The squared
+    log-determinant is each patch's own, whatever `log_det` puts into the NLL. It grows with D twice
+    as fast as the NLL does, so a weight acts in proportion to D.
+
+    With `nll_scale: per_dim` the sum of all terms is divided by D. With `patch_reduction: sum` it
+    is multiplied by H W: the loss is then the mean over images of the sum over their patches. The
+    constant D/2 log(2 pi) is in neither; with gamma 0 it would change the loss and no gradient.
+    Terms with gamma 0 or weight 0 are skipped, so the loss equals the plain NLL to the last bit.
+    With `center_on: features` the centre loss is mean(||features||^2), as in the notes' first
     v5: a constant, which changes the loss and no gradient.
 
     Args:
@@ -80,8 +101,14 @@ def training_loss(z: Tensor, log_det: Tensor, loss: LossKnobs, features: Tensor 
     nll = patch_nll(z, log_det, loss.log_det == "image_mean")
     plain = nll.mean()
     total = plain if loss.focal_gamma == 0.0 else (focal_weight(nll, z.shape[-1], loss) * nll).mean()
+    if loss.tail_weight > 0.0:
+        total = (1.0 - loss.tail_weight) * total + loss.tail_weight * tail_loss(nll, loss.tail_share)
+    if loss.log_det_weight > 0.0:
+        total = total + loss.log_det_weight * log_det.square().mean()
     if loss.center_weight > 0.0:
         centred = z if loss.center_on == "latent" else features
         assert centred is not None
         total = total + loss.center_weight * centred.square().sum(dim=-1).mean()
+    if loss.patch_reduction == "sum":
+        total = total * (z.shape[1] * z.shape[2])
     return (total / z.shape[-1] if loss.nll_scale == "per_dim" else total), plain.detach()

@@ -60,6 +60,7 @@ def train_task(
 
     Training that resumes from a checkpoint has the digits of an uninterrupted one: an epoch's
     random numbers derive from its number, and no other state is carried from epoch to epoch.
+    `stop_at_nll` ends it early, and leaves the learning rates of the epochs before as they are.
 
     Args:
         detector: the detector after `add_task(task)`.
@@ -93,6 +94,9 @@ def train_task(
     detector.train()
     detector.set_products(PRODUCTS[knobs.products])
     for epoch in range(len(checkpoint.epochs), knobs.epochs):
+        # At the start of the next epoch, so that a checkpoint of the last one trains no further.
+        if knobs.stop_at_nll is not None and epoch > 0 and checkpoint.epochs[-1].nll <= knobs.stop_at_nll:
+            break
         start = time.perf_counter()
         order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
         losses, nlls, norms = [], [], []
@@ -158,14 +162,32 @@ def learning_rate(knobs: TrainingKnobs, task: int, step: int, steps_per_epoch: i
 
     W is the number of warm-up steps, at most half of all. t runs from 0 at the first step after the
     warm-up to 1 at the last step. f is the final fraction.
+
+    With `schedule_by: epoch`, every step of epoch e = 0, 1, … has the rate
+
+        warm-up, after task 0   peak * (e + 1) / W for e < W
+        cosine                  as above, with t = (e - W) / (epochs - W)
+
+    where W is the number of warm-up epochs, at most half of all. So the last epoch stays above the
+    final fraction, as with torch's CosineAnnealingLR stepped once an epoch.
     """
+    if knobs.schedule_by == "epoch":
+        epoch = step // steps_per_epoch
+        warmup = min(knobs.warmup_epochs, knobs.epochs // 2) if task > 0 else 0
+        if epoch < warmup:
+            return knobs.learning_rate * (epoch + 1) / warmup
+        return _annealed(knobs, (epoch - warmup) / (knobs.epochs - warmup))
     total = knobs.epochs * steps_per_epoch
     warmup = min(knobs.warmup_epochs * steps_per_epoch, total // 2) if task > 0 else 0
     if step < warmup:
         return knobs.learning_rate * (step + 1) / (warmup + 1)
+    return _annealed(knobs, (step - warmup) / max(1, total - warmup - 1))
+
+
+def _annealed(knobs: TrainingKnobs, t: float) -> float:
+    """Return the learning rate after the warm-up, at the share t of the way."""
     if knobs.schedule == "constant":
         return knobs.learning_rate
-    t = (step - warmup) / max(1, total - warmup - 1)
     return knobs.learning_rate * (knobs.final_fraction + (1 - knobs.final_fraction) * 0.5 * (1 + math.cos(math.pi * t)))
 
 

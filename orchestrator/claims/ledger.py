@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,10 +25,12 @@ from orchestrator.records.sweep_folder import read_sweep_folder, refuse_duplicat
 from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialScores, read_scores
 from orchestrator.reports.final_metrics import METRICS
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
+from orchestrator.reports.notes import damage_notes
 from orchestrator.reports.number_format import change_text, difference_text, grouped, interval_text, metric_text
-from orchestrator.reports.paired import NO_EFFECT, PairedComparison, compare_paired
+from orchestrator.reports.paired import PairedComparison, compare_paired
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
 from orchestrator.reports.variants import VariantColumn, group_variants
+from orchestrator.reports.verdicts import POWER
 from orchestrator.results.store import ResultStore
 
 _SPLIT = "test"
@@ -91,7 +93,11 @@ def build_ledger(
                 trials[trial.trial_id], homes[trial.trial_id] = trial, store
     variants = group_variants(list(trials.values()))
     tested = {claim.id: contrast_pairs(claim, variants) for claim in stated.claims}
-    needed = {t.trial_id for of_claim in tested.values() for pair in of_claim for v in pair for t in v.trials}
+    by_id = {claim.id: claim for claim in stated.claims}
+    losses = {claim.id: claim.loss(by_id[claim.recovers]) for claim in stated.claims if claim.recovers}
+    lost = {name: contrast_pairs(loss, variants) for name, loss in losses.items()}
+    both = [*tested.values(), *lost.values()]
+    needed = {t.trial_id for of_claim in both for pair in of_claim for v in pair for t in v.trials}
     # Scores are by far the largest table: read only those of contrasts, from one store each.
     scores: dict[str, TrialScores] = {}
     starts: dict[str, datetime] = {}
@@ -100,6 +106,19 @@ def build_ledger(
         for trial_id, of in store.finished().items():
             starts[trial_id] = min(of.started_at, starts.get(trial_id, of.started_at))
         scores |= read_scores(store, {trial_id for trial_id in needed if homes[trial_id] is store}, _SPLIT)
+
+    def _without_loss(row: ClaimRow, before: VariantColumn) -> str:
+        """Return why there is no loss to recover from; empty if the loss holds."""
+        loss, ids = losses[row.claim.id], {trial.trial_id for trial in before.trials}
+        pairs = [pair for pair in lost[row.claim.id] if ids & {trial.trial_id for trial in pair[1].trials}]
+        found = [_row(loss, stated.rules, pair, "", scores, starts) for pair in pairs]
+        if any(of.verdict == "held" for of in found):
+            return ""
+        if not found:
+            return f"no loss was measured to recover from: needs {loss.sweep}"
+        verdicts = "; ".join(f"that of {loss.contrast} is {of.verdict} ({of.reason})" for of in found)
+        return f"no loss to recover from: {verdicts}"
+
     rows = []
     for claim in stated.claims:
         found = tested[claim.id]
@@ -107,12 +126,18 @@ def build_ledger(
             missing = [*_unmeasured(claim), f"needs {claim.sweep}"]
             rows.append(ClaimRow(claim, "undecided", "; ".join(missing)))
         for pair, setup in zip(found, describe_setups([after for _, after in found], claim.knobs), strict=True):
-            rows.append(_row(claim, stated.rules, pair, setup, scores, starts))
+            row = _row(claim, stated.rules, pair, setup, scores, starts)
+            if claim.id in losses and (missing_loss := _without_loss(row, pair[0])):
+                row = replace(row, verdict="undecided", reason=missing_loss)
+            rows.append(row)
     return rows
 
 
-def read_ledger(places: Sequence[Path], everything: bool = False) -> list[ClaimRow]:
+def read_ledger(places: Sequence[Path], everything: bool = False) -> tuple[list[ClaimRow], tuple[str, ...]]:
     """Return the ledger over the results folders of sweeps, of their latest plans or `everything`.
+
+    Returns:
+        Its rows, and a line about each damaged part, whose trials are not in them.
 
     Raises:
         InvalidInput: a folder holds no sweep, or is given twice.
@@ -120,7 +145,8 @@ def read_ledger(places: Sequence[Path], everything: bool = False) -> list[ClaimR
     refuse_duplicates(places, "claims")
     plans = [set(read_sweep_folder(place).trial_ids) for place in places]
     stores = [ResultStore(place) for place in places]
-    return build_ledger([(store, None if everything else of) for store, of in zip(stores, plans, strict=True)])
+    rows = build_ledger([(store, None if everything else of) for store, of in zip(stores, plans, strict=True)])
+    return rows, tuple(f"{store.folder}: {line}" for store in stores for line in damage_notes(store))
 
 
 def _row(
@@ -134,7 +160,7 @@ def _row(
     before, after = pair
     names = claim.select_classes(after.trials[0].classes)
     measured = compare_paired([pair], scores, [names], claim.metric)[0]
-    verdict, reason = _refusal(claim, rules, before, after, measured) or judge_claim(claim, rules, measured)
+    verdict, reason = _refusal(claim, rules, before, after) or judge_claim(claim, rules, measured)
     known = () if measured.difference is None else measured.seeds
     trials = [trial for v in pair for trial in v.trials if trial.seed in known]
     first = min((starts[trial.trial_id] for trial in trials), default=None)
@@ -143,7 +169,7 @@ def _row(
 
 
 def _refusal(
-    claim: StatedClaim, rules: Rules, before: VariantColumn, after: VariantColumn, measured: PairedComparison
+    claim: StatedClaim, rules: Rules, before: VariantColumn, after: VariantColumn
 ) -> tuple[Verdict, str] | None:
     """Return the reason why this contrast cannot settle the claim at all; None if it can."""
     reasons = _unmeasured(claim)
@@ -160,10 +186,6 @@ def _refusal(
     reasons += dict.fromkeys(none.datasets[t.dataset] for t in trials if t.dataset in none.datasets)
     flags = [flag for trial in trials for flag in trial.flags]
     reasons += dict.fromkeys(words for flag in flags for start, words in none.flags.items() if flag.startswith(start))
-    if measured.verdict == NO_EFFECT:
-        reasons.append("no effect: the setting did not reach the scores (equal digests)")
-    elif measured.baseline == 1 and measured.difference == 0:
-        reasons.append("saturated at 1 in both: no evidence")
     return ("undecided", "; ".join(reasons)) if reasons else None
 
 
@@ -171,15 +193,24 @@ def _unmeasured(claim: StatedClaim) -> list[str]:
     return [] if claim.metric in METRICS else [f"no column holds {claim.metric}"]
 
 
-def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules) -> str:
-    """Return the ledger as a Markdown document, with measured claims first."""
+def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules, missing: Sequence[str] = ()) -> str:
+    """Return the ledger as a Markdown document, with measured claims first.
+
+    Args:
+        rows: the ledger.
+        rules: the rules by which its claims were judged.
+        missing: lines about trials that are not in the table.
+    """
     ordered = sorted(rows, key=lambda row: row.measured is None)
     body = tuple((row.claim.id, _cells(row)) for row in ordered)
     table = Table("Claims of the update notes", _HEADER, body, tuple(_notes(rows, rules)))
     counts = Counter(row.verdict for row in rows)
     summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     (line,) = markdown_list([f"{counted(len(rows), 'row')}: {summary}"])
-    return f"# Ledger of claims\n\n{line}\n\n{markdown_table(table)}"
+    parts = [f"# Ledger of claims\n\n{line}\n", markdown_table(table)]
+    if missing:
+        parts.append("\n".join(["## Not in the table", "", *markdown_list(missing), ""]))
+    return "\n".join(parts)
 
 
 def _cells(row: ClaimRow) -> tuple[Cell, ...]:
@@ -211,8 +242,8 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
     claims = {row.claim.id: row.claim for row in rows}
     digest = rules_digest(rules, list(claims.values()))[:12]
     notes = [
-        f"Claims and rules: claims.yaml, digest {digest} of their content; `negligible` {rules.negligible:g}, `least_seeds` "
-        f"{rules.least_seeds}."
+        f"Claims and rules: claims.yaml, digest {digest} of their content; `smallest_effect` {rules.smallest_effect:g}, "
+        f"`least_seeds` {rules.least_seeds}."
     ]
     periods = grouped(((stated.since, stated.until), stated.rule) for stated in rules.stated)
     measured = [row for row in rows if row.started_at is not None]
@@ -229,9 +260,21 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
         f"95 % intervals of image AUROC: {RESAMPLES:,} paired bootstrap resamples of the test images within each class, and of "
         f"the seeds if {SEEDS_DRAWN_FROM} or more are in common. All other metrics: t interval over the seeds, because their "
         "values are not stored image by image.",
+        *_monte_carlo_note(rows),
+        f"More seeds: as many as would decide with a power of {POWER:g}, if the differences go on with the mean and the spread "
+        "seen so far.",
         "Change is (b-a)/a. The rules judge each interval by itself: among many claims, some intervals miss the true "
         "difference by chance.",
     ]
+
+
+def _monte_carlo_note(rows: Sequence[ClaimRow]) -> list[str]:
+    """Note the largest Monte Carlo error of any bootstrap bound, if there is any."""
+    worst = max(
+        (max(of.low_error, of.high_error) for row in rows if (of := row.measured) is not None and of.low is not None),
+        default=0.0,
+    )
+    return [f"Monte Carlo standard error of the bootstrap's bounds: at most {worst:.5f}."] if worst else []
 
 
 def _named(chosen: Sequence[ClaimRow], rows: Sequence[ClaimRow]) -> str:

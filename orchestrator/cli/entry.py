@@ -17,13 +17,16 @@ import typer
 from moleflow.errors import InvalidInput, MoleflowError, did_you_mean
 from orchestrator.cli import completion, doctor, manage, reference, report, run, usage_errors
 from orchestrator.cli.cache import cache
+from orchestrator.cli.reproduce import reproduce
 from orchestrator.cli.retry import retry
 from orchestrator.exit_codes import FAILED, INVALID
 from orchestrator.host.command_line import PROGRAM, program_name, without_typed_secrets
 from orchestrator.host.printable_text import single_line
 
 STDOUT = 1
-PATH_OPTIONS = ("--base", "--cache", "--data", "--out", "--profile", "--storage", "--to", "--address", "--weights")
+PATH_OPTIONS = (
+    *("--base", "--cache", "--data", "--out", "--profile", "--rows", "--storage", "--to", "--address", "--weights"),
+)
 
 app = typer.Typer(
     add_completion=True,
@@ -88,6 +91,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (  # `--help` lists them in this ord
     manage.dashboard,
     report.compare,
     report.export,
+    reproduce,
     doctor.doctor,
 )
 for command in COMMANDS:

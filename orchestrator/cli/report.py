@@ -81,7 +81,8 @@ def claims(
     from orchestrator.claims.claims import stated_claims
     from orchestrator.claims.ledger import ledger_markdown, read_ledger
 
-    show(ledger_markdown(read_ledger(folders, everything), stated_claims().rules))
+    rows, damaged = read_ledger(folders, everything)
+    show(ledger_markdown(rows, stated_claims().rules, damaged))
 
 
 @explain_damage("file")
@@ -183,7 +184,9 @@ def export(
 
     chosen, table = check_choice("--format", form, export.FORMATS), check_choice("--what", what, export.WHAT)
     check_choice("--split", split, SPLITS)
-    pieces = export.export_tables(place, chosen, table, split, everything, document, one)
+    pieces = export.export_tables(
+        place, chosen, table, split, everything, document, one, note=lambda line: show(line, error=True)
+    )
     if to is None:
         for piece in pieces:
             show(piece, end="")

@@ -19,7 +19,7 @@ from orchestrator.host.command_line import install_command
 from orchestrator.host.hub import offline_if_hub_is_down
 from orchestrator.sweep.resolver import Resolver
 
-_HARMLESS = {"storage", "projection_seed", "weights_seed"}
+_HARMLESS = {"storage", "projection_seed", "projection_init", "weights_seed", "normalisation"}
 """Knobs of a backbone without a value that could keep it from being built."""
 
 

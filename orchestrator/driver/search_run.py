@@ -45,6 +45,8 @@ DEAD_EVERY_S = 30.0
 def run_search(prepared: Prepared, options: Options, console: Console) -> int:
     """Search until the budget is used, then test the base and the finalists and write the reports.
 
+    With `finalists: 0` nothing is tested, and no test image is opened.
+
     Returns:
         The exit code.
 
@@ -56,7 +58,8 @@ def run_search(prepared: Prepared, options: Options, console: Console) -> int:
     if options.detach:
         raise InvalidInput("--detach: a search needs its driver, which suggests while trials run; leave it out")
     space = Space(prepared.sweep, prepared.inputs.of)
-    space.test_trials(space.base())  # Refuse now a base that could not be tested in the end.
+    if space.search.finalists:
+        space.test_trials(space.base())  # Refuse now a base that could not be tested in the end.
     check_start(prepared, options)
     prepare_folder(prepared, options, console)
     run = _SearchRun(prepared, options, console, space)
@@ -135,7 +138,12 @@ class _SearchRun:
         return source, interrupted
 
     def test(self) -> int:
-        """Score base and finalists on the test images; return the exit code. Stages are reused."""
+        """Score base and finalists on the test images; return the exit code. Stages are reused.
+
+        Without finalists the base is not tested either, as there is nothing to compare it with.
+        """
+        if self.keys.finalists == 0:
+            return 0
         self.tested = [("base", self.space.base())]
         self.tested += [
             (f"configuration {t.number}", self.space.factors(t.params))

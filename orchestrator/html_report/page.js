@@ -36,7 +36,7 @@
 
   function caveatSigns(caveats) {
     const signs = new Set(caveats.map((caveat) => (caveat.startsWith("\u2020") ? "\u2020" : "\u2205")));
-    const label = signs.has("\u2020") ? "confounded" : "no effect";
+    const label = signs.has("\u2020") ? "confounded" : "identical";
     return make("sup", { title: caveats.join("\n"), role: "note", "aria-label": label }, [...signs].join(""));
   }
 

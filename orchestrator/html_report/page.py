@@ -19,10 +19,11 @@ from moleflow.settings.knobs import version_settings
 from orchestrator.html_report.anomaly_maps import anomaly_map_gallery
 from orchestrator.html_report.best_and_worst import extreme_trials
 from orchestrator.html_report.chart import Chart, ChartGroup
+from orchestrator.html_report.class_ranks import class_rank_charts
 from orchestrator.html_report.cost_vs_quality import cost_charts
 from orchestrator.html_report.factors import factor_charts
 from orchestrator.html_report.learning_curves import Curve, curve_charts, read_curves
-from orchestrator.html_report.page_data import NO_EFFECT, PageData, gather_page_data
+from orchestrator.html_report.page_data import IDENTICAL, PageData, gather_page_data
 from orchestrator.html_report.parallel_coordinates import variant_lines
 from orchestrator.html_report.per_class import class_charts
 from orchestrator.html_report.r_matrices import matrix_groups
@@ -50,7 +51,9 @@ def make_page(folder: Path, report: Report) -> Path:
     page = gather_page_data(report, ResultStore(folder), version_settings())
     has_search = sweep.tabled is not None or (folder / "study.journal").exists()
     path = folder / "report.html"
-    written = _render(page, folder, search_section(folder, sweep.name) if has_search else None)
+    written = _render(
+        page, folder, search_section(folder, sweep.name, {len(v.seeds) for v in page.variants}) if has_search else None
+    )
     write_atomically(path, written.encode(), durable=False)  # It can be made again.
     return path
 
@@ -143,6 +146,7 @@ def _sections(
         sections += [
             PageSection("factors", "Metric against factor", groups=(factor_charts(page),)),
             _charted("classes", "Class by class", class_charts(page), "No class has a metric."),
+            *[_charted("ranks", "Ranks over the classes", of, "") for of in [class_rank_charts(page)] if of],
             PageSection("matrices", "R matrices", R_MATRICES, groups=matrix_groups(page)),
         ]
         lines = variant_lines(page)
@@ -177,11 +181,11 @@ def _warnings(page: PageData) -> list[str]:
     ]
     if report.missing:
         warnings.append(f"Incomplete: {report.missing[0]}")
-    without = sum(any(caveat.startswith(NO_EFFECT) for caveat in caveats) for caveats in page.caveats)
+    without = sum(any(caveat.startswith(IDENTICAL) for caveat in caveats) for caveats in page.caveats)
     counts = {
         "have fewer than three seeds, and so no t interval over seeds": sum(len(v.seeds) < 3 for v in variants),
         "are confounded (†): they differ in something that is not compared": len(page.comparison.confounded),
-        "(∅) have a setting without effect on training or scores: the digests are equal": without,
+        "(∅) are identical to another one in training or scores: the digests are equal": without,
     }
     warnings += [f"{count} of {len(variants)} variants {words}." for words, count in counts.items() if count]
     code = page.lock.recipe.code

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from orchestrator.reports.differences import Comparison, compare_variants, no_effect_notes
+from orchestrator.reports.differences import Comparison, compare_variants, identity_notes
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials, flatten_settings
 from orchestrator.reports.lock import Lock
@@ -17,6 +17,7 @@ from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.render import WIDEST
 from orchestrator.reports.tables import Report
 from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants
+from orchestrator.reports.verdicts import Outcome
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
@@ -24,7 +25,7 @@ MANY_TRIALS = 100
 """Trials above which a page shows curves and maps of the best and the worst trial only."""
 QUALITY = "image_auroc"
 """The metric that ranks variants and trials, as mean over the classes."""
-NO_EFFECT = "no effect"
+IDENTICAL = Outcome.IDENTICAL.value
 T = TypeVar("T")
 
 
@@ -97,29 +98,29 @@ class PageData:
 
     @cached_property
     def caveats(self) -> tuple[tuple[str, ...], ...]:
-        """For each variant the texts of its confounds (†) and of settings without effect."""
+        """For each variant the texts of its confounds (†) and of identical variants."""
         by_variant: list[list[str]] = [[] for _ in self.variants]
         for confound in self.comparison.confounds:
             for k in confound.affected:
                 by_variant[k].append(f"† {confound.name}: {confound.values[k]}")
-        # Each note names its variants in backquotes, then a colon and the effect that is missing.
-        for line in no_effect_notes(self.variants):
-            named = line.partition(f"`: {NO_EFFECT}")[0] + "`"
+        # Each note names its variants in backquotes, then a colon and what is identical.
+        for line in identity_notes(self.variants):
+            named = line.partition(f"`: {IDENTICAL}")[0] + "`"
             for k, variant in enumerate(self.variants):
                 if f"`{variant.label}`" in named:
-                    by_variant[k].append(NO_EFFECT + line.partition(f"`: {NO_EFFECT}")[2].removesuffix("."))
+                    by_variant[k].append(IDENTICAL + line.partition(f"`: {IDENTICAL}")[2].removesuffix("."))
         return tuple(map(tuple, by_variant))
 
     @property
     def variant_names(self) -> tuple[str, ...]:
-        """The variants' names in the tables, with ∅ for those with a setting without effect."""
-        without = [any(caveat.startswith(NO_EFFECT) for caveat in caveats) for caveats in self.caveats]
+        """The variants' names in the tables, with ∅ for those identical to another one."""
+        without = [any(caveat.startswith(IDENTICAL) for caveat in caveats) for caveats in self.caveats]
         return tuple(f"{name} ∅" if without[k] else name for name, k in self.variant_numbers.items())
 
     @property
     def hollow_points_note(self) -> str:
         """A sentence that explains hollow points; empty if no variant has a caveat."""
-        return " Hollow points: confounded, or a setting without effect (see the tables)." * any(self.caveats)
+        return " Hollow points: confounded, or identical to another variant (see the tables)." * any(self.caveats)
 
     @cached_property
     def ranking(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +39,13 @@ IMPORTANCE = (
 )
 
 
-def search_section(folder: Path, name: str) -> PageSection:
+def search_section(folder: Path, name: str, tested_seeds: Collection[int] = ()) -> PageSection:
     """Return the section of the sweep `name`, whose study lies in a results folder.
+
+    Args:
+        folder: the results folder.
+        name: the sweep's name.
+        tested_seeds: numbers of seeds of the variants in the page's tables.
 
     Raises:
         InvalidInput: the journal cannot be opened.
@@ -51,6 +56,7 @@ def search_section(folder: Path, name: str) -> PageSection:
     import optuna
     from optuna.trial import TrialState
 
+    from orchestrator.search.optuna_search import TRIALS
     from orchestrator.search.storage import JOURNAL, explain_storage_errors, open_journal
 
     if not (folder / JOURNAL).exists():
@@ -65,13 +71,28 @@ def search_section(folder: Path, name: str) -> PageSection:
     states = Counter(trial.state for trial in trials)
     counts = ", ".join(f"{states[state]} {_state(state)}" for state in TrialState if states[state])
     summary = f"Objectives: {', '.join(f'{direction} {name}' for name, direction in objectives)}. Configurations: {counts or 'none'}."
+    counts_of_seeds = {len(trial.user_attrs[TRIALS]) for trial in complete if TRIALS in trial.user_attrs}
+    seeds = _seeds_note(counts_of_seeds, tested_seeds)
     charts: list[Chart] = []
     for k, (objective, direction) in enumerate(objectives):
         charts += _history(complete, k, objective, direction == "maximize")
         charts += _importance(study, k, objective)
     first, direction = objectives[0]
     charts += _parallel_chart(complete, first, direction == "maximize")
-    return _section(charts, (_configurations_table(trials, objectives),), (summary, NOTE))
+    return _section(charts, (_configurations_table(trials, objectives),), (summary, *seeds, NOTE))
+
+
+def _seeds_note(searched: Collection[int], tested: Collection[int]) -> tuple[str, ...]:
+    """Say over how many seeds the values are, and warn where they are not over as many."""
+    if not searched:
+        return ()
+    numbers = [" or ".join(map(str, sorted(of))) for of in (searched, tested)]
+    words = f"Seeds: each value is a mean over {numbers[0]} seed{'' if set(searched) == {1} else 's'}."
+    if len(searched) > 1:
+        words += " NOT THE SAME NUMBER in every configuration: the column n (seeds) has it."
+    if tested and set(tested) != set(searched):
+        words += f" The tables above are over {numbers[1]}, so do not compare their values with these."
+    return (words,)
 
 
 def _section(
@@ -150,7 +171,7 @@ def _parallel_chart(complete: list[FrozenTrial], objective: str, maximize: bool)
 
 
 def _configurations_table(trials: list[FrozenTrial], objectives: list[tuple[str, str]]) -> SortableTable:
-    from orchestrator.search.optuna_search import REASON
+    from orchestrator.search.optuna_search import REASON, TRIALS
 
     knobs = list(dict.fromkeys(knob for trial in trials for knob in trial.params))
     best = [
@@ -167,7 +188,15 @@ def _configurations_table(trials: list[FrozenTrial], objectives: list[tuple[str,
         held = [trial.params.get(knob, ABSENT) for knob in knobs]
         settings = [f"{value:.4g}" if isinstance(value, float) else setting_text(value) for value in held]
         remark = str(trial.user_attrs.get(REASON, ""))[:200]
-        rows.append((str(trial.number), _state(trial.state), *cells, *settings, remark))
-    head = ("Number", "State", *(name for name, _ in objectives), *(knob.split(".")[-1] for knob in knobs), "Remark")
+        seeds = str(len(trial.user_attrs[TRIALS])) if TRIALS in trial.user_attrs else ABSENT
+        rows.append((str(trial.number), _state(trial.state), seeds, *cells, *settings, remark))
+    head = (
+        "Number",
+        "State",
+        "n (seeds)",
+        *(name for name, _ in objectives),
+        *(knob.split(".")[-1] for knob in knobs),
+        "Remark",
+    )
     right = (True, False, *([True] * (len(head) - 3)), False)
     return SortableTable("Every configuration", head, rows, right, (f"Bold: the best value. {NOTE}",))

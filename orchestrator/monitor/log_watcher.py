@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from moleflow.passing_errors import open_file
 from orchestrator.monitor.progress import SweepProgress
 from orchestrator.monitor.resource_usage import ResourceMonitor
 from orchestrator.monitor.snapshot import ProgressSnapshot
 from orchestrator.monitor.status import SweepStatus
-from orchestrator.records.event_log import LogFollower, event_logs
+from orchestrator.records.event_log import LogFollower, event_logs, parse_line
 from orchestrator.records.events import Event
 
 TAIL_BYTES = 256 * 1024
@@ -72,11 +73,7 @@ class LogWatcher:
 
 def _finished(path: Path, end: int) -> Iterator[Event]:
     """The trials that finished before byte `end` of a log; incomplete lines are skipped."""
-    with path.open("rb") as file:
+    with contextlib.suppress(OSError), open_file(path) as file:
         while file.tell() < end and (line := file.readline()):
-            if _FINISHED in line:
-                try:
-                    content = json.loads(line)
-                    yield Event("finished", content.pop("trial_id"), content)
-                except (ValueError, KeyError, TypeError):
-                    continue
+            if _FINISHED in line and (entry := parse_line(path.stem, line)) and entry.event.kind == "finished":
+                yield entry.event

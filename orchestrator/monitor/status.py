@@ -8,19 +8,18 @@ nothing, so it also works on a read-only folder.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from moleflow.passing_errors import open_file
 from orchestrator.records import attempts, sweep_folder
 from orchestrator.records.attempts import AttemptFolder, AttemptRecord
 from orchestrator.records.dead_attempts import UNSEEN
-from orchestrator.records.event_log import event_logs
+from orchestrator.records.event_log import LoggedEvent, event_logs, parse_line
 from orchestrator.records.events import PROGRESS, Event
 from orchestrator.records.stalls import read_stall, stall_note
 from orchestrator.records.stop_requests import ALL, cancel_requests
@@ -179,22 +178,21 @@ class StatusReader:
     def _progress(self, trial_id: str, latest: LatestAttempt) -> tuple[Event | None, str | None]:
         """The last event of a running attempt that tells its progress, and the note of a stall."""
         newest = None
-        for content in _tail(self._logs / f"{latest.worker}.jsonl"):
-            if content.get("trial_id") == trial_id and content.get("attempt") == latest.attempt:
-                newest = newest or float(content["time"])
+        for entry in _tail(self._logs / f"{latest.worker}.jsonl"):
+            event = entry.event
+            if event.trial_id == trial_id and event.facts.get("attempt") == latest.attempt:
+                newest = newest or entry.time
                 # A step is a sign of life; the event before it tells the progress.
-                if content.get("kind") != "step":
-                    known = content.get("kind") in {*PROGRESS, "task"}
-                    facts = {name: value for name, value in content.items() if name not in ("time", "kind", "trial_id")}
-                    event = Event(content["kind"], trial_id, facts) if known else None
-                    return event, stall_note(time.time() - newest, latest.stall_min)
+                if event.kind != "step":
+                    known = event.kind in {*PROGRESS, "task"}
+                    return event if known else None, stall_note(time.time() - newest, latest.stall_min)
         return None, stall_note(time.time() - newest, latest.stall_min) if newest else None
 
     def _last_events(self) -> Iterator[float]:
         """The time of each worker's last event, seconds since 1970."""
         for name in _names(self._logs):
-            for content in _tail(self._logs / name):
-                yield float(content["time"])
+            for entry in _tail(self._logs / name):
+                yield entry.time
                 break
 
 
@@ -235,12 +233,10 @@ def _names(folder: Path) -> set[str]:
         return set()
 
 
-def _tail(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The last lines of a worker's log, newest first; incomplete ones are skipped."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+def _tail(path: Path) -> Iterator[LoggedEvent]:
+    """The last events of a worker's log, newest first; incomplete lines are skipped."""
+    with contextlib.suppress(OSError), open_file(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         for line in reversed(file.read().splitlines()):
-            with contextlib.suppress(ValueError):
-                content = json.loads(line)
-                if isinstance(content, dict) and isinstance(content.get("time"), int | float):
-                    yield content
+            if (entry := parse_line(path.stem, line)) is not None:
+                yield entry

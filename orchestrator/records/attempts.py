@@ -15,15 +15,17 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from moleflow import files
 from moleflow.cache.claim import Claim, Heartbeat, is_stale, looks_stale, take_over
 from moleflow.owner import PROCESS, owner_is_gone, process_identity
+from orchestrator.records.stored_values import is_count, is_text, is_time, is_worker
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED, DIED = "running", "finished", "failed", "interrupted", "pruned", "died"
 ENDED = (FINISHED, FAILED, PRUNED)
@@ -31,8 +33,30 @@ ENDED = (FINISHED, FAILED, PRUNED)
 WORKER_DIED, CANCELLED, STOPPED = "WorkerDied", "Cancelled", "Stop"
 NO_PROGRESS, OUT_OF_MEMORY = "NoProgress", "OutOfMemory"
 LOST = "its record was lost; the next attempt goes on"
-_NAME = re.compile(r"^([0-9a-f]{12})-(\d+)\.json$")
-_STATE = re.compile(r'^\{\s*"trial_id": "[0-9a-f]{12}",\s*"attempt": \d+,\s*"state": "(\w+)"')
+STATES = frozenset({RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED})
+_NAME = re.compile(r"^([0-9a-f]{12})-([1-9]\d{0,8})\.json$")
+_STATE = re.compile(
+    rf'^\{{\s*"trial_id": "[0-9a-f]{{12}}",\s*"attempt": \d+,\s*"state": "({"|".join(sorted(STATES))})"'
+)
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, dict) and (value.get("worker") is None or is_worker(value["worker"]))
+
+
+_VALUES: Mapping[str, Callable[[object], bool]] = MappingProxyType(
+    {
+        "state": lambda value: isinstance(value, str) and value in STATES,
+        "row": _is_row,
+        **dict.fromkeys(("host", "boot", "pid_namespace", "job", "error", "error_kind", "traceback"), is_text),
+        **dict.fromkeys(("started_at", "ended_at"), is_time),
+        **dict.fromkeys(("seconds", "stall_min"), is_time),
+        **dict.fromkeys(("pid", "epochs"), is_count),
+    }
+)
+"""The kind of each value that a reader of records uses."""
+_NULL = frozenset({"host", "boot", "pid_namespace", "job", "error", "error_kind", "traceback", "seconds"})
+"""The names of values that may be null."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +70,18 @@ class AttemptRecord:
 
     @cached_property
     def content(self) -> Mapping[str, Any]:
-        """The parsed text; empty if it is damaged."""
+        """The parsed text, without values of a kind that no worker writes; empty if damaged."""
         try:
             content = json.loads(self.text or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            return {}
+        return {
+            name: value
+            for name, value in content.items()
+            if name not in _VALUES or (value is None and name in _NULL) or _VALUES[name](value)
+        }
 
     @cached_property
     def stored_state(self) -> str:
@@ -242,6 +272,7 @@ def read_record(folder: Path, trial_id: str, number: int) -> AttemptRecord | Non
     """The record of an attempt, without text if it cannot be read; None if there is none.
 
     Raises:
+        NotAFile: a folder or a pipe has its name, so no attempt of this number can be recorded.
         OSError: it cannot be told whether there is one.
     """
     path = folder / f"{trial_id}-{number}.json"
@@ -249,6 +280,8 @@ def read_record(folder: Path, trial_id: str, number: int) -> AttemptRecord | Non
         text = files.read(path).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return None
+    except files.NotAFile:
+        raise
     except OSError:
         if not files.exists(path):
             return None
@@ -260,7 +293,7 @@ def _has_ended(content: str, owner: Mapping[str, Any] | None) -> bool:
     """True if the process that claimed an end has ended for certain."""
     try:
         holder = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     if not isinstance(holder, dict):
         return False

@@ -11,7 +11,7 @@ from orchestrator.records.attempts import FAILED, RUNNING, STOPPED, WORKER_DIED,
 from orchestrator.records.event_log import logged_epochs
 from orchestrator.records.stalls import read_stall, stall_file
 from orchestrator.results.store import ResultStore
-from orchestrator.results.writer import AttemptRows, PartWriter
+from orchestrator.results.writer import AttemptRows, InvalidRows, PartWriter
 
 UNSEEN = "its process is gone and left no word: it was killed, or the machine went down"
 
@@ -67,12 +67,15 @@ def record_dead_attempts(
         end = FAILED if stall else state
         known = {"error": error, "error_kind": error_kind if state == FAILED else STOPPED, "traceback": None}
         known = stall.facts if stall else known
-        if "row" in record.content:
+        if {"row", "started_at"} <= record.content.keys():
             writer.add(AttemptRows(_row(record, last_heartbeat, end, known)))
         epochs = logged_epochs(store.folder, record.content.get("row", {}).get("worker", ""), record)
         unstored.append((record, end, {"ended_at": last_heartbeat.timestamp(), **known, "epochs": epochs}))
     # The rows come first. If this driver dies in between, the next one finds them.
-    writer.flush()
+    try:
+        writer.flush()
+    except InvalidRows:  # Of records that no worker wrote. Those are left out now.
+        writer.flush()
     for record, end, facts in unstored:
         attempts.close(record, end, **facts)
         files.remove(stall_file(record.path))
@@ -89,6 +92,7 @@ def _row(record: AttemptRecord, last_heartbeat: datetime, state: str, known: Map
     started = datetime.fromtimestamp(record.content["started_at"], UTC)
     return {
         **record.content["row"],
+        "trial_id": record.trial_id,
         "attempt": record.attempt,
         "status": state,
         "started_at": started,

@@ -17,7 +17,8 @@ from typing import Any
 
 from moleflow import files
 from orchestrator.records.attempts import AttemptRecord
-from orchestrator.records.events import PROGRESS, Event
+from orchestrator.records.events import PROGRESS, Event, is_event
+from orchestrator.records.stored_values import is_time
 
 EVERY_S = 1.0
 CALLS_PER_S, LONGEST_PAUSE_S = 1.0, 15.0
@@ -101,7 +102,7 @@ class LogFollower:
         whole = content[: content.rfind(b"\n") + 1]
         self._offsets[path.name] = start + len(whole)
         for line in whole.splitlines():
-            entry = _entry(path.stem, line)
+            entry = parse_line(path.stem, line)
             if entry is not None:
                 yield entry
 
@@ -121,11 +122,16 @@ def logged_epochs(sweep_folder: Path, worker: str, record: AttemptRecord) -> int
     return sum(event.kind == "epoch" and event.facts.get("attempt") == record.attempt for event in of_trial)
 
 
-def _entry(worker: str, line: bytes) -> LoggedEvent | None:
+def parse_line(worker: str, line: bytes) -> LoggedEvent | None:
+    """The event in a line of a worker's log; None if no worker wrote it so.
+
+    A full disk or a crash may have cut the line off, and others may have written the folder.
+    """
     try:
-        content: dict[str, Any] = json.loads(line)
-        kind, trial_id, seconds = content.pop("kind"), content.pop("trial_id"), float(content.pop("time"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        # A full disk or a crash cut it off.
+        content: Any = json.loads(line)
+        kind, trial_id, seconds = content.pop("kind"), content.pop("trial_id"), content.pop("time")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return LoggedEvent(worker, seconds, Event(kind, trial_id, content))
+    if not is_time(seconds) or not is_event(kind, trial_id, content):
+        return None
+    return LoggedEvent(worker, float(seconds), Event(kind, trial_id, content))

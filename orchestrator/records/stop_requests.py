@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moleflow import files
+from moleflow.errors import InvalidInput
 
 ALL = "all"
 CHECK_EVERY_S = 2.0
@@ -25,9 +26,15 @@ class StopRequests:
         """Request the stop of trials; None = all trials of the sweep.
 
         Raises:
+            InvalidInput: the folder of the requests is a link out of the sweep's folder.
             OSError: the folder cannot be written.
 
         """
+        # Others may have made the sweep's folder: nothing may be written outside of it.
+        if self.folder.is_symlink() and self.folder.resolve().parent != self.folder.parent.resolve():
+            raise InvalidInput(
+                f"{self.folder}: is a link to {self.folder.resolve()}, out of the results folder; remove the link"
+            )
         files.make_folder(self.folder)
         for name in [ALL] if trial_ids is None else trial_ids:
             files.write_atomically(self.folder / name, b"", durable=False)

@@ -11,9 +11,10 @@ from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.notes import same_columns
 from orchestrator.reports.number_format import code_list, difference_text, grouped, interval_text
-from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, NOT_MEASURED, SEEDS, PairedComparison, compare_paired
+from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, SEEDS, PairedComparison, compare_paired
 from orchestrator.reports.render import ABSENT, Cell, Table
-from orchestrator.reports.statistics import EFFECT_NAME, SIGN_PATTERNS, percentile_coverage
+from orchestrator.reports.statistics import ALPHA, EFFECT_NAME, SIGN_PATTERNS, percentile_coverage
+from orchestrator.reports.verdicts import LEAST_SEEDS, NO_SPREAD, POWER, Outcome, has_no_spread
 
 COMPARED = {"image_auroc": "Mean Image AUROC", "pixel_auroc": "Mean Pixel AUROC"}
 """The compared metrics. Each has a table, which is one family of tests."""
@@ -34,6 +35,8 @@ _SOURCES = {
     ),
 }
 """The source of an interval, in words."""
+_DRAWN = (IMAGES, IMAGES_AND_SEEDS)
+"""The sources of intervals that have a Monte Carlo error."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,31 @@ class BaselineComparison:
     baselines: Mapping[int, int]
     results: Mapping[int, PairedComparison]
 
-    def csv_values(self, column: int) -> list[tuple[str, float | None, int]]:
-        """Return one column's numbers for the CSV as (name, value, n)."""
+    def csv_values(self, column: int) -> list[tuple[str, float | str | None, int]]:
+        """Return one column's numbers and its verdict for the CSV as (name, value, n)."""
         if column not in self.results:
             return []
         result = self.results[column]
-        values = {
+        values: dict[str, float | str | None] = {
             "difference": result.difference,
             "difference_low": result.low,
             "difference_high": result.high,
+            **(_errors(result) if result.resampled in _DRAWN else {}),
             "difference_t_low": result.seed_low,
             "difference_t_high": result.seed_high,
+            "difference_joint_low": result.joint_low,
+            "difference_joint_high": result.joint_high,
             "p_wilcoxon": result.p,
             "p_holm": result.p_holm,
             EFFECT_NAME: result.effect,
             "seed_noise": result.noise,
+            "verdict": result.verdict() or None,
         }
         return [(f"{self.metric}_{name}", value, result.n) for name, value in values.items()]
+
+
+def _errors(result: PairedComparison) -> dict[str, float | str | None]:
+    return {"difference_low_error": result.low_error, "difference_high_error": result.high_error}
 
 
 def compare_with_baselines(
@@ -101,27 +112,30 @@ def baseline_table(compared: BaselineComparison, comparison: Comparison, names: 
     """
     rows = [(names[k], _cells(result)) for k, result in compared.results.items()]
     header = tuple(rows[0][1])
-    if not any(result.resampled in (IMAGES, IMAGES_AND_SEEDS) for result in compared.results.values()):
+    if not any(result.resampled in _DRAWN for result in compared.results.values()):
         header = tuple(name for name in header if name != _OVER_SEEDS)  # It would repeat the interval.
     body = tuple((row, tuple(Cell(cells[name]) for name in header)) for row, cells in rows)
     title = f"Against {baseline}: {COMPARED[compared.metric]}"
     return Table(title, ("Variant", *header), body, _notes(compared, comparison))
 
 
-_OVER_SEEDS = "95 % t over seeds"
+_JOINT = "Simultaneous 95 % t"
+_PLAIN = "Plain 95 % interval"
+_OVER_SEEDS = "Plain 95 % t"
 
 
 def _cells(result: PairedComparison) -> dict[str, str]:
     return {
         "n": str(result.n),
         "Difference": difference_text(result.difference),
-        "95 % interval": interval_text(result.low, result.high),
+        _JOINT: interval_text(result.joint_low, result.joint_high),
+        _PLAIN: interval_text(result.low, result.high),
         _OVER_SEEDS: interval_text(result.seed_low, result.seed_high),
         "p (Wilcoxon)": ABSENT if result.p is None else f"{result.p:.4f} (floor {result.floor:.4f})",
         "p (Holm)": ABSENT if result.p_holm is None else f"{result.p_holm:.4f}",
         EFFECT_NAME: ABSENT if result.effect is None else f"{result.effect:+.2f}",
         "Seed noise": ABSENT if result.noise is None else f"{result.noise:.4f}",
-        "Verdict": result.verdict or ABSENT,
+        "Verdict": result.verdict() or ABSENT,
     }
 
 
@@ -138,16 +152,43 @@ def _notes(compared: BaselineComparison, comparison: Comparison) -> tuple[str, .
     ]
     if uneven:
         notes.append(f"Only the seeds that a variant shares with its baseline count: {'; '.join(uneven)}.")
+    notes += _verdict_notes(compared)
     notes += _interval_notes(compared, labels)
     notes += _test_notes(compared, labels)
     notes.append(
         f"{EFFECT_NAME}: Cohen's effect size for paired data, the mean of the differences over their standard deviation "
         "over seeds. Seed noise: two standard deviations over seeds, pooled over both columns."
     )
-    quiet = [labels[k] for k, result in compared.results.items() if result.verdict == NOT_MEASURED]
-    if quiet:
-        notes.append(f"{NOT_MEASURED} ({code_list(quiet)}): the whole interval lies within seed noise.")
     return (*notes, *same_columns(comparison)[1:])
+
+
+def _verdict_notes(compared: BaselineComparison) -> list[str]:
+    """Note what carries the verdicts, and what would decide the undecided ones."""
+    judged = [result for result in compared.results.values() if result.joint_low is not None]
+    notes = []
+    if judged:
+        family = counted(judged[0].family, "comparison")
+        notes.append(
+            f"{_JOINT}: t intervals of the paired differences over the seeds, each at level 1 - {ALPHA}/m for the m = "
+            f"{family} of this table (Bonferroni), so that all hold at once in 95 % of tables. They carry the verdicts. "
+            f"Plain intervals hold one at a time and carry none."
+        )
+    notes.append(
+        "Verdict, first match wins: identical (equal digests); saturated (1 everywhere); undecided below "
+        f"{LEAST_SEEDS} seeds; better or worse (the simultaneous interval excludes zero); smaller than seed noise (it "
+        "lies within plus and minus seed noise); undecided."
+    )
+    if any(result.outcome is Outcome.UNDECIDED for result in compared.results.values()):
+        notes.append(
+            f"More seeds: as many as would exclude zero or fit into seed noise with a power of {POWER:g}, if the "
+            "differences go on with the mean and the spread seen so far."
+        )
+    if any(result.outcome is not None and has_no_spread(result.differences) for result in compared.results.values()):
+        notes.append(
+            f"{NO_SPREAD.capitalize()}: the difference is the same for every seed, so the t interval has no width. An exact "
+            f"sign test decides: m times 2/2^n has to be at most {ALPHA}."
+        )
+    return notes
 
 
 def _interval_notes(compared: BaselineComparison, labels: Sequence[str]) -> list[str]:
@@ -156,7 +197,10 @@ def _interval_notes(compared: BaselineComparison, labels: Sequence[str]) -> list
     for source, rows in sources.items():
         which = "" if len(sources) == 1 else f" of {code_list(rows)}"
         known = source in _SOURCES
-        notes.append(f"95 % interval{which}: {_SOURCES[source]}." if known else f"No interval{which}: {source}.")
+        notes.append(f"{_PLAIN}{which}: {_SOURCES[source]}." if known else f"No interval{which}: {source}.")
+    if drawn_rows := [(k, result) for k, result in compared.results.items() if result.resampled in _DRAWN]:
+        each = "; ".join(f"`{labels[k]}` {of.low_error:.5f} and {of.high_error:.5f}" for k, of in drawn_rows)
+        notes.append(f"Monte Carlo standard error of the lower and the upper bound of the bootstrap: {each}.")
     drawn = sorted({result.n for result in compared.results.values() if result.resampled == IMAGES_AND_SEEDS})
     if drawn:
         each = ", ".join(f"{percentile_coverage(n):.0%} with {n} seeds" for n in drawn)

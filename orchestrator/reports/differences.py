@@ -205,7 +205,7 @@ def _baselines(variants: Sequence[VariantColumn], baseline: Mapping[str, object]
     return tuple(of_column(k) for k in range(len(variants)))
 
 
-def no_effect_notes(variants: Sequence[VariantColumn]) -> list[str]:
+def identity_notes(variants: Sequence[VariantColumn]) -> list[str]:
     """Return one sentence for each group of variants with equal digests on all shared seeds."""
     found: dict[tuple[str, str], list[str]] = {}
     taken: set[int] = set()  # Each variant is named once, with the first one that it agrees with.
@@ -252,10 +252,10 @@ def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
     seeds = f"seed{'s' if len(common) > 1 else ''} {', '.join(map(str, common))}"
     if state and (scores or not scores_known):
         also = "state and scores digests" if scores else "state digests"
-        return f"no effect: the setting did not reach training (equal {also} for {seeds})."
+        return f"identical: the setting did not reach training (equal {also} for {seeds})."
     if state:
-        return f"no effect on training: the setting did not reach it (equal state digests for {seeds}); scores differ."
-    return f"no effect on the scores (equal scores digests for {seeds})." if scores else None
+        return f"identical training: the setting did not reach it (equal state digests for {seeds}); scores differ."
+    return f"identical scores (equal scores digests for {seeds})." if scores else None
 
 
 def saturation_notes(

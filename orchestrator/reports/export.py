@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from moleflow.errors import InvalidInput
 from moleflow.files import write_atomically
 from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.make import stored_report
+from orchestrator.reports.notes import damage_notes
 from orchestrator.reports.render import csv_text
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
@@ -39,6 +40,7 @@ def export_tables(
     everything: bool = False,
     document: bool = False,
     table: str | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str]:
     """Yield the exported text in pieces.
 
@@ -51,6 +53,7 @@ def export_tables(
         document: a whole LaTeX document instead of tables to put into one.
         table: one of the comparison tables in LaTeX or Markdown, by its number from 1 or the
             beginning of its title; None = all.
+        note: called with a line about each damaged part if the format is CSV, which has no notes.
 
     Raises:
         InvalidInput: there is no such table, the folder holds no sweep, no trial has images of the
@@ -66,12 +69,15 @@ def export_tables(
         raise InvalidInput(
             "--table: is for the comparison tables in LaTeX or Markdown; give --format latex or markdown"
         )
-    sweep = read_sweep_folder(place)
-    if what != "tables":
-        yield from stored_csv(ResultStore(place), what, None if everything else sweep.trial_ids)
-        return
-    report = stored_report(place, sweep, everything, split=split)
-    yield render_report(report if table is None else with_one_table(report, table), form, document)
+    sweep, store = read_sweep_folder(place), ResultStore(place)
+    if what == "tables":
+        report = stored_report(place, sweep, everything, split=split, store=store)
+        yield render_report(report if table is None else with_one_table(report, table), form, document)
+    else:
+        yield from stored_csv(store, what, None if everything else sweep.trial_ids)
+    if form == "csv":
+        for line in damage_notes(store):
+            note(line)
 
 
 def with_one_table(report: Report, asked: str) -> Report:

@@ -119,7 +119,7 @@ def inputs_digest(recipe: Recipe, rows: str, version_settings: VersionSettings |
 
 
 def _made_with(version_settings: VersionSettings | None) -> dict[str, str]:
-    packages = {name: version(name) for name in ("numpy", "scipy")}
+    packages = {name: version(name) for name in ("numpy", "scipy", "scikit-posthocs")}
     # The form in which older locks hold it: the settings that any version sets, then their values.
     versions = None if version_settings is None else {"version": version_settings}
     paths = sorted({path for of in (version_settings or {}).values() for path in of})

@@ -46,15 +46,23 @@ def make_report(
 
 
 def stored_report(
-    place: Path, sweep: SweepFolder, show_all: bool = False, with_published: bool = False, split: str = "test"
+    place: Path,
+    sweep: SweepFolder,
+    show_all: bool = False,
+    with_published: bool = False,
+    split: str = "test",
+    store: ResultStore | None = None,
 ) -> Report:
     """Return the report of a results folder without writing it; arguments as for `make_report`.
+
+    Args:
+        store: reads the folder, and knows its damaged parts afterwards; None = a new one.
 
     Raises:
         InvalidInput: the published rows are damaged, or no trial has images of the split.
     """
     recipe = _recipe(sweep, show_all, with_published, split)
-    store = ResultStore(place)
+    store = store or ResultStore(place)
     selection = None if recipe.selection is None else set(recipe.selection)
     if split != "test" and not finished_trials(store, selection, split) and finished_trials(store, selection, "test"):
         raise InvalidInput(

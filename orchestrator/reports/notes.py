@@ -13,7 +13,7 @@ from orchestrator.reports.differences import (
     SEEDS,
     Comparison,
     Difference,
-    no_effect_notes,
+    identity_notes,
     saturation_notes,
 )
 from orchestrator.reports.final_metrics import MAIN
@@ -88,7 +88,7 @@ def main_notes(
     metrics = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
     notes = [*_differences(comparison), _seed_note(comparison), *_densities(variants), *_flags(variants)]
     notes += _baseline(comparison, baseline)
-    notes += no_effect_notes(variants)
+    notes += identity_notes(variants)
     notes += saturation_notes(variants, classes, metrics)
     notes += mean_notes(variants, metrics)
     notes += _stale(variants, current_code) if current_code is not None else []
@@ -245,10 +245,16 @@ def unfinished(store: ResultStore, selection: set[str] | None, in_tables: set[st
             lines.append(f"`{trial}` {reason}" + (f": {which}" if which else ""))
         if len(missing) > _SHOWN:
             lines.append(f"and {len(missing) - _SHOWN:,} more.")
-    for damage in store.damaged:
-        where = damage.path.relative_to(store.folder).as_posix()
-        lines.append(f"damaged: `{where}`: {damage.reason}; its trials count as not finished: run the sweep again.")
-    return tuple(lines)
+    return (*lines, *damage_notes(store))
+
+
+def damage_notes(store: ResultStore) -> tuple[str, ...]:
+    """Return a line about each damaged part that the store has found so far."""
+    return tuple(
+        f"damaged: `{damage.path.relative_to(store.folder).as_posix()}`: {damage.reason}; "
+        "its trials count as not finished: run the sweep again."
+        for damage in store.damaged
+    )
 
 
 def last_attempts(store: ResultStore, columns: Sequence[str]) -> dict[str, dict[str, Any]]:

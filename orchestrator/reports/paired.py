@@ -11,6 +11,7 @@ from statistics import fmean
 
 from orchestrator.reports.bootstrap import RESAMPLES, Contrast, TrialScores, bootstrap_intervals
 from orchestrator.reports.finished_trials import FinishedTrial
+from orchestrator.reports.number_format import difference_text, interval_text
 from orchestrator.reports.statistics import (
     effect_size,
     holm,
@@ -21,6 +22,18 @@ from orchestrator.reports.statistics import (
     t_interval,
 )
 from orchestrator.reports.variants import VariantColumn
+from orchestrator.reports.verdicts import (
+    FEW_SEEDS,
+    NO_DIFFERENCE,
+    NO_SPREAD,
+    Bounds,
+    Evidence,
+    Outcome,
+    check_finite,
+    decide,
+    has_no_spread,
+    more_seeds_text,
+)
 
 BOOTSTRAP_SEED = 0
 _EXACT = 12
@@ -29,12 +42,6 @@ _EXACT = 12
 IMAGES = "test images"
 IMAGES_AND_SEEDS = "test images and seeds"
 SEEDS = "seeds (t)"
-
-NO_EFFECT = "no effect (equal digests)"
-SATURATED = "saturated: no evidence"
-NOT_MEASURED = "no effect measured"
-BEYOND = "beyond seed noise"
-UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,15 @@ class PairedComparison:
         effect: Cohen's d_z; None for one seed, and where all differences are equal.
         noise: two standard deviations over seeds, pooled over a and b; None for one seed.
         seed_low, seed_high: 95 % t interval over the seeds, from three seeds on.
-        verdict: the interval compared with seed noise; empty where that is not possible.
+        differences: b - a of each seed.
+        family: comparisons whose simultaneous intervals hold together, at least 1.
+        joint_low, joint_high: the simultaneous 95 % t interval, which carries the verdict.
+        low_error, high_error: Monte Carlo standard errors of `low` and `high`; 0 if nothing is
+            drawn.
+        identical: true if the scores of all seeds are equal, bit by bit.
+        saturated: true if every class and seed is at 1 in both.
+        outcome: the verdict; None if there is no seed in common or no metric.
+        reason: why it is undecided.
     """
 
     seeds: tuple[int, ...]
@@ -73,12 +88,53 @@ class PairedComparison:
     noise: float | None = None
     seed_low: float | None = None
     seed_high: float | None = None
-    verdict: str = ""
+    differences: tuple[float, ...] = ()
+    family: int = 1
+    joint_low: float | None = None
+    joint_high: float | None = None
+    low_error: float = 0.0
+    high_error: float = 0.0
+    identical: bool = False
+    saturated: bool = False
+    outcome: Outcome | None = None
+    reason: str = ""
 
     @property
     def n(self) -> int:
         """Number of seeds in common."""
         return len(self.seeds)
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """The interval in `low` and `high` with its Monte Carlo errors."""
+        if self.low is None or self.high is None:
+            return None
+        return Bounds(self.low, self.high, self.low_error, self.high_error)
+
+    def evidence(self) -> Evidence:
+        """The evidence of a table's verdict: the simultaneous interval over seeds, and seed noise.
+
+        The interval over test images carries no verdict, as it leaves seed noise out.
+        """
+        joint = () if self.joint_low is None or self.joint_high is None else (Bounds(self.joint_low, self.joint_high),)
+        noise = 0.0 if self.noise is None else self.noise
+        return Evidence(self.differences, joint, noise, 0.0, self.family, self.identical, self.saturated)
+
+    def verdict(self) -> str:
+        """The verdict in words; empty if nothing can be compared."""
+        if self.outcome is None:
+            return ""
+        word = self.outcome.value
+        if self.outcome is Outcome.IDENTICAL:
+            return f"{word} (equal digests)"
+        if self.outcome is Outcome.SATURATED:
+            return f"{word} (1 in every class and seed of both)"
+        if self.outcome is Outcome.WITHIN:
+            return f"{word}: {difference_text(self.difference)} ({interval_text(self.joint_low, self.joint_high)})"
+        if self.outcome is Outcome.UNDECIDED:
+            why = f" ({self.reason})" if self.reason in (FEW_SEEDS, NO_SPREAD) else ""
+            return f"{word}: {more_seeds_text(self.evidence())}{why}"
+        return f"{word} ({NO_SPREAD})" if has_no_spread(self.differences) else word
 
 
 _TrialPair = tuple[FinishedTrial, FinishedTrial]
@@ -113,12 +169,32 @@ def compare_paired(
             results[k] = replace(results[k], resampled="one image of a kind: nothing to draw from")
         else:
             source = IMAGES_AND_SEEDS if of.over_seeds else IMAGES
-            results[k] = replace(results[k], low=of.low, high=of.high, resampled=source)
+            drawn = replace(results[k], low=of.low, high=of.high, resampled=source)
+            results[k] = replace(drawn, low_error=of.low_error, high_error=of.high_error)
     # Scores that are equal bit by bit are no test, and must not make the correction stricter.
-    results = [replace(r, p=None, floor=None) if _equal(pair) else r for r, pair in zip(results, trials, strict=True)]
+    results = [replace(r, p=None, floor=None) if r.identical else r for r in results]
     corrected = iter(holm([result.p for result in results if result.p is not None]))
     results = [result if result.p is None else replace(result, p_holm=next(corrected)) for result in results]
-    return [replace(r, verdict=_verdict(r, of, metric)) for r, of in zip(results, trials, strict=True)]
+    return judge_family(results)
+
+
+def judge_family(results: Sequence[PairedComparison]) -> list[PairedComparison]:
+    """Return the comparisons with simultaneous intervals and verdicts.
+
+    Every comparison with a difference is one of the family, unless it is identical or saturated.
+
+    Raises:
+        ValueError: a difference is NaN or infinite.
+    """
+    family = max(1, sum(bool(of.differences) and not of.identical and not of.saturated for of in results))
+    judged = []
+    for of in results:
+        if of.difference is not None:
+            low, high = t_interval(of.differences, family) or (None, None)
+            of = replace(of, family=family, joint_low=low, joint_high=high)
+        outcome, reason = decide(of.evidence())
+        judged.append(of if reason == NO_DIFFERENCE else replace(of, outcome=outcome, reason=reason))
+    return judged
 
 
 def _trial_pairs(a: VariantColumn, b: VariantColumn) -> list[_TrialPair]:
@@ -134,16 +210,18 @@ def _compare_over_seeds(
     seeds = tuple(x.seed for x, _ in trials)
     if not seeds:
         return PairedComparison((), resampled="no seed in common"), None
+    identical = _equal(trials)
     # Means over different classes cannot be subtracted.
     if len({frozenset(trial.classes) for pair in trials for trial in pair}) > 1:
-        return PairedComparison(seeds, resampled="not the same classes"), None
+        return PairedComparison(seeds, resampled="not the same classes", identical=identical), None
     names = tuple(sorted(trials[0][0].classes if classes is None else classes))
     values = [(_mean(x, names, metric), _mean(y, names, metric)) for x, y in trials]
     first = [x for x, _ in values if x is not None]
     second = [y for _, y in values if y is not None]
     if not names or len(first) < len(seeds) or len(second) < len(seeds):
-        return PairedComparison(seeds, resampled="the metric is undefined"), None
+        return PairedComparison(seeds, resampled="the metric is undefined", identical=identical), None
     differences = [round(y - x, _EXACT) for x, y in zip(first, second, strict=True)]
+    check_finite(Evidence(tuple(differences), (), 0.0))
     over_seeds = t_interval(differences)
     result = PairedComparison(
         seeds,
@@ -156,6 +234,9 @@ def _compare_over_seeds(
         noise=seed_noise(first, second),
         seed_low=None if over_seeds is None else over_seeds[0],
         seed_high=None if over_seeds is None else over_seeds[1],
+        differences=tuple(differences),
+        identical=identical,
+        saturated=all(trial.values.get((name, metric)) == 1 for pair in trials for trial in pair for name in names),
     )
     both = [(scores.get(x.trial_id, {}), scores.get(y.trial_id, {})) for x, y in trials]
     unusable = _unusable_scores(trials, both, names) if metric == "image_auroc" else "scores of pixels are not stored"
@@ -194,18 +275,3 @@ def _unusable_scores(
 def _equal(trials: Sequence[_TrialPair]) -> bool:
     """Say whether the scores of all seeds in common are the same, bit by bit."""
     return bool(trials) and all(x.scores_digest is not None and x.scores_digest == y.scores_digest for x, y in trials)
-
-
-def _verdict(result: PairedComparison, trials: Sequence[_TrialPair], metric: str) -> str:
-    if _equal(trials):
-        return NO_EFFECT
-    if result.difference is None:
-        return ""
-    if all(trial.values.get((name, metric)) == 1 for pair in trials for trial in pair for name in trial.classes):
-        return SATURATED
-    if result.low is None or result.high is None or result.noise is None:
-        return ""
-    if -result.noise <= result.low and result.high <= result.noise:
-        return NOT_MEASURED
-    # Beyond on either side: a harmful variant lies below minus the seed noise.
-    return BEYOND if result.low > result.noise or result.high < -result.noise else UNDECIDED

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -19,6 +19,7 @@ from orchestrator.host.provenance import ROOT
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import change_text, code_list, setting_text
 from orchestrator.reports.render import ABSENT
+from orchestrator.reports.verdicts import Evidence, Outcome, decide
 
 FOLDER = ROOT / "results" / "published"
 NOT_RECORDED = "not recorded"
@@ -46,6 +47,7 @@ class Figures(_Keys):
     routing_accuracy: Figure | None = None
     image_auroc: Figure | None = None
     pixel_auroc: Figure | None = None
+    pixel_ap: Figure | None = None
 
 
 class PublishedRun(_Keys):
@@ -109,7 +111,14 @@ class ClaimedChanges(_Keys):
 
 
 class PublishedRows(_Keys):
-    """One file: runs over the same classes, and the settings that all of them share."""
+    """One file: runs over the same classes, and the settings that all of them share.
+
+    Attributes:
+        base: the base of the settings that the rows leave out, by name or as the path of a YAML
+            file from the current folder; None = the rows cannot be run.
+        tolerance: {metric: largest difference of a mean} of a repeated run; empty = none is stated.
+        tolerance_reason: the source of the tolerance, as a sentence.
+    """
 
     about: str
     dataset: str
@@ -117,6 +126,9 @@ class PublishedRows(_Keys):
     settings: dict[str, JsonValue]
     runs: tuple[PublishedRun, ...] = Field(min_length=1)
     changes: tuple[ClaimedChanges, ...] = ()
+    base: str | None = None
+    tolerance: dict[Literal["image_auroc", "pixel_auroc"], Annotated[float, Field(gt=0.0)]] = {}
+    tolerance_reason: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -135,7 +147,8 @@ class PublishedRows(_Keys):
         for run in self.runs:
             if run.against is not None and run.against not in names:
                 raise ValueError(f"run {run.name}: against '{run.against}', but the runs are {', '.join(names)}")
-            unknown = {*run.compares, *run.inferred} - {path for other in self.runs for path in other.settings}
+            known = {path for other in self.runs for path in other.settings} | self.settings.keys()
+            unknown = {*run.compares, *run.inferred} - known
             if unknown:
                 raise ValueError(f"run {run.name}: no run has a setting {', '.join(sorted(unknown))}")
             if set(run.classes) - set(self.classes):
@@ -147,12 +160,12 @@ class PublishedRows(_Keys):
 
 
 def confound_marks(rows: PublishedRows, run: PublishedRun) -> list[str]:
-    """Return the marks of the step to this run: † if it is confounded, or `(no effect)`."""
+    """Return the marks of the step to this run: † if it is confounded, or `(identical)`."""
     if run.against is None:
         return []
     before = rows.run(run.against)
     confounded = bool(published_confounds(before, run, run.compares))
-    return ["†"] * confounded + ["(no effect)"] * without_effect(before, run)
+    return ["†"] * confounded + ["(identical)"] * (step_outcome(before, run) is Outcome.IDENTICAL)
 
 
 def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
@@ -167,10 +180,10 @@ def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
         each = "; ".join(f"`{c.path}`: {c.before} in `{before.name}`, {c.after} in `{run.name}`" for c in confounds)
         compared = code_list(run.compares)
         lines.append(f"† {step} is confounded. Compared: {compared}. Not compared and yet different: {each}.")
-    if without_effect(before, run):
+    if step_outcome(before, run) is Outcome.IDENTICAL:
         values = ", ".join(f"`{p}` {before.setting(p)} -> {run.setting(p)}" for p in run.compares)
         lines.append(
-            f"{step}: no effect: `{run.name}` equals `{before.name}` in every published digit ({values}). No digests are "
+            f"{step}: identical: `{run.name}` equals `{before.name}` in every published digit ({values}). No digests are "
             "published that could confirm it."
         )
     return lines
@@ -197,7 +210,9 @@ class Published:
 
 
 def load_published(folder: Path = FOLDER) -> Published:
-    """Read every YAML file of `folder`; files with figures of single classes come first.
+    """Read every YAML file of `folder`.
+
+    Files with figures of single classes come first, those of the fewest classes before the others.
 
     Raises:
         InvalidInput: the folder holds no such file, or a file is damaged.
@@ -207,11 +222,16 @@ def load_published(folder: Path = FOLDER) -> Published:
         raise InvalidInput(
             f"{folder}: no published rows (*.yaml) here; they belong to a checkout of the project, so run it from one"
         )
-    files = [_rows(path) for path in paths]
-    return Published(tuple(sorted(files, key=lambda rows: not rows.classes)))
+    files = [read_rows(path) for path in paths]
+    return Published(tuple(sorted(files, key=lambda rows: (not rows.classes, len(rows.classes)))))
 
 
-def _rows(path: Path) -> PublishedRows:
+def read_rows(path: Path) -> PublishedRows:
+    """Read a file of published rows; each run gets the settings that the file's runs share.
+
+    Raises:
+        InvalidInput: no such file, or it is damaged.
+    """
     content = read_mapping(path)
     try:
         rows = PublishedRows.model_validate_json(json.dumps(content))
@@ -263,6 +283,23 @@ def published_confounds(before: PublishedRun, after: PublishedRun, compared: Seq
     return tuple(confounds)
 
 
-def without_effect(before: PublishedRun, after: PublishedRun) -> bool:
-    """Say whether two runs agree in every published digit."""
-    return bool(after.figures()) and before.figures() == after.figures()
+def _step_evidence(before: PublishedRun, after: PublishedRun) -> Evidence:
+    """Return the evidence on a step: one difference of printed means, and equal digits."""
+    pair = [run.figure(MEAN, "image_auroc") for run in (before, after)]
+    known = [float(figure_value(figure)) for figure in pair if figure is not None]
+    differences = (known[1] - known[0],) if len(known) == 2 else ()
+    identical = bool(after.figures()) and before.figures() == after.figures()
+    return Evidence(differences, (), 0.0, identical=identical)
+
+
+def step_outcome(before: PublishedRun, after: PublishedRun) -> Outcome:
+    """Return the verdict on a step between two published runs."""
+    return decide(_step_evidence(before, after))[0]
+
+
+def step_verdict(before: PublishedRun, after: PublishedRun) -> str:
+    """Return the verdict on a step in words. Printed means decide nothing but identity."""
+    outcome, evidence = step_outcome(before, after), _step_evidence(before, after)
+    if outcome is Outcome.IDENTICAL:
+        return f"{outcome.value} (every published digit)"
+    return f"{outcome.value}: no values seed by seed" if evidence.differences else ABSENT

@@ -14,6 +14,7 @@ from orchestrator.reports.published import (
     published_change,
     run_records,
     step_notes,
+    step_verdict,
 )
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.tables import Report
@@ -76,11 +77,13 @@ def steps_table(rows: PublishedRows) -> Table:
                 Cell(change_text(published_change(before.figure(MEAN, m), run.figure(MEAN, m)))) for m in metrics
             ]
             name = " ".join([f"{before.name} -> {run.name}", *confound_marks(rows, run)])
-            body.append((name, (*changes, Cell(code_list(run.compares)))))
-    header = ("Step", *(f"{MEAN} {MAIN[m]}" for m in metrics), "Compared")
+            verdict = Cell(step_verdict(before, run))
+            body.append((name, (*changes, verdict, Cell(code_list(run.compares)))))
+    header = ("Step", *(f"{MEAN} {MAIN[m]}" for m in metrics), "Verdict", "Compared")
     notes = (
         "Change is (b-a)/a of the printed means, from the run that is built on to the run that builds on it.",
         "† Confounded, as listed under the first table.",
+        "Verdict: by the printed image means. Without values seed by seed, a step is identical or undecided.",
     )
     return Table("Published: each run against the one that it builds on", header, tuple(body), notes)
 

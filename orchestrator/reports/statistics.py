@@ -21,6 +21,8 @@ ENUMERATED = 13
 SIGN_PATTERNS = 9999
 """Random sign patterns that are drawn if sizes tie among more differences than that."""
 _SEED = 0
+ALPHA = 0.05
+"""Share of tables, at most, in which a simultaneous interval misses its difference."""
 
 
 def is_exact(differences: Sequence[float]) -> bool:
@@ -91,15 +93,19 @@ def seed_noise(a: Sequence[float], b: Sequence[float]) -> float | None:
     return 2 * math.sqrt((stdev(a) ** 2 + stdev(b) ** 2) / 2)
 
 
-def t_interval(differences: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % t interval of the mean difference over seeds; None for fewer than three."""
+def t_interval(differences: Sequence[float], family: int = 1) -> tuple[float, float] | None:
+    """Return the 95 % t interval of the mean difference over seeds; None for fewer than three.
+
+    With a `family` of m comparisons, its level is 1 - 0.05 / m (Bonferroni). Then all m intervals
+    hold at the same time in at least 95 % of tables, however the comparisons depend on each other.
+    """
     from scipy.stats import ttest_1samp
 
     if len(differences) < 3:
         return None
     if len(set(differences)) == 1:  # scipy warns where there is no spread.
         return differences[0], differences[0]
-    bounds = ttest_1samp(differences, 0.0).confidence_interval(LEVEL)
+    bounds = ttest_1samp(differences, 0.0).confidence_interval(LEVEL if family == 1 else 1 - ALPHA / family)
     return float(bounds.low), float(bounds.high)
 
 

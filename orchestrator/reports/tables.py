@@ -10,6 +10,7 @@ from moleflow.files import write_atomically
 from orchestrator.host.printable_text import single_line
 from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baselines
 from orchestrator.reports.bootstrap import read_scores
+from orchestrator.reports.class_ranks import ClassRankTable, class_rank_tables
 from orchestrator.reports.differences import Comparison, VersionSettings, compare_variants
 from orchestrator.reports.final_metrics import MAIN, MEAN, METRICS
 from orchestrator.reports.finished_trials import finished_trials
@@ -135,7 +136,9 @@ def build_tables(
     tables = _main_tables(comparison, classes, names, notes, name)
     tables.append(means_and_cost_table(comparison, names))
     tables += [baseline_table(of, comparison, names, name) for of in compared]
-    records = _records(comparison, classes, current_code, compared)
+    ranked = class_rank_tables(comparison, classes, names)
+    tables += [of.table for of in ranked]
+    records = _records(comparison, classes, current_code, compared, ranked)
     if published is not None:
         tables.append(published_columns_table(comparison, classes, names, published))
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))
@@ -222,7 +225,11 @@ def _main_tables(
 
 
 def _records(
-    comparison: Comparison, classes: Sequence[str], current_code: str | None, compared: Sequence[BaselineComparison]
+    comparison: Comparison,
+    classes: Sequence[str],
+    current_code: str | None,
+    compared: Sequence[BaselineComparison],
+    ranked: Sequence[ClassRankTable],
 ) -> tuple[Record, ...]:
     """Return the rows of the CSV, variant by variant."""
     records: list[list[Record]] = [[] for _ in comparison.variants]
@@ -242,4 +249,7 @@ def _records(
     for k, (dataset, label, marks) in enumerate(own):
         for name, value, n in (values for of in compared for values in of.csv_values(k)):
             records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))
+    for k, name, value, n in (record for of in ranked for record in of.records):
+        dataset, label, marks = own[k]
+        records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))
     return tuple(record for of_variant in records for record in of_variant)

@@ -75,13 +75,16 @@ def patch_grid(settings: Mapping[str, object]) -> str:
     """Return the patch grid that settings lead to, such as `14x14`.
 
     Without `backbone.grid` it follows from image and patch size for vision transformers. A
-    convolutional backbone takes the grid of its coarsest layer.
+    convolutional backbone takes the grid of its coarsest layer, and with `backbone.pooled_width`
+    that of the first layer of the configuration.
     """
     grid, patch = settings.get("backbone.grid"), re.search(r"patch(\d+)", str(settings.get("backbone.model")))
     size = settings.get("data.image_size")
     if grid is None and patch and isinstance(size, int):
         grid = size // int(patch[1])
-    return "of the coarsest layer" if grid is None else f"{grid}x{grid}"
+    if grid is None:
+        return "of the first layer" if settings.get("backbone.pooled_width") else "of the coarsest layer"
+    return f"{grid}x{grid}"
 
 
 def comparable_means(trials: Sequence[FinishedTrial]) -> list[FinishedTrial]:

@@ -18,7 +18,7 @@ from orchestrator.search.objective import Values, stored_values
 from orchestrator.search.optuna_search import TRIALS
 from orchestrator.search.space import Space
 from orchestrator.search.tried_trials import best_trials
-from orchestrator.sweep.file_schema import COSTS, SELECTION, SearchKeys
+from orchestrator.sweep.file_schema import COSTS, SELECTION
 from orchestrator.sweep.trial import Trial, short_name, spell
 
 MOST = 10
@@ -28,8 +28,10 @@ LEAST_FOR_IMPORTANCE = 5
 IMPORTANCE = "PED-ANOVA over complete configurations: each knob's share of the difference between better and worse ones"
 SELECTED = (
     "Selected on validation images alone: normal images held out from training, with {anomalies}. Trials of the search never "
-    "open a test image; the base and the finalists were frozen first and then tested, once."
+    "open a test image; {tests}."
 )
+_TESTS = "the base and the finalists were frozen first and then tested, once"
+_NO_TESTS = "nothing was tested, as `finalists` is 0"
 _ANOMALIES = {"synthetic": "synthetic defects (generated)", "real": "real defects that the test leaves out"}
 
 
@@ -47,6 +49,10 @@ class ConfigurationValues:
         values = [split.get(trial.id, {}).get(metric) for trial in self.trials]
         known = [value for value in values if value is not None]
         return f"{sum(known) / len(known):.4f}" if len(known) == len(values) else ABSENT
+
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that were tested."""
+        return tuple(trial.config.seed for trial in self.trials)
 
 
 def write_search_report(
@@ -71,7 +77,7 @@ def write_search_report(
     parts = [f"# {space.sweep.name}: the search\n", *_facts(study, space, store)]
     parts += [
         markdown_table(table)
-        for table in (_tested(configurations, space.search), _best(study, space), _importance(study))
+        for table in (_tested(configurations, space), _best(study, space), _importance(study))
         if table.rows
     ]
     parts += [f"![{path.stem}]({PLOTS}/{path.name})" for path in plots]
@@ -95,7 +101,10 @@ def _facts(study: optuna.Study, space: Space, store: ResultStore) -> list[str]:
         f"configurations: {counts[TrialState.COMPLETE]} complete, {counts[TrialState.PRUNED]} pruned, "
         f"{counts[TrialState.FAIL]} failed, impossible or taken over, {counts[TrialState.RUNNING]} running, of {search.trials}",
         f"cost: {len(attempts)} attempts at trials, {spent / 3600:.2f} compute-hours",
-        SELECTED.format(anomalies=_ANOMALIES.get(config.data.validation_anomalies, config.data.validation_anomalies)),
+        SELECTED.format(
+            anomalies=_ANOMALIES.get(config.data.validation_anomalies, config.data.validation_anomalies),
+            tests=_TESTS if search.finalists else _NO_TESTS,
+        ),
     ]
     if search.constraints:
         kept = ", ".join(f"{m} at {'most' if m in COSTS else 'least'} {b:g}" for m, b in search.constraints.items())
@@ -123,15 +132,33 @@ def _saved_by_pruning(attempts: Sequence[Mapping[str, float | str]], trials: Seq
     )
 
 
-def _tested(configurations: Sequence[ConfigurationValues], search: SearchKeys) -> Table:
+def _tested(configurations: Sequence[ConfigurationValues], space: Space) -> Table:
+    search = space.search
     metrics = list(dict.fromkeys([m for m in search.objectives if m in SELECTION] + ["image_auroc", "pixel_auroc"]))
-    header = ["", *(f"{split} {metric}" for metric in metrics for split in ("validation", "test"))]
+    header = ["", "seeds", *(f"{split} {metric}" for metric in metrics for split in ("validation", "test"))]
     rows = [
-        (one.name, tuple(Cell(one.mean(split, m)) for m in metrics for split in (one.validation, one.test)))
+        (
+            one.name,
+            (
+                Cell(", ".join(map(str, one.seeds()))),
+                *(Cell(one.mean(split, m)) for m in metrics for split in (one.validation, one.test)),
+            ),
+        )
         for one in configurations
     ]
-    note = "means over classes and seeds; report.md compares them with intervals"
-    return Table("Tested", tuple(header), tuple(rows), (note,))
+    notes = ["means over classes and seeds; report.md compares them with intervals"]
+    if len({one.seeds() for one in configurations}) > 1:
+        notes.append("NOT THE SAME SEEDS in every row: a difference between such rows may be one of seeds")
+    if any(one.seeds() != tuple(space.sweep.seeds) for one in configurations):
+        notes.append(
+            f"the search itself ran {_seed_words(space)}; its values are not means over the seeds of this table"
+        )
+    return Table("Tested", tuple(header), tuple(rows), tuple(notes))
+
+
+def _seed_words(space: Space) -> str:
+    seeds = space.sweep.seeds
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _best(study: optuna.Study, space: Space) -> Table:
@@ -145,7 +172,8 @@ def _best(study: optuna.Study, space: Space) -> Table:
         cells += [Cell(spell(factors[path]) if path in factors else ABSENT) for path in knobs]
         rows.append((str(trial.number), tuple(cells)))
     title = "Best configurations, by their validation images"
-    return Table(title, ("Number", *names, *(short_name(path) for path in knobs)), tuple(rows))
+    note = f"means over the classes and {_seed_words(space)}, which the search ran"
+    return Table(title, ("Number", *names, *(short_name(path) for path in knobs)), tuple(rows), (note,))
 
 
 def knob_importances(study: optuna.Study, objective: int = 0) -> dict[str, float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import fields, short_names, version_names
@@ -18,6 +19,8 @@ _SEEDS = f"a list of whole numbers, or how many (5 means 0, 1, 2, 3, 4; at most 
 # Inside SweepFile, `list` is a key of the file; this alias stands for the builtin there.
 Entries = list[Any]
 Settings = dict[str, Any]
+_NO_EFFECT = "no_effect"
+"""The type of an error whose message names the keys and what is allowed."""
 
 
 class _Keys(BaseModel):
@@ -48,6 +51,18 @@ class Resources(_Keys):
         "ended and the attempt fails; 0 = never; keep it below time_min",
     )
     trials_per_gpu: int = Field(default=1, ge=1, description="a whole number >= 1: trials that share one GPU")
+
+    @model_validator(mode="after")
+    def _check_stall_min(self) -> Self:
+        # The default may exceed a short time_min: nobody asked for it.
+        if "stall_min" in self.model_fields_set and self.stall_min >= self.time_min:
+            raise PydanticCustomError(
+                _NO_EFFECT,
+                "resources.stall_min: given {stall_min}, but resources.time_min = {time_min} ends an attempt before "
+                "that, so it would never take effect; give less than {time_min}, or 0 for no limit",
+                {"stall_min": f"{self.stall_min:g}", "time_min": self.time_min},
+            )
+        return self
 
 
 class RandomKeys(_Keys):
@@ -197,6 +212,8 @@ def _explain(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     # A misspelled key is the reason why the right one is missing.
     first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    if first["type"] == _NO_EFFECT:
+        return first["msg"]
     model: type[BaseModel] = SweepFile
     path: list[str] = []
     allowed = ""

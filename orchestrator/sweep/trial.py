@@ -91,7 +91,7 @@ class Identities:
         """
         values = vars(config)
         members = [self._member(key, values["data" if key == "data_digests" else key], inputs) for key in _KEYS]
-        return f"{{{','.join(members)}}}"
+        return f"{{{','.join(filter(None, members))}}}"
 
     def _member(self, key: str, value: object, inputs: Inputs) -> str:
         place = key, id(value), id(inputs) if key in ("backbone", "data_digests") else 0
@@ -99,8 +99,11 @@ class Identities:
         if known is None:
             if len(self._members) >= _MOST_CACHED:  # Random draws share no group and would fill the memory.
                 self._members.clear()
+            content = _content(key, value, inputs)
+            # A group of added knobs alone is left out as a whole.
+            text = "" if content == {} else f'"{key}":{canonical_json(content)}'
             # The entry holds both objects: Python may give the id() of a freed object to another.
-            known = self._members[place] = f'"{key}":{canonical_json(_content(key, value, inputs))}', value, inputs
+            known = self._members[place] = text, value, inputs
         return known[0]
 
 

@@ -38,6 +38,14 @@ SMALL = {
     "lora": {"rank": 2},
     "training": {"epochs": 1, "batch_size": 4, "optimizer": "adamw"},
 }
+ROWS = {
+    "about": "Rows of a test.",
+    "dataset": "mvtec",
+    "base": "base.yaml",
+    "tasks": ["leather", "grid"],
+    "settings": {"seed": 0},
+    "runs": [{"name": "v3@224", "version": "v3", "source": "A test.", "settings": {}, "means": {}}],
+}
 CLASSES = {"mvtec": ("leather", "grid", "transistor"), "images": ("bolt", "nut")}
 Words = tuple[str, ...]
 
@@ -89,6 +97,7 @@ def home(
             for n, name in enumerate(names):
                 draw(tmp_path / "home" / root / name, 32, n)
         (tmp_path / "base.yaml").write_text(yaml.safe_dump(SMALL | {"backbone": small_backbone}))
+        (tmp_path / "rows.yaml").write_text(yaml.safe_dump(ROWS))
         shutil.copytree(REPOSITORY / "slurm" / "profiles", tmp_path / "slurm" / "profiles")
         shutil.copy(tmp_path / "slurm/profiles/devcluster.yaml", tmp_path / "slurm/profiles/mylab.yaml")
         sweeps = [(f"sweeps/{path.name}", path.read_text()) for path in (REPOSITORY / "sweeps").glob("*.yaml")]
@@ -117,6 +126,8 @@ def typed(words: Words, place: Path, run: Callable[..., Any]) -> list[str]:
             found[-1] = "base.yaml"
         elif word == "TRIAL":
             found[-1] = next((place / found[-2] / "attempts").glob("*.json")).name[:12]
+    if words[1] == "reproduce":  # Small rows of the same names in place of the published ones.
+        return [*found, "--rows", "rows.yaml", "--backend", "inline"]
     return [*found, "--base", "base.yaml"] if words[1] == "trial" and "--base" not in words else found
 
 

@@ -145,7 +145,7 @@ class _SlurmEngine:
         return events
 
     def _new_events(self) -> list[Event]:
-        """What the workers have logged since the last look."""
+        """The events that the workers have logged since the last look."""
         now = time.monotonic()
         if now < self._look_due:
             return []

@@ -6,6 +6,7 @@ Any driver finds the jobs of an earlier one in them.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -13,7 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from moleflow.passing_errors import read
 from orchestrator.records.attempts import write_json
+from orchestrator.records.stored_values import is_text, is_time
+
+_JOB_ID = re.compile(r"\d+", re.ASCII)
+_UID = re.compile(r"[\w-]+", re.ASCII)
+_SWEEP = re.compile(r"[^\s,]+")  # A comma would make two names of it.
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,18 @@ class Submission:
     def name(self) -> str:
         """The name of the job in SLURM."""
         return f"moleflow-{self.sweep}-{self.uid}"
+
+    def is_well_formed(self) -> bool:
+        """True if its values may enter SLURM's commands; others may have written the record."""
+        texts = [self.uid, self.sweep, *(trial_id for ids in self.elements for trial_id in ids)]
+        job_id = "0" if self.job_id is None else self.job_id
+        return (
+            all(map(is_text, [*texts, job_id]))
+            and all(map(is_time, (self.time_min, self.mem_gb, self.submitted_at)))
+            and _UID.fullmatch(self.uid) is not None
+            and _SWEEP.fullmatch(self.sweep) is not None
+            and _JOB_ID.fullmatch(job_id) is not None
+        )
 
     def task_ids(self) -> list[str]:
         """SLURM's ids of the array tasks: `7_0`, `7_1`; a single one is no array: `7`."""
@@ -117,11 +136,13 @@ class JobFolder:
         submissions = []
         for path in self.folder.glob("*.json"):
             try:
-                content = json.loads(path.read_text())
+                content = json.loads(read(path))
                 content["elements"] = tuple(tuple(ids) for ids in content["elements"])
-                submissions.append(Submission(**content))
-            except (OSError, ValueError, KeyError, TypeError):
+                submission = Submission(**content)
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue  # The driver died while it wrote the record, that is, before it called sbatch.
+            if submission.uid == path.stem and submission.is_well_formed():
+                submissions.append(submission)
         return sorted(submissions, key=lambda submission: submission.submitted_at)
 
     def _path(self, uid: str) -> Path:

@@ -31,6 +31,27 @@ def test_rgb_comes_back_as_it_was_stored(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path, 16, "bicubic"), pixels)
 
 
+def lanczos(size: int, count: int) -> npt.NDArray[np.float64]:
+    """The matrix (size, count) that shrinks `count` pixels to `size` by sinc(x) sinc(x/3)."""
+    scale = count / size
+    centres = (np.arange(size)[:, None] + 0.5) * scale
+    x = (np.arange(count)[None, :] + 0.5 - centres) / scale
+    weights = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def test_lanczos_is_its_formula(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    path = saved(tmp_path / "a.png", pixels)
+    matrix = lanczos(24, 60)
+    # Pillow rounds to 8 bits after each of the two axes, columns first.
+    columns = np.clip(np.round(np.einsum("xw,hwc->hxc", matrix, pixels)), 0, 255)
+    expected = np.clip(np.round(np.einsum("yh,hxc->yxc", matrix, columns)), 0, 255)
+    found = read_image(path, 24, "lanczos").astype(np.float64)
+    assert np.abs(found - expected).max() <= 1
+    assert not np.array_equal(found, read_image(path, 24, "bicubic"))
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "CMYK"])
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_every_mode_gives_the_same_picture(tmp_path: Path, mode: str, suffix: str) -> None:

@@ -135,10 +135,100 @@ def test_projection_is_a_seeded_matrix(environment: Environment) -> None:
     near(one.reshape(-1, 48), plain @ matrix)
 
 
+def test_a_uniform_projection_starts_as_torchs_linear_layer(environment: Environment) -> None:
+    """Weights and bias are uniform in +-1/sqrt(in); least squares recovers them from features."""
+    images = np.random.default_rng(1).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    plain = FrozenBackbone(settings(layers=[1]), environment).extract(images).reshape(-1, 64)
+    config = settings(layers=[1], projection=48, projection_init="uniform", projection_seed=3)
+    found = FrozenBackbone(config, environment).extract(images).reshape(-1, 48)
+    inputs = torch.cat([plain, torch.ones(len(plain), 1)], dim=1).double()
+    solved = torch.linalg.lstsq(inputs, found.double()).solution
+    near(found.double(), inputs @ solved)
+    weight, bias = solved[:64], solved[64]
+    for values in (weight, bias):
+        assert values.abs().max() < 1 / 8 + 1e-3
+    # Variance 1/(3 in), known to 2 % of 3072 draws; those of N(0, 1/in) would have three times it.
+    assert weight.var().item() == pytest.approx(1 / (3 * 64), rel=0.08)
+    assert bias.var().item() == pytest.approx(1 / (3 * 64), rel=0.5)
+    other = FrozenBackbone(settings(layers=[1], projection=48, projection_init="uniform"), environment)
+    assert not torch.allclose(other.extract(images).reshape(-1, 48), found)
+
+
+def test_pixels_are_normalised_by_imagenet_if_asked(environment: Environment) -> None:
+    """test_vit's own statistics are 0.5; timm's constants are the reference for ImageNet's."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    given = pictures(2)
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
+    pixels = (torch.tensor(given) / 255 - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(IMAGENET_DEFAULT_STD)
+    with torch.no_grad():
+        maps = model.forward_intermediates(pixels.permute(0, 3, 1, 2), intermediates_only=True)
+    found = FrozenBackbone(settings(layers=[1], normalisation="imagenet"), environment).extract(given)
+    near(found, maps[1].permute(0, 2, 3, 1))
+    assert not torch.allclose(found, FrozenBackbone(settings(layers=[1]), environment).extract(given))
+
+
 def test_projection_makes_unequal_widths_equal(environment: Environment) -> None:
     config = settings(64, model="test_resnet", layers=[1, 3], projection=24)
     backbone = FrozenBackbone(config, environment)
     assert (backbone.width, backbone.extract(pictures(1, 64)).shape[-1]) == (24, 24)
+
+
+# --- PatchCore's patch embedding ------------------------------------------------------------------
+
+
+def _embedded(layer: torch.Tensor, width: int) -> torch.Tensor:
+    """A map (N, C, h, w) by loops: windows padded with zeros, then the mean of each bin."""
+    count, channels, rows, columns = layer.shape
+    out = torch.zeros(count, width, rows, columns)
+    for row, column in np.ndindex(rows, columns):
+        window = torch.zeros(count, channels, 3, 3)
+        for down, across in np.ndindex(3, 3):
+            y, x = row + down - 1, column + across - 1
+            if 0 <= y < rows and 0 <= x < columns:
+                window[:, :, down, across] = layer[:, :, y, x]
+        numbers = window.reshape(count, channels * 9)
+        for place in range(width):
+            start, stop = place * channels * 9 // width, -(-(place + 1) * channels * 9 // width)
+            out[:, place, row, column] = numbers[:, start:stop].mean(dim=1)
+    return out
+
+
+@pytest.mark.parametrize("width", [20, 64, 1000])  # 64 * 9 = 576 numbers: bins overlap, fit, repeat.
+def test_the_patch_embedding_is_that_of_loops(environment: Environment, width: int) -> None:
+    config = settings(64, layers=[1], pooled_width=width)
+    backbone = FrozenBackbone(config, environment)
+    assert (backbone.width, backbone.grid) == (width, 4)
+    near(backbone.extract(pictures(2, 64)), _embedded(raw(config, pictures(2, 64))[1], width).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "concat"])
+def test_coarser_layers_are_embedded_on_their_own_grid_and_then_enlarged(
+    environment: Environment, aggregate: str
+) -> None:
+    config = settings(64, model="test_resnet", layers=[1, 3], aggregate=aggregate, pooled_width=24)
+    backbone = FrozenBackbone(config, environment)
+    maps = raw(config, pictures(2, 64))
+    fine, coarse = _embedded(maps[1], 24), _embedded(maps[3], 24)
+    assert coarse.shape[-1] < fine.shape[-1] == backbone.grid, "the first named layer gives the grid"
+    enlarged = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    joined = (fine + enlarged) / 2 if aggregate == "mean" else torch.cat([fine, enlarged], dim=1)
+    near(backbone.extract(pictures(2, 64)), joined.permute(0, 2, 3, 1))
+
+
+def test_a_given_grid_wins_over_that_of_the_first_layer(environment: Environment) -> None:
+    config = settings(64, model="test_resnet", layers=[1, 3], grid=2, pooled_width=24)
+    backbone = FrozenBackbone(config, environment)
+    assert backbone.extract(pictures(1, 64)).shape == (1, 2, 2, 24)
+
+
+def test_batch_composition_changes_no_bit_of_the_embedding(environment: Environment) -> None:
+    config = settings(64, model="efficientnet_lite0", layers=[2, 3], pooled_width=152)
+    backbone = FrozenBackbone(config, environment)
+    images = pictures(6, 64)
+    together = backbone.extract(images)
+    assert torch.equal(together, torch.cat([backbone.extract(image[None]) for image in images]))
 
 
 # --- the same bits --------------------------------------------------------------------------------

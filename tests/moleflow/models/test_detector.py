@@ -24,6 +24,8 @@ FORMS: dict[str, tuple[str, dict[str, object]]] = {
     "v1 with a live adapter": ("v1", {"output_init": "random"}),
     "v4 with attention": ("v4", {"context": "attention"}),
     "v4 as the notes have it": ("v4", {"context_from": "all", "lora.init": "zero"}),
+    "decoflow without alignment": ("decoflow", {"adapter.enabled": False}),
+    "decoflow without LoRA": ("decoflow", {"lora.enabled": False}),
     "v7 per_dim": ("v7", {"focal_form": "per_dim"}),
     "v7 relative": ("v7", {"focal_form": "relative", "focal_detach": True}),
 }
@@ -87,9 +89,10 @@ def _trained(form: str) -> Trained:
 
 def _learns(form: str, task: int, name: str) -> bool:
     """The base flow trains on task 0 only, and each task's own parts on that task."""
-    part = re.search(r"(experts|adapters)\.(\d+)\.(\w+)", name)
+    part = re.search(r"(experts|adapters|auxiliary)\.(\d+)\.(\w+)", name)
     if part is None:
-        return task == 0 and not name.endswith(("w_perm", "w_perm_inv"))
+        fixed = ("global_scale", "global_offset") if form.startswith("decoflow") else ()
+        return task == 0 and not name.endswith(("w_perm", "w_perm_inv", *fixed))
     kind, owner, parameter = part.groups()
     dead = {
         "v1": kind == "adapters",  # Zero output behind a raw zero gate.
@@ -247,6 +250,38 @@ def test_the_position_code_by_hand() -> None:
     assert odd == pytest.approx([math.sin(1), math.cos(1)] * 2 + [math.sin(0.00215443469)], abs=1e-7)
 
 
+def test_columns_first_swaps_the_halves_of_the_position_code() -> None:
+    """The notes' order: of 5 channels, 2 code the column 2 and 3 the row 1."""
+    code = position_code(2, 3, 5, columns_first=True)
+    assert code.shape == (2, 3, 5)
+    expected = [math.sin(2), math.cos(2), math.sin(1), math.cos(1), math.sin(0.00215443469)]
+    assert code[1, 2].tolist() == pytest.approx(expected, abs=1e-7)
+    detector = _detector(_config("v1", position_order="column_row"), 1)
+    torch.testing.assert_close(
+        detector.adapt(_features(0), 0), _features(0) + position_code(*SHAPE, columns_first=True)
+    )
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+def test_a_fixed_global_affine_map_stays_at_scale_one_and_offset_zero(version: str) -> None:
+    """FrEIA's scale is 0.1 softplus(raw) with beta 0.5, that is 0.2 log(1 + exp(raw / 2))."""
+    found = {}
+    for affine in ("trained", "fixed"):
+        config = _config(version, global_affine=affine, weight_decay=0.1)
+        randomness = Randomness(0, "", 0)
+        detector = _detector(config, 1)
+        train_task(detector, _features(0), 0, config, randomness, lambda epoch: None)
+        named = {name.split(".")[-1]: p for name, p in detector.named_parameters() if "blocks.0" in name}
+        scale = 0.2 * torch.log1p(torch.exp(named["global_scale"].double() / 2))
+        found[affine] = scale.flatten(), named["global_offset"].flatten(), detector.count_parameters(0)
+    scale, offset, count = found["fixed"]
+    torch.testing.assert_close(scale, torch.ones(12, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert not offset.any()
+    assert not torch.allclose(found["trained"][0], scale, atol=1e-4)
+    assert found["trained"][1].any()
+    assert found["trained"][2] - count == 2 * 2 * 12  # Scale and offset of D = 12 in two blocks.
+
+
 @pytest.mark.parametrize(
     ("name", "task"),
     [
@@ -255,6 +290,10 @@ def test_the_position_code_by_hand() -> None:
         ("statistics.1.mean", 1),
         ("flow.blocks.1.block.subnet.2.base.weight", 0),
         ("attention.gate", 0),
+        ("mixer.weight", 0),
+        ("flow.auxiliary.2.layers.0.scale.0.weight", 2),
+        ("flow.blocks.0.scale.2.experts.4.b", 4),
+        ("flow.blocks.0.context.weight", 0),
     ],
 )
 def test_a_parameter_belongs_to_the_task_in_its_name(name: str, task: int) -> None:

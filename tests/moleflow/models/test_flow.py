@@ -16,6 +16,11 @@ COUPLINGS = {
     "hard": FlowKnobs(blocks=3, permutation="hard"),
     **{f"cpcf-{context}": FlowKnobs(blocks=3, cpcf=True, context=context) for context in ("conv", "attention", "mean")},
     "cpcf-kernel-5": FlowKnobs(blocks=3, cpcf=True, context="mean", context_kernel=5),
+    "separate": FlowKnobs(blocks=3, subnets="separate", permutation="hard"),
+    **{
+        f"separate-context-{kernel}": FlowKnobs(blocks=3, subnets="separate", scale_context=kernel)
+        for kernel in (3, 5, 7)
+    },
 }
 LORAS = {"plain": LoraKnobs(rank=3), "spatial": LoraKnobs(rank=3, spatial=True, grid_size=2)}
 CASES = {f"{c}-{name}": (flow, lora) for c, flow in COUPLINGS.items() for name, lora in LORAS.items()}
@@ -35,6 +40,9 @@ def _flow(flow: FlowKnobs, lora: LoraKnobs, dtype: torch.dtype, seed: int = 0, w
     made.to(dtype).select(0)
     for layer in made.layers():
         torch.nn.init.normal_(layer.experts["0"].b, generator=generator)
+    for name, parameter in made.named_parameters():
+        if ".context." in name and not parameter.any():  # A start without effect.
+            torch.nn.init.normal_(parameter, generator=generator)
     return made.requires_grad_(False)
 
 
@@ -80,7 +88,11 @@ def test_log_det_is_that_of_the_whole_map(case: str) -> None:
         torch.testing.assert_close(patches.sum(), _map_log_det(flow, image), rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", [case for case, (flow, _) in CASES.items() if not flow.cpcf])
+def _sees_neighbours(flow: FlowKnobs) -> bool:
+    return flow.cpcf or (flow.subnets == "separate" and flow.scale_context is not None)
+
+
+@pytest.mark.parametrize("case", [case for case, (flow, _) in CASES.items() if not _sees_neighbours(flow)])
 def test_log_det_of_a_patch_is_its_own_where_patches_are_independent(case: str) -> None:
     flow = _flow(*CASES[case], torch.float64)
     image = _images(1, torch.float64)
@@ -110,7 +122,7 @@ def test_context_from_all_is_no_flow_and_fails_both_tests(context: str) -> None:
         flow.inverse(z)
 
 
-@pytest.mark.parametrize("case", ["soft-plain", "soft-spatial", "v7"])
+@pytest.mark.parametrize("case", ["soft-plain", "soft-spatial", "separate-plain", "v7"])
 def test_one_patch_does_not_see_another(case: str) -> None:
     flow = _flow(*CASES[case], torch.float64)
     x = _images(1, torch.float64)
@@ -123,7 +135,9 @@ def test_one_patch_does_not_see_another(case: str) -> None:
         assert not torch.equal(before[0][~same], after[0][~same])
 
 
-@pytest.mark.parametrize("case", ["cpcf-conv-plain", "cpcf-attention-plain", "cpcf-mean-plain"])
+@pytest.mark.parametrize(
+    "case", ["cpcf-conv-plain", "cpcf-attention-plain", "cpcf-mean-plain", "separate-context-3-plain"]
+)
 def test_cross_patch_coupling_sees_its_neighbours_and_only_them(case: str) -> None:
     flow, lora = CASES[case]
     one = _flow(flow.model_copy(update={"blocks": 1}), lora, torch.float64)

@@ -141,6 +141,7 @@ def test_task_names_may_be_numbers() -> None:
             ["validation anomalies are synthetic", "generated", "none is real"],
         ),
         ("v6", {}, ["patch attention is not invertible"]),
+        ("decoflow", {}, ["the mixer is not invertible", "the density is one of the mixed features"]),
         ("v5", {"center_on": "features"}, ["center_on features", "dead", "no gradient reaches the flow"]),
         ("v7", {}, ["focal_form joint", "NLL <= 0 get weight 0"]),
     ],
@@ -166,6 +167,9 @@ def test_a_flag_is_raised_only_where_its_setting_reaches_anything() -> None:
         ("v3", {"focal_form": "joint"}),
         ("v5", {"center_on": "features", "center_weight": 0.0}),
         ("v1", {"adapter.enabled": False}),
+        ("decoflow", {"mixer.kernel": None}),
+        ("decoflow", {"mixer.kernel": None, "lora.enabled": False, "lora.init": "zero"}),
+        ("decoflow", {"mixer.kernel": None, "adapter.gate": "raw", "gate_init": 0.0}),
     ):
         assert config(version, **knobs).flags() == []
 

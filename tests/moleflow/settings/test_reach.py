@@ -10,13 +10,14 @@ import torch
 
 from moleflow.cache.stage_state import state_digest
 from moleflow.models.detector import Detector
-from moleflow.settings.config import TrialConfig, reach
+from moleflow.settings.config import TrialConfig, digest, reach
 from moleflow.settings.knobs import Layer, fields, resolve, version_layer, version_names
 from moleflow.training.train_task import Randomness, train_task
 
 # Of every knob: a value that is neither the default nor any version's; the phases that it reaches
 # (features reach training too); and the settings that this needs. With `OFF` it reaches nothing.
 NOTHING = ""  # a label, or named by the digest of what it points at
+RESIDUAL = {"adapter.form": "residual"}
 KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "version": ("another", NOTHING, {}),
     "seed": (7, "training", {}),
@@ -44,19 +45,27 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "backbone.neighbourhood": (3, "features training", {}),
     "backbone.projection": (32, "features training", {}),
     "backbone.projection_seed": (3, "features training", {"backbone.projection": 64}),
+    "backbone.projection_init": ("uniform", "features training", {"backbone.projection": 64}),
+    "backbone.normalisation": ("imagenet", "features training", {}),
+    "backbone.pooled_width": (128, "features training", {}),
     "backbone.storage": ("float16", "features training", {}),
     "features.standardise": ("task0", "training", {}),
     "features.position": (False, "training", {}),
     "features.position_scale": (0.5, "training", {"features.position": True}),
+    "features.position_order": ("column_row", "training", {"features.position": True}),
     "flow.blocks": (3, "training", {}),
     "flow.clamp": (1.5, "training", {}),
     "flow.hidden_ratio": (1.0, "training", {}),
-    "flow.permutation": ("hard", "training", {"flow.cpcf": False}),
+    "flow.permutation": (None, "training", {"flow.cpcf": False}),
+    "flow.global_affine": (None, "training", {}),
     "flow.cpcf": (None, "training", {}),
     "flow.context": ("attention", "training", {"flow.cpcf": True}),
     "flow.context_kernel": (5, "training", {"flow.cpcf": True}),
     "flow.context_gate": (0.5, "training", {"flow.cpcf": True, "flow.context": "mean"}),
     "flow.context_from": ("all", "training", {"flow.cpcf": True}),
+    "flow.subnets": (None, "training", {"flow.cpcf": False}),
+    "flow.scale_context": (3, "training", {"flow.cpcf": False, "flow.subnets": "separate"}),
+    "lora.enabled": (None, "training", {}),
     "lora.rank": (3, "training", {}),
     "lora.alpha": (3.0, "training", {"lora.scaling": "alpha/rank"}),
     "lora.scaling": (0.75, "training", {}),
@@ -67,21 +76,33 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "lora.init": ("zero", "training", {}),
     "adapter.enabled": (False, "training", {}),
     "adapter.task0": (None, "training", {}),
-    "adapter.task0_identity": (0.5, "training", {"adapter.task0": True}),
-    "adapter.norm": ("none", "training", {}),
-    "adapter.film": (None, "training", {}),
-    "adapter.gate": (None, "training", {}),
-    "adapter.gate_init": (0.25, "training", {}),
-    "adapter.hidden": (5, "training", {}),
-    "adapter.output_init": ("random", "training", {}),
+    "adapter.form": (None, "training", {}),
+    "adapter.later_gamma": (1.0, "training", {"adapter.form": "alignment"}),
+    "adapter.task0_identity": (0.5, "training", {"adapter.task0": True} | RESIDUAL),
+    "adapter.norm": ("none", "training", RESIDUAL),
+    "adapter.film": (None, "training", RESIDUAL),
+    "adapter.gate": (None, "training", RESIDUAL),
+    "adapter.gate_init": (0.25, "training", RESIDUAL),
+    "adapter.hidden": (5, "training", RESIDUAL),
+    "adapter.mlp_layers": (3, "training", RESIDUAL),
+    "adapter.output_init": ("random", "training", RESIDUAL),
+    "adapter.gamma_dims": (4, "training", {"adapter.film": True, "optimizer": "adamp"} | RESIDUAL),
     "attention.enabled": (None, "training", {}),
     "attention.hidden": (64, "training", {"attention.enabled": True}),
     "attention.dropout": (0.3, "training", {"attention.enabled": True}),
+    "mixer.kernel": (5, "training", {}),
+    "auxiliary.couplings": (3, "training", {}),
+    "auxiliary.hidden_share": (0.25, "training", {"auxiliary.couplings": 2}),
+    "auxiliary.limit": (1.0, "training", {"auxiliary.couplings": 2}),
     "loss.nll_scale": ("per_dim", "training", {}),
     "loss.log_det": ("image_mean", "training", {"loss.focal_gamma": 1.0}),
+    "loss.patch_reduction": ("sum", "training", {}),
     "loss.focal_gamma": (1.5, "training", {}),
     "loss.focal_form": ("relative", "training", {"loss.focal_gamma": 1.0}),
     "loss.focal_detach": (True, "training", {"loss.focal_gamma": 1.0}),
+    "loss.tail_weight": (0.3, "training", {}),
+    "loss.tail_share": (0.5, "training", {"loss.tail_weight": 0.5}),
+    "loss.log_det_weight": (0.01, "training", {}),
     "loss.center_weight": (0.07, "training", {}),
     "loss.center_on": ("features", "training", {"loss.center_weight": 0.05}),
     "training.epochs": (3, "training", {}),
@@ -92,6 +113,8 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "training.schedule": ("constant", "training", {}),
     "training.final_fraction": (0.5, "training", {"training.schedule": "cosine"}),
     "training.warmup_epochs": (1, "training", {}),
+    "training.schedule_by": ("epoch", "training", {}),
+    "training.stop_at_nll": (1e6, "training", {"epochs": 2}),
     "training.gradient_clip": (0.1, "training", {}),
     "training.drop_last": (False, "training", {}),
     "training.products": ("bfloat16", "training", {}),
@@ -110,27 +133,47 @@ OFF: dict[str, dict[str, Any]] = {
     "data.evaluate": {"data.validation_fraction": 0.0},
     "data.test_images": {"data.evaluate": "validation", "data.validation_fraction": 0.25},
     "backbone.weights_seed": {"backbone.weights": "pretrained"},
-    "backbone.projection_seed": {"backbone.projection": None},
-    "features.position_scale": {"features.position": False},
+    **{f"backbone.{name}": {"backbone.projection": None} for name in ("projection_seed", "projection_init")},
+    **{f"features.{name}": {"features.position": False} for name in ("position_scale", "position_order")},
     "lora.alpha": {"lora.scaling": 0.25},
     "adapter.task0_identity": {"adapter.task0": False},
+    "adapter.later_gamma": RESIDUAL,
     **{
         f"adapter.{name}": {"adapter.enabled": False}
         for name in ("task0", "norm", "film", "gate", "gate_init", "hidden", "output_init")
     },
+    "adapter.mlp_layers": {"adapter.enabled": False},
+    "adapter.gamma_dims": {"adapter.film": False},
     "flow.permutation": {"flow.cpcf": True},
     **{f"flow.{name}": {"flow.cpcf": False} for name in ("context", "context_kernel", "context_from")},
     "flow.context_gate": {"flow.cpcf": True, "flow.context": "conv"},
+    "flow.subnets": {"flow.cpcf": True},
+    "flow.scale_context": {"flow.subnets": "joint"},
     "lora.grid_size": {"lora.spatial": False},
+    **{
+        f"lora.{name}": {"lora.enabled": False} for name in ("rank", "scaling", "task0", "task_bias", "spatial", "init")
+    },
+    "auxiliary.hidden_share": {"auxiliary.couplings": 0},
+    "auxiliary.limit": {"auxiliary.couplings": 0},
+    "loss.tail_share": {"loss.tail_weight": 0.0},
     **{f"attention.{name}": {"attention.enabled": False} for name in ("hidden", "dropout")},
     "loss.focal_form": {"loss.focal_gamma": 0.0},
     "loss.focal_detach": {"loss.focal_gamma": 0.0},
     "loss.center_on": {"loss.center_weight": 0.0},
     "training.final_fraction": {"training.schedule": "constant"},
+    "training.schedule_by": {"training.schedule": "constant", "warmup_epochs": 0},
     "scoring.quantile": {"scoring.image_score": "max"},
     "scoring.top_k": {"scoring.image_score": "quantile"},
 }
-SWITCHES = {"raw": "sigmoid", "sigmoid": "raw", "adamp": "adamw", "adamw": "adamp"}
+PAIRS = (
+    ("raw", "sigmoid"),
+    ("adamp", "adamw"),
+    ("soft", "hard"),
+    ("trained", "fixed"),
+    ("joint", "separate"),
+    ("residual", "alignment"),
+)
+SWITCHES = dict(PAIRS) | {second: first for first, second in PAIRS}
 TASKS = range(3)
 SMALL = {
     "flow.blocks": 2,
@@ -185,6 +228,13 @@ def test_a_knob_that_another_one_switches_off_reaches_nothing(knob: str) -> None
     assert phases(start, flipped(start, knob)) == NOTHING
 
 
+@pytest.mark.parametrize("name", ["task0_identity", "norm", "film", "gate", "gate_init", "hidden", "output_init"])
+def test_the_residual_adapters_knobs_reach_nothing_where_features_are_aligned(name: str) -> None:
+    start = config("decoflow")
+    assert start.adapter.form == "alignment"
+    assert phases(start, flipped(start, f"adapter.{name}")) == NOTHING
+
+
 @pytest.mark.parametrize("anomalies", ["synthetic", "real"])
 def test_validation_anomalies_are_drawn_by_the_seed_of_the_split(anomalies: str) -> None:
     start = config("v3", validation_fraction=0.25, validation_anomalies=anomalies)
@@ -204,6 +254,25 @@ def test_a_value_that_changes_no_number_is_no_setting_of_its_own() -> None:
         assert phases(by_rule, config("v3", **({"lora.rank": 4} | same))) == NOTHING
 
 
+@pytest.mark.parametrize(
+    ("version", "knobs", "recorded"),
+    [
+        ("v1", {}, "77bec849fceb"),
+        ("v3", {}, "4fb09cf6f45d"),
+        ("v4", {"focal_gamma": 1}, "2e81678a146d"),
+        ("v4.1", {"projection": 64}, "6e804296db14"),
+        ("v6", {"schedule": "constant"}, "05a70fe90199"),
+    ],
+)
+def test_an_added_knob_changes_no_recorded_key_at_its_default(
+    version: str, knobs: dict[str, Any], recorded: str
+) -> None:
+    """Keys of stored features, stages and scores derive from these settings and the code."""
+    found = config(version, **knobs)
+    training = (reach(found, "training", task) for task in (0, 1))
+    assert digest([reach(found, "features"), *training, reach(found, "scoring")])[:12] == recorded
+
+
 def later_only(version: str, knob: str) -> bool:
     """True if a knob reaches training of later tasks, but not of task 0."""
     start = config(version, **KNOBS[knob][2])
@@ -220,6 +289,10 @@ def test_experts_and_adapters_reach_the_tasks_that_have_them(version: str) -> No
     for knob in ("adapter.norm", "adapter.gate_init", "adapter.hidden", "adapter.output_init", "adapter.film"):
         assert later_only(version, knob) is not start.adapter.task0
     assert later_only(version, "training.warmup_epochs")
+
+
+def test_the_later_start_of_gamma_reaches_later_tasks_alone() -> None:
+    assert later_only("decoflow", "adapter.later_gamma")
 
 
 def test_task0_switches_and_identity_reach_task_0_alone() -> None:

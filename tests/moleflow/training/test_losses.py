@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from moleflow.settings.config import LossKnobs
-from moleflow.training.losses import focal_weight, log_density_constant, patch_nll, training_loss
+from moleflow.training.losses import focal_weight, log_density_constant, patch_nll, tail_loss, training_loss
 
 FORMS = ["joint", "per_dim", "relative"]
 
@@ -135,6 +136,97 @@ def test_the_centre_loss_and_the_scale_by_hand() -> None:
         value, plain = training_loss(z, log_det, knobs)
         assert value.item() == pytest.approx(expected)
         assert plain.item() == 11.5
+
+
+@pytest.mark.parametrize("knobs", [{}, {"focal_gamma": 2.0}, {"center_weight": 0.05}, {"nll_scale": "per_dim"}])
+def test_patch_sums_are_the_mean_over_images_of_the_sum_over_patches(knobs: dict[str, Any]) -> None:
+    z, log_det = (tensor.detach().double() for tensor in _latents())
+    nll = 0.5 * z.square().sum(-1) - log_det
+    weight = 1 - torch.exp(-nll.clamp(0, 20))
+    each = weight**2 * nll if "focal_gamma" in knobs else nll
+    if "center_weight" in knobs:
+        each = each + 0.05 * z.square().sum(-1)
+    expected = sum(image.sum() for image in each) / 3 / (6 if "nll_scale" in knobs else 1)
+    value, plain = training_loss(z, log_det, LossKnobs(patch_reduction="sum", **knobs))
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert plain.item() == pytest.approx(nll.mean().item(), rel=1e-12)
+    mean, _ = training_loss(z, log_det, LossKnobs(**knobs))
+    assert value.item() == pytest.approx(20 * mean.item(), rel=1e-12)
+
+
+def test_the_constant_of_the_density_in_a_patch_sum_changes_no_gradient() -> None:
+    """The notes' sum has D/2 log(2 pi) for each patch; ours leaves it out."""
+    gradients = []
+    for constant in (0.0, log_density_constant(6)):
+        z, log_det = _latents()
+        if constant:
+            value = (0.5 * z.square().sum(-1) - log_det + constant).sum() / 3
+        else:
+            value, _ = training_loss(z, log_det, LossKnobs(patch_reduction="sum"))
+        value.backward()
+        gradients.append((z.grad, log_det.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "share", "count"),
+    [(28, 28, 0.02, 15), (56, 56, 0.02, 62), (14, 14, 0.02, 3), (4, 5, 0.02, 1), (4, 5, 0.25, 5), (4, 5, 1.0, 20)],
+)
+def test_the_tail_is_the_mean_of_each_images_worst_patches(height: int, width: int, share: float, count: int) -> None:
+    nll = torch.randn(3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    worst = [sorted(image.flatten().tolist())[-count:] for image in nll]
+    expected = sum(sum(image) / count for image in worst) / 3
+    assert tail_loss(nll, share).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_the_tail_aware_loss_and_its_gradient_by_hand(weight: float) -> None:
+    """Four patches an image, a share of 1/2: the worst two of (1, 5, 3, 2) and of (8, 0, 4, 6)."""
+    log_det = (-torch.tensor([[[1.0, 5.0], [3.0, 2.0]], [[8.0, 0.0], [4.0, 6.0]]])).requires_grad_()
+    z = torch.zeros(2, 2, 2, 4)
+    loss = LossKnobs(tail_weight=weight, tail_share=0.5)
+    value, plain = training_loss(z, log_det, loss)
+    value.backward()
+    assert plain.item() == pytest.approx(29 / 8)
+    assert value.item() == pytest.approx((1 - weight) * 29 / 8 + weight * (4 + 7) / 2)
+    in_tail = torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    torch.testing.assert_close(-log_det.grad, (1 - weight) / 8 + weight * in_tail / 4)
+
+
+@pytest.mark.parametrize("image_mean", ["per_patch", "image_mean"])
+def test_the_squared_log_determinant_is_each_patchs_own(image_mean: str) -> None:
+    """log_det 1 and 3: the mean of their squares is 5, in both forms of the NLL's."""
+    z, log_det = torch.zeros(1, 1, 2, 4), torch.tensor([[[1.0, 3.0]]])
+    knobs = {"log_det": image_mean, "log_det_weight": 0.1}
+    assert training_loss(z, log_det, LossKnobs(**knobs))[0].item() == pytest.approx(-2 + 0.5)
+
+
+def test_per_dim_divides_the_nll_its_tail_and_the_squared_log_determinant() -> None:
+    """D = 4. NLL -1 and 3, of which the worst is 3; squares 1 and 9."""
+    z, log_det = torch.zeros(1, 1, 2, 4), torch.tensor([[[1.0, -3.0]]])
+    for scale, divisor in (("sum", 1), ("per_dim", 4)):
+        loss = LossKnobs(nll_scale=scale, tail_weight=0.7, tail_share=0.5, log_det_weight=0.01, center_weight=0.5)
+        assert training_loss(z, log_det, loss)[0].item() == pytest.approx((0.3 * 1 + 0.7 * 3 + 0.01 * 5) / divisor)
+
+
+def test_a_tail_weight_leaves_the_focal_weight_to_the_other_share() -> None:
+    z, log_det = _latents()
+    focal = LossKnobs(focal_gamma=2.0)
+    both = focal.model_copy(update={"tail_weight": 0.4, "tail_share": 0.1})
+    nll = patch_nll(z, log_det)
+    expected = 0.6 * training_loss(z, log_det, focal)[0] + 0.4 * tail_loss(nll, 0.1)
+    torch.testing.assert_close(training_loss(z, log_det, both)[0], expected)
+
+
+def test_weights_of_0_are_the_plain_nll_to_the_last_bit() -> None:
+    results = []
+    for loss in (LossKnobs(), LossKnobs(tail_weight=0.0, tail_share=0.5, log_det_weight=0.0)):
+        z, log_det = _latents()
+        value, plain = training_loss(z, log_det, loss)
+        value.backward()
+        results.append((value.detach(), plain, z.grad, log_det.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("scale", ["sum", "per_dim"])

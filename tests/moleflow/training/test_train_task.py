@@ -70,6 +70,33 @@ def test_an_odd_number_of_steps_warms_up_in_the_smaller_half() -> None:
     assert [learning_rate(knobs, 1, step, 3) for step in range(3)] == pytest.approx([0.5, 1.0, 0.1])
 
 
+@pytest.mark.parametrize(("task", "epochs", "warmup"), [(0, 40, 2), (1, 40, 2), (2, 7, 2), (1, 5, 0), (1, 4, 9)])
+def test_the_learning_rate_by_epoch_is_that_of_torchs_schedulers(task: int, epochs: int, warmup: int) -> None:
+    """Warm-up epochs at 1/W, 2/W, … of the peak, then CosineAnnealingLR, each stepped by epoch."""
+    knobs = TrainingKnobs(
+        epochs=epochs, warmup_epochs=warmup, learning_rate=0.2, final_fraction=0.01, schedule_by="epoch"
+    )
+    count = min(warmup, epochs // 2) if task > 0 else 0
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs - count, eta_min=0.002)
+    expected = [0.2 * (n + 1) / count for n in range(count)]
+    for _ in range(epochs - count):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    rates = [learning_rate(knobs, task, step, 3) for step in range(3 * epochs)]
+    assert rates[::3] == rates[1::3] == rates[2::3]
+    assert rates[::3] == pytest.approx(expected)
+    if count == 2:
+        assert rates[:9:3] == pytest.approx([0.1, 0.2, 0.2])
+
+
+def test_a_constant_rate_by_epoch_has_the_warm_up_alone() -> None:
+    knobs = TrainingKnobs(epochs=4, warmup_epochs=2, learning_rate=1.0, schedule="constant", schedule_by="epoch")
+    assert [learning_rate(knobs, 1, step, 2) for step in range(8)] == [0.5, 0.5] + [1.0] * 6
+    assert [learning_rate(knobs, 0, step, 2) for step in range(8)] == [1.0] * 8
+
+
 @pytest.mark.parametrize(("task", "rates"), [(0, COSINE), (1, WARM_UP)])
 def test_training_uses_the_rate_of_each_step(task: int, rates: list[float]) -> None:
     config = _config(epochs=2, batch_size=3, learning_rate=1e-3, final_fraction=0.1, warmup_epochs=1, optimizer="adamw")

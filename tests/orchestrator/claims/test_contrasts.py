@@ -51,7 +51,7 @@ def test_a_confounded_contrast_is_undecided(contrast, stored, after, reason):
 def test_seeds_that_ran_on_different_machines_pair_by_pair_are_no_confound(add, stored):
     for seed, model in enumerate(("Model A", "Model B", "Model A")):
         for gamma in (0.0, 2.0):
-            pixel = (0.8 + seed / 100, 0.7 + gamma / 30)
+            pixel = (0.8 + seed / 100, 0.7 + gamma / 30 + gamma * seed / 2000)
             add({GAMMA: gamma}, seed, pixel=pixel, device_model=model, **REAL)
     assert rows_of(stored(), "v7-gamma2-pixel")[0].verdict == "held"
 
@@ -60,7 +60,7 @@ def test_the_first_class_and_the_later_ones_are_told_apart(add, stored):
     classes = ("zipper", "bottle", "leather")
     for seed in range(3):
         for on in (False, True):
-            pixel = (0.9 - 0.1 * on, 0.7 + seed / 100, 0.7)
+            pixel = (0.9 - 0.1 * on + on * (seed - 1) / 1000, 0.7 + seed / 100, 0.7)
             factors = {"lora.task0": on, "lora.scaling": "alpha/rank"}
             add(factors, seed, classes=classes, image=(1, 1, 1), routing=(1, 1, 1), pixel=pixel, **REAL)
     row = rows_of(stored(), "v2-task0-pixel")[0]
@@ -71,7 +71,12 @@ def test_the_first_class_and_the_later_ones_are_told_apart(add, stored):
 def test_the_second_baseline_of_a_claim_serves_where_the_first_is_missing(add, stored):
     for seed in range(3):
         add({"version": "v1", "lora.task0": False, "lora.scaling": "alpha/(2*rank)"}, seed, pixel=(0.9, 0.7), **REAL)
-        add({"version": "v2", "lora.task0": True, "lora.scaling": "alpha/rank"}, seed, pixel=(0.8, 0.7), **REAL)
+        add(
+            {"version": "v2", "lora.task0": True, "lora.scaling": "alpha/rank"},
+            seed,
+            pixel=(0.8 + seed / 1000, 0.7),
+            **REAL,
+        )
     assert rows_of(stored(), "v2-task0-pixel")[0].verdict == "held"
     for seed in range(3):
         add({"version": "v1", "lora.task0": False, "lora.scaling": "alpha/rank"}, seed, pixel=(0.75, 0.7), **REAL)
@@ -94,7 +99,8 @@ def test_a_contrast_may_span_folders_and_the_order_of_rows_does_not_matter(make_
         store = ResultStore(tmp_path / place)
         writer = PartWriter(store)
         for gamma, seed in trials:
-            writer.add(make_trial({GAMMA: gamma}, seed, pixel=(0.8 + seed / 100, 0.7 + gamma / 30), **REAL))
+            pixel = (0.8 + seed / 100, 0.7 + gamma / 30 + gamma * seed / 2000)
+            writer.add(make_trial({GAMMA: gamma}, seed, pixel=pixel, **REAL))
         writer.flush()
         return store
 

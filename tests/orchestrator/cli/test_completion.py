@@ -30,10 +30,10 @@ def offered(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Off
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("rep",), {"report"}),
+        (("rep",), {"report", "reproduce"}),
         (("run", "--ba"), {"--base", "--backend"}),
         (("run", "--backend", "s"), {"slurm"}),
-        (("run", "--base", "de"), {"demo"}),
+        (("run", "--base", "dem"), {"demo"}),
         (("run", "--set", "focal_"), {"focal_gamma=", "focal_form=", "focal_detach="}),
         # A word offered alone gets a space behind it, so `focal_form=` is offered with its values.
         (("run", "--set", "focal_f"), {"focal_form=joint", "focal_form=per_dim", "focal_form=relative"}),

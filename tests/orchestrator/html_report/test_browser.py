@@ -189,7 +189,7 @@ def test_confounds_and_settings_without_effect_show_at_the_cell(keep, trial, pag
     watched.get(page_of(keep([trial(0.0, **same), trial(1.0, **same), trial(2.0, torch="2.0.0")])).as_uri())
     table = find(watched, "[data-table]")
     heads = [head.text for head in table.find_elements("css selector", "thead th")]
-    assert "∅ no effect" in heads[1]
+    assert "∅ identical" in heads[1]
     assert "† torch: 2.0.0" in heads[3]
     first = table.find_element("css selector", "tbody tr").find_elements("css selector", "td")
     assert [cell.text[-1] for cell in first] == ["∅", "∅", "†"]

@@ -216,7 +216,7 @@ def test_a_search_shows_its_configurations_and_which_knobs_matter(keep, trial, p
     assert best_so_far == sorted(best_so_far)
     table = next(table for table in data["tables"] if table["title"] == "Every configuration")
     assert len(table["rows"]) == 13
-    assert table["rows"][11][2] == ["0.6100"]
+    assert table["rows"][11][3] == ["0.6100"]
     assert table["rows"][12][1] == "failed"
     assert table["rows"][12][-1] == "impossible"
 
@@ -262,9 +262,9 @@ def test_a_minimised_objective_and_two_objectives(keep, trial, page_of, content)
     assert charts["The course of the search: aupro"] == [[0, 0.5, 0.5], [1, 0.25, 0.5], [2, 0.75, 0.75]]
     assert not any("Importance" in title for title in charts), "it needs five configurations"
     table = next(table for table in data["tables"] if table["title"] == "Every configuration")
-    assert table["rows"][1][2:4] == [["1.0000"], "0.2500"]
-    assert table["rows"][2][2:4] == ["2.0000", ["0.7500"]]
-    assert table["right"] == [1, 0, 1, 1, 1, 0]
+    assert table["rows"][1][3:5] == [["1.0000"], "0.2500"]
+    assert table["rows"][2][3:5] == ["2.0000", ["0.7500"]]
+    assert table["right"] == [1, 0, 1, 1, 1, 1, 0]
 
 
 def test_warnings_before_any_figure(keep, trial, page_data_of):
@@ -276,5 +276,32 @@ def test_warnings_before_any_figure(keep, trial, page_data_of):
     assert texts[1].startswith("Incomplete: ")
     assert texts[2] == "2 of 3 variants have fewer than three seeds, and so no t interval over seeds."
     assert texts[3].startswith("1 of 3 variants are confounded (†)")
-    assert texts[4].startswith("2 of 3 variants (∅) have a setting without effect")
+    assert texts[4].startswith("2 of 3 variants (∅) are identical to another one")
     assert texts[5] == "5 of 5 trials are stale: other code than the present code (CODE) made them."
+
+
+def test_a_search_says_over_how_many_seeds_its_values_are():
+    from orchestrator.html_report.search import _seeds_note
+
+    assert _seeds_note({2}, {2}) == ("Seeds: each value is a mean over 2 seeds.",)
+    (note,) = _seeds_note({1}, {3})
+    assert note == (
+        "Seeds: each value is a mean over 1 seed. The tables above are over 3, so do not compare their values with these."
+    )
+    assert "NOT THE SAME NUMBER in every configuration" in _seeds_note({1, 2}, {2})[0]
+    assert _seeds_note(set(), {2}) == ()
+
+
+def test_many_classes_have_a_critical_difference_diagram(keep, trial, page_of, content, monkeypatch):
+    place = keep([trial(gamma, seed) for gamma in (0.0, 1.0, 2.0) for seed in range(3)])
+    assert not any("critical-difference" in chart["title"] for chart in content(page_of(place))["charts"])
+    monkeypatch.setattr("orchestrator.reports.class_ranks.LEAST_CLASSES", 3)
+    found = [chart for chart in content(page_of(place))["charts"] if "critical-difference" in chart["title"]]
+    assert [chart["title"].split(":")[0] for chart in found] == ["Image AUROC", "Pixel AUROC"]
+    rows = {row[0]: row[1:] for row in found[0]["rows"]}
+    assert found[0]["spec"]["encoding"]["y"]["scale"]["domain"] == list(rows)
+    assert rows["critical difference"][1] == 1.0
+    ranks = [row[0] for name, row in rows.items() if name.startswith("focal_gamma")]
+    assert ranks == sorted(ranks)
+    assert sum(ranks) == pytest.approx(6, abs=1e-4)  # 1 + 2 + 3, whatever the order.
+    assert rows["no difference"][1:3] == [min(ranks), max(ranks)]

@@ -14,8 +14,8 @@ def test_a_confound_and_a_setting_without_effect_are_caveats_of_their_variants(k
     page_data = page_data_of(place)
     labels = [variant.label for variant in page_data.variants]
     caveats = dict(zip(labels, page_data.caveats, strict=True))
-    assert [caveat[:9] for caveat in caveats["focal_gamma=0"]] == ["no effect"]
-    assert [caveat[:9] for caveat in caveats["focal_gamma=1"]] == ["no effect"]
+    assert [caveat[:9] for caveat in caveats["focal_gamma=0"]] == ["identical"]
+    assert [caveat[:9] for caveat in caveats["focal_gamma=1"]] == ["identical"]
     assert caveats["focal_gamma=2"] == ("† torch: 2.0.0",)
     assert list(page_data.variant_numbers) == [
         "focal_gamma=0 (stale)",

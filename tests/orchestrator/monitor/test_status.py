@@ -228,7 +228,8 @@ def test_a_trial_on_another_host_that_is_silent_is_unknown(planned, ids):
 def test_a_retry_shows_its_own_progress_and_the_latest_error(planned, ids):
     def log_epoch(attempt):
         log = EventLog(event_logs(planned / "results/small") / "w-0.jsonl")
-        log(Event("epoch", ids[0], {"attempt": attempt, "epoch": attempt, "epochs": 9}))
+        facts = {"task": 0, "tasks": 1, "task_name": "leather", "loss": 1.5}
+        log(Event("epoch", ids[0], {"attempt": attempt, "epoch": attempt, "epochs": 9, **facts}))
 
     for error in ("first", "second"):
         records(planned).begin(ids[0], row={"worker": "w-0"}).end("failed", error=error)

@@ -203,10 +203,23 @@ def test_an_end_has_a_time_and_its_error(records):
     assert [earlier.content["error"] for earlier in records.begin(TRIAL).earlier] == ["no luck"]
 
 
-def test_a_record_that_cannot_be_read_has_no_text(records):
-    (records.folder / f"{TRIAL}-1.json").mkdir(parents=True)
+def test_a_record_that_cannot_be_read_has_no_text(records, monkeypatch):
+    owned(records)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(files, "read", refuse)
     (record,) = records.all()
     assert (record.text, record.content, record.stored_state) == ("", {}, RUNNING)
+
+
+def test_a_folder_in_the_place_of_a_record_is_an_error(records):
+    (records.folder / f"{TRIAL}-1.json").mkdir(parents=True)
+    with pytest.raises(files.NotAFile, match="it is no regular file"):
+        records.all()
+    with pytest.raises(files.NotAFile):
+        records.begin(TRIAL)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "3", '"text"', "{"])

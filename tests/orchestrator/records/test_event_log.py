@@ -13,7 +13,12 @@ from orchestrator.records.events import Event
 
 
 def epoch(number: int, epochs: int = 40) -> Event:
-    return Event("epoch", "0123456789ab", {"epoch": number, "epochs": epochs, "task": 0})
+    facts = {"task": 0, "tasks": 2, "task_name": "leather", "loss": 1.5}
+    return Event("epoch", "0123456789ab", {"epoch": number, "epochs": epochs, **facts})
+
+
+def task(trial: str = "0123456789ab", **facts: object) -> Event:
+    return Event("task", trial, {"task": 0, "tasks": 2, "task_name": "leather", **facts})
 
 
 def kinds(follower: LogFollower, pattern: str = "*") -> list[str]:
@@ -32,7 +37,7 @@ def test_each_event_is_seen_once_with_its_worker_and_its_facts(tmp_path: Path) -
 
 def test_progress_is_logged_once_a_second_at_most_but_for_the_last_epoch_and_all_else(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "w.jsonl")
-    for event in [*(epoch(n + 1) for n in range(39)), Event("task", "0123456789ab"), epoch(40)]:
+    for event in [*(epoch(n + 1) for n in range(39)), task(), epoch(40)]:
         log(event)
     seen = LogFollower(tmp_path).read_new()
     assert [entry.event.kind for entry in seen] == ["epoch", "task", "epoch"]
@@ -42,11 +47,11 @@ def test_progress_is_logged_once_a_second_at_most_but_for_the_last_epoch_and_all
 def test_a_line_that_is_not_whole_waits_and_a_damaged_one_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "w.jsonl"
     follower = LogFollower(tmp_path)
-    path.write_bytes(b'{"time": 1, "kind": "started", "trial_id": "a"}\nnot json\n{"time": 2, "kind": "task", ')
+    path.write_bytes(b'{"time": 1, "kind": "started", "trial_id": "a"}\nnot json\n{"time": 2, "kind": "held", ')
     assert kinds(follower) == ["started"]
     with path.open("ab") as file:
         file.write(b'"trial_id": "a"}\n')
-    assert kinds(follower) == ["task"]
+    assert kinds(follower) == ["held"]
 
 
 def test_workers_are_followed_by_name(tmp_path: Path) -> None:
@@ -76,8 +81,8 @@ def test_epochs_of_one_attempt_of_one_trial_are_counted(tmp_path: Path) -> None:
     logs = event_logs(tmp_path)
     log = EventLog(logs / "w.jsonl")
     for trial, attempt in (("0123456789ab", 1), ("0123456789ab", 2), ("0123456789ab", 2), ("ba9876543210", 2)):
-        log(Event("epoch", trial, {"epoch": 40, "epochs": 40, "attempt": attempt}))
-        log(Event("task", trial, {"attempt": attempt}))
+        log(Event("epoch", trial, epoch(40).facts | {"attempt": attempt}))
+        log(task(trial, attempt=attempt))
     record = AttemptRecord("0123456789ab", 2, tmp_path / "x.json", "")
     assert logged_epochs(tmp_path, "w", record) == 2
     assert logged_epochs(tmp_path, "", record) == 0

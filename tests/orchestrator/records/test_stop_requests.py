@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from moleflow.code_digest import code_digest
+from moleflow.errors import InvalidInput
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.driver.prepare import Options, prepare, worker_config
 from orchestrator.execution.backend import SourceSignal, WorkItem
@@ -16,7 +20,7 @@ from orchestrator.execution.worker import Worker
 from orchestrator.plan.plan import make_plan
 from orchestrator.records.attempts import CANCELLED, FINISHED, INTERRUPTED, AttemptFolder
 from orchestrator.records.events import Event
-from orchestrator.records.stop_requests import cancel_requests, prune_requests
+from orchestrator.records.stop_requests import StopRequests, cancel_requests, prune_requests
 from orchestrator.results.store import ResultStore
 from orchestrator.sweep.sweep import load_sweep
 from orchestrator.sweep.trial import Trial
@@ -32,6 +36,19 @@ def test_requests_are_set_for_one_trial_or_all_until_they_are_cleared(tmp_path: 
     assert requests.is_set("ba9876543210")
     requests.clear()
     assert not requests.is_set("0123456789ab")
+
+
+@pytest.mark.parametrize("requests_of", [cancel_requests, prune_requests])
+def test_no_request_is_written_through_a_link_out_of_the_folder(
+    tmp_path: Path, requests_of: Callable[[Path], StopRequests]
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "sweep").mkdir()
+    requests = requests_of(tmp_path / "sweep")
+    requests.folder.symlink_to(tmp_path / "outside")
+    with pytest.raises(InvalidInput, match=r"is a link to .*outside, out of the results folder; remove the link$"):
+        requests.add(["0123456789ab"])
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 def test_a_running_trial_checks_the_folder_every_two_seconds_at_most(tmp_path: Path, monkeypatch) -> None:

@@ -8,7 +8,6 @@ import io
 import pytest
 
 from orchestrator.reports.lock import Recipe
-from orchestrator.reports.paired import BEYOND
 from orchestrator.reports.statistics import effect_size, t_interval
 from orchestrator.reports.tables import build_report
 
@@ -33,13 +32,15 @@ def test_the_report_holds_the_comparisons_and_says_what_was_resampled(stored, ad
     assert row["n"] == "5"
     assert row["p (Wilcoxon)"] == "0.0625 (floor 0.0625)"
     assert float(row["p (Holm)"]) in (0.0625, 0.125)
-    low, high = map(float, row["95 % interval"].split(" to "))
+    low, high = map(float, row["Plain 95 % interval"].split(" to "))
     assert low < float(row["Difference"]) < high
-    assert float(row["95 % t over seeds"].split(" to ")[0]) < float(row["Difference"])
+    assert float(row["Plain 95 % t"].split(" to ")[0]) < float(row["Difference"])
     for words in (
         "Good and defective images of each class are drawn apart, with replacement",
         "resamples of the test images and of the seeds in common",
         "5 seeds 0.0625",
+        "at level 1 - 0.05/m for the m = 2 comparisons of this table (Bonferroni)",
+        "Monte Carlo standard error of the lower and the upper bound of the bootstrap: `focal_gamma=1` 0.0",
         "corrected for the 2 tests of this table. It cannot fall below 0.1250",
         "an interval over so few drawn seeds covers less than 95 %: 85% with 5 seeds.",
     ):
@@ -66,7 +67,8 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
     assert list(table["focal_gamma=2"]) == [
         "n",
         "Difference",
-        "95 % interval",
+        "Simultaneous 95 % t",
+        "Plain 95 % interval",
         "p (Wilcoxon)",
         "p (Holm)",
         "d_z",
@@ -76,11 +78,13 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
     differences = [0.025 + seed / 2000 for seed in range(3)]
     low, high = t_interval(differences)
     row = table["focal_gamma=2"]
-    assert (row["Difference"], row["95 % interval"]) == ("+0.0255", f"{low:+.4f} to {high:+.4f}")
+    assert (row["Difference"], row["Plain 95 % interval"]) == ("+0.0255", f"{low:+.4f} to {high:+.4f}")
+    low, high = t_interval(differences, family=2)
+    assert row["Simultaneous 95 % t"] == f"{low:+.4f} to {high:+.4f}"
     assert (row["p (Wilcoxon)"], row["p (Holm)"]) == ("0.2500 (floor 0.2500)", "0.5000")
     assert row["d_z"] == f"{effect_size(differences):+.2f}"
-    assert row["Verdict"] == BEYOND
-    assert table["focal_gamma=1"]["Verdict"] == "undecided"
+    assert row["Verdict"] == "better"
+    assert table["focal_gamma=1"]["Verdict"].startswith("undecided: ")
     for words in (
         "t interval of the paired differences",
         "nothing of other test images",
@@ -88,7 +92,10 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
     ):
         assert words in section
     records = {(r["variant"], r["metric"]): r for r in csv.DictReader(io.StringIO(report.csv()))}
-    assert float(records["focal_gamma=2", "pixel_auroc_difference_low"]["mean"]) == pytest.approx(low)
+    assert float(records["focal_gamma=2", "pixel_auroc_difference_joint_low"]["mean"]) == pytest.approx(low)
+    assert records["focal_gamma=2", "pixel_auroc_verdict"]["mean"] == "better"
+    assert ("focal_gamma=2", "pixel_auroc_difference_low_error") not in records
+    assert ("focal_gamma=2", "image_auroc_difference_low_error") in records
     assert float(records["focal_gamma=2", "pixel_auroc_p_wilcoxon"]["mean"]) == 0.25
 
 
@@ -146,4 +153,4 @@ def test_equal_scores_make_equal_bytes_whatever_the_order_of_writing(stored, add
         writer.flush()
     here, there = (build_report(store, Recipe("t", baseline={GAMMA: 0.0})) for store in (stored(), other))
     assert (here.markdown(), here.csv(), here.latex()) == (there.markdown(), there.csv(), there.latex())
-    assert "\u2013" not in statistics_table(here)[0]["focal_gamma=2"]["95 % interval"]
+    assert "\u2013" not in statistics_table(here)[0]["focal_gamma=2"]["Plain 95 % interval"]

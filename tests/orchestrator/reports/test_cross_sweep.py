@@ -90,7 +90,7 @@ def test_the_statistics_are_those_of_each_sweeps_own_scores(sweep, make_images):
             for gamma in (0, 2)
         )
         difference = float(rows[f"focal_gamma=2 ({name})"][1])
-        low, high = map(float, rows[f"focal_gamma=2 ({name})"][2].split(" to "))
+        low, high = map(float, rows[f"focal_gamma=2 ({name})"][3].split(" to "))
         assert difference == pytest.approx(after - before, abs=2e-4)
         assert low < difference < high
     assert rows["focal_gamma=2 (one)"][1] != rows["focal_gamma=2 (two)"][1]

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.knobs import fields
+from moleflow.settings.config import flatten_config
+from moleflow.settings.knobs import base_layers, fields, resolve, version_layer
 from orchestrator.reports import published as rows_of_notes
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import change_text
@@ -23,6 +24,7 @@ from orchestrator.reports.published import (
 )
 from orchestrator.reports.published_tables import build_published_report, changes_table
 from orchestrator.reports.render import ABSENT, Cell, Table
+from orchestrator.reports.verdicts import Outcome
 
 # Typed from the update notes, sections v1 and v2.
 V1 = """
@@ -154,7 +156,7 @@ def test_every_other_published_row_is_there(published, three_classes):
         assert " ".join(run.figure(c, "image_auroc") for c in three_classes.tasks) == classes
         assert (run.figure(MEAN, "image_auroc"), run.figure(MEAN, "pixel_auroc")) == (image, pixel)
         assert run.figure("grid", "pixel_auroc") is None
-    fifteen = published.files[1]
+    fifteen = next(rows for rows in published.files if rows.about.startswith("The two published rows over the fifteen"))
     assert [(r.means.image_auroc, r.means.pixel_auroc) for r in fifteen.runs] == [
         ("0.8006", "0.8038"),
         ("98.03% ± 0.19%", "97.81% ± 0.03%"),
@@ -175,6 +177,59 @@ def test_every_printed_mean_follows_from_its_classes_within_their_rounding(three
                 )
                 checked += 1
     assert checked == 12
+
+
+# Of DeCoFlow's runs with figures of single classes: image AUROC, classes in the file's order.
+DECOFLOW_CLASSES = {
+    "56x56": "100 96.59 97.45 99.12 99.08 100 100 99.56 98.99 96.78 100 93.33 98.54 99.04 98.63",
+    "6+2, seed 456": "100 98.7 94.9 99.5 98.3 100 100 100 98.9 91.6 100 89.4 99.3 98.6 98.8",
+    "8+4": "100 99.0 97.3 99.5 99.3 99.9 100 100 99.1 92.2 100 90.8 99.2 98.9 99.2",
+    "12+8 of January": "90.2 88.0 97.3 92.9 94.1 87.4 68.8 94.9 92.0 87.0 97.8 95.7",
+}
+
+
+def test_decoflows_means_follow_from_their_classes_within_their_rounding(published):
+    found = {}
+    for rows in published.files:
+        for run in rows.runs:
+            if run.version == "decoflow" and run.classes:
+                figures = [run.figure(c, "image_auroc") for c in rows.classes]
+                found[run.name] = " ".join(figure.removesuffix("%") for figure in figures)
+                mean = sum(map(figure_value, figures)) / len(figures)
+                assert abs(mean - figure_value(run.figure(MEAN, "image_auroc"))) < Decimal("0.00055"), run.name
+    assert found == DECOFLOW_CLASSES
+
+
+def test_decoflows_main_rows_are_there(published):
+    rows = {run.name: run for of in published.files for run in of.runs if run.version == "decoflow"}
+    assert rows["DeCoFlow"].means.image_auroc == "98.40%"
+    assert rows["DeCoFlow"].setting("lora.rank") == "16 (inferred)"
+    assert rows["DeCoFlow on VisA"].means.image_auroc == "93.00%"
+    for name, image, pixel, pixel_ap in (
+        ("56x56", "98.47%", None, "58.57%"),
+        ("56x56 without auxiliary couplings", "88.30%", None, "45.76%"),
+        ("6+2", "98.05%", "97.81%", "55.80%"),
+        ("8+4", "98.29%", "97.82%", "54.20%"),
+        ("rank 16", "98.06%", "97.82%", "55.86%"),
+        ("tail weight 0.0", "94.97%", "97.21%", "48.61%"),
+        ("without LoRA and task bias", "97.96%", "97.77%", "55.31%"),
+    ):
+        means = rows[name].means
+        assert (means.image_auroc, means.pixel_auroc, means.pixel_ap) == (image, pixel, pixel_ap), name
+
+
+def test_the_two_switches_of_decoflow_that_did_nothing_are_marked(published):
+    (ablation,) = [rows for rows in published.files if rows.about.startswith("What the authors of DeCoFlow")]
+    same = [
+        run.name
+        for run in ablation.runs
+        if run.against and rows_of_notes.step_outcome(ablation.run(run.against), run) is Outcome.IDENTICAL
+    ]
+    assert same == ["without LoRA, switch without effect (6+2)", "without LoRA, switch without effect (8+4)"]
+    assert all("Doubtful" in ablation.run(name).source for name in same)
+    assert (
+        rows_of_notes.step_outcome(ablation.run("6+2"), ablation.run("without LoRA and task bias")) is Outcome.UNDECIDED
+    )
 
 
 def test_settings_are_knobs_and_everything_has_a_source(published):
@@ -202,7 +257,44 @@ def test_v1_to_v2_is_marked_as_confounded_by_backbone_and_grid(three_classes):
     assert "`backbone.model`: not recorded in `v1`" in note
     assert "`patch_grid`: 14x14 (inferred) in `v1`, 37x37 in `v2`" in note
     assert re.search(r"^\| v2 † \|", markdown, re.M)
-    assert "| v1 -\\> v2 † | +12.3% | +7.1% | `lora.scaling`, `lora.task0` |" in markdown
+    assert (
+        "| v1 -\\> v2 † | +12.3% | +7.1% | undecided: no values seed by seed | `lora.scaling`, `lora.task0` |"
+        in markdown
+    )
+
+
+def test_the_confounds_between_the_published_rows_are_these_and_no_other(three_classes):
+    found = {}
+    for run in three_classes.runs:
+        if run.against is not None:
+            for c in published_confounds(three_classes.run(run.against), run, run.compares):
+                found.setdefault(f"{run.against} -> {run.name}", {})[c.path] = (c.before, c.after)
+    reduction = {"loss.patch_reduction": ("sum", "mean")}
+    assert found.pop("v1 -> v2").keys() == {"backbone.model", "data.image_size", "patch_grid"}
+    assert found == {"v3@224 -> v5.1": reduction, "v3@224 -> v6.1": reduction, "v3@224 -> v7": reduction}
+
+
+def test_base_published_has_the_recorded_settings_of_every_row(three_classes):
+    """v3@224 and v5.0 are second runs of a version: the base has the settings of the other one."""
+    compared = 0
+    for run in three_classes.runs:
+        layers = [version_layer(run.version, "test"), *base_layers("published", run.version, "test")]
+        resolved = flatten_config(resolve(layers))
+        recorded = {
+            path: tuple(value) if isinstance(value, list) else value
+            for path, value in run.settings.items()
+            if value != NOT_RECORDED and path != "patch_grid"
+        }
+        apart = {path for path, value in recorded.items() if resolved[path] != value}
+        if run.name == "v3@224":
+            assert apart == {"backbone.model", "data.image_size"}
+        elif run.name == "v5.0":
+            assert apart == {"loss.center_on", "loss.patch_reduction"}
+        else:
+            assert apart == set(), run.name
+        compared += len(recorded)
+    assert compared > 400
+    assert resolve(base_layers("published", "v1", "test")).backbone.projection == 512
 
 
 def test_a_setting_that_nobody_recorded_is_a_confound_even_on_both_sides(three_classes):
@@ -212,14 +304,14 @@ def test_a_setting_that_nobody_recorded_is_a_confound_even_on_both_sides(three_c
     assert published_confounds(v2, v2, ()) == ()
 
 
-def test_v5_0_alone_had_no_effect(three_classes):
+def test_v5_0_alone_is_identical_to_its_predecessor(three_classes):
     markdown = build_published_report(load_published()).markdown()
-    assert "v3@224 -\\> v5.0: no effect: `v5.0` equals `v3@224` in every published digit" in markdown
-    assert "| v3@224 -\\> v5.0 (no effect) | 0.0% | 0.0% |" in markdown
-    assert markdown.count("no effect:") == 1
+    assert "v3@224 -\\> v5.0: identical: `v5.0` equals `v3@224` in every published digit" in markdown
+    assert "| v3@224 -\\> v5.0 (identical) | 0.0% | 0.0% | identical (every published digit) |" in markdown
+    assert markdown.split("## Published: candle")[0].count("identical:") == 1
     one = three_classes.run("v5.0")
     other = one.model_copy(update={"means": one.means.model_copy(update={"pixel_auroc": "0.8780"})})
-    assert not rows_of_notes.without_effect(three_classes.run("v3@224"), other)
+    assert rows_of_notes.step_outcome(three_classes.run("v3@224"), other) is Outcome.UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -287,6 +379,6 @@ def test_a_folder_without_published_rows_is_an_error(tmp_path):
 
 def test_the_digest_is_that_of_the_content(damaged, published, tmp_path):
     same = load_published(damaged(lambda c: None))
-    assert same.files == published.files[:1]
+    assert same.files == published.files[:1], "the file of the fewest classes comes first"
     other = load_published(damaged(lambda c: c["runs"][0]["means"].update(image_auroc="0.8287")))
     assert other.digest != same.digest

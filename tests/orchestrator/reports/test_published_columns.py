@@ -85,4 +85,4 @@ def test_the_report_says_when_published_columns_differ_among_themselves(stored, 
         f"published {n} †" for n in ("v1", "v2", "v3", "v3@224", "v5.0", "v5.1")
     ]
     assert any("Among the published columns: † v1 -> v2 is confounded." in note for note in table.notes)
-    assert any("v5.0: no effect" in note for note in table.notes)
+    assert any("v5.0: identical" in note for note in table.notes)

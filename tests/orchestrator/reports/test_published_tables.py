@@ -18,7 +18,7 @@ def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them():
     assert "Mean Image AUROC" in first.header
     assert "Mean Pixel AUROC" in first.header
     assert not any(cell.bold for _, cells in first.rows for cell in cells)
-    assert "lock" not in markdown
+    assert "<!-- lock" not in markdown
     records = list(csv.DictReader(io.StringIO(report.csv())))
     one = next(r for r in records if (r["variant"], r["class"], r["metric"]) == ("published v2", "grid", "image_auroc"))
     assert (one["mean"], one["sd"], one["n"], one["marks"]) == ("0.9850", "", "1", "published †")

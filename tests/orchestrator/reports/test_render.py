@@ -7,7 +7,12 @@ from orchestrator.reports.render import Cell, Table, csv_text, latex_table, mark
 
 def test_numbers_are_aligned_right_and_words_left():
     rows = (
-        ("a", tuple(map(Cell, ("0.9 ± 0.1 (n=2)", "+0.1 to +0.2", "0.06 (floor 0.06)", "1e-05", "beyond seed noise")))),
+        (
+            "a",
+            tuple(
+                map(Cell, ("0.9 ± 0.1 (n=2)", "+0.1 to +0.2", "0.06 (floor 0.06)", "1e-05", "smaller than seed noise"))
+            ),
+        ),
         ("b", tuple(map(Cell, ("\u2013", "1 / 2", "+4.0%", "98.5% ‡", "\u2013")))),
     )
     table = Table("t", ("", "x", "y", "p", "s", "Verdict"), rows)

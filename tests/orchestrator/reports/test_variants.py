@@ -16,6 +16,8 @@ from orchestrator.reports.variants import number_duplicates, patch_grid, varying
             {"backbone.grid": None, "backbone.model": "efficientnet_lite0", "data.image_size": 224},
             "of the coarsest layer",
         ),
+        ({"backbone.model": "wide_resnet50_2", "backbone.pooled_width": 768}, "of the first layer"),
+        ({"backbone.model": "wide_resnet50_2", "backbone.pooled_width": 768, "backbone.grid": 14}, "14x14"),
     ],
 )
 def test_the_patch_grid_of_measured_columns(settings, grid):

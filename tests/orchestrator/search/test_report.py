@@ -56,8 +56,11 @@ def test_costs_savings_and_the_tested_configurations(driven, store_rows):
     assert "objectives: maximize image_auroc, mean over classes and 2 seed(s)" in text
     assert "sampler random, seed 0; pruner median" in text
     # Validation is the mean of 0.9 and 0.7, test 0.2 lower; `half` has one seed without rows.
-    assert "| configuration 0 | 0.8000 | 0.6000 | 0.5000 | 0.5000 |" in text
-    assert "| half | \u2013 | \u2013 | \u2013 | \u2013 |" in text
+    assert "| configuration 0 | 0 | 0.8000 | 0.6000 | 0.5000 | 0.5000 |" in text
+    assert "| half | 0, 1 | \u2013 | \u2013 | \u2013 | \u2013 |" in text
+    assert "NOT THE SAME SEEDS in every row" in text
+    assert "the search itself ran seeds 0, 1; its values are not means over the seeds of this table" in text
+    assert "means over the classes and seeds 0, 1, which the search ran" in text
     best = [line.split(" | ")[:2] for line in text.splitlines() if line[:4] in ("| 0 ", "| 1 ", "| 2 ", "| 3 ")]
     assert best == [["| 0", "0.8000"], ["| 2", "0.7000"], ["| 1", "0.6000"]]
     assert (one.folder / "plots" / "history.png").read_bytes().startswith(b"\x89PNG")
@@ -123,3 +126,14 @@ def test_knobs_of_equal_importance_are_in_the_order_of_their_names():
     shares = knob_importances(made)
     assert len(set(shares.values())) == 1
     assert list(shares) == names
+
+
+def test_without_finalists_the_report_says_that_nothing_was_tested(driven, store_rows):
+    one = driven({"seeds": 1}, trials=1, finalists=0)
+    asked = one.ask()
+    one.finish(asked, 0.8)
+    store_rows(one.folder, [asked], 1.0)
+    text, _ = write_search_report(one.study, one.space, [], one.folder)
+    assert "nothing was tested, as `finalists` is 0" in text
+    assert "## Tested" not in text
+    assert "means over the classes and seed 0, which the search ran" in text

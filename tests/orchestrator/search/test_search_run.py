@@ -80,15 +80,13 @@ def test_the_report_shows_the_best_on_both_splits_and_the_cost(searched):
     page = (searched.results / "search.md").read_text()
     best = max(configurations(searched.results), key=lambda trial: trial.value)
     assert "Trials of the search never open a test image" in page
-    assert f"| configuration {best.number} | {best.value:.4f} | " in page
+    assert f"| configuration {best.number} | 0, 1 | {best.value:.4f} | " in page
     assert "configurations: 3 complete, 0 pruned, 0 failed" in page
     assert (searched.results / "plots" / "history.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.process
-def test_no_test_image_is_opened_before_the_search_is_over(place, images, furnish_search, command):
-    """With broken test images, the trials of the search finish and the final tests fail."""
-    furnish_search(place, {"seeds": 1, "retries": 0}, trials=2)
+def break_test_images(place, images, command):
+    """Break every test image behind the back of the cache of digests."""
     (place / "images").unlink()
     shutil.copytree(images, place / "images")
     for path in (place / "images").rglob("*.png"):
@@ -102,6 +100,13 @@ def test_no_test_image_is_opened_before_the_search_is_over(place, images, furnis
         # The cache of digests knows the broken files, so that only reading an image shows it.
         rows[str(path.absolute())][:4] = now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino
     known.write_text(json.dumps(rows))
+
+
+@pytest.mark.process
+def test_no_test_image_is_opened_before_the_search_is_over(place, images, furnish_search, command):
+    """With broken test images, the trials of the search finish and the final tests fail."""
+    furnish_search(place, {"seeds": 1, "retries": 0}, trials=2)
+    break_test_images(place, images, command)
     ended = command("sweep.yaml", "--backend", "inline")
     results = place / "results" / "search"
     assert [trial.state.name for trial in configurations(results)] == ["COMPLETE", "COMPLETE"], ended.out + ended.err
@@ -208,6 +213,16 @@ def test_plan_status_report_and_verify_show_the_trials(copy, command):
     command("report", copy)
     verified = command("verify", copy / "report.md")
     assert verified.code == 0, verified.out + verified.err
+
+
+def test_without_finalists_no_test_image_is_opened(place, images, furnish_search, command):
+    """With broken test images, a search that tests nothing ends well."""
+    furnish_search(place, {"seeds": 1}, trials=1, finalists=0, sampler="random")
+    break_test_images(place, images, command)
+    ended = command("sweep.yaml", "--backend", "inline", "--quiet")
+    assert ended.code == 0, ended.err
+    assert [len(of) for of in splits(place / "results" / "search").values()] == [1, 0]
+    assert "nothing was tested, as `finalists` is 0" in (place / "results" / "search" / "search.md").read_text()
 
 
 def test_a_journal_that_a_killed_writer_left_torn_is_continued(copy, command):

@@ -326,6 +326,19 @@ def test_the_resources_of_a_trial_by_default() -> None:
     assert resources == {"gpus": 0, "cpus": 1, "mem_gb": 4, "time_min": 240, "stall_min": 60, "trials_per_gpu": 1}
 
 
+@pytest.mark.parametrize(("stall_min", "time_min"), [(30, 30), (30.5, 30), (240, 240), (1e6, 240)])
+def test_a_stall_that_no_attempt_lives_to_see_is_refused(stall_min: float, time_min: int) -> None:
+    said = refused({"resources": {"stall_min": stall_min, "time_min": time_min}})
+    assert said.startswith(f"s.yaml: resources.stall_min: given {stall_min:g}, but resources.time_min = {time_min} ends")
+    assert said.endswith(f"give less than {time_min}, or 0 for no limit")
+
+
+def test_a_short_time_limit_needs_no_stall_min() -> None:
+    make({"resources": {"time_min": 30}})
+    make({"resources": {"time_min": 30, "stall_min": 0}})
+    make({"resources": {"time_min": 30, "stall_min": 29.5}})
+
+
 def test_the_settings_of_a_search_by_default() -> None:
     search = make({"search": {"space": SEARCH["space"], "trials": 5}}).search
     assert search is not None

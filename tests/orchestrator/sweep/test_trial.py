@@ -35,6 +35,7 @@ def own_id(config: TrialConfig, inputs: Inputs = INPUTS) -> str:
     settings["backbone"]["weights"] = inputs.weights
     for group, added in ADDED.items():
         settings[group] = {name: of for name, of in settings[group].items() if name not in added or of != added[name]}
+    settings = {name: of for name, of in settings.items() if of != {}}  # Groups of added knobs alone.
     return digest(settings)[:12]
 
 

@@ -1,0 +1,106 @@
+"""The command reproduce."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moleflow.errors import InvalidInput, did_you_mean
+from orchestrator.cli.app import (
+    BackendName,
+    CacheDir,
+    Device,
+    Profile,
+    Quiet,
+    RerunStale,
+    Threads,
+    Workers,
+    naming_the_command,
+    open_console,
+    run_options,
+)
+
+
+def reproduce(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The rows' images in the MVTec AD layout. Default: MOLEFLOW_DATA.")
+    ] = None,
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--rows",
+            help="A file of published rows; may be given often. Default: the files in results/published that name a base.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A row by its name, such as v3@224; may be given often.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Tell the rows, hours and GPU memory, and run nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where each file of rows gets its results folder. Default: results."),
+    ] = None,
+    cache: CacheDir = None,
+    backend: BackendName = "local",
+    profile: Profile = None,
+    gpus: Annotated[
+        int,
+        typer.Option("--gpus", min=0, max=1024, help="GPUs of one trial on SLURM or Ray; elsewhere --device decides."),
+    ] = 0,
+    workers: Workers = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    rerun_stale: RerunStale = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the published rows with their own settings and seeds, and compare the figures.
+
+    It tells hours and GPU memory first. The same command continues where the last
+    one stopped. Each row is within the tolerance that its file states, outside,
+    or not comparable, with the reason. reproduction.md keeps the verdicts.
+
+    For instance:
+
+      moleflow-sweep reproduce --data ~/mvtec --estimate
+      moleflow-sweep reproduce --data ~/mvtec --only v3@224 --only v4
+      moleflow-sweep reproduce --data ~/mvtec
+    """
+    from orchestrator.driver.reproduce import reproduce_rows, sweeps_of_rows
+    from orchestrator.reports.published import FOLDER, PublishedRows, read_rows
+
+    if profile and backend != "slurm":
+        raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
+    files = [(path.stem, read_rows(path)) for path in rows or sorted(FOLDER.glob("*.yaml"))]
+    named = [run.name for _, of in files for run in of.runs]
+    for name in only or ():
+        if name not in named:
+            hint = did_you_mean(name, named) or "; `report --published` lists the rows"
+            raise InvalidInput(f"--only: given '{name}', but no row has that name{hint}")
+
+    def chosen(of: PublishedRows) -> PublishedRows:
+        return of.model_copy(update={"runs": tuple(run for run in of.runs if not only or run.name in only)})
+
+    groups = [
+        group for stem, of in files for group in sweeps_of_rows(chosen(of), f"published-{stem}", data, os.environ, gpus)
+    ]
+    if not groups:
+        raise InvalidInput("reproduce: none of the rows can be run; give a file that names a base with --rows")
+    options = run_options(
+        out=out,
+        cache=cache,
+        backend=backend,
+        profile=profile,
+        workers=workers,
+        threads=threads,
+        device=device,
+        rerun_stale=rerun_stale,
+        quiet=quiet,
+    )
+    console = open_console()
+    with naming_the_command(console):
+        raise typer.Exit(reproduce_rows(groups, options, console, estimate))
