@@ -481,14 +481,14 @@ def searching(**more):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"version": 4.1}, "version: given 4.1, allowed: v1, v2, v3, v4, v4.1, v5, v6, v7. Did you mean 'v4.1'?"),
+        ({"version": 4.1}, "version: given 4.1, allowed: v1, v2, v3, v4, v4.1, v5, v6, v7, decoflow. Did you mean 'v4.1'?"),
         ({"version": "V7"}, "Did you mean 'v7'?"),
         ({"base": {"seed": 3}}, "base: seed does not belong in a base; give the sweep file `seeds: [3]`"),
         ({"base": {"version": "v3"}}, "base: version does not belong in a base; give the sweep file `version: v3`"),
         ({"base": "bass.yaml"}, "sweep.yaml: base: bass.yaml: no such file. Did you mean 'base.yaml'?"),
         (
             {"base": "sweep.yaml"},
-            "base: sweep.yaml is a sweep file; give a base: demo, efficientnet, published, vit_b16,",
+            "base: sweep.yaml is a sweep file; give a base: decoflow_visa, demo, efficientnet, published,",
         ),
         ({"data": "nowhere"}, "sweep.yaml: data: nowhere: no such folder; give the folder that holds"),
         (searching(sampler="tpee"), "search.sampler: given 'tpee', allowed: random | tpe |"),
@@ -552,7 +552,7 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         (["sweep.yaml", "--device", "gpu"], "--device: given 'gpu', allowed: auto | cpu | cuda. Did you mean 'cuda'?"),
         (
             ["sweep.yaml", "--base", "sweep.yaml"],
-            "--base: sweep.yaml is a sweep file; give a base: demo, efficientnet,",
+            "--base: sweep.yaml is a sweep file; give a base: decoflow_visa, demo, efficientnet,",
         ),
         (["sweep.yaml", "--data", "nowhere"], "--data: nowhere: no such folder"),
         (["sweep.yaml", "--set", "loss=3"], "loss is a group of knobs; set one of them: loss."),
