@@ -20,7 +20,7 @@ from typing import Literal, TypeGuard
 
 from moleflow.errors import CodeChanged
 
-Phase = Literal["defects", "features", "training", "scoring", "rows"]
+Phase = Literal["defects", "features", "training", "bank", "scoring", "rows"]
 
 _PACKAGE = __name__.partition(".")[0]
 _ROOT = Path(__file__).parent
@@ -30,6 +30,7 @@ ENTRY_MODULES: Mapping[Phase, str] = MappingProxyType(
         "defects": f"{_PACKAGE}.data.synthetic",
         "features": f"{_PACKAGE}.features.extract",
         "training": f"{_PACKAGE}.training.train_task",
+        "bank": f"{_PACKAGE}.models.memory_bank",
         "scoring": f"{_PACKAGE}.training.evaluation",
         "rows": f"{_PACKAGE}.training.sequence",
     }
@@ -55,8 +56,8 @@ def code_digest(phase: Phase = "rows") -> str:
 
     Args:
         phase: defects (normal image to generated defect), features (image file to stored feature),
-            training (features to trained state), scoring (trained state to scores and metrics),
-            or rows (the whole sequence, all of these).
+            training (features to trained state), bank (features to memory bank and distances),
+            scoring (trained state to scores and metrics), or rows (the whole sequence).
     """
     return _LOADED.of(ENTRY_MODULES[phase])
 

@@ -1,11 +1,12 @@
 """Cached scores of image patches by a trained expert, kept beside its stage.
 
-    <stage>/<pack>.npy, <pack>.json     see `moleflow.cache.array_packs`; one row (2, H, W) an image
+    <stage>/<pack>.npy, <pack>.json     see `moleflow.cache.array_packs`; one row (C, H, W) an image
 
-A row is ||z||^2 and log_det of each patch; every scoring setting works on these two. So trials that
-differ in scoring alone send no image through the flow again. A row is named by the image's content,
-the states of all stages up to the expert's and the scoring code. The stage's key stands for the
-rest: features, training code, numeric environment. Rows are removed with their stage.
+A row is ||z||^2 and log_det of each patch (C = 2), or its distance to a memory bank (C = 1). Every
+scoring setting works on these. So trials that differ in scoring alone send no image through the
+flow again. A row is named by the image's content, the states of all stages up to the expert's and
+the scoring code. The stage's key stands for the rest: features, training code, numeric environment.
+Rows are removed with their stage.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class PatchScores:
             images: image digests.
 
         Returns:
-            {image digest: float32 (2, H, W)}.
+            {image digest: float32 (C, H, W)}.
         """
         names = {self._name(image): image for image in images}
         try:
@@ -67,7 +68,7 @@ class PatchScores:
         """Store rows; a stage removed meanwhile or a full disk only means that they are not kept.
 
         Args:
-            rows: {image digest: float32 (2, H, W)}.
+            rows: {image digest: float32 (C, H, W)}.
         """
         try:
             # Removes what a dead writer left. A live writer loses its rows, and computes them

@@ -27,7 +27,8 @@ def stage_settings_digest(config: TrialConfig, task: int) -> str:
         task: position of the stage's task in the sequence, from 0.
     """
     settings = [reach(config, "training", position) for position in (0, task)]
-    return digest([code_digest("training"), config.data.tasks[: task + 1], *settings])
+    code = code_digest("bank" if config.bank.enabled else "training")
+    return digest([code, config.data.tasks[: task + 1], *settings])
 
 
 def protect_planned_stages(cache: Path, configs: Iterable[TrialConfig]) -> None:

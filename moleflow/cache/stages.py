@@ -65,7 +65,7 @@ def stage_id(
     # The packages whose code makes features, the flow and its steps; torch's version is in the
     # environment.
     packages = {name: version(name) for name in ("timm", "FrEIA", "numpy", "pillow")}
-    code = [code_digest("features"), code_digest("training")]
+    code = [code_digest("features"), code_digest("bank" if config.bank.enabled else "training")]
     around = {"code": code, "environment": environment.key(), "packages": packages}
     settings = {"task": task, "settings": reach(config, "training", task), "data": data_digest, "weights": weights}
     lineage = digest({"parent": parent.lineage, "task": task, "seed": config.seed, "data": data_digest})

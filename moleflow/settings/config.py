@@ -371,6 +371,20 @@ class RouterKnobs(KnobGroup):
     )
 
 
+class BankKnobs(KnobGroup):
+    """The yardstick: a bank of training patches per task in place of the flow.
+
+    A patch scores its distance to the nearest one of the bank, as in PatchCore (Roth et al. 2022).
+    """
+
+    enabled: bool = Field(False, description="use it; set by `yardstick: memory_bank` in a sweep file")
+    patches: int = Field(8000, ge=1, le=10_000_000, description="patches per task, or all if there are fewer")
+    pick: Literal["random", "coreset"] = Field(
+        "random",
+        description="drawn from the training patches, or picked one by one, each the farthest from those before (k-center greedy)",
+    )
+
+
 class TrialConfig(KnobGroup):
     """One trial: a continual task sequence with one variant and one seed."""
 
@@ -389,6 +403,7 @@ class TrialConfig(KnobGroup):
     training: TrainingKnobs = TrainingKnobs()
     scoring: ScoringKnobs = ScoringKnobs()
     router: RouterKnobs = RouterKnobs()
+    bank: BankKnobs = BankKnobs()
 
     @model_validator(mode="after")
     def _later_tasks_train(self) -> Self:
@@ -408,6 +423,8 @@ class TrialConfig(KnobGroup):
             flags.append(
                 "validation anomalies are synthetic: defects generated on held-out normal images, none is real"
             )
+        if self.bank.enabled:
+            return flags  # The others are about the flow.
         if self.adapter.dead_residual:
             dead = (
                 "the adapter's residual MLP is dead as published: zero output behind a raw zero gate gets no gradient"
@@ -593,6 +610,10 @@ def _training(training: TrainingKnobs, later: bool) -> dict[str, Any]:
     return _but(training, *unused, *([] if later else ["warmup_epochs"]))
 
 
+def _bank(bank: BankKnobs, later: bool) -> dict[str, Any]:
+    return _but(bank) if bank.enabled else {}
+
+
 def _scoring(scoring: ScoringKnobs, later: bool) -> dict[str, Any]:
     return _but(
         scoring, *{"quantile": ["top_k"], "max": ["quantile", "top_k"], "top_k": ["quantile"]}[scoring.image_score]
@@ -619,6 +640,7 @@ REACHING: Mapping[Phase, Mapping[str, Callable[[Any, bool], dict[str, Any]]]] = 
                 "auxiliary": _auxiliary,
                 "loss": _loss,
                 "training": _training,
+                "bank": _bank,
             }
         ),
         "scoring": MappingProxyType({"data": _scored_images, "scoring": _scoring, "router": _router}),

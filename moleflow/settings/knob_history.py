@@ -23,6 +23,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "tail_share": 0.02,
             "log_det_weight": 0.0,
         },
+        "bank": {"enabled": False, "patches": 8000, "pick": "random"},
         "training": {"products": "float32", "schedule_by": "step", "stop_at_nll": None},
     }
 )

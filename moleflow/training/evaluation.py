@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,8 @@ class TaskScores:
         metrics: metrics of the routed scores.
         oracle_metrics: metrics of the oracle's scores.
         normal_latent_norm: mean of ||z||^2 / D over the patches of the normal images, by the
-            class's own expert: 1 where z is standard normal. None without normal images.
+            class's own expert: 1 where z is standard normal. None without normal images, and for
+            a memory bank.
         digest: digest of the routed scores and maps.
     """
 
@@ -86,20 +87,53 @@ class _Task:
     maps: PatchScores | None
     pooled: npt.NDArray[np.float64]
     patch_scores: dict[tuple[int, int], Floats]
-    latent_norms: dict[tuple[int, int], float]
+    latent_norms: dict[tuple[int, int], float | None]
+
+
+class PatchScorer(Protocol):
+    """Scores the patches of an image by the expert of a task."""
+
+    def terms(self, features: torch.Tensor, expert: int) -> Terms:
+        """Return what is cached (C, H, W), of one image's features (H, W, D)."""
+
+    def scores(self, terms: Terms) -> tuple[Floats, float | None]:
+        """Return the patch scores (H, W), and the patches' mean of ||z||^2 / D if there is a z."""
+
+
+class FlowScorer:
+    """Scores patches by their negative log-likelihood under the flow."""
+
+    def __init__(self, config: ScoringKnobs, detector: Detector) -> None:
+        self._config = config
+        self._detector = detector
+
+    @torch.no_grad()
+    def terms(self, features: torch.Tensor, expert: int) -> Terms:
+        """Return ||z||^2 and log_det of each patch (2, H, W), of one image's features (H, W, D)."""
+        z, log_det = self._detector(features[None].to(self._detector.position.device), expert)
+        return np.asarray(torch.cat([z.square().sum(dim=-1), log_det]).cpu().numpy(), dtype=np.float32)
+
+    def scores(self, terms: Terms) -> tuple[Floats, float]:
+        """Return -log p of each patch (H, W) in nats, and the patches' mean of ||z||^2 / D."""
+        squares, log_det = torch.from_numpy(terms)
+        if self._config.log_det == "image_mean":
+            log_det = log_det.mean().expand_as(log_det)
+        width = self._detector.width
+        scores = 0.5 * squares - log_det + log_density_constant(width)
+        return np.asarray(scores.numpy(), dtype=np.float32), squares.double().mean().item() / width
 
 
 class Evaluation:
     """Scores of the seen tasks' test images.
 
-    A trained expert never changes, so each (image, expert) pair passes through the flow at most
+    A trained expert never changes, so each (image, expert) pair passes through the model at most
     once, however often the R matrix needs it. Stored pairs do not pass at all. Images pass one by
     one, so that no other image can change the digits of a score.
     """
 
-    def __init__(self, config: TrialConfig, detector: Detector) -> None:
+    def __init__(self, config: TrialConfig, scorer: PatchScorer) -> None:
         self.config = config
-        self.detector = detector
+        self._scorer = scorer
         self._tasks: list[_Task] = []
         self._gaussians: list[TaskGaussian] = []
         # By task and routes: as long as no image changes its route, no score changes.
@@ -154,7 +188,8 @@ class Evaluation:
         else:
             oracle_scores, oracle_metrics, _ = self._measure(oracle_maps, labels, masks)
         normal = [entry.latent_norms[n, task] for n in np.flatnonzero(labels == 0).tolist()]
-        norm = float(np.mean(normal)) if normal else None
+        norms = [norm for norm in normal if norm is not None]
+        norm = float(np.mean(norms)) if norms else None
         evaluated = TaskScores(task, routes, scores, oracle_scores, metrics, oracle_metrics, norm, scores_digest)
         self._evaluated[task, routes.tobytes()] = evaluated
         return evaluated
@@ -203,9 +238,9 @@ class Evaluation:
         passing = [pair for pair in missing if pair not in terms]
         if passing:
             features = entry.load()
-            terms |= {(n, expert): self._flow_terms(features[n], expert) for n, expert in passing}
+            terms |= {(n, expert): self._scorer.terms(features[n], expert) for n, expert in passing}
         for n, expert in missing:
-            scores, entry.latent_norms[n, expert] = self._patch_scores(terms[n, expert])
+            scores, entry.latent_norms[n, expert] = self._scorer.scores(terms[n, expert])
             entry.patch_scores[n, expert] = scores
             if not np.isfinite(scores).all():
                 raise Diverged(
@@ -225,21 +260,6 @@ class Evaluation:
             stored = maps.read(digests.values()) if maps is not None else {}
             terms |= {(n, expert): stored[name] for n, name in digests.items() if name in stored}
         return terms
-
-    @torch.no_grad()
-    def _flow_terms(self, features: torch.Tensor, expert: int) -> Terms:
-        """Return ||z||^2 and log_det of each patch (2, H, W), of one image's features (H, W, D)."""
-        z, log_det = self.detector(features[None].to(self.detector.position.device), expert)
-        return np.asarray(torch.cat([z.square().sum(dim=-1), log_det]).cpu().numpy(), dtype=np.float32)
-
-    def _patch_scores(self, terms: Terms) -> tuple[Floats, float]:
-        """Return -log p of each patch (H, W) in nats, and the patches' mean of ||z||^2 / D."""
-        squares, log_det = torch.from_numpy(terms)
-        if self.config.scoring.log_det == "image_mean":
-            log_det = log_det.mean().expand_as(log_det)
-        width = self.detector.width
-        scores = 0.5 * squares - log_det + log_density_constant(width)
-        return np.asarray(scores.numpy(), dtype=np.float32), squares.double().mean().item() / width
 
     def _measure(
         self, patch_maps: Floats, labels: npt.NDArray[np.int64], masks: npt.NDArray[np.bool_] | None

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -25,8 +26,9 @@ from moleflow.errors import InvalidInput
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.features.weights import planned_weights
 from moleflow.models.detector import Detector
+from moleflow.models.memory_bank import MemoryBank
 from moleflow.settings.config import TrialConfig, digest
-from moleflow.training.evaluation import METRIC_NAMES, Evaluation, TaskScores
+from moleflow.training.evaluation import METRIC_NAMES, Evaluation, FlowScorer, PatchScorer, TaskScores
 from moleflow.training.kept_maps import KeptMap
 from moleflow.training.train_task import Randomness, new_detector, train_task
 
@@ -81,8 +83,8 @@ class SequenceResult:
         state_digest: digest of all tasks' trained states.
         scores_digest: digest of the test scores, or of the validation scores if the test is not
             scored.
-        parameters_per_task: learned numbers that each task added.
-        lora_scaling: the number that multiplies B A x.
+        parameters_per_task: learned numbers that each task added, or numbers in its memory bank.
+        lora_scaling: the number that multiplies B A x; None for a memory bank.
         flags: remarks for the reader of the results.
         gallery: small anomaly maps of a few images, after the last task.
     """
@@ -92,7 +94,7 @@ class SequenceResult:
     state_digest: str
     scores_digest: str
     parameters_per_task: list[int]
-    lora_scaling: float
+    lora_scaling: float | None
     flags: list[str] = field(default_factory=list)
     gallery: list[KeptMap] = field(default_factory=list)
 
@@ -131,7 +133,7 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
     """
     weights = planned_weights(config.backbone, context.weights)
     context = replace(context, weights=weights)
-    detector: Detector | None = None
+    detector: Detector | MemoryBank | None = None
     parent = ROOT
     digests: list[str] = []
     vanished: dict[str, list[set[str]]] = {}
@@ -143,11 +145,12 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
         training = context.features.get(config, context.environment, train, observer.on_features, weights)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
-            detector = new_detector(config, training, randomness, context.environment.device)
+            detector, scorer = _new_model(config, training, randomness, context.environment.device)
             _report_passes(detector, observer)
-            evaluations = {name: Evaluation(config, detector) for name in splits}
+            evaluations = {name: Evaluation(config, scorer) for name in splits}
             vanished = {name: [] for name in splits}
-        detector.add_task(task, randomness)
+        if isinstance(detector, Detector):
+            detector.add_task(task, randomness)
         key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, context.environment)
         facts = {"config": config.model_dump(), "task": data.name, "settings": stage_settings_digest(config, task)}
         train_stage = _trainer(detector, training, task, config, randomness, observer)
@@ -181,7 +184,7 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
                 state_digest=digest(digests),
                 scores_digest=digest([scored[next(iter(scored))][j].digest for j in seen]),
                 parameters_per_task=[detector.count_parameters(j) for j in seen],
-                lora_scaling=config.lora.effective_scaling,
+                lora_scaling=None if config.bank.enabled else config.lora.effective_scaling,
                 flags=flags,
                 gallery=[
                     kept
@@ -210,10 +213,28 @@ class _StageResult:
     seconds_waited: float
 
 
+def _new_model(
+    config: TrialConfig, features: Tensor, randomness: Randomness, device: torch.device
+) -> tuple[Detector | MemoryBank, PatchScorer]:
+    """Return a model without any task, for features (N, H, W, D), and what scores patches by it."""
+    if config.bank.enabled:
+        bank = MemoryBank(config.bank, device)
+        return bank, bank
+    detector = new_detector(config, features, randomness, device)
+    return detector, FlowScorer(config.scoring, detector)
+
+
 def _trainer(
-    detector: Detector, features: Tensor, task: int, config: TrialConfig, randomness: Randomness, observer: Observer
+    detector: Detector | MemoryBank,
+    features: Tensor,
+    task: int,
+    config: TrialConfig,
+    randomness: Randomness,
+    observer: Observer,
 ) -> Callable[[StageCheckpointer], Checkpoint]:
-    """Return a function that trains `task` and checkpoints it."""
+    """Return a function that trains `task` and checkpoints it, or fills its memory bank."""
+    if isinstance(detector, MemoryBank):
+        return lambda checkpointer: Checkpoint((), detector.fill(features, randomness("bank")), {})
     on_epoch = partial(observer.on_epoch, task)
     return lambda checkpointer: train_task(
         detector, features, task, config, randomness, on_epoch, checkpointer.start, checkpointer.keep
@@ -256,7 +277,7 @@ def _load_or_train(
             return _StageResult(stage, False, earlier, waited)
 
 
-def _report_passes(detector: Detector, observer: Observer) -> None:
+def _report_passes(detector: Module, observer: Observer) -> None:
     """Report each batch and each scored image that passes through the detector."""
 
     # A hook: a call in the code that trains or scores would change its digest, and with it every
@@ -309,7 +330,7 @@ def _warnings(
             warnings.append(f"{data.name}: no {missing} {name} images, so no AUROC")
     if not data.has_masks and ("test" in splits or anomalies == "real"):
         warnings.append(f"{data.name}: no masks, so no pixel metrics")
-    if len(chosen.train) < config.training.batch_size:
+    if len(chosen.train) < config.training.batch_size and not config.bank.enabled:
         warnings.append(
             f"{data.name}: {len(chosen.train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all"
         )

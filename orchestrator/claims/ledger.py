@@ -31,6 +31,7 @@ from orchestrator.reports.paired import PairedComparison, compare_paired
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
 from orchestrator.reports.variants import VariantColumn, group_variants
 from orchestrator.reports.verdicts import POWER
+from orchestrator.reports.yardstick import set_apart
 from orchestrator.results.store import ResultStore
 
 _SPLIT = "test"
@@ -88,7 +89,7 @@ def build_ledger(
     trials: dict[str, FinishedTrial] = {}
     homes: dict[str, ResultStore] = {}
     for store, selection in sources:
-        for trial in finished_trials(store, selection, _SPLIT):
+        for trial in set_apart(finished_trials(store, selection, _SPLIT))[0]:
             if trial.trial_id not in trials:
                 trials[trial.trial_id], homes[trial.trial_id] = trial, store
     variants = group_variants(list(trials.values()))

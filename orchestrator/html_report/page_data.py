@@ -18,6 +18,7 @@ from orchestrator.reports.render import WIDEST
 from orchestrator.reports.tables import Report
 from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants
 from orchestrator.reports.verdicts import Outcome
+from orchestrator.reports.yardstick import set_apart
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
@@ -162,11 +163,12 @@ def gather_page_data(
     assert report.lock is not None, "a report over a store has a lock"
     recipe = report.lock.recipe
     selection = None if recipe.selection is None else set(recipe.selection)
-    trials = comparable_means(finished_trials(store, selection, recipe.split))
+    stored, banks = set_apart(finished_trials(store, selection, recipe.split))
+    trials = comparable_means(stored)
     comparison = compare_variants(group_variants(trials), recipe.baseline, version_settings)
     last = last_attempts(store, ["traceback", "factors", "seed", "config"])
     planned = last.keys() if selection is None else selection
-    left = sorted(planned - {trial.trial_id for trial in trials})
+    left = sorted(planned - {trial.trial_id for trial in (*trials, *banks)})
     unfinished = tuple(_unfinished_trial(trial_id, last.get(trial_id), recipe.split) for trial_id in left)
     return PageData(report, report.lock, comparison, store, unfinished)
 

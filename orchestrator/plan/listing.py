@@ -80,9 +80,14 @@ def plan_lines(plan: Plan, search: SearchKeys | None = None) -> list[str]:
     """
     if search is not None and not plan.trials:
         return ["", "the space:", *_columns({knob: _range(given) for knob, given in search.space.items()})]
-    settings = spread([planned.trial for planned in plan.trials])
+    settings = _spread_of_versions(plan)
     rows = [f"  {planned.trial.id}  {planned.state:<6}  {planned.trial.label}" for planned in plan.trials]
     return [*_differing(settings), *_shared(settings), "", "the trials:", *rows]
+
+
+def _spread_of_versions(plan: Plan) -> Spread:
+    """The settings of all trials but the yardstick's, which is not compared."""
+    return spread([planned.trial for planned in plan.trials if not planned.trial.config.bank.enabled])
 
 
 def _range(given: Mapping[str, Any]) -> str:
@@ -123,7 +128,7 @@ def _values(values: Sequence[Any]) -> str:
 
 def plan_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: WorkEstimate | None) -> dict[str, Any]:
     """The plan as JSON: the sweep, the differing settings, the shared ones and each trial."""
-    settings = spread([planned.trial for planned in plan.trials])
+    settings = _spread_of_versions(plan)
     return {
         "sweep": sweep.name,
         "question": sweep.question,

@@ -22,6 +22,7 @@ from orchestrator.reports.variants import (
     group_variants,
     number_duplicates,
 )
+from orchestrator.reports.yardstick import set_apart
 from orchestrator.results.store import ResultStore
 
 SWEEP = "sweep"
@@ -79,12 +80,14 @@ def cross_sweep_report(
         InvalidInput: there is no store in a folder.
     """
     baseline = None if not baseline else dict(sorted(baseline.items()))
-    trials, twins = _tagged_trials(sources, split)
+    trials, twins, banks = _tagged_trials(sources, split)
     title = f"{' and '.join(source.name for source in sources)} side by side"
     missing = [
         f"{source.name}: {line}"
         for source in sources
-        for line in unfinished(source.store, source.selection, _ids(trials, twins, source.name), split)
+        for line in unfinished(
+            source.store, source.selection, _ids(trials, twins, source.name) | banks[source.name], split
+        )
     ]
     groups = _image_groups(trials, twins, baseline, version_settings)
     header = _header(sources, groups, trials, twins, split)
@@ -101,14 +104,17 @@ def cross_sweep_report(
 
 def any_column_fits(baseline: Mapping[str, object], sources: Sequence[ComparedSweep], split: str) -> bool:
     """Say whether any column can be measured against `baseline`."""
-    groups = _image_groups(*_tagged_trials(sources, split), baseline, None)
+    trials, twins, _ = _tagged_trials(sources, split)
+    groups = _image_groups(trials, twins, baseline, None)
     return any(of is not None for group in groups for of in group.comparison.baselines)
 
 
 def _tagged_trials(
     sources: Sequence[ComparedSweep], split: str
-) -> tuple[list[FinishedTrial], dict[str, tuple[str, ...]]]:
+) -> tuple[list[FinishedTrial], dict[str, tuple[str, ...]], dict[str, set[str]]]:
     """Return the trials of all sweeps, each tagged with its sweep, and the sweeps of shared ones.
+
+    Memory banks are not compared: their ids come apart, by sweep.
 
     The tag is part of the id and a factor. It is also a setting until the trials are grouped, so
     that equal configurations of two sweeps stay two columns. Trials that a later sweep holds too
@@ -117,8 +123,11 @@ def _tagged_trials(
     trials: list[FinishedTrial] = []
     seen: dict[tuple[object, ...], str] = {}
     twins: dict[str, tuple[str, ...]] = {}
+    banks: dict[str, set[str]] = {}
     for source in sources:
-        for variant in group_variants(finished_trials(source.store, source.selection, split)):
+        versions, of_banks = set_apart(finished_trials(source.store, source.selection, split))
+        banks[source.name] = {trial.trial_id for trial in of_banks}
+        for variant in group_variants(versions):
             # Digests and environment are part of it: trials run twice with other digits stay apart.
             identity = tuple(
                 (t.trial_id, t.classes, t.images, t.state_digest, t.scores_digest, tuple(t.environment.items()))
@@ -133,7 +142,7 @@ def _tagged_trials(
                     continue
                 factors, settings = {**trial.factors, **tag}, {**trial.settings, **tag}
                 trials.append(replace(trial, trial_id=tagged, factors=factors, settings=settings))
-    return trials, twins
+    return trials, twins, banks
 
 
 def _ids(trials: Sequence[FinishedTrial], twins: Mapping[str, Collection[str]], sweep: str) -> set[str]:

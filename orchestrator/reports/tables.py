@@ -31,7 +31,8 @@ from orchestrator.reports.render import (
     markdown_table,
     markdown_text,
 )
-from orchestrator.reports.variants import comparable_means, group_variants, mean_name
+from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants, mean_name
+from orchestrator.reports.yardstick import set_apart, yardstick_columns, yardstick_records, yardstick_table
 from orchestrator.results.store import ResultStore
 
 Record = tuple[object, ...]
@@ -109,15 +110,18 @@ def build_report(
     recipe = replace(recipe, selection=wanted, baseline=baseline, published=digest)
     trials = finished_trials(store, selection, recipe.split)
     lock = make_lock(recipe, trials, version_settings)
+    in_tables = {trial.trial_id for trial in trials}
+    trials, banks = set_apart(trials)
     trials = comparable_means(trials)
     comparison = compare_variants(group_variants(trials), baseline, version_settings)
-    missing = unfinished(store, selection, {trial.trial_id for trial in trials}, recipe.split)
+    missing = unfinished(store, selection, in_tables, recipe.split)
     header = header_lines(comparison, recipe.split)
     if not trials:
         return Report(recipe.title, header, (), missing, (), lock)
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
     compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, recipe.split))
-    tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published)
+    yardsticks = yardstick_columns(banks, recipe.code)
+    tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks)
     return Report(recipe.title, header, tables, missing, records, lock)
 
 
@@ -128,6 +132,7 @@ def build_tables(
     current_code: str | None,
     compared: Sequence[BaselineComparison],
     published: Published | None = None,
+    yardsticks: Sequence[VariantColumn] = (),
 ) -> tuple[tuple[Table, ...], tuple[Record, ...]]:
     """Return the tables of a comparison with at least one finished trial, and the CSV's rows."""
     names = _column_names(comparison, current_code)
@@ -139,6 +144,9 @@ def build_tables(
     ranked = class_rank_tables(comparison, classes, names)
     tables += [of.table for of in ranked]
     records = _records(comparison, classes, current_code, compared, ranked)
+    if yardsticks:
+        tables.append(yardstick_table(comparison.variants, names, yardsticks, classes))
+        records += yardstick_records(yardsticks, classes)
     if published is not None:
         tables.append(published_columns_table(comparison, classes, names, published))
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))

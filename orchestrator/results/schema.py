@@ -58,7 +58,7 @@ COMMON = (
     _text("sweep", "name of the sweep"),
     _text("trial_id", "12 hex digits over the resolved configuration, seed included"),
     _count("attempt", "number of the attempt at this trial, from 1"),
-    _text("version", "method version: v1 … v7"),
+    _text("version", "method version: v1 … v7; memory_bank is the yardstick, which is none"),
     Column("seed", pa.int64(), "seed of the trial"),
     _text("factors", "what the sweep varies, as canonical JSON of {dotted knob: value}, without the seed"),
     _text("dataset", "`embedded` (generated images) or the data set's name, such as `mvtec`"),
@@ -90,7 +90,8 @@ _METRICS = (
     _real(
         "normal_latent_norm",
         "squared length of the latent z over its width D, mean over the patches of task j's normal images, with the true task's "
-        "expert: 1 where z is standard normal, whatever the width; null without normal images, or in rows older than the column",
+        "expert: 1 where z is standard normal, whatever the width; null without normal images, for a memory bank, and in rows "
+        "older than the column",
         True,
     ),
     _text("state_digest", "digest of the trained state after task i; equal digests mean equal training"),
@@ -148,8 +149,13 @@ _ATTEMPTS = (
     Column("git_dirty", pa.bool_(), "whether the checkout had uncommitted changes", nullable=True),
     _text("packages", "versions of the packages that matter, as JSON of {name: version}"),
     _text("config", "the whole resolved configuration, digests of data and weights included, as canonical JSON"),
-    _real("lora_scaling", "the number that multiplies B A x", nullable=True),
-    Column("parameters_total", pa.int64(), "parameters of flow, experts and adapters together", nullable=True),
+    _real("lora_scaling", "the number that multiplies B A x; null for a memory bank", nullable=True),
+    Column(
+        "parameters_total",
+        pa.int64(),
+        "parameters of flow, experts and adapters together, or numbers in banks",
+        nullable=True,
+    ),
     Column("parameters_per_task", pa.list_(pa.int64()), "parameters each task added, in task order", True),
     _text("flags", "JSON list of notes that a reader of the row must know, such as random weights"),
     _text("data_digest", "digest of the images used", nullable=True),
@@ -175,7 +181,10 @@ _MAPS = (
     Column(
         "map", pa.binary(), "anomaly map with the routed expert, smoothed as for the pixel metrics: grey PNG, 64 x 64"
     ),
-    _real("map_low", "what grey 0 stands for, nats a patch; the same in all maps of a class and trial"),
+    _real(
+        "map_low",
+        "what grey 0 stands for, nats a patch or distance to the memory bank; the same in all maps of a class and trial",
+    ),
     _real("map_high", "what grey 255 stands for"),
 )
 

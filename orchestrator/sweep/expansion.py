@@ -17,6 +17,7 @@ from typing import Any
 from moleflow.errors import InvalidInput, counted
 from moleflow.settings.config import TrialConfig, flatten_config
 from orchestrator.sweep.conditions import holds
+from orchestrator.sweep.footing import FOOTING, YARDSTICK
 from orchestrator.sweep.resolver import Resolver, copy_with
 from orchestrator.sweep.sweep import Sweep
 from orchestrator.sweep.trial import Identities, Inputs, Trial, label
@@ -44,7 +45,7 @@ class Expansion:
     """The variants of a sweep, and the number of combinations that are none.
 
     Attributes:
-        variants: the variants; no two have the same configuration.
+        variants: the variants; no two have the same configuration. Memory banks come last.
         excluded: combinations that `exclude` leaves out.
         collapsed: combinations with the configuration of an earlier one, because of `when` or not.
 
@@ -90,6 +91,8 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
             f"{sweep.source}: report.baseline: no variant has {label(sweep.baseline)}; "
             f"the first variants are: {'; '.join(label(variant.factors) for variant in variants[:5])}"
         )
+    if sweep.yardstick:
+        variants += tuple(_memory_banks(variants, [path for axis in sweep.axes for path in axis.knobs]))
     return Expansion(variants, outcomes.count("excluded"), outcomes.count("collapsed"))
 
 
@@ -155,6 +158,31 @@ def _without_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _memory_banks(variants: Sequence[Variant], varied: Sequence[str]) -> Iterator[Variant]:
+    """Yield a memory bank for each footing of the variants.
+
+    A footing is all that a bank and its scores depend on: images, backbone, scoring, router and the
+    knobs of the bank. All other knobs of a bank's trial are defaults, so that equal footings give
+    one trial, whichever versions stand on them.
+    """
+    seen = set()
+    for variant in variants:
+        config = variant.config
+        # It has no likelihood, and one epoch stands for its cost in estimates.
+        footing = {
+            **{name: getattr(config, name) for name in FOOTING},
+            "scoring": config.scoring.model_copy(update={"log_det": "per_patch"}),
+            "bank": config.bank.model_copy(update={"enabled": True}),
+        }
+        if (key := tuple(footing.values())) in seen:
+            continue
+        seen.add(key)
+        values = flatten_config(config)
+        factors = {path: values[path] for path in varied if path.partition(".")[0] in footing}
+        bank = TrialConfig.model_validate({"version": YARDSTICK, **footing, "training": {"epochs": 1}})
+        yield Variant({"version": YARDSTICK, **factors}, bank)
 
 
 def _outcomes(sweep: Sweep) -> Iterator[Variant | str]:

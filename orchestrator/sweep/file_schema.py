@@ -177,6 +177,10 @@ class SweepFile(_Keys):
         default=[], description="[{knob: value or [values] or '> 0', ...}, ...]: variants to leave out"
     )
     seeds: Seeds = Field(default=[0], description=_SEEDS)
+    yardstick: Literal["memory_bank"] | None = Field(
+        default=None,
+        description="memory_bank: one more trial per seed, nearest neighbours in the same features (knobs bank.*)",
+    )
     report: ReportKeys = Field(default=ReportKeys(), description="{baseline: {knob: value}}")
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
     retries: int = Field(

@@ -16,11 +16,13 @@ from orchestrator.sweep.axes import Axis, RandomAxis, check_value
 from orchestrator.sweep.base_choice import choose_base
 from orchestrator.sweep.conditions import Condition, check_conditions, parse_condition
 from orchestrator.sweep.file_schema import EarlyStopping, Resources, SearchKeys, SweepFile, parse_sweep_file
+from orchestrator.sweep.footing import YARDSTICK
 from orchestrator.sweep.overrides import parse_sets
 from orchestrator.sweep.search_settings import final_seeds_of, search_layers
 from orchestrator.sweep.trial import spell
 
 DATA_VARIABLE = "MOLEFLOW_DATA"
+_BANK = "bank.enabled"
 SEARCH_SAMPLE = 16
 """Random configurations of a search's space that are checked before it starts."""
 
@@ -49,6 +51,7 @@ class Sweep:
         search: the settings of a search; its `axes` are then a random sample of the space.
         final_seeds: the seeds that test a search's finalists.
         early_stopping: the rule by which Ray Tune stops trials.
+        yardstick: true to add trials of a memory bank, which is no variant.
 
     """
 
@@ -71,6 +74,7 @@ class Sweep:
     search: SearchKeys | None = None
     final_seeds: tuple[int, ...] = ()
     early_stopping: EarlyStopping | None = None
+    yardstick: bool = False
 
     @property
     def stops_early(self) -> bool:
@@ -101,11 +105,13 @@ class Sweep:
             "seeds": list(self.seeds),
             "resources": self.resources.model_dump(),
             "retries": self.retries,
-        } | {
-            key: block.model_dump()
-            for key, block in (("search", self.search), ("early_stopping", self.early_stopping))
-            if block is not None
-        }
+        } | self._optional_spec()
+
+    def _optional_spec(self) -> dict[str, Any]:
+        """The part of `spec` that sweeps without these keys lack."""
+        blocks = {"search": self.search, "early_stopping": self.early_stopping}
+        spec: dict[str, Any] = {key: block.model_dump() for key, block in blocks.items() if block is not None}
+        return spec | {"yardstick": YARDSTICK} if self.yardstick else spec
 
 
 def _plain_axis(axis: Axis) -> dict[str, Any]:
@@ -190,6 +196,7 @@ def make_sweep(
         v: (version_layer(v, source), *under_base, *choice.base.layers(v), Layer("--set", overrides)) for v in versions
     }
     check_conditions(layers, axis_of, when, exclude, source)
+    _check_yardstick(keys, layers, axis_of, source)
     return Sweep(
         name=choice.name,
         question=keys.question.strip(),
@@ -210,7 +217,23 @@ def make_sweep(
         search=keys.search,
         final_seeds=final_seeds_of(keys, choice.seeds, source),
         early_stopping=keys.early_stopping,
+        yardstick=keys.yardstick is not None,
     )
+
+
+def _check_yardstick(
+    keys: SweepFile, layers: Mapping[str, Sequence[Layer]], axis_of: Mapping[str, Axis], source: str
+) -> None:
+    """Check that a memory bank is asked for by `yardstick` alone, and competes with no trial."""
+    given = {path for of_version in layers.values() for layer in of_version for path in flatten_layer(layer)}
+    if _BANK in given or _BANK in axis_of:
+        raise InvalidInput(f"{source}: {_BANK}: is no setting of a version; write `yardstick: {YARDSTICK}` instead")
+    other = "search" if keys.search is not None else "early_stopping" if keys.early_stopping is not None else ""
+    if keys.yardstick is not None and other:
+        raise InvalidInput(
+            f"{source}: yardstick: given with {other}, which chooses among all trials; keep one of them, and measure "
+            "the yardstick in a sweep without it"
+        )
 
 
 def _data_root(

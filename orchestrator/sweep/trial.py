@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.config import DataKnobs, TrialConfig, canonical_json
+from moleflow.settings.config import BankKnobs, DataKnobs, TrialConfig, canonical_json
 from moleflow.settings.knob_history import ADDED
 from moleflow.settings.knobs import short_names
 
@@ -117,6 +117,8 @@ def _content(key: str, value: object, inputs: Inputs) -> object:
         return [inputs.data[task] for task in value.tasks]
     if not isinstance(value, BaseModel):
         return value
+    if isinstance(value, BankKnobs) and not value.enabled:
+        return {}  # A version has no bank.
     added = ADDED.get(key, {})
     settings = {name: of for name, of in vars(value).items() if name not in added or of != added[name]}
     return settings | {"weights": inputs.weights} if key == "backbone" else settings

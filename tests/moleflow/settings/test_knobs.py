@@ -59,7 +59,7 @@ def test_short_names_are_unambiguous() -> None:
     ambiguous = {path for path in fields() if short_names().get(path.rpartition(".")[2]) != path}
     assert ambiguous == {
         "lora.task0", "adapter.task0", "loss.log_det", "scoring.log_det", "adapter.enabled", "attention.enabled", "adapter.hidden",
-        "attention.hidden", "lora.enabled",
+        "attention.hidden", "lora.enabled", "bank.enabled",
     }  # fmt: skip
     with pytest.raises(InvalidInput, match=r"'log_det' could be any of loss\.log_det, scoring\.log_det"):
         knob("log_det", "s")

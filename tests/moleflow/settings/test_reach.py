@@ -10,6 +10,7 @@ import torch
 
 from moleflow.cache.stage_state import state_digest
 from moleflow.models.detector import Detector
+from moleflow.models.memory_bank import MemoryBank
 from moleflow.settings.config import TrialConfig, digest, reach
 from moleflow.settings.knobs import Layer, fields, resolve, version_layer, version_names
 from moleflow.training.train_task import Randomness, train_task
@@ -125,6 +126,9 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "scoring.log_det": ("image_mean", "scoring", {}),
     "router.kind": ("gaussian", NOTHING, {}),  # the only one there is
     "router.shrinkage": (0.5, "scoring", {}),
+    "bank.enabled": (None, "training", {}),
+    "bank.patches": (5, "training", {"bank.enabled": True}),
+    "bank.pick": ("coreset", "training", {"bank.enabled": True}),
 }
 OFF: dict[str, dict[str, Any]] = {
     "data.validation_seed": {"data.validation_fraction": 0.0},
@@ -164,6 +168,7 @@ OFF: dict[str, dict[str, Any]] = {
     "training.schedule_by": {"training.schedule": "constant", "warmup_epochs": 0},
     "scoring.quantile": {"scoring.image_score": "max"},
     "scoring.top_k": {"scoring.image_score": "quantile"},
+    **{f"bank.{name}": {"bank.enabled": False} for name in ("patches", "pick")},
 }
 PAIRS = (
     ("raw", "sigmoid"),
@@ -309,10 +314,14 @@ def test_task0_switches_and_identity_reach_task_0_alone() -> None:
 def trained(settings: TrialConfig) -> tuple[str, ...]:
     """Digest of what each of three tasks learns from fixed features (6, 3, 3, 8)."""
     found = []
+    bank = MemoryBank(settings.bank, torch.device("cpu"))
     detector = Detector(settings, (3, 3, 8), Randomness(settings.seed, "", 0))
     for task in TASKS:
         randomness = Randomness(settings.seed, "", task)
         features = torch.randn(6, 3, 3, 8, generator=torch.Generator().manual_seed(task)) + task
+        if settings.bank.enabled:
+            found.append(state_digest(bank.fill(features, randomness("bank"))))
+            continue
         detector.add_task(task, randomness)
         detector.measure(task, features)
         train_task(detector, features, task, settings, randomness, lambda epoch: None)

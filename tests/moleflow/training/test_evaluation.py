@@ -22,7 +22,7 @@ from moleflow.metrics.regions import pixel_metrics
 from moleflow.models.detector import Detector
 from moleflow.settings.config import ScoringKnobs, TrialConfig
 from moleflow.settings.knobs import Layer, resolve, version_layer
-from moleflow.training.evaluation import METRIC_NAMES, Evaluation, anomaly_maps, image_scores
+from moleflow.training.evaluation import METRIC_NAMES, Evaluation, FlowScorer, anomaly_maps, image_scores
 from moleflow.training.train_task import Randomness
 
 SHAPE = (4, 4, 8)
@@ -46,6 +46,11 @@ def trained_like(settings: TrialConfig) -> Detector:
             if not name.endswith(("w_perm", "w_perm_inv")):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=draws(name)))
     return detector.requires_grad_(False).eval()
+
+
+def evaluation_of(settings: TrialConfig, detector: Detector) -> Evaluation:
+    """An evaluation of the flow's scores."""
+    return Evaluation(settings, FlowScorer(settings.scoring, detector))
 
 
 def features(task: int, count: int, name: str) -> torch.Tensor:
@@ -80,7 +85,7 @@ def shown() -> torch.Tensor:
 
 
 def evaluated(settings: TrialConfig, samples: tuple[Sample, ...], has_masks: bool = True, tasks: int = 2) -> Evaluation:
-    evaluation = Evaluation(settings, trained_like(settings))
+    evaluation = evaluation_of(settings, trained_like(settings))
     evaluation.add_task(features(0, 12, "train"), samples, has_masks, shown)
     if tasks > 1:
         evaluation.add_task(features(1, 12, "train"), samples, has_masks, lambda: features(1, 6, "test"))
@@ -143,7 +148,7 @@ def test_without_masks_there_are_no_pixel_metrics(samples: tuple[Sample, ...]) -
 
 
 def test_one_kind_of_image_has_no_ranking(samples: tuple[Sample, ...]) -> None:
-    evaluation = Evaluation(config(), trained_like(config()))
+    evaluation = evaluation_of(config(), trained_like(config()))
     evaluation.add_task(features(0, 12, "train"), samples[:3], False, lambda: shown()[:3])
     found = evaluation.evaluate(0)
     assert len(found.scores) == 3
@@ -152,7 +157,7 @@ def test_one_kind_of_image_has_no_ranking(samples: tuple[Sample, ...]) -> None:
 
 def test_a_score_does_not_depend_on_the_other_images(samples: tuple[Sample, ...]) -> None:
     everyone = evaluated(config(), samples).evaluate(0).scores
-    evaluation = Evaluation(config(), trained_like(config()))
+    evaluation = evaluation_of(config(), trained_like(config()))
     evaluation.add_task(features(0, 12, "train"), samples[2:4], True, lambda: shown()[2:4])
     assert np.array_equal(evaluation.evaluate(0).scores, everyone[2:4])
 
@@ -164,7 +169,7 @@ def test_latent_norm_is_that_of_normal_images_through_their_own_expert(samples: 
     passes = []
     detector = trained_like(settings)
     detector.register_forward_hook(lambda *_: passes.append(1))
-    evaluation = Evaluation(settings, detector)
+    evaluation = evaluation_of(settings, detector)
     for task in range(2):
         evaluation.add_task(features(task, 12, "train"), samples, False, lambda: images)
     found = evaluation.evaluate(0)
@@ -182,7 +187,7 @@ def test_latent_norm_is_that_of_normal_images_through_their_own_expert(samples: 
 
 
 def test_without_normal_images_there_is_no_latent_norm(samples: tuple[Sample, ...]) -> None:
-    evaluation = Evaluation(config(), trained_like(config()))
+    evaluation = evaluation_of(config(), trained_like(config()))
     evaluation.add_task(features(0, 12, "train"), samples[3:], False, lambda: shown()[3:])
     assert evaluation.evaluate(0).normal_latent_norm is None
 
@@ -239,7 +244,7 @@ def test_a_score_that_is_not_finite_names_image_and_expert(samples: tuple[Sample
         found[4, 2, 3] = value
         return found
 
-    evaluation = Evaluation(config(adapter={"enabled": False}), trained_like(config(adapter={"enabled": False})))
+    evaluation = evaluation_of(config(adapter={"enabled": False}), trained_like(config(adapter={"enabled": False})))
     evaluation.add_task(features(0, 12, "train"), samples, True, broken)
     with pytest.raises(Diverged, match=r"4\.png: a patch score of the expert of task 0 is not finite"):
         evaluation.evaluate(0)

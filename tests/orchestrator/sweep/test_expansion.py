@@ -290,3 +290,58 @@ def test_expanding_leaves_the_garbage_collector_as_it_was(enabled: bool) -> None
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if was_enabled else gc.disable)()
+
+
+def test_a_yardstick_adds_a_memory_bank_for_each_footing_and_seed() -> None:
+    document = {"grid": {"version": ["v1", "v3"], "rank": [4, 8], "neighbourhood": [1, 3]}, "seeds": 2}
+    plain, measured = trials(make(document)), trials(make(document | {"yardstick": "memory_bank"}))
+    assert [trial.id for trial in measured[: len(plain)]] == [trial.id for trial in plain]
+    banks = measured[len(plain) :]
+    assert [trial.label for trial in banks] == [
+        f"memory_bank neighbourhood={side} seed={seed}" for side in (1, 3) for seed in (0, 1)
+    ]
+    for trial in banks:
+        assert trial.config.version == "memory_bank"
+        assert trial.config.bank.enabled
+        assert trial.config.lora == TrialConfig().lora
+    assert len({trial.id for trial in measured}) == len(measured)
+
+
+def test_a_footing_has_the_images_backbone_scoring_router_and_bank_of_its_variants() -> None:
+    base = {"mask_size": 96, "image_score": "max", "shrinkage": 0.5, "bank.patches": 50, "bank.pick": "coreset"}
+    *_, bank = trials(make({"base": base | {"epochs": 7, "scoring.log_det": "image_mean"}, "yardstick": "memory_bank"}))
+    found = flatten_config(bank.config)
+    expected = {"data.mask_size": 96, "scoring.image_score": "max", "router.shrinkage": 0.5}
+    expected |= {"bank.patches": 50, "bank.pick": "coreset", "bank.enabled": True}
+    defaults = flatten_config(TrialConfig()) | {"version": "memory_bank", "training.epochs": 1}
+    assert found == defaults | expected
+
+
+def test_knobs_of_a_bank_make_banks_and_no_further_version() -> None:
+    found = trials(make({"grid": {"bank.pick": ["random", "coreset"]}, "yardstick": "memory_bank"}))
+    assert [trial.config.version for trial in found] == ["v3", "memory_bank", "memory_bank"]
+    assert [trial.config.bank.pick for trial in found[1:]] == ["random", "coreset"]
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"base": {"bank.enabled": True}}, "bank.enabled: is no setting of a version; write `yardstick: memory_bank`"),
+        ({"grid": {"bank.enabled": [True, False]}}, "bank.enabled: is no setting of a version"),
+        ({"yardstick": "flow"}, "yardstick: given 'flow', allowed: memory_bank"),
+        (
+            {"yardstick": "memory_bank", "search": {"space": {"rank": {"choice": [2, 4]}}, "trials": 2}},
+            "yardstick: given with search",
+        ),
+        ({"yardstick": "memory_bank", "early_stopping": {"rule": "asha"}}, "yardstick: given with early_stopping"),
+    ],
+)
+def test_a_memory_bank_comes_from_its_key_alone(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        make(document)
+    assert message in str(raised.value)
+
+
+def test_a_spec_names_a_yardstick_only_where_there_is_one() -> None:
+    assert "yardstick" not in make({}).spec()
+    assert make({"yardstick": "memory_bank"}).spec() == make({}).spec() | {"yardstick": "memory_bank"}

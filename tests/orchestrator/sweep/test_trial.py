@@ -35,6 +35,8 @@ def own_id(config: TrialConfig, inputs: Inputs = INPUTS) -> str:
     settings["backbone"]["weights"] = inputs.weights
     for group, added in ADDED.items():
         settings[group] = {name: of for name, of in settings[group].items() if name not in added or of != added[name]}
+    if not config.bank.enabled:
+        settings["bank"] = {}  # A version has no bank.
     settings = {name: of for name, of in settings.items() if of != {}}  # Groups of added knobs alone.
     return digest(settings)[:12]
 
@@ -66,6 +68,12 @@ def test_an_added_knob_changes_the_id_at_any_other_value() -> None:
         assert Identities().of(found, INPUTS) == own_id(found)
         assert identity(found)["data"].keys() & ADDED["data"].keys() == knobs.keys()
     assert own_id(config(validation_fraction=0.2, evaluate="test")) != own_id(config(validation_fraction=0.2))
+
+
+def test_knobs_of_a_bank_are_no_part_of_the_id_of_a_version() -> None:
+    plain = Identities().of(resolve([version_layer("v3", "test")]), INPUTS)
+    with_knobs = resolve([version_layer("v3", "test"), Layer("test", {"bank.patches": 5, "bank.pick": "coreset"})])
+    assert Identities().of(with_knobs, INPUTS) == plain == "e2599c4c4a25"
 
 
 def test_an_id_has_twelve_hex_digits() -> None:
@@ -103,7 +111,8 @@ def _other(path: str) -> Any:
 
 @pytest.mark.parametrize("path", [p for p in fields() if p not in ("backbone.weights", "router.kind")])
 def test_every_knob_is_a_part_of_the_id(path: str) -> None:
-    held_out = {"validation_fraction": 0.2} if path == "data.validation_anomalies" else {}
+    held_out: dict[str, Any] = {"validation_fraction": 0.2} if path == "data.validation_anomalies" else {}
+    held_out |= {"bank.enabled": True} if path in ("bank.patches", "bank.pick") else {}
     assert own_id(config(**held_out, **{path: _other(path)})) != own_id(config(**held_out))
 
 
