@@ -25,9 +25,9 @@ from orchestrator.sweep.sweep import load_sweep
 RESULTS = Path("results/small")
 pytestmark = pytest.mark.ray
 ON_RAY = ("sweep.yaml", "--backend", "ray", "--no-dashboard")
-SELECTING = {  # A worker looks twice a second whether its trial was stopped: a task takes longer than that.
+SELECTING = {  # A worker looks every two seconds whether its trial was stopped: a task takes longer than that.
     "extends": "base.yaml",
-    "epochs": 800,
+    "epochs": 1600,
     "validation_fraction": 0.3,
     "validation_anomalies": "synthetic",
 }
@@ -94,7 +94,7 @@ def test_ctrl_c_ends_in_seconds_and_the_same_command_goes_on(
     assert {record.state for record in records(long_sweep).all()} <= {INTERRUPTED, FINISHED}
     assert [record for record in records(long_sweep).all() if record.state == INTERRUPTED]
 
-    again = start(*ON_RAY).end(timeout=120)
+    again = start(*ON_RAY).end(timeout=240)
     assert again.code == 0, again.err
     assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
     assert not list((long_sweep / RESULTS / "ray").glob("*.stop"))
@@ -111,7 +111,7 @@ def test_a_driver_that_dies_is_resumed_by_the_same_command_with_an_extended_file
     assert died
 
     edit(grid={"focal_gamma": [0, 2], "epochs": [300]})
-    again = start(*ON_RAY).end(timeout=120)
+    again = start(*ON_RAY).end(timeout=240)
     assert again.code == 0, again.err
     assert "left no word" in again.out
     assert len(ResultStore(long_sweep / RESULTS).finished()) == 4
