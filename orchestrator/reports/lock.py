@@ -42,6 +42,7 @@ REPORT_CODE = (
     "orchestrator.host.printable_text",
     "orchestrator.reports",
     "orchestrator.results",
+    "orchestrator.sweep.footing",
 )
 """The packages and modules that decide the bytes of a report, if `REPORT_MODULE` imports them."""
 
