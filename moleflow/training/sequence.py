@@ -255,6 +255,7 @@ def _load_or_train(
         if stored is not None:
             store.forget_maker(key)
             return _StageResult(stored, True, stored.seconds, waited)
+        observer.on_step("training")
         claim = store.claim(key)
         if claim is None:
             # Another worker trains it. It may die, and then this one takes over.

@@ -164,7 +164,7 @@ class Worker:
     def keep(
         self, attempt: Attempt, state: str, rows: AttemptRows, event: Event, fail: Callable[[Exception], None]
     ) -> None:
-        """Take the rows of an ended attempt. They are written at the latest a second later.
+        """Take the rows of an ended attempt. They are written within a second, or before training.
 
         Args:
             attempt: the attempt.
@@ -295,6 +295,9 @@ class _AttemptRun:
         self._report("features", done=done, total=total)
 
     def on_step(self, doing: Doing) -> None:
+        # Training and waiting may take hours: the rows of trials that ended before must not wait.
+        if doing != "scoring" and self.worker.seconds_until_due() is not None:
+            self.worker.flush()
         if doing == "waiting":
             self.watch.waiting()
         else:

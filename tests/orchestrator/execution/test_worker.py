@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from threadpoolctl import threadpool_info
 
 import orchestrator.execution.worker
+import orchestrator.results.writer
 from moleflow.cache.protect_planned import protect_planned_stages
 from moleflow.cache.stage_state import Epoch
 from moleflow.errors import CodeChanged
@@ -63,6 +64,25 @@ def test_a_trial_that_another_worker_finished_is_not_run_again(prepared, work):
     assert ended(*work, trial).kind == "elsewhere"
     assert [(r.attempt, r.state) for r in AttemptFolder(prepared.folder / "attempts").all()] == [(1, FINISHED)]
     assert ResultStore(prepared.folder).read("attempts").num_rows == 1
+
+
+def test_rows_of_trials_that_have_ended_are_stored_before_the_next_one_trains(prepared, work, monkeypatch):
+    monkeypatch.setattr(orchestrator.results.writer, "PART_INTERVAL_S", 3600.0)
+    worker, told = work
+    store, (trial,), stored = ResultStore(prepared.folder), prepared.trials, {}
+    seeds = ((7, "1" * 12), (8, "2" * 12))
+    trials = [replace(trial, id=name, config=trial.config.model_copy(update={"seed": seed})) for seed, name in seeds]
+
+    def listen(event):
+        told.append(event)
+        if event.kind == "epoch":
+            stored[event.trial_id] = store.read("attempts").num_rows
+
+    worker.events = listen
+    for one in (trial, *trials):
+        worker.run(one)
+    assert [event.trial_id for event in told if event.kind == "finished"] == [trial.id, "1" * 12]
+    assert stored == {trial.id: 0, "1" * 12: 1, "2" * 12: 2}
 
 
 def test_a_plan_finds_the_stages_that_its_trials_have_stored(place, prepared, work):
