@@ -85,7 +85,7 @@ def budget_of(cache: Path) -> int | None:
         return read_size(given, VARIABLE)
     path = cache / "budget.json"
     try:
-        size = json.loads(path.read_text())["bytes"]
+        size = json.loads(files.read(path))["bytes"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from moleflow import files
 from moleflow.cache.entries import STAGES, mark_used, stage_entries
 from moleflow.code_digest import code_digest
 from moleflow.settings.config import TrialConfig, digest, reach
@@ -40,5 +41,5 @@ def protect_planned_stages(cache: Path, configs: Iterable[TrialConfig]) -> None:
         if entry.kind == "stages":
             # Gone, damaged, or stored by earlier code, which noted no settings.
             with suppress(OSError, ValueError, KeyError, TypeError):
-                if json.loads(entry.used.read_text())["facts"]["settings"] in wanted:
+                if json.loads(files.read(entry.used))["facts"]["settings"] in wanted:
                     mark_used(entry.used)

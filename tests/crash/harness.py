@@ -525,7 +525,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def ends_a_run(line: dict[str, Any]) -> bool:
     """True if one passing error, or a lost reply, to a file of results or cache ended a run."""
     passing = line["mode"] in ("EIO", "ESTALE", "EDQUOT", "lost reply")
-    of_ours = line["harmed"].partition("\t")[2].startswith(("/results", "/cache"))
+    path = line["harmed"].partition("\t")[2]
+    # Optuna writes its journal itself. An error ends the run there, and the next run goes on.
+    of_ours = path.startswith(("/results", "/cache")) and not path.endswith("study.journal")
     return passing and line["first_exit"] != 0 and of_ours
 
 

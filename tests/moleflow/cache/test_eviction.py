@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -292,6 +293,21 @@ def test_the_budget_is_the_caches_unless_the_variable_is_set(tmp_path: Path, mon
 
 
 # ---- what is in use ------------------------------------------------------------------------------
+
+
+def test_a_passing_error_does_not_hide_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_budget(tmp_path, 4096)
+    read, failed = os.open, list[str]()
+
+    def fails_once(path: str | Path, *rest: int) -> int:
+        if Path(path).name == "budget.json" and not failed:
+            failed.append(str(path))
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, *rest)
+
+    monkeypatch.setattr(os, "open", fails_once)
+    assert budget_of(tmp_path) == 4096
+    assert failed
 
 
 def test_what_a_running_sweep_uses_survives_clearing_and_any_budget(tmp_path: Path) -> None:
