@@ -481,7 +481,10 @@ def searching(**more):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"version": 4.1}, "version: given 4.1, allowed: v1, v2, v3, v4, v4.1, v5, v6, v7, decoflow. Did you mean 'v4.1'?"),
+        (
+            {"version": 4.1},
+            "version: given 4.1, allowed: v1, v2, v3, v4, v4.1, v5, v6, v7, decoflow. Did you mean 'v4.1'?",
+        ),
         ({"version": "V7"}, "Did you mean 'v7'?"),
         ({"base": {"seed": 3}}, "base: seed does not belong in a base; give the sweep file `seeds: [3]`"),
         ({"base": {"version": "v3"}}, "base: version does not belong in a base; give the sweep file `version: v3`"),

@@ -329,7 +329,9 @@ def test_the_resources_of_a_trial_by_default() -> None:
 @pytest.mark.parametrize(("stall_min", "time_min"), [(30, 30), (30.5, 30), (240, 240), (1e6, 240)])
 def test_a_stall_that_no_attempt_lives_to_see_is_refused(stall_min: float, time_min: int) -> None:
     said = refused({"resources": {"stall_min": stall_min, "time_min": time_min}})
-    assert said.startswith(f"s.yaml: resources.stall_min: given {stall_min:g}, but resources.time_min = {time_min} ends")
+    assert said.startswith(
+        f"s.yaml: resources.stall_min: given {stall_min:g}, but resources.time_min = {time_min} ends"
+    )
     assert said.endswith(f"give less than {time_min}, or 0 for no limit")
 
 
