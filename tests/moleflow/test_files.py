@@ -194,6 +194,7 @@ def test_a_passing_error_is_tried_again_in_a_new_file(
     """A second sync of the same file would say that all is well, over pages that were lost."""
     names: list[str] = []
     unlink = os.unlink
+    monkeypatch.setenv("MOLEFLOW_FILE_RETRY_S", "30")  # Two pauses, however busy the machine is.
     monkeypatch.setattr(os, "unlink", lambda path: (names.append(Path(path).name), unlink(path)))
     faults(name, number, at=(1, 2))
     write_atomically(tmp_path / "a", b"text")
