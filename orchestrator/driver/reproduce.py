@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from moleflow.errors import InvalidInput, counted
+from moleflow.files import write_atomically
 from moleflow.settings.config import LossKnobs, TrainingKnobs, TrialConfig, digest, flatten_config, reach
 from moleflow.settings.knobs import Layer, base_layers, fields, resolve, version_layer, version_names
 from orchestrator.driver.launch import run_sweep
@@ -170,7 +171,7 @@ def reproduce_rows(groups: Sequence[RowsToRun], options: Options, console: Conso
         if code == INTERRUPTED:
             return code
         text = reproduction_text(group, prepared)
-        (out / FILE).write_text(text, encoding="utf-8")
+        write_atomically(out / FILE, text.encode(), durable=False)  # It can be made again.
         terminal.show_markdown(text, console)
         console.print(f"verdicts: {out / FILE}")
     return code
