@@ -467,14 +467,7 @@ def run_lanes(lanes: int, names: Sequence[str], sample: int, seed: int, out: Pat
     known = {line["key"] for line in read_lines(out)}
     with tempfile.TemporaryDirectory(dir=place_for_work()) as folder:
         ready = [prepare(SCENARIOS[name], Path(folder) / str(n)) for n, name in enumerate(names)]
-        chosen = [(one, harm) for one in ready for harm in one.harms]
-        if sample:
-            draws = random.Random(seed)
-            # A search takes ten times as long as the others: it plots, and tests its finalists.
-            slow = [(one, harm) for one, harm in chosen if one.scenario.chosen]
-            fast = [(one, harm) for one, harm in chosen if not one.scenario.chosen]
-            few = min(len(slow), sample // 25)
-            chosen = draws.sample(fast, min(sample - few, len(fast))) + draws.sample(slow, few)
+        chosen = drawn(ready, sample, seed) if sample else [(one, harm) for one in ready for harm in one.harms]
         open_harms = [(one, harm) for one, harm in chosen if harm.key not in known]
         gc.freeze()
         started = []
@@ -492,6 +485,19 @@ def run_lanes(lanes: int, names: Sequence[str], sample: int, seed: int, out: Pat
                     os._exit(code)
             started.append(process)
         return max(abs(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) for process in started)
+
+
+def drawn(ready: Sequence[Prepared], sample: int, seed: int) -> list[tuple[Prepared, Harm]]:
+    """A sample with a few harms of every scenario; the rest are of those that run for a second."""
+    draws = random.Random(seed)
+    few = sample // (3 * len(ready))
+    chosen, others = [], []
+    for one in ready:
+        harms = draws.sample(one.harms, len(one.harms))
+        chosen += [(one, harm) for harm in harms[:few]]
+        if not (one.scenario.chosen or one.scenario.beside):
+            others += [(one, harm) for harm in harms[few:]]
+    return chosen + draws.sample(others, min(sample - len(chosen), len(others)))
 
 
 def run_lane(harms: Iterable[tuple[Prepared, Harm]], work: Path, out: Path) -> None:
