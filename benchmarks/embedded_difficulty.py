@@ -26,7 +26,8 @@ from sklearn.metrics import roc_auc_score
 
 from moleflow.data.embedded.rendering import render
 from moleflow.data.loading import load_mask
-from moleflow.data.mvtec import Sample, TaskData, class_names, scan
+from moleflow.data.samples import Sample, TaskData
+from moleflow.data.scan import class_names, scan
 from moleflow.environment import open_environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig

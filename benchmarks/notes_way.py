@@ -27,7 +27,8 @@ import torch  # noqa: E402
 from moleflow.cache.stages import ROOT, stage_id  # noqa: E402
 from moleflow.data.digests import DigestCache  # noqa: E402
 from moleflow.data.loading import load_image  # noqa: E402
-from moleflow.data.mvtec import Sample, scan  # noqa: E402
+from moleflow.data.samples import Sample  # noqa: E402
+from moleflow.data.scan import scan  # noqa: E402
 from moleflow.data.splits import choose_splits  # noqa: E402
 from moleflow.environment import open_environment  # noqa: E402
 from moleflow.features.backbone import FrozenBackbone  # noqa: E402
@@ -99,7 +100,8 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         for seen, features in zip(tasks, kept, strict=False):
             tested = choose_splits(seen, config.data, config.seed, place / "synthetic").test
             test = OnTheFly(backbone, config, tested, forwards)[:]
-            evaluation.add_task(features, tested, seen.has_masks, lambda test=test: test)
+            evaluation.add_task(features)
+            evaluation.add_class(seen.name, tested, seen.has_masks, lambda test=test: test)
         for j, seen in enumerate(tasks[: task + 1]):
             found = evaluation.evaluate(j)
             rows.append(

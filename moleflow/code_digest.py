@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeGuard
 
+from moleflow.equal_code import earliest
 from moleflow.errors import CodeChanged
 
 Phase = Literal["defects", "features", "training", "bank", "scoring", "rows"]
@@ -52,13 +53,18 @@ SOURCES: Mapping[str, bytes] = MappingProxyType({name: path.read_bytes() for nam
 
 @cache
 def code_digest(phase: Phase = "rows") -> str:
-    """SHA-256, in hex, of the code that a phase executes.
+    """SHA-256, in hex, of the code that a phase executes, or of earlier code with the same digits.
 
     Args:
         phase: defects (normal image to generated defect), features (image file to stored feature),
             training (features to trained state), bank (features to memory bank and distances),
             scoring (trained state to scores and metrics), or rows (the whole sequence).
     """
+    return earliest(own_digest(phase))
+
+
+def own_digest(phase: Phase) -> str:
+    """SHA-256, in hex, of the code that a phase executes."""
     return _LOADED.of(ENTRY_MODULES[phase])
 
 

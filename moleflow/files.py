@@ -24,6 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from moleflow.owner import CODE, code_is_gone, owner_code
 from moleflow.passing_errors import PASSING, of_present_file, retried
@@ -32,6 +33,7 @@ from moleflow.passing_errors import open_file as open_file
 from moleflow.passing_errors import read as read
 
 Content = bytes | memoryview
+Written = TypeVar("Written")
 
 LEFT_BEHIND_S = 3600.0
 """Age of a temporary file of another host from which nobody writes it any more."""
@@ -298,6 +300,19 @@ def make_folder(folder: Path) -> None:
     """
     # `exist_ok` also covers a reply that was lost.
     retried(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+
+
+def make_folder_if_missing(folder: Path, write: Callable[[], Written]) -> Written:
+    """Return `write()`, called again once `folder` is made if it was missing.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    try:
+        return write()
+    except FileNotFoundError:
+        make_folder(folder)
+        return write()
 
 
 def touch(path: Path) -> None:

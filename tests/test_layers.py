@@ -24,7 +24,8 @@ MOLEFLOW = {
     "passing_errors": "",
     "files": "owner passing_errors",
     "metrics": "",
-    "code_digest": "errors",
+    "equal_code": "",
+    "code_digest": "equal_code errors",
     "environment": "errors",
     "settings": "errors passing_errors",
     "data": "code_digest errors files passing_errors settings",
@@ -52,12 +53,12 @@ ORCHESTRATOR = {
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
-    "html_report": "monitor records reports results search moleflow.files moleflow.settings",
+    "html_report": "monitor records reports results search moleflow.data moleflow.files moleflow.settings",
     "driver": "backends execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
     "moleflow.settings",
     "cli": "backends claims doctor driver exit_codes host html_report monitor plan records reports search sweep "
-    "moleflow.errors moleflow.settings",
+    "moleflow.data moleflow.errors moleflow.settings",
 }
 ALLOWED = {
     f"{package}.{room}": {name if name.startswith("moleflow.") else f"{package}.{name}" for name in below.split()}

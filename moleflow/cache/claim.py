@@ -205,11 +205,7 @@ def take_over(path: Path, judged: str, content: str, durable: bool = False) -> b
 
 
 def _create(path: Path, content: str) -> Claim | None:
-    try:
-        created = files.create_exclusively(path, content.encode())
-    except FileNotFoundError:
-        files.make_folder(path.parent)
-        created = files.create_exclusively(path, content.encode())
+    created = files.make_folder_if_missing(path.parent, lambda: files.create_exclusively(path, content.encode()))
     return Claim(path, content) if created else None
 
 

@@ -13,7 +13,7 @@ from moleflow.errors import Damaged, InvalidInput
 from moleflow.passing_errors import retried
 
 if TYPE_CHECKING:
-    from moleflow.data.mvtec import Sample
+    from moleflow.data.samples import Sample
 
 Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
 
@@ -25,7 +25,9 @@ def load_image(sample: Sample, size: int, interpolation: Interpolation) -> npt.N
         Damaged: the file is not the one that was scanned.
         InvalidInput: it cannot be read.
     """
-    return _read_or_redraw(sample, lambda: read_image(sample.path, size, interpolation, sample.digest))
+    return _read_or_redraw(
+        sample, lambda: read_image(sample.path, size, interpolation, sample.digest, sample.value_range)
+    )
 
 
 def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
@@ -38,7 +40,10 @@ def load_mask(sample: Sample, size: int) -> npt.NDArray[np.bool_]:
     mask = sample.mask
     if mask is None:
         return np.zeros((size, size), dtype=np.bool_)
-    return _read_or_redraw(sample, lambda: read_mask(mask, size, sample.mask_digest))
+    defective = _read_or_redraw(sample, lambda: read_mask(mask, size, sample.mask_digest))
+    for path, digest in sample.more_masks:
+        defective |= read_mask(path, size, digest)
+    return defective
 
 
 def _read_or_redraw(sample: Sample, read: Callable[[], Pixels]) -> Pixels:

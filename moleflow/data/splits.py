@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moleflow.data.mvtec import Sample, TaskData
+from moleflow.data.samples import Sample, TaskData
 from moleflow.data.subsets import limit, limit_test, split
 from moleflow.data.synthetic import with_defects
+from moleflow.data.value_range import value_range_of, with_range
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import DataKnobs
 
@@ -52,17 +53,20 @@ def choose_splits(task: TaskData, settings: DataKnobs, seed: int, synthetic: Pat
         Damaged: an image that defects are drawn on changed since it was scanned.
         OSError: the folder cannot be written.
     """
+    # Ranges come after the draws, so that trials of all ranges use the same images.
+    value_range = value_range_of(task, settings)
     train, normal = split(task.train, settings.validation_fraction, settings.validation_seed)
     real_share = settings.validation_real_share if settings.validation_anomalies == "real" else 0.0
     tested, withheld = hold_out(task.test, real_share, settings.validation_seed)
     validation: tuple[Sample, ...] = ()
     if settings.evaluate != "test":
-        validation = normal + withheld
+        validation = with_range(normal + withheld, value_range)
         if settings.validation_anomalies == "synthetic":
-            validation += with_defects(normal, settings, synthetic)
+            validation += with_defects(validation, settings, synthetic)
     # A fixed seed: trials of all seeds are scored on the same test images.
     test = limit_test(tested, settings.test_images, 0) if settings.evaluate != "validation" else ()
-    return Splits(limit(train, settings.train_images, seed), validation, test, len(withheld))
+    train = limit(train, settings.train_images, seed)
+    return Splits(with_range(train, value_range), validation, with_range(test, value_range), len(withheld))
 
 
 def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

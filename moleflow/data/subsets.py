@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from moleflow.data.mvtec import Sample
+from moleflow.data.samples import Sample
 from moleflow.errors import InvalidInput
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from moleflow.code_digest import code_digest
 from moleflow.data.images import check_image
 from moleflow.data.loading import load_image
-from moleflow.data.mvtec import Sample
+from moleflow.data.samples import Sample
 from moleflow.data.subsets import limit
 from moleflow.errors import InvalidInput
 from moleflow.files import make_folder, write_atomically

@@ -16,7 +16,7 @@ from moleflow.errors import InvalidInput
 
 if TYPE_CHECKING:
     from moleflow.cache.array_packs import FloatArray
-    from moleflow.data.mvtec import Sample
+    from moleflow.data.samples import Sample
     from moleflow.environment import Environment
     from moleflow.settings.config import TrialConfig
 

@@ -19,7 +19,7 @@ from moleflow import files
 from moleflow.cache.array_packs import NodeCopies, OpenArrays, PackFolder, bucket
 from moleflow.cache.claim import try_claim, wait_for
 from moleflow.code_digest import code_digest, version
-from moleflow.data.mvtec import Sample
+from moleflow.data.samples import Sample
 from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.features.extract import Extractor, Factory, extract_features, frozen_backbone

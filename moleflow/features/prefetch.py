@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from moleflow.data.mvtec import Sample, TaskData
+from moleflow.data.samples import Sample, TaskData
 from moleflow.data.splits import choose_splits
 from moleflow.environment import Environment
 from moleflow.features.extract import frozen_backbone
@@ -46,7 +46,7 @@ def distinct_feature_settings(configs: Iterable[TrialConfig]) -> list[TrialConfi
 
 def feature_sets(
     configs: Iterable[TrialConfig],
-    tasks: Mapping[str, TaskData],
+    classes: Mapping[str, TaskData],
     cache: FeatureCache,
     environment: Environment,
     synthetic: Path,
@@ -55,7 +55,7 @@ def feature_sets(
 
     Args:
         configs: the trials.
-        tasks: {name: images} of all tasks that the trials name.
+        classes: {name: images} of all classes that the trials name.
         cache: the cache of features.
         environment: where features are computed.
         synthetic: folder in which generated defects are kept; those that trials need are drawn.
@@ -71,13 +71,13 @@ def feature_sets(
         key = cache.key(config, environment)
         first.setdefault(key, config)
         wanted = images.setdefault(key, {})
-        for name in config.data.tasks:
-            wanted.update((sample.digest, sample) for sample in images_of(config, tasks[name], synthetic))
+        for name in config.data.classes:
+            wanted.update((sample.digest, sample) for sample in images_of(config, classes[name], synthetic))
     return [FeatureSet(config, tuple(images[key].values())) for key, config in first.items()]
 
 
 def images_of(config: TrialConfig, data: TaskData, synthetic: Path) -> tuple[Sample, ...]:
-    """The images of a task that a trial uses: for training, and in the splits that it scores.
+    """The images of a class that a trial uses: for training, and in the splits that it scores.
 
     Raises:
         InvalidInput, Damaged, OSError: as `choose_splits`.

@@ -11,6 +11,7 @@ from moleflow.code_digest import version
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.passing_errors import of_present_file, open_file, retried
 from moleflow.settings.config import BackboneKnobs
+from moleflow.settings.paths import expand_path
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -22,13 +23,14 @@ def weights_file(backbone: BackboneKnobs) -> Path | None:
     """The local weight file; None if timm fetches the weights or draws them.
 
     Raises:
-        InvalidInput: there is no such file, or the package that contains it is not installed.
+        InvalidInput: there is no such file, its path names a variable that is not set, or the
+            package that contains it is not installed.
     """
     if backbone.weights in (PRETRAINED, RANDOM):
         return None
     if backbone.weights == PACKAGE:
         return _package_file()
-    path = Path(backbone.weights).expanduser()
+    path = expand_path(backbone.weights, "backbone.weights")
     if not retried(path.is_file, path):
         words = (PRETRAINED, PACKAGE, RANDOM)
         allowed = (

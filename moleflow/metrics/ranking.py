@@ -62,8 +62,8 @@ def ranking(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Ranking:
         scores: (n,), float32 or float64; higher is more anomalous.
 
     Returns:
-        Without anomalies all three are None. Without normals AUROC is None; AP and F1-max are
-        defined, and 1.
+        All three are None without anomalies, and without normals: AP and F1-max would be 1 then,
+        for any scores.
 
     Raises:
         ValueError: wrong shape or type, labels other than 0 and 1, or scores that are not finite.
@@ -124,14 +124,12 @@ def count(positives: Floats, negatives: Floats) -> Counts:
 
 def rank(counts: Counts) -> Ranking:
     """Compute the three metrics of `ranking` from `counts`."""
-    if counts.positives == 0:
+    if counts.positives == 0 or counts.negatives == 0:
         return Ranking(auroc=None, ap=None, f1_max=None)
     tied = np.diff(counts.tp, prepend=0)  # Positives at exactly this score.
-    auroc = None
-    if counts.negatives > 0:
-        # Twice the number of rightly ordered pairs is an integer: only the division rounds.
-        twice = int(np.sum(tied * (2 * counts.negatives - counts.fp - counts.fp_above)))
-        auroc = twice / (2 * counts.positives * counts.negatives)
+    # Twice the number of rightly ordered pairs is an integer: only the division rounds.
+    twice = int(np.sum(tied * (2 * counts.negatives - counts.fp - counts.fp_above)))
+    auroc = twice / (2 * counts.positives * counts.negatives)
     precision = counts.tp / (counts.tp + counts.fp)
     ap = float(np.sum(tied * precision)) / counts.positives
     f1_max = float(np.max(2 * counts.tp / (counts.positives + counts.tp + counts.fp)))

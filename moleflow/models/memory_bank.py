@@ -1,5 +1,7 @@
 """The memory bank: a task's training patches, and the distance of a patch to the nearest of them.
 
+A task of several classes has one bank of `bank.patches` patches, drawn from all their images.
+
 It is the yardstick for the flow: it trains nothing and reads the same features (PatchCore, Roth et
 al. 2022, without PatchCore's reweighting of the image score).
 """

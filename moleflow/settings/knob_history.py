@@ -8,7 +8,14 @@ from typing import Any
 
 ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "data": {"evaluate": "all", "validation_anomalies": "none", "validation_real_share": 0.3},
+        "data": {
+            "evaluate": "all",
+            "validation_anomalies": "none",
+            "validation_real_share": 0.3,
+            "layout": "auto",
+            "normal_names": None,
+            "value_range": "full",
+        },
         "backbone": {"projection_init": "normal", "normalisation": "model", "pooled_width": None},
         "features": {"position_order": "row_column"},
         "flow": {"global_affine": "trained", "subnets": "joint", "scale_context": None},
@@ -31,6 +38,9 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 A group whose knobs were all added later is not part of an id either while all have these values.
 """
+
+BY_CONTENT: Mapping[str, frozenset[str]] = MappingProxyType({"data": frozenset({"layout", "normal_names"})})
+"""{group: knobs} that decide how files are read. Ids hold the contents found, and not these."""
 
 
 def values_before_knob_existed() -> dict[str, Any]:

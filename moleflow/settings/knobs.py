@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.config import TrialConfig, flatten_config
+from moleflow.settings.paths import expand_path
 from moleflow.settings.yaml_reader import others, read_mapping, yaml_text
 
 VERSIONS = Path(__file__).parents[1] / "versions"
@@ -233,10 +234,13 @@ def allowed(path: str) -> str:
             "null": "null",
         }.get(option.get("type", ""), "")
         if option.get("type") == "array":
-            kind = "a list of " + {"integer": "whole numbers", "string": "names"}.get(
-                option.get("items", {}).get("type"), "values"
-            )
-            kind += f" (at least {option['minItems']})" if option.get("minItems") else ""
+            items = option.get("items", {})
+            words = {"integer": "whole numbers", "string": "names"}
+            of_tasks = "anyOf" in items
+            kind = "a list of " + ("names" if of_tasks else words.get(items.get("type"), "values"))
+            least, most = option.get("minItems"), option.get("maxItems")
+            kind += f" ({least})" if least and least == most else f" (at least {least})" if least else ""
+            kind += "; a list in a name's place is one task of several classes" if of_tasks else ""
         signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
         limits = [f"{sign} {option[key]:g}" for key, sign in signs.items() if key in option]
         return f"{kind} {' and '.join(limits)}".strip()
@@ -341,7 +345,7 @@ def _base_path(name: str, source: str, folder: Path | None) -> Path:
     if name in base_names():
         return VERSIONS / "base" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
-        path = (folder or Path()) / name
+        path = (folder or Path()) / expand_path(name, source)
         if not path.exists():
             raise InvalidInput(f"{source}: {name}: no such file{others(path)}")
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import math
 import re
@@ -15,6 +16,14 @@ from moleflow.errors import InvalidInput
 from moleflow.passing_errors import NotAFile, of_present_file, read
 
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**63 - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNPAIRED = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
+_BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16.
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 MOST_CHARACTERS = 1_000_000
 MOST_LEVELS = 50
 MOST_VALUES = 100_000
@@ -26,6 +35,31 @@ class _Loader(yaml.SafeLoader):
 
     `1e-4` is a number; `01`, `1:30` and `2024-01-01` are texts instead of 1, 90 and a date.
     """
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        """Return a text with each pair of surrogates as the character that it means.
+
+        JSON escapes a character beyond 16 bits as a pair. Half of one cannot be stored in a file.
+        NUL and a byte order mark inside a text are refused.
+        """
+        text: str = super().construct_scalar(node)
+        for character, name in (("\0", r"\0"), ("\ufeff", "an invisible byte order mark (#xfeff)")):
+            if character in text:
+                problem = f"{name} inside a text, which no name may hold; remove it"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        if not _SURROGATE.search(text):
+            return text
+        try:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            # Both halves of a whole pair are surrogates too; the first of an unpaired one is shown.
+            half = _UNPAIRED.findall(text)[0]
+            problem = f"\\u{ord(half):04x} is half of a character; write the character itself, or both halves"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Read a number; -0.0 is 0.0, as both mean one setting and so one trial."""
+        return super().construct_yaml_float(node) + 0.0
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -59,6 +93,7 @@ _Loader.yaml_constructors = {
     tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag not in _NOT_JSON
 }
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")}
 _NUMBERS = {
     "int": r"^[-+]?(0|[1-9][0-9_]*)$",
@@ -216,6 +251,21 @@ def kind(value: object) -> str:
     )
 
 
+def quotes_hint(value: object) -> str:
+    """A hint that a name needs quotes, for a value that should be a text; empty for other values.
+
+    YAML reads `no`, `on` and `1e3` without quotes as false, true and 1000.0.
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    for one in [name for entry in values for name in (entry if isinstance(entry, list | tuple) else [entry])]:
+        if one is None or isinstance(one, bool):
+            written = {True: "yes, on and true", False: "no, off and false", None: "null and ~"}[one]
+            return f"; YAML reads {written} as {_flow(one)}: put such a name in quotes, as in '{written.split()[0].strip(',')}'"
+        if isinstance(one, int | float):
+            return f"; YAML reads it as the number {_flow(one)}: put the name in quotes, as in '1e3'"
+    return ""
+
+
 def others(path: Path) -> str:
     """A hint for a missing file: the nearest name in its folder, or some YAML files there."""
     folder = path.parent
@@ -242,8 +292,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise InvalidInput(f"{path}: no such file{others(path)}") from None
     except IsADirectoryError:
         raise InvalidInput(f"{path}: is a folder; a YAML file is needed") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{path}: is not a text; a YAML file is needed") from None
+    except UnicodeDecodeError as error:
+        line = bytes(error.object).count(b"\n", 0, error.start) + 1
+        raise InvalidInput(
+            f"{path}, line {line}: is not a text in {error.encoding} (byte {error.object[error.start]:#04x}); "
+            "save the YAML file as UTF-8"
+        ) from None
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
     value = parse(text, str(path))
@@ -261,6 +315,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     """The text of a regular file that is no longer than the limit; its lines end in a line feed.
 
+    It is UTF-8, or has the mark of UTF-16 or UTF-32 that YAML asks for.
+
     Raises:
         InvalidInput: it is a pipe or a device, or is longer.
         OSError, UnicodeDecodeError: it cannot be read as text.
@@ -277,4 +333,5 @@ def _read_text(path: Path) -> str:
         raise InvalidInput(
             f"{path}: has {size:,} bytes, allowed: {MOST_CHARACTERS:,} characters; give a shorter YAML file"
         )
-    return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8-sig")
+    return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")

@@ -1,4 +1,4 @@
-"""Scores and metrics of every seen task, routed and with the true task as oracle."""
+"""Scores and metrics of every seen class, routed and with the true task as oracle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from moleflow.training.losses import log_density_constant
 
 if TYPE_CHECKING:
     from moleflow.cache.patch_scores import PatchScores, Terms
-    from moleflow.data.mvtec import Sample
+    from moleflow.data.samples import Sample
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,18 +46,18 @@ METRIC_NAMES = tuple(field.name for field in fields(ClassMetrics))
 
 
 @dataclass(frozen=True)
-class TaskScores:
+class EvaluatedClass:
     """One class evaluated after some task, by the routed experts and by its own (the oracle).
 
     Attributes:
-        task: position of the class in the sequence.
+        task: position of the class's task in the sequence.
         routes: task whose expert scores each image (N,).
         scores: image scores (N,) by the routed experts.
-        oracle_scores: image scores (N,) by the class's own expert.
+        oracle_scores: image scores (N,) by the expert of the class's task.
         metrics: metrics of the routed scores.
         oracle_metrics: metrics of the oracle's scores.
         normal_latent_norm: mean of ||z||^2 / D over the patches of the normal images, by the
-            class's own expert: 1 where z is standard normal. None without normal images, and for
+            expert of its task: 1 where z is standard normal. None without normal images, and for
             a memory bank.
         digest: digest of the routed scores and maps.
     """
@@ -78,13 +78,14 @@ class TaskScores:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """Test images of a task, and the scores of (image, expert) pairs so far."""
+class _Class:
+    """Test images of a class, its task, and the scores of (image, expert) pairs so far."""
 
+    name: str
+    task: int
     samples: tuple[Sample, ...]
     mask_bits: npt.NDArray[np.uint8] | None
     load: Callable[[], torch.Tensor]
-    maps: PatchScores | None
     pooled: npt.NDArray[np.float64]
     patch_scores: dict[tuple[int, int], Floats]
     latent_norms: dict[tuple[int, int], float | None]
@@ -124,7 +125,7 @@ class FlowScorer:
 
 
 class Evaluation:
-    """Scores of the seen tasks' test images.
+    """Scores of the seen classes' test images. Classes count from 0 in the order of learning.
 
     A trained expert never changes, so each (image, expert) pair passes through the model at most
     once, however often the R matrix needs it. Stored pairs do not pass at all. Images pass one by
@@ -134,50 +135,55 @@ class Evaluation:
     def __init__(self, config: TrialConfig, scorer: PatchScorer) -> None:
         self.config = config
         self._scorer = scorer
-        self._tasks: list[_Task] = []
+        self._classes: list[_Class] = []
         self._gaussians: list[TaskGaussian] = []
-        # By task and routes: as long as no image changes its route, no score changes.
-        self._evaluated: dict[tuple[int, bytes], TaskScores] = {}
+        self._maps: list[PatchScores | None] = []
+        # By class and routes: as long as no image changes its route, no score changes.
+        self._evaluated: dict[tuple[int, bytes], EvaluatedClass] = {}
 
-    def add_task(
-        self,
-        training: torch.Tensor,
-        samples: tuple[Sample, ...],
-        has_masks: bool,
-        load: Callable[[], torch.Tensor],
-        maps: PatchScores | None = None,
-    ) -> None:
-        """Add the next task.
+    def add_task(self, training: torch.Tensor, maps: PatchScores | None = None) -> None:
+        """Add the next task, whose classes `add_class` adds then.
 
         Args:
-            training: training features (N, H, W, D) for the router's Gaussian.
+            training: training features (N, H, W, D) of all its classes, for the router's Gaussian.
+            maps: store of this expert's patch scores; None stores none.
+        """
+        self._gaussians.append(fit_gaussian(_pooled(training), self.config.router))
+        self._maps.append(maps)
+
+    def add_class(
+        self, name: str, samples: tuple[Sample, ...], has_masks: bool, load: Callable[[], torch.Tensor]
+    ) -> None:
+        """Add a class to the task that was added last.
+
+        Args:
+            name: the class.
             samples: test images.
             has_masks: true if pixel metrics are defined.
             load: returns the test images' features (M, H, W, D), in order.
-            maps: store of this expert's patch scores; None stores none.
 
         Raises:
             InvalidInput: a mask cannot be read.
         """
-        self._gaussians.append(fit_gaussian(_pooled(training), self.config.router))
         pooled = _pooled(load())
         size = self.config.data.mask_size
-        # Every row of R needs the masks again: packed to bits, those of all tasks fit in memory.
+        # Every row of R needs the masks again: packed to bits, those of all classes fit in memory.
         bits = np.stack([np.packbits(load_mask(sample, size)) for sample in samples]) if has_masks else None
-        self._tasks.append(_Task(samples, bits, load, maps, pooled, {}, {}))
+        self._classes.append(_Class(name, len(self._gaussians) - 1, samples, bits, load, pooled, {}, {}))
 
-    def evaluate(self, task: int) -> TaskScores:
-        """Evaluate the class of `task` with the experts and Gaussians of all tasks added so far.
+    def evaluate(self, number: int) -> EvaluatedClass:
+        """Evaluate class `number` with the experts and Gaussians of all tasks added so far.
 
         Raises:
             Diverged: a patch score is not finite.
         """
-        entry = self._tasks[task]
+        entry = self._classes[number]
+        task = entry.task
         routes = route(entry.pooled, self._gaussians)
-        cached = self._evaluated.get((task, routes.tobytes()))
+        cached = self._evaluated.get((number, routes.tobytes()))
         if cached is not None:
             return cached
-        self._score_pairs(task, {(n, int(e)) for n, e in enumerate(routes)} | {(n, task) for n in range(len(routes))})
+        self._score_pairs(entry, {(n, int(e)) for n, e in enumerate(routes)} | {(n, task) for n in range(len(routes))})
         masks = None if entry.mask_bits is None else _unpacked(entry.mask_bits, self.config.data.mask_size)
         labels = np.array([s.label for s in entry.samples], dtype=np.int64)
         routed_maps = np.stack([entry.patch_scores[n, int(e)] for n, e in enumerate(routes)])
@@ -190,23 +196,23 @@ class Evaluation:
         normal = [entry.latent_norms[n, task] for n in np.flatnonzero(labels == 0).tolist()]
         norms = [norm for norm in normal if norm is not None]
         norm = float(np.mean(norms)) if norms else None
-        evaluated = TaskScores(task, routes, scores, oracle_scores, metrics, oracle_metrics, norm, scores_digest)
-        self._evaluated[task, routes.tobytes()] = evaluated
+        evaluated = EvaluatedClass(task, routes, scores, oracle_scores, metrics, oracle_metrics, norm, scores_digest)
+        self._evaluated[number, routes.tobytes()] = evaluated
         return evaluated
 
-    def samples(self, task: int) -> tuple[Sample, ...]:
-        """Return the images that `evaluate(task)` scores, in the order of its scores."""
-        return self._tasks[task].samples
+    def samples(self, number: int) -> tuple[Sample, ...]:
+        """Return the images that `evaluate(number)` scores, in the order of its scores."""
+        return self._classes[number].samples
 
-    def gallery(self, task: int, split: str) -> list[KeptMap]:
-        """Return small anomaly maps of a few images of the class of `task`.
+    def gallery(self, number: int, split: str) -> list[KeptMap]:
+        """Return small anomaly maps of a few images of class `number`.
 
         They are smoothed as for the pixel metrics: sigma shrinks with the map.
 
         Raises:
             Diverged: a patch score is not finite.
         """
-        entry, evaluated, data = self._tasks[task], self.evaluate(task), self.config.data
+        entry, evaluated, data = self._classes[number], self.evaluate(number), self.config.data
         choices = choose_maps(entry.samples, evaluated.scores)
         if not choices:
             return []
@@ -215,24 +221,34 @@ class Evaluation:
         greys, low, high = to_8bit(anomaly_maps(patches, SIDE, self.config.scoring.smoothing * SIDE / data.mask_size))
         scores = evaluated.scores.tolist()
         return [
-            KeptMap(split, task, entry.samples[n], scores[n], choice.why, choice.rank, grey.tobytes(), low, high)
+            KeptMap(
+                split,
+                entry.task,
+                entry.name,
+                entry.samples[n],
+                scores[n],
+                choice.why,
+                choice.rank,
+                grey.tobytes(),
+                low,
+                high,
+            )
             for n, choice, grey in zip(positions, choices, greys, strict=True)
         ]
 
-    def vanished_masks(self, task: int) -> set[str]:
-        """Return the names of defective images whose resized mask has no pixel left.
+    def vanished_masks(self, number: int) -> set[str]:
+        """Return the names of the class's defective images whose resized mask has no pixel left.
 
         They keep their label.
         """
-        entry = self._tasks[task]
+        entry = self._classes[number]
         if entry.mask_bits is None:
             return set()
         masks = zip(entry.samples, entry.mask_bits, strict=True)
         return {sample.name for sample, bits in masks if sample.mask is not None and not bits.any()}
 
-    def _score_pairs(self, task: int, pairs: set[tuple[int, int]]) -> None:
-        """Fill in the patch scores of (image, expert) pairs of a task, and store what is new."""
-        entry = self._tasks[task]
+    def _score_pairs(self, entry: _Class, pairs: set[tuple[int, int]]) -> None:
+        """Fill in the patch scores of (image, expert) pairs of a class, and store what is new."""
         missing = sorted(pairs - entry.patch_scores.keys())
         terms = self._stored_terms(entry, missing)
         passing = [pair for pair in missing if pair not in terms]
@@ -247,15 +263,15 @@ class Evaluation:
                     f"{entry.samples[n].name}: a patch score of the expert of task {expert} is not finite: the flow diverged"
                 )
         for expert in sorted({expert for _, expert in passing}):
-            maps = self._tasks[expert].maps
+            maps = self._maps[expert]
             if maps is not None:
                 maps.write({entry.samples[n].digest: terms[n, e] for n, e in passing if e == expert})
 
-    def _stored_terms(self, entry: _Task, pairs: list[tuple[int, int]]) -> dict[tuple[int, int], Terms]:
+    def _stored_terms(self, entry: _Class, pairs: list[tuple[int, int]]) -> dict[tuple[int, int], Terms]:
         """Return the stored terms of those (image, expert) pairs that have some."""
         terms: dict[tuple[int, int], Terms] = {}
         for expert in sorted({expert for _, expert in pairs}):
-            maps = self._tasks[expert].maps
+            maps = self._maps[expert]
             digests = {n: entry.samples[n].digest for n, e in pairs if e == expert}
             stored = maps.read(digests.values()) if maps is not None else {}
             terms |= {(n, expert): stored[name] for n, name in digests.items() if name in stored}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from moleflow.data.loading import load_image, load_mask
 
 if TYPE_CHECKING:
-    from moleflow.data.mvtec import Sample
+    from moleflow.data.samples import Sample
 
 # Pixels per side of a kept map, and of the picture of its image.
 SIDE, PICTURE_SIDE = 64, 128
@@ -43,6 +43,8 @@ class KeptMap:
     """A small anomaly map of one image after the last task, through the routed expert.
 
     Attributes:
+        task: position of the image's task in the sequence, from 0.
+        class_name: the image's class.
         grey: SIDE rows of SIDE bytes.
         low: patch score that the byte 0 stands for; all kept maps of a class share it.
         high: patch score that the byte 255 stands for, shared likewise.
@@ -50,6 +52,7 @@ class KeptMap:
 
     split: str
     task: int
+    class_name: str
     sample: Sample
     score: float
     why: Why

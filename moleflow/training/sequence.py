@@ -1,4 +1,4 @@
-"""The task sequence: train task after task, and evaluate every seen task after each."""
+"""The task sequence: train task after task, and evaluate every seen class after each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from moleflow.cache.patch_scores import PatchScores
 from moleflow.cache.protect_planned import stage_settings_digest
 from moleflow.cache.stage_state import Checkpoint, Epoch, Stage, state_digest
 from moleflow.cache.stages import ROOT, StageId, StageStore, stage_id
-from moleflow.data.mvtec import Sample, TaskData
+from moleflow.data.copies import copies_notes
+from moleflow.data.samples import Sample, TaskData, wide_masks_note
 from moleflow.data.splits import Splits, choose_splits
+from moleflow.data.value_range import narrow_values_note
 from moleflow.environment import Environment
 from moleflow.errors import InvalidInput
 from moleflow.features.feature_cache import FeatureCache
@@ -28,7 +30,8 @@ from moleflow.features.weights import planned_weights
 from moleflow.models.detector import Detector
 from moleflow.models.memory_bank import MemoryBank
 from moleflow.settings.config import TrialConfig, digest
-from moleflow.training.evaluation import METRIC_NAMES, Evaluation, FlowScorer, PatchScorer, TaskScores
+from moleflow.settings.task_list import classes_of_task, task_name
+from moleflow.training.evaluation import METRIC_NAMES, EvaluatedClass, Evaluation, FlowScorer, PatchScorer
 from moleflow.training.kept_maps import KeptMap
 from moleflow.training.train_task import Randomness, new_detector, train_task
 
@@ -60,7 +63,7 @@ class TaskReport:
 
     Attributes:
         task: position in the sequence, from 0.
-        metrics: rows R[i, j] for i = task and j <= i, one per split and j.
+        metrics: rows R[i, j] for i = task and j <= i, one per split and class of each task j.
         curves: one row per epoch.
         seconds_spent: seconds spent here, without waiting for other workers.
         seconds_reused: seconds that earlier attempts or other trials spent on stored epochs.
@@ -104,7 +107,7 @@ class SequenceContext:
     """The inputs and stores of a sequence.
 
     Attributes:
-        tasks: the classes, in the order in which they are learned.
+        classes: the classes of all tasks, in the order in which they are learned.
         features: cache of backbone features.
         stages: store of trained tasks.
         environment: device and numeric environment.
@@ -112,7 +115,7 @@ class SequenceContext:
         weights: required identity of the backbone's weights; None takes the present one.
     """
 
-    tasks: tuple[TaskData, ...]
+    classes: tuple[TaskData, ...]
     features: FeatureCache
     stages: StageStore
     environment: Environment
@@ -137,60 +140,73 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
     parent = ROOT
     digests: list[str] = []
     vanished: dict[str, list[set[str]]] = {}
-    flags = config.flags()
-    for task, data in enumerate(context.tasks):
+    flags = [*config.flags(), *copies_notes(context.classes)]
+    seen = 0
+    for task, names in enumerate(map(classes_of_task, config.data.tasks)):
         start = time.perf_counter()
-        chosen = choose_splits(data, config.data, config.seed, context.synthetic)
-        train, splits = chosen.train, chosen.scored
+        classes = context.classes[seen : seen + len(names)]
+        seen += len(names)
+        chosen = [choose_splits(data, config.data, config.seed, context.synthetic) for data in classes]
+        train = _union([of.train for of in chosen])
         training = context.features.get(config, context.environment, train, observer.on_features, weights)
         randomness = Randomness(config.seed, parent.lineage, task)
         if detector is None:
             detector, scorer = _new_model(config, training, randomness, context.environment.device)
             _report_passes(detector, observer)
-            evaluations = {name: Evaluation(config, scorer) for name in splits}
-            vanished = {name: [] for name in splits}
+            evaluations = {name: Evaluation(config, scorer) for name in chosen[0].scored}
+            vanished = {name: [] for name in evaluations}
         if isinstance(detector, Detector):
             detector.add_task(task, randomness)
         key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, context.environment)
-        facts = {"config": config.model_dump(), "task": data.name, "settings": stage_settings_digest(config, task)}
+        name_of_task = task_name(names)
+        facts = {"config": config.model_dump(), "task": name_of_task, "settings": stage_settings_digest(config, task)}
         train_stage = _trainer(detector, training, task, config, randomness, observer)
         obtained = _load_or_train(context.stages, key, train_stage, facts, observer)
         detector.load_task_state(task, obtained.stage.state)
         detector.requires_grad_(False).eval()
         digests.append(obtained.stage.state_digest)
         maps = PatchScores(context.stages.stage_folder(key), digest(digests), is_new=not obtained.reused)
-        for name, evaluation in evaluations.items():
-            samples = splits[name]
-            masks = _has_masks(config, data, name)
-            evaluation.add_task(training, samples, masks, _loader(context, config, samples, observer), maps)
-            vanished[name].append(evaluation.vanished_masks(task))
-        flags += _warnings(config, data, chosen, splits, set().union(*(names[task] for names in vanished.values())))
-        rows, scored = _evaluate(evaluations, context.tasks[: task + 1], vanished, digest(digests), observer)
+        for evaluation in evaluations.values():
+            evaluation.add_task(training, maps)
+        for number, (data, of) in enumerate(zip(classes, chosen, strict=True), start=seen - len(names)):
+            for name, evaluation in evaluations.items():
+                samples = of.scored[name]
+                masks = _has_masks(config, data, name)
+                evaluation.add_class(data.name, samples, masks, _loader(context, config, samples, observer))
+                vanished[name].append(evaluation.vanished_masks(number))
+            lost = set().union(*(names_of[number] for names_of in vanished.values()))
+            flags += _warnings(config, data, of, lost)
+        if len(train) < config.training.batch_size and not config.bank.enabled:
+            flags.append(
+                f"{name_of_task}: {len(train)} training images are fewer than batch_size {config.training.batch_size}: "
+                "one batch of all"
+            )
+        rows, scored = _evaluate(evaluations, context.classes[:seen], vanished, digest(digests), observer)
         spent, reused = time.perf_counter() - start - obtained.seconds_waited, obtained.seconds_reused
+        of_task = {"after_task": task, "after_task_name": name_of_task}
         for row in rows:
-            row["seconds_spent"], row["seconds_reused"] = spent, reused
+            row |= of_task | {"seconds_spent": spent, "seconds_reused": reused}
         curves = [
-            {"task": task, "task_name": data.name, "reused": obtained.reused} | asdict(epoch)
+            {"task": task, "task_name": name_of_task, "reused": obtained.reused} | asdict(epoch)
             for epoch in obtained.stage.epochs
         ]
         proceed = observer.on_task(TaskReport(task, rows, curves, spent, reused))
         parent = key
-        last = task + 1 == len(context.tasks)
+        last = task + 1 == len(config.data.tasks)
         if last or not proceed:
-            seen = range(task + 1)
             return SequenceResult(
-                scores=_score_rows(evaluations, context.tasks, scored),
+                scores=_score_rows(evaluations, context.classes, scored),
                 stopped=not last,
                 state_digest=digest(digests),
-                scores_digest=digest([scored[next(iter(scored))][j].digest for j in seen]),
-                parameters_per_task=[detector.count_parameters(j) for j in seen],
+                scores_digest=digest([scores.digest for scores in scored[next(iter(scored))]]),
+                parameters_per_task=[detector.count_parameters(j) for j in range(task + 1)],
                 lora_scaling=None if config.bank.enabled else config.lora.effective_scaling,
                 flags=flags,
                 gallery=[
                     kept
                     for name, evaluation in evaluations.items()
-                    for j in seen
-                    for kept in evaluation.gallery(j, name)
+                    for number in range(seen)
+                    for kept in evaluation.gallery(number, name)
                 ],
             )
     raise InvalidInput("data.tasks: given no task, but a sequence needs at least one")
@@ -308,10 +324,18 @@ def _has_masks(config: TrialConfig, data: TaskData, split: str) -> bool:
     return data.has_masks if split == "test" else of_validation[config.data.validation_anomalies]
 
 
-def _warnings(
-    config: TrialConfig, data: TaskData, chosen: Splits, splits: dict[str, tuple[Sample, ...]], vanished: set[str]
-) -> list[str]:
-    """Return the remarks on a task's images that a reader of its metrics needs."""
+def _union(of_classes: list[tuple[Sample, ...]]) -> tuple[Sample, ...]:
+    """Return the training images of a task's classes, several of them in the order of contents.
+
+    So the order of a task's classes changes no batch.
+    """
+    if len(of_classes) == 1:
+        return of_classes[0]
+    return tuple(sorted((sample for samples in of_classes for sample in samples), key=lambda sample: sample.digest))
+
+
+def _warnings(config: TrialConfig, data: TaskData, chosen: Splits, vanished: set[str]) -> list[str]:
+    """Return the remarks on a class's images that a reader of its metrics needs."""
     warnings = []
     anomalies = config.data.validation_anomalies
     if chosen.withheld:
@@ -324,47 +348,46 @@ def _warnings(
         warnings.append(
             f"{data.name}: {len(vanished)} mask(s) vanish at {config.data.mask_size} px and keep their label: {names}"
         )
-    for name, samples in splits.items():
+    for name, samples in chosen.scored.items():
         labels = {sample.label for sample in samples}
         if len(labels) < 2 and (name == "test" or anomalies != "none"):
             missing = "defective" if 0 in labels else "normal"
-            warnings.append(f"{data.name}: no {missing} {name} images, so no AUROC")
-    if not data.has_masks and ("test" in splits or anomalies == "real"):
+            warnings.append(f"{data.name}: no {missing} {name} images, so no image metrics")
+    real_masks = "test" in chosen.scored or anomalies == "real"
+    if real_masks and not data.has_masks:
         warnings.append(f"{data.name}: no masks, so no pixel metrics")
-    if len(chosen.train) < config.training.batch_size and not config.bank.enabled:
-        warnings.append(
-            f"{data.name}: {len(chosen.train)} training images are fewer than batch_size {config.training.batch_size}: one batch of all"
-        )
+    if real_masks and data.wide_masks:
+        warnings.append(wide_masks_note(data.name, data.wide_masks, sum(s.mask is not None for s in data.test)))
+    if config.data.value_range == "full" and (narrow := narrow_values_note(data)):
+        warnings.append(narrow)
     return warnings
 
 
 def _evaluate(
     evaluations: dict[str, Evaluation],
-    tasks: tuple[TaskData, ...],
+    classes: tuple[TaskData, ...],
     vanished: dict[str, list[set[str]]],
     states: str,
     observer: Observer,
-) -> tuple[list[dict[str, Any]], dict[str, dict[int, TaskScores]]]:
-    """Return the rows R[i, j] after the last of `tasks`, and their scores by split and task."""
-    after = len(tasks) - 1
+) -> tuple[list[dict[str, Any]], dict[str, list[EvaluatedClass]]]:
+    """Return the rows R[i, j] of all classes seen, and their scores by split, in that order."""
     rows: list[dict[str, Any]] = []
-    scored: dict[str, dict[int, TaskScores]] = {}
+    scored: dict[str, list[EvaluatedClass]] = {}
     for name, evaluation in evaluations.items():
-        scored[name] = {}
-        for j, data in enumerate(tasks):
-            scores = scored[name][j] = evaluation.evaluate(j)
+        scored[name] = []
+        for number, data in enumerate(classes):
+            scores = evaluation.evaluate(number)
+            scored[name].append(scores)
             observer.on_step("scoring")
-            samples = evaluation.samples(j)
+            samples = evaluation.samples(number)
             rows.append(
                 {
                     "split": name,
-                    "after_task": after,
-                    "after_task_name": tasks[after].name,
-                    "task": j,
+                    "task": scores.task,
                     "task_name": data.name,
                     "n_images": len(samples),
                     "n_anomalous": sum(s.label for s in samples),
-                    "n_masks": sum(s.mask is not None and s.name not in vanished[name][j] for s in samples),
+                    "n_masks": sum(s.mask is not None and s.name not in vanished[name][number] for s in samples),
                     "routing_accuracy": scores.routing_accuracy,
                     "normal_latent_norm": scores.normal_latent_norm,
                     "state_digest": states,
@@ -377,14 +400,14 @@ def _evaluate(
 
 
 def _score_rows(
-    evaluations: dict[str, Evaluation], tasks: tuple[TaskData, ...], scored: dict[str, dict[int, TaskScores]]
+    evaluations: dict[str, Evaluation], classes: tuple[TaskData, ...], scored: dict[str, list[EvaluatedClass]]
 ) -> list[dict[str, Any]]:
     """Return one row per scored image."""
     return [
         {
             "split": name,
-            "task": j,
-            "task_name": tasks[j].name,
+            "task": scores.task,
+            "task_name": classes[number].name,
             "image": sample.name,
             "image_digest": sample.digest,
             "defect": sample.defect,
@@ -393,7 +416,7 @@ def _score_rows(
             "oracle_score": float(scores.oracle_scores[n]),
             "routed_task": int(scores.routes[n]),
         }
-        for name, by_task in scored.items()
-        for j, scores in by_task.items()
-        for n, sample in enumerate(evaluations[name].samples(j))
+        for name, of_split in scored.items()
+        for number, scores in enumerate(of_split)
+        for n, sample in enumerate(evaluations[name].samples(number))
     ]

@@ -16,6 +16,7 @@ from moleflow.cache.stage_state import Checkpoint, Epoch
 from moleflow.errors import Diverged
 from moleflow.models.detector import Detector
 from moleflow.settings.config import TrainingKnobs, TrialConfig
+from moleflow.settings.task_list import task_name
 from moleflow.training.adamp import AdamP
 from moleflow.training.losses import training_loss
 
@@ -114,7 +115,7 @@ def train_task(
         means = [torch.stack(values).double().mean().item() for values in (losses, nlls, norms)]
         if not all(math.isfinite(value) for value in means) or abs(means[0]) > MAX_LOSS:
             raise Diverged(
-                f"task {task} ({config.data.tasks[task]}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}"
+                f"task {task} ({task_name(config.data.tasks[task])}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}"
             )
         record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - start)
         # Copies: a signal may interrupt the next step, and this checkpoint is then written.

@@ -216,7 +216,7 @@ def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker) -> None
         try:
             pipe.send(event)
         except OSError:
-            raise WorkerStopped from None  # The driver is gone: nobody would wait for this process.
+            raise WorkerStopped from None  # The driver is gone: none waits for this process.
 
     stop_on_signal()
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError, ConnectionResetError):

@@ -16,14 +16,13 @@ from orchestrator.claims.claims import (
     Stated,
     StatedClaim,
     Verdict,
-    judge_claim,
     rules_digest,
     stated_claims,
 )
-from orchestrator.claims.contrasts import contrast_confounds, contrast_pairs, describe_setups, settings_with_defaults
+from orchestrator.claims.contrasts import ContrastPair, contrast_pairs, describe_setups, settings_with_defaults
+from orchestrator.claims.judging import Judgement, judge_claim, run_of
 from orchestrator.records.sweep_folder import read_sweep_folder, refuse_duplicates
 from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialScores, read_scores
-from orchestrator.reports.final_metrics import METRICS
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
 from orchestrator.reports.notes import damage_notes
 from orchestrator.reports.number_format import change_text, difference_text, grouped, interval_text, metric_text
@@ -47,6 +46,7 @@ _HEADER = (
     "Difference",
     "95 % interval",
     "Verdict",
+    "What would decide it",
 )
 
 
@@ -57,6 +57,7 @@ class ClaimRow:
     Attributes:
         setup: data set, classes and settings; empty if nothing was measured.
         before, after: labels of the two variants.
+        to_decide: the sentence that says what would decide an undecided row.
         started_at: start of the first of its trials.
         reused: whether any trial reused stages from the cache.
     """
@@ -64,6 +65,7 @@ class ClaimRow:
     claim: StatedClaim
     verdict: Verdict
     reason: str
+    to_decide: str = ""
     setup: str = ""
     before: str = ""
     after: str = ""
@@ -98,7 +100,7 @@ def build_ledger(
     losses = {claim.id: claim.loss(by_id[claim.recovers]) for claim in stated.claims if claim.recovers}
     lost = {name: contrast_pairs(loss, variants) for name, loss in losses.items()}
     both = [*tested.values(), *lost.values()]
-    needed = {t.trial_id for of_claim in both for pair in of_claim for v in pair for t in v.trials}
+    needed = {t.trial_id for of_claim in both for pair in of_claim for v in (pair.before, pair.after) for t in v.trials}
     # Scores are by far the largest table: read only those of contrasts, from one store each.
     scores: dict[str, TrialScores] = {}
     starts: dict[str, datetime] = {}
@@ -108,29 +110,30 @@ def build_ledger(
             starts[trial_id] = min(of.started_at, starts.get(trial_id, of.started_at))
         scores |= read_scores(store, {trial_id for trial_id in needed if homes[trial_id] is store}, _SPLIT)
 
-    def _without_loss(row: ClaimRow, before: VariantColumn) -> str:
-        """Return why there is no loss to recover from; empty if the loss holds."""
+    def _without_loss(row: ClaimRow, before: VariantColumn) -> ClaimRow:
+        """Return the row as undecided if there is no loss to recover from."""
         loss, ids = losses[row.claim.id], {trial.trial_id for trial in before.trials}
-        pairs = [pair for pair in lost[row.claim.id] if ids & {trial.trial_id for trial in pair[1].trials}]
+        pairs = [pair for pair in lost[row.claim.id] if ids & {trial.trial_id for trial in pair.after.trials}]
         found = [_row(loss, stated.rules, pair, "", scores, starts) for pair in pairs]
         if any(of.verdict == "held" for of in found):
-            return ""
+            return row
         if not found:
-            return f"no loss was measured to recover from: needs {loss.sweep}"
-        verdicts = "; ".join(f"that of {loss.contrast} is {of.verdict} ({of.reason})" for of in found)
-        return f"no loss to recover from: {verdicts}"
+            reason, to_decide = "no loss was measured to recover from", f"{run_of(loss)} would tell"
+        else:
+            verdicts = "; ".join(f"that of {loss.contrast} is {of.verdict} ({of.reason})" for of in found)
+            reason = f"no loss to recover from: {verdicts}"
+            of_losses = "; ".join(of.to_decide for of in found if of.to_decide)
+            to_decide = f"of the loss: {of_losses}" if of_losses else "no run would tell: there is no loss"
+        return replace(row, verdict="undecided", reason=reason, to_decide=to_decide)
 
     rows = []
     for claim in stated.claims:
         found = tested[claim.id]
         if not found:
-            missing = [*_unmeasured(claim), f"needs {claim.sweep}"]
-            rows.append(ClaimRow(claim, "undecided", "; ".join(missing)))
-        for pair, setup in zip(found, describe_setups([after for _, after in found], claim.knobs), strict=True):
+            rows.append(ClaimRow(claim, "undecided", "not measured", f"{run_of(claim)} would tell"))
+        for pair, setup in zip(found, describe_setups(found), strict=True):
             row = _row(claim, stated.rules, pair, setup, scores, starts)
-            if claim.id in losses and (missing_loss := _without_loss(row, pair[0])):
-                row = replace(row, verdict="undecided", reason=missing_loss)
-            rows.append(row)
+            rows.append(_without_loss(row, pair.before) if claim.id in losses else row)
     return rows
 
 
@@ -153,45 +156,48 @@ def read_ledger(places: Sequence[Path], everything: bool = False) -> tuple[list[
 def _row(
     claim: StatedClaim,
     rules: Rules,
-    pair: tuple[VariantColumn, VariantColumn],
+    pair: ContrastPair,
     setup: str,
     scores: Mapping[str, TrialScores],
     starts: Mapping[str, datetime],
 ) -> ClaimRow:
-    before, after = pair
+    before, after = pair.before, pair.after
     names = claim.select_classes(after.trials[0].classes)
-    measured = compare_paired([pair], scores, [names], claim.metric)[0]
-    verdict, reason = _refusal(claim, rules, before, after) or judge_claim(claim, rules, measured)
+    measured = compare_paired([(before, after)], scores, [names], claim.metric)[0]
+    judgement = _refusal(claim, rules, pair) or judge_claim(claim, rules, measured)
     known = () if measured.difference is None else measured.seeds
-    trials = [trial for v in pair for trial in v.trials if trial.seed in known]
+    trials = [trial for v in (before, after) for trial in v.trials if trial.seed in known]
     first = min((starts[trial.trial_id] for trial in trials), default=None)
     reused = any(trial.seconds_reused > 0 for trial in trials)
-    return ClaimRow(claim, verdict, reason, setup, before.label, after.label, measured, first, reused)
+    return ClaimRow(claim, *judgement, setup, before.label, after.label, measured, first, reused)
 
 
-def _refusal(
-    claim: StatedClaim, rules: Rules, before: VariantColumn, after: VariantColumn
-) -> tuple[Verdict, str] | None:
-    """Return the reason why this contrast cannot settle the claim at all; None if it can."""
-    reasons = _unmeasured(claim)
-    settings = settings_with_defaults(after)
+def _refusal(claim: StatedClaim, rules: Rules, pair: ContrastPair) -> Judgement | None:
+    """Return why this contrast cannot settle the claim, and the run that can; None if it can."""
+    reasons: list[str] = []
+    needed: list[str] = []
+    settings = settings_with_defaults(pair.after)
     for path, pattern in claim.only.items():
         if not fnmatchcase(settings.get(path, ""), pattern):
             reasons.append(f"a claim about {path} {pattern} only")
-    differing = contrast_confounds(claim, before, after)
-    if differing:
-        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-        reasons.append(f"confounded by {', '.join(differing[:_SHOWN])}{more}")
-    trials = [trial for v in (before, after) for trial in v.trials]
+            needed.append(f"{path} {pattern}")
+    differing, of_environment = pair.confounds(), pair.environment_confounds()
+    if confounds := [*differing, *of_environment]:
+        more = f" and {len(confounds) - _SHOWN} more" if len(confounds) > _SHOWN else ""
+        reasons.append(f"confounded by {', '.join(confounds[:_SHOWN])}{more}")
+        needed += ["both on one base"] * bool(differing)
+        needed += ["both on one machine with the same code and packages"] * bool(of_environment)
+    trials = [trial for v in (pair.before, pair.after) for trial in v.trials]
     none = rules.no_evidence
-    reasons += dict.fromkeys(none.datasets[t.dataset] for t in trials if t.dataset in none.datasets)
+    generated = dict.fromkeys(none.datasets[t.dataset] for t in trials if t.dataset in none.datasets)
     flags = [flag for trial in trials for flag in trial.flags]
-    reasons += dict.fromkeys(words for flag in flags for start, words in none.flags.items() if flag.startswith(start))
-    return ("undecided", "; ".join(reasons)) if reasons else None
-
-
-def _unmeasured(claim: StatedClaim) -> list[str]:
-    return [] if claim.metric in METRICS else [f"no column holds {claim.metric}"]
+    flagged = dict.fromkeys(words for flag in flags for start, words in none.flags.items() if flag.startswith(start))
+    reasons += [*generated, *flagged]
+    needed += ["real images"] * bool(generated) + ["pretrained weights"] * bool(flagged)
+    if not reasons:
+        return None
+    run = run_of(claim, " --out NEW" * bool(of_environment))
+    return Judgement("undecided", "; ".join(reasons), f"{run} would tell, with {', '.join(needed)}")
 
 
 def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules, missing: Sequence[str] = ()) -> str:
@@ -232,8 +238,9 @@ def _cells(row: ClaimRow) -> tuple[Cell, ...]:
         else f"{difference_text(of.difference)} from {metric_text(of.baseline)} ({change_text(change)})",
         ABSENT if of.low is None else f"{interval_text(of.low, of.high)}, over {of.resampled}",
         f"{row.verdict}: {row.reason}",
+        row.to_decide or ABSENT,
     )
-    return tuple(Cell(words, bold=k == len(texts) - 1 and row.verdict != "undecided") for k, words in enumerate(texts))
+    return tuple(Cell(words, bold=k == len(texts) - 2 and row.verdict != "undecided") for k, words in enumerate(texts))
 
 
 _CLASSES = {"mean": "mean of all classes", "first": "first class", "later": "mean of the classes after the first"}
@@ -263,7 +270,8 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
         "values are not stored image by image.",
         *_monte_carlo_note(rows),
         f"More seeds: as many as would decide with a power of {POWER:g}, if the differences go on with the mean and the spread "
-        "seen so far.",
+        "seen so far. IMAGES is the folder of your images, NEW a new results folder. `--base` runs a sweep on another base than "
+        "its own.",
         "Change is (b-a)/a. The rules judge each interval by itself: among many claims, some intervals miss the true "
         "difference by chance.",
     ]

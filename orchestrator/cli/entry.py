@@ -17,6 +17,7 @@ import typer
 from moleflow.errors import InvalidInput, MoleflowError, did_you_mean
 from orchestrator.cli import completion, doctor, manage, reference, report, run, usage_errors
 from orchestrator.cli.cache import cache
+from orchestrator.cli.data import data
 from orchestrator.cli.reproduce import reproduce
 from orchestrator.cli.retry import retry
 from orchestrator.exit_codes import FAILED, INVALID
@@ -25,7 +26,8 @@ from orchestrator.host.printable_text import single_line
 
 STDOUT = 1
 PATH_OPTIONS = (
-    *("--base", "--cache", "--data", "--out", "--profile", "--rows", "--storage", "--to", "--address", "--weights"),
+    *("--base", "--cache", "--data", "--html", "--out", "--profile"),
+    *("--rows", "--storage", "--to", "--address", "--weights"),
 )
 
 app = typer.Typer(
@@ -51,6 +53,7 @@ app = typer.Typer(
       moleflow-sweep export DIR            tables and rows as CSV, LaTeX, Markdown
       moleflow-sweep verify REPORT         check a report against stored results
       moleflow-sweep doctor                check this machine for each backend
+      moleflow-sweep data FOLDER           look at images before anything runs
       moleflow-sweep help COMMAND          options of a command, with examples
     """,
 )
@@ -93,6 +96,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (  # `--help` lists them in this ord
     report.export,
     reproduce,
     doctor.doctor,
+    data,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,35 +24,42 @@ from orchestrator.cli.app import (
     run_options,
 )
 
+if TYPE_CHECKING:
+    from orchestrator.driver.reproduce import RowsToRun
+
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="The rows' images in the MVTec AD layout. Default: MOLEFLOW_DATA.")
+]
+Rows = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--rows",
+        help="A file of published rows; may be given often. Default: the files in results/published that name a base.",
+    ),
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="A row by its name, such as v3@224; may be given often.")
+]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Tell the rows, hours and GPU memory, and run nothing.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Where each file of rows gets its results folder. Default: results.")
+]
+Gpus = Annotated[
+    int, typer.Option("--gpus", min=0, max=1024, help="GPUs of one trial on SLURM or Ray; elsewhere --device decides.")
+]
+
 
 def reproduce(
-    data: Annotated[
-        Path | None, typer.Option("--data", help="The rows' images in the MVTec AD layout. Default: MOLEFLOW_DATA.")
-    ] = None,
-    rows: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--rows",
-            help="A file of published rows; may be given often. Default: the files in results/published that name a base.",
-        ),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="A row by its name, such as v3@224; may be given often.")
-    ] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Tell the rows, hours and GPU memory, and run nothing.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Where each file of rows gets its results folder. Default: results."),
-    ] = None,
+    data: Data = None,
+    rows: Rows = None,
+    only: Only = None,
+    estimate: Estimate = False,
+    out: Out = None,
     cache: CacheDir = None,
     backend: BackendName = "local",
     profile: Profile = None,
-    gpus: Annotated[
-        int,
-        typer.Option("--gpus", min=0, max=1024, help="GPUs of one trial on SLURM or Ray; elsewhere --device decides."),
-    ] = 0,
+    gpus: Gpus = 0,
     workers: Workers = None,
     threads: Threads = 1,
     device: Device = "auto",
@@ -70,26 +78,11 @@ def reproduce(
       moleflow-sweep reproduce --data ~/mvtec --only v3@224 --only v4
       moleflow-sweep reproduce --data ~/mvtec
     """
-    from orchestrator.driver.reproduce import reproduce_rows, sweeps_of_rows
-    from orchestrator.reports.published import FOLDER, PublishedRows, read_rows
+    from orchestrator.driver.reproduce import reproduce_rows
 
     if profile and backend != "slurm":
         raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
-    files = [(path.stem, read_rows(path)) for path in rows or sorted(FOLDER.glob("*.yaml"))]
-    named = [run.name for _, of in files for run in of.runs]
-    for name in only or ():
-        if name not in named:
-            hint = did_you_mean(name, named) or "; `report --published` lists the rows"
-            raise InvalidInput(f"--only: given '{name}', but no row has that name{hint}")
-
-    def chosen(of: PublishedRows) -> PublishedRows:
-        return of.model_copy(update={"runs": tuple(run for run in of.runs if not only or run.name in only)})
-
-    groups = [
-        group for stem, of in files for group in sweeps_of_rows(chosen(of), f"published-{stem}", data, os.environ, gpus)
-    ]
-    if not groups:
-        raise InvalidInput("reproduce: none of the rows can be run; give a file that names a base with --rows")
+    groups = _chosen_rows(rows, only or (), data, gpus)
     options = run_options(
         out=out,
         cache=cache,
@@ -104,3 +97,26 @@ def reproduce(
     console = open_console()
     with naming_the_command(console):
         raise typer.Exit(reproduce_rows(groups, options, console, estimate))
+
+
+def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None, gpus: int) -> list[RowsToRun]:
+    """Return the rows of the files as sweeps; of `only` these names, if any are given."""
+    from orchestrator.driver.reproduce import sweeps_of_rows
+    from orchestrator.reports.published import FOLDER, PublishedRows, read_rows
+
+    files = [(path.stem, read_rows(path)) for path in rows or sorted(FOLDER.glob("*.yaml"))]
+    named = [run.name for _, of in files for run in of.runs]
+    for name in only:
+        if name not in named:
+            hint = did_you_mean(name, named) or "; `report --published` lists the rows"
+            raise InvalidInput(f"--only: given '{name}', but no row has that name{hint}")
+
+    def chosen(of: PublishedRows) -> PublishedRows:
+        return of.model_copy(update={"runs": tuple(run for run in of.runs if not only or run.name in only)})
+
+    groups = [
+        group for stem, of in files for group in sweeps_of_rows(chosen(of), f"published-{stem}", data, os.environ, gpus)
+    ]
+    if not groups:
+        raise InvalidInput("reproduce: none of the rows can be run; give a file that names a base with --rows")
+    return groups

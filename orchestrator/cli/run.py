@@ -62,6 +62,9 @@ def run(
         bool, typer.Option("--dashboard/--no-dashboard", help="Start Ray with its dashboard, or without.")
     ] = True,
     storage: Storage = None,
+    rebuild_study: Annotated[
+        bool, typer.Option("--rebuild-study", help="Make a search's study again from the results in its folder.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="One training step per task for each distinct computation; keep nothing.")
     ] = False,
@@ -107,6 +110,7 @@ def run(
         address=address,
         dashboard=dashboard,
         storage=storage,
+        rebuild_study=rebuild_study,
         workers=workers,
         threads=threads,
         device=device,
@@ -135,6 +139,8 @@ def run(
     sweep = load_sweep_file(file, data, base, sets)
     if storage and sweep.search is None:
         raise InvalidInput(f"--storage: is for searches, and {file} has no `search:`; leave it out")
+    if rebuild_study and (sweep.search is None or dry_run or print_sbatch):
+        raise InvalidInput("--rebuild-study: is for a run of a sweep with `search:`; leave it out")
     action = run_dry if dry_run else print_scripts if print_sbatch else run_sweep
     console = open_console(stderr=log_json)
     with naming_the_command(console):
@@ -174,6 +180,7 @@ def plan(
         print(json.dumps(document, indent=1, ensure_ascii=False))
         return
     lines = [*listing.plan_header(*about, prepared.folder), *listing.work_lines(expected)]
+    lines += listing.unseen_lines(prepared.inputs)
     print("\n".join([*lines, *listing.plan_lines(prepared.plan, prepared.sweep.search)]))
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moleflow.data.images import SUFFIXES
-from moleflow.data.mvtec import GOOD, class_names
-from moleflow.errors import InvalidInput
+from moleflow.data.copies import copies_notes
+from moleflow.data.digests import DigestCache
+from moleflow.data.findings import findings_of, passed_over_note, undefined_note
+from moleflow.data.layouts.layout import ClassFiles
+from moleflow.data.layouts.table import BY_LOOKING, Reading, class_files, find_classes
+from moleflow.data.samples import GOOD
+from moleflow.data.scan import scan
+from moleflow.errors import InvalidInput, counted
 from moleflow.features.weights import PRETRAINED, RANDOM, weights_file
 from moleflow.settings.config import BackboneKnobs
 from orchestrator.doctor.finding import Finding
@@ -19,42 +25,95 @@ from orchestrator.host.hub import download_host, is_reachable
 SHOWN_CLASSES = 5
 
 
-def find_images(root: Path | None, tasks: Sequence[str], base: str) -> Finding:
-    """Check the data root by counting its files; no image is opened.
+def find_images(
+    root: Path | None,
+    tasks: Sequence[str],
+    base: str,
+    reading: Reading = BY_LOOKING,
+    cache: Path | None = None,
+) -> Finding:
+    """Check the data root by listing its files, as a scan does; no image is opened.
+
+    Classes whose images were all looked at before are checked by the facts that the cache holds.
 
     Args:
         root: --data or MOLEFLOW_DATA; None if neither is given.
         tasks: the classes that the base learns.
         base: the name of the base.
+        reading: how the base reads the root.
+        cache: the cache folder, with facts of images; None = none are known.
 
     """
     if root is None:
         text = "no folder given: sweeps run on embedded (generated) images and say so"
         return Finding("images", "note", text, "--data FOLDER, or export MOLEFLOW_DATA=FOLDER")
     try:
-        classes = class_names(root)
+        classes = find_classes(root, reading)
     except (InvalidInput, OSError) as error:
-        return Finding("images", "lacks", str(error), "give the folder of classes with --data")
-    counts = {name: [_count(root / name / part) for part in ("train", "test", "ground_truth")] for name in classes}
-    train, test, masks = (sum(column) for column in zip(*counts.values(), strict=True))
-    shown = ", ".join(classes[:SHOWN_CLASSES]) + (
-        f" and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
-    )
-    text = f"{root}: {len(classes)} class{'' if len(classes) == 1 else 'es'} ({shown}), "
+        return Finding("images", "lacks", str(error), "give the folder of classes with --data; see docs/data.md")
+    try:
+        listed = {name: class_files(root, name, classes, reading) for name in classes}
+    except (InvalidInput, OSError) as error:
+        return Finding("images", "lacks", str(error), "see docs/data.md")
+    train, test = (sum(len(getattr(files, part)) for files in listed.values()) for part in ("train", "test"))
+    masks = sum(len(image.masks) for files in listed.values() for image in files.test)
+    text = f"{root}: {len(classes)} class{'' if len(classes) == 1 else 'es'} ({_some([*classes])}), "
     text += f"{train} training and {test} test images, {masks} masks"
-    empty = [name for name, (in_train, in_test, _) in counts.items() if not in_train or not in_test]
+    empty = [name for name, files in listed.items() if not files.train or not files.test]
     if empty:
         folders = f"<class>/train/{GOOD} and <class>/test"
         return Finding("images", "lacks", f"{text}; no images in {', '.join(empty)}", f"put images into {folders}")
-    without = [name for name, (*_, in_masks) in counts.items() if not in_masks]
+    without = [name for name, files in listed.items() if not files.has_masks]
     if without:
         text += f"; no pixel metrics for {', '.join(without[:SHOWN_CLASSES])}"
+    over = list(filter(None, (passed_over_note(name, files.passed_over) for name, files in listed.items())))
+    text += "".join(f"; {note}" for note in over[:SHOWN_CLASSES])
+    text += f"; files of {len(over) - SHOWN_CLASSES} more classes" if len(over) > SHOWN_CLASSES else ""
+    try:
+        notes, unseen = _of_looked_at(root, listed, reading, DigestCache(cache and cache / "digests.json"))
+    except (InvalidInput, OSError) as error:
+        return Finding("images", "lacks", str(error), "see docs/data.md")
+    text += "".join(f"; {note}" for note in notes[:SHOWN_CLASSES])
+    text += f"; {len(notes) - SHOWN_CLASSES} more findings" if len(notes) > SHOWN_CLASSES else ""
+    if cache is not None and unseen:
+        number = sum(len(listed[name].train) + len(listed[name].test) for name in unseen)
+        text += f"; not looked at: {counted(number, 'image')} of {_some(unseen)} ({program_name()} data {shlex.quote(str(root))})"
+    over += notes
     missing = [task for task in tasks if task not in classes]
     if missing:
         text += f"; base {base} learns {', '.join(tasks)}, and {', '.join(missing)} is not there"
-        hint = f"--set 'tasks=[{', '.join(classes[:3])}]', or data.tasks in the sweep file"
+        hint = f"--set 'tasks=[{', '.join([*classes][:3])}]', or data.tasks in the sweep file"
         return Finding("images", "note", text, hint)
-    return Finding("images", "ok", text)
+    return Finding("images", "note" if over else "ok", text, "see docs/data.md" if over else None)
+
+
+def _of_looked_at(
+    root: Path, listed: Mapping[str, ClassFiles], reading: Reading, known: DigestCache
+) -> tuple[list[str], list[str]]:
+    """The findings that need the contents of images, and the classes whose contents are not known.
+
+    Raises:
+        InvalidInput: a class is broken.
+
+    """
+    seen = [name for name, files in listed.items() if _is_known(files, known)]
+    tasks = scan(root, seen, known, reading)
+    notes: list[str] = []
+    for one in map(findings_of, tasks):
+        # The list of files has told these already.
+        told = [passed_over_note(one.name, one.passed_over)] + [undefined_note(one)] * ("image" not in one.undefined)
+        notes += [note for note in one.notes if note not in told]
+    return notes + copies_notes(tasks), [name for name in listed if name not in seen]
+
+
+def _is_known(files: ClassFiles, known: DigestCache) -> bool:
+    images = (*files.train, *files.test)
+    return all(known.knows(image.path) and all(known.knows(mask, True) for mask in image.masks) for image in images)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return ", ".join(names[:SHOWN_CLASSES]) + more
 
 
 def find_weights(backbone: BackboneKnobs, base: str, known: Mapping[str, Any]) -> Finding:
@@ -91,12 +150,3 @@ def find_weights(backbone: BackboneKnobs, base: str, known: Mapping[str, Any]) -
         return Finding("weights", "note", f"{name}: not in the cache; the first run downloads them ({host} answers)")
     hint = f"{prefetch}; or backbone.weights: a local file"
     return Finding("weights", "lacks", f"{name}: not in the cache, and {host} does not answer", hint)
-
-
-def _count(folder: Path) -> int:
-    """Count the image files below a folder, without hidden ones."""
-    count = 0
-    for _, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        count += sum(not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES for name in files)
-    return count

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from moleflow.data.layouts.manifest import is_manifest
+from moleflow.data.scan import reading_of
 from moleflow.errors import InvalidInput
 from moleflow.features.weights import weights_file
 from moleflow.settings.knobs import base_layers, resolve, version_layer, version_names
@@ -28,7 +30,7 @@ def run_checks(data: Path | None, weights: str | None, base: str, out: Path, cac
 
     """
     root = data or (Path(os.environ["MOLEFLOW_DATA"]).expanduser() if os.environ.get("MOLEFLOW_DATA") else None)
-    if data is not None and not data.is_dir():
+    if data is not None and not (data.is_dir() or is_manifest(data)):
         raise InvalidInput(
             f"--data: {data} is no folder; give the folder that contains <class>/train/good and <class>/test"
         )
@@ -55,7 +57,7 @@ def run_checks(data: Path | None, weights: str | None, base: str, out: Path, cac
         backends.find_ray(),
         backends.find_package("optuna", "optuna", "search"),
         backends.find_package("charts", "vl-convert-python"),
-        data_and_weights.find_images(root, config.data.tasks, base),
+        data_and_weights.find_images(root, config.data.classes, base, reading_of(config.data), cache),
         found_weights,
         folders.free_space("results", out, "--out"),
         folders.free_space("cache", cache, "--cache"),

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput
 from moleflow.owner import owner_code
+from moleflow.settings.paths import expand_path
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.host import disk, provenance
 from orchestrator.host.cache_folder import default_cache
@@ -43,6 +44,7 @@ class Options:
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     storage: str | None = None
+    rebuild_study: bool = False
     yes: bool = False
     rerun_stale: bool = False
     quiet: bool = False
@@ -117,6 +119,8 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
         except ModuleNotFoundError as error:
             hint = f"run {install_command('search')}"
             raise InvalidInput(f"{sweep.source}: search: {error.name} is not installed; {hint}") from None
+        if options.rebuild_study:
+            _set_aside_damaged_journal(folder)
         trials = tried_trials(sweep, inputs.of, folder, options.storage)
     store, finished, pruned = ResultStore(folder), {}, frozenset[str]()
     if store.parts.is_dir():
@@ -180,9 +184,21 @@ def _check_early_stopping(sweep: Sweep, variants: Sequence[expansion.Variant]) -
         )
 
 
+def _set_aside_damaged_journal(folder: Path) -> None:
+    from orchestrator.search.drivers import living_drivers
+    from orchestrator.search.storage import set_aside_damaged_journal
+
+    drivers = living_drivers(folder)
+    if drivers:
+        raise InvalidInput(
+            f"--rebuild-study: {drivers[0]} still runs the search in {folder}; wait for its end, or stop it"
+        )
+    set_aside_damaged_journal(folder)
+
+
 def _check_start_from(folders: Sequence[str], source: str) -> None:
     for name in folders:
-        if not (Path(source).parent / name / "parts").is_dir():
+        if not (Path(source).parent / expand_path(name, f"{source}: search.start_from") / "parts").is_dir():
             raise InvalidInput(
                 f"{source}: search.start_from: {name}: no results there; give folders that a run printed as 'results'"
             )

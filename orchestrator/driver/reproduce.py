@@ -13,6 +13,7 @@ from moleflow.errors import InvalidInput, counted
 from moleflow.files import write_atomically
 from moleflow.settings.config import LossKnobs, TrainingKnobs, TrialConfig, digest, flatten_config, reach
 from moleflow.settings.knobs import Layer, base_layers, fields, resolve, version_layer, version_names
+from moleflow.settings.task_list import classes_of_task
 from orchestrator.driver.launch import run_sweep
 from orchestrator.driver.prepare import Options, Prepared, prepare
 from orchestrator.exit_codes import INTERRUPTED
@@ -246,10 +247,11 @@ def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: 
         model = _without_training(config).model_dump_json()
         cost = costs[model] = costs.get(model) or measure_step_cost(config, environment)
         hours = sum(steps.pop(trial.id) for trial in trials) * cost.step_seconds / 3600
-        images = [prepared.inputs.images[task] for task in config.data.tasks]
+        counts, tasks = prepared.inputs.images, map(classes_of_task, config.data.tasks)
         key = digest([reach(config, "features"), list(config.data.tasks), trials[0].inputs.weights])
-        features[key] = sum(of.train + of.test for of in images) * cost.image_seconds / 3600
-        memory = cost.task_bytes(max(of.train for of in images))
+        read = sum(counts[name].train + counts[name].test for name in config.data.classes)
+        features[key] = read * cost.image_seconds / 3600
+        memory = cost.task_bytes(max(sum(counts[name].train for name in names) for names in tasks))
         total, largest = total + hours, max(largest, memory)
         lines.append(f"          {run.name}: {_hours(hours)} of training, {memory / GIB:.1f} GiB")
     lines.append(

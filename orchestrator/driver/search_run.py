@@ -23,13 +23,16 @@ from orchestrator.host import disk
 from orchestrator.host.command_line import command_to_repeat
 from orchestrator.monitor import terminal
 from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.search.continued_study import continued_study
 from orchestrator.search.drivers import check_study_owner, driver_heartbeat, fail_trials_of_dead_drivers, study_lock
+from orchestrator.search.failures import failure_sentence
 from orchestrator.search.initial_trials import enqueue_initial_trials
 from orchestrator.search.objective import stored_values
 from orchestrator.search.optuna_search import OptunaSearch
 from orchestrator.search.report import write_search_report
 from orchestrator.search.space import Space
 from orchestrator.search.storage import open_study
+from orchestrator.search.tried_configurations import exhausted_sentence
 from orchestrator.search.tried_trials import best_trials, trials_of_study
 from orchestrator.sweep.trial import Trial
 
@@ -65,7 +68,7 @@ def run_search(prepared: Prepared, options: Options, console: Console) -> int:
     run = _SearchRun(prepared, options, console, space)
     with driver_heartbeat(prepared.folder) as driver:
         source, interrupted = run.search(driver)
-        code = _print_search_outcome(source, interrupted, console) or run.test()
+        code = _print_search_outcome(source, interrupted, console) or run.check_any_complete() or run.test()
     try:
         report_at_end(run.planned(), code, console)
         run.show_page()
@@ -77,7 +80,8 @@ def run_search(prepared: Prepared, options: Options, console: Console) -> int:
 def _print_search_outcome(source: TrialSource, interrupted: bool, console: Console) -> int:
     """Print failures and the command to continue; return the exit code.
 
-    A failed configuration is an answer to the search, so it does not make the search fail.
+    A failed configuration is an answer to the search, so it does not make the search fail, unless
+    all failed.
     """
     tally = source.tally
     for trial_id, event in tally.failed.items():
@@ -117,7 +121,12 @@ class _SearchRun:
         """
         check_study_owner(self.study, self.prepared.folder)
         with study_lock(self.prepared.folder):
+            latest = open_study(self.prepared.sweep, self.prepared.folder, self.options.storage)
+            self.study, note = continued_study(latest, self.space, self.prepared.folder, self.options.rebuild_study)
+            if note:
+                self.console.print(note)
             enqueue_initial_trials(self.study, self.space, Path(self.prepared.sweep.source).parent)
+        check_study_owner(self.study, self.prepared.folder)
         fail_trials_of_dead_drivers(self.study, self.prepared.folder, driver)
         most = self.keys.parallel or (PARALLEL_ON_SLURM if self.options.backend == "slurm" else float("inf"))
         search = OptunaSearch(
@@ -135,7 +144,16 @@ class _SearchRun:
         total = search.trials_left or int(search.other_drivers_run)
         interrupted = run_backend(self.prepared, self.options, source, self.labels, total, self.console)
         write_plan(self.planned())
+        if sentence := exhausted_sentence(self.study, self.space):
+            self.console.print(sentence)
         return source, interrupted
+
+    def check_any_complete(self) -> int:
+        """Print why no configuration is complete, if all failed; return the exit code."""
+        sentence = failure_sentence(self.study)
+        if sentence:
+            self.console.print(f"nothing is tested: {sentence}")
+        return FAILED if sentence else 0
 
     def test(self) -> int:
         """Score base and finalists on the test images; return the exit code. Stages are reused.

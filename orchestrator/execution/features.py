@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moleflow.cache.eviction import pinned_within_budget
 from moleflow.data.digests import DigestCache
-from moleflow.data.mvtec import scan
+from moleflow.data.scan import reading_of, scan
 from moleflow.environment import Environment, open_environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.features.prefetch import FeatureSet, feature_sets, fill_feature_cache
@@ -95,6 +95,9 @@ def feature_sets_of(
         InvalidInput: as `scan` and `feature_sets`.
 
     """
-    names = list(dict.fromkeys(name for config in configs for name in config.data.tasks))
-    tasks = scan(setup.data_root, names, DigestCache(setup.cache / "digests.json"))
-    return feature_sets(configs, {data.name: data for data in tasks}, cache, environment, setup.cache / "synthetic")
+    names = list(dict.fromkeys(name for config in configs for name in config.data.classes))
+    if not configs:
+        return []
+    digests, reading = DigestCache(setup.cache / "digests.json"), reading_of(configs[0].data)
+    classes = scan(setup.data_root, names, digests, reading)  # All trials of a sweep read alike.
+    return feature_sets(configs, {data.name: data for data in classes}, cache, environment, setup.cache / "synthetic")

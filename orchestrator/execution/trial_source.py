@@ -19,8 +19,9 @@ HELD_PAUSE_S = 4.0
 """Seconds between two offers of trials that other processes are running. There may be hundreds, and
 each offer costs a file server some calls."""
 INTERRUPTIONS = 3  # Further attempts of a trial that is interrupted before it finishes an epoch.
-# These errors would come again in every attempt.
-NOT_RETRIED = ("InvalidInput", NO_PROGRESS, OUT_OF_MEMORY)
+NOT_RETRIED = ("InvalidInput", "WeightsUnavailable", "Diverged", NO_PROGRESS, OUT_OF_MEMORY)
+"""Kinds of failure that every further attempt would repeat: digits and inputs stay the same.
+`CodeChanged` is none of them, as the next attempt may run in a new process."""
 
 
 @dataclass

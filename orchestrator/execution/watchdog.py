@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from moleflow.data.digests import DigestCache, ImageFacts
+from moleflow.data.digests import DigestCache
+from moleflow.data.image_facts import ImageFacts
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.records.stalls import stall_file
 
@@ -113,7 +114,7 @@ class WatchedDigests(DigestCache):
         super().__init__(path)
         self._report = report
 
-    def facts(self, path: Path) -> ImageFacts:
+    def facts(self, path: Path, is_mask: bool = False) -> ImageFacts:
         """As `DigestCache.facts`."""
         self._report()
-        return super().facts(path)
+        return super().facts(path, is_mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,11 +15,13 @@ from moleflow.cache.array_packs import node_copies
 from moleflow.cache.stage_state import Epoch
 from moleflow.cache.stages import StageStore
 from moleflow.code_digest import code_digest
-from moleflow.data.mvtec import TaskData, scan
+from moleflow.data.samples import TaskData
+from moleflow.data.scan import reading_of, scan
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import CodeChanged, InvalidInput, MoleflowError, WeightsUnavailable
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig, canonical_json
+from moleflow.settings.task_list import task_name
 from moleflow.training.kept_maps import SIDE, KeptMap, picture
 from moleflow.training.sequence import Doing, SequenceContext, SequenceResult, TaskReport, run_sequence
 from orchestrator.execution.attempt_row import first_row
@@ -179,16 +181,15 @@ class Worker:
         if self.writer.due():
             self.flush()
 
-    def tasks(self, config: TrialConfig, report: Callable[[], None]) -> tuple[TaskData, ...]:
-        """The images of a trial's tasks; each folder is scanned once per worker.
+    def classes(self, config: TrialConfig, report: Callable[[], None]) -> tuple[TaskData, ...]:
+        """The images of a trial's classes; each folder is scanned once per worker.
 
         `report` is called at each image.
         """
-        names = config.data.tasks
+        names = config.data.classes
         if names not in self._scanned:
-            self._scanned[names] = scan(
-                self.setup.data_root, names, WatchedDigests(self.setup.cache / "digests.json", report)
-            )
+            digests = WatchedDigests(self.setup.cache / "digests.json", report)
+            self._scanned[names] = scan(self.setup.data_root, names, digests, reading_of(config.data))
         return self._scanned[names]
 
     def _finished_elsewhere(self, trial: Trial, attempt: Attempt) -> bool:
@@ -265,15 +266,15 @@ class _AttemptRun:
 
     def _sequence(self) -> SequenceResult:
         worker, trial = self.worker, self.trial
-        tasks = worker.tasks(trial.config, self.watch.progress)
-        for data in tasks:
+        classes = worker.classes(trial.config, self.watch.progress)
+        for data in classes:
             # The trial id contains the digest: with other images the rows would be wrong.
             if trial.inputs.data[data.name] != data.digest:
                 raise InvalidInput(
                     f"{data.name}: the images changed after the sweep was planned; run the same command again"
                 )
         context = SequenceContext(
-            tasks,
+            classes,
             worker.features,
             worker.stages,
             worker.environment,
@@ -308,12 +309,12 @@ class _AttemptRun:
 
     def on_epoch(self, task: int, epoch: Epoch) -> None:
         self.epochs += 1
-        names = self.trial.config.data.tasks
+        tasks = self.trial.config.data.tasks
         self._report(
             "epoch",
             task=task,
-            tasks=len(names),
-            task_name=names[task],
+            tasks=len(tasks),
+            task_name=task_name(tasks[task]),
             epoch=epoch.epoch,
             epochs=self.trial.config.training.epochs,
             loss=epoch.loss,
@@ -323,15 +324,16 @@ class _AttemptRun:
         self.metrics += report.metrics
         self.curves += report.curves
         self.reused += report.seconds_reused
-        names = self.trial.config.data.tasks
-        of_split = {row["split"]: row for row in report.metrics if row["task"] == report.task}
+        tasks = self.trial.config.data.tasks
+        own = [row for row in report.metrics if row["task"] == report.task]
+        test, validation = (_mean_detection(own, split) for split in ("test", "validation"))
         self._report(
             "task",
             task=report.task,
-            tasks=len(names),
-            task_name=names[report.task],
-            image_auroc=of_split.get("test", of_split.get("validation", {})).get("image_auroc"),
-            validation=_detection(of_split["validation"]) if "validation" in of_split else None,
+            tasks=len(tasks),
+            task_name=task_name(tasks[report.task]),
+            image_auroc=((validation or {}) if test is None else test).get("image_auroc"),
+            validation=validation,
             reused=report.seconds_reused > 0,
         )
         return not self.worker.pruned.is_set(self.trial.id)
@@ -339,11 +341,7 @@ class _AttemptRun:
     def _means(self, split: str) -> dict[str, float] | None:
         """The detection metrics of a split, mean over the classes seen; None without the split."""
         last = self.metrics[-1]["after_task"]
-        of_class = [_detection(r) for r in self.metrics if r["split"] == split and r["after_task"] == last]
-        if not of_class:
-            return None
-        defined = [metric for metric in of_class[0] if all(metric in row for row in of_class)]
-        return {metric: sum(row[metric] for row in of_class) / len(of_class) for metric in defined}
+        return _mean_detection([row for row in self.metrics if row["after_task"] == last], split)
 
     def _report(self, kind: Any, **facts: object) -> None:
         self.worker.events(
@@ -396,7 +394,7 @@ class _AttemptRun:
                 {
                     "split": kept.split,
                     "task": kept.task,
-                    "task_name": self.trial.config.data.tasks[kept.task],
+                    "task_name": kept.class_name,
                     "image": sample.name,
                     "image_digest": sample.digest,
                     "defect": sample.defect,
@@ -470,9 +468,16 @@ class _AttemptRun:
         self.worker.keep(self.attempt, state, rows, Event(kind, self.trial.id, facts), self._fail)
 
 
-def _detection(row: Mapping[str, Any]) -> dict[str, float]:
-    """The detection metrics of a row, those that are defined."""
-    return {metric: row[metric] for metric in DETECTION if row[metric] is not None}
+def _mean_detection(rows: Sequence[Mapping[str, Any]], split: str) -> dict[str, float] | None:
+    """The mean over classes of each detection metric that all rows of a split have.
+
+    None without a row of the split.
+    """
+    of_class = [row for row in rows if row["split"] == split]
+    if not of_class:
+        return None
+    defined = [metric for metric in DETECTION if all(row[metric] is not None for row in of_class)]
+    return {metric: sum(row[metric] for row in of_class) / len(of_class) for metric in defined}
 
 
 def _end_record(attempt: Attempt, state: str, facts: Mapping[str, Any]) -> None:

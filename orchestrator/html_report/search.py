@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 NOTE = (
     "Selected on validation images alone. Values are means over classes and seeds on the validation images. The best of "
-    "many values is better than it would be on new images; the tables above show the test images."
+    "many values is better than it would be on new images."
 )
+TESTED, NOT_TESTED = "The tables above show the test images.", "No configuration was tested."
 IMPORTANCE = (
     "PED-ANOVA over complete configurations: each knob's share of the difference between better and worse ones. "
     "The estimate has no interval."
@@ -56,15 +57,17 @@ def search_section(folder: Path, name: str, tested_seeds: Collection[int] = ()) 
     import optuna
     from optuna.trial import TrialState
 
-    from orchestrator.search.optuna_search import TRIALS
-    from orchestrator.search.storage import JOURNAL, explain_storage_errors, open_journal
+    from orchestrator.search.storage import JOURNAL, explain_storage_errors, latest_study_name, open_journal
+    from orchestrator.search.tried_configurations import REASON, REPEATED, TRIALS
 
     if not (folder / JOURNAL).exists():
         return _section(missing=f"The study is not in this folder ({JOURNAL} is missing); search.md has its tables.")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with explain_storage_errors(None, folder):
-        study = optuna.load_study(study_name=name, storage=open_journal(folder))
-        trials = study.get_trials(deepcopy=False)
+        storage = open_journal(folder)
+        study = optuna.load_study(study_name=latest_study_name(storage, name), storage=storage)
+        # A suggestion that repeats an earlier one ran nothing.
+        trials = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(REASON) != REPEATED]
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     names = study.metric_names or [f"objective {k}" for k in range(len(study.directions))]
     objectives = [(name, of.name.lower()) for name, of in zip(names, study.directions, strict=True)]
@@ -73,13 +76,14 @@ def search_section(folder: Path, name: str, tested_seeds: Collection[int] = ()) 
     summary = f"Objectives: {', '.join(f'{direction} {name}' for name, direction in objectives)}. Configurations: {counts or 'none'}."
     counts_of_seeds = {len(trial.user_attrs[TRIALS]) for trial in complete if TRIALS in trial.user_attrs}
     seeds = _seeds_note(counts_of_seeds, tested_seeds)
+    tested = TESTED if tested_seeds else NOT_TESTED
     charts: list[Chart] = []
     for k, (objective, direction) in enumerate(objectives):
         charts += _history(complete, k, objective, direction == "maximize")
         charts += _importance(study, k, objective)
     first, direction = objectives[0]
     charts += _parallel_chart(complete, first, direction == "maximize")
-    return _section(charts, (_configurations_table(trials, objectives),), (summary, *seeds, NOTE))
+    return _section(charts, (_configurations_table(trials, objectives),), (summary, *seeds, NOTE, tested))
 
 
 def _seeds_note(searched: Collection[int], tested: Collection[int]) -> tuple[str, ...]:
@@ -171,7 +175,7 @@ def _parallel_chart(complete: list[FrozenTrial], objective: str, maximize: bool)
 
 
 def _configurations_table(trials: list[FrozenTrial], objectives: list[tuple[str, str]]) -> SortableTable:
-    from orchestrator.search.optuna_search import REASON, TRIALS
+    from orchestrator.search.tried_configurations import REASON, TRIALS
 
     knobs = list(dict.fromkeys(knob for trial in trials for knob in trial.params))
     best = [

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from moleflow.settings.config import TrainingKnobs, TrialConfig, canonical_json, reach
+from moleflow.settings.task_list import Task, classes_of_task, task_name
 from orchestrator.plan.stage_tree import stage_tree
 from orchestrator.sweep.trial import Trial
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """The number of images of a task.
+    """The number of images of a class.
 
     Attributes:
         train: normal images to train on.
@@ -56,8 +57,9 @@ def estimate_work(
 
     Args:
         trials: the trials to run, in the order of the plan.
-        images: by task.
-        step_seconds: by task, seconds of a training step as far as known; see `seconds_per_step`.
+        images: by class.
+        step_seconds: by task name, seconds of a training step as far as known; see
+            `seconds_per_step`.
         there: trials whose stages are already trained.
 
     """
@@ -101,10 +103,15 @@ def _stages_of(
     for trial in trials:
         chain, config, stages = tree.chains[trial.id], trial.config, []
         for stage, task in zip(chain, config.data.tasks, strict=True):
-            steps = config.training.epochs * steps_per_epoch(config.training, _trained_on(config, images[task]))
-            stages.append(_TrialStage(task, steps, stage in trained))
+            steps = config.training.epochs * _steps_of_task(config, task, images)
+            stages.append(_TrialStage(task_name(task), steps, stage in trained))
         yield trial.id, stages
         trained.update(chain)
+
+
+def _steps_of_task(config: TrialConfig, task: Task, images: Mapping[str, ImageCounts]) -> int:
+    """The training steps of an epoch over the images of all classes of a task."""
+    return steps_per_epoch(config.training, sum(_trained_on(config, images[name]) for name in classes_of_task(task)))
 
 
 def steps_per_epoch(training: TrainingKnobs, count: int) -> int:
@@ -116,21 +123,22 @@ def steps_per_epoch(training: TrainingKnobs, count: int) -> int:
 def seconds_per_step(
     epochs: Iterable[tuple[str, str, float]], configs: Mapping[str, TrialConfig], images: Mapping[str, ImageCounts]
 ) -> dict[str, float]:
-    """The mean seconds of a training step, by task.
+    """The mean seconds of a training step, by task name.
 
     Args:
-        epochs: (trial id, task, seconds) of trained epochs.
+        epochs: (trial id, task name, seconds) of trained epochs.
         configs: the configurations of those trials, by id; epochs of other trials are left out.
-        images: by task; epochs of other tasks are left out.
+        images: by class; epochs of tasks with other classes are left out.
 
     """
     seconds: defaultdict[str, float] = defaultdict(float)
     steps: defaultdict[str, int] = defaultdict(int)
-    for trial_id, task, epoch_seconds in epochs:
-        if trial_id in configs and task in images:
-            config = configs[trial_id]
-            seconds[task] += epoch_seconds
-            steps[task] += steps_per_epoch(config.training, _trained_on(config, images[task]))
+    for trial_id, name, epoch_seconds in epochs:
+        config = configs.get(trial_id)
+        task = next((task for task in config.data.tasks if task_name(task) == name), None) if config else None
+        if config and task and all(of in images for of in classes_of_task(task)):
+            seconds[name] += epoch_seconds
+            steps[name] += _steps_of_task(config, task, images)
     return {task: seconds[task] / count for task, count in steps.items() if count}
 
 
@@ -144,7 +152,7 @@ def _held_out(config: TrialConfig, images: ImageCounts) -> int:
 
 
 def _images_read(config: TrialConfig, images: ImageCounts) -> int:
-    """The images of a task that a trial sends through its backbone, at most."""
+    """The images of a class that a trial sends through its backbone, at most."""
     data = config.data
     validated = _held_out(config, images) if data.evaluate != "test" else 0
     drawn = validated if data.validation_anomalies == "synthetic" else 0  # a defect on a copy of each
@@ -155,7 +163,7 @@ def _images_read(config: TrialConfig, images: ImageCounts) -> int:
 def _forwards(trials: Sequence[Trial], images: Mapping[str, ImageCounts]) -> tuple[int, int]:
     """Images through a backbone, (without sharing equal features, with it)."""
     alone = 0
-    most: dict[tuple[str, str, str], int] = {}  # by feature settings, weights and task
+    most: dict[tuple[str, str, str], int] = {}  # by feature settings, weights and class
     # Features depend on two knob groups and the weights. The trials keep the groups alive, so an
     # id() stands for one group.
     kinds = Counter((id(t.config.backbone), id(t.config.data), t.inputs.weights) for t in trials)
@@ -163,11 +171,11 @@ def _forwards(trials: Sequence[Trial], images: Mapping[str, ImageCounts]) -> tup
     for kind, number in kinds.items():
         config, weights = config_of[kind], kind[-1]
         features = canonical_json(reach(config, "features"))
-        for task in config.data.tasks:
-            count = _images_read(config, images[task])
+        for name in config.data.classes:
+            count = _images_read(config, images[name])
             alone += number * count
-            key = features, weights, task
-            whole = images[task].train + images[task].test + _held_out(config, images[task])
+            key = features, weights, name
+            whole = images[name].train + images[name].test + _held_out(config, images[name])
             # With a limit on training images each seed draws its own; together at most all.
             seeded = config.data.train_images is not None
             before = most.get(key, 0)

@@ -52,4 +52,4 @@ def _read(text: str) -> tuple[TrialConfig, Inputs]:
     identity = json.loads(text)
     digests = identity.pop("data_digests")
     config = TrialConfig.model_validate(identity)
-    return config, Inputs(dict(zip(config.data.tasks, digests, strict=True)), identity["backbone"]["weights"], "")
+    return config, Inputs(dict(zip(config.data.classes, digests, strict=True)), identity["backbone"]["weights"], "")

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from moleflow.data.copies import Copies, find_copies
 from moleflow.data.dataset import Dataset, open_dataset
 from moleflow.data.digests import DigestCache
-from moleflow.data.mvtec import TaskData, class_names, scan
+from moleflow.data.findings import ClassFindings, findings_of
+from moleflow.data.layouts.table import BY_LOOKING, Reading
+from moleflow.data.scan import class_names, reading_of, scan
 from moleflow.data.splits import hold_out
 from moleflow.data.subsets import split
 from moleflow.errors import InvalidInput
@@ -26,15 +29,17 @@ class SweepInputs:
 
     Attributes:
         dataset: the data set.
-        images: the number of images, by task.
-        notes: a sentence for each task on which some metrics are undefined.
-        of: the inputs of a configuration: image digests by task, and weights.
+        images: the number of images, by class.
+        findings: the findings of the scan about each class.
+        copies: images that are in these classes more than once, as their digests show.
+        of: the inputs of a configuration: image digests by class, and weights.
 
     """
 
     dataset: Dataset
     images: Mapping[str, ImageCounts]
-    notes: tuple[str, ...]
+    findings: tuple[ClassFindings, ...]
+    copies: tuple[Copies, ...]
     of: Callable[[TrialConfig], Inputs]
 
 
@@ -44,35 +49,41 @@ def scan_inputs(
     """Scan every image that the configurations use, and identify their weights.
 
     Args:
-        data_root: an MVTec AD folder; None = the embedded images.
+        data_root: a folder of images in one of the known layouts; None = the embedded images.
         cache: the cache folder.
         configs: the configurations.
         source: the option or key that gave `data_root`, for messages.
 
     Raises:
-        InvalidInput: not an MVTec AD folder; a missing class, mask or weights file; a broken image.
+        InvalidInput: a folder of no known layout; a missing class, mask or weights file; a broken
+            image; configurations that read the folder in different ways.
         OSError: the cache cannot be written.
 
     """
+    configs = list(configs)
+    reading = _the_reading(configs)
     if data_root is not None:
         try:
-            class_names(data_root)
+            class_names(data_root, reading)
         except InvalidInput as error:
             raise InvalidInput(f"{source}: {error}") from None
     dataset = open_dataset(
         data_root, cache, partial(print, "drawing the embedded images (once)", file=sys.stderr, flush=True)
     )
     tasks: dict[str, None] = {}
+    full: set[str] = set()
     backbones: dict[tuple[str, str], BackboneKnobs] = {}
     splits: dict[tuple[str, float, float, int], None] = {}
     # Variants share their knob groups; each distinct pair is looked at once.
     for config in {(id(config.data), id(config.backbone)): config for config in configs}.values():
         data = config.data
         real = data.validation_real_share if data.validation_anomalies == "real" else 0.0
-        splits |= dict.fromkeys((task, data.validation_fraction, real, data.validation_seed) for task in data.tasks)
-        tasks |= dict.fromkeys(data.tasks)
+        splits |= dict.fromkeys((task, data.validation_fraction, real, data.validation_seed) for task in data.classes)
+        tasks |= dict.fromkeys(data.classes)
+        full |= set(data.classes) if data.value_range == "full" else set()
         backbones[config.backbone.model, config.backbone.weights] = config.backbone
-    scanned = {data.name: data for data in scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"))}
+    found = scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"), reading)
+    scanned = {data.name: data for data in found}
     for task, fraction, real, seed in splits:
         split(scanned[task].train, fraction, seed)  # Both raise InvalidInput if they leave too few images.
         hold_out(scanned[task].test, real, seed)
@@ -82,20 +93,22 @@ def scan_inputs(
 
     def of(config: TrialConfig) -> Inputs:
         return Inputs(
-            data={task: digests[task] for task in config.data.tasks},
+            data={task: digests[task] for task in config.data.classes},
             weights=weights[config.backbone.model, config.backbone.weights],
             dataset=label,
         )
 
     images = {name: ImageCounts(len(data.train), len(data.test)) for name, data in scanned.items()}
-    return SweepInputs(dataset, images, tuple(filter(None, map(_undefined_metrics, scanned.values()))), of)
+    findings = tuple(findings_of(data, data.name in full) for data in found)
+    return SweepInputs(dataset, images, findings, find_copies(found), of)
 
 
-def _undefined_metrics(task: TaskData) -> str:
-    """A sentence on the metrics that are undefined on a task; empty if all are defined."""
-    labels = {sample.label for sample in task.test}
-    if 1 not in labels:
-        return f"{task.name}: all its test images are good: neither image nor pixel metrics are defined"
-    lacking = ["all its test images are defective: no image metric is defined"] if 0 not in labels else []
-    lacking += ["it has no masks: no pixel metric is defined"] if not task.has_masks else []
-    return f"{task.name}: {'; '.join(lacking)}" if lacking else ""
+def _the_reading(configs: Iterable[TrialConfig]) -> Reading:
+    """The one way in which all configurations read the data root."""
+    ways = list(dict.fromkeys(reading_of(config.data) for config in configs))
+    if len(ways) > 1:
+        raise InvalidInput(
+            "data.layout and data.normal_names: given several values, but all trials of a sweep read the same images; "
+            "give one value under base, and start another sweep for the other"
+        )
+    return ways[0] if ways else BY_LOOKING

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moleflow.data.findings import undefined_note
 from moleflow.errors import counted
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.knobs import method_knobs
@@ -30,7 +32,8 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
     lines.append(f"dataset:  {images}")
     if sweep.note:
         lines.append(f"note:     {sweep.note}")
-    lines += [f"note:     {note}" for note in inputs.notes]
+    lines += [f"note:     {note}" for findings in inputs.findings for note in findings.notes]
+    lines += [f"note:     {copies.note}" for copies in inputs.copies]
     counts = [f"{len(plan.of('done'))} done", f"{len(plan.of('to run'))} to run"]
     if plan.of("pruned"):
         counts.append(f"{len(plan.of('pruned'))} stopped early")
@@ -51,6 +54,14 @@ def _search(sweep: Sweep, search: SearchKeys) -> str:
     best = "the best" if search.finalists == 1 else f"the best {search.finalists}" if search.finalists else "none"
     tested = f"{best} and the base with {counted(len(sweep.final_seeds or sweep.seeds), 'seed')}"
     return f"{tried}, on validation images; tested then: {tested if search.finalists else best}"
+
+
+def unseen_lines(inputs: SweepInputs) -> list[str]:
+    """A line on the checks of images that a plan leaves out; none for embedded images."""
+    if inputs.dataset.generated:
+        return []
+    root = shlex.quote(str(inputs.dataset.root))
+    return [f"unseen:   near copies of images; to look for them: moleflow-sweep data {root}"]
 
 
 def work_lines(work: WorkEstimate | None) -> list[str]:
@@ -135,7 +146,11 @@ def plan_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: 
         "dataset": inputs.dataset.name,
         "base": sweep.base,
         "note": sweep.note,
-        "undefined": inputs.notes,
+        "undefined": [note for note in map(undefined_note, inputs.findings) if note],
+        "passed_over": {one.name: [asdict(group) for group in one.passed_over] for one in inputs.findings},
+        "wide_masks": [asdict(mask) for one in inputs.findings for mask in one.wide_masks],
+        "not_looked_for": [] if inputs.dataset.generated else ["near copies"],
+        "copies": [asdict(copies) for copies in inputs.copies],
         "folder": folder,
         "counts": {state: len(plan.of(state)) for state in ("done", "stale", "to run")},
         "to_do": asdict(work) if work else None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from moleflow.settings.config import REACHING, KnobGroup, TrialConfig
+from moleflow.settings.task_list import classes_of_task
 from orchestrator.sweep.trial import Trial
 
 
@@ -47,7 +48,7 @@ class StageTree:
 def stage_tree(trials: Iterable[Trial]) -> StageTree:
     """The stages of some trials, given in the order of their plan."""
     reaches = _Reaches()
-    stages: dict[tuple[int, tuple[int, ...], str, str, int], int] = {}
+    stages: dict[tuple[int, tuple[int, ...], tuple[str, ...], str, int], int] = {}
     chains = {}
     for trial in trials:
         chain: list[int] = []
@@ -55,7 +56,9 @@ def stage_tree(trials: Iterable[Trial]) -> StageTree:
         first, later = reaches.of(config)
         parent = -1
         for task in config.data.tasks:
-            stage = (parent, later if chain else first, inputs.data[task], inputs.weights, config.seed)
+            # Sorted, as a task's training images are: the order of its classes changes no stage.
+            images = tuple(sorted([inputs.data[name] for name in classes_of_task(task)]))
+            stage = (parent, later if chain else first, images, inputs.weights, config.seed)
             parent = stages.setdefault(stage, len(stages))
             chain.append(parent)
         chains[trial.id] = tuple(chain)

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -175,14 +175,9 @@ class AttemptFolder:
                 **process_identity(),
                 **facts,
             }
-            text = json.dumps(content)
-            try:
-                created = files.create_exclusively(path, text.encode())
-            except FileNotFoundError:
-                files.make_folder(self.folder)
-                continue
-            record = AttemptRecord(trial_id, number, path, text)
-            if not created:
+            record = AttemptRecord(trial_id, number, path, json.dumps(content))
+            create = partial(files.create_exclusively, path, record.text.encode())
+            if not files.make_folder_if_missing(self.folder, create):
                 # Another worker created this number a moment ago: look again at who runs the trial.
                 # This host may believe for a minute that there is no such file.
                 files.names(self.folder, fresh=True)

@@ -44,42 +44,49 @@ def record_dead_attempts(
         OSError: the disk is full or not writable; the rest is found dead at the next start.
 
     """
-    if not (running := [record for record in map(attempts.reread, dead) if record.stored_state == RUNNING]):
-        return []
-    ended = {
-        record.path
+    running = [record for record in map(attempts.reread, dead) if record.stored_state == RUNNING]
+    claimed = [
+        record
         for record in running
         if attempts.claim_end(record.trial_id, record.attempt, record.content if certain else None)
-    }
+    ]
     # Asked once the ends are claimed: whoever claimed them before may have stored rows and died.
-    statuses = store.statuses(fresh=True)
-    writer = PartWriter(store)
-    unstored: list[tuple[AttemptRecord, str, dict[str, Any]]] = []
+    statuses = store.statuses(fresh=True) if running else {}
     for record in running:
-        last_heartbeat = _last_heartbeat(record)
         status = statuses.get((record.trial_id, record.attempt))
         if status is not None:
-            attempts.close(record, status, last_heartbeat.timestamp())
-            continue
-        if record.path not in ended:
-            continue
-        stall = read_stall(record)
-        end = FAILED if stall else state
-        known = {"error": error, "error_kind": error_kind if state == FAILED else STOPPED, "traceback": None}
-        known = stall.facts if stall else known
+            attempts.close(record, status, _last_heartbeat(record).timestamp())
+    unstored = [record for record in claimed if (record.trial_id, record.attempt) not in statuses]
+    known = {"error": error, "error_kind": error_kind if state == FAILED else STOPPED, "traceback": None}
+    _store_ends(attempts, store, [(record, *_end(record, state, known)) for record in unstored])
+    return [attempts.reread(record) for record in unstored]
+
+
+def _end(record: AttemptRecord, state: str, known: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the state and the error of an attempt: its own, if it left word that it stalled."""
+    stall = read_stall(record)
+    return (FAILED, stall.facts) if stall else (state, known)
+
+
+def _store_ends(
+    attempts: AttemptFolder, store: ResultStore, ends: Sequence[tuple[AttemptRecord, str, Mapping[str, Any]]]
+) -> None:
+    """Write the rows of attempts, then their ends, so that the next driver finds the rows."""
+    writer = PartWriter(store)
+    closing = []
+    for record, state, known in ends:
+        last_heartbeat = _last_heartbeat(record)
         if {"row", "started_at"} <= record.content.keys():
-            writer.add(AttemptRows(_row(record, last_heartbeat, end, known)))
+            writer.add(AttemptRows(_row(record, last_heartbeat, state, known)))
         epochs = logged_epochs(store.folder, record.content.get("row", {}).get("worker", ""), record)
-        unstored.append((record, end, {"ended_at": last_heartbeat.timestamp(), **known, "epochs": epochs}))
-    # The rows come first. If this driver dies in between, the next one finds them.
+        closing.append((record, state, {"ended_at": last_heartbeat.timestamp(), **known, "epochs": epochs}))
     try:
         writer.flush()
     except InvalidRows:  # Of records that no worker wrote. Those are left out now.
         writer.flush()
-    for record, end, facts in unstored:
-        attempts.close(record, end, **facts)
+    for record, state, facts in closing:
+        attempts.close(record, state, **facts)
         files.remove(stall_file(record.path))
-    return [attempts.reread(record) for record, _, _ in unstored]
 
 
 def _last_heartbeat(record: AttemptRecord) -> datetime:

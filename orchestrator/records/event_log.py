@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,24 @@ class LogFollower:
 
     folder: Path
     _offsets: dict[str, int] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
     _calls: int = _CALLS_OF_A_LISTING
+    _looked: float = -math.inf
 
-    @property
-    def pause_s(self) -> float:
-        """Seconds to wait before the next look, by the calls that the last one took."""
-        return min(self._calls / CALLS_PER_S, LONGEST_PAUSE_S)
+    def read_due(self, pattern: str = "*", every_s: float | None = None) -> list[LoggedEvent] | None:
+        """As `read_new`, or None if the last call that read was a moment ago.
+
+        Args:
+            pattern: as of `read_new`.
+            every_s: seconds between two calls that read. None = as many as the calls of the last
+                one cost: the more logs there are, the longer the pause.
+        """
+        now = self.clock()
+        pause_s = min(self._calls / CALLS_PER_S, LONGEST_PAUSE_S) if every_s is None else every_s
+        if now - self._looked < pause_s:
+            return None
+        self._looked = now
+        return self.read_new(pattern)
 
     def read_new(self, pattern: str = "*") -> list[LoggedEvent]:
         """The new events of the workers whose names match `pattern`, oldest first."""

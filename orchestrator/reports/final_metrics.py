@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from moleflow.metrics.continual import continual_table
+from moleflow.metrics.continual import continual_table, mean_over_classes
 from orchestrator.results.schema import DETECTION, boolean_mask, holding, numbers
 from orchestrator.results.store import ResultStore
 
@@ -25,7 +25,10 @@ MEAN = "Mean"
 """The class name of the row over all classes."""
 
 MEASURES = ("acc", "fm", "bwt")
-COLUMNS = (*METRICS, *(f"{measure}_{metric}" for metric in CONTINUAL for measure in MEASURES))
+BY_TASK = tuple(f"task_{measure}_{metric}" for metric in CONTINUAL for measure in MEASURES)
+"""ACC, FM and BWT with the mean over the classes of a task first, then over tasks."""
+BY_CLASS = (*METRICS, *(f"{measure}_{metric}" for metric in CONTINUAL for measure in MEASURES))
+COLUMNS = (*BY_CLASS, *BY_TASK)
 _POSITION = {name: k for k, name in enumerate(COLUMNS)}
 # Columns that are read of every stored row, and those read only of rows after the final task.
 _EVERY_ROW = ["trial_id", "attempt", "split", "after_task", "task", *CONTINUAL]
@@ -40,17 +43,31 @@ class FinalMetrics(Mapping[tuple[str, str], float | None]):
     """The metrics of one trial after its final task, by (class name, metric); None if undefined.
 
     The class name `MEAN` stands for the mean over the classes that have the metric. It also has
-    ACC, FM and BWT of `CONTINUAL`, which are None if one class lacks the metric.
+    ACC, FM and BWT of `CONTINUAL`, which are None if one class lacks the metric. Trials with a task
+    of several classes have them by task too (`BY_TASK`).
 
     Attributes:
         classes: names in task order.
+        tasks: the task of each class, from 0.
         images: for each class, how many images were scored and how many of them are defective.
-        table: (classes + 1, COLUMNS), NaN where undefined; the last row is that of `MEAN`.
+        table: (classes + 1, COLUMNS), NaN where undefined; the last row is that of `MEAN`. Where
+            each task is one class, the columns `BY_TASK` equal those by class.
     """
 
     classes: tuple[str, ...]
+    tasks: tuple[int, ...]
     images: tuple[tuple[int, int], ...]
     table: Reals
+
+    @property
+    def has_joint_task(self) -> bool:
+        """True if some task has several classes."""
+        return len(set(self.tasks)) < len(self.tasks)
+
+    @property
+    def own_table(self) -> Reals:
+        """The table without columns that repeat others."""
+        return self.table if self.has_joint_task else self.table[:, : len(BY_CLASS)]
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
@@ -63,10 +80,11 @@ class FinalMetrics(Mapping[tuple[str, str], float | None]):
         return None if np.isnan(value) else value
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        yield from ((name, metric) for name in self.rows for metric in COLUMNS)
+        columns = COLUMNS[: self.own_table.shape[1]]
+        yield from ((name, metric) for name in self.rows for metric in columns)
 
     def __len__(self) -> int:
-        return self.table.size
+        return self.own_table.size
 
     def without_means(self, metrics: Sequence[str]) -> FinalMetrics:
         """Return a copy in which the means of `metrics` over the classes are undefined."""
@@ -125,18 +143,19 @@ def final_metrics(store: ResultStore, split: str) -> dict[tuple[str, int], Final
         return {}
     tables = _tables(cells, final_rows)
     _set_continual(tables, cells)
-    classes, images = _classes(cells, final_rows)
-    return {attempt: FinalMetrics(classes[n], images[n], tables[n]) for n, attempt in enumerate(cells.attempts)}
+    classes = _classes(cells, final_rows)
+    return {attempt: FinalMetrics(*classes[n], tables[n]) for n, attempt in enumerate(cells.attempts)}
 
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """The cells R[i, j] of all attempts for one split: task j scored after task i.
+    """The cells of R of all attempts for one split: a class of task j scored after task i.
 
     Attributes:
         attempts: (trial id, number) of each attempt.
         last: (attempts,) the final task of each attempt.
         attempt, after, task: (cells,) position of the attempt in `attempts`, i, and j.
+        column: (cells,) position of the class among all classes of its attempt.
         final: (cells,) whether i is the attempt's final task.
         values: {metric of `CONTINUAL`: (cells,) its R[i, j]}.
     """
@@ -146,8 +165,22 @@ class _Cells:
     attempt: Counts
     after: Counts
     task: Counts
+    column: Counts
     final: npt.NDArray[np.bool_]
     values: Mapping[str, Reals]
+
+    @cached_property
+    def task_of(self) -> Counts:
+        """The task of each attempt's classes (attempts, columns); -1 behind the last class."""
+        tasks = np.full((len(self.last), int(self.column.max()) + 1), -1, dtype=np.int64)
+        tasks[self.attempt[self.final], self.column[self.final]] = self.task[self.final]
+        return tasks
+
+    @property
+    def counts(self) -> Counts:
+        """The number of classes of each attempt (attempts,)."""
+        counts: Counts = (self.task_of >= 0).sum(axis=1)
+        return counts
 
 
 def _cells(stored: pa.Table) -> _Cells:
@@ -159,72 +192,104 @@ def _cells(stored: pa.Table) -> _Cells:
     attempt = (np.cumsum(in_use) - 1)[code]
     after = numbers(stored["after_task"])
     last = np.zeros(int(in_use.sum()), dtype=np.int64)
-    for task in range(int(after.max(initial=-1)) + 1):  # Ascending, so that the final task stays.
-        last[attempt[after == task]] = task
+    for i in range(int(after.max(initial=-1)) + 1):  # Ascending, so that the final task stays.
+        last[attempt[after == i]] = i
     ids = trial.dictionary.to_pylist()
     attempts = [(ids[of // base], of % base) for of in np.flatnonzero(in_use).tolist()]
     values = {metric: numbers(stored[metric]) for metric in CONTINUAL}
-    return _Cells(attempts, last, attempt, after, numbers(stored["task"]), after == last[attempt], values)
+    task = numbers(stored["task"]).astype(np.int64)
+    column = _columns(attempt, after, task)
+    return _Cells(attempts, last, attempt, after, task, column, after == last[attempt], values)
+
+
+def _columns(attempt: Counts, after: Counts, task: Counts) -> Counts:
+    """Return the position of each cell's class among the classes seen, in the order of tasks.
+
+    Within a task they keep the order of the stored rows, which is that of `data.tasks`.
+    """
+    order = np.lexsort((task, after, attempt))  # Stable.
+    column = np.empty_like(task)
+    starts = np.flatnonzero(np.diff(attempt[order], prepend=-1) | np.diff(after[order], prepend=-1))
+    lengths = np.diff(starts, append=len(order))
+    column[order] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return column
 
 
 def _tables(cells: _Cells, final_rows: pa.Table) -> list[Reals]:
     """Return each attempt's table with the means, but without ACC, FM and BWT."""
-    last, tasks = cells.last, int(cells.last.max()) + 1
-    table = np.full((len(last), tasks + 1, len(COLUMNS)), np.nan)
-    target = cells.attempt[cells.final], cells.task[cells.final]
+    counts = cells.counts
+    most = int(counts.max())
+    table = np.full((len(counts), most + 1, len(COLUMNS)), np.nan)
+    target = cells.attempt[cells.final], cells.column[cells.final]
     for k, metric in enumerate(METRICS):
         table[*target, k] = numbers(final_rows[metric])
-    # Summed task by task: NumPy's own order of summation, and so the last bits of a mean, would
+    # Summed class by class: NumPy's own order of summation, and so the last bits of a mean, would
     # depend on the machine.
-    total, known = np.zeros((2, len(last), len(COLUMNS)))
-    for task in range(tasks):
-        total += np.nan_to_num(table[:, task])
-        known += ~np.isnan(table[:, task])
+    total, known = np.zeros((2, len(counts), len(COLUMNS)))
+    for column in range(most):
+        total += np.nan_to_num(table[:, column])
+        known += ~np.isnan(table[:, column])
     means = np.where(known > 0, total / np.maximum(known, 1), np.nan)
-    for n, count in enumerate((last + 1).tolist()):
+    for n, count in enumerate(counts.tolist()):
         table[n, count] = means[n]
-    return [table[n, : count + 1] for n, count in enumerate((last + 1).tolist())]
+    return [table[n, : count + 1] for n, count in enumerate(counts.tolist())]
 
 
 def _set_continual(tables: Sequence[Reals], cells: _Cells) -> None:
-    """Set ACC, FM and BWT of each attempt from R."""
-    last, tasks = cells.last, int(cells.last.max()) + 1
-    lengths = np.unique(last).tolist()
-    r = np.empty((len(last), tasks, tasks))
+    """Set ACC, FM and BWT of each attempt from R, by class and by task."""
+    last, most = cells.last, cells.task_of.shape[1]
+    sequences, group = np.unique(cells.task_of, axis=0, return_inverse=True)
+    r = np.empty((len(last), int(last.max()) + 1, most))
     for metric in CONTINUAL:
         r.fill(np.nan)
-        r[cells.attempt, cells.after, cells.task] = cells.values[metric]
-        columns = [_POSITION[f"{measure}_{metric}"] for measure in MEASURES]
-        for final in lengths:
-            of_length = np.flatnonzero(last == final)
-            measures = continual_table(r if len(lengths) == 1 else r[of_length, : final + 1, : final + 1])
-            # FM and BWT do not need the last task, but the three are read together: without ACC
-            # none is given.
-            measures[np.isnan(measures[:, 0])] = np.nan
-            for n, row in zip(of_length.tolist(), measures, strict=True):
-                tables[n][-1, columns] = row
+        r[cells.attempt, cells.after, cells.column] = cells.values[metric]
+        by_class, by_task = ([_POSITION[f"{prefix}{of}_{metric}"] for of in MEASURES] for prefix in ("", "task_"))
+        for number, sequence in enumerate(sequences):
+            task_of = sequence[sequence >= 0]
+            members = np.flatnonzero(group == number)
+            of_group = r if len(sequences) == 1 else r[members, : int(task_of[-1]) + 1, : len(task_of)]
+            measures = _measures(of_group, task_of)
+            is_joint = len(np.unique(task_of)) < len(task_of)
+            over_tasks = _measures(mean_over_classes(of_group, task_of), np.unique(task_of)) if is_joint else measures
+            for n, row, row_by_task in zip(members.tolist(), measures, over_tasks, strict=True):
+                tables[n][-1, by_class] = row
+                tables[n][-1, by_task] = row_by_task
 
 
-def _classes(cells: _Cells, final_rows: pa.Table) -> tuple[list[tuple[str, ...]], list[tuple[tuple[int, int], ...]]]:
-    """Return each attempt's class names in task order, and their image counts.
+def _measures(r: Reals, task_of: Counts) -> Reals:
+    """Return ACC, FM and BWT (N, 3) of R (N, tasks, columns)."""
+    measures = continual_table(r, task_of)
+    # FM and BWT do not need the last task, but the three are read together: without ACC none is
+    # given.
+    measures[np.isnan(measures[:, 0])] = np.nan
+    return measures
 
-    Attempts with equal classes and counts share one object, which saves memory and comparisons.
+
+_Classes = tuple[tuple[str, ...], tuple[int, ...], tuple[tuple[int, int], ...]]
+
+
+def _classes(cells: _Cells, final_rows: pa.Table) -> list[_Classes]:
+    """Return each attempt's class names in task order, with their tasks and their image counts.
+
+    Attempts with equal ones share one object, which saves memory and comparisons.
     """
     encoded = final_rows["task_name"].combine_chunks().dictionary_encode()
     names = encoded.dictionary.to_pylist()
-    attempt, task = cells.attempt[cells.final], cells.task[cells.final]
-    columns = [numbers(of) for of in (encoded.indices, final_rows["n_images"], final_rows["n_anomalous"])]
-    ordered = np.stack(columns, axis=1)[np.lexsort((task, attempt))]
+    attempt, column = cells.attempt[cells.final], cells.column[cells.final]
+    counts = [numbers(final_rows[name]) for name in ("n_images", "n_anomalous")]
+    columns = [numbers(encoded.indices), cells.task[cells.final], *counts]
+    ordered = np.stack(columns, axis=1)[np.lexsort((column, attempt))]
     ends = np.cumsum(np.bincount(attempt, minlength=len(cells.attempts)))
-    shared: dict[bytes, tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = {}
+    shared: dict[bytes, _Classes] = {}
     found = []
     for rows in np.split(ordered, ends[:-1]):
         key = rows.tobytes()
         if key not in shared:
             values = rows.tolist()
-            shared[key] = (tuple(names[n] for n, _, _ in values), tuple((n, bad) for _, n, bad in values))
+            classes, tasks = tuple(names[n] for n, *_ in values), tuple(task for _, task, *_ in values)
+            shared[key] = classes, tasks, tuple((n, bad) for *_, n, bad in values)
         found.append(shared[key])
-    return [classes for classes, _ in found], [images for _, images in found]
+    return found
 
 
 def undefined(trials: Sequence[FinalMetrics]) -> Counter[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.knob_history import values_before_knob_existed
+from moleflow.settings.task_list import classes_in_order
 from orchestrator.reports.final_metrics import FinalMetrics, final_metrics
 from orchestrator.reports.number_format import grouped, setting_text
 from orchestrator.results.schema import FINISHED, boolean_mask, holding, rows_of
@@ -72,6 +73,11 @@ class FinishedTrial:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in task order."""
         return self.values.classes
+
+    @property
+    def tasks(self) -> tuple[tuple[str, ...], ...]:
+        """The classes of each task."""
+        return tuple(tuple(names) for _, names in grouped(zip(self.values.tasks, self.classes, strict=True)).items())
 
     @property
     def images(self) -> tuple[tuple[int, int], ...]:
@@ -153,7 +159,7 @@ class _AttemptReader:
             config = json.loads(row["config"])
             # By class, since the same classes in another order are no other data set.
             if isinstance(digests := config.get("data_digests"), list):
-                config["data_digests"] = dict(zip(config["data"]["tasks"], digests, strict=True))
+                config["data_digests"] = dict(zip(classes_in_order(config["data"]["tasks"]), digests, strict=True))
             settings = values_before_knob_existed() | flatten_settings(config)
             settings.pop("seed", None)
             self._settings[text_without] = settings

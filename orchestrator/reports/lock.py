@@ -39,6 +39,7 @@ REPORT_MODULE = "orchestrator.reports.tables"
 REPORT_CODE = (
     "moleflow.metrics",
     "moleflow.settings.knob_history",
+    "moleflow.settings.task_list",
     "orchestrator.host.printable_text",
     "orchestrator.reports",
     "orchestrator.results",
@@ -131,7 +132,7 @@ def _made_with(version_settings: VersionSettings | None) -> dict[str, str]:
 def _row_digest(trial: FinishedTrial, settings: str) -> str:
     """Return the digest of all that tables take from a trial's rows, but no time or worker."""
     # Little-endian on every machine, so that equal values give equal digests.
-    values = _sha256(trial.values.table.astype("<f8", copy=False).tobytes())
+    values = _sha256(trial.values.own_table.astype("<f8", copy=False).tobytes())
     own = vars(trial) | {"settings": settings, "classes": trial.classes, "images": trial.images, "values": values}
     return _digest(own)[:16]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from orchestrator.reports.differences import Comparison
-from orchestrator.reports.final_metrics import CONTINUAL, MEAN, MEASURES, METRICS
+from orchestrator.reports.final_metrics import BY_TASK, CONTINUAL, MEAN, MEASURES, METRICS
 from orchestrator.reports.notes import mean_notes, same_columns
 from orchestrator.reports.number_format import summary_text
 from orchestrator.reports.render import ABSENT, WIDEST, Cell, Table
@@ -27,20 +27,38 @@ FURTHER = {
     },
 }
 """The metrics of this table with their names in rows."""
+_BY_TASK = {metric: f"{FURTHER[metric.removeprefix('task_')]}, by task" for metric in BY_TASK}
 CONTINUAL_NOTE = (
     "ACC: mean over the tasks after the final task. FM (forgetting): best value before the final task minus the final "
     "value; above 0, something was forgotten. BWT (backward transfer): final value minus the value right after the task "
     "was learned; below 0, something was forgotten. FM and BWT are means over all tasks but the last. If a class lacks "
     "the metric, none of the three is given."
 )
+JOINT_NOTE = (
+    "Some tasks have several classes. Rows are per class; routing accuracy counts images that reach the expert of their "
+    "class's task. ACC, FM and BWT are means over classes, where the classes of the last task count as last. `By task`, "
+    "the mean over the classes of a task comes first, then the mean over tasks: a task counts once, however many classes "
+    "it has."
+)
 T = TypeVar("T")
+
+
+def further_metrics(variants: Sequence[VariantColumn]) -> dict[str, str]:
+    """Return the metrics of the table, {metric: name}; those by task if some task is joint."""
+    if not _some_joint_task(variants):
+        return FURTHER
+    return FURTHER | _BY_TASK
+
+
+def _some_joint_task(variants: Sequence[VariantColumn]) -> bool:
+    return any(trial.values.has_joint_task for variant in variants for trial in variant.trials)
 
 
 def means_and_cost_table(comparison: Comparison, names: Sequence[str]) -> Table:
     """Return the table of the columns of these names."""
     variants = comparison.variants
     rows = []
-    for metric, name in FURTHER.items():
+    for metric, name in further_metrics(variants).items():
         cells = tuple(Cell(summary_text(v.summary(MEAN, metric), len(v.seeds))) for v in variants)
         rows.append((mean_name(variants, metric, name), cells))
     costs: dict[str, Callable[[VariantColumn], str]] = {
@@ -55,7 +73,8 @@ def means_and_cost_table(comparison: Comparison, names: Sequence[str]) -> Table:
     first_cost = len(rows)
     rows += [(name, tuple(Cell(text(v)) for v in variants)) for name, text in costs.items()]
     of_classes = {metric: name for metric, name in FURTHER.items() if metric in METRICS}
-    notes = (*same_columns(comparison), *mean_notes(variants, of_classes), CONTINUAL_NOTE)
+    joint = [JOINT_NOTE] if _some_joint_task(variants) else []
+    notes = (*same_columns(comparison), *mean_notes(variants, of_classes), CONTINUAL_NOTE, *joint)
     title = "Means over the classes after the final task, and cost"
     table = Table(title, ("", *names), tuple(rows), notes, frozenset({first_cost}))
     return table.transposed("Variant") if len(names) > WIDEST else table

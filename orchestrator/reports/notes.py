@@ -41,12 +41,25 @@ def header_lines(comparison: Comparison, split: str) -> tuple[str, ...]:
     lines = [f"dataset: {datasets}" + (f", digest {', '.join(digests)}" if digests else "")]
     if split != "test":
         lines.append(f"images: {split}, not test")
+    if any(t.dataset not in DATASETS for t in trials):
+        lines.append("not looked for: near copies among the images; `moleflow-sweep data FOLDER` does")
     lines.append(f"versions: {', '.join(sorted({t.version for t in trials}))}")
     lines.append(f"seeds: {_seeds(comparison)}")
     lines += shared_lines(comparison.variants, split)
     codes = dict.fromkeys(f"{t.code_digest[:12]} ({t.git})" for t in sorted(trials, key=lambda t: t.code_digest))
     lines.append(f"code: {', '.join(codes)}")
     return (*lines, _cost(trials))
+
+
+def untested_lines(judged: Comparison) -> tuple[str, ...]:
+    """Return the header of a search that has tested nothing; `judged` has its configurations."""
+    n = len(judged.variants)
+    were = "was" if n == 1 else "were"
+    return (
+        f"nothing tested: {counted(n, 'configuration')} {were} judged on validation images alone, and no test image was opened",
+        "to compare them: search.md, or `moleflow-sweep report FOLDER --split validation --all`",
+        *header_lines(judged, "validation"),
+    )
 
 
 def _cost(trials: Sequence[FinishedTrial]) -> str:

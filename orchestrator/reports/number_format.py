@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from moleflow.settings.task_list import sequence_text
 from orchestrator.reports.render import ABSENT, Cell
 
 K = TypeVar("K", bound=Hashable)
@@ -116,8 +117,13 @@ def interval_text(low: float | None, high: float | None) -> str:
 
 
 def setting_text(value: object) -> str:
-    """Return a setting's value as tables show it: 2.0 and 2 are both `2`."""
+    """Return a setting's value as tables show it: 2.0 and 2 are both `2`.
+
+    Tasks of which one has several classes are a sequence: `bolt+nut -> seal`.
+    """
     value = plain_value(value)
+    if isinstance(value, list) and any(isinstance(item, list) for item in value):
+        return sequence_text(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -204,7 +204,7 @@ class Published:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the content, whatever its notation in the files."""
+        """SHA-256 over the content; its notation in the files does not count."""
         content = [rows.model_dump(mode="json") for rows in self.files]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.variants import VariantColumn, patch_grid
 
@@ -32,16 +33,28 @@ def shared_lines(variants: Sequence[VariantColumn], split: str) -> list[str]:
     lines = [f"settings{' shared by all columns' * (len(variants) > 1)}: {', '.join(shared)}"] if shared else []
     trials = [trial for v in variants for trial in v.trials]
     if len({trial.classes for trial in trials}) == 1:
-        classes, images = trials[0].classes, {trial.images for trial in trials}
-        if len(images) == 1:
-            counts = zip(classes, images.pop(), strict=True)
-            each = ", ".join(f"{name} {n} ({defective})" for name, (n, defective) in counts)
-            lines.append(f"tasks in order, with their {split} images (defective ones in brackets): {each}")
-        else:
-            lines.append(f"tasks in order: {', '.join(classes)}")
+        lines.append(_classes_line(trials, split))
     machine = [{trial.environment[name] for trial in trials} for name in ("device_model", "torch")]
     known = [f"{word}{values.pop()}" for word, values in zip(("", "torch "), machine, strict=True) if len(values) == 1]
     return [*lines, f"computed on: {', '.join(known)}"] if known else lines
+
+
+def _classes_line(trials: Sequence[FinishedTrial], split: str) -> str:
+    """Return the sequence that all trials share; if they share the classes alone, those."""
+    classes, images, sequences = trials[0].classes, {t.images for t in trials}, {t.tasks for t in trials}
+    texts = dict(zip(classes, classes, strict=True))
+    counted = ""
+    if len(images) == 1:
+        counts = zip(classes, images.pop(), strict=True)
+        texts = {name: f"{name} {n} ({defective})" for name, (n, defective) in counts}
+        counted = f", with their {split} images (defective ones in brackets)"
+    if len(sequences) > 1:
+        return f"classes in order{counted}: {', '.join(texts.values())}"
+    tasks = sequences.pop()
+    if len(tasks) == len(classes):
+        return f"tasks in order{counted}: {', '.join(texts.values())}"
+    each = (" + ".join(texts[name] for name in names) for names in tasks)
+    return f"tasks in order{counted}: {' -> '.join(each)}"
 
 
 def _short_text(value: object) -> str:

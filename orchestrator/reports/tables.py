@@ -13,10 +13,18 @@ from orchestrator.reports.bootstrap import read_scores
 from orchestrator.reports.class_ranks import ClassRankTable, class_rank_tables
 from orchestrator.reports.differences import Comparison, VersionSettings, compare_variants
 from orchestrator.reports.final_metrics import MAIN, MEAN, METRICS
-from orchestrator.reports.finished_trials import finished_trials
+from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
 from orchestrator.reports.lock import Lock, Recipe, make_lock
-from orchestrator.reports.means_and_cost_table import FURTHER, means_and_cost_table
-from orchestrator.reports.notes import header_lines, main_notes, mean_notes, same_columns, unfinished
+from orchestrator.reports.means_and_cost_table import further_metrics, means_and_cost_table
+from orchestrator.reports.notes import (
+    damage_notes,
+    header_lines,
+    main_notes,
+    mean_notes,
+    same_columns,
+    unfinished,
+    untested_lines,
+)
 from orchestrator.reports.number_format import change_text, metric_cells, relative_change, setting_text
 from orchestrator.reports.published import Published, run_records
 from orchestrator.reports.published_columns import chosen_runs, published_columns_table
@@ -109,6 +117,10 @@ def build_report(
     digest = None if published is None else published.digest
     recipe = replace(recipe, selection=wanted, baseline=baseline, published=digest)
     trials = finished_trials(store, selection, recipe.split)
+    if not trials and not selection and (judged := _judged_without_test(store)):
+        lock = make_lock(recipe, judged, version_settings)
+        header = untested_lines(compare_variants(group_variants(judged), None, version_settings))
+        return Report(recipe.title, header, (), damage_notes(store), (), lock)
     lock = make_lock(recipe, trials, version_settings)
     in_tables = {trial.trial_id for trial in trials}
     trials, banks = set_apart(trials)
@@ -123,6 +135,11 @@ def build_report(
     yardsticks = yardstick_columns(banks, recipe.code)
     tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks)
     return Report(recipe.title, header, tables, missing, records, lock)
+
+
+def _judged_without_test(store: ResultStore) -> list[FinishedTrial]:
+    """Return the trials with validation images of a search that has tested none."""
+    return [] if finished_trials(store, None, "test") else finished_trials(store, None, "validation")
 
 
 def build_tables(
@@ -245,8 +262,9 @@ def _records(
         (" + ".join(sorted({t.dataset for t in variant.trials})), variant.label, _marks(comparison, k, current_code))
         for k, variant in enumerate(comparison.variants)
     ]
+    further = [metric for metric in further_metrics(comparison.variants) if metric not in METRICS]
     for class_name in (*classes, MEAN):
-        for metric in (*METRICS, *(m for m in FURTHER if m not in METRICS and class_name == MEAN)):
+        for metric in (*METRICS, *(further if class_name == MEAN else [])):
             summaries = [variant.summary(class_name, metric) for variant in comparison.variants]
             partial = class_name == MEAN and mean_name(comparison.variants, metric, "") != ""
             for k, (s, of) in enumerate(zip(summaries, comparison.baselines, strict=True)):

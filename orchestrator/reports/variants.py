@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from moleflow.settings.task_list import Task, classes_in_order, classes_of_task, sequence_text
 from orchestrator.reports.final_metrics import (
     MEAN,
     METRICS,
@@ -20,6 +21,9 @@ from orchestrator.reports.final_metrics import (
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import Summary, plain_value, setting_text, summarise
 from orchestrator.reports.render import ABSENT
+
+_MOST_NAMED = 6
+"""Classes up to which a label names each of a sequence with joint tasks."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +171,30 @@ def factor_labels(variants: Sequence[tuple[Mapping[str, object], str]]) -> list[
     factors = [of for of, _ in variants]
     named = varying_factors(factors) or sorted({key for of in factors for key in of})
     short = short_factor_names(named)
-    labels = [", ".join(f"{short[key]}={setting_text(of[key])}" for key in named) for of in factors]
+    texts = {key: _label_texts([of[key] for of in factors]) for key in named}
+    labels = [", ".join(f"{short[key]}={texts[key][k]}" for key in named) for k in range(len(factors))]
     return [label or version for label, (_, version) in zip(labels, variants, strict=True)]
+
+
+def _label_texts(values: Sequence[object]) -> list[str]:
+    """Return each value of one factor as labels show it.
+
+    Tasks of which some have several classes are sequences, `bolt+nut -> seal`. Long ones are named
+    by their numbers of classes, `14-1` or `5x3`, where these tell them apart.
+    """
+    sequences = [value for value in values if isinstance(value, list | tuple)]
+    if not any(isinstance(task, list | tuple) for of in sequences for task in of):
+        return [setting_text(value) for value in values]
+    texts = [sequence_text(v) if isinstance(v, list | tuple) else setting_text(v) for v in values]
+    sizes = [_sizes_text(v) if isinstance(v, list | tuple) else setting_text(v) for v in values]
+    is_long = max(len(classes_in_order(of)) for of in sequences) > _MOST_NAMED
+    return sizes if is_long and len(set(sizes)) == len(set(texts)) else texts
+
+
+def _sizes_text(tasks: Sequence[Task]) -> str:
+    """Return the numbers of classes of the tasks: `14-1`, or `5x3` for five tasks of three."""
+    sizes = [len(classes_of_task(task)) for task in tasks]
+    return f"{len(sizes)}x{sizes[0]}" if len(sizes) > 1 and len(set(sizes)) == 1 else "-".join(map(str, sizes))
 
 
 def number_duplicates(labels: Sequence[str]) -> list[str]:

@@ -84,7 +84,7 @@ def check_report(path: Path, remake: Callable[[ResultStore, Recipe], Report], co
     assert now is not None, "a report over a store carries a lock"
     body = report.body()
     # Other report code may use other columns of the same rows. Their digests then say nothing, and
-    # the text alone decides: the expected lock takes over whatever today's code would write anew.
+    # the text alone decides: the expected lock takes over all that today's code would write anew.
     same_code = written.lock.report_code == now.report_code
     recipe = replace(written.lock.recipe, published=now.recipe.published)
     trials = now.trials if same_code else written.lock.trials

@@ -123,7 +123,8 @@ def _difference(variant: VariantColumn, yardstick: VariantColumn | None, metric:
 def _notes(yardsticks: Sequence[VariantColumn]) -> tuple[str, ...]:
     sizes = dict.fromkeys(setting_text(column.settings["bank.patches"]) for column in yardsticks)
     picks = dict.fromkeys(setting_text(column.settings["bank.pick"]) for column in yardsticks)
-    size = f"at most {' or '.join(sizes)} training patches a class"
+    is_joint = any(trial.values.has_joint_task for column in yardsticks for trial in column.trials)
+    size = f"at most {' or '.join(sizes)} training patches a {'task' if is_joint else 'class'}"
     seeds = dict.fromkeys(", ".join(map(str, column.seeds)) for column in yardsticks)
     stale = any(column.label.endswith(_STALE) for column in yardsticks)
     return (

@@ -132,12 +132,8 @@ def write_part(parts: Path, part: Part) -> None:
     """
     begin, temporary = files.uptime(), temporary_folder(parts)
     if MAPS in part.contents:
-        maps = maps_file(parts, part.name)
-        try:
-            files.write_atomically(maps, part.contents[MAPS], folder=temporary)
-        except FileNotFoundError:  # The first maps of this store.
-            files.make_folder(maps.parent)
-            files.write_atomically(maps, part.contents[MAPS], folder=temporary)
+        maps, content = maps_file(parts, part.name), part.contents[MAPS]
+        files.make_folder_if_missing(maps.parent, lambda: files.write_atomically(maps, content, folder=temporary))
     written = []
     try:
         # The receipt is the last of TABLES. A writer that dies between two files leaves none, so no

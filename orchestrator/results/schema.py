@@ -79,8 +79,8 @@ _METRICS = (
     _text("split", "images the metrics were taken on: test or validation"),
     _count("after_task", "i of R[i,j]: position in the sequence of the last task trained, from 0"),
     _count("task", "j of R[i,j]: position of the task that was evaluated, from 0"),
-    _text("task_name", "class name of task j"),
-    _text("after_task_name", "class name of task i"),
+    _text("task_name", "class that was evaluated; if task j has several, each has a row"),
+    _text("after_task_name", "name of task i: its class, or its classes joined by `+`"),
     _count("n_images", "images evaluated"),
     _count("n_anomalous", "images among them with a defect"),
     _count("n_masks", "defective images among them whose mask is not empty at the evaluated size"),
@@ -89,7 +89,7 @@ _METRICS = (
     *(_real(f"oracle_{name}", f"{name} with the true task's expert, not the routed one", True) for name in DETECTION),
     _real(
         "normal_latent_norm",
-        "squared length of the latent z over its width D, mean over the patches of task j's normal images, with the true task's "
+        "squared length of the latent z over its width D, mean over the patches of the class's normal images, with the true task's "
         "expert: 1 where z is standard normal, whatever the width; null without normal images, for a memory bank, and in rows "
         "older than the column",
         True,
@@ -103,7 +103,7 @@ _METRICS = (
 _SCORES = (
     _text("split", "test or validation"),
     _count("task", "position of the image's task in the sequence, from 0"),
-    _text("task_name", "class name of the image's task"),
+    _text("task_name", "class of the image"),
     _text("image", "path of the image, relative to the data root"),
     _text("image_digest", "digest of the image file"),
     _text("defect", "kind of defect; `good` for normal images"),
@@ -115,7 +115,7 @@ _SCORES = (
 
 _CURVES = (
     _count("task", "position of the task in the sequence, from 0"),
-    _text("task_name", "class name of the task"),
+    _text("task_name", "name of the task: its class, or its classes joined by `+`"),
     _count("epoch", "epoch, from 1"),
     _real("loss", "mean training loss of the epoch"),
     _real("nll", "mean negative log-likelihood per patch in the epoch, nats"),
@@ -166,7 +166,7 @@ _ATTEMPTS = (
 _MAPS = (
     _text("split", "test or validation"),
     _count("task", "position of the image's task in the sequence, from 0"),
-    _text("task_name", "class name of the image's task"),
+    _text("task_name", "class of the image"),
     _text("image", "path of the image, relative to the data root"),
     _text("image_digest", "digest of the image file; `pictures/` has it small under this name"),
     _text("defect", "kind of defect; `good` for normal images"),

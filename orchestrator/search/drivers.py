@@ -103,5 +103,12 @@ def is_driver_alive(sweep_folder: Path, driver: str) -> bool:
     return path.exists() and not is_stale(path)
 
 
+def living_drivers(sweep_folder: Path) -> list[str]:
+    """Return the names of the drivers whose heartbeat goes on."""
+    folder = _folder(sweep_folder)
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return sorted(name for name in names if is_driver_alive(sweep_folder, name))
+
+
 def _folder(sweep_folder: Path) -> Path:
     return sweep_folder / "drivers"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 import optuna
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.config import flatten_config
-from moleflow.settings.knob_history import values_before_knob_existed
+from moleflow.settings.paths import expand_path
 from orchestrator.reports import published
 from orchestrator.results.store import ResultStore
 from orchestrator.search.objective import stored_values
 from orchestrator.search.space import Space
+from orchestrator.search.stored_configurations import settings_of_row
 from orchestrator.sweep.file_schema import SearchKeys
 
 MOST_PER_FOLDER = 10
@@ -37,7 +36,8 @@ def enqueue_initial_trials(study: optuna.Study, space: Space, folder: Path) -> i
         The number of configurations that were queued.
 
     Raises:
-        InvalidInput: a folder of `start_from` that holds no results.
+        InvalidInput: a folder of `start_from` that holds no results, or whose path names a variable
+            that is not set.
 
     """
     if study.user_attrs.get(QUEUED):
@@ -64,7 +64,7 @@ def _earlier_results(search: SearchKeys, near: Path) -> Iterator[Mapping[str, An
     metric, direction = next(iter(search.objectives.items()))
     sign = -1 if direction == "maximize" else 1
     for name in search.start_from:
-        folder = near / name
+        folder = near / expand_path(name, "search.start_from")
         if not (folder / "parts").is_dir():
             raise InvalidInput(
                 f"search.start_from: {folder}: no results there; give folders that a run printed as 'results'"
@@ -76,7 +76,9 @@ def _earlier_results(search: SearchKeys, near: Path) -> Iterator[Mapping[str, An
         metrics: dict[str, list[float]] = {}
         for trial_id, config in by_trial.items():
             # Without the seed, the trials of one configuration have one key.
-            flat = {path: value for path, value in _flat(config).items() if path not in ("seed", "data.evaluate")}
+            flat = {
+                path: value for path, value in settings_of_row(config).items() if path not in ("seed", "data.evaluate")
+            }
             key = str(sorted(flat.items()))
             configs[key] = flat
             metrics.setdefault(key, []).extend(v[metric] for v in [values.get(trial_id, {})] if metric in v)
@@ -89,8 +91,3 @@ def _published() -> Iterator[Mapping[str, Any]]:
         for run in rows.runs:
             settings = {**rows.settings, **run.settings, "version": run.version}
             yield {path: value for path, value in settings.items() if value != published.NOT_RECORDED}
-
-
-def _flat(config: str) -> dict[str, Any]:
-    settings = values_before_knob_existed() | flatten_config(json.loads(config))
-    return {path: tuple(v) if isinstance(v, list) else v for path, v in settings.items()}

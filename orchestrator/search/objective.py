@@ -8,7 +8,7 @@ from typing import Any, Literal
 from orchestrator.records.events import Event
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
-from orchestrator.sweep.file_schema import SELECTION
+from orchestrator.sweep.file_schema import COSTS, SELECTION
 
 Values = Mapping[str, float]
 """{metric: mean over the classes} after the last task, with `seconds` and `parameters`."""
@@ -20,6 +20,14 @@ def metric_values(event: Event) -> Values | None:
     if facts.get("validation") is None or facts.get("parameters") is None or facts.get("cost") is None:
         return None
     return {**facts["validation"], "parameters": float(facts["parameters"]), "seconds": float(facts["cost"])}
+
+
+def violation(name: str, value: float, bound: float) -> float:
+    """Return by how much a value breaks its bound: more than 0 if it does.
+
+    Costs have an upper bound, metrics a lower one.
+    """
+    return value - bound if name in COSTS else bound - value
 
 
 def stored_values(

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -20,16 +21,14 @@ from moleflow.errors import InvalidInput
 from orchestrator.execution.backend import SourceSignal
 from orchestrator.records.events import Event
 from orchestrator.search.drivers import DRIVER
-from orchestrator.search.objective import Values, metric_values
+from orchestrator.search.objective import Values, metric_values, violation
 from orchestrator.search.samplers import make_sampler, with_last_step_only
-from orchestrator.search.space import Space
-from orchestrator.sweep.file_schema import COSTS
+from orchestrator.search.space import Space, key_of
+from orchestrator.search.tried_configurations import REASON, REPEATED, TRIALS, UNTRIED, TriedConfigurations
 from orchestrator.sweep.trial import Trial
 
-REASON, TRIALS, UNTRIED = "why", "trials", "untried"
-"""User attributes of a configuration: why it failed, its trial ids, and those never handed out."""
 MOST_IMPOSSIBLE = 100
-"""Excluded or impossible suggestions in a row after which a search gives up."""
+"""Excluded, impossible or repeated suggestions in a row after which a search gives up."""
 
 
 @dataclass
@@ -99,6 +98,8 @@ class OptunaSearch:
         self._stored, self._on_start, self._max_running, self._recover = stored, on_start, max_running, recover
         self._lock, self._clock, self._start = lock, clock, clock()
         self._open: dict[int, _Configuration] = {}
+        self._tried = TriedConfigurations(study, space)
+        self._exhausted = False
         # With a pruner, a configuration's next seed starts once the seed before was not pruned.
         self._seeds_in_order = self._settings.pruner != "none"
 
@@ -152,7 +153,11 @@ class OptunaSearch:
     def trials_left(self) -> int:
         """The number of trials still to be handed out, with those of future configurations."""
         waiting = sum(len(entry.waiting) for entry in self._open.values())
-        return waiting + max(0, self._budget_left()) * len(self._space.sweep.seeds)
+        configurations = max(0, self._budget_left())
+        left = self._tried.left()
+        if left is not None:
+            configurations = min(configurations, left)
+        return waiting + configurations * len(self._space.sweep.seeds)
 
     @property
     def other_drivers_run(self) -> bool:
@@ -190,39 +195,83 @@ class OptunaSearch:
         """Open a suggested configuration, and return false if no more may be suggested."""
         reason = ""
         for _ in range(MOST_IMPOSSIBLE):
-            suggestion = self._ask_optuna()
-            if suggestion is None:
+            answer = self._suggest_untried()
+            if answer is None:
+                self._refuse_impossible_space()
                 return False
-            factors = self._space.suggest(suggestion)
-            trials: list[Trial] = []
-            if self._space.is_excluded(factors):
-                reason = "excluded"
-            else:
-                try:
-                    trials = self._space.trials(factors)
-                except InvalidInput as error:
-                    reason = f"impossible: {error}"
-            if trials:
-                self._open_configuration(suggestion, trials)
-                return True
+            suggestion, problem = answer
+            if isinstance(problem, Mapping):
+                trials, problem = self._trials(problem)
+                if trials:
+                    self._open_configuration(suggestion, trials)
+                    return True
+            reason = problem
             self._tell_optuna(suggestion, TrialState.FAIL, reason=reason)
+        if reason == REPEATED:
+            self._exhausted = True
+            return False
         raise InvalidInput(
             f"{self._space.sweep.source}: search.space: {MOST_IMPOSSIBLE} suggestions in a row were excluded or impossible; "
             f"the last one: {reason}"
         )
 
-    def _ask_optuna(self) -> optuna.Trial | None:
-        """Ask for a suggestion in this driver's name; None if another driver took the last one."""
-        # The lock keeps two drivers from seeding their samplers alike, and from asking for more
-        # configurations than the budget has.
+    def _trials(self, factors: Mapping[str, Any]) -> tuple[Sequence[Trial], str]:
+        """Return the trials of a configuration, or none and the reason."""
+        if self._space.is_excluded(factors):
+            return [], "excluded"
+        try:
+            return self._space.trials(factors), ""
+        except InvalidInput as error:
+            return [], f"impossible: {error}"
+
+    def _suggest_untried(self) -> tuple[optuna.Trial, Mapping[str, Any] | str] | None:
+        """Ask for a suggestion in this driver's name.
+
+        A suggestion that repeats an earlier one queues a configuration that was not tried.
+
+        Returns:
+            The suggestion with its factors, or with the reason why it cannot run. None if no more
+            may be suggested.
+
+        """
+        # The lock keeps two drivers from seeding their samplers alike, from suggesting one
+        # configuration, and from asking for more configurations than the budget has.
         with self._lock():
-            if self._budget_left() <= 0:
+            queued = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if self._budget_left() <= 0 or (self._exhausted and not queued):
                 return None
             suggestions = len(self._study.get_trials(deepcopy=False))
             self._study.sampler = make_sampler(self._settings.sampler, self._settings.seed, suggestions)
             suggestion = self._study.ask()
             suggestion.set_user_attr(DRIVER, self._driver)
-            return suggestion
+            try:
+                factors = self._space.suggest(suggestion)
+            except InvalidInput as error:
+                return suggestion, f"impossible: {error}"
+            tried = self._tried.keys(without=suggestion.number)
+            if key_of(factors) not in tried:
+                return suggestion, factors
+            other = self._tried.another(factors, tried, f"{self._settings.seed} {suggestions}")
+            if other is not None:
+                self._study.enqueue_trial(self._space.parameters(other))
+            elif self._space.listed is not None:
+                self._exhausted = True
+            return suggestion, REPEATED
+
+    def _refuse_impossible_space(self) -> None:
+        """Refuse a space that is exhausted without a configuration that could run.
+
+        Raises:
+            InvalidInput: every configuration is excluded or impossible.
+
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        if self._exhausted and not any(TRIALS in trial.user_attrs for trial in trials):
+            reasons = [r for t in trials if (r := t.user_attrs.get(REASON)) not in (None, REPEATED)]
+            raise InvalidInput(
+                f"{self._space.sweep.source}: search.space: every configuration is excluded or impossible; "
+                f"the last one: {reasons[-1] if reasons else 'excluded'}"
+            )
 
     def _open_configuration(self, suggestion: optuna.Trial, trials: Sequence[Trial]) -> None:
         ids = [trial.id for trial in trials]
@@ -288,9 +337,8 @@ class OptunaSearch:
                 if fact:
                     suggestion.set_user_attr(name, fact)
             if means:
-                # Costs have an upper bound, metrics a lower one; a constraint is met at 0 or less.
                 for name, bound in self._settings.constraints.items():
-                    suggestion.set_constraint(name, means[name] - bound if name in COSTS else bound - means[name])
+                    suggestion.set_constraint(name, violation(name, means[name], bound))
         values = [means[name] for name in self._settings.objectives] if means else None
         self._study.tell(suggestion, values, state, skip_if_finished=True)
 

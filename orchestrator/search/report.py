@@ -14,9 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 from moleflow.files import write_atomically
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
 from orchestrator.results.store import ResultStore
+from orchestrator.search.failures import failure_sentence
 from orchestrator.search.objective import Values, stored_values
-from orchestrator.search.optuna_search import TRIALS
 from orchestrator.search.space import Space
+from orchestrator.search.tried_configurations import REASON, REPEATED, TRIALS, exhausted_sentence
 from orchestrator.search.tried_trials import best_trials
 from orchestrator.sweep.file_schema import COSTS, SELECTION
 from orchestrator.sweep.trial import Trial, short_name, spell
@@ -31,6 +32,7 @@ SELECTED = (
     "open a test image; {tests}."
 )
 _TESTS = "the base and the finalists were frozen first and then tested, once"
+_NONE_COMPLETE = "nothing was tested, as no configuration is complete"
 _NO_TESTS = "nothing was tested, as `finalists` is 0"
 _ANOMALIES = {"synthetic": "synthetic defects (generated)", "real": "real defects that the test leaves out"}
 
@@ -74,7 +76,7 @@ def write_search_report(
     values = stored_values(store, ids), stored_values(store, ids, "test")
     configurations = [ConfigurationValues(name, trials, *values) for name, trials in tested]
     plots = _plots(study, folder / PLOTS)
-    parts = [f"# {space.sweep.name}: the search\n", *_facts(study, space, store)]
+    parts = [f"# {space.sweep.name}: the search\n", *_facts(study, space, store, bool(tested))]
     parts += [
         markdown_table(table)
         for table in (_tested(configurations, space), _best(study, space), _importance(study))
@@ -87,9 +89,10 @@ def write_search_report(
     return text, path
 
 
-def _facts(study: optuna.Study, space: Space, store: ResultStore) -> list[str]:
+def _facts(study: optuna.Study, space: Space, store: ResultStore, tested: bool) -> list[str]:
     search, trials = space.search, study.get_trials(deepcopy=False)
     counts = {state: sum(t.state is state for t in trials) for state in TrialState}
+    repeated = sum(trial.user_attrs.get(REASON) == REPEATED for trial in trials)  # They ran nothing.
     config = space.trials(space.base())[0].config
     attempts = store.read("attempts", ["trial_id", "status", "seconds_spent"]).to_pylist()
     spent = sum(row["seconds_spent"] for row in attempts)
@@ -99,11 +102,13 @@ def _facts(study: optuna.Study, space: Space, store: ResultStore) -> list[str]:
         f"mean over classes and {seeds} seed(s)",
         f"sampler {search.sampler}, seed {search.seed}; pruner {search.pruner}",
         f"configurations: {counts[TrialState.COMPLETE]} complete, {counts[TrialState.PRUNED]} pruned, "
-        f"{counts[TrialState.FAIL]} failed, impossible or taken over, {counts[TrialState.RUNNING]} running, of {search.trials}",
+        f"{counts[TrialState.FAIL] - repeated} failed, impossible or taken over, {counts[TrialState.RUNNING]} running, of "
+        f"{search.trials}",
+        *(line for line in (exhausted_sentence(study, space), failure_sentence(study)) if line),
         f"cost: {len(attempts)} attempts at trials, {spent / 3600:.2f} compute-hours",
         SELECTED.format(
             anomalies=_ANOMALIES.get(config.data.validation_anomalies, config.data.validation_anomalies),
-            tests=_TESTS if search.finalists else _NO_TESTS,
+            tests=_TESTS if tested else _NO_TESTS if not search.finalists else _NONE_COMPLETE,
         ),
     ]
     if search.constraints:

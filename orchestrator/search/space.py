@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -13,7 +17,6 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
-    check_distribution_compatibility,
 )
 
 from moleflow.errors import InvalidInput
@@ -24,6 +27,16 @@ from orchestrator.sweep.file_schema import SearchKeys
 from orchestrator.sweep.resolver import Resolver, copy_with
 from orchestrator.sweep.sweep import Sweep
 from orchestrator.sweep.trial import Identities, Inputs, Trial, spell
+
+MOST_LISTED = 10_000
+"""Combinations up to which all configurations of a space are listed."""
+Key = frozenset[tuple[str, Any]]
+"""The factors of a configuration, to compare configurations by."""
+
+
+def key_of(factors: Mapping[str, Any]) -> Key:
+    """Return the key of a configuration."""
+    return frozenset(factors.items())
 
 
 @dataclass(frozen=True)
@@ -65,9 +78,8 @@ class Space:
 
         A knob with a condition comes after the knobs of its condition, and only if that holds.
         """
-        order = [*(path for path in self.distributions if path not in self.sweep.when), *self.sweep.when]
         factors: dict[str, Any] = {}
-        for path in order:
+        for path in self._order:
             condition = self.sweep.when.get(path)
             if condition is None or holds(condition, ChainMap(factors, self._resolver.base_values(factors))):
                 factors |= self.factors({path: _suggest(trial, path, self.distributions[path])})
@@ -113,14 +125,71 @@ class Space:
             if path not in self.sweep.when or holds(self.sweep.when[path], values)
         }
 
-    def is_compatible(self, distributions: Mapping[str, BaseDistribution]) -> bool:
-        """Return true if a stored configuration has the choices and scales of the space."""
-        try:
-            for path, distribution in distributions.items():
-                check_distribution_compatibility(distribution, _as_optuna(self.distributions[path]))
-        except (KeyError, ValueError):
-            return False
-        return True
+    def optuna_distributions(self, parameters: Iterable[str]) -> dict[str, BaseDistribution]:
+        """Return {dotted path: distribution} of some knobs of the space, as Optuna stores them."""
+        return {path: _as_optuna(self.distributions[path]) for path in parameters}
+
+    def settings(self, factors: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every knob's value in a configuration, as {dotted path: value}."""
+        return {**self._resolver.base_values(factors), **factors}
+
+    def configuration_of(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the factors of the configuration with these settings; None if it is outside.
+
+        Args:
+            settings: every knob's value, as {dotted path: value}.
+
+        """
+        varied = [path for path in self.distributions if path not in self.sweep.when]
+        varied += [path for path, condition in self.sweep.when.items() if holds(condition, settings)]
+        inside = self.parameters({path: settings[path] for path in varied if path in settings})
+        if len(inside) < len(varied):
+            return None
+        factors = self.factors(inside)
+        return None if self.is_excluded(factors) else factors
+
+    @cached_property
+    def listed(self) -> Mapping[Key, Mapping[str, Any]] | None:
+        """{key: factors} of all configurations that are not excluded.
+
+        None if the space has a range of floats, or more than MOST_LISTED combinations.
+        """
+        sizes = [distribution.size for distribution in self.distributions.values()]
+        if any(size is None for size in sizes) or math.prod(size or 0 for size in sizes) > MOST_LISTED:
+            return None
+        return {key_of(factors): factors for factors in self._combinations(self._order, {})}
+
+    def _combinations(self, order: Sequence[str], chosen: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the configurations that extend the chosen knobs by those in `order`."""
+        if not order:
+            factors = {path: chosen[path] for path in self.distributions if path in chosen}
+            if not self.is_excluded(factors):
+                yield factors
+            return
+        path, *rest = order
+        condition = self.sweep.when.get(path)
+        if condition is not None and not holds(condition, ChainMap(dict(chosen), self._resolver.base_values(chosen))):
+            yield from self._combinations(rest, chosen)
+            return
+        for value in self.distributions[path].values:
+            # A whole number between two bounds may be one that the knob does not allow.
+            with suppress(InvalidInput):
+                yield from self._combinations(rest, {**chosen, path: check_value(path, value, "search.space")})
+
+    def drawn(self, stream: random.Random) -> dict[str, Any]:
+        """Draw a configuration at random; it may be one that `exclude` leaves out."""
+        factors: dict[str, Any] = {}
+        for path in self._order:
+            condition = self.sweep.when.get(path)
+            value = self.distributions[path].draw(stream)
+            if condition is None or holds(condition, ChainMap(factors, self._resolver.base_values(factors))):
+                factors[path] = check_value(path, value, "search.space")
+        return {path: factors[path] for path in self.distributions if path in factors}
+
+    @property
+    def _order(self) -> list[str]:
+        """The knobs, each after those that its condition looks at."""
+        return [*(path for path in self.distributions if path not in self.sweep.when), *self.sweep.when]
 
     def parameters(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings that lie in the space as parameters, and leave out the others."""

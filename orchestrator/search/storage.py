@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import DBAPIError
 
 from moleflow.errors import InvalidInput
@@ -21,6 +25,10 @@ from orchestrator.sweep.resolver import Resolver
 from orchestrator.sweep.sweep import Sweep
 
 JOURNAL = "study.journal"
+COMPLETE = "trials_added"
+"""User attribute of a study that was begun with the trials of an earlier one: it has them all."""
+_NUMBER = "#"
+"""Stands between a sweep's name and the number of its second and later studies; no name has it."""
 CONNECT_ATTEMPTS = 5
 
 
@@ -36,27 +44,64 @@ def open_study(sweep: Sweep, sweep_folder: Path, url: str | None) -> optuna.Stud
         InvalidInput: the storage cannot be opened, or the study has other objectives.
 
     """
+    assert sweep.search is not None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with explain_storage_errors(url, sweep_folder):
+        storage = _open_database(url) if url else open_journal(sweep_folder)
+        study = _create_study(sweep, storage, latest_study_name(storage, sweep.name))
+    objectives = dict(zip(study.metric_names or (), (d.name.lower() for d in study.directions), strict=False))
+    if objectives != dict(sweep.search.objectives):
+        raise InvalidInput(
+            f"search.objectives: the study has {objectives}, the sweep file {dict(sweep.search.objectives)}; "
+            "rename the sweep and name this folder in its search.start_from, or give another folder with --out"
+        )
+    return study
+
+
+def begin_next_study(sweep: Sweep, study: optuna.Study, trials: Sequence[FrozenTrial]) -> optuna.Study:
+    """Begin another study of a sweep in the storage of its study, with some trials in it.
+
+    From then on `open_study` opens it. Optuna fixes the choices of a knob for the life of a study,
+    and its samplers keep to the first range, so that a changed space needs a new one.
+    """
+    storage = study._storage
+    numbers = [number for number, _ in _studies_of(storage, sweep.name)]
+    begun = _create_study(sweep, storage, f"{sweep.name}{_NUMBER}{max(numbers, default=1) + 1}")
+    begun.add_trials(trials)
+    begun.set_user_attr(COMPLETE, True)  # A driver may die before this; its study then counts as none.
+    return begun
+
+
+def latest_study_name(storage: BaseStorage, sweep_name: str) -> str:
+    """Return the name of the study of a sweep that was begun last; it may not exist yet."""
+    for number, study in sorted(_studies_of(storage, sweep_name), reverse=True):
+        if number == 1 or storage.get_study_user_attrs(study).get(COMPLETE):
+            return storage.get_study_name_from_id(study)
+    return sweep_name
+
+
+def _studies_of(storage: BaseStorage, sweep_name: str) -> list[tuple[int, int]]:
+    """Return (number, Optuna's id) of each study of a sweep, the first with number 1."""
+    name = re.compile(rf"{re.escape(sweep_name)}(?:{re.escape(_NUMBER)}(\d+))?")
+    found = [(name.fullmatch(study.study_name), study._study_id) for study in storage.get_all_studies()]
+    return [(int(match[1] or 1), study) for match, study in found if match]
+
+
+def _create_study(sweep: Sweep, storage: BaseStorage, name: str) -> optuna.Study:
+    """Create the study of that name, or load it."""
     search = sweep.search
     assert search is not None
     steps = len(Resolver(sweep).base_values({})["data.tasks"]) * len(sweep.seeds)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with explain_storage_errors(url, sweep_folder):
-        study = optuna.create_study(
-            storage=_open_database(url) if url else open_journal(sweep_folder),
-            study_name=sweep.name,
-            directions=list(search.objectives.values()),
-            pruner=make_pruner(search.pruner, steps),
-            load_if_exists=True,
-        )
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        directions=list(search.objectives.values()),
+        pruner=make_pruner(search.pruner, steps),
+        load_if_exists=True,
+    )
     if study.metric_names is None:
         with without_experimental_warnings():
             study.set_metric_names(list(search.objectives))
-    objectives = dict(zip(study.metric_names or (), (d.name.lower() for d in study.directions), strict=False))
-    if objectives != dict(search.objectives):
-        raise InvalidInput(
-            f"search.objectives: the study has {objectives}, the sweep file {dict(search.objectives)}; "
-            "rename the sweep, or give another folder with --out"
-        )
     return study
 
 
@@ -91,6 +136,8 @@ def explain_storage_errors(url: str | None, sweep_folder: Path) -> Iterator[None
     try:
         yield
     except Exception as error:  # Each database driver has its own exceptions.
+        if url is None and not isinstance(error, OSError):  # Garbled text breaks Optuna in many ways.
+            raise InvalidInput(_damaged(sweep_folder / JOURNAL)) from None
         place = url_without_secrets(url) if url else str(sweep_folder / JOURNAL)
         reason = " ".join(replace_secrets(str(error), [url] if url else []).split())
         raise InvalidInput(
@@ -103,6 +150,11 @@ def open_journal(sweep_folder: Path) -> BaseStorage:
     """Open the journal of a results folder.
 
     Its lock is a file made with O_EXCL, which network filesystems honour too.
+
+    Raises:
+        ValueError: its last line is garbled, which Optuna itself would only find later.
+        OSError: it cannot be read.
+
     """
     path = sweep_folder / JOURNAL
     lock = JournalFileOpenLock(str(path))
@@ -116,7 +168,48 @@ def open_journal(sweep_folder: Path) -> BaseStorage:
                 os.truncate(path, path.stat().st_size - torn)
         finally:
             lock.release()
+    if path.exists() and (lines := path.read_bytes().splitlines()):
+        json.loads(lines[-1])
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def set_aside_damaged_journal(sweep_folder: Path) -> Path | None:
+    """Rename a journal that cannot be read, so that a new one can begin; return its new path.
+
+    Returns:
+        None if the journal can be read, or if there is none.
+
+    Raises:
+        InvalidInput: it cannot be opened for another reason than its content.
+
+    """
+    path = sweep_folder / JOURNAL
+    if not path.exists():
+        return None
+    try:
+        open_journal(sweep_folder)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be opened: {error.strerror or error}; check its permissions") from None
+    except Exception:  # Garbled text breaks Optuna in many ways.
+        aside = next(p for n in itertools.count(1) if not (p := path.with_name(f"{JOURNAL}.damaged-{n}")).exists())
+        path.rename(aside)
+        return aside
+    return None
+
+
+def _damaged(path: Path) -> str:
+    """Return the message for a journal whose text Optuna cannot follow."""
+    place = ""
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            place = f" at line {number}"
+            break
+    return (
+        f"{path}: the journal of the search is damaged{place}; the results beside it are whole. "
+        "Run the sweep again with --rebuild-study to make the study from them"
+    )
 
 
 def _torn_bytes(path: Path) -> int:

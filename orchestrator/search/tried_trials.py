@@ -11,9 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import TrialConfig
-from orchestrator.search.optuna_search import TRIALS, UNTRIED
+from orchestrator.results.store import ResultStore
+from orchestrator.search.continued_study import in_edited_space, is_edited, other_search
 from orchestrator.search.space import Space
 from orchestrator.search.storage import JOURNAL, open_study
+from orchestrator.search.tried_configurations import TRIALS, UNTRIED
 from orchestrator.sweep.sweep import Sweep
 from orchestrator.sweep.trial import Inputs, Trial
 
@@ -29,28 +31,28 @@ def tried_trials(
     """
     if url is None and not (sweep_folder / JOURNAL).exists():
         return []
-    return trials_of_study(open_study(sweep, sweep_folder, url), Space(sweep, inputs))
+    study, space = open_study(sweep, sweep_folder, url), Space(sweep, inputs)
+    if is_edited(study, space):
+        stored = in_edited_space(study, space, ResultStore(sweep_folder))
+        return [trial for one in stored for trial in one.trials if trial.id in one.ended]
+    return trials_of_study(study, space)
 
 
 def trials_of_study(study: optuna.Study, space: Space) -> list[Trial]:
-    """Return the trials of a study's configurations, in the order of the suggestions.
+    """Return the trials of a study of this very space, in the order of the suggestions.
 
     Trials of stopped configurations that were never handed out are left out.
 
     Raises:
-        InvalidInput: the sweep has other settings, choices, seeds or images than the study.
+        InvalidInput: the sweep has other settings, seeds or images than the study.
 
     """
     by_id: dict[str, Trial] = {}
     for suggestion in study.get_trials(deepcopy=False):
         if TRIALS in suggestion.user_attrs:
-            compatible = space.is_compatible(suggestion.distributions)
-            trials = space.trials(space.factors(suggestion.params)) if compatible else []
+            trials = space.trials(space.factors(suggestion.params))
             if [trial.id for trial in trials] != suggestion.user_attrs[TRIALS]:
-                raise InvalidInput(
-                    f"{space.sweep.source}: search: the study holds results of other settings, choices, seeds or images "
-                    "under this name; rename the sweep, or give another folder with --out"
-                )
+                raise InvalidInput(other_search(space, "other settings, seeds or images"))
             untried = suggestion.user_attrs.get(UNTRIED, ()) if suggestion.state.is_finished() else ()
             for trial in trials:
                 if trial.id not in untried:

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import Layer, allowed, choices, fields, flatten_layer
-from moleflow.settings.yaml_reader import yaml_text
+from moleflow.settings.yaml_reader import quotes_hint, yaml_text
 
 Kind = Literal["choice", "uniform", "loguniform", "integer"]
 MOST_DRAWN = 2**53
@@ -45,8 +45,10 @@ def check_value(path: str, value: object, source: str) -> Any:
     """
     try:
         return _adapter(path).validate_python(value)
-    except ValidationError:
+    except ValidationError as error:
         hint = did_you_mean(value, choices(path)) if isinstance(value, str) else ""
+        if any(one["type"] == "string_type" for one in error.errors(include_url=False)):
+            hint = quotes_hint(value)
         raise InvalidInput(f"{source}: {path}: given {yaml_text(value)}, allowed: {allowed(path)}{hint}") from None
 
 
@@ -112,6 +114,18 @@ class Distribution:
         """Round to six significant digits, so that `--set` can repeat the value in a table."""
         low, high = map(float, self.bounds)
         return min(max(float(f"{number:.6g}"), low), high)  # Rounding may step over a bound.
+
+    @property
+    def size(self) -> int | None:
+        """The number of values; None for a range of floats."""
+        if self.kind == "choice":
+            return len(self.bounds)
+        return self.bounds[1] - self.bounds[0] + 1 if self.kind == "integer" else None
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The values in order; of a range of floats, its bounds."""
+        return range(self.bounds[0], self.bounds[1] + 1) if self.kind == "integer" else self.bounds
 
     def contains(self, value: object) -> bool:
         """Return true if the distribution can give this value."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import Layer, base_layers, base_names, flatten_layer
+from moleflow.settings.paths import expand_path
 from moleflow.settings.yaml_reader import read_mapping, yaml_text
 from orchestrator.sweep.axes import check_value
 from orchestrator.sweep.file_schema import SweepFile
@@ -109,11 +110,13 @@ def choose_base(
 
     """
     own = _own_base(keys, source, folder)
-    _refuse_sweep_file(folder / own.name, own.name, own.source)
+    _refuse_sweep_file(folder / expand_path(own.name, own.source), own.name, own.source)
     embedded_name = keys.without_data.base
     base = own
     if base_option is not None:
-        asked = str(Path(base_option).absolute()) if base_option.endswith((".yaml", ".yml")) else base_option
+        # A $ in the path of an option is a plain character, as the shell filled in its variables.
+        path = str(Path(base_option).absolute()).replace("$", "$$")
+        asked = path if base_option.endswith((".yaml", ".yml")) else base_option
         _refuse_sweep_file(Path(base_option), base_option, "--base")
         base = Base(asked, {}, "--base", folder)
     elif data_root is None and not own.extends(embedded_name):

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import fields, short_names, version_names
-from moleflow.settings.yaml_reader import yaml_text
+from moleflow.settings.yaml_reader import quotes_hint, yaml_text
 
 MOST_SEEDS = 100_000
 Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -33,14 +33,18 @@ class Resources(_Keys):
     """The resources of one trial."""
 
     gpus: float = Field(
-        default=0, ge=0, description="a number >= 0: GPUs of one trial on SLURM or Ray; elsewhere --device decides"
+        default=0,
+        ge=0,
+        le=1000,
+        description="a number 0..1000: GPUs of one trial on SLURM or Ray; elsewhere --device decides",
     )
-    cpus: int = Field(default=1, ge=1, description="a whole number >= 1: CPU cores for one trial")
-    mem_gb: float = Field(default=4, gt=0, description="a number > 0: memory for one trial in GB")
+    cpus: int = Field(default=1, ge=1, le=100_000, description="a whole number 1..100000: CPU cores for one trial")
+    mem_gb: float = Field(default=4, gt=0, le=1e6, description="a number > 0 and <= 1e6: memory for one trial in GB")
     time_min: int = Field(
         default=240,
         ge=1,
-        description="a whole number >= 1: time limit of one attempt in minutes; the next attempt continues from what is "
+        le=1_000_000,
+        description="a whole number 1..1000000: time limit of one attempt in minutes; the next attempt continues from what is "
         "stored, at once; two in a row without an epoch fail the trial",
     )
     stall_min: float = Field(
@@ -50,7 +54,9 @@ class Resources(_Keys):
         description="a number from 0 to 1e6: minutes without progress after which a trial has stalled: its process is "
         "ended and the attempt fails; 0 = never; keep it below time_min",
     )
-    trials_per_gpu: int = Field(default=1, ge=1, description="a whole number >= 1: trials that share one GPU")
+    trials_per_gpu: int = Field(
+        default=1, ge=1, le=1000, description="a whole number 1..1000: trials that share one GPU"
+    )
 
     @model_validator(mode="after")
     def _check_stall_min(self) -> Self:
@@ -68,7 +74,7 @@ class Resources(_Keys):
 class RandomKeys(_Keys):
     """Random variants, drawn with a seed."""
 
-    count: int = Field(ge=1, description="a whole number >= 1: how many variants to draw")
+    count: int = Field(ge=1, le=1_000_000_000, description="a whole number 1..1000000000: how many variants to draw")
     seed: int = Field(default=0, ge=0, description="a whole number >= 0: seed of the draws")
     knobs: Settings = Field(description="{knob: {choice: [values]} or {uniform | loguniform | integer: [a, b]}}")
 
@@ -85,9 +91,11 @@ class SearchKeys(_Keys):
     space: Settings = Field(
         min_length=1, description="{knob: {choice: [values]} or {uniform | loguniform | integer: [a, b]}}"
     )
-    trials: int = Field(ge=1, description="a whole number >= 1: configurations to try, each with every seed")
+    trials: int = Field(
+        ge=1, le=1_000_000, description="a whole number 1..1000000: configurations to try, each with every seed"
+    )
     hours: float | None = Field(
-        default=None, gt=0, description="a number > 0: hours after which no new configuration starts"
+        default=None, gt=0, le=1e6, description="a number > 0 and <= 1e6: hours after which no new configuration starts"
     )
     sampler: Sampler = Field(default="tpe", description=" | ".join(get_args(Sampler)))
     pruner: Pruner = Field(
@@ -108,15 +116,19 @@ class SearchKeys(_Keys):
     parallel: int | None = Field(
         default=None,
         ge=1,
-        description="a whole number >= 1: most trials that run at once; default: as many as the backend runs",
+        le=100_000,
+        description="a whole number 1..100000: most trials that run at once; default: as many as the backend runs",
     )
     start_from: list[str] = Field(
         default=[],
-        description="[folder, ...]: results folders whose configurations are tried first, if the space has them",
+        description="[folder, ...]: results folders whose configurations are tried first, if the space has them; with ~ and $NAME",
     )
     published: bool = Field(default=False, description="true or false: true tries the notes' own variants first too")
     finalists: int = Field(
-        default=1, ge=0, description="a whole number >= 0: how many of the best configurations are tested at the end"
+        default=1,
+        ge=0,
+        le=10_000,
+        description="a whole number 0..10000: how many of the best configurations are tested at the end",
     )
     final_seeds: Seeds | None = Field(default=None, description=f"{_SEEDS}: seeds of these tests; default: the sweep's")
 
@@ -125,7 +137,9 @@ class EarlyStopping(_Keys):
     """The rule by which Ray Tune stops bad trials early."""
 
     rule: Literal["asha", "median"] = Field(description="asha | median: the scheduler of Ray Tune that decides")
-    grace_tasks: int = Field(default=1, ge=1, description="a whole number >= 1: tasks that every trial trains")
+    grace_tasks: int = Field(
+        default=1, ge=1, le=10_000, description="a whole number 1..10000: tasks that every trial trains"
+    )
     metric: str = Field(
         default="image_auroc", pattern="^(" + "|".join(SELECTION) + ")$", description=" | ".join(SELECTION)
     )
@@ -138,10 +152,13 @@ class ReportKeys(_Keys):
 
 
 class WithoutData(_Keys):
-    """The base and seeds of a run without a data root."""
+    """The base and seeds of a run without a data root, and the tasks if they are an axis."""
 
     base: str = Field(default="demo", description="the name of a base, or the path of a .yaml file")
     seeds: Seeds | None = Field(default=None, description=f"{_SEEDS}; default: the first two of the sweep's")
+    tasks: list[Any] | None = Field(
+        default=None, description="a list of values: those of the axis data.tasks, in place of the ones under grid"
+    )
 
 
 class SweepFile(_Keys):
@@ -187,9 +204,12 @@ class SweepFile(_Keys):
         default=1, ge=0, le=100, description="a whole number 0..100: further attempts at a failed trial"
     )
     data: str | None = Field(
-        default=None, description="a path, absolute, with ~ or relative to the sweep file's folder: the data root"
+        default=None,
+        description="a path, absolute, with ~ or $NAME, or relative to the sweep file's folder: the data root",
     )
-    without_data: WithoutData = Field(default=WithoutData(), description="{base, seeds}: used if no data root is given")
+    without_data: WithoutData = Field(
+        default=WithoutData(), description="{base, seeds, tasks}: used if no data root is given"
+    )
 
 
 _ENTRIES_ALLOWED = {
@@ -241,7 +261,8 @@ def _explain(error: ValidationError) -> str:
         allowed = ", ".join(words)
     elif where == "early_stopping.metric":
         words = [*SELECTION]
-    return f"{where}: given {yaml_text(first['input'])}, allowed: {allowed}{did_you_mean(first['input'], words)}"
+    hint = did_you_mean(first["input"], words) or (quotes_hint(first["input"]) if first["type"] == "string_type" else "")
+    return f"{where}: given {yaml_text(first['input'])}, allowed: {allowed}{hint}"
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:

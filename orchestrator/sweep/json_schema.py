@@ -57,6 +57,8 @@ def sweep_schema() -> Schema:
     ):
         of_model = definitions[model.__name__]["properties"]
         of_model[key] = _described(_ref(use), of_model[key])
+    of_tasks = definitions[WithoutData.__name__]["properties"]
+    of_tasks["tasks"] = _described(_ref("axis", "data.tasks"), of_tasks["tasks"])
     return {"$schema": DIALECT, "title": "moleflow-sweep: a sweep file", **_without_titles(schema)}
 
 
@@ -70,7 +72,9 @@ def _knob_definitions() -> dict[str, Schema]:
     del definitions["seed"]
     definitions["version"] = {"enum": version_names(), "description": definitions["version"]["description"]}
     # YAML reads a class folder such as 7 as a number, which the loader takes for its name.
-    definitions["data.tasks"] = {**definitions["data.tasks"], "items": {"type": ["string", "integer"]}}
+    one_class: Schema = {"type": ["string", "integer"]}
+    one_task: Schema = {"anyOf": [one_class, {"type": "array", "minItems": 1, "items": one_class}]}
+    definitions["data.tasks"] = {**definitions["data.tasks"], "items": one_task}
     return definitions
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import Layer, flatten_layer, knob, version_layer
+from moleflow.settings.paths import expand_path
 from moleflow.settings.yaml_reader import read_mapping, yaml_text
 from orchestrator.sweep import axes
-from orchestrator.sweep.axes import Axis, RandomAxis, check_value
-from orchestrator.sweep.base_choice import choose_base
+from orchestrator.sweep.axes import Axis, RandomAxis, check_value, grid_axes
+from orchestrator.sweep.base_choice import Base, choose_base
 from orchestrator.sweep.conditions import Condition, check_conditions, parse_condition
 from orchestrator.sweep.file_schema import EarlyStopping, Resources, SearchKeys, SweepFile, parse_sweep_file
 from orchestrator.sweep.footing import YARDSTICK
@@ -23,6 +24,7 @@ from orchestrator.sweep.trial import spell
 
 DATA_VARIABLE = "MOLEFLOW_DATA"
 _BANK = "bank.enabled"
+_TASKS = "data.tasks"
 SEARCH_SAMPLE = 16
 """Random configurations of a search's space that are checked before it starts."""
 
@@ -171,32 +173,15 @@ def make_sweep(
     """
     keys = parse_sweep_file(document, source)
     all_axes = _axes(keys, source)
-    axis_of = {path: axis for axis in all_axes for path in axis.knobs}
-    refused = {path: f"{path} is an axis of this sweep; edit the axis in {source}" for path in axis_of}
-    overrides = parse_sets(sets, {"seed": f"a sweep's seeds are set by `seeds` in {source}", **refused})
-    version = overrides.pop("version", keys.version)
-    if version is None and not ("version" in axis_of and axis_of["version"].always_has("version")):
-        raise InvalidInput(f"{source}: version: is missing; give a version's name, or make it an axis")
     root, data_source = _data_root(keys, source, folder, data_root, environment or {})
+    if keys.without_data.tasks is not None:
+        on_embedded = _with_tasks(all_axes, keys.without_data.tasks, f"{source}: without_data.tasks")
+        all_axes = on_embedded if root is None else all_axes
+    axis_of = {path: axis for axis in all_axes for path in axis.knobs}
+    version, overrides = _version_and_overrides(keys, sets, axis_of, source)
     choice = choose_base(keys, source, folder, base, root)
-    under_base = search_layers(keys, source)
-
-    versions = dict.fromkeys([] if version is None else [version])
-    if "version" in axis_of:
-        versions |= dict.fromkeys(axis_of["version"].values("version") or ())
-    when = {
-        _varied_knob(name, axis_of, f"{source}: when"): parse_condition(given, f"{source}: when.{name}")
-        for name, given in keys.when.items()
-    }
-    exclude = tuple(
-        _exclusion(entry, axis_of, f"{source}: exclude, entry {n}") for n, entry in enumerate(keys.exclude, start=1)
-    )
-    # Later layers win: version < search < base < --set. The factors come on top in the resolver.
-    layers = {
-        v: (version_layer(v, source), *under_base, *choice.base.layers(v), Layer("--set", overrides)) for v in versions
-    }
-    check_conditions(layers, axis_of, when, exclude, source)
-    _check_yardstick(keys, layers, axis_of, source)
+    layers = _layers(keys, choice.base, version, overrides, axis_of, source)
+    when, exclude = _conditions(keys, layers, axis_of, source)
     return Sweep(
         name=choice.name,
         question=keys.question.strip(),
@@ -205,7 +190,7 @@ def make_sweep(
         version=version,
         layers=layers,
         axes=tuple(all_axes),
-        when=_sorted_by_dependency(when, f"{source}: when"),
+        when=when,
         exclude=exclude,
         baseline=_baseline(keys.report.baseline, axis_of, f"{source}: report.baseline", keys.search is not None),
         seeds=choice.seeds,
@@ -219,6 +204,67 @@ def make_sweep(
         early_stopping=keys.early_stopping,
         yardstick=keys.yardstick is not None,
     )
+
+
+def _with_tasks(axes: Sequence[Axis], tasks: list[Any], source: str) -> list[Axis]:
+    """Return the axes with other values of `data.tasks`.
+
+    Raises:
+        InvalidInput: `data.tasks` is no axis under `grid`, or a value is impossible.
+
+    """
+    if not any(axis.knobs == (_TASKS,) for axis in axes):
+        raise InvalidInput(
+            f"{source}: {_TASKS} is no axis under grid; give the tasks of the embedded images in the base of without_data"
+        )
+    (replaced,) = grid_axes({_TASKS: tasks}, source)
+    return [replaced if axis.knobs == (_TASKS,) else axis for axis in axes]
+
+
+def _version_and_overrides(
+    keys: SweepFile, sets: Sequence[str], axis_of: Mapping[str, Axis], source: str
+) -> tuple[str | None, dict[str, Any]]:
+    """Return the version of variants that name none, and the other settings of `--set`."""
+    refused = {path: f"{path} is an axis of this sweep; edit the axis in {source}" for path in axis_of}
+    overrides = parse_sets(sets, {"seed": f"a sweep's seeds are set by `seeds` in {source}", **refused})
+    version = overrides.pop("version", keys.version)
+    if version is None and not ("version" in axis_of and axis_of["version"].always_has("version")):
+        raise InvalidInput(f"{source}: version: is missing; give a version's name, or make it an axis")
+    return version, overrides
+
+
+def _layers(
+    keys: SweepFile,
+    base: Base,
+    version: str | None,
+    overrides: Mapping[str, Any],
+    axis_of: Mapping[str, Axis],
+    source: str,
+) -> dict[str, tuple[Layer, ...]]:
+    """Return the settings under the factors of each version, with the yardstick checked."""
+    under_base = search_layers(keys, source)
+    versions = dict.fromkeys([] if version is None else [version])
+    if "version" in axis_of:
+        versions |= dict.fromkeys(axis_of["version"].values("version") or ())
+    # Later layers win: version < search < base < --set. The factors come on top in the resolver.
+    layers = {v: (version_layer(v, source), *under_base, *base.layers(v), Layer("--set", overrides)) for v in versions}
+    _check_yardstick(keys, layers, axis_of, source)
+    return layers
+
+
+def _conditions(
+    keys: SweepFile, layers: Mapping[str, tuple[Layer, ...]], axis_of: Mapping[str, Axis], source: str
+) -> tuple[dict[str, Condition], tuple[Condition, ...]]:
+    """Return `when`, each condition after those that it depends on, and `exclude`; both checked."""
+    when = {
+        _varied_knob(name, axis_of, f"{source}: when"): parse_condition(given, f"{source}: when.{name}")
+        for name, given in keys.when.items()
+    }
+    exclude = tuple(
+        _exclusion(entry, axis_of, f"{source}: exclude, entry {n}") for n, entry in enumerate(keys.exclude, start=1)
+    )
+    check_conditions(layers, axis_of, when, exclude, source)
+    return _sorted_by_dependency(when, f"{source}: when"), exclude
 
 
 def _check_yardstick(
@@ -243,9 +289,9 @@ def _data_root(
     if option is not None:
         return option, "--data"
     if keys.data is not None:
-        return folder / Path(keys.data).expanduser(), f"{source}: data"
+        return folder / expand_path(keys.data, f"{source}: data"), f"{source}: data"
     given = environment.get(DATA_VARIABLE)
-    return Path(given) if given else None, DATA_VARIABLE
+    return Path(given).expanduser() if given else None, DATA_VARIABLE
 
 
 def _axes(keys: SweepFile, source: str) -> list[Axis]:

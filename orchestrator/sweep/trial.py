@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import BankKnobs, DataKnobs, TrialConfig, canonical_json
-from moleflow.settings.knob_history import ADDED
+from moleflow.settings.knob_history import ADDED, BY_CONTENT
 from moleflow.settings.knobs import short_names
+from moleflow.settings.task_list import task_name
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Inputs:
     """The files that a trial reads, named by their content.
 
     Attributes:
-        data: {task: digest of its images and masks}; it may hold more tasks than the trial has.
+        data: {class: digest of its images and masks}; it may hold more classes than the trial has.
         weights: the digest or release of the backbone's weights.
         dataset: the name of the images in reports, such as `embedded (generated)`; in no id.
 
@@ -73,7 +74,7 @@ class Identities:
         """Return the trial's id: the first 12 hex digits of the SHA-256 of its identity.
 
         Raises:
-            InvalidInput: a task without a digest.
+            InvalidInput: a class without a digest.
 
         """
         return hashlib.sha256(self.json(config, inputs).encode()).hexdigest()[:12]
@@ -81,12 +82,13 @@ class Identities:
     def json(self, config: TrialConfig, inputs: Inputs) -> str:
         """Return a trial's identity as canonical JSON: its configuration, with contents for paths.
 
-        It has the weights' digest as `backbone.weights`, and `data_digests` in task order. A knob
-        that was added after the first results (`moleflow.settings.knob_history`) is left out at the
-        value that it had before, so that earlier ids stay.
+        It has the weights' digest as `backbone.weights`, and `data_digests` in the order of all
+        classes. A knob that was added after the first results (`moleflow.settings.knob_history`) is
+        left out at the value that it had before, so that earlier ids stay. A knob that decides how
+        files are read is always left out: their contents are named.
 
         Raises:
-            InvalidInput: a task without a digest.
+            InvalidInput: a class without a digest.
 
         """
         values = vars(config)
@@ -110,17 +112,20 @@ class Identities:
 def _content(key: str, value: object, inputs: Inputs) -> object:
     """Return what an identity holds under a key, given the group, or `data` for `data_digests`."""
     if isinstance(value, DataKnobs) and key == "data_digests":
-        missing = [task for task in value.tasks if task not in inputs.data]
+        missing = [name for name in value.classes if name not in inputs.data]
         if missing:
             known = ", ".join(inputs.data) or "none"
             raise InvalidInput(f"data.tasks: no images of '{missing[0]}' were found; there are: {known}")
-        return [inputs.data[task] for task in value.tasks]
+        return [inputs.data[name] for name in value.classes]
     if not isinstance(value, BaseModel):
         return value
     if isinstance(value, BankKnobs) and not value.enabled:
         return {}  # A version has no bank.
     added = ADDED.get(key, {})
-    settings = {name: of for name, of in vars(value).items() if name not in added or of != added[name]}
+    aside = BY_CONTENT.get(key, frozenset())
+    settings = {
+        name: of for name, of in vars(value).items() if name not in aside and (name not in added or of != added[name])
+    }
     return settings | {"weights": inputs.weights} if key == "backbone" else settings
 
 
@@ -138,11 +143,14 @@ def label(factors: Mapping[str, Any]) -> str:
 
 
 def spell(value: object) -> str:
-    """Return a knob's value as a user types it: `2`, `0.05`, `true`, `null`, `leather,grid`."""
+    """Return a knob's value as a user types it: `2`, `0.05`, `true`, `null`, `leather,grid`.
+
+    A task of several classes is its name: `leather+grid,transistor`.
+    """
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):
-        return ",".join(map(spell, value))
+        return ",".join(task_name(v) if isinstance(v, tuple | list) else spell(v) for v in value)
     return str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
@@ -14,8 +15,18 @@ import pytest
 import moleflow.cache.stages
 import moleflow.code_digest
 import moleflow.features.feature_cache
+from moleflow import equal_code
 from moleflow.cache.stages import ROOT, stage_id
-from moleflow.code_digest import ENTRY_MODULES, SOURCES, CodeDigests, Phase, code_digest, require_unchanged, version
+from moleflow.code_digest import (
+    ENTRY_MODULES,
+    SOURCES,
+    CodeDigests,
+    Phase,
+    code_digest,
+    own_digest,
+    require_unchanged,
+    version,
+)
 from moleflow.environment import Environment
 from moleflow.errors import CodeChanged
 from moleflow.features.feature_cache import FeatureCache
@@ -195,13 +206,13 @@ def executed_modules(start: str) -> set[str]:
     return found
 
 
-MODULES = {phase: executed_modules(ENTRY_MODULES[phase]) - {ITSELF} for phase in PHASES}
+MODULES = {phase: executed_modules(ENTRY_MODULES[phase]) - {ITSELF, "moleflow.equal_code"} for phase in PHASES}
 
 EXPECTED: dict[Phase, tuple[str, str]] = {
     "defects": ("data.images data.loading data.subsets settings.config", "models.flow features.backbone cache.claim"),
     "features": (
         "data.images data.loading environment features.backbone features.timm_import features.weights settings.config",
-        "models.flow metrics.ranking training.losses cache.claim data.mvtec data.splits files",
+        "models.flow metrics.ranking training.losses cache.claim data.samples data.splits files",
     ),
     "training": (
         "models.flow models.coupling models.lora models.adapters models.detector training.adamp training.losses",
@@ -502,11 +513,30 @@ except CodeChanged as error:
 
 
 def test_a_phase_has_the_digest_of_its_entry_module() -> None:
-    assert {phase: code_digest(phase) for phase in PHASES} == BEFORE
-    assert code_digest() == BEFORE["rows"]
+    assert {phase: own_digest(phase) for phase in PHASES} == BEFORE
+    assert code_digest() == equal_code.earliest(BEFORE["rows"])
     assert len(set(BEFORE.values())) == len(PHASES)
     assert all(re.fullmatch("[0-9a-f]{64}", one) for one in BEFORE.values())
 
 
 def test_a_version_is_that_of_the_package() -> None:
     assert version("timm").split(".")[0].isdigit()
+
+
+def test_code_with_the_digits_of_earlier_code_has_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, before, first = (hashlib.sha256(name).hexdigest() for name in (b"now", b"before", b"first"))
+    monkeypatch.setattr(equal_code, "SAME_DIGITS", {now: before, before: first})
+    assert [equal_code.earliest(digest) for digest in (now, before, first)] == [first] * 3
+    other = hashlib.sha256(b"other").hexdigest()
+    assert equal_code.earliest(other) == other
+
+
+def test_a_phase_that_was_compared_keeps_the_digest_of_the_earlier_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = hashlib.sha256(b"earlier").hexdigest()
+    monkeypatch.setattr(equal_code, "SAME_DIGITS", {own_digest("features"): earlier})
+    code_digest.cache_clear()
+    try:
+        assert code_digest("features") == earlier
+        assert code_digest("rows") == own_digest("rows")
+    finally:
+        code_digest.cache_clear()

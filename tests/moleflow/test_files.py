@@ -17,6 +17,7 @@ from moleflow.files import (
     age,
     create_exclusively,
     make_folder,
+    make_folder_if_missing,
     names,
     read,
     remove,
@@ -331,3 +332,20 @@ def test_a_folder_that_exists_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
         make_folder(tmp_path / "file")
+
+
+def test_a_folder_is_made_for_the_first_file_in_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    tries = []
+
+    def create() -> bool:
+        tries.append(path.parent.is_dir())
+        return create_exclusively(path, b"content")
+
+    assert make_folder_if_missing(path.parent, create) is True
+    assert make_folder_if_missing(path.parent, create) is False
+    assert tries == [False, True, True]
+    assert path.read_bytes() == b"content"
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        make_folder_if_missing(tmp_path / "file", lambda: create_exclusively(tmp_path / "file" / "x", b""))

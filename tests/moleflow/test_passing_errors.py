@@ -15,7 +15,8 @@ from PIL import Image
 from moleflow.cache.array_packs import OpenArrays, PackFolder
 from moleflow.data.digests import DigestCache
 from moleflow.data.images import read_image, read_mask
-from moleflow.data.mvtec import Sample, scan
+from moleflow.data.samples import Sample
+from moleflow.data.scan import scan
 from moleflow.data.synthetic import with_defects
 from moleflow.errors import InvalidInput
 from moleflow.features.weights import weights_identity

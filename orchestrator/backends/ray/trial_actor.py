@@ -203,7 +203,7 @@ class _TrialThread:
 
     def _on_event(self, event: Event) -> None:
         if event.kind == "fatal" and not self._busy:
-            # Between two trials nobody reads the notes. The driver sees the process die; the next
+            # Between two trials the driver reads no notes. It sees the process die; the next
             # process meets the same error within a trial.
             os._exit(1)
         if event.kind in ("task", "fatal"):

@@ -61,11 +61,10 @@ class TuneSource:
     placed: dict[str, str] = field(default_factory=dict)
     _open: dict[str, str] = field(default_factory=dict)  # Tune's ids by trial ids
     _end_missing: dict[str, float] = field(default_factory=dict)  # when Tune ended trials without an end
-    _looked: float = 0.0
 
     def __post_init__(self) -> None:
         self._records = AttemptFolder(self.setup.folder / "attempts")
-        self._follower = LogFollower(event_logs(self.setup.folder))
+        self._follower = LogFollower(event_logs(self.setup.folder), clock=self.clock)
         self._logs = f"{self.setup.worker}-*"
         self._follower.read_new(self._logs)  # Skips the events of an earlier process with the same number.
 
@@ -97,14 +96,14 @@ class TuneSource:
 
         None: often while an end is missing, seldom otherwise, since Tune tells of tasks and ends.
         """
-        now = self.clock()
-        if every_s is None:
-            every_s = LOOK_EVERY_S if self._end_missing else self._follower.pause_s
-        if now - self._looked < every_s:
+        if every_s is None and self._end_missing:
+            every_s = LOOK_EVERY_S
+        entries = self._follower.read_due(self._logs, every_s)
+        if entries is None:
             return
-        self._looked = now
-        for entry in self._follower.read_new(self._logs):
+        for entry in entries:
             self._report(entry.event)
+        now = self.clock()
         for trial_id in [name for name, since in self._end_missing.items() if now - since > END_WITHIN_S]:
             self._end_by_record(trial_id)
 

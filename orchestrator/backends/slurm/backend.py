@@ -120,7 +120,6 @@ class _SlurmEngine:
         self._states: dict[str, QueueState] = {}  # the last answer, by array task
         self._schedule = _PollSchedule(time.monotonic)
         self._submit_due: float | None = None
-        self._look_due = 0.0
 
     def free_slots(self) -> int:
         return 1  # SLURM queues everything; arrays are made at the next poll.
@@ -131,7 +130,7 @@ class _SlurmEngine:
     def poll(self, seconds: float) -> list[Event]:
         self._submit_when_due()
         time.sleep(max(seconds, LOOK_EVERY_S))
-        events = self._new_events()
+        events = [entry.event for entry in self._follower.read_due(WORKER_LOGS) or ()]
         events = [event for event in events if event.trial_id in self._task_of or event.kind == "fatal"]
         # An interrupted job may be requeued or cancelled: SLURM's state decides what that means.
         events = [event for event in events if event.kind != "interrupted"]
@@ -143,15 +142,6 @@ class _SlurmEngine:
             if event.kind in ENDS:
                 self._forget(event.trial_id)
         return events
-
-    def _new_events(self) -> list[Event]:
-        """The events that the workers have logged since the last look."""
-        now = time.monotonic()
-        if now < self._look_due:
-            return []
-        entries = self._follower.read_new(WORKER_LOGS)
-        self._look_due = now + self._follower.pause_s
-        return [entry.event for entry in entries]
 
     def cancel_queued(self) -> list[Event]:
         cancelled = [*self._waiting, *self._held]

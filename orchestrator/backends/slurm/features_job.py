@@ -1,6 +1,6 @@
 """The features of a sweep, computed in one SLURM job that the command waits for.
 
-The job writes its progress into a small file beside its script,
+The job writes its progress into a small file next to its script,
 `<cache>/prefetch/<name>/state.json`. The command reads it and asks SLURM for the job's state.
 Stored features stay stored, even if the job or the command dies.
 """

@@ -88,7 +88,7 @@ class JobOutcomes:
 
     def _record_death(self, record: AttemptRecord, task: ArrayTask, state: QueueState) -> AttemptRecord:
         output = self.jobs.output(task.submission.uid)
-        # A job also completes if its worker is killed and the script goes on: the attempt has died.
+        # A job also completes if its worker is killed: its script continues, the attempt has died.
         outcome = _died if state.name == queue.COMPLETED else _outcome_of_state
         event = outcome(record.trial_id, task, state, output)
         end = FAILED if event.kind == "failed" else INTERRUPTED

@@ -94,7 +94,7 @@ class ArrayTask:
 
 @dataclass(frozen=True)
 class JobFolder:
-    """The submissions of a sweep, `<folder>/<uid>.json`, beside the files of submitit."""
+    """The submissions of a sweep, `<folder>/<uid>.json`, next to the files of submitit."""
 
     folder: Path
 

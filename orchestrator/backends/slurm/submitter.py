@@ -43,7 +43,7 @@ def rejections(undo: Callable[[], None], hint: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # submitit raises its own exceptions and those of whatever it calls.
+    except Exception as error:  # submitit raises its own exceptions and those of all that it calls.
         undo()
         if isinstance(error, OSError) and disk.takes_no_more(error):
             raise

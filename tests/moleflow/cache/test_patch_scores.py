@@ -22,7 +22,7 @@ from moleflow.cache.patch_scores import PatchScores, Terms
 from moleflow.cache.stage_state import Epoch
 from moleflow.cache.stages import StageStore
 from moleflow.code_digest import code_digest
-from moleflow.data.mvtec import scan
+from moleflow.data.scan import scan
 from moleflow.environment import Environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.models.detector import Detector

@@ -342,3 +342,22 @@ def test_a_state_digest_sees_names_shapes_types_and_bits_but_not_order() -> None
     assert len(digests | {state_digest(start)}) == len(others) + 1
     transposed = torch.tensor([[1.0, 3.0], [2.0, 4.0]]).T
     assert state_digest({"a": transposed}) == state_digest({"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
+
+
+@pytest.mark.parametrize(
+    ("version", "recorded"),
+    [
+        ("v3", ["3ce6c01dc2955d32", "248f12e55c875e51"]),
+        ("v7", ["2e56e8655dea3268", "dde31d1de9395a0f"]),
+    ],
+)
+def test_keys_of_recorded_stages_stay(version: str, recorded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of these, code and packages alone may change: a stored stage is found by its key.
+    monkeypatch.setattr(moleflow.cache.stages, "code_digest", lambda phase: f"code of {phase}")
+    monkeypatch.setattr(moleflow.cache.stages, "version", lambda package: "1")
+    for tasks in (["leather", "grid"], [["leather"], ["grid"]]):
+        settings, found, keys = config(version, tasks=tasks), ROOT, []
+        for task, name in enumerate(("leather", "grid")):
+            found = stage_id(found, settings, task, digest([name]), "w", HERE)
+            keys.append(found.key[:16])
+        assert keys == recorded

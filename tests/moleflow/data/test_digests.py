@@ -65,6 +65,34 @@ def test_lines_of_earlier_code_do_not_match(image: Path, tmp_path: Path) -> None
     assert DigestCache(store).facts(image) == DigestCache().facts(image)
 
 
+def test_entries_of_an_earlier_version_are_looked_at_again_and_leave_the_others(image: Path, tmp_path: Path) -> None:
+    """They lack what decides how the image is read."""
+    store, other = tmp_path / "digests.json", painted(tmp_path / "b.png", 20)
+    cache = DigestCache(store)
+    known = cache.facts(other)
+    cache.save()
+    stamp = image.stat()
+    old = [stamp.st_size, stamp.st_mtime_ns, stamp.st_ctime_ns, stamp.st_ino, "0" * 64, 8, 8]
+    store.write_text(json.dumps(json.loads(store.read_text()) | {str(image): old}))
+    cache = DigestCache(store)
+    assert cache.facts(image) == DigestCache().facts(image)
+    assert cache.facts(other) == known
+    cache.save()
+    assert len(json.loads(store.read_text())[str(image)]) > len(old)
+
+
+def test_a_mask_is_decoded_once(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file can be an image and a mask at once."""
+    store = tmp_path / "digests.json"
+    cache = DigestCache(store)
+    as_image, as_mask = cache.facts(image), cache.facts(image, is_mask=True)
+    cache.save()
+    monkeypatch.delattr(moleflow.data.digests, "read_bytes")
+    again = DigestCache(store)
+    assert (again.facts(image), again.facts(image, is_mask=True)) == (as_image, as_mask)
+    assert (as_image.defective, as_mask.defective) == (None, 1.0)
+
+
 def test_a_changed_file_is_read_again(image: Path, tmp_path: Path) -> None:
     store = tmp_path / "digests.json"
     cache = DigestCache(store)

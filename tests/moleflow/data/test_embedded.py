@@ -21,7 +21,7 @@ from moleflow.data.embedded import folder, rendering
 from moleflow.data.embedded.drawing import NoiseSource
 from moleflow.data.embedded.folder import complete, ensure_embedded, publish
 from moleflow.data.embedded.rendering import DEFECTS, EMBEDDED_CLASSES, EMBEDDED_VERSION, render_image
-from moleflow.data.mvtec import scan
+from moleflow.data.scan import scan
 from moleflow.features.feature_cache import FeatureCache
 
 # Over all images, and over the second image of each folder.

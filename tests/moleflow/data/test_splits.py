@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from moleflow.data.mvtec import TaskData, scan
+from moleflow.data.samples import TaskData
+from moleflow.data.scan import scan
 from moleflow.data.splits import Splits, choose_splits, hold_out
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import DataKnobs

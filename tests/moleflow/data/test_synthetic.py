@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from moleflow.data.loading import load_image, load_mask
-from moleflow.data.mvtec import Sample, scan
+from moleflow.data.samples import Sample
+from moleflow.data.scan import scan
 from moleflow.data.synthetic import (
     LARGEST_SHARE,
     LEAST_CHANGE,

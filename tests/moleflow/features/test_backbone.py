@@ -342,6 +342,12 @@ def test_unknown_models(environment: Environment) -> None:
     assert "Did you mean 'vit_tiny_patch16_224.augreg_in21k'?" in message
 
 
+def test_suggestions_keep_the_tag(environment: Environment) -> None:
+    for given in ("resnet18.a1_in1", "resnt18.a1_in1k", "timm/resnet18.a1_in1", "hf_hub:timm/resnt18.a1_in1k"):
+        assert "Did you mean 'resnet18.a1_in1k'?" in refusal(environment, model=given)
+    assert "only timm's own models can be used" in refusal(environment, model="hf_hub:somebody/else")
+
+
 def test_layers_that_are_not_there(environment: Environment) -> None:
     assert "given 6, but test_vit has the layers 0 to 5" in refusal(environment, layers=[1, 6])
     assert "given -1" in refusal(environment, layers=[-1])

@@ -22,7 +22,8 @@ from moleflow.cache.claim import try_claim
 from moleflow.cache.entries import feature_entries, remove_entry
 from moleflow.code_digest import version
 from moleflow.data.loading import load_image
-from moleflow.data.mvtec import Sample, scan
+from moleflow.data.samples import Sample
+from moleflow.data.scan import scan
 from moleflow.environment import Environment
 from moleflow.errors import Damaged, InvalidInput
 from moleflow.features.backbone import FrozenBackbone, timm
@@ -451,7 +452,7 @@ WORKER = """
     from pathlib import Path
     import moleflow.files
     from moleflow.settings.config import TrialConfig
-    from moleflow.data.mvtec import scan
+    from moleflow.data.scan import scan
     from moleflow.environment import open_environment
     from moleflow.features.feature_cache import FeatureCache
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moleflow.data.mvtec import TaskData, scan
+from moleflow.data.samples import TaskData
+from moleflow.data.scan import scan
 from moleflow.data.splits import choose_splits
 from moleflow.environment import Environment
 from moleflow.features.feature_cache import FeatureCache

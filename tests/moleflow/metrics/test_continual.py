@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleflow.metrics.continual import continual_table
+from moleflow.metrics.continual import continual_table, mean_over_classes
 
 NAN = float("nan")
 Matrix = list[list[float]]
@@ -72,3 +72,27 @@ def test_forgetting_is_at_least_the_loss_since_learning(r: Matrix) -> None:
     assert 0.0 <= acc <= 1.0
     assert -1.0 <= fm <= 1.0
     assert -1.0 <= bwt <= 1.0
+
+
+def test_classes_of_joint_tasks_by_hand() -> None:
+    """Classes a and b are task 0, c is task 1; d and e are the last task."""
+    task_of = np.array([0, 0, 1, 2, 2])
+    r = np.array(
+        [[[0.9, 0.7, NAN, NAN, NAN], [0.8, 0.8, 0.6, NAN, NAN], [0.7, 0.6, 0.7, 0.5, 1.0]]],
+    )
+    acc = (0.7 + 0.6 + 0.7 + 0.5 + 1.0) / 5
+    fm = ((0.9 - 0.7) + (0.8 - 0.6) + (0.6 - 0.7)) / 3
+    bwt = ((0.7 - 0.9) + (0.6 - 0.7) + (0.7 - 0.6)) / 3
+    assert continual_table(r, task_of)[0].tolist() == pytest.approx([acc, fm, bwt])
+
+    over_tasks = mean_over_classes(r, task_of)
+    assert over_tasks[0, 2].tolist() == pytest.approx([0.65, 0.7, 0.75])
+    acc, fm, bwt = (0.65 + 0.7 + 0.75) / 3, ((0.8 - 0.65) + (0.6 - 0.7)) / 2, ((0.65 - 0.8) + (0.7 - 0.6)) / 2
+    assert continual_table(over_tasks)[0].tolist() == pytest.approx([acc, fm, bwt])
+
+
+def test_tasks_of_one_class_each_are_their_classes() -> None:
+    r = np.array([[[0.9, NAN], [0.8, 0.7]]])
+    one_each = np.array([0, 1])
+    assert np.array_equal(mean_over_classes(r, one_each), r, equal_nan=True)
+    assert continual_table(r, one_each).tolist() == continual_table(r).tolist()

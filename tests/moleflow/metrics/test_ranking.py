@@ -79,7 +79,7 @@ def test_four_scores_by_hand() -> None:
 def test_undefined_is_none() -> None:
     assert ranking([0, 0], [0.1, 0.2]) == Ranking(auroc=None, ap=None, f1_max=None)
     assert ranking([], []) == Ranking(auroc=None, ap=None, f1_max=None)
-    assert ranking([1, 1], [0.1, 0.2]) == Ranking(auroc=None, ap=1.0, f1_max=1.0)
+    assert ranking([1, 1], [0.1, 0.2]) == Ranking(auroc=None, ap=None, f1_max=None)
 
 
 def test_inputs_are_left_as_they_were() -> None:

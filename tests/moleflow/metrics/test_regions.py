@@ -185,7 +185,7 @@ def test_undefined_is_none() -> None:
     maps = np.arange(8.0).reshape(2, 2, 2)
     nothing, everything = np.zeros((2, 2, 2), dtype=bool), np.ones((2, 2, 2), dtype=bool)
     assert pixel_metrics(nothing, maps) == PixelMetrics(auroc=None, ap=None, f1_max=None, aupro=None)
-    assert pixel_metrics(everything, maps) == PixelMetrics(auroc=None, ap=1.0, f1_max=1.0, aupro=None)
+    assert pixel_metrics(everything, maps) == PixelMetrics(auroc=None, ap=None, f1_max=None, aupro=None)
     assert aupro(np.zeros((0, 4, 4), dtype=bool), np.zeros((0, 4, 4))) is None
 
 

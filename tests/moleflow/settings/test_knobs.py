@@ -226,13 +226,23 @@ def test_mistakes_in_a_base(tmp_path: Path, text: str, part: str) -> None:
         base_layers(write(tmp_path, "own.yaml", text), "v7", "s", tmp_path)
 
 
+def tasks() -> st.SearchStrategy[list[Any]]:
+    """Lists of tasks with one class or more, no class twice."""
+    names = st.lists(st.text("abc", min_size=1), min_size=1, max_size=6, unique=True)
+    return names.flatmap(lambda of: st.integers(0, len(of)).map(lambda n: [*of[:n], of[n:]] if len(of) - n > 1 else of))
+
+
 def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
     """The values that a JSON schema of a knob allows."""
     if "anyOf" in schema:
         return st.one_of([values(option) for option in schema["anyOf"]])
     if "enum" in schema or "const" in schema:
         return st.sampled_from(schema.get("enum", [schema.get("const")]))
+    if "prefixItems" in schema:  # data.value_range: two rising numbers.
+        return st.lists(st.integers(0, 65_535), min_size=2, max_size=2, unique=True).map(sorted)
     if schema["type"] == "array":
+        if "anyOf" in schema["items"]:
+            return tasks()
         return st.lists(values(schema["items"]), min_size=schema["minItems"], max_size=4, unique=True)
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
@@ -242,7 +252,8 @@ def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
         "null": st.none(),
         "string": st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1),
         "integer": st.integers(-(2**63) if low is None else low, 2**63 - 1 if high is None else high),
-        "number": st.floats(low, high, allow_nan=False, allow_infinity=False, **ends),
+        # YAML's -0.0 is read as 0.0.
+        "number": st.floats(low, high, allow_nan=False, allow_infinity=False, **ends).map(lambda value: value + 0.0),
     }[schema["type"]]
 
 

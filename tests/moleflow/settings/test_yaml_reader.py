@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.yaml_reader import MOST_CHARACTERS, parse, read_mapping, yaml_text
+from moleflow.settings.yaml_reader import MOST_CHARACTERS, parse, quotes_hint, read_mapping, yaml_text
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -68,6 +68,11 @@ def test_values_are_read_as_people_write_them(text: str, value: Any) -> None:
         ("a: - b", "a - that no list fits"),
         (BOMB, "s, line 6: holds more than 100,000 values, the most allowed (an alias counts"),
         (MERGES, "s, line 6: holds more than 100,000 values"),
+        ('a: 1\nb: "\\ud83c"', r"s, line 2: \ud83c is half of a character; write the character itself, or both halves"),
+        (r'"\ud83c\udf89\udf89"', r"\udf89 is half of a character"),
+        (r'{"\ud83c": 1}', r"\ud83c is half of a character"),
+        (r'"a\0b"', r"\0 inside a text, which no name may hold; remove it"),
+        ("a: &a\n  <<: *a", "s, line 2: *a stands inside &a; write the value out"),
         ("a: &a [*a]", "s, line 1: *a stands inside &a; write the value out"),
         ("a: &a {b: {c: *a}}", "s, line 1: *a stands inside &a"),
         ("[" * 10_000 + "]" * 10_000, "s, line 1: is nested too deeply, allowed: 50 levels; remove some levels"),
@@ -95,13 +100,64 @@ def test_a_file_has_to_hold_a_mapping_of_names(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InvalidInput, match=part):
             read_mapping(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidInput, match="is not a text; a YAML file is needed"):
-        read_mapping(path)
     with pytest.raises(InvalidInput, match="no such file"):
         read_mapping(tmp_path / "missing.yaml")
     with pytest.raises(InvalidInput, match="is a folder; a YAML file is needed"):
         read_mapping(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_bytes("name: größe\r\nb: 1\r\n".encode(encoding))
+    assert read_mapping(path) == {"name": "größe", "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (
+            "a: 1\nb: größe\n".encode("latin-1"),
+            r", line 2: is not a text in utf-8 \(byte 0xf6\); save the YAML file as",
+        ),
+        ("b: größe\n".encode("utf-16-le"), ", line 1: is not a text in utf-8"),
+        ("b: grosse\n".encode("utf-16-le"), ", line 1: a control character"),
+        (b"\x89PNG\xa6", "is not a text in utf-8"),
+        (b"\xff\xfe\x00", "is not a text in utf-16"),
+        (b"a: 1\xef\xbb\xbf\n", ", line 1: an invisible byte order mark .* inside a text"),
+        (b"a: b\0c\n", ", line 1: a control character"),
+    ],
+)
+def test_another_encoding_is_refused_in_one_line(tmp_path: Path, content: bytes, part: str) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput, match=part) as refused:
+        read_mapping(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["-0.0", "-0.", "-.0", "-0e3", "-1e-400", "-0"])
+def test_there_is_one_zero(text: str) -> None:
+    assert str(parse(text, "s")) in ("0", "0.0")
+
+
+def test_a_pair_of_surrogates_is_one_character() -> None:
+    assert parse(r'"\ud83c\udf89"', "s") == "🎉"
+    assert parse(r'{"\ud83c\udf89": 1}', "s") == {"🎉": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (["a", False], "; YAML reads no, off and false as false: put such a name in quotes, as in 'no'"),
+        (True, "; YAML reads yes, on and true as true: put such a name in quotes, as in 'yes'"),
+        ([["a", None]], "; YAML reads null and ~ as null: put such a name in quotes, as in 'null'"),
+        ((1000.0,), "; YAML reads it as the number 1000.0: put the name in quotes, as in '1e3'"),
+        (["a", "no"], ""),
+    ],
+)
+def test_names_that_yaml_reads_as_something_else_get_a_hint(value: Any, hint: str) -> None:
+    assert quotes_hint(value) == hint
 
 
 def test_a_few_aliases_are_read() -> None:

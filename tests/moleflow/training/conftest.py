@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from moleflow.cache.stage_state import Epoch
 from moleflow.cache.stages import CHECKPOINT_EVERY_S, StageStore
-from moleflow.data.mvtec import scan
+from moleflow.data.scan import scan
 from moleflow.environment import open_environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig
@@ -123,7 +123,7 @@ def run_trial(
 ) -> Run:
     """Run one trial on the images under `root`."""
     context = SequenceContext(
-        tasks=scan(root, settings.data.tasks),
+        classes=scan(root, settings.data.classes),
         features=FeatureCache(features),
         stages=StageStore(stages, every),
         environment=open_environment("cpu"),

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from moleflow.data.mvtec import Sample
+from moleflow.data.samples import Sample
 from moleflow.errors import Diverged
 from moleflow.metrics.ranking import ranking
 from moleflow.metrics.regions import pixel_metrics
@@ -86,9 +86,11 @@ def shown() -> torch.Tensor:
 
 def evaluated(settings: TrialConfig, samples: tuple[Sample, ...], has_masks: bool = True, tasks: int = 2) -> Evaluation:
     evaluation = evaluation_of(settings, trained_like(settings))
-    evaluation.add_task(features(0, 12, "train"), samples, has_masks, shown)
+    evaluation.add_task(features(0, 12, "train"))
+    evaluation.add_class("shown", samples, has_masks, shown)
     if tasks > 1:
-        evaluation.add_task(features(1, 12, "train"), samples, has_masks, lambda: features(1, 6, "test"))
+        evaluation.add_task(features(1, 12, "train"))
+        evaluation.add_class("shown", samples, has_masks, lambda: features(1, 6, "test"))
     return evaluation
 
 
@@ -149,7 +151,8 @@ def test_without_masks_there_are_no_pixel_metrics(samples: tuple[Sample, ...]) -
 
 def test_one_kind_of_image_has_no_ranking(samples: tuple[Sample, ...]) -> None:
     evaluation = evaluation_of(config(), trained_like(config()))
-    evaluation.add_task(features(0, 12, "train"), samples[:3], False, lambda: shown()[:3])
+    evaluation.add_task(features(0, 12, "train"))
+    evaluation.add_class("shown", samples[:3], False, lambda: shown()[:3])
     found = evaluation.evaluate(0)
     assert len(found.scores) == 3
     assert {getattr(found.metrics, name) for name in METRIC_NAMES} == {None}
@@ -158,7 +161,8 @@ def test_one_kind_of_image_has_no_ranking(samples: tuple[Sample, ...]) -> None:
 def test_a_score_does_not_depend_on_the_other_images(samples: tuple[Sample, ...]) -> None:
     everyone = evaluated(config(), samples).evaluate(0).scores
     evaluation = evaluation_of(config(), trained_like(config()))
-    evaluation.add_task(features(0, 12, "train"), samples[2:4], True, lambda: shown()[2:4])
+    evaluation.add_task(features(0, 12, "train"))
+    evaluation.add_class("shown", samples[2:4], True, lambda: shown()[2:4])
     assert np.array_equal(evaluation.evaluate(0).scores, everyone[2:4])
 
 
@@ -171,7 +175,8 @@ def test_latent_norm_is_that_of_normal_images_through_their_own_expert(samples: 
     detector.register_forward_hook(lambda *_: passes.append(1))
     evaluation = evaluation_of(settings, detector)
     for task in range(2):
-        evaluation.add_task(features(task, 12, "train"), samples, False, lambda: images)
+        evaluation.add_task(features(task, 12, "train"))
+        evaluation.add_class("shown", samples, False, lambda: images)
     found = evaluation.evaluate(0)
     assert found.routes.tolist() == [0, 1, 0, 0, 0, 1]
     with torch.no_grad():
@@ -188,7 +193,8 @@ def test_latent_norm_is_that_of_normal_images_through_their_own_expert(samples: 
 
 def test_without_normal_images_there_is_no_latent_norm(samples: tuple[Sample, ...]) -> None:
     evaluation = evaluation_of(config(), trained_like(config()))
-    evaluation.add_task(features(0, 12, "train"), samples[3:], False, lambda: shown()[3:])
+    evaluation.add_task(features(0, 12, "train"))
+    evaluation.add_class("shown", samples[3:], False, lambda: shown()[3:])
     assert evaluation.evaluate(0).normal_latent_norm is None
 
 
@@ -209,7 +215,8 @@ def test_masks_are_read_once(samples: tuple[Sample, ...], tmp_path: Path) -> Non
     for copy in tmp_path.iterdir():
         copy.unlink()
     assert evaluation.evaluate(0).metrics == evaluated(settings, samples, tasks=1).evaluate(0).metrics
-    evaluation.add_task(features(1, 12, "train"), samples, True, lambda: features(1, 6, "test"))
+    evaluation.add_task(features(1, 12, "train"))
+    evaluation.add_class("shown", samples, True, lambda: features(1, 6, "test"))
     after = evaluation.evaluate(0)
     assert after.routes.tolist() == [0, 0, 0, 0, 0, 1]
     assert after.metrics == evaluated(settings, samples).evaluate(0).metrics
@@ -245,7 +252,8 @@ def test_a_score_that_is_not_finite_names_image_and_expert(samples: tuple[Sample
         return found
 
     evaluation = evaluation_of(config(adapter={"enabled": False}), trained_like(config(adapter={"enabled": False})))
-    evaluation.add_task(features(0, 12, "train"), samples, True, broken)
+    evaluation.add_task(features(0, 12, "train"))
+    evaluation.add_class("shown", samples, True, broken)
     with pytest.raises(Diverged, match=r"4\.png: a patch score of the expert of task 0 is not finite"):
         evaluation.evaluate(0)
 

@@ -19,7 +19,8 @@ import pytest
 from moleflow.cache.array_packs import PackFolder
 from moleflow.cache.stage_state import Epoch
 from moleflow.cache.stages import StageStore
-from moleflow.data.mvtec import Sample, scan
+from moleflow.data.samples import Sample
+from moleflow.data.scan import scan
 from moleflow.environment import open_environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig
@@ -96,7 +97,7 @@ def test_a_trial_in_steady_state_makes_few_calls(
     """The third trial of a worker, which trains and scores three tasks."""
     cache = tmp_path / "cache"
     context = SequenceContext(
-        tasks=scan(ground / "images", config().data.tasks),
+        classes=scan(ground / "images", config().data.classes),
         features=FeatureCache(cache / "features"),
         stages=StageStore(cache / "stages"),
         environment=open_environment("cpu"),

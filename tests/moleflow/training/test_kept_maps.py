@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moleflow.data.mvtec import Sample, scan
+from moleflow.data.samples import Sample
+from moleflow.data.scan import scan
 from moleflow.training.kept_maps import choose_maps, picture, to_8bit
 
 

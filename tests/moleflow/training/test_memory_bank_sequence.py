@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moleflow.data.mvtec import scan
+from moleflow.data.scan import scan
 from moleflow.environment import open_environment
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 from moleflow.cache.stages import StageStore
-from moleflow.data.mvtec import scan
+from moleflow.data.scan import scan
 from moleflow.environment import open_environment
 from moleflow.errors import Damaged
 from moleflow.features.feature_cache import FeatureCache
@@ -111,7 +111,7 @@ def test_a_search_trial_opens_no_test_image_and_a_finalist_trains_nothing(
     images = Path(shutil.copytree(ground / "images", tmp_path / "images"))
     search, finalist = (config(**HELD, evaluate=which) for which in ("validation", "all"))
     context = SequenceContext(
-        tasks=scan(images, search.data.tasks),
+        classes=scan(images, search.data.classes),
         features=FeatureCache(tmp_path / "features"),
         stages=StageStore(tmp_path / "stages"),
         environment=open_environment("cpu"),

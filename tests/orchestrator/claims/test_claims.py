@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleflow.settings.knobs import fields
-from orchestrator.claims.claims import StatedClaim, judge_claim, rules_digest, stated_claims
+from orchestrator.claims.claims import StatedClaim, rules_digest, stated_claims
+from orchestrator.claims.judging import judge_claim
+from orchestrator.reports.final_metrics import METRICS
 from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, SEEDS, PairedComparison
 from orchestrator.sweep.expansion import expand
@@ -49,24 +51,43 @@ def test_every_claim_that_is_to_be_settled_has_a_row():
 
 @pytest.mark.parametrize("claim", STATED.claims, ids=lambda claim: claim.id)
 def test_the_sweep_that_a_claim_needs_holds_its_contrast_and_nothing_else_differs(claim):
-    assert claim.knobs - {"version"} <= fields().keys()
+    (change, *_) = claim.changes
+    assert change.knobs - {"version"} <= fields().keys()
     sweep = load_sweep(ROOT / claim.sweep, data_root=Path("/images"))
+    configurations = [settings_of(variant.config) for variant in expand(sweep).variants]
+    assert any(lies_between(change, a, b) for a in configurations for b in configurations)
 
-    def held(config):
-        flat = {}
-        for path in fields():
-            value = config.model_dump(mode="json")
-            for part in path.split("."):
-                value = value[part]
-            flat[path] = setting_text(value)
-        return flat
 
-    configurations = [held(variant.config) for variant in expand(sweep).variants]
-    before, after = (
-        [{p: v for p, v in of.items() if p not in claim.knobs} for of in configurations if wanted.items() <= of.items()]
-        for wanted in ({p: setting_text(v) for p, v in end.items()} for end in (claim.before, claim.after))
-    )
-    assert any(of in before for of in after)
+def settings_of(config):
+    """A configuration as {dotted knob: text}."""
+    flat = {}
+    for path in fields():
+        value = config.model_dump(mode="json")
+        for part in path.split("."):
+            value = value[part]
+        flat[path] = setting_text(value)
+    return flat
+
+
+def lies_between(change, a, b):
+    """True if b is a with the change, and nothing else differs."""
+    ends = [{path: setting_text(value) for path, value in end.items()} for end in (change.before, change.after)]
+    fits = ends[0].items() <= a.items() and ends[1].items() <= b.items()
+    return fits and all(a[path] == b[path] for path in a.keys() - change.knobs)
+
+
+def test_the_notes_literal_v3_and_v4_are_changes_that_claims_know():
+    sweep = load_sweep(ROOT / "sweeps/versions.yaml", base="published", data_root=Path("/images"))
+    of = {variant.config.version: settings_of(variant.config) for variant in expand(sweep).variants}
+    # The notes ran v3 once more on the footing of v4: its row v3@224 in results/published.
+    of["v3@224"] = of["v3"] | {path: of["v4"][path] for path in ("backbone.model", "data.image_size")}
+    for names, before, after in (
+        (["v3-task0-pixel", "v3-transfer-image", "v3-transfer-pixel"], "v2", "v3"),
+        (["v4-image", "v4-pixel", "v4-bias-first", "v4-bias-later"], "v3@224", "v4"),
+        (["v4.1-mends-image", "v4.1-mends-pixel"], "v4", "v4.1"),
+    ):
+        for name in names:
+            assert [lies_between(change, of[before], of[after]) for change in CLAIMS[name].changes][-1]
 
 
 def paired(low, high, n=5, baseline=0.8, over=IMAGES_AND_SEEDS, seeds=None, errors=(0.0, 0.0)):
@@ -128,9 +149,10 @@ SMALL = "too small to matter"
     ],
 )
 def test_a_claim_is_judged_by_the_stated_rules(claim, measured, verdict):
-    found, reason = judge_claim(CLAIMS[claim], RULES, measured)
+    found, reason, to_decide = judge_claim(CLAIMS[claim], RULES, measured)
     assert found == verdict
     assert reason
+    assert bool(to_decide) == (verdict == "undecided")
 
 
 RANKS = {"refuted": 0, SMALL: 1, "undecided": 1, "held": 2}
@@ -162,71 +184,101 @@ def test_a_narrower_interval_never_overturns_a_verdict(low, width, from_below, f
 
 REFUTED = "direction held, size refuted: claimed"
 PLAIN = "the whole interval lies on the claimed side by more than 0.005"
-STAYS = "; more seeds do not help if the difference stays as it is"
+STAYS = "more seeds would not tell if the difference stays as it is"
 
 
 @pytest.mark.parametrize(
-    ("claim", "measured", "verdict", "reason"),
+    ("claim", "measured", "verdict", "reason", "to_decide"),
     [
         # A size that is part of the rule decides. One that is only named appears in the reason.
         (
             "v4-image",
             paired(0.0056, 0.0096, seeds=(0.0055, 0.012)),
             "undecided",
-            f"{REFUTED} +5 to +10 %, interval +0.7 to +1.2 %, over the seeds +0.7 to +1.5 %{STAYS}",
+            f"{REFUTED} +5 to +10 %, interval +0.7 to +1.2 %, over the seeds +0.7 to +1.5 %",
+            STAYS,
         ),
         (
             "v4-pixel",
             paired(0.2, 0.3, 3, over=SEEDS),
             "held",
             f"{PLAIN}, beyond the size that the notes name (+10 to +15 %)",
+            "",
         ),
         (
             "v4-image",
             paired(0.01, 0.03, seeds=(0.01, 0.05)),
             "undecided",
             "direction held, size undecided, since the intervals disagree: claimed +5 to +10 %, "
-            f"interval +1.2 to +3.8 %, over the seeds +1.2 to +6.2 %{STAYS}",
+            "interval +1.2 to +3.8 %, over the seeds +1.2 to +6.2 %",
+            STAYS,
         ),
-        ("v2-bundle-pixel", paired(0.0064, 0.008, 3, over=SEEDS), "held", f"{REFUTED} +7.1 %, interval +0.8 to +1.0 %"),
-        ("v2-task0-pixel", paired(-0.02, -0.01, 3, over=SEEDS), "held", f"{REFUTED} -6.1 %, interval -2.5 to -1.2 %"),
+        (
+            "v2-bundle-pixel",
+            paired(0.0064, 0.008, 3, over=SEEDS),
+            "held",
+            f"{REFUTED} +7.1 %, interval +0.8 to +1.0 %",
+            "",
+        ),
+        (
+            "v2-task0-pixel",
+            paired(-0.02, -0.01, 3, over=SEEDS),
+            "held",
+            f"{REFUTED} -6.1 %, interval -2.5 to -1.2 %",
+            "",
+        ),
         (
             "v2-task0-pixel",
             paired(-0.06, -0.04, 3, over=SEEDS),
             "held",
             f"{PLAIN}, and reaches the size that the notes name (-6.1 %)",
+            "",
         ),
         (
             "v2-bundle-pixel",
             paired(0.001, 0.004, 3, over=SEEDS),
             SMALL,
             "the whole interval lies within 0.005 of zero",
+            "",
         ),
-        ("v7-gamma2-pixel", paired(0.01, 0.03, 3, over=SEEDS), "held", PLAIN),
+        ("v7-gamma2-pixel", paired(0.01, 0.03, 3, over=SEEDS), "held", PLAIN, ""),
         # Every undecided row says what would decide it.
         (
             "v7-gamma2-pixel",
             paired(0.001, 0.03, 3, over=SEEDS),
             "undecided",
-            "the interval reaches to within 0.005 of zero; 14 more seeds would tell",
+            "the interval reaches to within 0.005 of zero",
+            "14 more seeds would tell",
         ),
         (
             "v7-gamma2-image",
             paired(-0.01, 0.03, 3, over=IMAGES, seeds=(0.01, 0.04)),
             "undecided",
-            "test images say undecided, the t interval over the seeds (+0.0100 to +0.0400) says held; more seeds do not "
-            "help, more test images would",
+            "test images say undecided, the t interval over the seeds (+0.0100 to +0.0400) says held",
+            "more test images would tell, more seeds would not",
         ),
         (
             "v7-gamma2-image",
             paired(0.01, 0.03, n=1),
             "undecided",
-            "1 seed in common, 3 needed; 2 more seeds or more are needed",
+            "1 seed in common, 3 needed",
+            "2 more seeds or more are needed",
+        ),
+        (
+            "v5-compact",
+            PairedComparison((0, 1, 2), resampled="the metric is undefined"),
+            "undecided",
+            "the metric is undefined",
+            "`moleflow-sweep run sweeps/center_weight.yaml --data IMAGES --out NEW` would tell",
         ),
     ],
 )
-def test_the_reason_names_a_size_that_is_missed_and_what_would_tell(claim, measured, verdict, reason):
-    assert judge_claim(CLAIMS[claim], RULES, measured) == (verdict, reason)
+def test_the_reason_names_a_size_that_is_missed_and_what_would_tell(claim, measured, verdict, reason, to_decide):
+    assert judge_claim(CLAIMS[claim], RULES, measured) == (verdict, reason, to_decide)
+
+
+def test_the_results_hold_the_metric_of_every_claim():
+    assert {claim.metric for claim in STATED.claims} <= set(METRICS)
 
 
 def test_a_nan_is_an_error():

@@ -39,7 +39,7 @@ def test_versions_are_contrasts_of_their_knobs(add, stored):
         ({"code_digest": "other" * 10}, "confounded by code_digest"),
         ({"device_model": "Model B"}, "confounded by device_model"),
         ({"packages": '{"timm":"1.0.99"}'}, "confounded by package timm"),
-        ({"settings": {FORM: "relative"}}, "needs sweeps/v7_gamma.yaml"),
+        ({"settings": {FORM: "relative"}}, "not measured"),
     ],
 )
 def test_a_confounded_contrast_is_undecided(contrast, stored, after, reason):
@@ -132,3 +132,44 @@ def test_of_confounded_pairs_the_nearest_names_its_confounds(add, stored):
     add({GAMMA: 2.0}, **REAL)
     (row,) = rows_of(stored(), "v7-gamma2-pixel")
     assert row.reason == "confounded by training.epochs"
+
+
+V3 = CLAIMS["v3-transfer-pixel"]
+LITERAL = {"adapter.mlp_layers": 3, "adapter.output_init": "normal", "adapter.gamma_dims": 4}
+
+
+def v2_to_v3(add, of_v2, of_v3, gain=0.05, **more):
+    for seed in range(3):
+        add({"version": "v2"}, seed, settings=V3.before | of_v2, version="v2", pixel=(0.9, 0.7), **more)
+        pixel = (0.9, 0.7 + gain * (1 + seed / 100))
+        add({"version": "v3"}, seed, settings=V3.after | of_v3, version="v3", pixel=pixel, **more)
+
+
+@pytest.mark.parametrize(
+    ("of_v2", "of_v3", "reason"),
+    [
+        ({}, LITERAL, "the whole interval lies on the claimed side by more than 0.005"),
+        ({}, {}, "the whole interval lies on the claimed side by more than 0.005"),
+        (LITERAL, LITERAL, "the whole interval lies on the claimed side by more than 0.005"),
+        # Half of the notes' form is neither ours nor theirs.
+        ({}, {"adapter.mlp_layers": 3}, "confounded by adapter.mlp_layers"),
+        ({}, LITERAL | {"training.epochs": 40}, "confounded by training.epochs"),
+    ],
+)
+def test_v3_in_the_notes_literal_form_is_measured_against_v2(add, stored, of_v2, of_v3, reason):
+    v2_to_v3(add, of_v2, of_v3, **REAL)
+    (row,) = rows_of(stored(), V3.id)
+    assert row.reason == reason
+    assert (row.verdict == "held") == ("confounded" not in reason)
+
+
+def test_the_literal_form_serves_only_setups_without_ours(add, stored):
+    v2_to_v3(add, {}, {}, gain=0.05, **REAL)
+    v2_to_v3(add, {}, LITERAL, gain=-0.05, **REAL)
+    assert [row.verdict for row in rows_of(stored(), V3.id)] == ["held"]
+    v2_to_v3(add, {"training.epochs": 40}, {"training.epochs": 40, **LITERAL}, gain=-0.05, **REAL)
+    found = {row.setup: row.verdict for row in rows_of(stored(), V3.id)}
+    ours, theirs = found
+    assert list(found.values()) == ["held", "refuted"]
+    assert ours.endswith("5 epochs, adapter.gamma_dims=1, adapter.mlp_layers=2, adapter.output_init=zero")
+    assert theirs.endswith("40 epochs")

@@ -22,6 +22,7 @@ STATED = stated_claims()
 RULES = STATED.rules
 CLAIMS = {claim.id: claim for claim in STATED.claims}
 REAL = {"dataset": "mvtec"}
+RUN = "`moleflow-sweep run sweeps/v7_gamma.yaml --data IMAGES"
 
 
 def rows_of(store, name, **named):
@@ -49,32 +50,50 @@ def test_image_claims_are_judged_from_images_and_seeds(add, stored, make_images)
     store = stored()
     row = rows_of(store, "v7-gamma2-image")[0]
     assert (row.verdict, row.measured.resampled) == ("held", IMAGES_AND_SEEDS)
-    assert rows_of(store, "v7-gamma1-image")[0].reason == "needs sweeps/v7_gamma.yaml"
+    assert rows_of(store, "v7-gamma1-image")[0].reason == "not measured"
 
 
 def test_a_claim_without_measurement_names_the_sweep_to_run(contrast, stored):
     contrast(0.05)
     rows = build_ledger([(stored(), None)])
     assert [row.claim.id for row in rows] == list(CLAIMS)
-    reasons = {row.claim.id: (row.verdict, row.reason) for row in rows}
-    assert reasons["v4-image"] == ("undecided", "needs sweeps/versions.yaml")
-    assert reasons["v2-scaling-image"] == ("undecided", "needs sweeps/v2_ablation.yaml")
-    assert reasons["v5-compact"] == ("undecided", "needs sweeps/center_weight.yaml")
+    told = {row.claim.id: (row.verdict, row.reason, row.to_decide) for row in rows}
+    for name, sweep in (("v4-image", "versions"), ("v2-scaling-image", "v2_ablation"), ("v5-compact", "center_weight")):
+        run = f"`moleflow-sweep run sweeps/{sweep}.yaml --data IMAGES` would tell"
+        assert told[name] == ("undecided", "not measured", run)
 
 
 @pytest.mark.parametrize(
-    ("both", "reason"),
+    ("both", "reason", "to_decide"),
     [
-        ({"dataset": "embedded"}, "generated images"),
-        ({"flags": '["the backbone\'s weights are random, as the configuration asks"]'}, "random weights"),
-        ({"scores_digest": "same"}, "identical: the setting did not reach the scores (equal digests)"),
-        ({"seeds": 2}, "2 seeds in common, 3 needed; 1 more seed would tell"),
+        ({"dataset": "embedded"}, "generated images", f"{RUN}` would tell, with real images"),
+        (
+            {"flags": '["the backbone\'s weights are random, as the configuration asks"]'},
+            "random weights",
+            f"{RUN}` would tell, with pretrained weights",
+        ),
+        (
+            {"scores_digest": "same"},
+            "identical: the setting did not reach the scores (equal digests)",
+            "no run with this setup would tell",
+        ),
+        ({"seeds": 2}, "2 seeds in common, 3 needed", "1 more seed would tell"),
+        (
+            {"after": {"settings": {"training.epochs": 9}}},
+            "confounded by training.epochs",
+            f"{RUN}` would tell, with both on one base",
+        ),
+        (
+            {"after": {"device_model": "Model B"}},
+            "confounded by device_model",
+            f"{RUN} --out NEW` would tell, with both on one machine with the same code and packages",
+        ),
     ],
 )
-def test_results_that_are_no_evidence_leave_a_claim_undecided(contrast, stored, both, reason):
+def test_an_undecided_row_says_why_and_what_would_decide_it(contrast, stored, both, reason, to_decide):
     contrast(0.05, **both)
     row = rows_of(stored(), "v7-gamma2-pixel")[0]
-    assert (row.verdict, row.reason) == ("undecided", reason)
+    assert (row.verdict, row.reason, row.to_decide) == ("undecided", reason, to_decide)
     assert row.measured.difference == pytest.approx(0.05, abs=1e-3)
 
 
@@ -82,7 +101,9 @@ def test_saturated_scores_leave_a_claim_undecided(add, stored):
     for seed in range(3):
         for gamma in (0.0, 2.0):
             add({GAMMA: gamma}, seed, pixel=(1.0, 1.0), **REAL)
-    assert rows_of(stored(), "v7-gamma2-pixel")[0].reason == "saturated at 1 in both: no evidence"
+    row = rows_of(stored(), "v7-gamma2-pixel")[0]
+    assert row.reason == "saturated at 1 in both: no evidence"
+    assert row.to_decide == "classes that are harder to detect would tell"
 
 
 def test_a_variant_that_falls_from_a_perfect_baseline_is_not_saturated(add, stored):
@@ -101,7 +122,9 @@ def test_a_claim_about_transformers_is_one_about_transformers_only(add, stored, 
             add({"attention.enabled": enabled}, seed, pixel=pixel, settings={"backbone.model": model}, **REAL)
     row = rows_of(stored(), "v6-harm-pixel")[0]
     assert row.verdict == verdict
-    assert verdict == "held" or row.reason == "a claim about backbone.model vit_* only"
+    if verdict == "undecided":
+        assert row.reason == "a claim about backbone.model vit_* only"
+        assert row.to_decide.endswith("would tell, with backbone.model vit_*")
 
 
 def test_only_the_selection_counts(contrast, add, stored):
@@ -125,6 +148,10 @@ def test_the_markdown_has_a_row_a_claim_and_the_rules(contrast, stored):
     assert "| 3 | +0.0500 from 0.7550 (+6.6%) | " in held
     assert "**held: the whole interval lies on the claimed side by more than 0.005**" in held
     assert "within 0.005 of zero" in words
+    assert all(bool(row.to_decide) == (row.verdict == "undecided") for row in rows)
+    unmeasured = next(line for line in lines if line.startswith("| v4-image "))
+    run = "`moleflow-sweep run sweeps/versions.yaml --data IMAGES` would tell"
+    assert unmeasured.endswith(f"| undecided: not measured | {run} |")
 
 
 def test_changed_rules_change_the_verdict(contrast, stored):
@@ -144,10 +171,10 @@ def dated(start, reused=0.0):
 @pytest.mark.parametrize(
     ("before", "after", "early", "reused"),
     [
-        (dated(LATE), dated(LATE), ["none"] * 3, False),
-        (dated(LATE), dated(BETWEEN), ["none", "none", "`v7-gamma2-image`; `v7-gamma2-pixel`"], False),
-        (dated(datetime(2026, 1, 1, tzinfo=UTC)), dated(LATE), ["`v7-gamma2-image`; `v7-gamma2-pixel`"] * 3, False),
-        (dated(LATE), dated(LATE, 3.0), ["none"] * 3, True),
+        (dated(LATE), dated(LATE), ["none"] * 4, False),
+        (dated(LATE), dated(BETWEEN), [*["none"] * 3, "`v7-gamma2-image`; `v7-gamma2-pixel`"], False),
+        (dated(datetime(2026, 1, 1, tzinfo=UTC)), dated(LATE), ["`v7-gamma2-image`; `v7-gamma2-pixel`"] * 4, False),
+        (dated(LATE), dated(LATE, 3.0), ["none"] * 4, True),
     ],
 )
 def test_the_ledger_names_rows_that_began_before_its_rules(contrast, stored, before, after, early, reused):
@@ -231,16 +258,24 @@ def test_the_row_gives_the_change_against_the_baseline_with_its_sign(add, stored
     assert "1 row: 0 held, 1 refuted, 0 too small to matter, 0 undecided" in words
 
 
+NO_LOSS = "no loss to recover from: that of LoRA on task 0: off to on"
+
+
 @pytest.mark.parametrize(
-    ("loss", "verdict", "reason"),
+    ("loss", "verdict", "reason", "to_decide"),
     [
-        (0.06, "held", "the whole interval lies on the claimed side"),
-        (0.001, "undecided", "no loss to recover from: that of LoRA on task 0: off to on is too small to matter"),
-        (-0.06, "undecided", "no loss to recover from: that of LoRA on task 0: off to on is refuted"),
-        (None, "undecided", "no loss was measured to recover from: needs sweeps/v2_ablation.yaml"),
+        (0.06, "held", "the whole interval lies on the claimed side", ""),
+        (0.001, "undecided", f"{NO_LOSS} is too small to matter", "no run would tell: there is no loss"),
+        (-0.06, "undecided", f"{NO_LOSS} is refuted", "no run would tell: there is no loss"),
+        (
+            None,
+            "undecided",
+            "no loss was measured to recover from",
+            "`moleflow-sweep run sweeps/v2_ablation.yaml --data IMAGES` would tell",
+        ),
     ],
 )
-def test_a_recovery_needs_a_loss(add, stored, loss, verdict, reason):
+def test_a_recovery_needs_a_loss(add, stored, loss, verdict, reason, to_decide):
     of_v2, of_v3 = CLAIMS["v3-task0-pixel"].before, CLAIMS["v3-task0-pixel"].after
     without = of_v2 | {"lora.task0": False}
     for seed in range(3):
@@ -251,7 +286,7 @@ def test_a_recovery_needs_a_loss(add, stored, loss, verdict, reason):
         add({"version": "v3"}, seed, settings=of_v3, pixel=(0.8 + 0.05 * moved, 0.7), **REAL)
     (row,) = rows_of(stored(), "v3-task0-pixel")
     assert row.measured.difference == pytest.approx(0.0505, abs=1e-6)
-    assert row.verdict == verdict
+    assert (row.verdict, row.to_decide) == (verdict, to_decide)
     assert row.reason.startswith(reason)
 
 

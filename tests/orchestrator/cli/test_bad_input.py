@@ -142,7 +142,7 @@ def test_a_folder_in_the_place_of_the_sweep_file(refused):
     [
         (b"", "odd.yaml: is empty; a mapping of keys to values is needed"),
         (b"name: x\n\tgrid: {}\n", "odd.yaml, line 2: a tab; YAML is indented with spaces"),
-        (b"\x89PNG\xa6", "odd.yaml: is not a text; a YAML file is needed"),
+        (b"\x89PNG\xa6", "odd.yaml, line 1: is not a text in utf-8 (byte 0x89); save the YAML file as UTF-8"),
     ],
 )
 def test_a_file_of_something_else(place, refused, content, said):
@@ -559,7 +559,7 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         ),
         (["sweep.yaml", "--data", "nowhere"], "--data: nowhere: no such folder"),
         (["sweep.yaml", "--set", "loss=3"], "loss is a group of knobs; set one of them: loss."),
-        (["sweep.yaml", "--set", "tasks=bolt,cloth"], "(at least 1), as in --set 'tasks=[leather, grid]'"),
+        (["sweep.yaml", "--set", "tasks=bolt,cloth"], "one task of several classes, as in --set 'tasks=[leather, grid]'"),
         (
             ["sweep.yaml", "--set", "tasks=[zebra]"],
             "classes there: bolt, cloth; to learn some of them: --set 'tasks=[bolt, cloth]'",

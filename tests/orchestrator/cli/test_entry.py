@@ -138,7 +138,7 @@ def test_a_failing_variant_is_named_and_the_rest_of_the_sweep_goes_on(place, fea
     assert "1 of 2 trials finished and kept" in ended.out
     rows = ResultStore(place / "results/small").read("attempts").to_pylist()
     failed = [row for row in rows if row["status"] == "failed"]
-    assert [row["attempt"] for row in failed] == [1, 2, 3]
+    assert [row["attempt"] for row in failed] == [1]  # Another attempt would compute the same digits.
     assert all(row["traceback"].startswith("Traceback") for row in failed)
 
 

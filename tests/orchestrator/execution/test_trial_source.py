@@ -7,7 +7,7 @@ import pytest
 from moleflow.settings.config import TrialConfig
 from orchestrator.execution.backend import SourceSignal
 from orchestrator.execution.planned_trials import PlannedTrials
-from orchestrator.execution.trial_source import IDENTICAL_FAILURES, TrialSource, failure_shape
+from orchestrator.execution.trial_source import IDENTICAL_FAILURES, NOT_RETRIED, TrialSource, failure_shape
 from orchestrator.records.events import Event
 from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Inputs, Trial
@@ -89,7 +89,11 @@ def test_a_trial_that_another_driver_is_running_comes_again_later(clock):
 
 
 @pytest.mark.parametrize(
-    ("error_kind", "attempts"), [("InvalidInput", 1), ("NoProgress", 1), ("OutOfMemory", 1), ("WorkerDied", 6)]
+    ("error_kind", "attempts"),
+    [
+        *((kind, 1) for kind in NOT_RETRIED),
+        *((kind, 6) for kind in ("WorkerDied", "Stalled", "Damaged", "CodeChanged")),
+    ],
 )
 def test_only_errors_that_may_pass_are_retried(clock, error_kind, attempts):
     source = source_of(1, clock, retries=5)

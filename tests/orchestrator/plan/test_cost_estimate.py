@@ -110,3 +110,15 @@ def test_epochs_of_unknown_trials_and_tasks_are_left_out() -> None:
         (trial.id, "bottle", 9.0),
     ]
     assert seconds_per_step(epochs, {trial.id: trial.config}, IMAGES) == {"leather": 9.0 / 6, "grid": 0.5}
+
+
+def test_a_task_of_several_classes_trains_on_the_images_of_all() -> None:
+    (trial,) = trials_of({}, drop_last=False, **{"data.tasks": [["leather", "grid"]]})
+    # 28 images in batches of 8: 4 steps in each of 3 epochs.
+    assert steps_to_train([trial], IMAGES) == {trial.id: 12.0}
+    assert seconds_per_step([(trial.id, "leather+grid", 2.0)], {trial.id: trial.config}, IMAGES) == {
+        "leather+grid": 0.5
+    }
+    found = estimate_work([trial], IMAGES, {"leather+grid": 0.5})
+    assert (found.stages, found.forwards) == ((1, 1), (42, 42))
+    assert found.hours == pytest.approx((6 / 3600, 6 / 3600))

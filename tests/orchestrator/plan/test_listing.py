@@ -51,8 +51,16 @@ def test_classes_on_which_some_metrics_are_undefined_are_named_first(place, draw
     ]
     ended = command("plan", "sweep.yaml")
     assert ended.code == 0, ended.err
-    assert [line[10:] for line in ended.out.splitlines() if line.startswith("note:")] == notes
-    assert json.loads(command("plan", "sweep.yaml", "--json").out)["undefined"] == notes
+    passed_over = "bolt: 4 files passed over: 4 masks without a defective image (ground_truth/hole/)"
+    assert [line[10:] for line in ended.out.splitlines() if line.startswith("note:")] == [
+        notes[0],
+        passed_over,
+        *notes[1:],
+    ]
+    plan = json.loads(command("plan", "sweep.yaml", "--json").out)
+    assert (plan["undefined"], plan["wide_masks"]) == (notes, [])
+    reason = {"count": 4, "reason": "masks without a defective image", "where": ["ground_truth/hole/"]}
+    assert plan["passed_over"] == {"bolt": [reason], "cloth": [], "nut": [], "tile": []}
 
 
 def test_a_plan_and_a_run_begin_with_the_work_that_trials_share(place: Path, edit: Any, command: Any) -> None:

@@ -115,3 +115,11 @@ def test_trials_share_a_stage_exactly_if_equal_settings_reach_it_and_all_before_
 def test_a_trial_follows_the_first_one_through_the_last_stage_they_share() -> None:
     tree = StageTree({"a": (0, 1, 2), "b": (0, 1, 3), "c": (0, 4), "d": (0, 1, 3), "e": (5,)})
     assert [tree.after(name) for name in "abcde"] == [(), ("a",), ("a",), ("b",), ()]
+
+
+def test_a_task_of_several_classes_is_one_stage_in_any_order_of_its_classes() -> None:
+    joint = [[["leather", "grid"], "transistor"], [["grid", "leather"], "transistor"], ["leather", "grid"]]
+    first, turned, single = trials_of("v3", {"data.tasks": joint})
+    assert counts([first]) == (2, 2)
+    assert counts([first, turned]) == (4, 2)
+    assert counts([first, single]) == (4, 4)

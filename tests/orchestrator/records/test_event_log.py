@@ -60,6 +60,26 @@ def test_workers_are_followed_by_name(tmp_path: Path) -> None:
     assert len(LogFollower(tmp_path).read_new("slurm-7_*")) == 2
 
 
+def test_logs_that_are_read_when_due_wait_for_longer_the_more_there_are(tmp_path: Path) -> None:
+    now = [100.0]
+    follower = LogFollower(tmp_path, clock=lambda: now[0])
+    assert follower.read_due() == []  # The first call reads.
+    EventLog(tmp_path / "w-1.jsonl")(Event("started", "0123456789ab"))
+    pauses = []
+    for _ in range(3):
+        looked = now[0]
+        assert follower.read_due() is None
+        while follower.read_due() is None:
+            now[0] += 0.5
+        pauses.append(now[0] - looked)
+        for name in range(40):
+            EventLog(tmp_path / f"v-{len(pauses)}-{name}.jsonl")(Event("started", "0123456789ab"))
+    assert pauses == [4.0, 8.0, 15.0]
+    assert follower.read_due(every_s=0.5) is None
+    now[0] += 0.5
+    assert len(follower.read_due(every_s=0.5) or ()) == 40
+
+
 @pytest.mark.parametrize("where", ["a file/w.jsonl", "missing/w.jsonl"])
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, where: str) -> None:
     (tmp_path / "a file").touch()

@@ -13,6 +13,20 @@ CLASSES = ("leather", "grid", "wood")
 
 
 @pytest.fixture
+def store_rows(tmp_path):
+    """Store trials."""
+
+    def store(*trials):
+        writer = PartWriter(ResultStore(tmp_path / "sweep"))
+        for rows in trials:
+            writer.add(rows)
+        writer.flush()
+        return ResultStore(tmp_path / "sweep")
+
+    return store
+
+
+@pytest.fixture
 def store_r(tmp_path, make_trial):
     """Store one trial whose image AUROC is the lower triangle R, one list for each task."""
 
@@ -85,3 +99,51 @@ def test_undefined_metrics_are_counted_by_class_and_partial_ones_named(store_r):
     of_image = {name: n for (name, metric), n in undefined(values).items() if metric == "image_auroc"}
     assert of_image == {"grid": 1, "wood": 3}
     assert partial_metrics(values) == {"image_auroc": {"grid"}}  # No trial has that of wood.
+
+
+def joint(rows):
+    """The rows of a trial that learned its first two classes as one task."""
+    kept = [row for row in rows.metrics if row["after_task"] > 0]
+    for row in kept:
+        row["after_task"] -= 1
+        row["task"] = max(0, row["task"] - 1)
+    rows.metrics[:] = kept
+    return rows
+
+
+def test_a_task_of_several_classes_counts_by_class_and_by_task(store_rows, make_trial):
+    rows = make_trial({GAMMA: 0.0}, classes=CLASSES, image=[0.5] * 3, pixel=[0.5] * 3, routing=[1] * 3)
+    found = iter([0.9, 0.7, 0.7, 0.6, 0.5])  # leather and grid, then all three.
+    for row in joint(rows).metrics:
+        row["image_auroc"] = next(found)
+    values = final_metrics(store_rows(rows), "test")[rows.attempt["trial_id"], 1]
+    assert values.classes == CLASSES
+    assert values.tasks == (0, 0, 1)
+    assert values.has_joint_task
+    assert [values[name, "image_auroc"] for name in CLASSES] == [0.7, 0.6, 0.5]
+    of_mean = {name: values["Mean", name] for _, name in values if name.endswith("_image_auroc")}
+    assert of_mean["acc_image_auroc"] == pytest.approx(0.6)
+    assert of_mean["fm_image_auroc"] == pytest.approx((0.9 - 0.7 + 0.7 - 0.6) / 2)
+    assert of_mean["bwt_image_auroc"] == pytest.approx(-0.15)
+    assert of_mean["task_acc_image_auroc"] == pytest.approx((0.65 + 0.5) / 2)
+    assert of_mean["task_fm_image_auroc"] == pytest.approx(0.8 - 0.65)
+    assert of_mean["task_bwt_image_auroc"] == pytest.approx(0.65 - 0.8)
+    assert len(dict(values)) == len(values)
+
+
+def test_joint_and_single_sequences_lie_side_by_side(store_rows, make_trial):
+    trials = [
+        make_trial({GAMMA: gamma}, classes=CLASSES, image=[0.5] * 3, pixel=[0.5] * 3, routing=[1] * 3)
+        for gamma in (0.0, 1.0)
+    ]
+    single, several = trials[0], joint(trials[1])
+    for row in single.metrics:
+        row["image_auroc"] = [[0.9], [0.95, 0.8], [0.7, 0.6, 0.5]][row["after_task"]][row["task"]]
+    metrics = final_metrics(store_rows(single, several), "test")
+    alone = metrics[single.attempt["trial_id"], 1]
+    assert not alone.has_joint_task
+    assert alone.tasks == (0, 1, 2)
+    assert alone["Mean", "fm_image_auroc"] == alone["Mean", "task_fm_image_auroc"] == pytest.approx(0.225)
+    assert not any(name.startswith("task_") for _, name in alone), "no column that repeats another one"
+    assert len(dict(alone)) == len(alone)
+    assert metrics[several.attempt["trial_id"], 1].tasks == (0, 0, 1)

@@ -294,6 +294,22 @@ def test_a_report_of_nothing_says_so(stored, add):
     assert report.csv().count("\n") == 1
 
 
+def test_a_search_that_tested_nothing_says_what_it_judged(stored, add):
+    for gamma in (0.0, 2.0):
+        for seed in range(2):
+            add({GAMMA: gamma}, seed, split="validation")
+    add({GAMMA: 3.0}, status="pruned", split="validation")
+    report = build_report(stored(), Recipe("t", ()))
+    assert report.header[0] == (
+        "nothing tested: 2 configurations were judged on validation images alone, and no test image was opened"
+    )
+    assert {"images: validation, not test", "seeds: 0, 1 (n = 2 in every column)"} <= set(report.header)
+    assert len(report.lock.trials) == 4
+    assert (report.tables, report.records) == ((), ())
+    add({GAMMA: 0.0}, 9)
+    assert build_report(stored(), Recipe("t", ())).header == ("no finished trial yet",)
+
+
 def test_validation_rows_stay_out_unless_asked_for(stored, add):
     add({GAMMA: 0.0}, image=(0.9, 0.8))
     trial = add({GAMMA: 2.0}, split="validation")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.reports.variants import number_duplicates, patch_grid, varying_factors
+from orchestrator.reports.variants import factor_labels, number_duplicates, patch_grid, varying_factors
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,21 @@ def test_the_version_is_the_first_of_the_factors_that_differ():
 
 def test_labels_that_occur_twice_are_numbered():
     assert number_duplicates(["a", "b", "a", "a"]) == ["a #1", "b", "a #2", "a #3"]
+
+
+def test_sequences_with_joint_tasks_have_short_labels():
+    few = [[["bolt", "nut"], "seal"], ["bolt", "nut", "seal"]]
+    labels = factor_labels([({"data.tasks": tasks}, "v3") for tasks in few])
+    assert labels == ["tasks=bolt+nut -> seal", "tasks=bolt -> nut -> seal"]
+    names = [f"c{n}" for n in range(15)]
+    many = [[names[:14], names[14]], [names[:10], names[10:]], [names[k : k + 3] for k in range(0, 15, 3)], names]
+    assert factor_labels([({"data.tasks": tasks}, "v3") for tasks in many]) == [
+        "tasks=14-1",
+        "tasks=10-5",
+        "tasks=5x3",
+        "tasks=15x1",
+    ]
+    turned = [many[0], [names[1:], names[0]]]
+    assert all(label.startswith("tasks=c") for label in factor_labels([({"data.tasks": of}, "v3") for of in turned]))
+    singles = [["bolt", "nut"], ["nut", "bolt"]]
+    assert factor_labels([({"data.tasks": tasks}, "v3") for tasks in singles])[0] == 'tasks=["bolt","nut"]'

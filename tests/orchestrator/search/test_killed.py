@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from orchestrator.search.drivers import fail_trials_of_dead_drivers
 from orchestrator.search.initial_trials import enqueue_initial_trials
-from orchestrator.search.optuna_search import TRIALS
+from orchestrator.search.tried_configurations import TRIALS
 from orchestrator.sweep.trial import Trial
 
 TRIALS_WANTED, SEEDS = 2, 2

@@ -44,6 +44,12 @@ def asked(**search):
         ({"base": {"extends": "base.yaml", "validation_anomalies": "none"}, **asked()}, (), "validation_anomalies"),
         (asked(), ("--detach", "--backend", "slurm"), "--detach: a search needs its driver"),
         (asked(), ("--storage", "nosuchdatabase://here"), "--storage: nosuchdatabase://here cannot be opened"),
+        (
+            {"grid": {"focal_gamma": [0, 2]}},
+            ("--rebuild-study",),
+            "--rebuild-study: is for a run of a sweep with `search:`",
+        ),
+        (asked(start_from=["$NO_SUCH_VARIABLE/a"]), (), "search.start_from: $NO_SUCH_VARIABLE/a: the environment"),
         ({"grid": {"focal_gamma": [0, 2]}}, ("--storage", "sqlite:///s.db"), "--storage: is for searches"),
     ],
 )

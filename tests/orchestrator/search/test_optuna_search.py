@@ -9,7 +9,9 @@ import pytest
 
 from moleflow.errors import InvalidInput
 from orchestrator.execution.backend import SourceSignal
-from orchestrator.search.optuna_search import REASON, TRIALS
+from orchestrator.search import space as space_module
+from orchestrator.search.drivers import fail_trials_of_dead_drivers
+from orchestrator.search.tried_configurations import REASON, REPEATED, TRIALS, exhausted_sentence
 from orchestrator.sweep.trial import Trial
 
 FOUR = {"space": {"lora_rank": {"choice": [2, 4, 8, 16]}}}
@@ -58,23 +60,64 @@ def test_values_of_another_drivers_trial_are_read_from_the_rows(driven):
     assert one.trials[0].value == 0.7
 
 
-def test_a_configuration_that_is_suggested_twice_runs_once(driven):
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_finite_space_is_asked_for_each_configuration_once_and_then_ends(driven, sampler):
+    space = {"image_score": {"choice": ["max", "quantile", "top_k"]}, "smoothing": {"choice": [0, 2, 4]}}
+    one = driven({"seeds": 1}, trials=40, sampler=sampler, space=space)
+    assert one.search.trials_left == 9
+    ran = one.run(lambda trial: 0.9 if trial.config.scoring.image_score == "top_k" else 0.5)
+    assert len(ran) == 9 == len({trial.id for trial in ran})
+    assert one.search.trials_left == 0
+    assert exhausted_sentence(one.study, one.space).endswith("each of its 9 configurations was tried")
+    assert one.states.count("COMPLETE") == 9
+    repeated = [trial for trial in one.trials if trial.state.name == "FAIL"]
+    assert {trial.user_attrs[REASON] for trial in repeated} == {REPEATED}
+
+
+def test_running_configurations_are_not_suggested_again(driven):
     one = driven({"seeds": 1}, trials=40, **FOUR)
     running = []
     while isinstance(trial := one.search.ask(), Trial):
         running.append(trial)
-    assert len(running) == 4 == len({trial.id for trial in running})
-    assert one.states.count("RUNNING") == 40
+    assert sorted(trial.config.lora.rank for trial in running) == [2, 4, 8, 16]
     for trial in running:
-        one.finish(trial, trial.config.lora.rank / 100)
+        one.finish(trial, 0.5)
     assert one.search.ask() is SourceSignal.DONE
-    assert one.states == ["COMPLETE"] * 40
-    assert all(trial.value == int(trial.params["lora.rank"]) / 100 for trial in one.trials)
 
 
-def test_configurations_that_share_a_run_take_one_place(driven):
-    one = driven({"seeds": 1}, {"max_running": 4}, trials=40, **FOUR)
-    assert len({one.ask().id for _ in range(4)}) == 4
+def test_two_drivers_share_a_finite_space(driven):
+    one = driven({"seeds": 1}, trials=40, **FOUR)
+    other = driven({"seeds": 1}, {"name": "other"}, trials=40, **FOUR)
+    ranks = [driver.ask().config.lora.rank for driver in (one, other, one, other)]
+    assert sorted(ranks) == [2, 4, 8, 16]
+    assert one.search.ask() is other.search.ask() is SourceSignal.WAIT
+
+
+def test_conditions_and_exclusions_make_a_finite_space_smaller(driven):
+    space = {"focal_gamma": {"choice": [0, 1, 2]}, "focal_form": {"choice": ["joint", "relative"]}}
+    also = {"seeds": 1, "when": {"focal_form": {"focal_gamma": "> 0"}}, "exclude": [{"focal_gamma": 2}]}
+    one = driven(also, trials=40, space=space)
+    factors = [trial.factors for trial in one.run(lambda _: 0.5)]
+    assert sorted(f"{f['loss.focal_gamma']:g} {f.get('loss.focal_form')}" for f in factors) == [
+        "0 None", "1 joint", "1 relative",
+    ]  # fmt: skip
+
+
+def test_a_larger_space_is_not_asked_for_one_configuration_twice(driven, monkeypatch):
+    monkeypatch.setattr(space_module, "MOST_LISTED", 3)
+    one = driven({"seeds": 1}, trials=4, **FOUR)
+    assert one.space.listed is None
+    assert len({trial.id for trial in one.run(lambda _: 0.5)}) == 4
+    assert exhausted_sentence(one.study, one.space) == ""
+
+
+def test_configurations_that_a_dead_driver_left_are_tried_again(driven):
+    one = driven({"seeds": 1}, trials=4, **FOUR)
+    rank = one.ask().config.lora.rank
+    fail_trials_of_dead_drivers(one.study, one.folder, "other")
+    other = driven({"seeds": 1}, {"name": "other"}, trials=4, **FOUR)
+    assert sorted(trial.config.lora.rank for trial in other.run(lambda _: 0.5)) == [2, 4, 8, 16]
+    assert rank in (2, 4, 8, 16)
 
 
 def test_stored_values_are_told_at_once_and_only_missing_seeds_run(driven):
@@ -84,7 +127,7 @@ def test_stored_values_are_told_at_once_and_only_missing_seeds_run(driven):
             one.stored[trial.id] = {"image_auroc": 0.5, "seconds": 1.0, "parameters": 1.0}
     ran = one.run(lambda trial: 0.7)
     assert sorted((trial.config.lora.rank, trial.config.seed) for trial in ran) == [(8, 1), (16, 0), (16, 1)]
-    worth = {trial.params["lora.rank"]: trial.value for trial in one.trials}
+    worth = {trial.params["lora.rank"]: trial.value for trial in one.trials if trial.state.name == "COMPLETE"}
     assert worth == pytest.approx({"2": 0.5, "4": 0.5, "8": 0.6, "16": 0.7})
 
 
@@ -116,15 +159,18 @@ def test_excluded_and_impossible_ones_take_no_place_of_the_budget(driven):
     ran = one.run(lambda _: 0.5)
     assert {trial.config.lora.rank for trial in ran} <= {2, 4}
     assert one.states.count("COMPLETE") == 6
-    assert {trial.user_attrs[REASON] for trial in one.trials if trial.state.name == "FAIL"} == {"excluded"}
+    reasons = {trial.user_attrs[REASON] for trial in one.trials if trial.state.name == "FAIL"}
+    assert "excluded" in reasons <= {"excluded", REPEATED}
 
 
 def test_a_space_without_a_possible_configuration_is_an_error(driven):
     one = driven({"exclude": [{"lora_rank": [2, 4, 8, 16]}]}, **FOUR)
-    with pytest.raises(
-        InvalidInput, match="100 suggestions in a row were excluded or impossible; the last one: excluded"
-    ):
+    with pytest.raises(InvalidInput, match="every configuration is excluded or impossible; the last one: excluded"):
         one.search.ask()
+    excluded = {"exclude": [{"learning_rate": "> 0"}]}
+    two = driven(excluded, {"folder": one.folder.with_name("two")})
+    with pytest.raises(InvalidInput, match="100 suggestions in a row were excluded or impossible; the last one: exc"):
+        two.search.ask()
 
 
 def test_after_the_hours_no_configuration_starts_and_open_ones_end(driven):

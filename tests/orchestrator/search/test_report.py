@@ -7,8 +7,8 @@ import pytest
 
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import PartWriter
-from orchestrator.search.optuna_search import TRIALS
 from orchestrator.search.report import ConfigurationValues, knob_importances, write_search_report
+from orchestrator.search.tried_configurations import TRIALS
 
 RANKS = {"lora_rank": {"choice": [2, 4]}}
 SPLITS = ("validation", "test")

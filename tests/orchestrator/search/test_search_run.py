@@ -12,12 +12,13 @@ import optuna
 import pytest
 
 from orchestrator.results.store import ResultStore
+from orchestrator.search.drivers import driver_heartbeat
 from orchestrator.search.storage import JOURNAL, open_journal
 
 
 def configurations(results):
-    """Return the study's configurations, in order."""
-    name = optuna.get_all_study_names(open_journal(results))[0]
+    """Return the configurations of the latest study, in order."""
+    name = optuna.get_all_study_names(open_journal(results))[-1]
     return optuna.load_study(study_name=name, storage=open_journal(results)).get_trials()
 
 
@@ -182,9 +183,7 @@ def test_a_larger_budget_continues_the_search(copy, place, furnish_search, comma
     [
         {"seeds": 3},
         {"base": {"extends": "base.yaml", "epochs": 1}},
-        {"space": {"learning_rate": {"loguniform": [1e-4, 1e-1]}, "focal_gamma": {"choice": [0, 1, 2, 3]}}},
-        {"space": {"learning_rate": {"uniform": [1e-4, 1e-1]}, "focal_gamma": {"choice": [0, 1, 2]}}},
-        {"space": {"learning_rate": {"loguniform": [1e-4, 1e-1]}}},
+        {"space": {"learning_rate": {"loguniform": [1, 2]}, "focal_gamma": {"choice": [0, 1, 2]}}},
     ],
 )
 def test_a_study_of_other_settings_is_refused(copy, place, furnish_search, command, change):
@@ -193,7 +192,74 @@ def test_a_study_of_other_settings_is_refused(copy, place, furnish_search, comma
     ended = command("sweep.yaml", "--backend", "inline", "--quiet")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
-    assert "search: the study holds results of other settings, choices, seeds or images" in ended.err
+    assert "search: the study holds results of other settings, seeds or images" in ended.err
+    assert "search.start_from" in ended.err
+
+
+def test_an_edited_space_goes_on_and_runs_nothing_again(copy, place, furnish_search, command):
+    """One more choice and a wider range; only the fourth configuration runs."""
+    before = configurations(copy)
+    furnish_search(
+        place,
+        trials=4,
+        space={"learning_rate": {"loguniform": [1e-5, 1e-1]}, "focal_gamma": {"choice": [0, 1, 2, 3]}},
+    )
+    shown = command("plan", "sweep.yaml", "--json")
+    assert shown.code == 0, shown.err
+    assert len(json.loads(shown.out)["trials"]) == 3 * 2
+    ended = command("sweep.yaml", "--backend", "inline", "--quiet")
+    assert ended.code == 0, ended.err
+    assert "the search goes on in the edited space: 3 stored configurations of it count as tried" in ended.out
+    found = configurations(copy)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 4
+    assert [trial.user_attrs["trials"] for trial in found[:3]] == [trial.user_attrs["trials"] for trial in before]
+    assert [trial.values for trial in found[:3]] == [pytest.approx(trial.values) for trial in before]
+    ids = [row["trial_id"] for row in ResultStore(copy).read("attempts").to_pylist()]
+    assert len(ids) == len(set(ids))
+    page = command("report", copy)
+    assert page.code == 0, page.err
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"{garbled \xff\n", b"\0\0\0\n", b"[1]\n", b'{"op_code": 4}\n', b'{"op_code": 99, "worker_id": "a"}\n']
+)
+@pytest.mark.parametrize("place_of", ["middle", "end"])
+def test_a_garbled_journal_is_named_and_made_again_from_the_results(copy, command, garbage, place_of):
+    journal = copy / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines.insert(len(lines) // 2 if place_of == "middle" else len(lines), garbage)
+    journal.write_bytes(b"".join(lines))
+    attempts = ResultStore(copy).read("attempts").num_rows
+    for words in (("sweep.yaml", "--backend", "inline", "--quiet"), ("plan", "sweep.yaml"), ("dashboard", str(copy))):
+        ended = command(*words)
+        assert ended.code == 2, ended.out + ended.err
+        assert ended.err.count("\n") == 1
+        assert f"{JOURNAL}: the journal of the search is damaged" in ended.err
+        assert "Run the sweep again with --rebuild-study" in ended.err
+    ended = command("sweep.yaml", "--rebuild-study", "--backend", "inline", "--quiet")
+    assert ended.code == 0, ended.err
+    assert [trial.state.name for trial in configurations(copy)] == ["COMPLETE"] * 3
+    assert ResultStore(copy).read("attempts").num_rows == attempts
+    assert (copy / f"{JOURNAL}.damaged-1").read_bytes() == b"".join(lines)
+    assert command("sweep.yaml", "--backend", "inline", "--quiet").code == 0
+
+
+def test_a_journal_is_not_made_again_under_a_living_driver(copy, command):
+    with driver_heartbeat(copy) as name:
+        ended = command("sweep.yaml", "--rebuild-study", "--backend", "inline")
+    assert ended.code == 2
+    assert f"--rebuild-study: {name} still runs the search" in ended.err
+
+
+def test_a_search_whose_configurations_all_failed_says_why(place, furnish_search, command):
+    furnish_search(place, {"seeds": 1}, trials=3, sampler="random", space={"learning_rate": {"loguniform": [1e6, 1e7]}})
+    ended = command("sweep.yaml", "--backend", "inline", "--quiet")
+    assert ended.code == 1
+    assert ended.out.count("nothing is tested: each configuration failed; the commonest error, 3 of 3: Diverged: ") == 1
+    results = place / "results" / "search"
+    assert "- each configuration failed; the commonest error, 3 of 3: Diverged: " in (results / "search.md").read_text()
+    rows = ResultStore(results).read("attempts").to_pylist()
+    assert [(row["attempt"], row["error_kind"]) for row in rows] == [(1, "Diverged")] * 3
 
 
 def test_plan_status_report_and_verify_show_the_trials(copy, command):
@@ -222,7 +288,19 @@ def test_without_finalists_no_test_image_is_opened(place, images, furnish_search
     ended = command("sweep.yaml", "--backend", "inline", "--quiet")
     assert ended.code == 0, ended.err
     assert [len(of) for of in splits(place / "results" / "search").values()] == [1, 0]
-    assert "nothing was tested, as `finalists` is 0" in (place / "results" / "search" / "search.md").read_text()
+    folder = place / "results" / "search"
+    assert "nothing was tested, as `finalists` is 0" in (folder / "search.md").read_text()
+    report = (folder / "report.md").read_text()
+    judged = "nothing tested: 1 configuration was judged on validation images alone, and no test image was opened"
+    assert judged in report and "to compare them: search.md, or" in report
+    assert judged in ended.out and "no finished trial yet" not in report
+    compared = command("report", folder, "--all", "--split", "validation")
+    assert "| Metric |" in compared.out, compared.err
+    assert command("report", folder, "--html").code == 0
+    page = (folder / "report.html").read_text()
+    assert "No configuration was tested." in page and "The tables above show the test images." not in page
+    verified = command("verify", folder / "report.md")
+    assert verified.code == 0, verified.out + verified.err
 
 
 def test_a_journal_that_a_killed_writer_left_torn_is_continued(copy, command):

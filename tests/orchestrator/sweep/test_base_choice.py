@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from moleflow.errors import InvalidInput
 from orchestrator.sweep.sweep import Sweep, make_sweep
 
 REAL = Path("/images")
@@ -72,3 +73,26 @@ def test_axes_and_set_apply_to_the_replacing_base_too() -> None:
     assert sweep.knobs == ("lora.rank",)
     assert settings["training.epochs"] == 2
     assert settings.get("flow.blocks") != 6, "the demo's, not the replaced base's"
+
+
+TASKS_GRID = {"version": "v3", "grid": {"tasks": [[["bolt", "nut"], "seal"]]}}
+ON_EMBEDDED = {"tasks": [[["leather", "grid"], "transistor"], ["leather"]]}
+
+
+@pytest.mark.parametrize(
+    ("root", "tasks"),
+    [
+        (None, [(("leather", "grid"), "transistor"), ("leather",)]),
+        (Path("/images"), [(("bolt", "nut"), "seal")]),
+    ],
+)
+def test_an_axis_of_tasks_has_values_of_its_own_on_the_embedded_images(root: Path | None, tasks: list[Any]) -> None:
+    document = {"name": "s", **TASKS_GRID, "without_data": ON_EMBEDDED}
+    found = make_sweep(document, "the test", Path(), data_root=root)
+    assert found.knobs == ("data.tasks",)
+    assert [axis.values("data.tasks") for axis in found.axes] == [tasks]
+
+
+def test_tasks_without_data_need_an_axis() -> None:
+    with pytest.raises(InvalidInput, match=r"the test: without_data\.tasks: data\.tasks is no axis under grid"):
+        make_sweep({"name": "s", "version": "v3", "without_data": ON_EMBEDDED}, "the test", Path(), data_root=None)

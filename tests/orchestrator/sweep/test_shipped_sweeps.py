@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from moleflow.settings.config import TrialConfig, flatten_config
+from moleflow.settings.task_list import classes_of_task
 from moleflow.settings.yaml_reader import read_mapping
 from orchestrator.search.space import Space
 from orchestrator.sweep.expansion import expand, trials_of
@@ -67,8 +68,10 @@ def test_every_sweep_of_the_notes_versions_uses_their_own_settings(path: Path) -
             assert config.backbone.model == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
             assert config.data.image_size == 224
         assert (config.training.epochs, config.training.learning_rate) == (40, 1e-4)
-        assert config.data.tasks[:3] == EMBEDDED or (
-            path.stem == "task_order" and set(config.data.tasks) == set(EMBEDDED)
+        assert (
+            config.data.tasks[:3] == EMBEDDED
+            or (path.stem == "task_order" and set(config.data.tasks) == set(EMBEDDED))
+            or (path.stem == "scenarios" and len(config.data.classes) == 15)
         )
 
 
@@ -180,6 +183,19 @@ def test_decoflows_ablation_takes_away_one_part_at_a_time() -> None:
 def test_fifteen_classes() -> None:
     tasks = load_sweep(SWEEPS / "mvtec15.yaml", data_root=Path("/i")).settings("v3")["data.tasks"]
     assert len(set(tasks)) == 15
+
+
+def test_the_scenarios_are_14_1_and_10_5_and_5_times_3_of_the_same_classes() -> None:
+    found = [config.data for config in configurations("scenarios") if config.version == "v3"]
+    assert [[len(classes_of_task(task)) for task in data.tasks] for data in found] == [[14, 1], [10, 5], [3] * 5]
+    (classes,) = {data.classes for data in found}
+    assert list(classes) == sorted(classes)
+    assert set(classes) == set(load_sweep(SWEEPS / "mvtec15.yaml", data_root=Path("/i")).settings("v3")["data.tasks"])
+
+
+def test_the_scenarios_of_the_embedded_images_learn_two_classes_at_once() -> None:
+    tasks = {variant.config.data.tasks for variant in expand(load_sweep(SWEEPS / "scenarios.yaml")).variants}
+    assert tasks == {(("leather", "grid"), "transistor"), ("leather", ("grid", "transistor"))}
 
 
 def test_the_example_of_the_documentation_is_the_sweep(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"grids": {}}, ["unknown key 'grids'", "Did you mean 'grid'?"]),
         ({"focal_gamma": 2}, ["unknown key 'focal_gamma'", "a knob", "under base"]),
         ({"resources": {"gpu": 1}}, ["unknown key 'resources.gpu'", "Did you mean 'gpus'?"]),
-        ({"resources": {"cpus": 1.5}}, ["resources.cpus: given 1.5", "a whole number >= 1"]),
+        ({"resources": {"cpus": 1.5}}, ["resources.cpus: given 1.5", "a whole number 1..100000"]),
         ({"resources": 3}, ["resources: given 3", "gpus, cpus, mem_gb"]),
         ({"random": {"count": 0, "knobs": {}}}, ["random.count: given 0"]),
         ({"random": {"knobs": {}}}, ["random.count: is missing"]),
@@ -220,6 +220,36 @@ def test_the_data_root_is_found_in_order(tmp_path: Path) -> None:
     assert load_sweep(file, environment=environment).data_source == f"{file}: data"
     assert load_sweep(bare, environment=environment).data_source == "MOLEFLOW_DATA"
     assert load_sweep(bare).data_root is None
+
+
+def test_paths_may_name_variables_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "fast"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make({"data": "$SCRATCH/mvtec"}).data_root == tmp_path / "fast/mvtec"
+    assert make({"data": "~/mvtec"}).data_root == tmp_path / "mvtec"
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "fast/own.yaml").write_text("{extends: ~/parent.yaml, focal_gamma: 1}")
+    (tmp_path / "parent.yaml").write_text("epochs: 3")
+    settings = make({"base": "${SCRATCH}/own.yaml"}, data_root=REAL).settings("v7")
+    assert (settings["training.epochs"], settings["loss.focal_gamma"]) == (3, 1)
+    for keys, key in (({"data": "$NOPE/a"}, "data"), ({"base": "$NOPE/b.yaml"}, "base")):
+        with pytest.raises(InvalidInput, match=rf"{key}: \$NOPE/.*: the environment variable NOPE is not set here"):
+            make(keys)
+
+
+def test_names_that_yaml_reads_as_something_else_are_to_be_quoted() -> None:
+    for tasks in ([False, "bolt"], ["bolt", 1e3], [["bolt", None]]):
+        with pytest.raises(InvalidInput, match="in quotes, as in"):
+            make({"base": {"tasks": tasks}}, data_root=REAL)
+    with pytest.raises(InvalidInput, match=r"question: given true, .* YAML reads yes, on and true as true"):
+        make({"question": True})
+
+
+def test_there_is_one_zero(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("name: x\nversion: v7\ngrid: {focal_gamma: [-0.0, 0]}\n")
+    with pytest.raises(InvalidInput, match="focal_gamma: the value 0 is given twice"):
+        load_sweep(file, data_root=REAL)
 
 
 def test_the_environment_is_read_only_if_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,6 +381,22 @@ def test_the_settings_of_a_search_by_default() -> None:
     }  # fmt: skip
 
 
+HUGE = 2**63 - 1
+SIZES = (
+    "backbone.projection",
+    "lora.rank",
+    "adapter.hidden",
+    "attention.hidden",
+    "training.batch_size",
+    "training.epochs",
+)
+
+
+@pytest.mark.parametrize("path", SIZES)
+def test_sizes_that_no_memory_holds_are_refused(path: str) -> None:
+    assert f"grid: {path}: given {HUGE}, allowed: " in refused({"grid": {path: [HUGE]}})
+
+
 @pytest.mark.parametrize(
     ("key", "document"),
     [
@@ -363,6 +409,10 @@ def test_the_settings_of_a_search_by_default() -> None:
         ("search.seed", {"search": {**SEARCH, "seed": -1}}), ("search.finalists", {"search": {**SEARCH, "finalists": -1}}),
         ("search.objectives", {"search": {**SEARCH, "objectives": {}}}), ("search.space", {"search": {**SEARCH, "space": {}}}),
         ("early_stopping.grace_tasks", {"early_stopping": {"rule": "asha", "grace_tasks": 0}}),
+        ("early_stopping.grace_tasks", {"early_stopping": {"rule": "asha", "grace_tasks": HUGE}}),
+        *((f"resources.{key}", {"resources": {key: HUGE}}) for key in ("gpus", "cpus", "mem_gb", "time_min", "trials_per_gpu")),
+        *((f"search.{key}", {"search": {**SEARCH, key: HUGE}}) for key in ("trials", "hours", "parallel", "finalists", "seed")),
+        ("random.count", {"random": {"count": HUGE, "knobs": {}}}),
     ],
 )  # fmt: skip
 def test_numbers_outside_their_bounds_are_refused(key: str, document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import TrialConfig, canonical_json, digest, flatten_config
-from moleflow.settings.knob_history import ADDED, values_before_knob_existed
+from moleflow.settings.knob_history import ADDED, BY_CONTENT, values_before_knob_existed
 from moleflow.settings.knobs import Layer, fields, resolve, version_layer
 from orchestrator.sweep.expansion import expand, trials_of
 from orchestrator.sweep.sweep import make_sweep
@@ -30,9 +30,14 @@ def identity(config: TrialConfig, inputs: Inputs = INPUTS) -> dict[str, Any]:
 
 
 def own_id(config: TrialConfig, inputs: Inputs = INPUTS) -> str:
-    """The id by its definition: all settings, with contents for paths, without added knobs."""
+    """The id by its definition: all settings, with contents for paths, without added knobs.
+
+    Knobs that decide how files are read are left out, as contents stand for them.
+    """
     settings = config.model_dump() | {"data_digests": [inputs.data[task] for task in config.data.tasks]}
     settings["backbone"]["weights"] = inputs.weights
+    for group, names in BY_CONTENT.items():
+        settings[group] = {name: of for name, of in settings[group].items() if name not in names}
     for group, added in ADDED.items():
         settings[group] = {name: of for name, of in settings[group].items() if name not in added or of != added[name]}
     if not config.bank.enabled:
@@ -88,6 +93,7 @@ OTHER_VALUES: dict[str, Any] = {
     "lora.scaling": 0.5,
     "data.evaluate": "test",
     "data.validation_anomalies": "real",
+    "data.value_range": "content",
 }
 
 
@@ -109,11 +115,21 @@ def _other(path: str) -> Any:
     return next(value for value in choices.__args__ if value != default)
 
 
-@pytest.mark.parametrize("path", [p for p in fields() if p not in ("backbone.weights", "router.kind")])
+READS = {f"{group}.{name}" for group, names in BY_CONTENT.items() for name in names}
+
+
+@pytest.mark.parametrize("path", [p for p in fields() if p not in {"backbone.weights", "router.kind"} | READS])
 def test_every_knob_is_a_part_of_the_id(path: str) -> None:
     held_out: dict[str, Any] = {"validation_fraction": 0.2} if path == "data.validation_anomalies" else {}
     held_out |= {"bank.enabled": True} if path in ("bank.patches", "bank.pick") else {}
     assert own_id(config(**held_out, **{path: _other(path)})) != own_id(config(**held_out))
+
+
+@pytest.mark.parametrize("knobs", [{"layout": "visa"}, {"normal_names": ["good", "ok"]}])
+def test_how_a_folder_is_read_is_no_part_of_the_id(knobs: dict[str, Any]) -> None:
+    """The contents found are: a renamed folder and a knob that names it make one trial."""
+    found = config(**knobs)
+    assert Identities().of(found, INPUTS) == own_id(found) == own_id(config()) == "6c412a173d78"
 
 
 def test_the_contents_of_files_are_a_part_of_the_id_and_paths_are_not() -> None:
@@ -215,3 +231,13 @@ def test_labels() -> None:
 )
 def test_values_are_spelled_as_one_types_them(value: object, text: str) -> None:
     assert spell(value) == text
+
+
+def test_a_list_of_one_class_has_the_id_of_its_name_and_a_joint_task_another() -> None:
+    single = [config(tasks=tasks) for tasks in (["leather", "grid"], [["leather"], ["grid"]], [["leather"], "grid"])]
+    assert len({Identities().of(found, INPUTS) for found in single}) == 1
+    joint = config(tasks=[["leather", "grid"]])
+    assert Identities().of(joint, INPUTS) not in {Identities().of(found, INPUTS) for found in single}
+    assert identity(joint)["data"]["tasks"] == [["leather", "grid"]]
+    assert identity(joint)["data_digests"] == ["digest of leather", "digest of grid"]
+    assert label({"data.tasks": joint.data.tasks}) == "tasks=leather+grid"

@@ -11,9 +11,11 @@ from PIL import Image
 
 from moleflow.data.digests import DigestCache
 from moleflow.data.loading import load_image, load_mask
-from moleflow.data.mvtec import TaskData, class_names, scan
+from moleflow.data.samples import TaskData
+from moleflow.data.scan import class_names, scan
 from moleflow.data.subsets import limit, limit_test, split
 from moleflow.errors import Damaged, InvalidInput
+from moleflow.settings.config import digest
 
 SIDE = 24
 
@@ -84,6 +86,22 @@ def test_tasks_come_in_the_order_asked_for(tmp_path: Path) -> None:
         make_class(tmp_path, name, 1000 * seed, train=1, good=1, defects=0)
     assert [task.name for task in scan(tmp_path, ["c", "a"])] == ["c", "a"]
     assert class_names(tmp_path) == ["a", "b", "c"]
+
+
+def test_the_digest_by_its_definition(tmp_path: Path) -> None:
+    """Trial ids hold it: what entered it before other layouts were read still does, and no more."""
+    folder = make_class(tmp_path)
+
+    def sha(name: str) -> str:
+        return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+    train = sorted(sha(f"train/good/{i:03}.png") for i in range(8))
+    test = [["good", sha(f"test/good/{i:03}.png"), ""] for i in range(4)]
+    for defect in ("crack", "dent"):
+        names = [f"{defect}/{i:03}" for i in range(3)]
+        test += [[defect, sha(f"test/{name}.png"), sha(f"ground_truth/{name}_mask.png")] for name in names]
+    rows = [["train", "good", one, ""] for one in train] + [["test", *one] for one in sorted(test)]
+    assert scan_one(tmp_path).digest == digest(rows)
 
 
 def test_moving_and_renaming_changes_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""The findings of a scan about a class: images by kind, files not read, undefined metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from moleflow.data.samples import GOOD, PassedOver, TaskData, WideMask, wide_masks_note
+from moleflow.data.value_range import narrow_values_note
+from moleflow.errors import counted
+
+Metrics = Literal["image", "pixel"]
+
+
+@dataclass(frozen=True)
+class ClassFindings:
+    """The findings about one class.
+
+    Attributes:
+        name: the class.
+        train: number of training images.
+        kinds: {"good" or name of a defect: number of test images}.
+        masks: number of defective test images with a mask.
+        passed_over: files that are not read.
+        wide_masks: masks that cover most of their image.
+        undefined: {group of metrics: why none of them is defined}, of the groups that are not.
+        narrow_values: a sentence on images that are nearly black in the full range of values; may
+            be empty.
+    """
+
+    name: str
+    train: int
+    kinds: Mapping[str, int]
+    masks: int
+    passed_over: tuple[PassedOver, ...]
+    wide_masks: tuple[WideMask, ...]
+    undefined: Mapping[Metrics, str]
+    narrow_values: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence for each finding that a reader of results needs."""
+        notes = [undefined_note(self), wide_masks_note(self.name, self.wide_masks, self.masks), self.narrow_values]
+        return [note for note in (*notes, passed_over_note(self.name, self.passed_over)) if note]
+
+
+def findings_of(task: TaskData, full_range: bool = True) -> ClassFindings:
+    """The findings about a scanned class. No file is opened.
+
+    Args:
+        task: the class.
+        full_range: True if its images are read with `data.value_range: full`.
+    """
+    kinds = dict(sorted(Counter(sample.defect for sample in task.test).items()))
+    undefined: dict[Metrics, str] = {}
+    if kinds.keys() == {GOOD}:
+        undefined = dict.fromkeys(("image", "pixel"), "all its test images are good")
+    else:
+        undefined |= {"image": "all its test images are defective"} if GOOD not in kinds else {}
+        undefined |= {"pixel": "it has no masks"} if not task.has_masks else {}
+    masks = sum(sample.mask is not None for sample in task.test)
+    narrow = narrow_values_note(task) if full_range else ""
+    return ClassFindings(task.name, len(task.train), kinds, masks, task.passed_over, task.wide_masks, undefined, narrow)
+
+
+def undefined_note(findings: ClassFindings) -> str:
+    """A sentence on the metrics that are undefined; empty if all are defined."""
+    undefined = findings.undefined
+    if undefined.keys() == {"image", "pixel"} and len(set(undefined.values())) == 1:
+        return f"{findings.name}: {undefined['image']}: neither image nor pixel metrics are defined"
+    parts = [f"{why}: no {group} metric is defined" for group, why in undefined.items()]
+    return f"{findings.name}: {'; '.join(parts)}" if parts else ""
+
+
+def passed_over_note(name: str, passed_over: Iterable[PassedOver]) -> str:
+    """A sentence on the files of a class that are not read; empty if all are."""
+    groups = list(passed_over)
+    total = sum(group.count for group in groups)
+    return f"{name}: {counted(total, 'file')} passed over: {', '.join(map(str, groups))}" if groups else ""

@@ -1,0 +1,1 @@
+"""Layouts of image folders, one file each; `table.py` lists them."""

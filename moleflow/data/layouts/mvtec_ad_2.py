@@ -1,0 +1,33 @@
+"""MVTec AD 2.
+
+    <class>/train/good/*                        normal images
+    <class>/validation/good/*                   normal images; not read, see below
+    <class>/test_public/good/*, bad/*           test images
+    <class>/test_public/ground_truth/bad/       <stem>_mask.png
+    <class>/test_private/, test_private_mixed/  images without labels; not read
+
+`data.validation_fraction` holds out training images, as for every layout. The images of
+`validation` and of the private tests are counted as passed over.
+
+L. Heckler-Kram et al., "The MVTec AD 2 Dataset: Advanced Scenarios for Unsupervised Anomaly
+Detection", arXiv:2503.21622, and the loader of anomalib 2.7.0 (data/datasets/image/mvtecad2.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moleflow.data.layouts.class_folders import ClassFolders
+
+
+def _fits(folder: Path) -> bool:
+    return (folder / "test_public").is_dir() and not (folder / "test").is_dir()
+
+
+LAYOUT = ClassFolders(
+    "mvtec_ad_2",
+    _fits,
+    test="test_public",
+    truth="test_public/ground_truth",
+    not_kinds=frozenset({"ground_truth"}),
+)

@@ -1,0 +1,29 @@
+"""The reason why a search found nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import optuna
+from optuna.trial import TrialState
+
+from orchestrator.search.tried_configurations import REASON, TRIALS
+
+
+def failure_sentence(study: optuna.Study) -> str:
+    """Return why no configuration is complete; an empty text if one is, or if none failed."""
+    trials = study.get_trials(deepcopy=False)
+    reasons = [t.user_attrs[REASON] for t in trials if TRIALS in t.user_attrs and t.state is TrialState.FAIL]
+    reasons = [reason.removeprefix("failed: ") for reason in reasons]
+    if not reasons or any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
+        return ""
+    # Errors that differ in numbers alone count as one.
+    shapes = Counter(_shape(reason) for reason in reasons)
+    shape, count = shapes.most_common(1)[0]
+    first = next(reason for reason in reasons if _shape(reason) == shape)
+    return f"each configuration failed; the commonest error, {count} of {len(reasons)}: {first}"
+
+
+def _shape(reason: str) -> str:
+    return re.sub(r"\d+(\.\d+)?(e[-+]?\d+)?", "#", reason)

@@ -1,0 +1,181 @@
+"""The command data, and what plan, doctor and the report say of copies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moleflow.data import digests
+
+ONE: dict[str, Any] = {"version": "v7", "grid": None, "report": None, "seeds": 1}
+LEAK = (
+    "bolt: 2 of 8 test images are copies of training images, such as bolt/test/good/000.png of bolt/train/good/000.png"
+)
+SHARED = (
+    "bolt, cloth: 1 image with copies in another of these classes, such as cloth/train/good/bolt.png of bolt/train/"
+)
+
+
+@pytest.fixture
+def copied(place: Path, images: Path) -> Path:
+    """Images with training images in the test, and one image in two classes."""
+    folder = shutil.copytree(images, place / "copied")
+    for name in ("000.png", "001.png"):
+        shutil.copy2(folder / "bolt/train/good" / name, folder / "bolt/test/good" / name)
+    shutil.copy2(folder / "bolt/train/good/002.png", folder / "cloth/train/good/bolt.png")
+    return folder
+
+
+def test_one_line_a_class(place: Path, command: Any) -> None:
+    ended = command("data", "images", "--no-near")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        "images: 2 classes, 40 images, nothing suspicious (layout: mvtec_ad)",
+        "bolt: 12 training, 4 good and 4 defective test images (hole 4); 4 masks of 14% of the pixels; 32x32; RGB; 8 bits",
+        "cloth: 12 training, 4 good and 4 defective test images (hole 4); 4 masks of 6.2% of the pixels; 48x48; RGB; 8 bits",
+        "not looked for: near copies (--near)",
+    ]
+
+
+def test_findings_follow_the_classes(copied: Path, command: Any) -> None:
+    ended = command("data", "copied")
+    assert ended.code == 0
+    assert ended.err == "decoding 37 images to look for near copies (once; --no-near leaves it out)\n" * bool(ended.err)
+    lines = ended.out.splitlines()
+    assert lines[0] == "copied: 2 classes, 41 images, 2 findings (layout: mvtec_ad)"
+    assert [line.startswith("finding: ") for line in lines] == [False, False, False, True, True]
+    assert LEAK in lines[3]
+    assert SHARED in lines[4]
+
+
+def test_the_keys_of_the_document(copied: Path, command: Any) -> None:
+    told = json.loads(command("data", "copied", "--json", "--no-near", "--classes", "bolt").out)
+    assert list(told) == ["root", "classes", "unreadable", "copies", "not_looked_for", "findings"]
+    (bolt,) = told["classes"]
+    assert (bolt["name"], bolt["train"], bolt["test"]) == ("bolt", 12, {"good": 4, "hole": 4})
+    assert (bolt["sizes"], bolt["bits"], bolt["masks"]) == ({"32x32": 20}, {"8": 20}, {"files": 4, "images": 4})
+    assert bolt["defective_percent"]["median"] == pytest.approx(100 * 12 * 12 / 32**2)
+    (copies,) = told["copies"]
+    assert (copies["conflict"], copies["near"], copies["tested"]) == ("training in test", False, 8)
+    assert copies["copies"][0] == {"image": "bolt/test/good/000.png", "copy_of": "bolt/train/good/000.png"}
+    assert told["findings"] == [copies["note"]]
+    assert told["not_looked_for"] == ["near copies"]
+
+
+def test_every_key_is_documented(copied: Path, command: Any) -> None:
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text()
+
+    def keys(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        if not isinstance(value, dict):
+            return set()
+        return {key for key in value if re.fullmatch("[a-z_]+", key)}.union(*map(keys, value.values()))
+
+    told = json.loads(command("data", "copied", "--json", "--no-near").out)
+    told["classes"] = [one | {"test": {}} for one in told["classes"]]
+    assert {key for key in keys(told) if f"`{key}`" not in page} == set()
+
+
+def test_the_page_holds_its_images_and_escapes_names(copied: Path, place: Path, command: Any) -> None:
+    evil = copied / "bolt/test/good/<script>alert(1)</script>.png".replace("/script", "&script")
+    shutil.copy2(copied / "bolt/train/good/003.png", evil)
+    mask = copied / "bolt/ground_truth/hole/000_mask.png"
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    assert command("data", "copied", "--no-near", "--html", "look.html").code == 0
+    page = (place / "look.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    assert "default-src 'none'" in page
+    assert "bolt: masks that mark more than half of the image" in page
+    # Pairs: three training images in the test, one image of two classes, an image and its mask.
+    assert page.count("data:image/png;base64,") == 2 * 5
+
+
+def test_a_class_that_cannot_be_read(place: Path, images: Path, command: Any) -> None:
+    folder = shutil.copytree(images, place / "broken")
+    (folder / "bolt/test/hole/000.png").write_bytes(b"text")
+    ended = command("data", "broken", "--no-near")
+    assert ended.code == 2
+    assert "cloth: 12 training" in ended.out
+    assert "cannot be read: bolt: broken/bolt/test/hole/000.png: broken image" in ended.out
+    assert ended.err.startswith("error: 1 of the classes cannot be read, such as bolt: broken/bolt/")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("data",), "data: no folder given; "),
+        (("data", "nowhere"), "nowhere: no such folder"),
+        (("data", "images", "--classes", "bolts"), "--classes: no class 'bolts' in images; classes there: bolt, cloth"),
+        (("data", "images", "--set", "epochs=2"), "--set training.epochs: does not decide how images are read"),
+        (("data", "images", "--set", "layout=visa"), "images: layout visa: looked for split_csv/1cls.csv"),
+        (("data", "images", "--cache", "base.yaml"), "--cache: base.yaml is a file; give a folder"),
+        (("data", "images", "cloth"), "data: given 'cloth' besides images; it takes one folder of images"),
+    ],
+)
+def test_mistakes(place: Path, command: Any, words: tuple[str, ...], said: str) -> None:
+    ended = command(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"error: {said}")
+
+
+def test_the_folder_of_the_environment(place: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOLEFLOW_DATA", "images")
+    assert command("data", "--no-near").out.startswith("images: 2 classes")
+
+
+def test_help_shows_examples(command: Any) -> None:
+    told = command("data", "--help").out
+    assert "moleflow-sweep data ~/mvtec --classes bolt,nut --html look.html" in told
+    assert "--no-near" in told
+    assert "moleflow-sweep data FOLDER" in command("--help").out
+
+
+def test_copies_are_noted_by_the_plan_and_flagged_in_the_report(
+    copied: Path, place: Path, edit: Any, command: Any
+) -> None:
+    edit(data="copied", **ONE)
+    plan = command("plan", "sweep.yaml").out
+    assert f"note:     {LEAK}" in plan
+    assert f"note:     {SHARED}" in plan
+    assert "unseen:   near copies of images; to look for them: moleflow-sweep data copied\n" in plan
+    told = json.loads(command("plan", "sweep.yaml", "--json").out)
+    assert [copies["conflict"] for copies in told["copies"]] == ["training in test", "other class"]
+    assert told["not_looked_for"] == ["near copies"]
+    assert command("sweep.yaml", "--backend", "inline", "--quiet").code == 0
+    report = (place / "results/small/report.md").read_text().replace("\\_", "_")
+    assert f"flag: {LEAK}" in report
+    assert f"flag: {SHARED}" in report
+    assert "not looked for: near copies among the images" in report.partition("##")[0]
+
+
+def test_doctor_knows_only_what_was_looked_at(
+    copied: Path, command: Any, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    words = ("doctor", "--data", "copied", "--base", "base.yaml", "--cache", str(cache))
+    before = command(*words).out
+    assert "not looked at: 41 images of bolt, cloth (" in before
+    assert "copies" not in before
+    assert command("data", "copied", "--no-near", "--classes", "bolt", "--cache", str(cache)).code == 0
+    monkeypatch.setattr(digests, "examine", None)
+    seen = command(*words).out
+    assert LEAK in seen
+    assert "not looked at: 21 images of cloth (" in seen
+    os.utime(copied / "bolt/test/good/000.png", (2e9, 2e9))
+    assert "not looked at: 41 images of bolt, cloth (" in command(*words).out
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache that no other test has filled."""
+    return tmp_path / "own-cache"

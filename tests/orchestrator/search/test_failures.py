@@ -1,0 +1,30 @@
+"""The reason why a search found nothing."""
+
+from __future__ import annotations
+
+from orchestrator.records.events import Event
+from orchestrator.search.failures import failure_sentence
+
+
+def fail(one, error):
+    trial = one.ask()
+    one.search.tell(trial, Event("failed", trial.id, {"error": error}))
+
+
+def test_the_commonest_error_is_named_once_whatever_its_numbers(driven):
+    one = driven({"seeds": 1}, trials=4)
+    assert failure_sentence(one.study) == ""
+    for error in ("OSError: full", "Diverged: task 1, epoch 3", "Diverged: task 0, epoch 12"):
+        fail(one, error)
+    assert failure_sentence(one.study) == (
+        "each configuration failed; the commonest error, 2 of 3: Diverged: task 1, epoch 3"
+    )
+
+
+def test_one_complete_or_pruned_configuration_is_an_outcome(driven):
+    for ends in ("finish", "prune"):
+        one = driven({"seeds": 1}, trials=40)
+        fail(one, "OSError: full")
+        trial = one.ask()
+        one.finish(trial, 0.5) if ends == "finish" else one.end(trial, "pruned")
+        assert failure_sentence(one.study) == ""
