@@ -62,8 +62,8 @@ def differing(table: str, one: pa.Table, other: pa.Table) -> list[str]:
         return [f"rows ({len(one)} and {len(other)})"]
     order = [(key, "ascending") for key in KEYS[table] if key in one.column_names and key in other.column_names]
     one, other = one.sort_by(order), other.sort_by(order)
-    shared = [name for name in one.column_names if name in other.column_names and not name.endswith(("seconds", "_at"))]
-    aside = {"attempt", "part", "seconds_source"}
+    shared = [name for name in one.column_names if name in other.column_names and "seconds" not in name]
+    aside = {"attempt"}
     return [name for name in shared if name not in aside and not _equal(one[name], other[name])]
 
 

@@ -35,6 +35,7 @@ PASSING = frozenset(
 """Errors that a server or a network recovers from by itself. A full disk is none of them."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 5.0
+_TOLD_AT = 2  # An error that has passed after 20 ms is no news.
 _STALE_LOOKUPS = 3
 _PIECE = 1 << 24
 _LOG = logging.getLogger(__name__)
@@ -66,16 +67,16 @@ def retried(operation: Callable[[], Result], path: Path, but: int | None = None)
     Raises:
         OSError: an error that does not pass, or not within `retry_s()` seconds.
     """
-    deadline, pause = None, _FIRST_PAUSE_S
+    deadline, pause, failures = None, _FIRST_PAUSE_S, 0
     while True:
         try:
             return operation()
         except OSError as error:
             if error.errno not in PASSING or error.errno == but:
                 raise
-            now = time.monotonic()
-            if deadline is None:
-                deadline = now + retry_s()
+            now, failures = time.monotonic(), failures + 1
+            deadline = deadline or now + retry_s()
+            if failures == _TOLD_AT:
                 _LOG.warning("%s: %s; trying again for up to %g s", path, error.strerror, retry_s())
             if now + pause > deadline:
                 raise

@@ -149,7 +149,8 @@ class BackboneKnobs(KnobGroup):
     """The frozen feature extractor."""
 
     model: Annotated[str, BeforeValidator(plain_model_name)] = Field(
-        "vit_base_patch16_224.augreg2_in21k_ft_in1k", description="any timm model name, also as timm/NAME or hf_hub:timm/NAME"
+        "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+        description="any timm model name, also as timm/NAME or hf_hub:timm/NAME",
     )
     weights: str = Field(
         "pretrained",
