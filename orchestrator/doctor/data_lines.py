@@ -49,7 +49,7 @@ def masks_text(one: ClassSurvey) -> str:
         return "no masks"
     low, middle, high = (f"{share:.2g}%" for share in _percent(one))
     number = counted(len(one.shares), "mask")
-    return f"{number} of {low} of the pixels" + (f" to {high} (median {middle})" if low != high else "")
+    return f"{number} of {low}" + (f" to {high} of the pixels (median {middle})" if low != high else " of the pixels")
 
 
 def checks_left_out(survey: DataSurvey) -> list[str]:

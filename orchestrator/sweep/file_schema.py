@@ -261,7 +261,9 @@ def _explain(error: ValidationError) -> str:
         allowed = ", ".join(words)
     elif where == "early_stopping.metric":
         words = [*SELECTION]
-    hint = did_you_mean(first["input"], words) or (quotes_hint(first["input"]) if first["type"] == "string_type" else "")
+    hint = did_you_mean(first["input"], words) or (
+        quotes_hint(first["input"]) if first["type"] == "string_type" else ""
+    )
     return f"{where}: given {yaml_text(first['input'])}, allowed: {allowed}{hint}"
 
 

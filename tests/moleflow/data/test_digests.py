@@ -44,6 +44,18 @@ def test_an_unchanged_file_is_not_read_again(image: Path, tmp_path: Path, monkey
         DigestCache().facts(image)
 
 
+def test_a_file_is_known_until_it_changes(image: Path) -> None:
+    cache = DigestCache()
+    assert not cache.knows(image)
+    cache.facts(image)
+    assert cache.knows(image)
+    assert not cache.knows(image, is_mask=True)
+    os.utime(image, (2e9, 2e9))
+    assert not cache.knows(image)
+    image.unlink()
+    assert not cache.knows(image)
+
+
 @pytest.mark.parametrize("how", ["in place", "renamed into its place"])
 def test_a_changed_file_of_the_same_size_and_time_is_read_again(image: Path, tmp_path: Path, how: str) -> None:
     """As copying with times kept leaves it, or a program that sets them back."""

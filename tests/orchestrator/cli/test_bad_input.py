@@ -559,7 +559,10 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         ),
         (["sweep.yaml", "--data", "nowhere"], "--data: nowhere: no such folder"),
         (["sweep.yaml", "--set", "loss=3"], "loss is a group of knobs; set one of them: loss."),
-        (["sweep.yaml", "--set", "tasks=bolt,cloth"], "one task of several classes, as in --set 'tasks=[leather, grid]'"),
+        (
+            ["sweep.yaml", "--set", "tasks=bolt,cloth"],
+            "one task of several classes, as in --set 'tasks=[leather, grid]'",
+        ),
         (
             ["sweep.yaml", "--set", "tasks=[zebra]"],
             "classes there: bolt, cloth; to learn some of them: --set 'tasks=[bolt, cloth]'",

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from moleflow.data import digests
+from orchestrator.cli.data import data as look
 
 ONE: dict[str, Any] = {"version": "v7", "grid": None, "report": None, "seeds": 1}
 LEAK = (
@@ -48,7 +49,7 @@ def test_one_line_a_class(place: Path, command: Any) -> None:
 def test_findings_follow_the_classes(copied: Path, command: Any) -> None:
     ended = command("data", "copied")
     assert ended.code == 0
-    assert ended.err == "decoding 37 images to look for near copies (once; --no-near leaves it out)\n" * bool(ended.err)
+    assert ended.err == "decoding 38 images to look for near copies (once; --no-near leaves it out)\n"
     lines = ended.out.splitlines()
     assert lines[0] == "copied: 2 classes, 41 images, 2 findings (layout: mvtec_ad)"
     assert [line.startswith("finding: ") for line in lines] == [False, False, False, True, True]
@@ -129,9 +130,12 @@ def test_mistakes(place: Path, command: Any, words: tuple[str, ...], said: str) 
     assert ended.err.startswith(f"error: {said}")
 
 
-def test_the_folder_of_the_environment(place: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOLEFLOW_DATA", "images")
-    assert command("data", "--no-near").out.startswith("images: 2 classes")
+def test_the_folder_of_the_environment(
+    images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOLEFLOW_DATA", str(images))
+    look(near=False, cache=cache)
+    assert capsys.readouterr().out.startswith(f"{images}: 2 classes")
 
 
 def test_help_shows_examples(command: Any) -> None:
