@@ -80,6 +80,7 @@ def shrunk(text: str) -> str:
     sweep["seeds"] = 2
     if "search" in sweep:
         sweep["search"] |= {"trials": 2, "final_seeds": 1}
+        sweep["search"]["space"].pop("backbone.layers", None)  # The small backbone has others.
         sweep["seeds"] = 1
         sweep["base"] |= {"validation_fraction": 0.25, "validation_anomalies": "synthetic"}
     return yaml.safe_dump(sweep)
