@@ -28,6 +28,7 @@ class ClassFindings:
         undefined: {group of metrics: why none of them is defined}, of the groups that are not.
         narrow_values: a sentence on images that are nearly black in the full range of values; may
             be empty.
+        split: a sentence on a split that the data set does not give; may be empty.
     """
 
     name: str
@@ -38,20 +39,23 @@ class ClassFindings:
     wide_masks: tuple[WideMask, ...]
     undefined: Mapping[Metrics, str]
     narrow_values: str = ""
+    split: str = ""
 
     @property
     def notes(self) -> list[str]:
         """One sentence for each finding that a reader of results needs."""
         notes = [undefined_note(self), wide_masks_note(self.name, self.wide_masks, self.masks), self.narrow_values]
+        notes.append(split_note(self.name, self.split))
         return [note for note in (*notes, passed_over_note(self.name, self.passed_over)) if note]
 
 
-def findings_of(task: TaskData, full_range: bool = True) -> ClassFindings:
+def findings_of(task: TaskData, full_range: bool = True, split: str = "") -> ClassFindings:
     """The findings about a scanned class. No file is opened.
 
     Args:
         task: the class.
         full_range: True if its images are read with `data.value_range: full`.
+        split: a sentence on a split that the data set does not give; may be empty.
     """
     kinds = dict(sorted(Counter(sample.defect for sample in task.test).items()))
     undefined: dict[Metrics, str] = {}
@@ -62,7 +66,9 @@ def findings_of(task: TaskData, full_range: bool = True) -> ClassFindings:
         undefined |= {"pixel": "it has no masks"} if not task.has_masks else {}
     masks = sum(sample.mask is not None for sample in task.test)
     narrow = narrow_values_note(task) if full_range else ""
-    return ClassFindings(task.name, len(task.train), kinds, masks, task.passed_over, task.wide_masks, undefined, narrow)
+    return ClassFindings(
+        task.name, len(task.train), kinds, masks, task.passed_over, task.wide_masks, undefined, narrow, split
+    )
 
 
 def undefined_note(findings: ClassFindings) -> str:
@@ -74,8 +80,13 @@ def undefined_note(findings: ClassFindings) -> str:
     return f"{findings.name}: {'; '.join(parts)}" if parts else ""
 
 
+def split_note(name: str, split: str) -> str:
+    """A sentence on a split that the data set does not give; empty if it gives one."""
+    return f"{name}: {split}" if split else ""
+
+
 def passed_over_note(name: str, passed_over: Iterable[PassedOver]) -> str:
-    """A sentence on the files of a class that are not read; empty if all are."""
+    """A sentence on the files of a class or data root that are not read; empty if all are."""
     groups = list(passed_over)
     total = sum(group.count for group in groups)
     return f"{name}: {counted(total, 'file')} passed over: {', '.join(map(str, groups))}" if groups else ""

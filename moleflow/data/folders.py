@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from moleflow.data.formats import name_says
@@ -41,12 +41,16 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, leaving_out: Collection[Path] = ()) -> Iterator[Path]:
     """Every visible file below a folder, links followed, each folder once.
 
     Folders that this user may not read are left out.
+
+    Args:
+        folder: the folder.
+        leaving_out: folders and files that are not looked at, with paths that start as `folder`.
     """
-    yield from _walk(folder, set())
+    yield from _walk(folder, set(), frozenset(leaving_out))
 
 
 def could_be_image(path: Path) -> bool:
@@ -71,7 +75,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[tuple[int, int]], leaving_out: frozenset[Path]) -> Iterator[Path]:
+    if folder in leaving_out:
+        return
     state = retried(folder.stat, folder)
     if (state.st_dev, state.st_ino) in seen:  # A link to a folder above.
         return
@@ -81,7 +87,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     except PermissionError:
         return
     for entry in entries:
+        path = folder / entry.name
         if entry.is_dir():
-            yield from _walk(folder / entry.name, seen)
-        else:
-            yield folder / entry.name
+            yield from _walk(path, seen, leaving_out)
+        elif path not in leaving_out:
+            yield path

@@ -7,12 +7,12 @@ labels and masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moleflow.data.digests import DigestCache
 from moleflow.data.formats import SUFFIXES
-from moleflow.data.layouts.layout import ClassFiles, ListedImage
+from moleflow.data.layouts.layout import ClassFiles, Layout, ListedImage
 from moleflow.data.layouts.table import BY_LOOKING, Reading, class_files, find_classes
 from moleflow.data.normal_names import nfc
 from moleflow.data.samples import GOOD, PassedOver, Sample, TaskData, WideMask
@@ -41,11 +41,42 @@ def scan(
             a mask is missing, in doubt, or of another size than its image; a folder's name is near
             to that of normal images.
     """
+    return scan_files(root, list_files(root, classes, find_classes(root, reading), reading), digests)
+
+
+def list_files(
+    root: Path, classes: Sequence[str], found: Mapping[str, Layout], reading: Reading = BY_LOOKING
+) -> dict[str, ClassFiles]:
+    """{class in NFC: its files, none of them opened}, in the order of `classes`.
+
+    Args:
+        root: the data root.
+        classes: names of classes.
+        found: the classes of the root, from `find_classes`.
+        reading: how the root is read.
+
+    Raises:
+        InvalidInput: a class is missing; files are missing or in doubt.
+    """
+    return {name: class_files(root, name, found, reading) for name in map(nfc, classes)}
+
+
+def scan_files(
+    root: Path, listed: Mapping[str, ClassFiles], digests: DigestCache | None = None
+) -> tuple[TaskData, ...]:
+    """The images of listed classes, each checked once.
+
+    Args:
+        root: the data root.
+        listed: the files of the classes.
+        digests: facts known from earlier scans; new ones are saved.
+
+    Raises:
+        InvalidInput: a class is empty; an image is broken, or its mask of another size.
+    """
     known = digests or DigestCache()
-    found = find_classes(root, reading)
-    listed = {name: class_files(root, name, found, reading) for name in dict.fromkeys(map(nfc, classes))}
     try:
-        return tuple(_scan_class(root, nfc(name), listed[nfc(name)], known) for name in classes)
+        return tuple(_scan_class(root, name, files, known) for name, files in listed.items())
     finally:
         known.save()  # Also after a broken image: the next scan need not read the others again.
 

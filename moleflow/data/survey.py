@@ -10,12 +10,13 @@ from typing import TypeVar
 
 from moleflow.data.copies import Copies, find_copies
 from moleflow.data.digests import DigestCache
-from moleflow.data.findings import ClassFindings, findings_of
+from moleflow.data.findings import ClassFindings, findings_of, passed_over_note
 from moleflow.data.layouts.table import find_classes
 from moleflow.data.near_copies import ImageHashes, find_near_copies
 from moleflow.data.normal_names import nfc
-from moleflow.data.samples import TaskData
-from moleflow.data.scan import WIDE, reading_of, scan
+from moleflow.data.outside import files_outside
+from moleflow.data.samples import PassedOver, TaskData
+from moleflow.data.scan import WIDE, list_files, reading_of, scan_files
 from moleflow.errors import InvalidInput, counted, did_you_mean
 from moleflow.settings.config import DataKnobs
 
@@ -67,6 +68,7 @@ class DataSurvey:
         copies: exact copies, then near ones.
         near: True if near copies were looked for.
         tasks: the samples of the classes that can be read.
+        outside: image files that lie outside all classes of the root.
     """
 
     root: Path
@@ -75,11 +77,14 @@ class DataSurvey:
     copies: tuple[Copies, ...]
     near: bool
     tasks: tuple[TaskData, ...]
+    outside: tuple[PassedOver, ...]
 
     @property
     def notes(self) -> list[str]:
         """A sentence on each finding, those about copies last."""
-        return [*(note for one in self.classes for note in one.notes), *(copies.note for copies in self.copies)]
+        notes = [note for one in self.classes for note in one.notes]
+        notes += [passed_over_note(str(self.root), self.outside)] * bool(self.outside)
+        return notes + [copies.note for copies in self.copies]
 
 
 def survey(
@@ -117,10 +122,13 @@ def survey(
         raise InvalidInput(f"--classes: no class '{missing}' in {root}; classes there: {', '.join(layouts)}{near_name}")
     digests = DigestCache(cache / "digests.json")
     tasks: list[TaskData] = []
+    splits: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     for name in dict.fromkeys(names):
         try:
-            tasks += scan(root, [name], digests, reading)
+            listed = list_files(root, [name], layouts, reading)
+            tasks += scan_files(root, listed, digests)
+            splits |= {name: files.split for name, files in listed.items()}
         except InvalidInput as error:
             unreadable[name] = str(error)
     copies = find_copies(tasks)
@@ -130,11 +138,12 @@ def survey(
         if images:
             decoding(images)
         copies += find_near_copies(tasks, hashes, workers)
-    classes = tuple(_survey_class(task, layouts[task.name].name, data, digests) for task in tasks)
-    return DataSurvey(root, classes, unreadable, copies, near, tuple(tasks))
+    classes = tuple(_survey_class(task, layouts[task.name].name, data, digests, splits[task.name]) for task in tasks)
+    outside = () if only else files_outside(root, layouts, reading)
+    return DataSurvey(root, classes, unreadable, copies, near, tuple(tasks), outside)
 
 
-def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestCache) -> ClassSurvey:
+def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestCache, split: str) -> ClassSurvey:
     samples = (*task.train, *task.test)
     facts = [digests.facts(sample.path) for sample in samples]
     masks: dict[Path, float] = {}
@@ -148,7 +157,7 @@ def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestC
             empty.append(sample.name)
     return ClassSurvey(
         layout,
-        findings_of(task, full_range=data.value_range == "full"),
+        findings_of(task, data.value_range == "full", split),
         _counted_values(f"{one.width}x{one.height}" for one in facts),
         _counted_values(one.mode for one in facts),
         _counted_values(one.bits for one in facts),

@@ -10,11 +10,12 @@ from typing import Any
 
 from moleflow.data.copies import copies_notes
 from moleflow.data.digests import DigestCache
-from moleflow.data.findings import findings_of, passed_over_note, undefined_note
+from moleflow.data.findings import findings_of, passed_over_note, split_note, undefined_note
 from moleflow.data.layouts.layout import ClassFiles
-from moleflow.data.layouts.table import BY_LOOKING, Reading, class_files, find_classes
+from moleflow.data.layouts.table import BY_LOOKING, Reading, find_classes
+from moleflow.data.outside import files_outside
 from moleflow.data.samples import GOOD
-from moleflow.data.scan import scan
+from moleflow.data.scan import list_files, scan
 from moleflow.errors import InvalidInput, counted
 from moleflow.features.weights import PRETRAINED, RANDOM, weights_file
 from moleflow.settings.config import BackboneKnobs
@@ -52,7 +53,8 @@ def find_images(
     except (InvalidInput, OSError) as error:
         return Finding("images", "lacks", str(error), "give the folder of classes with --data; see docs/data.md")
     try:
-        listed = {name: class_files(root, name, classes, reading) for name in classes}
+        listed = list_files(root, [*classes], classes, reading)
+        outside = files_outside(root, classes, reading)
     except (InvalidInput, OSError) as error:
         return Finding("images", "lacks", str(error), "see docs/data.md")
     train, test = (sum(len(getattr(files, part)) for files in listed.values()) for part in ("train", "test"))
@@ -67,8 +69,10 @@ def find_images(
     if without:
         text += f"; no pixel metrics for {', '.join(without[:SHOWN_CLASSES])}"
     over = list(filter(None, (passed_over_note(name, files.passed_over) for name, files in listed.items())))
+    over += [split_note(name, files.split) for name, files in listed.items() if files.split]
+    over += [passed_over_note(str(root), outside)] * bool(outside)
     text += "".join(f"; {note}" for note in over[:SHOWN_CLASSES])
-    text += f"; files of {len(over) - SHOWN_CLASSES} more classes" if len(over) > SHOWN_CLASSES else ""
+    text += f"; {len(over) - SHOWN_CLASSES} more such notes" if len(over) > SHOWN_CLASSES else ""
     try:
         notes, unseen = _of_looked_at(root, listed, reading, DigestCache(cache and cache / "digests.json"))
     except (InvalidInput, OSError) as error:

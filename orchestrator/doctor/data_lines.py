@@ -63,6 +63,7 @@ def data_document(survey: DataSurvey) -> dict[str, Any]:
         "root": str(survey.root),
         "classes": [_class_document(one) for one in survey.classes],
         "unreadable": dict(survey.unreadable),
+        "passed_over_outside": [asdict(group) for group in survey.outside],
         "copies": [asdict(copies) | {"note": copies.note} for copies in survey.copies],
         "not_looked_for": [] if survey.near else ["near copies"],
         "findings": survey.notes,
@@ -84,6 +85,7 @@ def _class_document(one: ClassSurvey) -> dict[str, Any]:
         "wide_masks": [asdict(mask) for mask in one.findings.wide_masks],
         "empty_masks": list(one.empty_masks),
         "passed_over": [asdict(group) for group in one.findings.passed_over],
+        "split": one.findings.split or None,
         "undefined": dict(one.findings.undefined),
         "narrow_values": one.findings.narrow_values or None,
     }

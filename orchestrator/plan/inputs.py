@@ -12,8 +12,10 @@ from moleflow.data.copies import Copies, find_copies
 from moleflow.data.dataset import Dataset, open_dataset
 from moleflow.data.digests import DigestCache
 from moleflow.data.findings import ClassFindings, findings_of
-from moleflow.data.layouts.table import BY_LOOKING, Reading
-from moleflow.data.scan import class_names, reading_of, scan
+from moleflow.data.layouts.table import BY_LOOKING, Reading, find_classes
+from moleflow.data.outside import files_outside
+from moleflow.data.samples import PassedOver
+from moleflow.data.scan import list_files, reading_of, scan_files
 from moleflow.data.splits import hold_out
 from moleflow.data.subsets import split
 from moleflow.errors import InvalidInput
@@ -31,6 +33,7 @@ class SweepInputs:
         dataset: the data set.
         images: the number of images, by class.
         findings: the findings of the scan about each class.
+        outside: image files of the data root that lie outside all its classes.
         copies: images that are in these classes more than once, as their digests show.
         of: the inputs of a configuration: image digests by class, and weights.
 
@@ -39,6 +42,7 @@ class SweepInputs:
     dataset: Dataset
     images: Mapping[str, ImageCounts]
     findings: tuple[ClassFindings, ...]
+    outside: tuple[PassedOver, ...]
     copies: tuple[Copies, ...]
     of: Callable[[TrialConfig], Inputs]
 
@@ -56,7 +60,8 @@ def scan_inputs(
 
     Raises:
         InvalidInput: a folder of no known layout; a missing class, mask or weights file; a broken
-            image; configurations that read the folder in different ways.
+            image; configurations that read the folder in different ways, or that say how to read a
+            folder where none is given.
         OSError: the cache cannot be written.
 
     """
@@ -64,9 +69,12 @@ def scan_inputs(
     reading = _the_reading(configs)
     if data_root is not None:
         try:
-            class_names(data_root, reading)
+            classes = find_classes(data_root, reading)
+            outside = files_outside(data_root, classes, reading)
         except InvalidInput as error:
             raise InvalidInput(f"{source}: {error}") from None
+    elif reading != BY_LOOKING:
+        raise InvalidInput(_without_folder(reading))
     dataset = open_dataset(
         data_root, cache, partial(print, "drawing the embedded images (once)", file=sys.stderr, flush=True)
     )
@@ -82,7 +90,10 @@ def scan_inputs(
         tasks |= dict.fromkeys(data.classes)
         full |= set(data.classes) if data.value_range == "full" else set()
         backbones[config.backbone.model, config.backbone.weights] = config.backbone
-    found = scan(dataset.root, list(tasks), DigestCache(cache / "digests.json"), reading)
+    if data_root is None:
+        classes, outside = find_classes(dataset.root), ()
+    listed = list_files(dataset.root, list(tasks), classes, reading)
+    found = scan_files(dataset.root, listed, DigestCache(cache / "digests.json"))
     scanned = {data.name: data for data in found}
     for task, fraction, real, seed in splits:
         split(scanned[task].train, fraction, seed)  # Both raise InvalidInput if they leave too few images.
@@ -99,8 +110,20 @@ def scan_inputs(
         )
 
     images = {name: ImageCounts(len(data.train), len(data.test)) for name, data in scanned.items()}
-    findings = tuple(findings_of(data, data.name in full) for data in found)
-    return SweepInputs(dataset, images, findings, find_copies(found), of)
+    findings = tuple(findings_of(data, data.name in full, listed[data.name].split) for data in found)
+    return SweepInputs(dataset, images, findings, outside, find_copies(found), of)
+
+
+def _without_folder(reading: Reading) -> str:
+    """The message about settings of a folder of images where none is given."""
+    names = ", ".join(reading.normal_names or ())
+    given = (
+        f"data.layout: given {reading.layout}" if reading.layout != "auto" else f"data.normal_names: given [{names}]"
+    )
+    return (
+        f"{given}, but no folder of images: trials would learn the embedded images, which it is not about; "
+        "give the folder with --data or MOLEFLOW_DATA, or leave the setting out"
+    )
 
 
 def _the_reading(configs: Iterable[TrialConfig]) -> Reading:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moleflow.data.findings import undefined_note
+from moleflow.data.findings import passed_over_note, undefined_note
 from moleflow.errors import counted
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.knobs import method_knobs
@@ -33,6 +33,8 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
     if sweep.note:
         lines.append(f"note:     {sweep.note}")
     lines += [f"note:     {note}" for findings in inputs.findings for note in findings.notes]
+    if inputs.outside:
+        lines.append(f"note:     {passed_over_note(str(dataset.root), inputs.outside)}")
     lines += [f"note:     {copies.note}" for copies in inputs.copies]
     counts = [f"{len(plan.of('done'))} done", f"{len(plan.of('to run'))} to run"]
     if plan.of("pruned"):
@@ -148,6 +150,7 @@ def plan_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: 
         "note": sweep.note,
         "undefined": [note for note in map(undefined_note, inputs.findings) if note],
         "passed_over": {one.name: [asdict(group) for group in one.passed_over] for one in inputs.findings},
+        "passed_over_outside": [asdict(group) for group in inputs.outside],
         "wide_masks": [asdict(mask) for one in inputs.findings for mask in one.wide_masks],
         "not_looked_for": [] if inputs.dataset.generated else ["near copies"],
         "copies": [asdict(copies) for copies in inputs.copies],

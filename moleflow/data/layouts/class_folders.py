@@ -82,6 +82,10 @@ class ClassFolders:
         wanted = f"{folder / 'train' / sorted(names)[0]}", f"{folder / self.test}"
         return ClassFiles(tuple(train), tuple(test), truth.is_dir(), over, wanted)
 
+    def places(self, root: Path, normal: tuple[str, ...] | None) -> list[Path]:
+        """The folders of the classes; see `Layout.places`."""
+        return [*self.classes(root, normal).values()]
+
     def _reason(self, path: Path, folder: Path, read: Sequence[Path]) -> tuple[str, str]:
         """The reason why an image file below a class's folder is passed over, and its place."""
         where = f"{path.parent.relative_to(folder).as_posix()}/"

@@ -50,6 +50,10 @@ class KolektorSDD2:
         over = passed_over(root, used, lambda path: _reason(path, root))
         return ClassFiles(tuple(train), tuple(test), True, over, (f"{root / 'train'}", f"{root / 'test'}"))
 
+    def places(self, root: Path, normal: tuple[str, ...] | None) -> list[Path]:
+        """The root, all of whose files belong to the one class; see `Layout.places`."""
+        return [root]
+
 
 def _with_masks(images: list[Path], folder: Path) -> list[tuple[Path, None, tuple[Path, ...]]]:
     masks = mask_files(images, folder, [_MASK], removable="")

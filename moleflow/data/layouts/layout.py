@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +39,8 @@ class ClassFiles:
         has_masks: True if every defective test image has a mask.
         passed_over: files that are not read.
         wanted: the folders or the table that should hold training and test images, for messages.
+        split: a sentence on a split into training and test images that the data set does not give;
+            empty if it gives one.
     """
 
     train: tuple[ListedImage, ...]
@@ -46,6 +48,7 @@ class ClassFiles:
     has_masks: bool
     passed_over: tuple[PassedOver, ...]
     wanted: tuple[str, str]
+    split: str = ""
 
 
 class Layout(Protocol):
@@ -75,6 +78,13 @@ class Layout(Protocol):
 
         Raises:
             InvalidInput: files are missing, in doubt or cannot be told apart.
+        """
+
+    def places(self, root: Path, normal: tuple[str, ...] | None) -> Collection[Path]:
+        """The folders and files in the data root that `files` reads or counts, of all classes.
+
+        Raises:
+            InvalidInput: a table cannot be read.
         """
 
 

@@ -61,6 +61,12 @@ class Manifest:
         own = [_listed(table, place, row, names) for place, row in rows if nfc(row["class"]) == name]
         return class_of_rows(own, table.parent / name, table)
 
+    def places(self, root: Path, normal: tuple[str, ...] | None) -> list[Path]:
+        """The files that the manifest names, and folders of its classes; see `Layout.places`."""
+        table = _table(root)
+        rows = [row for _, row in _rows(table)] if table else []
+        return [root / row[key] for row in rows for key in ("class", "image", "mask") if row.get(key)]
+
 
 def is_manifest(path: Path) -> bool:
     """True for a file that has the suffix of a manifest."""

@@ -11,6 +11,8 @@
 
 L. Heckler-Kram et al., "The MVTec AD 2 Dataset: Advanced Scenarios for Unsupervised Anomaly
 Detection", arXiv:2503.21622, and the loader of anomalib 2.7.0 (data/datasets/image/mvtecad2.py).
+Scores of the private tests are computed by MVTec's server (benchmark.mvtec.com), as nobody else has
+their labels.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Real-IAD, by its JSON files.
+"""Real-IAD, by its JSON files, or by its folders for classes without one.
 
     realiad_jsons/<class>.json, or realiad_jsons/realiad_jsons/<class>.json
     realiad_1024/<class>/OK/S0001/*.jpg            normal images
     realiad_1024/<class>/NG/<defect>/S0001/*.jpg   defective images, and *.png, their masks
 
+Without JSON files the folders of the classes may also lie in the data root itself.
+
 A JSON file holds `train` and `test`: lists of {category, anomaly_class, image_path, mask_path},
 with paths that start from realiad_<size>/<class>. `OK` is normal; other classes name the defect.
 One folder of images (realiad_256, realiad_512, realiad_1024 or realiad_raw) must be there.
+`real_iad_folders.py` says how a class without a JSON file is read.
 
 C. Wang et al., "Real-IAD: A Real-World Multi-View Dataset for Benchmarking Versatile Industrial
 Anomaly Detection", CVPR 2024, and the loader of anomalib 2.7.0 (data/datasets/image/realiad.py).
@@ -22,12 +25,13 @@ from moleflow.data.folders import files_in, folders_in
 from moleflow.data.layouts.json_rows import json_value, text_of
 from moleflow.data.layouts.layout import ClassFiles
 from moleflow.data.layouts.listed_rows import ListedRow, class_of_rows
+from moleflow.data.layouts.real_iad_folders import files_of_folders, is_class_folder
 from moleflow.data.normal_names import nfc
 from moleflow.data.samples import GOOD
 from moleflow.errors import InvalidInput
 
 _TABLES = "realiad_jsons"
-_SIZES = ("256", "512", "1024", "raw")
+_SIZES = ("realiad_256", "realiad_512", "realiad_1024", "realiad_raw")
 
 
 @dataclass(frozen=True)
@@ -35,24 +39,37 @@ class RealIAD:
     """See the module."""
 
     name: str = "real_iad"
-    structure: str = "realiad_jsons/<class>.json"
+    structure: str = f"{_TABLES}/<class>.json or <class>/OK/S0001"
 
     def classes(self, root: Path, normal: tuple[str, ...] | None) -> Mapping[str, Path]:
-        """{class: its JSON file}; see `Layout.classes`."""
-        found: dict[str, Path] = {}
+        """{class: its JSON file, or its folder without one}; see `Layout.classes`."""
+        found = {nfc(folder.name): folder for place in (root, *_sizes(root)) for folder in _class_folders(place)}
         for folder in (root / _TABLES, root / _TABLES / _TABLES):
             found |= {nfc(path.stem): path for path in files_in(folder) if path.suffix == ".json"}
         return found
 
     def files(self, root: Path, name: str, normal: tuple[str, ...] | None) -> ClassFiles:
         """The files of a class; see `Layout.files`."""
-        table = self.classes(root, normal)[name]
-        sizes = [one for one in folders_in(root) if one.name.removeprefix("realiad_") in _SIZES]
+        place = self.classes(root, normal)[name]
+        if place.parent == root:
+            return files_of_folders(place, f"{_TABLES}/{name}.json")
+        sizes = _sizes(root)
         if len(sizes) != 1:
             there = ", ".join(one.name for one in sizes) or "none"
-            wanted = " | ".join(f"realiad_{size}" for size in _SIZES)
-            raise InvalidInput(f"{root}: folders of images there: {there}; give one of {wanted}, and move others away")
-        folder = sizes[0] / table.stem
+            raise InvalidInput(
+                f"{root}: folders of images there: {there}; give one of {' | '.join(_SIZES)}, and move others away"
+            )
+        if place.is_dir():
+            return files_of_folders(place, f"{_TABLES}/{name}.json")
+        return self._listed(place, sizes[0] / place.stem)
+
+    def places(self, root: Path, normal: tuple[str, ...] | None) -> list[Path]:
+        """The folders of the images of its classes; see `Layout.places`."""
+        names = self.classes(root, normal)
+        return [one for place in (root, *_sizes(root)) for one in folders_in(place) if nfc(one.name) in names]
+
+    def _listed(self, table: Path, folder: Path) -> ClassFiles:
+        """The files of a class with a JSON file; `folder` is that of its images."""
         lists = json_value(table)
         rows = []
         for split in ("train", "test"):
@@ -75,6 +92,16 @@ class RealIAD:
                     )
                 )
         return class_of_rows(rows, folder, table)
+
+
+def _sizes(root: Path) -> list[Path]:
+    """The folders of images of one size."""
+    return [one for one in folders_in(root) if one.name in _SIZES]
+
+
+def _class_folders(place: Path) -> list[Path]:
+    """The classes that are there without a look at JSON files."""
+    return [one for one in folders_in(place) if is_class_folder(one)]
 
 
 LAYOUT = RealIAD()

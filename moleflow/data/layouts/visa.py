@@ -61,5 +61,9 @@ class VisA:
             rows.append(ListedRow(place, root / row["image"], row["split"], _LABELS[row["label"]], mask))
         return class_of_rows(rows, folder, table)
 
+    def places(self, root: Path, normal: tuple[str, ...] | None) -> list[Path]:
+        """The folders of the classes; see `Layout.places`."""
+        return [*self.classes(root, normal).values()]
+
 
 LAYOUT = VisA()

@@ -23,8 +23,9 @@ from moleflow.data.findings import findings_of, passed_over_note
 from moleflow.data.layouts.table import BY_LOOKING, LAYOUTS, Reading, class_files, find_classes
 from moleflow.data.loading import load_mask
 from moleflow.data.normal_names import is_near_normal
-from moleflow.data.samples import TaskData
-from moleflow.data.scan import class_names, scan
+from moleflow.data.outside import files_outside
+from moleflow.data.samples import PassedOver, TaskData
+from moleflow.data.scan import class_names, list_files, scan
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import DataKnobs
 
@@ -151,6 +152,24 @@ def real_iad(root: Path, name: str = "audiojack", seed: int = 0, tables: str = "
     (root / tables / f"{name}.json").write_text(json.dumps({"meta": meta, **lists}))
 
 
+def real_iad_by_folders(root: Path, name: str = "audiojack", seed: int = 0) -> None:
+    """Real-IAD without JSON files: samples seen by two cameras, one of which misses a defect."""
+
+    def views(place: str, label: str, sample: int) -> list[Path]:
+        stem = f"{name}_{sample:04}_{label}"
+        return [root / name / place / f"S{sample:04}" / f"{stem}_C{camera}_20230101.jpg" for camera in (1, 2)]
+
+    for sample in range(1, 6):
+        for number, path in enumerate(views("OK", "OK", sample)):
+            paint(path, seed + 2 * sample + number)
+    for place, defect in enumerate(("BX", "HS")):
+        for sample in (1, 2):
+            for number, path in enumerate(views(f"NG/{defect}", f"NG_{defect}", sample)):
+                paint(path, seed + 100 + 10 * place + 2 * sample + number)
+                if (defect, sample, number) != ("HS", 2, 1):
+                    mark(path.with_name(f"{path.stem}_mask.png" if place else f"{path.stem}.png"), slice(0, 3 + sample))
+
+
 def kolektor_sdd2(root: Path, seed: int = 0) -> None:
     """Kolektor SDD2: an empty mask for each normal image; training images have defects too."""
     for split, first, defective in (("train", 10000, 2), ("test", 20000, 3)):
@@ -240,6 +259,14 @@ PUBLISHED: dict[str, tuple[Draw, str, str, int, dict[str, int], str]] = {
         4,
         {"good": 2, "BX": 2, "HS": 2},
         "",
+    ),
+    "Real-IAD, by its folders": (
+        real_iad_by_folders,
+        "real_iad",
+        "audiojack",
+        6,
+        {"good": 4, "BX": 4, "HS": 3},
+        "audiojack: 1 file passed over: 1 of NG without a mask",
     ),
     "Kolektor SDD2": (
         kolektor_sdd2,
@@ -629,6 +656,92 @@ def test_images_of_real_iad_are_there_in_one_size(tmp_path: Path) -> None:
     for size in (1024, 512):
         shutil.rmtree(tmp_path / f"realiad_{size}")
     assert "folders of images there: none" in refusal(tmp_path, "audiojack")
+
+
+def test_folders_of_real_iad_keep_the_images_of_a_sample_together(tmp_path: Path) -> None:
+    real_iad_by_folders(tmp_path / "realiad_512")
+    task = scan_one(tmp_path, "audiojack")
+    assert {sample.path.parent.name for sample in task.train} == {"S0001", "S0003", "S0005"}
+    assert {sample.path.parent.name for sample in task.test if not sample.label} == {"S0002", "S0004"}
+    assert scan_one(tmp_path / "realiad_512", "audiojack").digest == task.digest
+
+
+def test_the_split_of_folders_of_real_iad_is_said_to_be_none_of_the_data_set(tmp_path: Path) -> None:
+    real_iad_by_folders(tmp_path)
+    files = list_files(tmp_path, ["audiojack"], find_classes(tmp_path))["audiojack"]
+    assert findings_of(scan_one(tmp_path, "audiojack"), split=files.split).notes[0] == (
+        "audiojack: no realiad_jsons/audiojack.json, so every other sample of OK is for training; "
+        "figures are not comparable with those of the published split"
+    )
+    real_iad(tmp_path, "mint")
+    listed = list_files(tmp_path, ["mint"], find_classes(tmp_path))["mint"]
+    assert listed.split == ""
+
+
+def test_json_files_and_folders_of_real_iad_name_the_same_images(tmp_path: Path) -> None:
+    """A class without a JSON file beside one that has one; labels and masks do not depend on it."""
+    real_iad(tmp_path)
+    by_json = scan_one(tmp_path, "audiojack")
+    (tmp_path / "realiad_jsons/realiad_jsons/audiojack.json").unlink()
+    real_iad(tmp_path, "mint", 1000)
+    assert class_names(tmp_path) == ["audiojack", "mint"]
+    by_folders = scan_one(tmp_path, "audiojack")
+
+    def content(task: TaskData) -> set[tuple[str, str, str | None]]:
+        return {(one.digest, one.defect, one.mask_digest) for one in (*task.train, *task.test)}
+
+    assert content(by_folders) == content(by_json)
+    assert (len(by_folders.train), kinds(by_folders)) == (3, {"good": 3, "BX": 2, "HS": 2})
+
+
+def test_folders_of_real_iad_without_any_mask(tmp_path: Path) -> None:
+    real_iad_by_folders(tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    task = scan_one(tmp_path, "audiojack")
+    assert (task.has_masks, kinds(task), task.passed_over) == (False, {"good": 4, "BX": 4, "HS": 4}, ())
+
+
+def test_odd_files_in_folders_of_real_iad(tmp_path: Path) -> None:
+    real_iad_by_folders(tmp_path)
+    folder = tmp_path / "audiojack"
+    paint(folder / "OK/stray.jpg", 1)
+    paint(folder / "stray.jpg", 2)
+    mark(folder / "NG/BX/S0001/other.png")
+    groups = {group.reason: (group.count, group.where) for group in scan_one(tmp_path, "audiojack").passed_over}
+    assert groups == {
+        "of NG without a mask": (1, ()),
+        "outside the folders of samples": (2, ("OK/",)),
+        "masks without a defective image": (1, ()),
+    }
+    shutil.copy(folder / "NG/BX/S0001/other.png", folder / "NG/BX/S0001/audiojack_0001_NG_BX_C1_20230101_mask.png")
+    assert "several masks could be its own: audiojack_0001_NG_BX_C1_20230101.png and" in refusal(tmp_path, "audiojack")
+
+
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_files_outside_all_classes_are_counted(tmp_path: Path, published: str) -> None:
+    PUBLISHED[published][0](tmp_path)
+    classes = find_classes(tmp_path)
+    assert files_outside(tmp_path, classes) == ()
+    paint(tmp_path / "stray.png", 1)
+    paint_all(tmp_path / "holiday/monday", numbers(2), 2)
+    (tmp_path / "notes.txt").write_text("no image\n")
+    found = files_outside(tmp_path, classes)
+    if published == "Kolektor SDD2":  # Its class is the root, so they are counted there.
+        assert found == ()
+        assert sum(group.count for group in scan_one(tmp_path, "kolektor_sdd2").passed_over) == 5
+        return
+    assert passed_over_note("data", found) == "data: 3 files passed over: 3 outside the classes (holiday/)"
+    few = passed_over_note("data", files_outside(tmp_path, classes, limit=1))
+    assert few.startswith("data: ") and few.endswith("outside the classes, among the first 1 file there (holiday/)")
+
+
+def test_the_folder_of_a_manifest_that_is_the_root_is_not_searched(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    paint(tmp_path / "stray.png", 1)
+    table = tmp_path / "manifest.csv"
+    assert files_outside(table, find_classes(table)) == ()
+    assert files_outside(tmp_path, find_classes(tmp_path)) == (PassedOver(1, "outside the classes"),)
 
 
 def test_a_root_without_any_layout_names_those_looked_for(tmp_path: Path) -> None:

@@ -112,3 +112,35 @@ def test_trials_of_a_sweep_read_a_folder_in_one_way(images: Path, tmp_path: Path
     configs = [resolve([Layer("test", {"tasks": ["bolt"], "weights": "random"} | one)]) for one in given]
     with pytest.raises(InvalidInput, match="given several values, but all trials of a sweep"):
         scan_inputs(images, tmp_path, configs)
+
+
+def test_files_outside_all_classes_are_told_by_plan_doctor_and_data(mine: Path, edit: Any, command: Any) -> None:
+    shutil.copytree(mine / "bolt/train/good", mine / "old shots")
+    shutil.copy(mine / "bolt/test/good/000.png", mine / "stray.png")
+    edit(data="mine", **ONE)
+    said = "13 files passed over: 13 outside the classes (old shots/)"
+    plan = command("plan", "sweep.yaml").out
+    assert sum(line.endswith(f"/mine: {said}") or line.endswith(f" mine: {said}") for line in plan.splitlines()) == 1
+    told = json.loads(command("plan", "sweep.yaml", "--json").out)
+    outside = [{"count": 13, "reason": "outside the classes", "where": ["old shots/"]}]
+    assert (told["passed_over"], told["passed_over_outside"]) == ({"bolt": [], "cloth": []}, outside)
+    assert f"mine: {said}" in command("doctor", "--data", "mine", "--base", "base.yaml").out
+    look = json.loads(command("data", "mine", "--no-near", "--json").out)
+    assert (look["passed_over_outside"], look["findings"]) == (outside, [f"mine: {said}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("layout=visa", "data.layout: given visa, but no folder of images: trials would learn the embedded images"),
+        ("layout=mvtec_ad", "data.layout: given mvtec_ad, but no folder of images"),
+        ("normal_names=[good, ok]", "data.normal_names: given [good, ok], but no folder of images"),
+    ],
+)
+def test_settings_of_a_folder_without_a_folder(edit: Any, command: Any, given: str, said: str) -> None:
+    """The embedded images would take the place of those that the line is about."""
+    edit(data=None, **ONE)
+    ended = command("plan", "sweep.yaml", "--set", given)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"error: {said}")
+    assert ended.err.endswith("; give the folder with --data or MOLEFLOW_DATA, or leave the setting out\n")
