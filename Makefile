@@ -5,25 +5,27 @@
 # make test-ray     the tests that start Ray clusters
 # make test-crash   harm to one file operation after the other: a sample of 500, 4 minutes
 # make test-shared  sweeps on shared filesystems, mounted here: as root, 5 minutes
+# make test-anomalib  lists of samples of public data sets, compared with anomalib's: seconds; downloads 1 MB
 # make bench        every figure of benchmarks/README.md that needs no other machine: 15 minutes; run nothing else meanwhile
 # make check        lint, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ANOMALIB := 2.7.0
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared bench check install
+.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared test-anomalib bench check install
 demo: install
 	@MOLEFLOW_COMMAND="make demo" $(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
 test: install
 	@echo "Collecting the tests takes about 15 seconds."
-	$(PYTEST) -m "not process and not slurm and not chaos and not ray and not shared and not crash"
+	$(PYTEST) -m "not process and not slurm and not chaos and not ray and not shared and not crash and not anomalib"
 
 test-all: test test-process
 
 test-process: install
-	$(PYTEST) -m "process and not slurm and not chaos and not ray and not shared and not crash"
+	$(PYTEST) -m "process and not slurm and not chaos and not ray and not shared and not crash and not anomalib"
 
 test-slurm: install
 	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m "slurm or chaos"
@@ -36,6 +38,9 @@ test-crash: install
 
 test-shared: $(VENV)/.installed-shared
 	$(PYTEST) -m shared tests/shared
+
+test-anomalib: $(VENV)/anomalib-$(ANOMALIB)
+	$(BIN)/python -m pytest -m anomalib tests/anomalib
 
 bench: install
 	$(BIN)/python benchmarks/step.py
@@ -68,5 +73,15 @@ $(VENV)/.installed-shared: $(VENV)/.installed
 	    uv pip install --python $(BIN)/python -e '.[shared]' -c constraints.txt; \
 	else \
 	    $(BIN)/python -m pip install --disable-pip-version-check -e '.[shared]' -c constraints.txt; \
+	fi
+	@touch $@
+
+# Its source files alone: no test imports it, so that it needs none of its dependencies.
+$(VENV)/anomalib-$(ANOMALIB): $(VENV)/.installed
+	@rm -rf $@
+	@if command -v uv > /dev/null; then \
+	    uv pip install --python $(BIN)/python --target $@ --no-deps anomalib==$(ANOMALIB); \
+	else \
+	    $(BIN)/python -m pip install --disable-pip-version-check --target $@ --no-deps anomalib==$(ANOMALIB); \
 	fi
 	@touch $@
