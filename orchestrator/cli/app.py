@@ -51,7 +51,7 @@ File = Annotated[
 ]
 DIR = typer.Argument(metavar="DIR", help="A results folder, such as results/v7_gamma.", show_default=False)
 Folder = Annotated[Path, DIR]
-_IMAGES = "Folder of classes in the MVTec AD layout. Default: {}MOLEFLOW_DATA, else embedded images."
+_IMAGES = "Folder of images, in a layout of docs/data.md. Default: {}MOLEFLOW_DATA, else embedded images."
 Data = Annotated[Path | None, typer.Option("--data", help=_IMAGES.format("the sweep file's, else "))]
 DataOfTrial = Annotated[Path | None, typer.Option("--data", help=_IMAGES.format(""))]
 Base = Annotated[

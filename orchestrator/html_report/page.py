@@ -18,6 +18,7 @@ from moleflow.files import write_atomically
 from moleflow.settings.knobs import version_settings
 from orchestrator.html_report.anomaly_maps import anomaly_map_gallery
 from orchestrator.html_report.best_and_worst import extreme_trials
+from orchestrator.html_report.by_defect import defect_section
 from orchestrator.html_report.chart import Chart, ChartGroup
 from orchestrator.html_report.class_ranks import class_rank_charts
 from orchestrator.html_report.cost_vs_quality import cost_charts
@@ -147,6 +148,7 @@ def _sections(
             PageSection("factors", "Metric against factor", groups=(factor_charts(page),)),
             _charted("classes", "Class by class", class_charts(page), "No class has a metric."),
             *[_charted("ranks", "Ranks over the classes", of, "") for of in [class_rank_charts(page)] if of],
+            *defect_section(page),
             PageSection("matrices", "R matrices", R_MATRICES, groups=matrix_groups(page)),
         ]
         lines = variant_lines(page)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from moleflow.files import write_atomically
 from orchestrator.host.printable_text import single_line
 from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baselines
 from orchestrator.reports.bootstrap import read_scores
 from orchestrator.reports.class_ranks import ClassRankTable, class_rank_tables
+from orchestrator.reports.defects import KINDS, DefectMetrics, kinds_summaries, kinds_table, read_defect_metrics
 from orchestrator.reports.differences import Comparison, VersionSettings, compare_variants
 from orchestrator.reports.final_metrics import MAIN, MEAN, METRICS
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
@@ -133,7 +135,9 @@ def build_report(
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
     compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, recipe.split))
     yardsticks = yardstick_columns(banks, recipe.code)
-    tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks)
+    ids = [trial.trial_id for trial in trials]
+    kinds = read_defect_metrics(store, ids, recipe.split, KINDS)
+    tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks, kinds)
     return Report(recipe.title, header, tables, missing, records, lock)
 
 
@@ -150,17 +154,20 @@ def build_tables(
     compared: Sequence[BaselineComparison],
     published: Published | None = None,
     yardsticks: Sequence[VariantColumn] = (),
+    kinds: Mapping[str, DefectMetrics] = MappingProxyType({}),
 ) -> tuple[tuple[Table, ...], tuple[Record, ...]]:
     """Return the tables of a comparison with at least one finished trial, and the CSV's rows."""
     names = _column_names(comparison, current_code)
     notes = main_notes(comparison, baseline, classes, current_code)
     name = _baseline_name(comparison, baseline)
     tables = _main_tables(comparison, classes, names, notes, name)
+    of_kinds = kinds_table(comparison, classes, names, kinds)
+    tables += [of_kinds] if of_kinds else []
     tables.append(means_and_cost_table(comparison, names))
     tables += [baseline_table(of, comparison, names, name) for of in compared]
     ranked = class_rank_tables(comparison, classes, names)
     tables += [of.table for of in ranked]
-    records = _records(comparison, classes, current_code, compared, ranked)
+    records = _records(comparison, classes, current_code, compared, ranked, kinds)
     if yardsticks:
         tables.append(yardstick_table(comparison.variants, names, yardsticks, classes))
         records += yardstick_records(yardsticks, classes)
@@ -255,6 +262,7 @@ def _records(
     current_code: str | None,
     compared: Sequence[BaselineComparison],
     ranked: Sequence[ClassRankTable],
+    kinds: Mapping[str, DefectMetrics],
 ) -> tuple[Record, ...]:
     """Return the rows of the CSV, variant by variant."""
     records: list[list[Record]] = [[] for _ in comparison.variants]
@@ -272,6 +280,11 @@ def _records(
                 change = None if of is None else relative_change(summaries[of], s)
                 marked = " ".join([*marks, *["‡"] * (partial and s.n > 0)])
                 records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, change, marked))
+    for class_name, kind, metric, of_variants in kinds_summaries(comparison, classes, kinds):
+        for k, s in enumerate(of_variants):
+            dataset, label, marks = own[k]
+            name = f"image_{metric}_{kind}"
+            records[k].append((dataset, label, class_name, name, s.mean, s.sd, s.n, None, " ".join(marks)))
     for k, (dataset, label, marks) in enumerate(own):
         for name, value, n in (values for of in compared for values in of.csv_values(k)):
             records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))

@@ -59,7 +59,15 @@ def test_findings_follow_the_classes(copied: Path, command: Any) -> None:
 
 def test_the_keys_of_the_document(copied: Path, command: Any) -> None:
     told = json.loads(command("data", "copied", "--json", "--no-near", "--classes", "bolt").out)
-    assert list(told) == ["root", "classes", "unreadable", "copies", "not_looked_for", "findings"]
+    assert list(told) == [
+        "root",
+        "classes",
+        "unreadable",
+        "passed_over_outside",
+        "copies",
+        "not_looked_for",
+        "findings",
+    ]
     (bolt,) = told["classes"]
     assert (bolt["name"], bolt["train"], bolt["test"]) == ("bolt", 12, {"good": 4, "hole": 4})
     assert (bolt["sizes"], bolt["bits"], bolt["masks"]) == ({"32x32": 20}, {"8": 20}, {"files": 4, "images": 4})
