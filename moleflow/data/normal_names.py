@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable
 
 def _plain(text: str) -> str:
     """A text in lower case, without accents, wide letters as usual ones."""
-    letters = unicodedata.normalize("NFKD", text).casefold()
+    # These two letters are no letter with an accent for Unicode.
+    letters = unicodedata.normalize("NFKD", text).casefold().replace("\u0131", "i").replace("\u0142", "l")
     return "".join(letter for letter in letters if unicodedata.category(letter) != "Mn")
 
 
@@ -26,7 +27,7 @@ _WORDS = _plain_words(
     "gut gute gutteil gutteile io inordnung einwandfrei makellos fehlerlos unbeschädigt",
     "bon bonne sain saine conforme normale normaux normales buono buona buoni buone normali sano integro",
     "bueno buena correcto correto bom boa normais goed goede goedgekeurd normaal godkänd godkendt godkjent",
-    "dobry dobre dobra prawidłowy normalny vporadku iyi sağlam hatasız hyvä hibátlan",
+    "dobry dobre dobra prawidłowy normalny vporadku iyi sağlam hatasiz hyvä hibátlan",
     "хороший хорошие хорошо норма нормальный нормальные годен годный годные исправный",
     "好 好品 良好 异常无 異常なし 無缺陷 无缺陷 無瑕疵 无瑕疵",
 )

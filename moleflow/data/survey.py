@@ -16,7 +16,7 @@ from moleflow.data.near_copies import ImageHashes, find_near_copies
 from moleflow.data.normal_names import nfc
 from moleflow.data.samples import TaskData
 from moleflow.data.scan import WIDE, reading_of, scan
-from moleflow.errors import InvalidInput, counted, did_you_mean
+from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.config import DataKnobs
 
 Value = TypeVar("Value", bound=Hashable)
@@ -49,11 +49,7 @@ class ClassSurvey:
     @property
     def notes(self) -> list[str]:
         """A sentence on each finding about the class."""
-        if not self.empty_masks:
-            return self.findings.notes
-        masks = f"{len(self.empty_masks)} of {counted(self.findings.masks, 'mask')} mark no pixel"
-        empty = f"{self.findings.name}: {masks}, such as the one of {self.empty_masks[0]}"
-        return [*self.findings.notes, f"{empty}; pixel metrics take such an image for normal"]
+        return self.findings.notes
 
 
 @dataclass(frozen=True)
@@ -138,14 +134,12 @@ def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestC
     samples = (*task.train, *task.test)
     facts = [digests.facts(sample.path) for sample in samples]
     masks: dict[Path, float] = {}
-    wide, empty = [], []
+    wide: list[str] = []
     for sample in task.test:
         own = [path for path in (sample.mask, *(path for path, _ in sample.more_masks)) if path is not None]
         shares = {path: digests.facts(path, is_mask=True).defective or 0.0 for path in own}
         masks |= shares
         wide += [sample.name] * any(share > WIDE for share in shares.values())
-        if own and not any(shares.values()):
-            empty.append(sample.name)
     return ClassSurvey(
         layout,
         findings_of(task, full_range=data.value_range == "full"),
@@ -154,7 +148,7 @@ def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestC
         _counted_values(one.bits for one in facts),
         tuple(sorted(masks.values())),
         tuple(sorted(wide)),
-        tuple(sorted(empty)),
+        task.empty_masks,
     )
 
 

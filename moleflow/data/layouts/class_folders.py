@@ -79,7 +79,7 @@ class ClassFolders:
             masks: Sequence[tuple[Path, ...]] = [()] * len(images)
             if defect != GOOD and truth.is_dir():
                 pair = _mask_folders if self.mask_folders else mask_files
-                masks = pair(images, _folder_of(truth, kind.name, images))
+                masks = pair(images, _folder_of(truth, kind.name, images, sorted(names)))
             test += map(ListedImage, images, [defect] * len(images), masks)
         used = [file for image in (*train, *test) for file in (image.path, *image.masks)]
         read = [*train_folders, *kinds]
@@ -188,8 +188,14 @@ def _near_names(folder: Path, test: str, names: frozenset[str]) -> dict[str, Pat
     return {name: kind for name, kind in reversed(kinds.items()) if name not in names and is_near_normal(name)}
 
 
-def _folder_of(truth: Path, kind: str, images: Sequence[Path]) -> Path:
+def _folder_of(truth: Path, kind: str, images: Sequence[Path], normal: Sequence[str]) -> Path:
     """The folder of the masks of one kind of image.
+
+    Args:
+        truth: the folder of all masks of the class.
+        kind: the name of the folder of the images.
+        images: these images.
+        normal: names of folders of normal images, for the message.
 
     Raises:
         InvalidInput: there is none, but there are images of this kind, and masks of other kinds.
@@ -204,7 +210,7 @@ def _folder_of(truth: Path, kind: str, images: Sequence[Path]) -> Path:
         raise InvalidInput(f"{looked_for}; rename {truth.name}/{same} to {kind}")
     raise InvalidInput(
         f"{looked_for}; add it, or, if test images in '{kind}' are normal, say under base in the sweep file "
-        f"`normal_names: {listed([GOOD, kind])}`"
+        f"`normal_names: {listed([*normal, kind])}`"
     )
 
 
