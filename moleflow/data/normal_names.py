@@ -46,6 +46,8 @@ _FILLERS = _plain_words(
     "image images img imgs picture pictures pic pics photo photos sample samples part parts piece pieces",
     "data test train training set class only all any new old copy copies bak backup bild bilder teil teile",
 )
+# A label of a binary classification, as programs write it.
+_NUMBERS = ("0", "0.0", "false")
 _TYPING_ERRORS = ("good", "normal")
 _CLOSE = 0.83
 _PLAIN = re.compile(r"[^\W\d][\w.-]*")
@@ -65,7 +67,7 @@ def is_near_normal(name: str) -> bool:
     Examples: `ok`, `Good`, `normal`, `OK_images`, `defect-free`, `goood`, `ohne Fehler`, `bon`,
     `0`. Not: `not_ok`, `nok`, `abnormal`, `no_good`.
     """
-    if name.strip() == "0":
+    if name.strip().casefold() in _NUMBERS:
         return True
     words = [word for word in re.split(r"[\W_\d]+", _plain(name)) if word]
     if _is_normal("".join(words)):

@@ -722,3 +722,44 @@ def _one_class(root: Path) -> str:
     mvtec_ad(root)
     (root / "bottle/train/good").rename(root / "bottle/train/ok")
     return refusal(root / "bottle", "bottle")
+
+
+ROWS = "image,class,split,label\na.png,bolt,train,good\nb.png,bolt,test,{label}\nc.png,bolt,test,hole\n"
+
+
+def small_manifest(root: Path, text: str, name: str = "manifest.csv") -> Path:
+    """A manifest of three images."""
+    for number, image in enumerate(("a.png", "b.png", "c.png")):
+        paint(root / image, number)
+    (root / name).write_bytes(text.encode())
+    return root
+
+
+def test_a_manifest_with_the_line_ends_of_old_macs(tmp_path: Path) -> None:
+    task = scan_one(small_manifest(tmp_path, ROWS.format(label="good").replace("\n", "\r")), "bolt")
+    assert (len(task.train), [sample.label for sample in task.test]) == (1, [0, 1])
+
+
+@pytest.mark.parametrize(
+    "text", [ROWS.format(label="good") + "x" * 200_000 + ",bolt,train,good\n", '"' + "x" * 200_000]
+)
+def test_a_csv_file_that_cannot_be_taken_apart_is_refused(tmp_path: Path, text: str) -> None:
+    said = refusal(small_manifest(tmp_path, text), "bolt")
+    assert "manifest.csv: cannot be taken apart into columns (field larger than field limit" in said
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    text = ROWS.format(label="good").replace("split,label", "label,label")
+    assert "the column 'label' is there twice" in refusal(small_manifest(tmp_path, text), "bolt")
+
+
+@pytest.mark.parametrize("label", ["0.0", "False"])
+def test_labels_as_programs_write_them_are_near(tmp_path: Path, label: str) -> None:
+    said = refusal(small_manifest(tmp_path, ROWS.format(label=label)), "bolt")
+    assert f'`normal_names: [good, "{label}"]` counts its images as normal' in said
+
+
+def test_a_value_of_json_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    text = '[{"image": "a.png", "class": "bolt", "split": "train", "label": [0]}]'
+    said = refusal(small_manifest(tmp_path, text, "manifest.json"), "bolt")
+    assert "manifest.json, entry 1: label: given [0], allowed: a text or a number" in said
