@@ -477,13 +477,21 @@ class TrialConfig(KnobGroup):
     bank: BankKnobs = BankKnobs()
 
     @model_validator(mode="after")
-    def _later_tasks_train(self) -> Self:
+    def _groups_fit(self) -> Self:
+        self.check_groups()
+        return self
+
+    def check_groups(self) -> None:
+        """Check what no group of knobs can check alone.
+
+        Raises:
+            ValueError: nothing would train after task 0.
+        """
         if not (self.lora.enabled or self.adapter.enabled or self.auxiliary.couplings > 0):
             raise ValueError(
                 "lora.enabled: given false without adapters and auxiliary couplings, which leaves nothing to train after task 0; "
                 "set adapter.enabled to true or auxiliary.couplings above 0"
             )
-        return self
 
     def flags(self) -> list[str]:
         """Facts that a reader of this trial's row has to know, one sentence each."""
