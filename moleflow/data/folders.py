@@ -22,6 +22,14 @@ def folders_in(folder: Path) -> list[Path]:
     return [folder / entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
+def is_folder(path: Path) -> bool:
+    """True for a folder; False, too, if this user may not look, as in a `lost+found`."""
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return False
+
+
 def files_in(folder: Path) -> list[Path]:
     """The files directly in a folder; none if there is no such folder."""
     return [folder / entry.name for entry in _entries(folder) if _is_file(entry)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TypeVar
 from moleflow.data.copies import Copies, find_copies
 from moleflow.data.digests import DigestCache
 from moleflow.data.findings import ClassFindings, findings_of
+from moleflow.data.folders import folders_in
 from moleflow.data.layouts.table import find_classes
 from moleflow.data.near_copies import ImageHashes, find_near_copies
 from moleflow.data.normal_names import nfc
@@ -113,7 +115,7 @@ def survey(
         raise InvalidInput(f"--classes: no class '{missing}' in {root}; classes there: {', '.join(layouts)}{near_name}")
     digests = DigestCache(cache / "digests.json")
     tasks: list[TaskData] = []
-    unreadable: dict[str, str] = {}
+    unreadable = {} if only else _closed_folders(root)
     for name in dict.fromkeys(names):
         try:
             tasks += scan(root, [name], digests, reading)
@@ -128,6 +130,13 @@ def survey(
         copies += find_near_copies(tasks, hashes, workers)
     classes = tuple(_survey_class(task, layouts[task.name].name, data, digests) for task in tasks)
     return DataSurvey(root, classes, unreadable, copies, near, tuple(tasks))
+
+
+def _closed_folders(root: Path) -> dict[str, str]:
+    """{name: reason} of the folders beside the classes that this user may not read."""
+    folders = [one for one in folders_in(root) if one.name != "lost+found"]  # Every disk has this one.
+    closed = [one for one in folders if not os.access(one, os.R_OK | os.X_OK)]
+    return {nfc(one.name): f"{one}: cannot be read (no permission); let this user read it" for one in closed}
 
 
 def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestCache) -> ClassSurvey:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moleflow.data.folders import could_be_image, files_in, folders_in, images_in
+from moleflow.data.folders import could_be_image, files_in, folders_in, images_in, is_folder
 from moleflow.data.layouts.layout import ClassFiles, ListedImage, by_stem, passed_over
 from moleflow.data.normal_names import is_near_normal, listed, near_name_message, nfc
 from moleflow.data.samples import GOOD
@@ -52,7 +52,7 @@ class ClassFolders:
         names = normal or self.normal
         found: dict[str, Path] = {}
         for folder in folders_in(root):
-            if any((folder / "train" / name).is_dir() for name in names) and self.fits(folder):
+            if any(is_folder(folder / "train" / name) for name in names) and self.fits(folder):
                 name = nfc(folder.name)
                 if name in found:
                     both = f"{found[name].name!a} and {folder.name!a}"

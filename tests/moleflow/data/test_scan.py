@@ -268,6 +268,24 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
         assert f"{folder}: cannot be read (Permission denied)" in refusal(tmp_path, "bolt")
 
 
+def test_an_unreadable_folder_beside_the_classes_is_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_class(tmp_path)
+    closed = make_class(tmp_path, "lost+found")
+    listed, is_dir = os.scandir, Path.is_dir
+
+    def is_closed(path: Path) -> bool:
+        return closed == path or closed in path.parents
+
+    def refuse(path: Path) -> None:
+        if is_closed(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(Path(path)) or listed(path))
+    monkeypatch.setattr(Path, "is_dir", lambda path: refuse(path) or is_dir(path))
+    assert class_names(tmp_path) == ["bolt"]
+    assert f"{closed / 'train'}: cannot be read (Permission denied)" in refusal(tmp_path, "lost+found")
+
+
 def test_a_missing_mask(tmp_path: Path) -> None:
     folder = make_class(tmp_path)
     (folder / "ground_truth/dent/001_mask.png").unlink()
