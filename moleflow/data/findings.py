@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from moleflow.data.samples import GOOD, PassedOver, TaskData, WideMask, wide_masks_note
+from moleflow.data.samples import GOOD, PassedOver, TaskData, WideMask, empty_masks_note, wide_masks_note
 from moleflow.data.value_range import narrow_values_note
 from moleflow.errors import counted
 
@@ -25,6 +25,7 @@ class ClassFindings:
         masks: number of defective test images with a mask.
         passed_over: files that are not read.
         wide_masks: masks that cover most of their image.
+        empty_masks: names of defective images whose masks mark no pixel.
         undefined: {group of metrics: why none of them is defined}, of the groups that are not.
         narrow_values: a sentence on images that are nearly black in the full range of values; may
             be empty.
@@ -37,6 +38,7 @@ class ClassFindings:
     masks: int
     passed_over: tuple[PassedOver, ...]
     wide_masks: tuple[WideMask, ...]
+    empty_masks: tuple[str, ...]
     undefined: Mapping[Metrics, str]
     narrow_values: str = ""
     split: str = ""
@@ -44,9 +46,15 @@ class ClassFindings:
     @property
     def notes(self) -> list[str]:
         """One sentence for each finding that a reader of results needs."""
-        notes = [undefined_note(self), wide_masks_note(self.name, self.wide_masks, self.masks), self.narrow_values]
-        notes.append(split_note(self.name, self.split))
-        return [note for note in (*notes, passed_over_note(self.name, self.passed_over)) if note]
+        notes = [
+            undefined_note(self),
+            wide_masks_note(self.name, self.wide_masks, self.masks),
+            empty_masks_note(self.name, self.empty_masks, self.masks),
+            self.narrow_values,
+            split_note(self.name, self.split),
+            passed_over_note(self.name, self.passed_over),
+        ]
+        return [note for note in notes if note]
 
 
 def findings_of(task: TaskData, full_range: bool = True, split: str = "") -> ClassFindings:
@@ -62,13 +70,27 @@ def findings_of(task: TaskData, full_range: bool = True, split: str = "") -> Cla
     if kinds.keys() == {GOOD}:
         undefined = dict.fromkeys(("image", "pixel"), "all its test images are good")
     else:
-        undefined |= {"image": "all its test images are defective"} if GOOD not in kinds else {}
+        undefined |= {"image": _all_defective(kinds)} if GOOD not in kinds else {}
         undefined |= {"pixel": "it has no masks"} if not task.has_masks else {}
     masks = sum(sample.mask is not None for sample in task.test)
     narrow = narrow_values_note(task) if full_range else ""
     return ClassFindings(
-        task.name, len(task.train), kinds, masks, task.passed_over, task.wide_masks, undefined, narrow, split
+        task.name,
+        len(task.train),
+        kinds,
+        masks,
+        task.passed_over,
+        task.wide_masks,
+        task.empty_masks,
+        undefined,
+        narrow,
+        split,
     )
+
+
+def _all_defective(kinds: Collection[str]) -> str:
+    names = ", ".join([*kinds][:3]) + (", ..." if len(kinds) > 3 else "")
+    return f"all its test images are defective ({names}; data.normal_names says which are normal)"
 
 
 def undefined_note(findings: ClassFindings) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moleflow.data.images import check_image, decode_mask, identity, opened, orientation, orientation_text
-from moleflow.data.wide_values import MOST, bit_depth, wide_values
+from moleflow.data.wide_values import MOST, bit_depth, require_16_bits, wide_values
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class ImageFacts:
         sha256: digest of the file.
         width: pixels, after the turn that the file's orientation asks for.
         height: pixels, after that turn.
-        decoding: the ways in which the pixels are read differently from earlier code: "orientation
-            6", "alpha", both, or neither, as for most files.
+        decoding: the ways in which the pixels are read differently from earlier code, such as
+            "orientation 6" or "alpha"; empty for most files.
         mode: Pillow's name of the kind of pixels, such as "L", "RGB" or "I;16".
         bits: bits a channel in the file: 1, 8, 12, 16 or 32.
         largest: the largest grey level or channel value of an image of more than 8 bits; 65535
@@ -57,12 +57,14 @@ def examine(data: bytes, path: Path, is_mask: bool = False) -> ImageFacts:
         is_mask: True for a defect mask, of which the defective pixels are counted.
 
     Raises:
-        InvalidInput: as `check_image`.
+        InvalidInput: as `check_image`, or an image of 32 bits has values beyond 16.
     """
     width, height = check_image(data, path)
     digest = hashlib.sha256(data).hexdigest()
     with opened(data, path) as image:
         mode, bits = image.mode, bit_depth(image)
+        if mode == "I" and not is_mask:
+            require_16_bits(image, path)
         values = wide_values(image, data) if bits > 8 and not is_mask else None
     if not is_mask:
         largest = None if bits <= 8 else MOST if values is None else int(values.max())

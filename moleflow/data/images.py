@@ -52,6 +52,9 @@ _TURNS: Mapping[int, Image.Transpose] = MappingProxyType(
     }
 )
 _QUARTERS = (5, 6, 7, 8)  # These swap width and height.
+# The most bytes that a byte of deflate, the compression of PNG, stands for.
+_MOST_DEFLATED = 1032
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "lerc")
 _CHANGED = "{}: changed since the data folder was scanned; start again"
 # Type and first bytes of the PNG chunks that may hold an orientation.
 _PNG_NOTES = (b"eXIf", *(kind + word for kind in (b"tEXt", b"zTXt", b"iTXt") for word in (b"Raw prof", b"XML:com.")))
@@ -107,6 +110,7 @@ def check_image(data: bytes, path: Path) -> tuple[int, int]:
             allowed = "grey, palette or colour, 8 or 16 bits"
             raise InvalidInput(f"{path}: pixels of mode {image.mode} have no fixed range; allowed: {allowed}")
         if image.format == "PNG":
+            _require_content(image, data)
             image.verify()
         else:
             # Of a JPEG every byte is decoded, but an eighth of the lines and columns is enough.
@@ -179,10 +183,11 @@ def read_mask(path: Path, size: int, digest: str | None = None) -> npt.NDArray[n
 def decode_mask(data: bytes, path: Path) -> tuple[npt.NDArray[np.bool_], str]:
     """The defective pixels of a mask file, and how they were found.
 
-    A pixel above zero is defective; in JPEG, AVIF and lossy WebP, above half. Where the alpha
-    channel varies and is zero somewhere, it alone decides, by the same limit, and the colours do
-    not count. An alpha channel that is never zero decides where the colours tell no pixels apart:
-    a pixel above its smallest value is defective.
+    A pixel above zero is defective; in JPEG, AVIF, and lossy WebP and TIFF, above half. Where the
+    alpha channel varies and is zero somewhere, it alone decides, by the same limit, and the colours
+    do not count. An alpha channel that is never zero decides where the colours tell no pixels
+    apart: a pixel above its smallest value is defective. Where the colours of a palette tell no
+    pixels apart, its indices above zero are defective.
 
     Args:
         data: the bytes of the file.
@@ -190,7 +195,8 @@ def decode_mask(data: bytes, path: Path) -> tuple[npt.NDArray[np.bool_], str]:
 
     Returns:
         bool (H, W), turned as the file's orientation says. The text is empty for a mask that
-        earlier code read to the same pixels; else it names what differs: "orientation 6", "alpha".
+        earlier code read to the same pixels; else it names what differs: "orientation 6", "alpha",
+        "index", "lossy".
 
     Raises:
         InvalidInput: the file cannot be decoded.
@@ -201,9 +207,16 @@ def decode_mask(data: bytes, path: Path) -> tuple[npt.NDArray[np.bool_], str]:
         alpha = _alpha(image)
         # Not scaled to 8 bits, which would lose a 16-bit mask of ones.
         plain = image if image.mode == "1" or image.mode.startswith("I") else _8_bits(image)
-        by_colour = _any_channel(np.asarray(plain) > limit)
+        values = np.asarray(plain)
+        by_colour = _any_channel(values > limit)
+        index = np.asarray(image) > 0 if image.mode == "P" else None
+        earlier = _any_channel(values > 0) if limit and image.format == "TIFF" else by_colour
+    notes = [orientation_text(turn)] + ([] if np.array_equal(by_colour, earlier) else ["lossy"])
     defective = by_colour if alpha is None else _by_alpha(alpha, by_colour, limit)
-    notes = [orientation_text(turn)] + ([] if np.array_equal(defective, by_colour) else ["alpha"])
+    notes += [] if np.array_equal(defective, by_colour) else ["alpha"]
+    if index is not None and _is_uniform(defective) and not _is_uniform(index):
+        defective = index
+        notes.append("index")
     turned = np.asarray(_turned(Image.fromarray(defective.astype(np.uint8)), turn)) > 0
     return turned, ", ".join(filter(None, notes))
 
@@ -295,6 +308,18 @@ def _require_size(image: Image.Image, path: Path) -> None:
         raise InvalidInput(f"{path}: {size}, more than the limit of {most:g}; {enough}, or shrink the image")
 
 
+def _require_content(image: Image.Image, data: bytes) -> None:
+    """Refuse a PNG file that is too short for its pixels: its checksums may be right all the same.
+
+    Raises:
+        ValueError: it is.
+    """
+    width, height = image.size
+    # At least one bit a pixel: a mode of 8 bits may hold fewer in the file.
+    if width * height // 8 > _MOST_DEFLATED * len(data):
+        raise ValueError(f"{len(data)} bytes cannot hold {width}x{height} pixels")
+
+
 @contextmanager
 def _unchanged(data: bytes, path: Path, digest: str | None) -> Iterator[None]:
     """Raise Damaged for a file that cannot be decoded now but could be when it was scanned."""
@@ -331,6 +356,8 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:
     """True if values near zero may be noise. Lossless WebP holds its pixels in a chunk VP8L."""
+    if image.format == "TIFF":
+        return image.info.get("compression") in _LOSSY_TIFF
     return image.format in ("JPEG", "AVIF") or (image.format == "WEBP" and b"VP8L" not in data)
 
 
@@ -348,6 +375,10 @@ def _by_alpha(alpha: npt.NDArray[np.uint8], by_colour: npt.NDArray[np.bool_], li
         return by_colour
     found: npt.NDArray[np.bool_] = alpha > (lowest if lowest > 0 else limit)
     return found
+
+
+def _is_uniform(pixels: npt.NDArray[np.bool_]) -> bool:
+    return bool(pixels.all() or not pixels.any())
 
 
 def _any_channel(values: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

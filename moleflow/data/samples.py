@@ -89,6 +89,7 @@ class TaskData:
         has_masks: True if pixel metrics can be computed.
         passed_over: files of the class that are not read.
         wide_masks: masks that cover most of their image, which inverted masks do.
+        empty_masks: names of defective images whose masks mark no pixel.
     """
 
     name: str
@@ -98,6 +99,7 @@ class TaskData:
     has_masks: bool
     passed_over: tuple[PassedOver, ...] = ()
     wide_masks: tuple[WideMask, ...] = ()
+    empty_masks: tuple[str, ...] = ()
 
 
 def wide_masks_note(name: str, wide: Sequence[WideMask], masks: int) -> str:
@@ -115,3 +117,17 @@ def wide_masks_note(name: str, wide: Sequence[WideMask], masks: int) -> str:
         f"{name}: {len(wide)} of {counted(masks, 'mask')} mark more than half of the image as defective, such as "
         f"{first.name} ({first.share:.0%}); if they mark the background, invert them"
     )
+
+
+def empty_masks_note(name: str, empty: Sequence[str], masks: int) -> str:
+    """A sentence on defective images whose masks mark no pixel; empty if there are none.
+
+    Args:
+        name: the class.
+        empty: their names.
+        masks: number of images with a mask.
+    """
+    if not empty:
+        return ""
+    given = f"{name}: {len(empty)} of {counted(masks, 'mask')} mark no pixel, such as the one of {empty[0]}"
+    return f"{given}; pixel metrics take such an image for normal"

@@ -97,21 +97,35 @@ def reading_of(data: DataKnobs) -> Reading:
 
 def _scan_class(root: Path, name: str, files: ClassFiles, known: DigestCache) -> TaskData:
     wide: list[WideMask] = []
-    train = [_sample(root, image, known, []) for image in files.train]
+    empty: list[str] = []
+    train = [_sample(root, image, known, [], []) for image in files.train]
     aside = sum(sample.label for sample in train)  # Of those that only their masks show as defective.
     train = [sample for sample in train if sample.label == 0]
     if not train:
-        raise InvalidInput(f"{files.wanted[0]}: no {_WANTED}; a class needs normal training images")
-    test = [_sample(root, image, known, wide) for image in files.test]
+        need = f"a class needs normal training images{_passed_over_hint(files)}"
+        raise InvalidInput(f"{files.wanted[0]}: no {_WANTED}; {need}")
+    test = [_sample(root, image, known, wide, empty) for image in files.test]
     if not test:
-        raise InvalidInput(f"{files.wanted[1]}: no {_WANTED}; a class needs test images, good or with a defect")
+        need = f"a class needs test images, good or with a defect{_passed_over_hint(files)}"
+        raise InvalidInput(f"{files.wanted[1]}: no {_WANTED}; {need}")
     train.sort(key=_content)
     test.sort(key=_content)
     contents = [["train", *_content(sample)] for sample in train] + [["test", *_content(sample)] for sample in test]
     over = (PassedOver(aside, "defective training images"),) if aside else ()
     return TaskData(
-        name, tuple(train), tuple(test), digest(contents), files.has_masks, over + files.passed_over, tuple(wide)
+        name,
+        tuple(train),
+        tuple(test),
+        digest(contents),
+        files.has_masks,
+        over + files.passed_over,
+        tuple(wide),
+        tuple(sorted(empty)),
     )
+
+
+def _passed_over_hint(files: ClassFiles) -> str:
+    return f"; passed over: {', '.join(map(str, files.passed_over))}" if files.passed_over else ""
 
 
 def _content(sample: Sample) -> tuple[str, ...]:
@@ -119,8 +133,11 @@ def _content(sample: Sample) -> tuple[str, ...]:
     return sample.defect, sample.digest, sample.mask_digest or "", *more
 
 
-def _sample(root: Path, image: ListedImage, known: DigestCache, wide: list[WideMask]) -> Sample:
-    """The sample of an image. A mask that covers most of it is added to `wide`."""
+def _sample(root: Path, image: ListedImage, known: DigestCache, wide: list[WideMask], empty: list[str]) -> Sample:
+    """The sample of an image. A mask that covers most of it is added to `wide`.
+
+    The name of a defective image is added to `empty` if its masks mark no pixel.
+    """
     facts = known.facts(image.path)
     masks: list[tuple[Path, str]] = []
     shares: list[float] = []
@@ -141,6 +158,8 @@ def _sample(root: Path, image: ListedImage, known: DigestCache, wide: list[WideM
         wide += [
             WideMask(_name(root, path), share) for path, share in zip(image.masks, shares, strict=True) if share > WIDE
         ]
+        if not any(shares):
+            empty.append(_name(root, image.path))
     mask, mask_digest = masks[0] if masks else (None, None)
     return Sample(
         _name(root, image.path),
@@ -156,6 +175,16 @@ def _sample(root: Path, image: ListedImage, known: DigestCache, wide: list[WideM
 
 
 def _name(root: Path, path: Path) -> str:
-    """The path relative to the data root, or to the folder of the manifest that is the root."""
+    """The path relative to the data root, or to the folder of the manifest that is the root.
+
+    Raises:
+        InvalidInput: the name is no text, so that no result could hold it.
+    """
     folder = root if root.is_dir() else root.parent
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"{path}: the name is not in UTF-8; rename the file or folder") from None
+    return name

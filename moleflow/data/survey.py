@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import TypeVar
 from moleflow.data.copies import Copies, find_copies
 from moleflow.data.digests import DigestCache
 from moleflow.data.findings import ClassFindings, findings_of, passed_over_note
+from moleflow.data.folders import folders_in
 from moleflow.data.layouts.table import find_classes
 from moleflow.data.near_copies import ImageHashes, find_near_copies
 from moleflow.data.normal_names import nfc
 from moleflow.data.outside import files_outside
 from moleflow.data.samples import PassedOver, TaskData
 from moleflow.data.scan import WIDE, list_files, reading_of, scan_files
-from moleflow.errors import InvalidInput, counted, did_you_mean
+from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.config import DataKnobs
 
 Value = TypeVar("Value", bound=Hashable)
@@ -50,11 +52,7 @@ class ClassSurvey:
     @property
     def notes(self) -> list[str]:
         """A sentence on each finding about the class."""
-        if not self.empty_masks:
-            return self.findings.notes
-        masks = f"{len(self.empty_masks)} of {counted(self.findings.masks, 'mask')} mark no pixel"
-        empty = f"{self.findings.name}: {masks}, such as the one of {self.empty_masks[0]}"
-        return [*self.findings.notes, f"{empty}; pixel metrics take such an image for normal"]
+        return self.findings.notes
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def survey(
     digests = DigestCache(cache / "digests.json")
     tasks: list[TaskData] = []
     splits: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
+    unreadable = {} if only else _closed_folders(root)
     for name in dict.fromkeys(names):
         try:
             listed = list_files(root, [name], layouts, reading)
@@ -143,18 +141,23 @@ def survey(
     return DataSurvey(root, classes, unreadable, copies, near, tuple(tasks), outside)
 
 
+def _closed_folders(root: Path) -> dict[str, str]:
+    """{name: reason} of the folders beside the classes that this user may not read."""
+    folders = [one for one in folders_in(root) if one.name != "lost+found"]  # Every disk has this one.
+    closed = [one for one in folders if not os.access(one, os.R_OK | os.X_OK)]
+    return {nfc(one.name): f"{one}: cannot be read (no permission); let this user read it" for one in closed}
+
+
 def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestCache, split: str) -> ClassSurvey:
     samples = (*task.train, *task.test)
     facts = [digests.facts(sample.path) for sample in samples]
     masks: dict[Path, float] = {}
-    wide, empty = [], []
+    wide: list[str] = []
     for sample in task.test:
         own = [path for path in (sample.mask, *(path for path, _ in sample.more_masks)) if path is not None]
         shares = {path: digests.facts(path, is_mask=True).defective or 0.0 for path in own}
         masks |= shares
         wide += [sample.name] * any(share > WIDE for share in shares.values())
-        if own and not any(shares.values()):
-            empty.append(sample.name)
     return ClassSurvey(
         layout,
         findings_of(task, data.value_range == "full", split),
@@ -163,7 +166,7 @@ def _survey_class(task: TaskData, layout: str, data: DataKnobs, digests: DigestC
         _counted_values(one.bits for one in facts),
         tuple(sorted(masks.values())),
         tuple(sorted(wide)),
-        tuple(sorted(empty)),
+        task.empty_masks,
     )
 
 

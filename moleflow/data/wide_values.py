@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from io import BytesIO
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from moleflow.errors import InvalidInput
 
 MOST = 65535
 """The largest value. Pillow opens some 16-bit files as 32 bits; values above are cut off."""
@@ -34,6 +37,24 @@ def bit_depth(image: Image.Image) -> int:
     if image.mode.startswith("I;16") or ";16" in layout:
         return 16
     return {"1": 1, "I": 32}.get(image.mode, 8)
+
+
+def require_16_bits(image: Image.Image, path: Path) -> None:
+    """Refuse a grey image of 32 bits with values that 16 bits cannot hold.
+
+    Args:
+        image: the opened image.
+        path: its path, for the message.
+
+    Raises:
+        InvalidInput: it has such values. They have no fixed range, and cut off they would be wrong.
+    """
+    values = np.asarray(image)
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > MOST:
+        raise InvalidInput(
+            f"{path}: grey levels of 32 bits, from {least} to {most}; allowed: 0 to {MOST}; save it with 16 bits"
+        )
 
 
 def grey_values(image: Image.Image) -> npt.NDArray[np.uint16]:

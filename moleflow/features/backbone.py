@@ -240,7 +240,7 @@ def _model_facts(name: str) -> dict[str, Any]:
     if not timm.is_model(architecture):
         # The name with its tag is nearer to what was meant than the architecture alone.
         hint = did_you_mean(name, timm.list_pretrained()) if tag else ""
-        hint = hint or did_you_mean(architecture, timm.list_models())
+        hint = hint or did_you_mean(architecture.rpartition("/")[2], timm.list_models())
         other = "; only timm's own models can be used" if "/" in name else "; timm.list_models() lists them all"
         raise InvalidInput(f"backbone.model: timm has no model '{name}'{hint or other}")
     tagged = timm.list_pretrained(f"{architecture}.*")

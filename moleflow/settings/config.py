@@ -20,6 +20,8 @@ from moleflow.settings.model_name import plain_model_name
 from moleflow.settings.task_list import classes_in_order
 
 Phase = Literal["features", "training", "scoring"]
+MOST_FLOAT = 1e30
+"""The largest number of a knob that has no bound of its own."""
 _PLAIN = (str, int, float, tuple, list, type(None))
 
 
@@ -27,6 +29,15 @@ class KnobGroup(BaseModel):
     """A group of knobs: frozen, strictly typed, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _fits_32_bits(self) -> Self:
+        # Beyond this, torch refuses a number in the middle of a trial: its floats have 32 bits.
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, float) and abs(value) > MOST_FLOAT:
+                raise ValueError(f"{name}: given {value!r}, allowed: numbers from -{MOST_FLOAT:g} to {MOST_FLOAT:g}")
+        return self
 
 
 def _tuple(value: object) -> object:
@@ -207,7 +218,7 @@ class FlowKnobs(KnobGroup):
 
     blocks: int = Field(8, ge=1, le=64, description="coupling blocks")
     clamp: float = Field(1.9, gt=0.0, description="clamping of the affine coefficients (FrEIA's affine_clamping)")
-    hidden_ratio: float = Field(2.0, gt=0.0, description="hidden width of a subnet over its input width")
+    hidden_ratio: float = Field(2.0, gt=0.0, le=1024.0, description="hidden width of a subnet over its input width")
     permutation: Literal["soft", "hard"] = Field(
         "soft", description="a random rotation, or a random permutation, after each block"
     )
@@ -335,7 +346,9 @@ class AuxiliaryKnobs(KnobGroup):
     """DeCoFlow's auxiliary coupling layers: a task's own couplings after the shared flow."""
 
     couplings: int = Field(0, ge=0, le=64, description="layers per task; 0 = none")
-    hidden_share: float = Field(0.5, gt=0.0, description="hidden width of their networks over the feature width D")
+    hidden_share: float = Field(
+        0.5, gt=0.0, le=1024.0, description="hidden width of their networks over the feature width D"
+    )
     limit: float = Field(1.9, gt=0.0, description="largest |log scale| of a layer")
 
 
@@ -412,7 +425,9 @@ class ScoringKnobs(KnobGroup):
     )
     quantile: float = Field(0.99, gt=0.0, le=1.0, description="for image_score: quantile")
     top_k: int = Field(3, ge=1, description="for image_score: top_k, the mean of the k largest")
-    smoothing: float = Field(4.0, ge=0.0, description="sigma in pixels of the Gaussian over the enlarged map; 0 = none")
+    smoothing: float = Field(
+        4.0, ge=0.0, le=2048.0, description="sigma in pixels of the Gaussian over the enlarged map; 0 = none"
+    )
     log_det: Literal["per_patch", "image_mean"] = Field("per_patch", description="as loss.log_det, at test time")
 
 
@@ -462,13 +477,21 @@ class TrialConfig(KnobGroup):
     bank: BankKnobs = BankKnobs()
 
     @model_validator(mode="after")
-    def _later_tasks_train(self) -> Self:
+    def _groups_fit(self) -> Self:
+        self.check_groups()
+        return self
+
+    def check_groups(self) -> None:
+        """Check what no group of knobs can check alone.
+
+        Raises:
+            ValueError: nothing would train after task 0.
+        """
         if not (self.lora.enabled or self.adapter.enabled or self.auxiliary.couplings > 0):
             raise ValueError(
                 "lora.enabled: given false without adapters and auxiliary couplings, which leaves nothing to train after task 0; "
                 "set adapter.enabled to true or auxiliary.couplings above 0"
             )
-        return self
 
     def flags(self) -> list[str]:
         """Facts that a reader of this trial's row has to know, one sentence each."""

@@ -83,6 +83,8 @@ def explain_usage_error(error: Any, words: Sequence[str]) -> str:
         return f"{command}: give {ARGUMENTS[error.param.metavar]}"
     if isinstance(error, _ERRORS.BadParameter):
         name = error.param.opts[0]
+        if not name.startswith("-"):
+            return f"{command}: {error.message.rstrip('.')}; give {ARGUMENTS[error.param.metavar]}"
         return f"{name}: given '{_given(name, words)}', allowed: {VALUES.get(name, 'another value')}"
     if context is not None and "extra argument" in error.message:
         return f"{command}: {_extra(error.message.rpartition('(')[2].rstrip(')'), context)}"

@@ -133,12 +133,15 @@ def explain_storage_errors(url: str | None, sweep_folder: Path) -> Iterator[None
             f"--storage: {url_without_secrets(url)} cannot be taken apart; allowed: a URL "
             "with each @ : / ? of its user and password written as %40 %3A %2F %3F"
         )
+    journal = sweep_folder / JOURNAL
+    if not url and journal.is_dir():
+        raise InvalidInput(f"{journal}: is a folder in the place of the search's journal; move it elsewhere")
     try:
         yield
     except Exception as error:  # Each database driver has its own exceptions.
         if url is None and not isinstance(error, OSError):  # Garbled text breaks Optuna in many ways.
-            raise InvalidInput(_damaged(sweep_folder / JOURNAL)) from None
-        place = url_without_secrets(url) if url else str(sweep_folder / JOURNAL)
+            raise InvalidInput(_damaged(journal)) from None
+        place = url_without_secrets(url) if url else str(journal)
         reason = " ".join(replace_secrets(str(error), [url] if url else []).split())
         raise InvalidInput(
             f"--storage: {place} cannot be opened: {reason:.200}; allowed: a URL that Optuna takes, such as "
@@ -184,7 +187,7 @@ def set_aside_damaged_journal(sweep_folder: Path) -> Path | None:
 
     """
     path = sweep_folder / JOURNAL
-    if not path.exists():
+    if not path.exists() or path.is_dir():  # Opening it tells of a folder.
         return None
     try:
         open_journal(sweep_folder)

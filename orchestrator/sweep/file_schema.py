@@ -15,7 +15,7 @@ from moleflow.settings.yaml_reader import quotes_hint, yaml_text
 
 MOST_SEEDS = 100_000
 Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-_SEEDS = f"a list of whole numbers, or how many (5 means 0, 1, 2, 3, 4; at most {MOST_SEEDS})"
+_SEEDS = f"a list of whole numbers from 0 to 2^63 - 1, or how many (5 means 0, 1, 2, 3, 4; at most {MOST_SEEDS})"
 # Inside SweepFile, `list` is a key of the file; this alias stands for the builtin there.
 Entries = list[Any]
 Settings = dict[str, Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import TrialConfig, flatten_config
@@ -91,8 +91,10 @@ class Resolver:
                 by_group.setdefault(group, {})[name] = value
         try:
             groups = {name: self._group(version, name, values) for name, values in by_group.items()}
-            return copy_with(self._config_without_factors(version, by_group), **groups)
-        except ValidationError:
+            config = copy_with(self._config_without_factors(version, by_group), **groups)
+            config.check_groups()  # A copy is not checked.
+            return config
+        except ValueError:  # ValidationError is one.
             self._explain(version, factors)
             raise
 
@@ -125,7 +127,8 @@ class Resolver:
         config = self._without_factors.get(key)
         if config is None:
             groups = {name: self._group(version, name, {}) for name in _group_models() if name not in replaced}
-            config = self._without_factors[key] = TrialConfig.model_validate({"version": version, **groups})
+            # Not checked, as the groups that are left out may make it possible.
+            config = self._without_factors[key] = copy_with(TrialConfig(), version=version, **groups)
         return config
 
     def _group(self, version: str, name: str, factors: Mapping[str, Any]) -> BaseModel:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from moleflow.data.folders import is_folder
 from moleflow.data.layouts.class_folders import ClassFolders
 
 
 def _fits(folder: Path) -> bool:
-    return (folder / "train" / "ok").is_dir() and (folder / "test" / "ko").is_dir()
+    return is_folder(folder / "train" / "ok") and is_folder(folder / "test" / "ko")
 
 
 LAYOUT = ClassFolders("btad", _fits, normal=("ok",))

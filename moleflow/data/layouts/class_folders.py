@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moleflow.data.folders import folders_in, images_in
+from moleflow.data.folders import could_be_image, files_in, folders_in, images_in, is_folder
 from moleflow.data.layouts.layout import ClassFiles, ListedImage, by_stem, passed_over
-from moleflow.data.normal_names import is_near_normal, near_name_message, nfc
+from moleflow.data.normal_names import is_near_normal, listed, near_name_message, nfc
 from moleflow.data.samples import GOOD
 from moleflow.errors import InvalidInput
+
+_AFTER_STEM = re.compile(r"[\W_]*(masks?|gt|ground_?truth|labels?|segmentation|seg|annotation)[\W_]*\d*[\W_]*")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class ClassFolders:
         names = normal or self.normal
         found: dict[str, Path] = {}
         for folder in folders_in(root):
-            if any((folder / "train" / name).is_dir() for name in names) and self.fits(folder):
+            if any(is_folder(folder / "train" / name) for name in names) and self.fits(folder):
                 name = nfc(folder.name)
                 if name in found:
                     both = f"{found[name].name!a} and {folder.name!a}"
@@ -68,13 +71,15 @@ class ClassFolders:
         train = [ListedImage(path, GOOD) for part in train_folders for path in images_in(part)]
         truth = folder / self.truth
         test: list[ListedImage] = []
+        for kind in [*train_folders, *kinds]:
+            _refuse_masks_among(images_in(kind), f"{self.truth}/{kind.name}")
         for kind in kinds:
             images = images_in(kind)
             defect = GOOD if nfc(kind.name) in names else nfc(kind.name)
             masks: Sequence[tuple[Path, ...]] = [()] * len(images)
             if defect != GOOD and truth.is_dir():
                 pair = _mask_folders if self.mask_folders else mask_files
-                masks = pair(images, _folder_of(truth, kind.name))
+                masks = pair(images, _folder_of(truth, kind.name, images, sorted(names)))
             test += map(ListedImage, images, [defect] * len(images), masks)
         used = [file for image in (*train, *test) for file in (image.path, *image.masks)]
         read = [*train_folders, *kinds]
@@ -116,22 +121,29 @@ def mask_files(
     """
     masks, same = by_stem(images_in(folder)), by_stem(images)
     place = f"{folder.parent.name}/{folder.name}"
-    found: list[tuple[Path, ...]] = []
-    for image in images:
+    owns = [[path for ending in endings for path in masks.get(nfc(image.stem) + ending, [])] for image in images]
+    unclaimed = set(filter(could_be_image, files_in(folder))).difference(images, *owns)
+    image_of: dict[Path, Path] = {}
+    for image, own in zip(images, owns, strict=True):
         stem = nfc(image.stem)
-        own = [path for ending in endings for path in masks.get(stem + ending, [])]
+        near = sorted(path for path in unclaimed if _is_mask_name(path, stem))
         if not own:
-            raise _no_mask(image, f"{place}/{image.stem}{endings[0]}.png", removable)
-        if len(own) > 1:
-            both = " and ".join(f"{place}/{path.name}" for path in own)
-            raise InvalidInput(f"{image}: several masks could be its own: {both}; keep one of them")
-        if len(same[stem]) > 1:
-            both = " and ".join(path.name for path in same[stem])
-            raise InvalidInput(
-                f"{own[0]}: could be the mask of {both} in {image.parent}; give these images different names"
+            raise _no_mask(
+                image, f"{place}/{image.stem}{endings[0]}.png", removable, [f"{place}/{n.name}" for n in near]
             )
-        found.append((own[0],))
-    return found
+        if len(own) + len(near) > 1:
+            both = " and ".join(f"{place}/{path.name}" for path in [*own, *near])
+            raise InvalidInput(f"{image}: several masks could be its own: {both}; keep one of them")
+        others = [path.name for path in same[stem]] if len(same[stem]) > 1 else []
+        if own[0] in image_of:
+            others = [image_of[own[0]].name, image.name]
+        if others:
+            raise InvalidInput(
+                f"{own[0]}: could be the mask of {' and '.join(others)} in {image.parent}; "
+                "give these images different names"
+            )
+        image_of[own[0]] = image
+    return [(own[0],) for own in owns]
 
 
 def _mask_folders(images: Sequence[Path], folder: Path) -> list[tuple[Path, ...]]:
@@ -180,14 +192,62 @@ def _near_names(folder: Path, test: str, names: frozenset[str]) -> dict[str, Pat
     return {name: kind for name, kind in reversed(kinds.items()) if name not in names and is_near_normal(name)}
 
 
-def _folder_of(truth: Path, kind: str) -> Path:
-    """The folder of the masks of one kind of image."""
-    exact = truth / kind
-    if exact.is_dir():
+def _folder_of(truth: Path, kind: str, images: Sequence[Path], normal: Sequence[str]) -> Path:
+    """The folder of the masks of one kind of image.
+
+    Args:
+        truth: the folder of all masks of the class.
+        kind: the name of the folder of the images.
+        images: these images.
+        normal: names of folders of normal images, for the message.
+
+    Raises:
+        InvalidInput: there is none, but there are images of this kind, and masks of other kinds.
+    """
+    there = {nfc(one.name): one for one in folders_in(truth)}
+    exact = there.get(nfc(kind), truth / kind)
+    if exact.is_dir() or not images or not there:
         return exact
-    return next((one for one in folders_in(truth) if nfc(one.name) == nfc(kind)), exact)
+    looked_for = f"{images[0]}: no mask; there is no folder {truth.name}/{kind}"
+    same = next((name for name in there if name.casefold() == nfc(kind).casefold()), None)
+    if same is not None:
+        raise InvalidInput(f"{looked_for}; rename {truth.name}/{same} to {kind}")
+    raise InvalidInput(
+        f"{looked_for}; add it, or, if test images in '{kind}' are normal, say under base in the sweep file "
+        f"`normal_names: {listed([*normal, kind])}`"
+    )
 
 
-def _no_mask(image: Path, looked_for: str, removable: str) -> InvalidInput:
+def _refuse_masks_among(images: Sequence[Path], truth: str) -> None:
+    """Refuse a mask that is in the folder of its image, where it would count as an image.
+
+    Args:
+        images: the images of one folder.
+        truth: folder of the masks of these images, for the message.
+
+    Raises:
+        InvalidInput: the name of an image is that of another one and a word for masks.
+    """
+    stems = by_stem(images)
+    for path in images:
+        stem = nfc(path.stem)
+        for end in range(1, len(stem)) if _AFTER_STEM.search(stem.casefold()) else ():
+            others = stems.get(stem[:end], [])
+            if others and _is_mask_name(path, stem[:end]):
+                raise InvalidInput(
+                    f"{path}: has the name of a mask of {others[0].name} beside it; move masks to {truth}, "
+                    "or give it another name"
+                )
+
+
+def _is_mask_name(path: Path, stem: str) -> bool:
+    """True for a file with the name of an image and a word for masks: `000-GT.gif` of 000."""
+    own = nfc(path.stem)
+    return own.startswith(stem) and bool(_AFTER_STEM.fullmatch(own[len(stem) :].casefold()))
+
+
+def _no_mask(image: Path, looked_for: str, removable: str, near: Sequence[str] = ()) -> InvalidInput:
+    if near:
+        return InvalidInput(f"{image}: no mask; looked for {looked_for}; convert or rename {' or '.join(near)} to that")
     without = f", or remove {removable} to go without masks" if removable else ""
     return InvalidInput(f"{image}: no mask; looked for {looked_for}; add it{without}")

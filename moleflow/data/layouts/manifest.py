@@ -8,13 +8,14 @@ The JSON file is a list of mappings with the same keys. Paths start from the fil
 
     image   the image file
     class   the product class
-    split   train or test; val and validation are passed over
+    split   train or test; val, valid and validation are passed over
     label   good or 0 for normal images; else the name of the defect, or 1 for any
     mask    the mask of a defective image; may be left out for all images of a class
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from moleflow.errors import InvalidInput
 
 _REQUIRED = ("image", "class", "split", "label")
 _COLUMNS = (*_REQUIRED, "mask")
-_SPLITS = {"train": "train", "test": "test", "val": "", "validation": ""}
+_SPLITS = {"train": "train", "test": "test", "val": "", "valid": "", "validation": ""}
 _NORMAL = (GOOD, "0")
 _NAMES = ("manifest.csv", "manifest.json")
 
@@ -92,8 +93,11 @@ def _rows(table: Path) -> list[tuple[str, dict[str, str]]]:
         entries = json_value(table)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise InvalidInput(f"{table}: given no list of mappings; allowed: [{{{', '.join(_COLUMNS)}}}, ...]")
-        rows = [{str(k).casefold(): _text(v) for k, v in entry.items()} for entry in entries]
-        places = [f"{table}, entry {number}" for number in range(1, len(rows) + 1)]
+        places = [f"{table}, entry {number}" for number in range(1, len(entries) + 1)]
+        rows = [
+            {key.casefold(): _text(value, f"{place}: {key}") for key, value in entry.items()}
+            for place, entry in zip(places, entries, strict=True)
+        ]
     for place, row in zip(places, rows, strict=True):
         missing = next((name for name in _REQUIRED if not row.get(name)), None)
         if missing:
@@ -105,7 +109,10 @@ def _is_near(label: str, names: frozenset[str]) -> bool:
     return label not in names and is_near_normal(label)
 
 
-def _text(value: object) -> str:
+def _text(value: object, place: str) -> str:
+    """The text that a value of JSON means; null is an empty one."""
+    if isinstance(value, list | dict):
+        raise InvalidInput(f"{place}: given {json.dumps(value):.80}, allowed: a text or a number")
     return "" if value is None else str(value)
 
 

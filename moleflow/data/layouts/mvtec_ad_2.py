@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from moleflow.data.folders import is_folder
 from moleflow.data.layouts.class_folders import ClassFolders
 
 
 def _fits(folder: Path) -> bool:
-    return (folder / "test_public").is_dir() and not (folder / "test").is_dir()
+    return is_folder(folder / "test_public") and not is_folder(folder / "test")
 
 
 LAYOUT = ClassFolders(

@@ -59,7 +59,11 @@ def find_classes(root: Path, reading: Reading = BY_LOOKING) -> dict[str, Layout]
         InvalidInput: there is no class, or nothing at `root`; a class has several layouts; a table
             cannot be read, and no folder is a class.
     """
-    if not root.exists():
+    try:
+        there = root.exists()
+    except PermissionError as error:
+        raise InvalidInput(f"{root}: cannot be read ({error.strerror}); let this user read it") from None
+    if not there:
         raise InvalidInput(f"{root}: no such folder; give the folder that holds <class>/train/{GOOD} and <class>/test")
     layouts = LAYOUTS.values() if reading.layout == "auto" else [LAYOUTS[reading.layout]]
     found: dict[str, list[Layout]] = {}

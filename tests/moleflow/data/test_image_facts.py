@@ -84,3 +84,16 @@ def test_a_broken_file_has_no_facts(tmp_path: Path, is_mask: bool) -> None:
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
     with pytest.raises(InvalidInput, match=r"a\.png: broken image"):
         facts(tmp_path / "a.png", is_mask)
+
+
+@pytest.mark.parametrize("level", [-5, 65_536])
+def test_grey_levels_beyond_16_bits_are_refused_in_images(tmp_path: Path, level: int) -> None:
+    wide = np.zeros((8, 8), dtype=np.int32)
+    path = tmp_path / "a.tiff"
+    wide[0, 0] = 65_535
+    Image.fromarray(wide).save(path)
+    assert facts(path).largest == 65_535
+    wide[0, 0] = level
+    Image.fromarray(wide).save(path)
+    with pytest.raises(InvalidInput, match=rf"a.tiff: grey levels of 32 bits, from .*{level}.*; allowed: 0 to 65535"):
+        facts(path)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -468,3 +470,40 @@ def test_a_range_leaves_images_of_8_bits(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", GREY)
     of_file = hashlib.sha256(path.read_bytes()).hexdigest()
     assert np.array_equal(read_image(path, 16, "bilinear", of_file, (0, 4095)), read_image(path, 16, "bilinear"))
+
+
+def test_a_palette_whose_colours_are_equal_counts_indices(tmp_path: Path) -> None:
+    indices = np.zeros((8, 8), dtype=np.uint8)
+    indices[2:4] = 1
+    for colours in ([0, 0, 0] * 2, [128, 0, 0, 0, 128, 0]):
+        image = Image.fromarray(indices, "P")
+        image.putpalette(colours)
+        image.save(tmp_path / "a.png")
+        found, decoding = decode_mask((tmp_path / "a.png").read_bytes(), tmp_path / "a.png")
+        assert (found == (indices > 0)).all()
+        assert decoding == "index"
+
+
+def test_noise_of_a_jpeg_in_tiff_is_no_defect(tmp_path: Path) -> None:
+    mask = np.zeros((32, 32, 3), dtype=np.uint8)
+    mask[4:12, 4:12] = 255
+    path = tmp_path / "a.tiff"
+    Image.fromarray(mask).save(path, compression="jpeg", quality=50)
+    found, decoding = decode_mask(path.read_bytes(), path)
+    assert (found == (mask[..., 0] > 0)).mean() > 0.98
+    assert decoding == "lossy"
+    Image.fromarray(mask).save(path, compression="tiff_lzw")
+    assert decode_mask(path.read_bytes(), path)[1] == ""
+
+
+def test_a_png_that_is_too_short_for_its_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    with pytest.raises(InvalidInput, match=r"a.png: broken image \(\d+ bytes cannot hold 10000x10000 pixels\)"):
+        check_image(data, tmp_path / "a.png")
+    for mode in ("1", "L", "P", "RGB"):
+        Image.new(mode, (4000, 4000)).save(tmp_path / "black.png", compress_level=9)
+        assert check_image((tmp_path / "black.png").read_bytes(), tmp_path / "black.png") == (4000, 4000)

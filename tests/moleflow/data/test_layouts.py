@@ -408,6 +408,45 @@ def test_names_of_defects_are_not_near(name: str) -> None:
     assert not is_near_normal(name)
 
 
+NORMAL_IN_OTHER_WORDS = (
+    *("in Ordnung", "ohne_fehler", "fehlerfrei", "bons", "sans défaut", "zero_defaut", "conforme", "buoni"),
+    *("senza difetti", "bueno", "goed", "dobry", "v pořádku", "хороший", "без дефектов", "良品", "正常样本"),
+    *("正常品", "異常なし", "정상", "OKs", "negatives", "true_negative", "0", "no-fault", "not_defective"),
+    *("fault_free", "good copy", "good.bak", "Good (2)", "\uff27\uff4f\uff4f\uff44", "nromal", "normla", "accepted"),
+)
+DEFECTS_IN_OTHER_WORDS = (
+    *("n.i.O.", "nicht in Ordnung", "anormal", "kaputt", "mauvais", "不良品", "不正常", "異常", "1", "not_normal"),
+    *("free", "none", "scratch free", "without_screw", "error", "unnormal", "formal", "mood"),
+)
+
+
+@pytest.mark.parametrize("name", NORMAL_IN_OTHER_WORDS)
+def test_names_in_other_languages_are_near(name: str) -> None:
+    assert is_near_normal(name)
+    assert is_near_normal(unicodedata.normalize("NFD", name.upper()))
+
+
+@pytest.mark.parametrize("name", DEFECTS_IN_OTHER_WORDS)
+def test_names_of_defects_in_other_languages_are_not_near(name: str) -> None:
+    assert not is_near_normal(name)
+
+
+def test_a_kind_without_a_folder_of_masks_could_be_normal_by_any_name(tmp_path: Path) -> None:
+    mvtec_ad(tmp_path)
+    paint_all(tmp_path / "bottle/test/zufriedenstellend", numbers(2), 900)
+    said = refusal(tmp_path, "bottle")
+    assert "there is no folder ground_truth/zufriedenstellend" in said
+    assert "`normal_names: [good, zufriedenstellend]`" in said
+    task = scan_one(tmp_path, "bottle", Reading(normal_names=("good", "zufriedenstellend")))
+    assert sum(sample.label == 0 for sample in task.test) == 4
+
+
+def test_a_folder_of_masks_in_another_case_is_named(tmp_path: Path) -> None:
+    mvtec_ad(tmp_path)
+    (tmp_path / "bottle/ground_truth/hole").rename(tmp_path / "bottle/ground_truth/Hole")
+    assert "rename ground_truth/Hole to hole" in refusal(tmp_path, "bottle")
+
+
 @pytest.mark.parametrize("near", ["ok", "Good", "normal"])
 def test_normal_training_images_under_another_name(tmp_path: Path, near: str) -> None:
     mvtec_ad(tmp_path, "bottle")
@@ -453,6 +492,47 @@ def test_two_masks_for_one_image(tmp_path: Path, other: str) -> None:
     assert f"{tmp_path / 'bottle/test/hole/000.png'}: several masks could be its own: ground_truth/hole/" in said
     assert f"ground_truth/hole/{other}" in said
     assert "ground_truth/hole/000_mask.png" in said
+
+
+@pytest.mark.parametrize("other", ["000_gt.png", "000-mask.png", "000_Mask.png", "000_mask_1.png", "000_mask.gif"])
+def test_masks_under_near_names(tmp_path: Path, other: str) -> None:
+    mvtec_ad(tmp_path)
+    masks = tmp_path / "bottle/ground_truth/hole"
+    shutil.copy(masks / "000_mask.png", masks / other)
+    assert f"ground_truth/hole/000_mask.png and ground_truth/hole/{other}; keep one" in refusal(tmp_path, "bottle")
+    (masks / "000_mask.png").unlink()
+    said = refusal(tmp_path, "bottle")
+    assert f"no mask; looked for ground_truth/hole/000_mask.png; convert or rename ground_truth/hole/{other}" in said
+
+
+def test_a_file_of_another_kind_or_image_is_no_mask(tmp_path: Path) -> None:
+    mvtec_ad(tmp_path)
+    masks = tmp_path / "bottle/ground_truth/hole"
+    (masks / "000_mask.json").write_text("{}")
+    mark(masks / "0007_mask.png")  # Of an image that was taken out.
+    assert len(scan_one(tmp_path, "bottle").test) == 8
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_masks_beside_their_images_are_refused(tmp_path: Path, keep: bool) -> None:
+    mvtec_ad(tmp_path)
+    for path in (tmp_path / "bottle/ground_truth/hole").iterdir():
+        shutil.copy(path, tmp_path / "bottle/test/hole" / path.name)
+    if not keep:
+        shutil.rmtree(tmp_path / "bottle/ground_truth")
+    said = refusal(tmp_path, "bottle")
+    assert (
+        "test/hole/000_mask.png: has the name of a mask of 000.png beside it; move masks to ground_truth/hole" in said
+    )
+
+
+def test_masks_that_mark_no_pixel_are_noted(tmp_path: Path) -> None:
+    mvtec_ad(tmp_path)
+    mark(tmp_path / "bottle/ground_truth/hole/001_mask.png", value=0)
+    assert findings_of(scan_one(tmp_path, "bottle")).notes == [
+        "bottle: 1 of 6 masks mark no pixel, such as the one of bottle/test/hole/001.png; "
+        "pixel metrics take such an image for normal"
+    ]
 
 
 def test_two_images_for_one_mask(tmp_path: Path) -> None:
@@ -755,3 +835,44 @@ def _one_class(root: Path) -> str:
     mvtec_ad(root)
     (root / "bottle/train/good").rename(root / "bottle/train/ok")
     return refusal(root / "bottle", "bottle")
+
+
+ROWS = "image,class,split,label\na.png,bolt,train,good\nb.png,bolt,test,{label}\nc.png,bolt,test,hole\n"
+
+
+def small_manifest(root: Path, text: str, name: str = "manifest.csv") -> Path:
+    """A manifest of three images."""
+    for number, image in enumerate(("a.png", "b.png", "c.png")):
+        paint(root / image, number)
+    (root / name).write_bytes(text.encode())
+    return root
+
+
+def test_a_manifest_with_the_line_ends_of_old_macs(tmp_path: Path) -> None:
+    task = scan_one(small_manifest(tmp_path, ROWS.format(label="good").replace("\n", "\r")), "bolt")
+    assert (len(task.train), [sample.label for sample in task.test]) == (1, [0, 1])
+
+
+@pytest.mark.parametrize(
+    "text", [ROWS.format(label="good") + "x" * 200_000 + ",bolt,train,good\n", '"' + "x" * 200_000]
+)
+def test_a_csv_file_that_cannot_be_taken_apart_is_refused(tmp_path: Path, text: str) -> None:
+    said = refusal(small_manifest(tmp_path, text), "bolt")
+    assert "manifest.csv: cannot be taken apart into columns (field larger than field limit" in said
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    text = ROWS.format(label="good").replace("split,label", "label,label")
+    assert "the column 'label' is there twice" in refusal(small_manifest(tmp_path, text), "bolt")
+
+
+@pytest.mark.parametrize("label", ["0.0", "False"])
+def test_labels_as_programs_write_them_are_near(tmp_path: Path, label: str) -> None:
+    said = refusal(small_manifest(tmp_path, ROWS.format(label=label)), "bolt")
+    assert f'`normal_names: [good, "{label}"]` counts its images as normal' in said
+
+
+def test_a_value_of_json_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    text = '[{"image": "a.png", "class": "bolt", "split": "train", "label": [0]}]'
+    said = refusal(small_manifest(tmp_path, text, "manifest.json"), "bolt")
+    assert "manifest.json, entry 1: label: given [0], allowed: a text or a number" in said

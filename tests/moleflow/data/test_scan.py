@@ -223,6 +223,69 @@ def test_an_empty_part(tmp_path: Path, part: str) -> None:
     assert f"bolt/{part}: no images (.png, " in message
 
 
+def test_an_empty_part_says_which_files_are_there(tmp_path: Path) -> None:
+    folder = make_class(tmp_path)
+    (folder / "train/good").rename(tmp_path / "line1")
+    (folder / "train/good").mkdir()
+    (tmp_path / "line1").rename(folder / "train/good/line1")
+    assert "passed over: 8 in nested folders (train/good/line1/)" in refusal(tmp_path, "bolt")
+
+
+@pytest.mark.parametrize("part", ["train/good/\udcff.png", "test/\udcff/000.png"])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, part: str) -> None:
+    folder = make_class(tmp_path)
+    shutil.rmtree(folder / "ground_truth")
+    paint(folder / "new.png", 7)
+    (folder / part).parent.mkdir(exist_ok=True)
+    (folder / "new.png").rename(folder / part)
+    assert "the name is not in UTF-8; rename the file or folder" in refusal(tmp_path, "bolt")
+
+
+@pytest.mark.parametrize("target", ["/", "..", "loop"])
+def test_a_link_upwards_or_to_itself_is_not_followed(tmp_path: Path, target: str) -> None:
+    folder = make_class(tmp_path)
+    before = scan_one(tmp_path)
+    (folder / "loop").symlink_to(target)
+    assert scan_one(tmp_path).digest == before.digest
+    (folder / "train/good/self.png").symlink_to("self.png")
+    assert "self.png: is a link to nothing" in refusal(tmp_path, "bolt")
+
+
+@pytest.mark.parametrize("part", ["", "train", "train/good", "test", "test/crack", "ground_truth/crack"])
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    folder = make_class(tmp_path) / part
+    listed = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    if part == "":  # Its folders can still be opened by their names.
+        assert len(scan_one(tmp_path).test) == 10
+    else:
+        assert f"{folder}: cannot be read (Permission denied)" in refusal(tmp_path, "bolt")
+
+
+def test_an_unreadable_folder_beside_the_classes_is_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_class(tmp_path)
+    closed = make_class(tmp_path, "lost+found")
+    listed, is_dir = os.scandir, Path.is_dir
+
+    def is_closed(path: Path) -> bool:
+        return closed == path or closed in path.parents
+
+    def refuse(path: Path) -> None:
+        if is_closed(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(Path(path)) or listed(path))
+    monkeypatch.setattr(Path, "is_dir", lambda path: refuse(path) or is_dir(path))
+    assert class_names(tmp_path) == ["bolt"]
+    assert f"{closed / 'train'}: cannot be read (Permission denied)" in refusal(tmp_path, "lost+found")
+
+
 def test_a_missing_mask(tmp_path: Path) -> None:
     folder = make_class(tmp_path)
     (folder / "ground_truth/dent/001_mask.png").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,15 @@ def test_near_copies_are_looked_for_unless_turned_off(root: Path) -> None:
 def test_without_near_copies_no_image_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_copies, "read_image", None)
     assert len(look(root, near=False).classes) == 2
+
+
+def test_a_folder_that_may_not_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("closed", "lost+found"):
+        (root / name).mkdir()
+    access = os.access
+    closed = (root / "closed", root / "lost+found")
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in closed and access(path, mode))
+    found = look(root)
+    reason = f"{root / 'closed'}: cannot be read (no permission); let this user read it"
+    assert found.unreadable == {"closed": reason}
+    assert [one.findings.name for one in found.classes] == ["bolt", "nut"]

@@ -198,3 +198,18 @@ JSON = st.recursive(
 def test_canonical_json_keeps_the_value_and_forgets_the_order(value: dict[str, Any]) -> None:
     assert json.loads(canonical_json(value)) == value
     assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+
+
+@pytest.mark.parametrize("knob", ["learning_rate", "focal_gamma", "lora.scaling", "gate_init", "flow.clamp"])
+@pytest.mark.parametrize("value", [1e31, 1.7e308])
+def test_a_number_that_32_bits_cannot_hold_is_refused(knob: str, value: float) -> None:
+    assert config(**{knob: 1e30})
+    with pytest.raises(InvalidInput, match=r"given .*e\+(31|308), allowed: numbers from -1e\+30 to 1e\+30"):
+        config(**{knob: value})
+
+
+@pytest.mark.parametrize("knob", ["flow.hidden_ratio", "auxiliary.hidden_share", "scoring.smoothing"])
+def test_a_number_that_decides_memory_is_bounded(knob: str) -> None:
+    assert config(**{knob: 1024})
+    with pytest.raises(InvalidInput, match=r"given 1000000\.?0?, allowed: a number >=? 0 and <= (1024|2048)"):
+        config(**{knob: 1_000_000})

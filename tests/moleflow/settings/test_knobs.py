@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.config import digest, flatten_config
+from moleflow.settings.config import MOST_FLOAT, digest, flatten_config
 from moleflow.settings.knobs import (
     NO_KNOB,
     NOTES_OPTIONS,
@@ -253,7 +253,9 @@ def values(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
         "string": st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1),
         "integer": st.integers(-(2**63) if low is None else low, 2**63 - 1 if high is None else high),
         # YAML's -0.0 is read as 0.0.
-        "number": st.floats(low, high, allow_nan=False, allow_infinity=False, **ends).map(lambda value: value + 0.0),
+        "number": st.floats(
+            -MOST_FLOAT if low is None else low, MOST_FLOAT if high is None else high, allow_nan=False, **ends
+        ).map(lambda value: value + 0.0),
     }[schema["type"]]
 
 

@@ -47,6 +47,16 @@ def test_one_line_with_what_to_do(command, words, said):
     assert (ended.code, ended.out, ended.err) == (2, "", f"error: {said}\n")
 
 
+def test_a_file_that_may_not_be_read(command, tmp_path, monkeypatch):
+    (tmp_path / "s.yaml").write_text("name: s")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: str(path) != "s.yaml" and access(path, mode, **more))
+    monkeypatch.chdir(tmp_path)
+    ended = command("plan", "s.yaml")
+    assert ended.code == 2
+    assert "'s.yaml' is not readable; give a sweep file, such as sweeps/v7_gamma.yaml" in ended.err
+
+
 def test_every_option_and_argument_has_words_of_its_own():
     for command in typer.main.get_command(entry.app).commands.values():
         for parameter in command.params:

@@ -47,7 +47,8 @@ def test_classes_on_which_some_metrics_are_undefined_are_named_first(place, draw
     notes = [
         "bolt: all its test images are good: neither image nor pixel metrics are defined",
         "cloth: it has no masks: no pixel metric is defined",
-        "nut: all its test images are defective: no image metric is defined",
+        "nut: all its test images are defective (hole; data.normal_names says which are normal): "
+        "no image metric is defined",
     ]
     ended = command("plan", "sweep.yaml")
     assert ended.code == 0, ended.err

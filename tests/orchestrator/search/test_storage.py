@@ -192,3 +192,14 @@ def test_a_journal_lies_in_the_results_folder_and_a_torn_last_line_is_cut_off(dr
     two.run(lambda _: 0.25)
     three = driven({"seeds": 1}, trials=2)
     assert [trial.value for trial in three.trials] == [0.5, 0.25]
+
+
+def test_a_folder_in_the_place_of_the_journal_is_named(driven):
+    one = driven({"seeds": 1}, trials=2)
+    one.finish(one.ask(), 0.5)
+    journal = one.folder / JOURNAL
+    journal.unlink()
+    journal.mkdir()
+    with pytest.raises(InvalidInput, match=r"study.journal: is a folder in the place of the search's journal; move it"):
+        driven({"seeds": 1}, trials=2)
+    assert storage.set_aside_damaged_journal(one.folder) is None

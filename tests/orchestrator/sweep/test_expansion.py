@@ -345,3 +345,21 @@ def test_a_memory_bank_comes_from_its_key_alone(document: dict[str, Any], messag
 def test_a_spec_names_a_yardstick_only_where_there_is_one() -> None:
     assert "yardstick" not in make({}).spec()
     assert make({"yardstick": "memory_bank"}).spec() == make({}).spec() | {"yardstick": "memory_bank"}
+
+
+def test_groups_of_knobs_are_checked_together_in_every_variant() -> None:
+    off = {"lora.enabled": [True, False], "adapter.enabled": [True, False]}
+    with pytest.raises(
+        InvalidInput, match=r"variant lora.enabled=false adapter.enabled=false: lora.enabled: given false"
+    ):
+        variants(make({"grid": off}))
+    assert len(variants(make({"grid": off, "exclude": [{"lora.enabled": False, "adapter.enabled": False}]}))) == 3
+
+
+def test_an_axis_may_make_possible_what_its_base_alone_is_not() -> None:
+    base = {"lora.enabled": False, "adapter.enabled": False}
+    couplings = [
+        one.config.auxiliary.couplings
+        for one in variants(make({"base": base, "grid": {"auxiliary.couplings": [1, 2]}}))
+    ]
+    assert couplings == [1, 2]
