@@ -14,7 +14,9 @@ from orchestrator.search.tried_configurations import REASON, TRIALS
 def failure_sentence(study: optuna.Study) -> str:
     """Return why no configuration is complete; an empty text if one is, or if none failed."""
     trials = study.get_trials(deepcopy=False)
-    reasons = [t.user_attrs[REASON] for t in trials if TRIALS in t.user_attrs and t.state is TrialState.FAIL]
+    # Without TRIALS it was refused and never ran; without REASON its driver died.
+    ran = [t.user_attrs for t in trials if t.state is TrialState.FAIL and {REASON, TRIALS} <= t.user_attrs.keys()]
+    reasons = [attributes[REASON] for attributes in ran]
     reasons = [reason.removeprefix("failed: ") for reason in reasons]
     if not reasons or any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
         return ""

@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from moleflow.data.folders import folders_in, images_in
+from moleflow.data.folders import folders_in, images_in, is_folder
 from moleflow.data.layouts.layout import ClassFiles, ListedImage, by_stem, passed_over
 from moleflow.data.normal_names import nfc
 from moleflow.data.samples import GOOD, PassedOver
@@ -36,7 +36,7 @@ _MASK = ".png"
 
 def is_class_folder(folder: Path) -> bool:
     """True for a folder that holds samples in `OK`, and `NG`."""
-    return (folder / _DEFECTIVE).is_dir() and bool(_samples(folder / _NORMAL))
+    return is_folder(folder / _DEFECTIVE) and bool(_samples(folder / _NORMAL))
 
 
 def files_of_folders(folder: Path, wanted: str) -> ClassFiles:

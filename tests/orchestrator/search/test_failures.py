@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from optuna.trial import TrialState
+
 from orchestrator.records.events import Event
 from orchestrator.search.failures import failure_sentence
 
@@ -28,3 +30,13 @@ def test_one_complete_or_pruned_configuration_is_an_outcome(driven):
         trial = one.ask()
         one.finish(trial, 0.5) if ends == "finish" else one.end(trial, "pruned")
         assert failure_sentence(one.study) == ""
+
+
+def test_a_configuration_whose_driver_died_gives_no_reason(driven):
+    one = driven({"seeds": 1}, trials=4)
+    one.ask()
+    (running,) = one.study.get_trials(deepcopy=False)
+    one.study.tell(running.number, state=TrialState.FAIL)
+    assert failure_sentence(one.study) == ""
+    fail(one, "OSError: full")
+    assert failure_sentence(one.study).endswith("1 of 1: OSError: full")
