@@ -95,7 +95,7 @@ def test_readme_examples_run_on_a_store(store, write, make_attempt, monkeypatch,
     link.symlink_to(store.folder, target_is_directory=True)
     monkeypatch.chdir(store.folder.parent)
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         exec(compile(example, str(README), "exec"), {})
         assert "1.5" in (out := capsys.readouterr().out)
