@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.html_report.chart import HAS_INTERVAL, Chart, ChartGroup, Spec, layered, nominal, tooltip
-from orchestrator.html_report.mean_interval import MEAN_FIELDS, MeanInterval, mean_interval
+from orchestrator.html_report.mean_interval import MEAN_FIELDS, MeanInterval, share_interval
 from orchestrator.html_report.page_data import PageData
 from orchestrator.reports.final_metrics import CONTINUAL, MAIN
 from orchestrator.reports.finished_trials import FinishedTrial
@@ -60,7 +60,7 @@ def _charts(
             cell = row["after_task"], row["task"], place
             values[k].setdefault(cell, []).append(row[metric])
             names[k][cell] = row["after_task_name"], row["task_name"]
-    estimates = {k: {cell: mean_interval(v) for cell, v in by_cell.items()} for k, by_cell in values.items()}
+    estimates = {k: {cell: share_interval(v) for cell, v in by_cell.items()} for k, by_cell in values.items()}
     means = [e.mean for by_cell in estimates.values() for e in by_cell.values() if e.mean is not None]
     if not means:
         return ()

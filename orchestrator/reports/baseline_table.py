@@ -35,7 +35,7 @@ _SOURCES = {
     ),
 }
 """The source of an interval, in words."""
-_DRAWN = (IMAGES, IMAGES_AND_SEEDS)
+DRAWN = (IMAGES, IMAGES_AND_SEEDS)
 """The sources of intervals that have a Monte Carlo error."""
 
 
@@ -62,7 +62,7 @@ class BaselineComparison:
             "difference": result.difference,
             "difference_low": result.low,
             "difference_high": result.high,
-            **(_errors(result) if result.resampled in _DRAWN else {}),
+            **(_errors(result) if result.resampled in DRAWN else {}),
             "difference_t_low": result.seed_low,
             "difference_t_high": result.seed_high,
             "difference_joint_low": result.joint_low,
@@ -112,7 +112,7 @@ def baseline_table(compared: BaselineComparison, comparison: Comparison, names: 
     """
     rows = [(names[k], _cells(result)) for k, result in compared.results.items()]
     header = tuple(rows[0][1])
-    if not any(result.resampled in _DRAWN for result in compared.results.values()):
+    if not any(result.resampled in DRAWN for result in compared.results.values()):
         header = tuple(name for name in header if name != _OVER_SEEDS)  # It would repeat the interval.
     body = tuple((row, tuple(Cell(cells[name]) for name in header)) for row, cells in rows)
     title = f"Against {baseline}: {COMPARED[compared.metric]}"
@@ -198,7 +198,7 @@ def _interval_notes(compared: BaselineComparison, labels: Sequence[str]) -> list
         which = "" if len(sources) == 1 else f" of {code_list(rows)}"
         known = source in _SOURCES
         notes.append(f"{_PLAIN}{which}: {_SOURCES[source]}." if known else f"No interval{which}: {source}.")
-    if drawn_rows := [(k, result) for k, result in compared.results.items() if result.resampled in _DRAWN]:
+    if drawn_rows := [(k, result) for k, result in compared.results.items() if result.resampled in DRAWN]:
         each = "; ".join(f"`{labels[k]}` {of.low_error:.5f} and {of.high_error:.5f}" for k, of in drawn_rows)
         notes.append(f"Monte Carlo standard error of the lower and the upper bound of the bootstrap: {each}.")
     drawn = sorted({result.n for result in compared.results.values() if result.resampled == IMAGES_AND_SEEDS})

@@ -20,6 +20,7 @@ from orchestrator.reports.final_metrics import MAIN
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import code_list, grouped, setting_text
 from orchestrator.reports.shared_settings import shared_lines
+from orchestrator.reports.short_names import legend
 from orchestrator.reports.variants import VariantColumn, classes_without_and_with, mean_name
 from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
@@ -99,7 +100,13 @@ def main_notes(
     """Return the notes under the main table; without `current_code` none is about stale trials."""
     variants = comparison.variants
     metrics = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
-    notes = [*_differences(comparison), _seed_note(comparison), *_densities(variants), *_flags(variants)]
+    notes = [
+        *legend(variants),
+        *_differences(comparison),
+        _seed_note(comparison),
+        *_densities(variants),
+        *_flags(variants),
+    ]
     notes += _baseline(comparison, baseline)
     notes += identity_notes(variants)
     notes += saturation_notes(variants, classes, metrics)
@@ -174,7 +181,8 @@ def _stale(variants: Sequence[VariantColumn], current_code: str) -> list[str]:
             count = f"{len(stale):,} of {counted(len(v.trials), 'trial')}"
             text = f"stale: other code ({made}) than today's ({current_code[:12]}) made {count}"
             columns.setdefault(text, []).append(v.label)
-    lines = [f"{text} in {code_list(labels)}." for text, labels in columns.items()]
+    every = len(columns) == 1 and len(next(iter(columns.values()))) == len(variants) > 1
+    lines = [f"{text} in {'every column' if every else code_list(labels)}." for text, labels in columns.items()]
     return [*lines, "`--rerun-stale` runs stale trials again."] if lines else []
 
 
