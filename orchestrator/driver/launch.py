@@ -44,7 +44,7 @@ def run_sweep(prepared: Prepared, options: Options, console: Console) -> int:
     interrupted = run_backend(prepared, options, source, prepared.labels, len(todo), console, todo)
     code = print_outcome(source.tally, prepared.labels, len(todo), interrupted, console)
     try:
-        report_at_end(prepared, code, console, None if todo else prepared.store)
+        report_at_end(prepared, code, console, None if todo else prepared.store, options.full)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

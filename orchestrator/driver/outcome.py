@@ -18,6 +18,7 @@ from orchestrator.monitor import terminal
 from orchestrator.reports import make, report_cache
 from orchestrator.reports.lock import read_lock
 from orchestrator.reports.notes import COST
+from orchestrator.reports.tables import first_screen
 from orchestrator.results.store import ResultStore
 
 
@@ -49,8 +50,10 @@ def print_outcome(tally: RunOutcome, labels: Mapping[str, str], total: int, inte
     return INTERRUPTED if interrupted else FAILED
 
 
-def report_at_end(prepared: Prepared, code: int, console: Console, store: ResultStore | None = None) -> None:
-    """Compact the results, write the report and print it.
+def report_at_end(
+    prepared: Prepared, code: int, console: Console, store: ResultStore | None = None, full: bool = False
+) -> None:
+    """Compact the results, write the report and print its answer.
 
     A report of the same rows, plan and code is not made again. If it cannot be written, a line says
     so, and the run's exit code stays.
@@ -61,6 +64,7 @@ def report_at_end(prepared: Prepared, code: int, console: Console, store: Result
         console: the console.
         store: the results, if they were scanned a moment ago. Else every part is checked again, as
             one may have been damaged since the start.
+        full: print all tables instead of the answer and one table.
 
     """
     sweep = folder_content(prepared)  # Not from sweep.json: another driver may have replaced that.
@@ -79,7 +83,7 @@ def report_at_end(prepared: Prepared, code: int, console: Console, store: Result
         console.print(f"no report: {disk.explain_disk_error(prepared.folder, error)}")
         return
     if code != INTERRUPTED:
-        terminal.show_markdown(body, console)
+        terminal.show_markdown(body if full else first_screen(body), console)
     console.print("\n".join(closing_lines(body, prepared.folder / "parts", paths["md"])))
 
 

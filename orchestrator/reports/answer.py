@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moleflow.errors import counted
 from orchestrator.reports.baseline_table import DRAWN, BaselineComparison
@@ -12,12 +12,16 @@ from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.notes import DATASETS
 from orchestrator.reports.number_format import code_list, difference_text, grouped, interval_text, metric_text
 from orchestrator.reports.paired import PairedComparison
+from orchestrator.reports.render import ABSENT, Cell, Table
+from orchestrator.reports.short_names import legend
 from orchestrator.reports.variants import VariantColumn
 from orchestrator.reports.verdicts import FEW_SEEDS, LEAST_SEEDS, MOST_MORE_SEEDS, Outcome, more_seeds
 
-FOUND, ALSO, OVERTURN, NEXT, MIND = "Found", "Also", "Could overturn it", "Next", "Mind"
+FOUND, ALSO, OVERTURN, NEXT, MIND, NAMES = "Found", "Also", "Could overturn it", "Next", "Mind", "Names"
 """The names of the parts of an answer."""
 _METRICS = {"image_auroc": "mean image AUROC", "pixel_auroc": "mean pixel AUROC"}
+_RANKED = 12
+"""Variants that the ranking shows; of more, the best ones."""
 _NAMED = 8
 """Variants up to which the counts of verdicts name them."""
 _NEAR_ZERO = 0.25
@@ -31,9 +35,11 @@ class Answer:
 
     Attributes:
         parts: (name of the part, its sentences); names are those above, in that order.
+        table: the variants, the best first; None where there is nothing to rank.
     """
 
     parts: tuple[tuple[str, str], ...]
+    table: Table | None = None
 
     def part(self, name: str) -> str:
         """Return the sentences of a part; empty if the answer has none."""
@@ -59,17 +65,19 @@ def answer_of(
     variants = comparison.variants
     if not variants:
         return _parts(*_nothing_finished(missing))
+    names = legend(variants)
     mind = " ".join(_warnings(comparison, current_code))
     judged = [of for of in compared if any(result.difference is not None for result in of.results.values())]
     if not judged:
         found, step = _without_baseline(comparison)
-        return _parts(found, "", " ".join([*_missing_step(missing), step]), mind)
+        ranked = _ranking(None, comparison)
+        return replace(_parts(found, "", " ".join([*_missing_step(missing), step]), mind, "", names), table=ranked)
     top = _largest(judged[0])
     found = _headline(judged[0], top, comparison)
     also = " ".join([*_counts(judged[0], variants), *_others(judged[1:], top)])
     against = " ".join([*_chosen(is_search), *_overturn(judged, top, comparison)])
     step = " ".join([*_missing_step(missing), _next_step(judged[0], top, comparison, is_search)])
-    return _parts(found, against, step, mind, also)
+    return replace(_parts(found, against, step, mind, also, names), table=_ranking(judged[0], comparison))
 
 
 def untested_answer(configurations: int) -> Answer:
@@ -82,8 +90,8 @@ def untested_answer(configurations: int) -> Answer:
     return _parts(found, "", step, "")
 
 
-def _parts(found: str, overturn: str = "", step: str = "", mind: str = "", also: str = "") -> Answer:
-    texts = {FOUND: found, ALSO: also, OVERTURN: overturn, NEXT: step, MIND: mind}
+def _parts(found: str, overturn: str = "", step: str = "", mind: str = "", also: str = "", names: str = "") -> Answer:
+    texts = {FOUND: found, ALSO: also, OVERTURN: overturn, NEXT: step, MIND: mind, NAMES: names}
     return Answer(tuple((name, text) for name, text in texts.items() if text))
 
 
@@ -160,7 +168,36 @@ def _sized(result: PairedComparison, with_family: bool = True) -> str:
     low, high = result.joint_low, result.joint_high
     fine = f"{low:+.2g} to {high:+.2g}" if 0 < min(abs(low), abs(high)) < 0.00005 else interval_text(low, high)
     family = "" if result.family == 1 or not with_family else f", held for all {result.family} comparisons at once"
-    return f"{text} (95 % interval {fine} over {seeds}{family})"
+    return f"{text} (95% interval {fine} over {seeds}{family})"
+
+
+def _ranking(of: BaselineComparison | None, comparison: Comparison) -> Table | None:
+    """Return the variants by their mean in the metric that answers, the best first.
+
+    A mean is over all seeds of its variant, a difference over those in common with the baseline.
+    """
+    variants = comparison.variants
+    metric = of.metric if of else next((m for m in _METRICS if any(v.values(MEAN, m) for v in variants)), None)
+    if metric is None or len(variants) < 2:
+        return None
+    means = {k: mean for k, v in enumerate(variants) if (mean := v.summary(MEAN, metric).mean) is not None}
+    ranked = sorted(means, key=lambda k: (-means[k], k))
+    rows = []
+    for k in ranked[:_RANKED]:
+        result = of.results.get(k) if of else None
+        texts = [str(len(variants[k].seeds)), metric_text(means[k])]
+        if of and result:
+            texts += [difference_text(result.difference), interval_text(result.joint_low, result.joint_high)]
+            texts.append(ABSENT if result.outcome is None else result.outcome.value)
+        elif of:
+            texts += [ABSENT, ABSENT, "baseline" if k in of.baselines.values() else ABSENT]
+        better = result is not None and result.outcome is Outcome.ABOVE
+        rows.append((variants[k].label, tuple(Cell(text, better and n == 1) for n, text in enumerate(texts))))
+    name = _METRICS[metric].removeprefix("mean ")
+    header = ("Variant", "n", name[0].upper() + name[1:], *(("Difference", "95 % interval", "Verdict") if of else ()))
+    left = len(ranked) - _RANKED
+    notes = (f"{counted(left, 'variant')} more, with lower means: see the tables.",) if left > 0 else ()
+    return Table("Variants, the best first", header, tuple(rows), notes)
 
 
 def _counts(of: BaselineComparison, variants: Sequence[VariantColumn]) -> list[str]:

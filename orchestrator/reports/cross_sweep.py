@@ -14,6 +14,7 @@ from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
 from orchestrator.reports.notes import header_lines, unfinished
 from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.render import Table
+from orchestrator.reports.short_names import legend
 from orchestrator.reports.tables import Record, Report, build_tables
 from orchestrator.reports.variants import (
     VariantColumn,
@@ -219,6 +220,8 @@ def _header(
         lines.append(f"identical trials, equal in every digit, are in {', '.join(shared)} too: they share a column")
     for group in groups:
         on = f" (on {group.description})" if len(groups) > 1 else ""
+        names = legend(group.comparison.variants)
+        lines += [f"names: {names}{on}"] * bool(names)
         lines += [f"{line}{on}" for line in header_lines(group.comparison, split)]
     return tuple(lines)
 

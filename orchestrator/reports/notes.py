@@ -20,7 +20,6 @@ from orchestrator.reports.final_metrics import MAIN
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import code_list, grouped, setting_text
 from orchestrator.reports.shared_settings import shared_lines
-from orchestrator.reports.short_names import legend
 from orchestrator.reports.variants import VariantColumn, classes_without_and_with, mean_name
 from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
@@ -101,7 +100,6 @@ def main_notes(
     variants = comparison.variants
     metrics = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
     notes = [
-        *legend(variants),
         *_differences(comparison),
         _seed_note(comparison),
         *_densities(variants),

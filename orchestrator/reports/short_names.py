@@ -51,7 +51,7 @@ def _numbered(labels: Sequence[str], baselines: set[int], others: str) -> list[s
     return names
 
 
-def legend(variants: Sequence[VariantColumn]) -> list[str]:
-    """Return a note with the settings behind each short name; none where the names say it all."""
+def legend(variants: Sequence[VariantColumn]) -> str:
+    """Return the settings behind each short name; empty where the names say it all."""
     short = [v for v in variants if v.configuration and v.configuration.removeprefix(_VERSION) != v.label]
-    return [f"Names: {'; '.join(f'`{v.label}` is {v.configuration}' for v in short)}."] if short else []
+    return f"{'; '.join(f'`{v.label}` is {v.configuration}' for v in short)}." if short else ""

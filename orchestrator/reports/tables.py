@@ -89,6 +89,7 @@ class Report:
         else:
             said = [f"**{name}:** {markdown_text(text)}\n" for name, text in self.answer.parts]
             parts = ["\n".join([title, "", *said])]
+            parts += [markdown_table(self.answer.table)] if self.answer.table else []
         parts += [markdown_table(table) for table in self.tables]
         if self.missing:
             parts.append("\n".join(["## Not in the tables", "", *markdown_list(self.missing), ""]))
@@ -200,6 +201,13 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     for kind, content in contents.items():
         write_atomically(folder / f"report.{kind}", content.encode(), durable=False)  # It can be made again.
     return {kind: folder / f"report.{kind}" for kind in contents}
+
+
+def first_screen(body: str) -> str:
+    """Return the beginning of a report's Markdown: the title, the answer and its table."""
+    sections = body.split("\n## ")
+    ranked = sections[1:2] if len(sections) > 1 and sections[1].startswith("Variants, the best first") else []
+    return "\n## ".join([sections[0], *ranked]).rstrip() + "\n"
 
 
 def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.reports.answer import ALSO, FOUND, MIND, NEXT, OVERTURN
 from orchestrator.reports.lock import Recipe
-from orchestrator.reports.tables import build_report
+from orchestrator.reports.tables import build_report, first_screen
 
 GAMMA = "loss.focal_gamma"
 BASELINE = {GAMMA: 0.0}
@@ -44,7 +44,7 @@ def test_a_variant_that_wins_is_named_with_difference_interval_and_verdict(answe
     of = answer()
     assert of.part(FOUND).startswith(
         "`focal_gamma=2` is better than the baseline `focal_gamma=0`: mean image AUROC 0.7520 against 0.7010, a difference "
-        "of +0.0510 (95 % interval +0.0485 to +0.0535 over 3 seeds)."
+        "of +0.0510 (95% interval +0.0485 to +0.0535 over 3 seeds)."
     )
     assert of.part(NEXT) == (
         "This verdict needs no more seeds. Try `focal_gamma=2` on images that took no part here before you rely on it."
@@ -93,7 +93,7 @@ def test_the_highest_undecided_mean_does_not_hide_a_decided_one(answer, add_pair
     add_pairs(0.03, 0.031, 0.032, gamma=4.0)
     found = answer().part(FOUND)
     assert found.startswith("Undecided: `focal_gamma=2` has the highest")
-    assert "Decided as better: `focal_gamma=4`, +0.0310 (95 % interval" in found
+    assert "Decided as better: `focal_gamma=4`, +0.0310 (95% interval" in found
 
 
 def test_one_seed_decides_nothing(answer, add_pairs):
@@ -172,6 +172,18 @@ def test_confounds_and_other_code_are_said_at_the_top(answer, add):
     assert "6 of 6 trials were made by other code than today's (stale); 1 variant confounded (†)." in of.part(MIND)
 
 
+def test_the_ranking_has_the_best_on_top_and_the_baseline_in_its_place(answer, add_pairs):
+    add_pairs(0.05, 0.052, 0.051)
+    add_pairs(-0.05, -0.052, -0.051, gamma=4.0)
+    table = answer().table
+    assert [(name, cells[0].text, cells[-1].text) for name, cells in table.rows] == [
+        ("focal_gamma=2", "3", "better"),
+        ("focal_gamma=0", "3", "baseline"),
+        ("focal_gamma=4", "3", "worse"),
+    ]
+    assert [[cell.bold for cell in cells].count(True) for _, cells in table.rows] == [1, 0, 0]
+
+
 def test_long_names_are_short_in_the_answer_and_explained_below(stored, add):
     also = {"training.learning_rate": 0.001, "lora.rank": 8, "loss.center_weight": 0.05, "training.epochs": 40}
     for seed in range(3):
@@ -179,5 +191,17 @@ def test_long_names_are_short_in_the_answer_and_explained_below(stored, add):
         add({GAMMA: 2.0} | {key: 2 * value for key, value in also.items()}, seed, image=(0.8, 0.8 + seed / 900))
     report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0} | also, is_search=True))
     assert report.answer.part(FOUND).startswith("`finalist` is better than the baseline `base`:")
-    assert "- Names: `base` is rank=8, center_weight=0.05, focal_gamma=0, epochs=40," in report.markdown()
+    assert "**Names:** `base` is rank=8, center_weight=0.05, focal_gamma=0, epochs=40," in report.markdown()
     assert "rank=8, center_weight=0.05, focal_gamma=0, epochs=40, learning_rate=0.001," in report.csv().replace('"', "")
+
+
+def test_the_first_screen_is_the_answer_and_one_table(stored, add, add_pairs):
+    add_pairs(0.05, 0.052, 0.051)
+    shown = first_screen(build_report(stored(), Recipe("t", baseline=BASELINE)).body())
+    assert shown.startswith("# t\n\n**Found:** `focal_gamma=2` is better")
+    assert [line for line in shown.splitlines() if line.startswith("#")] == ["# t", "## Variants, the best first"]
+    add({GAMMA: 0.0}, 7, status="failed")
+    assert (
+        first_screen(build_report(stored(), Recipe("t", ())).body())
+        == "# t\n\n**Found:** No answer: no trial is finished.\n\n**Next:** Run the sweep; the same command continues.\n"
+    )

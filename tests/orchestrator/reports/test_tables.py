@@ -161,7 +161,7 @@ def test_short_names_that_are_ambiguous_stay_whole(stored, add):
     report = build_report(stored(), Recipe("t"))
     assert label in {row["variant"] for row in csv.DictReader(io.StringIO(report.csv()))}
     assert values(report)["Metric"] == ["variant 1", "variant 2"]
-    assert f"- Names: `variant 1` is {label}; `variant 2` is " in report.markdown().replace("\\", "")
+    assert f"**Names:** `variant 1` is {label}; `variant 2` is " in report.markdown().replace("\\", "")
 
 
 def test_an_axis_added_later_at_its_old_value_does_not_split_a_column(stored, add):
