@@ -22,7 +22,9 @@ from orchestrator.reports.tables import first_screen
 from orchestrator.results.store import ResultStore
 
 
-def print_outcome(tally: RunOutcome, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
+def print_outcome(
+    tally: RunOutcome, labels: Mapping[str, str], total: int, interrupted: bool, console: Console, before: int = 0
+) -> int:
     """Print the trials that did not finish and the command to continue; return the exit code.
 
     Args:
@@ -31,6 +33,7 @@ def print_outcome(tally: RunOutcome, labels: Mapping[str, str], total: int, inte
         total: the number of trials that the run had to do.
         interrupted: the user stopped the run.
         console: the console.
+        before: trials of the sweep that had finished before the run.
 
     """
     for trial_id, event in tally.failed.items():
@@ -46,7 +49,8 @@ def print_outcome(tally: RunOutcome, labels: Mapping[str, str], total: int, inte
     done = len(tally.finished) + len(tally.elsewhere) + len(tally.pruned)
     if done == total:
         return 0
-    console.print(f"{done} of {counted(total, 'trial')} finished and kept; to continue, run: {command_to_repeat()}")
+    of = counted(before + total, "trial")
+    console.print(f"{before + done} of {of} finished and kept; to continue, run: {command_to_repeat()}")
     return INTERRUPTED if interrupted else FAILED
 
 

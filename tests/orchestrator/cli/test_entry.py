@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleflow.settings.knobs import fields
+from orchestrator.cli import entry
 from orchestrator.driver import prepare
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES
@@ -219,6 +220,13 @@ def test_help_loads_nothing_heavy(words):
     done = subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: moleflow-sweep" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["plan", "--help"], ["run", "--help"]])
+def test_the_help_of_flags_names_no_value(words, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["moleflow-sweep", *words])
+    entry.main()
+    assert "bool" not in capsys.readouterr().out.lower()
 
 
 def test_two_drivers_on_one_sweep_run_nothing_twice(place, features, edit, start, command, wait_until):
