@@ -13,6 +13,7 @@ import pytest
 from moleflow.settings.knobs import fields
 from orchestrator.cli import entry
 from orchestrator.driver import prepare
+from orchestrator.reports.tables import first_screen
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES
 from orchestrator.results.store import ResultStore
@@ -111,10 +112,14 @@ def test_report_makes_the_same_files_again(finished, command):
     assert command("report", "results/small", "--format", "csv").out == before["report.csv"].decode() + "\n"
 
 
-def test_a_run_prints_its_report_as_it_is(finished, command):
+def test_a_run_prints_its_answer_and_one_table_or_all_of_its_report_as_it_is(finished, command):
+    body = (finished / "results/small/report.md").read_text().partition("<!-- lock")[0].strip()
+    full = command("sweep.yaml", "--backend", "inline", "--full")
+    assert body in full.out
     ended = command("sweep.yaml", "--backend", "inline")
-    report = (finished / "results/small/report.md").read_text()
-    assert report.partition("<!-- lock")[0].strip() in ended.out
+    assert first_screen(body).strip() in ended.out
+    assert "## Per class" not in ended.out
+    assert "## Per class" in full.out
     assert "results: results/small/parts (Parquet)" in ended.out
     assert "report:  results/small/report.md" in ended.out
 
