@@ -95,7 +95,11 @@ def test_a_changed_cell_is_named(write):
     ("old", "new", "said"),
     [
         ("| leather Image AUROC |", "| cotton Image AUROC |", "row 'cotton Image AUROC' only in the report"),
-        ("| focal_gamma=2 |", "| focal_gamma=3 |", "column 'focal_gamma=2' missing in the report"),
+        (
+            "| focal_gamma=0 | focal_gamma=2 |",
+            "| focal_gamma=0 | focal_gamma=3 |",
+            "column 'focal_gamma=2' missing in the report",
+        ),
         ("- versions: v7", "- versions: v8", "the report has - versions: v8, the Parquet gives - versions: v7"),
         ("## Per class, after", "## By class, after", "section 'By class, after the final task': only in the report"),
         (
