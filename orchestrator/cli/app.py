@@ -104,6 +104,7 @@ Storage = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
+Full = Annotated[bool, typer.Option("--full", help="Print every table at the end, not only the answer.")]
 ShowAll = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
 Split = Annotated[str, choice("--split", SPLITS, "test | validation: the images that the tables are about.")]
 Format = Annotated[str, choice("--format", FORMATS)]

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -124,6 +124,7 @@ def main() -> None:
     for parameter in group.params:
         if parameter.name == "install_completion":
             parameter.help = completion.INSTALL  # type: ignore[attr-defined]
+    _show_flags_without_type(group)
     try:
         code = group.main(args=words or ["--help"], prog_name=PROGRAM, standalone_mode=False, obj=main)
         sys.stdout.flush()
@@ -142,6 +143,15 @@ def main() -> None:
         _refuse(f"{error.filename or 'the system'}: {reason}", FAILED)
     if code or not words:
         raise SystemExit(code or INVALID)
+
+
+def _show_flags_without_type(group: Any) -> None:
+    """Leave the type out of the help of flags: `--json <bool>` invites `--json true`."""
+    for command in (group, *group.commands.values()):
+        context = command.context_class(command, **(app.info.context_settings or {}))
+        for parameter in (*command.params, command.get_help_option(context)):
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
 
 
 def _with_command(typed: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from orchestrator.cli.app import (
     DataOfTrial,
     Device,
     File,
+    Full,
     Out,
     Profile,
     Quiet,
@@ -71,6 +72,7 @@ def run(
     yes: Yes = False,
     rerun_stale: RerunStale = False,
     quiet: Quiet = False,
+    full: Full = False,
     log_json: Annotated[
         bool,
         typer.Option(
@@ -79,7 +81,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    r"""Run every trial of a sweep that is not finished yet, then print and write its tables.
+    r"""Run every trial of a sweep that is not finished yet, then print the answer and write tables.
 
     Finished trials are kept. The same command continues where the last one
     stopped, and runs only what is new after you add seeds or values.
@@ -118,6 +120,7 @@ def run(
         rerun_stale=rerun_stale,
         quiet=quiet or log_json,
         log_json=log_json,
+        full=full,
     )
     for backend_of_option, name, given in (
         ("slurm", "--profile", profile),
@@ -247,6 +250,7 @@ def trial(
     threads: Threads = 1,
     device: Device = "auto",
     quiet: Quiet = False,
+    full: Full = False,
 ) -> None:
     """Run one trial, with any knob set.
 
@@ -268,7 +272,9 @@ def trial(
         }
         document["list"] = [parse_sets(sets, once)]
     sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
-    options = run_options(out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet)
+    options = run_options(
+        out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet, full=full
+    )
     console = open_console()
     with naming_the_command(console):
         raise typer.Exit(run_sweep(prepare(sweep, options), options, console))

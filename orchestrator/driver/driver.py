@@ -159,4 +159,8 @@ def open_view(
         plan = prepared.plan
         steps = steps_to_train(plan.of("to run"), prepared.inputs.images, plan.of("done"))
     json = JsonLines(sys.stdout) if options.log_json else None
-    return LiveView(console, labels, total, tally, options.quiet, steps=steps, json=json)
+    is_search = prepared is not None and prepared.sweep.search is not None
+    done = 0 if prepared is None or is_search else len(prepared.plan.of("done"))
+    return LiveView(
+        console, labels, total, tally, options.quiet, steps=steps, json=json, done=done, is_search=is_search
+    )

@@ -42,9 +42,10 @@ def run_sweep(prepared: Prepared, options: Options, console: Console) -> int:
     if options.detach:
         return _submit_and_leave(prepared, options, source, console)
     interrupted = run_backend(prepared, options, source, prepared.labels, len(todo), console, todo)
-    code = print_outcome(source.tally, prepared.labels, len(todo), interrupted, console)
+    before = len(prepared.plan.of("done"))
+    code = print_outcome(source.tally, prepared.labels, len(todo), interrupted, console, before)
     try:
-        report_at_end(prepared, code, console, None if todo else prepared.store)
+        report_at_end(prepared, code, console, None if todo else prepared.store, options.full)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

@@ -18,10 +18,13 @@ from orchestrator.monitor import terminal
 from orchestrator.reports import make, report_cache
 from orchestrator.reports.lock import read_lock
 from orchestrator.reports.notes import COST
+from orchestrator.reports.tables import first_screen
 from orchestrator.results.store import ResultStore
 
 
-def print_outcome(tally: RunOutcome, labels: Mapping[str, str], total: int, interrupted: bool, console: Console) -> int:
+def print_outcome(
+    tally: RunOutcome, labels: Mapping[str, str], total: int, interrupted: bool, console: Console, before: int = 0
+) -> int:
     """Print the trials that did not finish and the command to continue; return the exit code.
 
     Args:
@@ -30,6 +33,7 @@ def print_outcome(tally: RunOutcome, labels: Mapping[str, str], total: int, inte
         total: the number of trials that the run had to do.
         interrupted: the user stopped the run.
         console: the console.
+        before: trials of the sweep that had finished before the run.
 
     """
     for trial_id, event in tally.failed.items():
@@ -45,12 +49,15 @@ def print_outcome(tally: RunOutcome, labels: Mapping[str, str], total: int, inte
     done = len(tally.finished) + len(tally.elsewhere) + len(tally.pruned)
     if done == total:
         return 0
-    console.print(f"{done} of {counted(total, 'trial')} finished and kept; to continue, run: {command_to_repeat()}")
+    of = counted(before + total, "trial")
+    console.print(f"{before + done} of {of} finished and kept; to continue, run: {command_to_repeat()}")
     return INTERRUPTED if interrupted else FAILED
 
 
-def report_at_end(prepared: Prepared, code: int, console: Console, store: ResultStore | None = None) -> None:
-    """Compact the results, write the report and print it.
+def report_at_end(
+    prepared: Prepared, code: int, console: Console, store: ResultStore | None = None, full: bool = False
+) -> None:
+    """Compact the results, write the report and print its answer.
 
     A report of the same rows, plan and code is not made again. If it cannot be written, a line says
     so, and the run's exit code stays.
@@ -61,6 +68,7 @@ def report_at_end(prepared: Prepared, code: int, console: Console, store: Result
         console: the console.
         store: the results, if they were scanned a moment ago. Else every part is checked again, as
             one may have been damaged since the start.
+        full: print all tables instead of the answer and one table.
 
     """
     sweep = folder_content(prepared)  # Not from sweep.json: another driver may have replaced that.
@@ -79,7 +87,7 @@ def report_at_end(prepared: Prepared, code: int, console: Console, store: Result
         console.print(f"no report: {disk.explain_disk_error(prepared.folder, error)}")
         return
     if code != INTERRUPTED:
-        terminal.show_markdown(body, console)
+        terminal.show_markdown(body if full else first_screen(body), console)
     console.print("\n".join(closing_lines(body, prepared.folder / "parts", paths["md"])))
 
 

@@ -49,6 +49,7 @@ class Options:
     rerun_stale: bool = False
     quiet: bool = False
     log_json: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def run_search(prepared: Prepared, options: Options, console: Console) -> int:
         source, interrupted = run.search(driver)
         code = _print_search_outcome(source, interrupted, console) or run.check_any_complete() or run.test()
     try:
-        report_at_end(run.planned(), code, console)
+        report_at_end(run.planned(), code, console, full=options.full)
         run.show_page()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -198,7 +198,8 @@ class _SearchRun:
         except OSError as error:
             self.console.print(f"no page: {disk.explain_disk_error(self.prepared.folder, error)}")
             return
-        terminal.show_markdown(text, self.console)
+        if self.options.full or not self.tested:  # Else the report's answer is about the finalists.
+            terminal.show_markdown(text, self.console)
         self.console.print(f"search:  {path}")
 
     def _name(self, trials: Sequence[Trial]) -> None:

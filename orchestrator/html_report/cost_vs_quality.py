@@ -18,7 +18,7 @@ from orchestrator.html_report.chart import (
     spans_decades,
     tooltip,
 )
-from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, mean_interval
+from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, share_interval
 from orchestrator.html_report.page_data import QUALITY, PageData
 from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.finished_trials import FinishedTrial
@@ -62,7 +62,7 @@ def _chart(page: PageData, name: str, cost_note: str, cost: Callable[[FinishedTr
     measured = []
     for k, variant in enumerate(page.variants):
         costs = [value for trial in variant.trials if (value := cost(trial)) is not None]
-        mean, quality = summarise(costs).mean, mean_interval(variant.values(MEAN, QUALITY))
+        mean, quality = summarise(costs).mean, share_interval(variant.values(MEAN, QUALITY))
         if mean is not None and quality.mean is not None:
             measured.append((k, mean, quality.mean, quality))
     if len({mean for _, mean, _, _ in measured}) < 2:

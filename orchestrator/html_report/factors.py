@@ -21,7 +21,7 @@ from orchestrator.html_report.chart import (
     tooltip,
 )
 from orchestrator.html_report.marginal_means import MarginalMeans, marginal_means
-from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, mean_interval
+from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, share_interval
 from orchestrator.html_report.page_data import PageData
 from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.number_format import plain_value, setting_text
@@ -80,7 +80,7 @@ def _chart(page: PageData, key: str, metric: str) -> Chart:
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
     rows: list[tuple[object, ...]] = []
     for k in variants:
-        factors, mean = page.variants[k].factors, mean_interval(page.variants[k].values(MEAN, metric))
+        factors, mean = page.variants[k].factors, share_interval(page.variants[k].values(MEAN, metric))
         rest = ", ".join(f"{names[other]}={setting_text(factors[other])}" for other in others)
         rows.append((k, values[k] if numeric else setting_text(values[k]), rest, *mean, "; ".join(page.caveats[k])))
     as_series = len({row[2] for row in rows}) <= SERIES

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from orchestrator.html_report.mean_interval import MeanInterval, mean_interval
+from orchestrator.html_report.mean_interval import MeanInterval, share_interval
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.variants import VariantColumn
 
@@ -45,7 +45,7 @@ def marginal_means(
     seeds = sorted(set.intersection(*(set(one) for of_value in by_seed.values() for one in of_value)))
     if not seeds:
         return MarginalMeans()
-    means = ((x, mean_interval([fmean(one[seed] for one in ones) for seed in seeds])) for x, ones in by_seed.items())
+    means = ((x, share_interval([fmean(one[seed] for one in ones) for seed in seeds])) for x, ones in by_seed.items())
     return MarginalMeans(tuple(means), len(shared))
 
 

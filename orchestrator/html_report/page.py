@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from moleflow.files import write_atomically
 from moleflow.settings.knobs import version_settings
 from orchestrator.html_report.anomaly_maps import anomaly_map_gallery
+from orchestrator.html_report.answer_chart import answer_chart
 from orchestrator.html_report.best_and_worst import extreme_trials
 from orchestrator.html_report.by_defect import defect_section
 from orchestrator.html_report.chart import Chart, ChartGroup
@@ -66,7 +67,9 @@ def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
     maps, maps_note = anomaly_map_gallery(page)
     sections = _sections(page, curves, maps_note, of_search)
     tables = [one for section in sections for one in section.tables]
+    top = answer_chart(page)
     charts = [chart for section in sections for group in section.groups for chart in group.charts]
+    charts += [top] if top else []
     data = {
         "names": page.variant_names,
         "tables": [one.content() for one in tables],
@@ -86,6 +89,8 @@ def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
     template = environment.from_string((HERE / "page.html").read_text(encoding="utf-8"))
     return template.render(
         title=page.report.title,
+        answer=() if page.report.answer is None else page.report.answer.parts,
+        top=top,
         facts=[line.partition(": ")[::2] for line in page.report.header],
         warnings=_warnings(page),
         sections=sections,

@@ -14,7 +14,7 @@ from orchestrator.html_report.chart import (
     series,
     tooltip,
 )
-from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, mean_interval
+from orchestrator.html_report.mean_interval import INTERVALS, MEAN_FIELDS, share_interval
 from orchestrator.html_report.page_data import PageData
 from orchestrator.reports.final_metrics import MAIN
 
@@ -31,7 +31,7 @@ def _chart(page: PageData, metric: str) -> Chart | None:
     rows = []
     for name in page.classes:
         for k in variants:
-            mean = mean_interval(page.variants[k].values(name, metric))
+            mean = share_interval(page.variants[k].values(name, metric))
             if mean.mean is not None:
                 rows.append((name, page.variants[k].label, *mean, "; ".join(page.caveats[k])))
     if not rows:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.html_report.chart import HAS_INTERVAL, Chart, ChartGroup, Spec, layered, nominal, tooltip
-from orchestrator.html_report.mean_interval import MEAN_FIELDS, MeanInterval, mean_interval
+from orchestrator.html_report.mean_interval import MEAN_FIELDS, MeanInterval, share_interval
 from orchestrator.html_report.page_data import PageData
 from orchestrator.reports.final_metrics import CONTINUAL, MAIN
 from orchestrator.reports.finished_trials import FinishedTrial
@@ -60,7 +60,7 @@ def _charts(
             cell = row["after_task"], row["task"], place
             values[k].setdefault(cell, []).append(row[metric])
             names[k][cell] = row["after_task_name"], row["task_name"]
-    estimates = {k: {cell: mean_interval(v) for cell, v in by_cell.items()} for k, by_cell in values.items()}
+    estimates = {k: {cell: share_interval(v) for cell, v in by_cell.items()} for k, by_cell in values.items()}
     means = [e.mean for by_cell in estimates.values() for e in by_cell.values() if e.mean is not None]
     if not means:
         return ()
@@ -92,13 +92,13 @@ def _chart(
     if columns <= MOST_TASKS_WRITTEN:
         colour["legend"] = None
         mean = {"text": {"field": "mean", "format": ".3f"}, "color": ink}
-        half = {"calculate": "'± ' + format((datum.high - datum.low) / 2, '.3f')", "as": "half"}
+        bounds = {"calculate": "format(datum.low, '.3f') + '\u2013' + format(datum.high, '.3f')", "as": "bounds"}
         layers += [
             {"mark": {"type": "text", "fontSize": 11, "dy": -5}, "encoding": mean},
             {
-                "transform": [HAS_INTERVAL, half],
+                "transform": [HAS_INTERVAL, bounds],
                 "mark": {"type": "text", "fontSize": 9, "dy": 8},
-                "encoding": {"text": {"field": "half"}, "color": ink},
+                "encoding": {"text": {"field": "bounds"}, "color": ink},
             },
         ]
     axes = {
@@ -106,6 +106,6 @@ def _chart(
         "y": nominal("after", "after task i", axis={"labelLimit": 90}),
     }
     spec = layered(columns * max(18, min(44, 240 // columns)), axes, layers)
-    note = f"n = {seeds} seed{'s' * (seeds != 1)}; ± is half the 95 % t interval (three seeds or more). All charts share one colour scale."
+    note = f"n = {seeds} seed{'s' * (seeds != 1)}; below each mean its 95 % interval (three seeds or more). One colour scale for all."
     caveats = f" {'; '.join(page.caveats[k])}." if page.caveats[k] else ""
     return Chart(f"{page.variants[k].label}: R, {MAIN[metric]}", note + caveats, FIELDS, rows, spec)

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.html_report.chart import ChartGroup
 from orchestrator.html_report.page_data import PageData
+from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.render import Table
 
 VERDICT = "Verdict"
+MOST_COLUMNS = 4
+"""Variants that fit next to each other; more of them become rows."""
 TableCell = str | int | list[str] | dict[str, str]
 """A text, a variant's number, [text] for a best value, or {"t": text, "trial": id} for a link."""
 
@@ -64,7 +67,7 @@ class PageSection:
 
 def sortable_table(table: Table, page: PageData) -> SortableTable:
     """Return a table of the report for the page, with the caveats of its variants."""
-    table = _verdict_first(table)
+    table = _turned_if_wide(_verdict_first(table), page)
     rows: list[tuple[TableCell, ...]] = [
         (page.variant_numbers.get(name, name), *([cell.text] if cell.bold else cell.text for cell in cells))
         for name, cells in table.rows
@@ -73,6 +76,14 @@ def sortable_table(table: Table, page: PageData) -> SortableTable:
     of_columns = {k: caveats[name] for k, name in enumerate(table.header) if name in caveats}
     of_rows = {k: caveats[name] for k, (name, _) in enumerate(table.rows) if name in caveats}
     return SortableTable(table.title, table.header, rows, [False, *table.numeric()], table.notes, of_columns, of_rows)
+
+
+def _turned_if_wide(table: Table, page: PageData) -> Table:
+    """Make variants the rows if they do not fit as columns; means come before classes."""
+    if len(table.header) - 1 <= MOST_COLUMNS or not page.variant_numbers.keys() >= set(table.header[2:-1]):
+        return table
+    rows = sorted(table.rows, key=lambda row: not row[0].startswith(f"{MEAN} "))
+    return replace(table, rows=tuple(rows)).transposed("Variant")
 
 
 def _verdict_first(table: Table) -> Table:

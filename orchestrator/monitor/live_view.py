@@ -40,6 +40,8 @@ class LiveView:
         steps: training steps of each trial's own, as far as they are known; they improve the time
             left.
         json: gets every event.
+        done: trials of the sweep that finished before this run; they count as finished.
+        is_search: never call a trial the best by its test images.
 
     """
 
@@ -53,10 +55,13 @@ class LiveView:
         clock: Callable[[], float] = time.monotonic,
         steps: Mapping[str, float] | None = None,
         json: JsonLines | None = None,
+        done: int = 0,
+        is_search: bool = False,
     ) -> None:
+        self._done = done
         self._console, self._total, self._outcome, self._quiet, self._json = console, total, outcome, quiet, json
         self._clock, self._last_line = clock, clock()
-        self._progress = SweepProgress(labels, steps)
+        self._progress = SweepProgress(labels, steps, is_search)
         self._running: set[str] = set()
         self._held: set[str] = set()
         # A thread of rich's refreshes the picture while events come.
@@ -94,7 +99,7 @@ class LiveView:
             else:
                 self._running.add(event.trial_id)
         if self._json is not None:
-            run = {"trials_over": len(self._outcome.over), "trials_total": self._total}
+            run = {"trials_over": self._done + len(self._outcome.over), "trials_total": self._done + self._total}
             seconds_left = self.snapshot().left_s
             self._json.write(event, self._progress.label(event.trial_id), run | {"seconds_left": seconds_left})
         if self._quiet:
@@ -116,7 +121,7 @@ class LiveView:
                 "cancelled": len(outcome.cancelled),
                 "waiting": waiting,
                 "pruned": len(outcome.pruned),
-                "finished": len(outcome.finished) + len(outcome.elsewhere),
+                "finished": self._done + len(outcome.finished) + len(outcome.elsewhere),
             }
             use = self._resources.measure(self._progress.workers, now) if self._is_picture else ()
             return self._progress.snapshot(now, counts, waiting, use)
@@ -155,4 +160,5 @@ class LiveView:
         self._console.print(Text(line, style=style))
 
     def _count(self, state: str) -> str:
-        return f"{state:<9} {len(self._outcome.over):>{len(str(self._total))}}/{self._total}"
+        total = self._done + self._total
+        return f"{state:<9} {self._done + len(self._outcome.over):>{len(str(total))}}/{total}"

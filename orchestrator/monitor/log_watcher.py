@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from moleflow.errors import InvalidInput
 from moleflow.passing_errors import open_file
 from orchestrator.monitor.progress import SweepProgress
 from orchestrator.monitor.resource_usage import ResourceMonitor
@@ -16,6 +17,7 @@ from orchestrator.monitor.snapshot import ProgressSnapshot
 from orchestrator.monitor.status import SweepStatus
 from orchestrator.records.event_log import LogFollower, event_logs, parse_line
 from orchestrator.records.events import Event
+from orchestrator.records.sweep_folder import read_sweep_folder
 
 TAIL_BYTES = 256 * 1024
 _FINISHED = b'"kind": "finished"'
@@ -36,7 +38,7 @@ class LogWatcher:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._labels: dict[str, str] = {}
-        self._progress = SweepProgress(self._labels)
+        self._progress = SweepProgress(self._labels, is_search=_is_search(folder))
         self._follower: LogFollower | None = None
         self._logs = event_logs(folder)
         self._resources = ResourceMonitor()
@@ -69,6 +71,13 @@ class LogWatcher:
     def close(self) -> None:
         """Release what measuring memory and GPUs holds."""
         self._resources.close()
+
+
+def _is_search(folder: Path) -> bool:
+    """Say whether a results folder is that of a search; false if its plan cannot be read."""
+    with contextlib.suppress(InvalidInput):
+        return read_sweep_folder(folder).tabled is not None
+    return False
 
 
 def _finished(path: Path, end: int) -> Iterator[Event]:

@@ -23,10 +23,13 @@ class SweepProgress:
     Args:
         labels: readable names by trial id; the caller may add to it.
         steps: training steps of each trial's own, as far as they are known; see `TimeLeft`.
+        is_search: never call a trial the best by its test images.
 
     """
 
-    def __init__(self, labels: Mapping[str, str], steps: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, labels: Mapping[str, str], steps: Mapping[str, float] | None = None, is_search: bool = False
+    ) -> None:
         self._labels = labels
         self._running: dict[str, RunningTrial] = {}
         self._time_left = TimeLeft(steps)
@@ -34,6 +37,8 @@ class SweepProgress:
         self._speed = Speed()
         self._at_once: deque[int] = deque(maxlen=STARTS)
         self._best: tuple[str, float] | None = None
+        self._split = "test"
+        self._is_search = is_search
 
     def label(self, trial_id: str) -> str:
         """The readable name of a trial."""
@@ -69,8 +74,15 @@ class SweepProgress:
         auroc, seconds = event.facts.get("image_auroc"), event.facts.get("seconds")
         if seconds is not None:
             self._time_left.learn(event.trial_id, float(seconds))
-        if auroc is not None and (self._best is None or auroc > self._best[1]):
-            self._best = self.label(event.trial_id), float(auroc)
+        validated = (event.facts.get("validation") or {}).get("image_auroc")
+        if validated is None and (self._is_search or self._split == "validation"):
+            return
+        # Where there are validation images, the best is the best by them.
+        if validated is not None and self._split == "test":
+            self._split, self._best = "validation", None
+        value = auroc if validated is None else validated
+        if value is not None and (self._best is None or value > self._best[1]):
+            self._best = self.label(event.trial_id), float(value)
 
     def snapshot(
         self,
@@ -109,6 +121,7 @@ class SweepProgress:
             use,
             None if silent else self._time_left.of_all(running, self._waiting_by_kind(waiting), at_once, now),
             over=not (rows or silent or waiting),
+            split=self._split,
         )
 
     def _waiting_by_kind(self, waiting: int) -> dict[Kind, int]:

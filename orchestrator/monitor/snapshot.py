@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
@@ -13,6 +15,8 @@ from rich.text import Text
 from orchestrator.records.trial_state import State
 
 BAR_WIDTH = 16
+_LEAST_OF_LABEL = 8
+"""Characters of a trial's settings that stay in sight in front of its seed."""
 UNKNOWN = "ETA …"
 
 
@@ -39,6 +43,7 @@ class ProgressSnapshot:
         use: memory and GPUs in use, in words.
         left_s: seconds to the end; None while it is unknown.
         over: whether nothing runs or waits.
+        split: the images that the best trial was judged by, test or validation.
 
     """
 
@@ -50,6 +55,7 @@ class ProgressSnapshot:
     use: tuple[str, ...] = ()
     left_s: float | None = None
     over: bool = False
+    split: str = "test"
 
     @property
     def eta(self) -> str:
@@ -67,7 +73,31 @@ class ProgressSnapshot:
     @property
     def best_so_far(self) -> str:
         """The best trial so far in words."""
-        return "" if self.best is None else f"best so far: image AUROC {self.best[1]:.4f} ({self.best[0]})"
+        return "" if self.best is None else f"best so far: {self.split} image AUROC {self.best[1]:.4f} ({self.best[0]})"
+
+
+class TrialLabel:
+    """A trial's name, cut before its seed where there is no room.
+
+    Args:
+        label: settings and, at the end, the seed.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    @property
+    def _end(self) -> str:
+        return self._label[self._label.rfind(" ") :] if " seed=" in self._label else ""
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        whole = cell_len(self._label)
+        return Measurement(min(whole, cell_len(self._end) + _LEAST_OF_LABEL), whole)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width - cell_len(self._end) - 1
+        cut = cell_len(self._label) > options.max_width and self._end and room > 0
+        yield _cut(f"{set_cell_size(self._label, room)}…{self._end}" if cut else self._label)
 
 
 def summary_line(snapshot: ProgressSnapshot, counts: bool = True) -> str:
@@ -79,10 +109,10 @@ def summary_line(snapshot: ProgressSnapshot, counts: bool = True) -> str:
 def snapshot_picture(snapshot: ProgressSnapshot, most: int) -> RenderableType:
     """The snapshot for a terminal: at most `most` running trials, then the whole sweep."""
     grid = Table.grid(
-        Column(no_wrap=True, overflow="ellipsis"),
+        Column(),  # The two of words give way first.
         Column(width=BAR_WIDTH),
         Column(no_wrap=True, justify="right", min_width=4),
-        Column(no_wrap=True, overflow="ellipsis"),
+        Column(),
         Column(no_wrap=True),
         padding=(0, 2, 0, 0),
     )
@@ -90,7 +120,7 @@ def snapshot_picture(snapshot: ProgressSnapshot, most: int) -> RenderableType:
         share = "" if row.share is None else f"{100 * row.share:.0f}%"
         bar = ProgressBar(total=1.0, completed=row.share or 0.0, width=BAR_WIDTH)
         grid.add_row(
-            Text(row.label), bar, share, Text(row.activity), "" if row.left_s is None else eta_text(row.left_s)
+            TrialLabel(row.label), bar, share, _cut(row.activity), "" if row.left_s is None else eta_text(row.left_s)
         )
     rest = snapshot.rows[most:]
     more = [_cut(f"and {len(rest)} more running")] if rest else []
@@ -99,7 +129,9 @@ def snapshot_picture(snapshot: ProgressSnapshot, most: int) -> RenderableType:
     left = "workers are starting" if waiting else snapshot.eta
     lines = ["  ".join(part for part in (f"trials:   {total}: {counts_text(snapshot.counts)}", left) if part)]
     lines += [f"speed:    {snapshot.speed}"] if snapshot.speed else []
-    lines += [f"best:     {snapshot.best[1]:.4f} image AUROC  {snapshot.best[0]}"] if snapshot.best else []
+    lines += (
+        [f"best:     {snapshot.best[1]:.4f} {snapshot.split} image AUROC  {snapshot.best[0]}"] if snapshot.best else []
+    )
     lines += [f"in use:   {', '.join(snapshot.use)}"] if snapshot.use else []
     return Group(*([grid] if snapshot.rows else []), *more, *map(_cut, lines))
 

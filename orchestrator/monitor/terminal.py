@@ -6,26 +6,76 @@ from typing import ClassVar
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
 from rich.markdown import Markdown, MarkdownElement, TableElement
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 
 from orchestrator.host.printable_text import printable, without_controls
 
 
-class _FoldedTable(TableElement):
-    """A table that wraps wide cells. If they were cut, two columns could look alike."""
+class _FittedTable(TableElement):
+    """A table whose numbers stay whole: what does not fit stands below, under the first column."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for part in super().__rich_console__(console, options):
-            if isinstance(part, Table):
-                for column in part.columns:
-                    column.overflow = "fold"
-            yield part
+            yield from fitting_tables(part, console, options) if isinstance(part, Table) else [part]
+
+
+_PADDING = 3
+"""Characters that a column takes besides its text."""
+_NAMES = 3
+"""The first column takes at most one part of so many of the width."""
+_WORDS = 24
+"""Characters at which a column of words is wrapped."""
+
+
+def fitting_tables(table: Table, console: Console, options: ConsoleOptions) -> list[Table]:
+    """Split a table into tables that fit side by side into the width, each with the first column.
+
+    Cells of right-aligned columns, which are numbers, are never wrapped. Words are, at spaces, and
+    the first column anywhere: names that were cut could look alike.
+    """
+    if not table.columns:
+        return [table]
+
+    def measured(column: Column) -> int:
+        cells = [Measurement.get(console, options, cell) for cell in column.cells]
+        head = Measurement.get(console, options, column.header)
+        longest = max([head.minimum, *(cell.minimum for cell in cells)])
+        whole = max([head.minimum, *(cell.maximum for cell in cells)])
+        return whole if column.justify == "right" else max(longest, min(whole, _WORDS))
+
+    first = table.columns[0]
+    room = options.max_width - min(measured(first), options.max_width // _NAMES) - _PADDING
+    groups: list[list[Column]] = [[]]
+    used = 0
+    for column in table.columns[1:]:
+        width = measured(column) + _PADDING
+        if groups[-1] and used + width > room:
+            groups.append([])
+            used = 0
+        used += width
+        groups[-1].append(column)
+        column.min_width = width - _PADDING if width <= room else None
+        column.overflow = "fold"
+    first.overflow = "fold"
+    return [table] if len(groups) == 1 else [_with_columns(table, [first, *group]) for group in groups]
+
+
+def _with_columns(table: Table, columns: list[Column]) -> Table:
+    part = Table(box=table.box, pad_edge=table.pad_edge, style=table.style, show_edge=table.show_edge)
+    for column in columns:
+        part.add_column(
+            column.header, justify=column.justify, style=column.style, min_width=column.min_width, overflow="fold"
+        )
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        part.add_row(*cells)
+    return part
 
 
 class TerminalMarkdown(Markdown):
     """Markdown whose tables lose nothing on a narrow terminal."""
 
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _FoldedTable}
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _FittedTable}
 
 
 class Printable:

@@ -14,6 +14,7 @@ from orchestrator.reports.number_format import code_list, difference_text, group
 from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, SEEDS, PairedComparison, compare_paired
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.statistics import ALPHA, EFFECT_NAME, SIGN_PATTERNS, percentile_coverage
+from orchestrator.reports.variants import VariantColumn
 from orchestrator.reports.verdicts import LEAST_SEEDS, NO_SPREAD, POWER, Outcome, has_no_spread
 
 COMPARED = {"image_auroc": "Mean Image AUROC", "pixel_auroc": "Mean Pixel AUROC"}
@@ -35,7 +36,7 @@ _SOURCES = {
     ),
 }
 """The source of an interval, in words."""
-_DRAWN = (IMAGES, IMAGES_AND_SEEDS)
+DRAWN = (IMAGES, IMAGES_AND_SEEDS)
 """The sources of intervals that have a Monte Carlo error."""
 
 
@@ -62,7 +63,7 @@ class BaselineComparison:
             "difference": result.difference,
             "difference_low": result.low,
             "difference_high": result.high,
-            **(_errors(result) if result.resampled in _DRAWN else {}),
+            **(_errors(result) if result.resampled in DRAWN else {}),
             "difference_t_low": result.seed_low,
             "difference_t_high": result.seed_high,
             "difference_joint_low": result.joint_low,
@@ -96,13 +97,25 @@ def compare_with_baselines(
     needed = sorted({*baselines, *baselines.values()})
     scores = read({trial.trial_id for k in needed for trial in variants[k].trials})
     pairs = [(variants[of], variants[k]) for k, of in baselines.items()]
-    return [
-        BaselineComparison(
-            metric, baselines, dict(zip(baselines, compare_paired(pairs, scores, metric=metric), strict=True))
-        )
-        for metric in COMPARED
-        if any(variant.values(MEAN, metric) for variant in variants)
-    ]
+    found = []
+    for metric in COMPARED:
+        if any(variant.values(MEAN, metric) for variant in variants):
+            known = [classes_with(metric, a, b) for a, b in pairs]
+            results = compare_paired(pairs, scores, known, metric)
+            found.append(BaselineComparison(metric, baselines, dict(zip(baselines, results, strict=True))))
+    return found
+
+
+def classes_with(metric: str, a: VariantColumn, b: VariantColumn) -> list[str] | None:
+    """Return the classes that have the metric, such as those with masks; None for all.
+
+    Variants that lack it in different classes have means that cannot be subtracted: all classes
+    are asked for, and the metric is undefined.
+    """
+    lacking = [{name for name, undefined in v.undefined if undefined == metric} for v in (a, b)]
+    if not lacking[0] or lacking[0] != lacking[1] or any(t.values.get((MEAN, metric)) is None for t in a.trials):
+        return None
+    return [name for name in a.classes if name not in lacking[0]]
 
 
 def baseline_table(compared: BaselineComparison, comparison: Comparison, names: Sequence[str], baseline: str) -> Table:
@@ -112,7 +125,7 @@ def baseline_table(compared: BaselineComparison, comparison: Comparison, names: 
     """
     rows = [(names[k], _cells(result)) for k, result in compared.results.items()]
     header = tuple(rows[0][1])
-    if not any(result.resampled in _DRAWN for result in compared.results.values()):
+    if not any(result.resampled in DRAWN for result in compared.results.values()):
         header = tuple(name for name in header if name != _OVER_SEEDS)  # It would repeat the interval.
     body = tuple((row, tuple(Cell(cells[name]) for name in header)) for row, cells in rows)
     title = f"Against {baseline}: {COMPARED[compared.metric]}"
@@ -152,6 +165,9 @@ def _notes(compared: BaselineComparison, comparison: Comparison) -> tuple[str, .
     ]
     if uneven:
         notes.append(f"Only the seeds that a variant shares with its baseline count: {'; '.join(uneven)}.")
+    pairs = [(comparison.variants[compared.baselines[k]], comparison.variants[k]) for k in compared.results]
+    for names in dict.fromkeys(tuple(of) for a, b in pairs if (of := classes_with(compared.metric, a, b))):
+        notes.append(f"‡ Over the classes that have the metric: {code_list(names)}.")
     notes += _verdict_notes(compared)
     notes += _interval_notes(compared, labels)
     notes += _test_notes(compared, labels)
@@ -198,7 +214,7 @@ def _interval_notes(compared: BaselineComparison, labels: Sequence[str]) -> list
         which = "" if len(sources) == 1 else f" of {code_list(rows)}"
         known = source in _SOURCES
         notes.append(f"{_PLAIN}{which}: {_SOURCES[source]}." if known else f"No interval{which}: {source}.")
-    if drawn_rows := [(k, result) for k, result in compared.results.items() if result.resampled in _DRAWN]:
+    if drawn_rows := [(k, result) for k, result in compared.results.items() if result.resampled in DRAWN]:
         each = "; ".join(f"`{labels[k]}` {of.low_error:.5f} and {of.high_error:.5f}" for k, of in drawn_rows)
         notes.append(f"Monte Carlo standard error of the lower and the upper bound of the bootstrap: {each}.")
     drawn = sorted({result.n for result in compared.results.values() if result.resampled == IMAGES_AND_SEEDS})

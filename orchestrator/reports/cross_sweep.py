@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,8 @@ from orchestrator.reports.differences import Comparison, VersionSettings, compar
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
 from orchestrator.reports.notes import header_lines, unfinished
 from orchestrator.reports.number_format import setting_text
-from orchestrator.reports.render import Table
+from orchestrator.reports.render import ABSENT, Table
+from orchestrator.reports.short_names import legend
 from orchestrator.reports.tables import Record, Report, build_tables
 from orchestrator.reports.variants import (
     VariantColumn,
@@ -184,16 +184,16 @@ def _image_groups(
 
 
 def _column_names(variants: Sequence[VariantColumn], twins: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return the column name of each trial: its factors, and the sweep where names collide."""
+    """Return the column name of each trial: its factors, and its sweeps if there are several."""
     factors = [
         ({key: value for key, value in v.factors.items() if key != SWEEP}, v.trials[0].version) for v in variants
     ]
     labels = factor_labels(factors)
-    often = Counter(labels)
+    several = len({setting_text(variant.factors[SWEEP]) for variant in variants}) > 1
     named = []
     for label, variant in zip(labels, variants, strict=True):
         sweeps = [setting_text(variant.factors[SWEEP]), *twins.get(variant.trials[0].trial_id, ())]
-        named.append(f"{label} ({', '.join(sweeps)})" if often[label] > 1 or len(sweeps) > 1 else label)
+        named.append(f"{label} ({', '.join(sweeps)})" if several or len(sweeps) > 1 else label)
     numbered = zip(number_duplicates(named), variants, strict=True)
     return {trial.trial_id: name for name, variant in numbered for trial in variant.trials}
 
@@ -213,14 +213,29 @@ def _header(
         each = "; ".join(f"{of.description}: {', '.join(names)}" for of, names in zip(groups, sweeps, strict=True))
         lines.append(
             f"DIFFERENT IMAGES: {each}. Each has its own tables: no best mean, no baseline and no test spans them."
+            + _data_settings(groups)
         )
     lines += _environment_warnings(groups)
     if shared := sorted({sweep for of in twins.values() for sweep in of}):
         lines.append(f"identical trials, equal in every digit, are in {', '.join(shared)} too: they share a column")
     for group in groups:
         on = f" (on {group.description})" if len(groups) > 1 else ""
+        names = legend(group.comparison.variants)
+        lines += [f"names: {names}{on}"] * bool(names)
         lines += [f"{line}{on}" for line in header_lines(group.comparison, split)]
     return tuple(lines)
+
+
+def _data_settings(groups: Sequence[ImageGroup]) -> str:
+    """Return the settings of the data in which groups differ, such as `test_images: 8`."""
+    by_group = [[v.settings for v in of.comparison.variants] for of in groups]
+    paths = sorted({path for of in by_group for settings in of for path in settings if path.startswith("data.")})
+    differing = []
+    for path in paths:
+        values = [", ".join(dict.fromkeys(setting_text(s.get(path, ABSENT)) for s in of)) for of in by_group]
+        if len(set(values)) > 1:
+            differing.append(f"`{path.removeprefix('data.')}: {'` and `'.join(dict.fromkeys(values))}`")
+    return f" They differ in {'; '.join(differing)}." if differing else ""
 
 
 def _environment_warnings(groups: Sequence[ImageGroup]) -> list[str]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.render import ABSENT
+from orchestrator.reports.short_names import with_short_names
 from orchestrator.reports.variants import VariantColumn, patch_grid, short_factor_names, varying_factors
 
 LORA_SCALING = "effective LoRA scaling"
@@ -72,8 +73,9 @@ def compare_variants(
     variants: Sequence[VariantColumn],
     baseline: Mapping[str, object] | None,
     version_settings: VersionSettings | None = None,
+    others: str = "variant",
 ) -> Comparison:
-    """Order the variants and list their differences.
+    """Order the variants, give them short names, and list their differences.
 
     Args:
         variants: the columns in order. Each baseline moves before the columns measured against it.
@@ -81,8 +83,10 @@ def compare_variants(
             that differs from it by these values alone, or else the only column that has them.
         version_settings: what each version sets. A setting at another value than its version sets
             was set elsewhere and is a confound.
+        others: the word for variants that are no baseline, if names are long.
     """
     variants, baselines = _baselines_first(variants, _baselines(variants, baseline or {}))
+    variants = with_short_names(variants, baselines, others)
     compared = tuple(varying_factors([v.factors for v in variants]))
     version_sets = []
     confounds = []

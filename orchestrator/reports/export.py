@@ -92,7 +92,7 @@ def with_one_table(report: Report, asked: str) -> Report:
     if len(found) != 1:
         titles = "; ".join(f"{number} {table.title}" for number, table in numbered.items()) or "no table yet"
         raise InvalidInput(f"--table: given '{asked}', allowed: a number, or the beginning of one title: {titles}")
-    return replace(report, tables=tuple(found))
+    return replace(report, tables=tuple(found), answer=None)
 
 
 def render_report(report: Report, form: Format, document: bool = False) -> str:

@@ -26,6 +26,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "command": (str,),
     "code": (str, type(None)),
     "published": (str, type(None)),
+    "is_search": (bool,),
     "report_code": (str,),
     "made_with": (dict,),
     "rows": (str,),
@@ -60,6 +61,7 @@ class Recipe:
         command: the command that makes the report.
         code: digest of `moleflow`; trials made by other code are stale.
         published: digest of the published rows in it; None without them.
+        is_search: true if a search chose the trials by validation images.
     """
 
     title: str
@@ -69,6 +71,12 @@ class Recipe:
     command: str = ""
     code: str | None = None
     published: str | None = None
+    is_search: bool = False
+
+    @property
+    def others(self) -> str:
+        """The word for variants that are no baseline."""
+        return "finalist" if self.is_search else "variant"
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,9 @@ def read_lock(report: str, name: str) -> WrittenReport:
     except ValueError as error:
         raise InvalidInput(f"{name}: its lock is damaged ({error}); {remedy}") from None
     if isinstance(content, dict):
-        content.setdefault("made_with", {})  # Older locks have none.
+        # Older locks have neither.
+        content.setdefault("made_with", {})
+        content.setdefault("is_search", False)
     wrong = [key for key, kinds in _KEYS.items() if not isinstance(content, dict) or not _fits(content, key, kinds)]
     if wrong or content.keys() != _KEYS.keys():
         raise InvalidInput(

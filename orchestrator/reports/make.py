@@ -108,6 +108,7 @@ def _recipe(sweep: SweepFolder, show_all: bool = False, with_published: bool = F
         command=" ".join(["moleflow-sweep report FOLDER", *options]),
         code=code_digest(),
         published=load_published().digest if with_published else None,
+        is_search=sweep.tabled is not None,
     )
 
 

@@ -50,6 +50,19 @@ def further_metrics(variants: Sequence[VariantColumn]) -> dict[str, str]:
     return FURTHER | _BY_TASK
 
 
+def _all_zero(variants: Sequence[VariantColumn]) -> dict[str, str]:
+    """Return FM and BWT, {metric: name}, that are 0 for every seed of each of several columns."""
+    measures = {
+        metric: name for metric, name in further_metrics(variants).items() if "fm_" in metric or "bwt_" in metric
+    }
+    values = {metric: [v.values(MEAN, metric) for v in variants] for metric in measures}
+    return {
+        metric: name
+        for metric, name in measures.items()
+        if len(variants) > 1 and all(of and set(of) == {0.0} for of in values[metric])
+    }
+
+
 def _some_joint_task(variants: Sequence[VariantColumn]) -> bool:
     return any(trial.values.has_joint_task for variant in variants for trial in variant.trials)
 
@@ -58,7 +71,10 @@ def means_and_cost_table(comparison: Comparison, names: Sequence[str]) -> Table:
     """Return the table of the columns of these names."""
     variants = comparison.variants
     rows = []
+    zero = _all_zero(variants)
     for metric, name in further_metrics(variants).items():
+        if metric in zero:
+            continue
         cells = tuple(Cell(summary_text(v.summary(MEAN, metric), len(v.seeds))) for v in variants)
         rows.append((mean_name(variants, metric, name), cells))
     costs: dict[str, Callable[[VariantColumn], str]] = {
@@ -74,7 +90,8 @@ def means_and_cost_table(comparison: Comparison, names: Sequence[str]) -> Table:
     rows += [(name, tuple(Cell(text(v)) for v in variants)) for name, text in costs.items()]
     of_classes = {metric: name for metric, name in FURTHER.items() if metric in METRICS}
     joint = [JOINT_NOTE] if _some_joint_task(variants) else []
-    notes = (*same_columns(comparison), *mean_notes(variants, of_classes), CONTINUAL_NOTE, *joint)
+    forgot = [f"0 for every seed of every column: {', '.join(zero.values())}."] if zero else []
+    notes = (*same_columns(comparison), *forgot, *mean_notes(variants, of_classes), CONTINUAL_NOTE, *joint)
     title = "Means over the classes after the final task, and cost"
     table = Table(title, ("", *names), tuple(rows), notes, frozenset({first_cost}))
     return table.transposed("Variant") if len(names) > WIDEST else table

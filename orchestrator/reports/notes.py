@@ -99,7 +99,12 @@ def main_notes(
     """Return the notes under the main table; without `current_code` none is about stale trials."""
     variants = comparison.variants
     metrics = {metric: name for metric, name in MAIN.items() if metric != "routing_accuracy"}
-    notes = [*_differences(comparison), _seed_note(comparison), *_densities(variants), *_flags(variants)]
+    notes = [
+        *_differences(comparison),
+        _seed_note(comparison),
+        *_densities(variants),
+        *_flags(variants),
+    ]
     notes += _baseline(comparison, baseline)
     notes += identity_notes(variants)
     notes += saturation_notes(variants, classes, metrics)
@@ -174,7 +179,8 @@ def _stale(variants: Sequence[VariantColumn], current_code: str) -> list[str]:
             count = f"{len(stale):,} of {counted(len(v.trials), 'trial')}"
             text = f"stale: other code ({made}) than today's ({current_code[:12]}) made {count}"
             columns.setdefault(text, []).append(v.label)
-    lines = [f"{text} in {code_list(labels)}." for text, labels in columns.items()]
+    every = len(columns) == 1 and len(next(iter(columns.values()))) == len(variants) > 1
+    lines = [f"{text} in {'every column' if every else code_list(labels)}." for text, labels in columns.items()]
     return [*lines, "`--rerun-stale` runs stale trials again."] if lines else []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
@@ -78,14 +78,18 @@ def _sd_text(sd: float, share: bool) -> str:
     return metric_text(sd) if not share else "0%" if sd == 0 else f"{100 * sd:.1f}%"
 
 
-def metric_cells(summaries: Sequence[Summary], seeds: Sequence[int], share: bool = False) -> tuple[Cell, ...]:
-    """Return one row of a metric, with the best mean in bold.
+def metric_cells(
+    summaries: Sequence[Summary], seeds: Sequence[int], share: bool = False, bold: Collection[int] | None = None
+) -> tuple[Cell, ...]:
+    """Return one row of a metric, with the columns `bold` in bold; None = those of the best mean.
 
     Means that read alike tie. Nothing is bold where all columns read alike.
     """
+    columns = list(zip(summaries, seeds, strict=True))
+    if bold is not None:
+        return tuple(Cell(summary_text(s, n, share), k in bold) for k, (s, n) in enumerate(columns))
     texts = {s.mean: metric_text(s.mean, share) for s in summaries if s.mean is not None}
     best = texts[max(texts)] if len(set(texts.values())) > 1 else None
-    columns = zip(summaries, seeds, strict=True)
     return tuple(Cell(summary_text(s, n, share), s.mean is not None and texts[s.mean] == best) for s, n in columns)
 
 

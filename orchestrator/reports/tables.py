@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from moleflow.files import write_atomically
 from orchestrator.host.printable_text import single_line
+from orchestrator.reports.answer import Answer, answer_of, untested_answer
 from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baselines
 from orchestrator.reports.bootstrap import read_scores
 from orchestrator.reports.class_ranks import ClassRankTable, class_rank_tables
@@ -42,11 +43,15 @@ from orchestrator.reports.render import (
     markdown_text,
 )
 from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants, mean_name
+from orchestrator.reports.verdicts import Outcome
 from orchestrator.reports.yardstick import set_apart, yardstick_columns, yardstick_records, yardstick_table
 from orchestrator.results.store import ResultStore
 
 Record = tuple[object, ...]
 """One row of the CSV."""
+ABOUT = "Data, settings and cost"
+"""The heading of the header's lines where an answer is at the top."""
+ROUTING = "routing_accuracy"
 _CHANGE = "Change against "
 _CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks")
 
@@ -56,10 +61,12 @@ class Report:
     """A report. It holds no time and no path, so that equal results make equal bytes.
 
     Attributes:
-        header: lines under the title.
+        header: lines about data, settings, machine, code and cost, which end the report.
         missing: lines about trials that are not in the tables.
         records: the rows of the CSV.
         lock: the report's inputs; None for a report that is not made of one results folder.
+        answer: the sentences at the top; None for a report over published rows or several folders.
+        compared: the paired comparisons that the answer and the tables are made of, by metric.
     """
 
     title: str
@@ -68,6 +75,8 @@ class Report:
     missing: tuple[str, ...]
     records: tuple[Record, ...]
     lock: Lock | None = None
+    answer: Answer | None = None
+    compared: tuple[BaselineComparison, ...] = ()
 
     def markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown, with its lock at the end."""
@@ -76,15 +85,24 @@ class Report:
 
     def body(self) -> str:
         """Return the Markdown without the lock."""
-        parts = ["\n".join([f"# {markdown_text(self.title)}", "", *markdown_list(self.header), ""])]
+        title = f"# {markdown_text(self.title)}"
+        if self.answer is None:
+            parts = ["\n".join([title, "", *markdown_list(self.header), ""])]
+        else:
+            said = [f"**{name}:** {markdown_text(text)}\n" for name, text in self.answer.parts]
+            parts = ["\n".join([title, "", *said])]
+            parts += [markdown_table(self.answer.table)] if self.answer.table else []
         parts += [markdown_table(table) for table in self.tables]
         if self.missing:
             parts.append("\n".join(["## Not in the tables", "", *markdown_list(self.missing), ""]))
+        if self.answer is not None:
+            parts.append("\n".join([f"## {ABOUT}", "", *markdown_list(self.header), ""]))
         return "\n".join(parts)
 
     def latex(self) -> str:
         """Return the tables for a LaTeX document that loads booktabs."""
-        comment = [f"% {single_line(line)}" for line in (self.title, *self.header)]
+        said = [] if self.answer is None else [f"{name}: {text}" for name, text in self.answer.parts]
+        comment = [f"% {single_line(line)}" for line in (self.title, *said, *self.header)]
         tables = [latex_table(table, f"{self.title}: {table.title} ({self.header[0]})") for table in self.tables]
         missing = [f"\\paragraph{{Not in the tables}} {latex_text(' '.join(self.missing))}\n"] if self.missing else []
         return "\n".join([*comment, "% needs \\usepackage{booktabs}", "", *tables, *missing])
@@ -122,23 +140,25 @@ def build_report(
     if not trials and not selection and (judged := _judged_without_test(store)):
         lock = make_lock(recipe, judged, version_settings)
         header = untested_lines(compare_variants(group_variants(judged), None, version_settings))
-        return Report(recipe.title, header, (), damage_notes(store), (), lock)
+        untested = untested_answer(len(group_variants(judged)))
+        return Report(recipe.title, header, (), damage_notes(store), (), lock, untested)
     lock = make_lock(recipe, trials, version_settings)
     in_tables = {trial.trial_id for trial in trials}
     trials, banks = set_apart(trials)
     trials = comparable_means(trials)
-    comparison = compare_variants(group_variants(trials), baseline, version_settings)
+    comparison = compare_variants(group_variants(trials), baseline, version_settings, recipe.others)
     missing = unfinished(store, selection, in_tables, recipe.split)
     header = header_lines(comparison, recipe.split)
     if not trials:
-        return Report(recipe.title, header, (), missing, (), lock)
+        return Report(recipe.title, header, (), missing, (), lock, answer_of(comparison, (), missing))
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
     compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, recipe.split))
     yardsticks = yardstick_columns(banks, recipe.code)
     ids = [trial.trial_id for trial in trials]
     kinds = read_defect_metrics(store, ids, recipe.split, KINDS)
     tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks, kinds)
-    return Report(recipe.title, header, tables, missing, records, lock)
+    answer = answer_of(comparison, compared, missing, recipe.code, recipe.is_search)
+    return Report(recipe.title, header, tables, missing, records, lock, answer, tuple(compared))
 
 
 def _judged_without_test(store: ResultStore) -> list[FinishedTrial]:
@@ -160,7 +180,7 @@ def build_tables(
     names = _column_names(comparison, current_code)
     notes = main_notes(comparison, baseline, classes, current_code)
     name = _baseline_name(comparison, baseline)
-    tables = _main_tables(comparison, classes, names, notes, name)
+    tables = _main_tables(comparison, classes, names, notes, name, compared)
     of_kinds = kinds_table(comparison, classes, names, kinds)
     tables += [of_kinds] if of_kinds else []
     tables.append(means_and_cost_table(comparison, names))
@@ -190,6 +210,13 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     return {kind: folder / f"report.{kind}" for kind in contents}
 
 
+def first_screen(body: str) -> str:
+    """Return the beginning of a report's Markdown: the title, the answer and its table."""
+    sections = body.split("\n## ")
+    ranked = sections[1:2] if len(sections) > 1 and sections[1].startswith("Variants, the best first") else []
+    return "\n## ".join([sections[0], *ranked]).rstrip() + "\n"
+
+
 def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str]:
     stale = current_code is not None and any(t.code_digest != current_code for t in comparison.variants[k].trials)
     return ["†"] * (k in comparison.confounded) + ["stale"] * stale
@@ -197,9 +224,12 @@ def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str
 
 def _column_names(comparison: Comparison, current_code: str | None) -> tuple[str, ...]:
     names = []
-    for k, variant in enumerate(comparison.variants):
+    of_columns = [_marks(comparison, k, current_code) for k in range(len(comparison.variants))]
+    # A mark that every column has is a note, not a part of each name.
+    all_stale = len(of_columns) > 1 and all("stale" in marks for marks in of_columns)
+    for variant, marks in zip(comparison.variants, of_columns, strict=True):
         n = "" if comparison.equal_seeds else f" (n={len(variant.seeds)})"
-        marks = ["†" if mark == "†" else f"({mark})" for mark in _marks(comparison, k, current_code)]
+        marks = ["†" if mark == "†" else f"({mark})" for mark in marks if mark == "†" or not all_stale]
         names.append(" ".join([variant.label + n, *marks]))
     return tuple(names)
 
@@ -213,35 +243,49 @@ def _baseline_name(comparison: Comparison, baseline: Mapping[str, object] | None
 
 
 def _main_tables(
-    comparison: Comparison, classes: Sequence[str], names: Sequence[str], notes: tuple[str, ...], baseline: str
+    comparison: Comparison,
+    classes: Sequence[str],
+    names: Sequence[str],
+    notes: tuple[str, ...],
+    baseline: str,
+    compared: Sequence[BaselineComparison],
 ) -> list[Table]:
     """Return the main table and, if columns have a baseline, the table of changes.
 
-    With two variants, or more than `WIDEST`, changes are a column or rows of the main table.
+    With two variants, or more than `WIDEST`, changes are a column or rows of the main table. Bold
+    follows the verdicts; without any comparison it marks the best mean.
     """
     variants = comparison.variants
     measured = [k for k, of in enumerate(comparison.baselines) if of is not None and of != k]
     seeds = [len(v.seeds) for v in variants]
     wide = len(variants) > WIDEST
+    better = {of.metric: {k for k, result in of.results.items() if result.outcome is Outcome.ABOVE} for of in compared}
     rows, changes = [], []
+    perfect = _routes_all(variants, classes)
+    shown = {metric: name for metric, name in MAIN.items() if metric != ROUTING or not perfect}
+    if perfect:
+        notes = (*notes, f"{MAIN[ROUTING]}: 100% for every class and seed of every column.")
     for class_name in (MEAN,) if wide else (*classes, MEAN):
-        for metric, name in MAIN.items():
+        for metric, name in shown.items():
             summaries = [variant.summary(class_name, metric) for variant in variants]
             row = f"{class_name} {name}"
             row = mean_name(variants, metric, row) if class_name == MEAN else row
-            rows.append((row, metric_cells(summaries, seeds, metric == "routing_accuracy")))
+            # Single classes are not tested, and so not highlighted next to means that are.
+            bold = None if not compared else better.get(metric, set()) if class_name == MEAN else set()
+            rows.append((row, metric_cells(summaries, seeds, metric == ROUTING, bold)))
             pairs = zip(summaries, comparison.baselines, strict=True)
             change = [None if of is None else relative_change(summaries[of], s) for s, of in pairs]
             changes.append((row, tuple(Cell(change_text(value)) for value in change)))
-    rules = frozenset({len(rows) - len(MAIN)} if len(rows) > len(MAIN) else ())
+    rules = frozenset({len(rows) - len(shown)} if len(rows) > len(shown) else ())
     if any(cell.bold for _, cells in rows for cell in cells):
-        where = f" (see `Against {baseline}`)" if measured else ""
-        legend = f"Bold: the best mean in its {'column' if wide else 'row'}, significant or not{where}."
-        notes = (legend, *notes)
+        best = f"the best mean in its {'column' if wide else 'row'}; no difference is tested"
+        verdict = f"better than the baseline by its verdict (see `Against {baseline}`); single classes are not tested"
+        notes = (f"Bold: {verdict if compared else best}.", *notes)
     title = "After the final task" if wide else "Per class, after the final task"
     if wide:
-        # The first row is routing accuracy, whose change is mostly zero and would widen the table.
-        rows += [(f"{name}, change", cells) for name, cells in changes[1:] if measured]
+        # The change of routing accuracy is mostly zero and would widen the table.
+        named = zip(shown, changes, strict=True)
+        rows += [(f"{name}, change", cells) for metric, (name, cells) in named if measured and metric != ROUTING]
         rows.insert(0, ("n", tuple(Cell(str(n)) for n in seeds)))
         return [Table(title, ("", *names), tuple(rows), notes).transposed("Variant")]
     if len(variants) == 2 and measured:
@@ -256,6 +300,12 @@ def _main_tables(
     return [main, Table(_CHANGE + baseline, header, kept, under, rules)]
 
 
+def _routes_all(variants: Sequence[VariantColumn], classes: Sequence[str]) -> bool:
+    """Say whether every image of every class was routed to its task, in each of several columns."""
+    values = [v.values(name, ROUTING) for v in variants for name in (*classes, MEAN)]
+    return len(variants) > 1 and all(of and set(of) == {1.0} for of in values)
+
+
 def _records(
     comparison: Comparison,
     classes: Sequence[str],
@@ -267,7 +317,11 @@ def _records(
     """Return the rows of the CSV, variant by variant."""
     records: list[list[Record]] = [[] for _ in comparison.variants]
     own = [
-        (" + ".join(sorted({t.dataset for t in variant.trials})), variant.label, _marks(comparison, k, current_code))
+        (
+            " + ".join(sorted({t.dataset for t in variant.trials})),
+            variant.long_label,
+            _marks(comparison, k, current_code),
+        )
         for k, variant in enumerate(comparison.variants)
     ]
     further = [metric for metric in further_metrics(comparison.variants) if metric not in METRICS]

@@ -34,11 +34,18 @@ class VariantColumn:
         label: its name in tables.
         factors: {knob: value} for every knob that is a factor of any compared variant.
         trials: one for each seed, ordered by seed.
+        configuration: its long name if `label` is a short one; else empty.
     """
 
     label: str
     factors: Mapping[str, object]
     trials: tuple[FinishedTrial, ...]
+    configuration: str = ""
+
+    @property
+    def long_label(self) -> str:
+        """The name with all factors that differ, as the CSV has it."""
+        return self.configuration or self.label
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:

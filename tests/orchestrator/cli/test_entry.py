@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleflow.settings.knobs import fields
+from orchestrator.cli import entry
 from orchestrator.driver import prepare
+from orchestrator.reports.tables import first_screen
 from orchestrator.results import parts
 from orchestrator.results.schema import TABLES
 from orchestrator.results.store import ResultStore
@@ -110,10 +112,14 @@ def test_report_makes_the_same_files_again(finished, command):
     assert command("report", "results/small", "--format", "csv").out == before["report.csv"].decode() + "\n"
 
 
-def test_a_run_prints_its_report_as_it_is(finished, command):
+def test_a_run_prints_its_answer_and_one_table_or_all_of_its_report_as_it_is(finished, command):
+    body = (finished / "results/small/report.md").read_text().partition("<!-- lock")[0].strip()
+    full = command("sweep.yaml", "--backend", "inline", "--full")
+    assert body in full.out
     ended = command("sweep.yaml", "--backend", "inline")
-    report = (finished / "results/small/report.md").read_text()
-    assert report.partition("<!-- lock")[0].strip() in ended.out
+    assert first_screen(body).strip() in ended.out
+    assert "## Per class" not in ended.out
+    assert "## Per class" in full.out
     assert "results: results/small/parts (Parquet)" in ended.out
     assert "report:  results/small/report.md" in ended.out
 
@@ -219,6 +225,13 @@ def test_help_loads_nothing_heavy(words):
     done = subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: moleflow-sweep" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["plan", "--help"], ["run", "--help"]])
+def test_the_help_of_flags_names_no_value(words, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["moleflow-sweep", *words])
+    entry.main()
+    assert "bool" not in capsys.readouterr().out.lower()
 
 
 def test_two_drivers_on_one_sweep_run_nothing_twice(place, features, edit, start, command, wait_until):

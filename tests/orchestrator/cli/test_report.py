@@ -22,12 +22,12 @@ def test_two_sweeps_side_by_side(two, command, contents):
     ended = command("compare", ONE, TWO)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("# small and other side by side\n\n- sweeps: small (4 trials), other (4 trials)\n")
-    assert "| Metric | focal_gamma=0 (small, other) | focal_gamma=2 | focal_gamma=4 |" in ended.out
+    assert "| Metric | focal_gamma=0 (small, other) | focal_gamma=2 (small) | focal_gamma=4 (other) |" in ended.out
     assert "## Change against focal_gamma=0 (small, other)" in ended.out
     assert contents(two) == before
     as_csv = command("compare", TWO, ONE, "--format", "csv").out.splitlines()
     assert as_csv[0] == "dataset,variant,class,metric,mean,sd,n,change,marks"
-    assert "focal_gamma=2" in {line.split(",")[1] for line in as_csv}
+    assert "focal_gamma=2 (small)" in {line.split(",")[1] for line in as_csv}
     latex = command("compare", ONE, TWO, "--format", "latex", "--baseline", "focal_gamma=4").out
     assert "\\toprule" in latex
     assert "Change against focal\\_gamma=4" in latex

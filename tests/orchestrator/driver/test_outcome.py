@@ -76,3 +76,12 @@ def test_the_closing_lines_repeat_the_cost_and_name_the_paths():
     report = "# small\n\n- seeds: 0\n- cost: 2.0 compute-hours\n"
     assert closing_lines(report, Path("r/parts"), Path("r/report.md")) == ["cost:    2.0 compute-hours", *paths]
     assert closing_lines("# small\n", Path("r/parts"), Path("r/report.md")) == paths
+
+
+def test_a_resumed_run_counts_the_trials_that_finished_before(monkeypatch):
+    """The counts are those of the sweep, not of this run alone."""
+    monkeypatch.setattr(sys, "argv", ["moleflow-sweep", "s.yaml"])
+    monkeypatch.delenv("MOLEFLOW_COMMAND", raising=False)
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True, markup=False, highlight=False)
+    assert print_outcome(RunOutcome(finished=["a"]), LABELS, 4, True, console, before=6) == 130
+    assert console.file.getvalue().startswith("7 of 10 trials finished and kept; to continue")

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.html_report.chart import HAS_CAVEAT, HAS_INTERVAL, Chart, points, quantitative, spans_decades
 from orchestrator.html_report.factors import factor_charts
 from orchestrator.html_report.learning_curves import Curve, curve_charts, read_curves
-from orchestrator.html_report.mean_interval import mean_interval
+from orchestrator.html_report.mean_interval import mean_interval, share_interval
 from orchestrator.html_report.parallel_coordinates import ConfigurationLine, parallel_chart, variant_lines
 from orchestrator.html_report.per_class import class_charts
 from orchestrator.html_report.r_matrices import matrix_groups
@@ -23,7 +23,7 @@ def test_a_factor_is_drawn_with_the_means_of_the_report_and_their_intervals(keep
     image, pixel = factor_charts(page_data).charts
     assert (image.title, pixel.title) == ("Image AUROC against focal_gamma", "Pixel AUROC against focal_gamma")
     for k, row in enumerate(rows_of(image)):
-        of = mean_interval(page_data.variants[k].values(MEAN, "image_auroc"))
+        of = share_interval(page_data.variants[k].values(MEAN, "image_auroc"))
         assert (row["variant"], row["x"], row["n"]) == (k, page_data.variants[k].factors["loss.focal_gamma"], 3)
         assert (row["mean"], row["low"], row["high"]) == (of.mean, of.low, of.high)
     marks = [layer["mark"]["type"] for layer in image.content()["spec"]["layer"]]

@@ -305,3 +305,12 @@ def test_many_classes_have_a_critical_difference_diagram(keep, trial, page_of, c
     assert ranks == sorted(ranks)
     assert sum(ranks) == pytest.approx(6, abs=1e-4)  # 1 + 2 + 3, whatever the order.
     assert rows["no difference"][1:3] == [min(ranks), max(ranks)]
+
+
+def test_variants_that_do_not_fit_side_by_side_are_rows_with_their_means_first(keep, trial, page_of, content):
+    page = content(page_of(keep([trial(float(gamma)) for gamma in range(6)])))
+    table = page["tables"][0]
+    assert table["title"] == "Per class, after the final task"
+    assert table["head"][0] == "Variant"
+    assert table["head"][1].startswith("Mean ")
+    assert [page["names"][row[0]] for row in table["rows"]] == [f"focal_gamma={gamma}" for gamma in range(6)]

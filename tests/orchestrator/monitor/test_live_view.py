@@ -153,7 +153,7 @@ def test_a_terminal_shows_a_line_per_running_trial_and_the_whole_sweep(tally, cl
     assert lines[2:] == [
         "trials:   3: 2 running, 1 finished  ETA 35 s",
         "speed:    72 trials/h",
-        "best:     0.7500 image AUROC  third",
+        "best:     0.7500 test image AUROC  third",
     ]
 
 
@@ -201,3 +201,27 @@ def test_every_event_is_one_line_of_json(tally, clock):
     assert second == {"kind": "features", "done": 3, "total": 9, **about, **run}
     assert (last["image_auroc"], last["validation"]) == (None, {"pixel_auroc": None})
     assert (last["trials_over"], last["seconds_left"]) == (1, 12.0)
+
+
+def test_on_eighty_columns_the_seed_of_every_running_trial_is_in_sight(tally, clock):
+    long = "position=true, grid_size=2, scaling=0.5, spatial=true, center_weight=0.05, epochs=20"
+    console = terminal(width=80)
+    view = LiveView(console, {"a": f"{long} seed=0", "b": f"{long} seed=11"}, 2, tally, clock=clock)
+    for trial in ("a", "b"):
+        view.show(Event("started", trial))
+        view.show(epoch(trial, 0, 1))
+    first, second = shown(view, console)[:2]
+    assert first.startswith("position") and second.startswith("position")
+    assert "… seed=0 " in first and "… seed=11 " in second
+    assert "12%" in first and "ETA" in first
+    assert max(map(len, shown(view, console))) <= 80
+
+
+def test_a_resumed_run_counts_the_trials_that_finished_before(tally, clock):
+    console = plain()
+    with LiveView(console, LABELS, 2, tally, clock=clock, done=6) as view:
+        view.show(Event("started", "a"))
+        view.show(finished(tally, "a"))
+        counts = view.snapshot().counts
+    assert said(console)[0].startswith("finished  7/8  gamma=0 seed=0")
+    assert (counts["finished"], counts["waiting"]) == (7, 1)

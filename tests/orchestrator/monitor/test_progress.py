@@ -14,7 +14,7 @@ def test_the_best_finished_trial_is_shown():
         progress.on_event(Event("finished", trial, {"image_auroc": auroc}), now + 0.5)
     snapshot = progress.snapshot(9.0, {"finished": 2}, 0)
     assert (snapshot.best, snapshot.over, snapshot.left_s) == (("first", 0.75), True, 0.0)
-    assert summary_line(snapshot) == "2 finished  1,200 trials/h  best so far: image AUROC 0.7500 (first)"
+    assert summary_line(snapshot) == "2 finished  1,200 trials/h  best so far: test image AUROC 0.7500 (first)"
 
 
 def test_a_pruned_trial_counts_for_the_speed():
@@ -140,3 +140,19 @@ def test_a_trial_without_progress_is_shown_as_stalled_from_half_of_the_time_on()
     assert activity(1900.0) == "stalled: no progress for 30 min (resources.stall_min: 60)"
     progress.on_event(Event("step", "a", {"worker": "w", "doing": "waiting"}), 1901.0)
     assert activity(1902.0) == "starting"
+
+
+def test_the_best_is_judged_by_validation_images_where_there_are_any():
+    progress = SweepProgress({})
+    progress.learn(Event("finished", "a", {"image_auroc": 0.99}))
+    progress.learn(Event("finished", "b", {"image_auroc": 0.7, "validation": {"image_auroc": 0.8}}))
+    progress.learn(Event("finished", "c", {"image_auroc": 0.98, "validation": {"image_auroc": 0.6}}))
+    progress.learn(Event("finished", "d", {"image_auroc": 0.97}))
+    snapshot = progress.snapshot(0.0, {}, 0)
+    assert snapshot.best_so_far == "best so far: validation image AUROC 0.8000 (b)"
+
+
+def test_a_search_never_shows_test_images():
+    progress = SweepProgress({}, is_search=True)
+    progress.learn(Event("finished", "a", {"image_auroc": 0.99}))
+    assert progress.snapshot(0.0, {}, 0).best_so_far == ""

@@ -150,7 +150,7 @@ def test_watching_shows_the_driver_s_picture_and_the_other_trials():
         "and 19 more running",
         "trials:   31: 30 running, 1 failed  ETA 1 min 30 s",
         "speed:    12 trials/h, 0.5 epochs/s",
-        "best:     0.8750 image AUROC  best one",
+        "best:     0.8750 test image AUROC  best one",
         "in use:   memory 1.0 GB",
     ]
     assert shown[table + 2].split()[:4] == ["d" * 12, "gamma=3", "seed=0", "failed"]

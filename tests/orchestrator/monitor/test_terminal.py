@@ -41,3 +41,17 @@ def test_the_live_picture_has_none_either():
     assert "a[2J]0;owned31mbc" in text
     assert "\x1b[?25l" in text  # The cursor is hidden by rich.
     assert not any(sign in text for sign in ("\x1b[2J", "owned\x07", "\x9b", "\u202e"))
+
+
+def test_numbers_stay_whole_and_what_does_not_fit_stands_below_under_the_first_column():
+    head = "| Variant | 95 % interval | Image AUROC | Pixel AUROC | Oracle | Verdict |\n|---|---:|---:|---:|---:|---|\n"
+    row = "| long_name=0.001 | +0.0009 to +0.0819 | 0.8812 ± 0.0138 | 0.9043 ± 0.0020 | 0.8812 ± 0.0138 | undecided |\n"
+    for width in (40, 60, 80, 200):
+        console, page = terminal()
+        console._width = width
+        show_markdown(head + row, console)
+        lines = page.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        for number in ("+0.0009 to +0.0819", "0.8812 ± 0.0138", "0.9043 ± 0.0020"):
+            assert number in page.getvalue()
+        assert (sum("Variant" in line for line in lines) > 1) == (width < 110)

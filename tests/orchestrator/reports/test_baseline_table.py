@@ -154,3 +154,24 @@ def test_equal_scores_make_equal_bytes_whatever_the_order_of_writing(stored, add
     here, there = (build_report(store, Recipe("t", baseline={GAMMA: 0.0})) for store in (stored(), other))
     assert (here.markdown(), here.csv(), here.latex()) == (there.markdown(), there.csv(), there.latex())
     assert "\u2013" not in statistics_table(here)[0]["focal_gamma=2"]["Plain 95 % interval"]
+
+
+def test_pixels_are_compared_over_the_classes_that_have_masks(stored, add):
+    for seed in range(3):
+        add({GAMMA: 0.0}, seed, pixel=(0.80 + seed / 1000, None))
+        add({GAMMA: 2.0}, seed, pixel=(0.90 + seed / 900, None))
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
+    table, section = statistics_table(report, "Pixel")
+    row = table["focal_gamma=2"]
+    assert (row["n"], row["Difference"], row["Verdict"]) == ("3", "+0.1001", "better")
+    assert "- ‡ Over the classes that have the metric: `leather`." in section
+
+
+def test_variants_without_masks_in_different_classes_are_not_compared_in_pixels(stored, add):
+    for seed in range(3):
+        add({GAMMA: 0.0}, seed, pixel=(0.80, None))
+        add({GAMMA: 2.0}, seed, pixel=(None, 0.90))
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0}))
+    assert not any("Mean Pixel AUROC" in of.title for of in report.tables) or (
+        statistics_table(report, "Pixel")[0]["focal_gamma=2"]["Verdict"] == "\u2013"
+    )

@@ -42,16 +42,21 @@ def cells(report, row, table=0):
     return dict(zip(report.tables[table].header[1:], dict(report.tables[table].rows)[row], strict=True))
 
 
-def test_columns_are_named_by_their_sweep_only_where_names_collide(sweep):
+def test_columns_name_their_sweep(sweep):
     one = sweep("one", *gammas())
     two = sweep("two", *gammas((2.0, 4.0), settings={"training.epochs": 9}))
     report = cross_sweep_report([one, two], None, "test")
-    assert columns(report) == ("focal_gamma=0", "focal_gamma=2 (one)", "focal_gamma=2 (two) †", "focal_gamma=4 †")
+    assert columns(report) == (
+        "focal_gamma=0 (one)",
+        "focal_gamma=2 (one)",
+        "focal_gamma=2 (two) †",
+        "focal_gamma=4 (two) †",
+    )
     assert report.title == "one and two side by side"
     assert report.header[0] == "sweeps: one (4 trials), two (4 trials)"
     notes = " ".join(report.tables[0].notes)
     assert "Compared: `loss.focal_gamma` (0, 2, 4); `sweep` (one, two)" in notes
-    assert "Confounded by `training.epochs`: 5 in `focal_gamma=0`, `focal_gamma=2 (one)`; 9 in" in notes
+    assert "Confounded by `training.epochs`: 5 in `focal_gamma=0 (one)`, `focal_gamma=2 (one)`; 9 in" in notes
     assert report.lock is None
 
 
@@ -105,12 +110,21 @@ def test_other_images_have_tables_of_their_own(sweep):
     assert "mvtec (leather, grid), digest d2d2d2d2d2d2: two" in loud
     tables = [(table.title, table.header[1:]) for table in report.tables]
     mains = [table for table in tables if table[0].startswith("Per class")]
+    on_one = "on embedded (leather, grid), digest d1d1d1d1d1d1"
+    on_two = "on mvtec (leather, grid), digest d2d2d2d2d2d2"
     assert mains == [
-        ("Per class, after the final task, on embedded (leather, grid), digest d1d1d1d1d1d1", ("focal_gamma=0", "focal_gamma=2", "Change")),
-        ("Per class, after the final task, on mvtec (leather, grid), digest d2d2d2d2d2d2", ("focal_gamma=4",)),
-    ]  # fmt: skip
+        (f"Per class, after the final task, {on_one}", ("focal_gamma=0 (one)", "focal_gamma=2 (one)", "Change")),
+        (f"Per class, after the final task, {on_two}", ("focal_gamma=4 (two)",)),
+    ]
     assert {record[0] for record in report.records} == {"embedded", "mvtec"}
     assert all(record[7] is None for record in report.records if record[0] == "mvtec")
+
+
+def test_the_setting_that_makes_the_images_differ_is_named(sweep):
+    one = sweep("one", *gammas((0.0,), settings={"data.test_images": 8}))
+    two = sweep("two", *gammas((0.0,), settings={"data.test_images": 16}, dataset="mvtec"))
+    (loud,) = (of for of in cross_sweep_report([one, two], None, "test").header if of.startswith("DIFFERENT IMAGES"))
+    assert loud.endswith("They differ in `test_images: 8` and `16`.")
 
 
 def test_other_classes_are_other_images(sweep):
@@ -129,16 +143,18 @@ def test_other_code_and_another_environment_are_named_first(sweep):
         "DIFFERENT ENVIRONMENT: torch: 2.13.0 in one; 2.14.0 in two",
         "DIFFERENT ENVIRONMENT: package timm: 1.0.31 in one; 1.1 in two",
     ]
-    assert columns(cross_sweep_report([one, two], None, "test", current_code=CODE))[-1] == "focal_gamma=4 † (stale)"
+    assert (
+        columns(cross_sweep_report([one, two], None, "test", current_code=CODE))[-1] == "focal_gamma=4 (two) † (stale)"
+    )
 
 
 def test_identical_trials_of_two_sweeps_share_a_column(sweep):
     one, two = sweep("one", *gammas()), sweep("two", *gammas((0.0, 4.0)))
     report = cross_sweep_report([one, two], {GAMMA: 0}, "test")
-    assert columns(report) == ("focal_gamma=0 (one, two)", "focal_gamma=2", "focal_gamma=4")
+    assert columns(report) == ("focal_gamma=0 (one, two)", "focal_gamma=2 (one)", "focal_gamma=4 (two)")
     assert "identical trials, equal in every digit, are in two too: they share a column" in report.header
     assert report.header[0] == "sweeps: one (4 trials), two (4 trials)"
-    assert cells(report, "Mean Image AUROC", 1)["focal_gamma=4"].text == "+28.4%"
+    assert cells(report, "Mean Image AUROC", 1)["focal_gamma=4 (two)"].text == "+28.4%"
     assert report.missing == ()
 
 

@@ -33,9 +33,9 @@ def test_every_other_setting_that_differs_is_a_confound_and_marks_its_columns(st
     add({"version": "v2"}, settings={"backbone.model": "dino", "backbone.grid": 37})
     add({"version": "v3"}, settings={"backbone.model": "dino", "backbone.grid": 37})
     text = markdown(stored(), baseline={"version": "v1"})
-    assert "† Confounded by `backbone.model`: vit in `version=v1`; dino in `version=v2`, `version=v3`." in text
-    assert "† Confounded by `backbone.grid`: 14 in `version=v1`; 37 in `version=v2`, `version=v3`." in text
-    assert header_of(text) == "| Metric | version=v1 | version=v2 † | version=v3 † |"
+    assert "† Confounded by `backbone.model`: vit in `v1`; dino in `v2`, `v3`." in text
+    assert "† Confounded by `backbone.grid`: 14 in `v1`; 37 in `v2`, `v3`." in text
+    assert header_of(text) == "| Metric | v1 | v2 † | v3 † |"
     assert (
         "† Confounds, with their values under the first table: `backbone.grid`, `backbone.model`." in text
     )  # under the other tables
@@ -46,7 +46,7 @@ def test_every_other_setting_that_differs_is_a_confound_and_marks_its_columns(st
 def test_without_a_baseline_the_odd_one_out_is_marked(stored, add):
     for version, epochs in (("v1", 5), ("v2", 40), ("v3", 5)):
         add({"version": version}, settings={"training.epochs": epochs})
-    assert header_of(markdown(stored())) == "| Metric | version=v1 | version=v2 † | version=v3 |"
+    assert header_of(markdown(stored())) == "| Metric | v1 | v2 † | v3 |"
 
 
 def test_a_setting_that_the_version_sets_is_no_confound(stored, add):
@@ -54,7 +54,7 @@ def test_a_setting_that_the_version_sets_is_no_confound(stored, add):
     add({"version": "v7"}, settings={GAMMA: 2.0, "training.epochs": 9})
     text = markdown(stored(), version_settings={"v3": {GAMMA: 0.0}, "v7": {GAMMA: 2.0}})
     assert "Set by `version`, and so different with it: `loss.focal_gamma`." in text
-    assert "Confounded by `training.epochs`: 5 in `version=v3`; 9 in `version=v7`" in text
+    assert "Confounded by `training.epochs`: 5 in `v3`; 9 in `v7`" in text
     assert "Confounded by `loss.focal_gamma`" in markdown(stored())  # unless it says what it sets
 
 
@@ -148,7 +148,7 @@ def test_a_setting_that_differs_from_its_version_is_a_confound(stored, add):
     settings = {"v3": {GAMMA: 0.0, "lora.rank": 32}, "v7": {GAMMA: 2.0, "lora.rank": 32}}
     text = markdown(stored(), version_settings=settings)
     assert "Set by `version`, and so different with it: `loss.focal_gamma`." in text
-    assert "Confounded by `lora.rank`: 32 in `version=v3`; 8 in `version=v7`" in text
+    assert "Confounded by `lora.rank`: 32 in `v3`; 8 in `v7`" in text
     settings["v7"]["lora.rank"] = 8
     assert "Confounded" not in markdown(stored(), version_settings=settings)
 

@@ -89,8 +89,9 @@ def test_the_header_says_data_versions_seeds_code_and_cost(stored, add):
     for gamma in (0.0, 2.0):
         add({GAMMA: gamma}, git_commit="abcdef0123456789", git_dirty=True)
     lines = markdown(stored()).splitlines()
-    assert lines[:3] == ["# t", "", "- dataset: embedded (generated images), digest d1d1d1d1d1d1"]
-    assert lines[3:10] == [
+    start = lines.index("- dataset: embedded (generated images), digest d1d1d1d1d1d1")
+    assert lines[start - 2 : start] == ["## Data, settings and cost", ""]
+    assert lines[start + 1 : start + 8] == [
         "- versions: v7",
         "- seeds: 0 (n = 1 in every column)",
         "- settings shared by all columns: backbone efficientnet_lite0, patch grid 14x14, 5 epochs",
@@ -187,7 +188,7 @@ def test_a_table_whose_column_has_a_flag_shows_it(stored, add, start):
     add({"version": "v3"})
     add({"version": "v9"}, settings=FLAGGED[start], flags=json.dumps(flags))
     report = build_report(stored(), Recipe("t"))
-    assert f"flag: {flags[0]} (in `version=v9`)" in report.tables[0].notes
+    assert f"flag: {flags[0]} (in `v9`)" in report.tables[0].notes
     assert f"flag: {latex_text(flags[0])}" in report.latex().partition("\\end{table}")[0]
 
 
@@ -210,11 +211,11 @@ def test_the_table_says_that_the_density_is_of_adapted_features(stored, add):
     attention = "patch attention cannot be inverted, so its log-determinant is left out."
     text = markdown(stored())
     assert f"- {DENSITY}: {why}\n" in text
-    assert f"- {DENSITY} (in `version=v6`): {attention}\n" in text
+    assert f"- {DENSITY} (in `v6`): {attention}\n" in text
     add({"version": "v1"}, settings=ADAPTER | {"adapter.task0": False})
-    assert f"- {DENSITY}: {why} The first task has no adapter (in `version=v1`).\n" in markdown(stored())
+    assert f"- {DENSITY}: {why} The first task has no adapter (in `v1`).\n" in markdown(stored())
     add({"version": "v0"}, settings={"adapter.enabled": False})
-    assert f"- {DENSITY} (in `version=v1`, `version=v3`, `version=v6`): {why}" in markdown(stored())
+    assert f"- {DENSITY} (in `v1`, `v3`, `v6`): {why}" in markdown(stored())
 
 
 def test_without_adapter_and_attention_there_is_no_note_on_the_density(stored, add):

@@ -94,8 +94,12 @@ def test_a_changed_cell_is_named(write):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("| leather Routing Acc |", "| cotton Routing Acc |", "row 'cotton Routing Acc' only in the report"),
-        ("| focal_gamma=2 |", "| focal_gamma=3 |", "column 'focal_gamma=2' missing in the report"),
+        ("| leather Image AUROC |", "| cotton Image AUROC |", "row 'cotton Image AUROC' only in the report"),
+        (
+            "| focal_gamma=0 | focal_gamma=2 |",
+            "| focal_gamma=0 | focal_gamma=3 |",
+            "column 'focal_gamma=2' missing in the report",
+        ),
         ("- versions: v7", "- versions: v8", "the report has - versions: v8, the Parquet gives - versions: v7"),
         ("## Per class, after", "## By class, after", "section 'By class, after the final task': only in the report"),
         (
@@ -105,9 +109,9 @@ def test_a_changed_cell_is_named(write):
         ),
         ("- versions: v7\n", "", "the report has nothing, the Parquet gives - versions: v7"),
         (
-            "**0.7100 ± 0.0141**",
-            "0.7100 ± 0.0141",
-            "the report has 0.7100 ± 0.0141, the Parquet gives **0.7100 ± 0.0141**",
+            "| 0.7100 ± 0.0141",
+            "| **0.7100 ± 0.0141**",
+            "the report has **0.7100 ± 0.0141**, the Parquet gives 0.7100 ± 0.0141",
         ),
     ],
 )
@@ -157,7 +161,7 @@ def test_a_trial_that_is_gone_is_named(write, ids, tmp_path, make_trial):
     )
     assert (
         f"{table}, row 'grid Image AUROC', column 'focal_gamma=2':"
-        " the report has **0.7100 ± 0.0141**, the Parquet gives **0.7000**"
+        " the report has 0.7100 ± 0.0141, the Parquet gives 0.7000"
     ) in verdict.differences
     assert "section 'Not in the tables': missing in the report" in verdict.differences
 

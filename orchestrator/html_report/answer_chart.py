@@ -1,0 +1,112 @@
+"""The chart at the top of the page: each variant's difference to its baseline, the best on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.html_report.chart import (
+    ACCENT,
+    Chart,
+    Spec,
+    intervals,
+    layered,
+    left_out,
+    nominal,
+    points,
+    quantitative,
+    tooltip,
+)
+from orchestrator.html_report.mean_interval import MEAN_FIELDS, share_interval
+from orchestrator.html_report.page_data import QUALITY, PageData
+from orchestrator.reports.baseline_table import BaselineComparison
+from orchestrator.reports.final_metrics import MAIN, MEAN
+
+MOST = 20
+"""Variants that the chart shows; of more, the best ones."""
+FIELDS = {
+    "variant": "Variant",
+    "mean": "Difference",
+    "low": "95 % low",
+    "high": "95 % high",
+    "n": "n (seeds)",
+    "verdict": "Verdict",
+    "caveats": "Caveats",
+}
+FIELDS_OF_MEANS = {"variant": "Variant", **MEAN_FIELDS, "caveats": "Caveats"}
+ROW = 26
+"""Pixels for each variant."""
+
+
+def answer_chart(page: PageData) -> Chart | None:
+    """Return the differences in the metric that answers; without a baseline the means.
+
+    None for a single variant and where no variant has the metric.
+    """
+    for of in page.report.compared:
+        rows = _differences(page, of)
+        if rows:
+            return _chart_of_differences(page, of, rows)
+    return _chart_of_means(page)
+
+
+def _differences(page: PageData, of: BaselineComparison) -> list[tuple[object, ...]]:
+    known = [(result.difference, k) for k, result in of.results.items() if result.difference is not None]
+    ranked = sorted(known, key=lambda item: (-item[0], item[1]))
+    rows: list[tuple[object, ...]] = []
+    for difference, k in ranked[:MOST]:
+        result = of.results[k]
+        bounds = result.joint_low, result.joint_high
+        rows.append(
+            (page.variants[k].label, difference, *bounds, result.n, result.verdict(), "; ".join(page.caveats[k]))
+        )
+    return rows
+
+
+def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence[tuple[object, ...]]) -> Chart:
+    title = f"difference in mean {MAIN[of.metric]} to the baseline"
+    bases = list(dict.fromkeys(of.baselines[k] for k in of.results))
+    line = f"the baseline {page.variants[bases[0]].label}" if len(bases) == 1 else "each variant's baseline"
+    family = max((result.family for result in of.results.values()), default=1)
+    held = f", which hold for all {family} variants at once" if family > 1 else ""
+    note = f"Line: {line}. Bars: 95 % intervals over the seeds{held}; fewer than three seeds have none."
+    note += left_out(len(rows), len(of.results), "variants, the best") + page.hollow_points_note
+    zero: Spec = {
+        "mark": {"type": "rule", "strokeWidth": 1.5, "strokeDash": [4, 3], "color": ACCENT},
+        "encoding": {"x": {"datum": 0}, "y": None},
+    }
+    layers = [
+        zero,
+        intervals({"type": "rule", "strokeWidth": 2}, title, axis="x"),
+        *_points(title, FIELDS, rows),
+    ]
+    y = nominal("variant", None, axis={"labelLimit": 150})
+    spec = layered(ROW * len(rows), {"y": y}, layers)
+    return Chart("Variants against the baseline", note, FIELDS, rows, spec, wide=True)
+
+
+def _points(title: str, fields: Mapping[str, str], rows: Sequence[Sequence[object]]) -> list[Spec]:
+    """Return the layers of points; a layer without points would make Vega warn."""
+    caveats = [bool(row[-1]) for row in rows]
+    layers = points({"x": quantitative("mean", title), "tooltip": tooltip(fields)}, any(caveats))
+    return layers[1:] if all(caveats) else layers
+
+
+def _chart_of_means(page: PageData) -> Chart | None:
+    ranked = page.ranking[:MOST]
+    rows = [
+        (page.variants[k].label, *mean, "; ".join(page.caveats[k]))
+        for k in ranked
+        if (mean := share_interval(page.variants[k].values(MEAN, QUALITY))).mean is not None
+    ]
+    if len(rows) < 2:
+        return None
+    title = f"mean {MAIN[QUALITY]}"
+    note = "Bars: 95 % intervals over the seeds; fewer than three seeds have none. No difference is tested."
+    note += left_out(len(rows), len(page.variants), "variants, the best") + page.hollow_points_note
+    layers = [
+        intervals({"type": "rule", "strokeWidth": 2}, title, axis="x"),
+        *_points(title, FIELDS_OF_MEANS, rows),
+    ]
+    y = nominal("variant", None, axis={"labelLimit": 150})
+    spec = layered(ROW * len(rows), {"y": y}, layers)
+    return Chart(f"Variants by {title}", note, FIELDS_OF_MEANS, rows, spec, wide=True)

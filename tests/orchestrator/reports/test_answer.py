@@ -1,0 +1,207 @@
+"""The answer at the top of a report: sentences that follow from the numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.reports.answer import ALSO, FOUND, MIND, NEXT, OVERTURN
+from orchestrator.reports.lock import Recipe
+from orchestrator.reports.tables import build_report, first_screen
+
+GAMMA = "loss.focal_gamma"
+BASELINE = {GAMMA: 0.0}
+
+
+@pytest.fixture
+def answer(stored):
+    """Make the report against gamma 0, and return its answer."""
+
+    def of(**named):
+        return build_report(stored(), Recipe("t", **{"baseline": BASELINE} | named)).answer
+
+    return of
+
+
+@pytest.fixture
+def add_pairs(add):
+    """Add trials of gamma 0 and of another one that differs by so much image AUROC per seed."""
+
+    known = set()
+
+    def of(*differences, gamma=2.0):
+        for seed, difference in enumerate(differences):
+            own = 0.7 + seed / 1000
+            if seed not in known:
+                known.add(seed)
+                add({GAMMA: 0.0}, seed, image=(own, own))
+            add({GAMMA: gamma}, seed, image=(own + difference, own + difference))
+
+    return of
+
+
+def test_a_variant_that_wins_is_named_with_difference_interval_and_verdict(answer, add_pairs):
+    add_pairs(0.05, 0.052, 0.051)
+    of = answer()
+    assert of.part(FOUND).startswith(
+        "`focal_gamma=2` is better than the baseline `focal_gamma=0`: mean image AUROC 0.7520 against 0.7010, a difference "
+        "of +0.0510 (95% interval +0.0485 to +0.0535 over 3 seeds)."
+    )
+    assert of.part(NEXT) == (
+        "This verdict needs no more seeds. Try `focal_gamma=2` on images that took no part here before you rely on it."
+    )
+
+
+def test_a_win_by_a_hair_says_so(answer, add_pairs):
+    add_pairs(0.04, 0.06, 0.08)  # t interval: 0.06 plus and minus 4.303 * 0.02 / sqrt(3)
+    of = answer()
+    assert "is better than the baseline" in of.part(FOUND)
+    assert of.part(OVERTURN).startswith("The interval comes within 0.0103 of zero, with 3 seeds.")
+
+
+def test_a_variant_that_loses_leaves_the_baseline(answer, add_pairs):
+    add_pairs(-0.05, -0.052, -0.051)
+    of = answer()
+    assert of.part(FOUND).startswith(
+        "`focal_gamma=2` is worse than the baseline `focal_gamma=0`: mean image AUROC 0.6500"
+    )
+    assert of.part(NEXT) == "Keep `focal_gamma=0`; this verdict needs no more seeds."
+
+
+def test_of_several_losers_the_nearest_is_named_and_all_are_counted(answer, add_pairs):
+    add_pairs(-0.05, -0.052, -0.051)
+    add_pairs(-0.15, -0.152, -0.151, gamma=4.0)
+    of = answer()
+    found = of.part(FOUND)
+    assert found.startswith("Every variant is worse than the baseline `focal_gamma=0`. The nearest is `focal_gamma=2`:")
+    assert "Of 2 variants against their baseline: 2 worse (`focal_gamma=2`, `focal_gamma=4`)." in of.part(ALSO)
+    assert "held for all 2 comparisons at once" in found
+
+
+def test_an_undecided_sweep_says_how_many_seeds_would_decide(answer, add_pairs):
+    add_pairs(0.09, -0.01, 0.04, 0.05)
+    of = answer()
+    assert of.part(FOUND).startswith(
+        "Undecided: `focal_gamma=2` has the highest mean image AUROC, 0.7440 against 0.7015"
+    )
+    assert of.part(NEXT).startswith(
+        "6 more seeds would decide about `focal_gamma=2`: set `seeds: 10` in the sweep file"
+    )
+
+
+def test_the_highest_undecided_mean_does_not_hide_a_decided_one(answer, add_pairs):
+    add_pairs(0.15, -0.01, 0.04)
+    add_pairs(0.03, 0.031, 0.032, gamma=4.0)
+    found = answer().part(FOUND)
+    assert found.startswith("Undecided: `focal_gamma=2` has the highest")
+    assert "Decided as better: `focal_gamma=4`, +0.0310 (95% interval" in found
+
+
+def test_one_seed_decides_nothing(answer, add_pairs):
+    add_pairs(0.05)
+    of = answer()
+    assert "a difference of +0.0500 (1 seed, so no interval over seeds)." in of.part(FOUND)
+    assert of.part(FOUND).startswith("Undecided: ")
+    assert of.part(NEXT).startswith("2 more seeds or more are needed to decide about `focal_gamma=2`: set `seeds: 3`")
+
+
+def test_a_sweep_that_failed_has_no_answer_and_names_the_command(add, answer):
+    for seed in (0, 1):
+        add({GAMMA: 2.0}, seed, status="failed", error_kind="RuntimeError", error="out of memory")
+    of = answer()
+    assert of.part(FOUND).startswith("No answer: no trial is finished. 2 of 2 trials not in the tables: 2 failed.")
+    assert "out of memory" in of.part(FOUND)
+    assert "moleflow-sweep retry FOLDER" in of.part(NEXT)
+
+
+def test_trials_that_failed_next_to_an_answer_come_first_in_what_to_do(add, answer, add_pairs):
+    add_pairs(0.05, 0.052, 0.051)
+    add({GAMMA: 4.0}, status="failed", error="out of memory")
+    of = answer()
+    assert of.part(FOUND).startswith("`focal_gamma=2` is better")
+    assert of.part(NEXT).startswith("`moleflow-sweep logs FOLDER` shows the errors")
+
+
+def test_a_search_says_by_which_images_it_chose_and_which_key_has_its_seeds(answer, add_pairs):
+    add_pairs(0.09, -0.01, 0.04, 0.05)
+    of = answer(is_search=True)
+    assert of.part(OVERTURN).startswith("The search chose by validation images and tested only its finalists")
+    assert "set `search.final_seeds: 10`" in of.part(NEXT)
+
+
+def test_a_search_that_tested_nothing_says_so(stored, add):
+    add({GAMMA: 2.0}, split="validation")
+    of = build_report(stored(), Recipe("t", (), is_search=True)).answer
+    assert of.part(FOUND) == (
+        "No answer on test images: 1 configuration judged on validation images alone, and no test image was opened."
+    )
+
+
+def test_without_a_baseline_the_ranking_is_given_and_no_difference(stored, add):
+    for gamma, image in ((0.0, 0.7), (2.0, 0.8)):
+        add({GAMMA: gamma}, image=(image, image))
+    of = build_report(stored(), Recipe("t")).answer
+    assert of.part(FOUND) == (
+        "Highest mean image AUROC: `focal_gamma=2` 0.8000, then `focal_gamma=0` 0.7000 (1 seed). No difference is tested."
+    )
+    assert "`report: baseline:`" in of.part(NEXT)
+
+
+def test_equal_digests_are_identical(answer, add):
+    for seed in range(3):
+        for gamma in (0.0, 2.0):
+            add({GAMMA: gamma}, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}")
+    of = answer()
+    assert "identical to the baseline `focal_gamma=0`: equal scores, bit by bit" in of.part(FOUND)
+    assert of.part(NEXT).startswith("Check that the setting can reach training")
+    assert "1 group of identical variants" in of.part(MIND)
+
+
+def test_classes_that_go_the_other_way_speak_against_the_mean(answer, add):
+    for seed in range(3):
+        add({GAMMA: 0.0}, seed, image=(0.70, 0.70 + seed / 1000))
+        add({GAMMA: 2.0}, seed, image=(0.69, 0.80 + seed / 1000))
+    assert "1 of 2 classes go the other way: `leather` (-0.0100)." in answer().part(OVERTURN).replace("goes", "go")
+
+
+def test_confounds_and_other_code_are_said_at_the_top(answer, add):
+    for seed in range(3):
+        add({GAMMA: 0.0}, seed, image=(0.7, 0.7))
+        add({GAMMA: 2.0}, seed, image=(0.8, 0.8 + seed / 1000), settings={"training.epochs": 9})
+    of = answer(code="beef" * 16)
+    assert "It also differs from its baseline in `training.epochs` (†)." in of.part(OVERTURN)
+    assert "6 of 6 trials were made by other code than today's (stale); 1 variant confounded (†)." in of.part(MIND)
+
+
+def test_the_ranking_has_the_best_on_top_and_the_baseline_in_its_place(answer, add_pairs):
+    add_pairs(0.05, 0.052, 0.051)
+    add_pairs(-0.05, -0.052, -0.051, gamma=4.0)
+    table = answer().table
+    assert [(name, cells[0].text, cells[-1].text) for name, cells in table.rows] == [
+        ("focal_gamma=2", "3", "better"),
+        ("focal_gamma=0", "3", "baseline"),
+        ("focal_gamma=4", "3", "worse"),
+    ]
+    assert [[cell.bold for cell in cells].count(True) for _, cells in table.rows] == [1, 0, 0]
+
+
+def test_long_names_are_short_in_the_answer_and_explained_below(stored, add):
+    also = {"training.learning_rate": 0.001, "lora.rank": 8, "loss.center_weight": 0.05, "training.epochs": 40}
+    for seed in range(3):
+        add({GAMMA: 0.0} | also, seed, image=(0.7, 0.7 + seed / 1000))
+        add({GAMMA: 2.0} | {key: 2 * value for key, value in also.items()}, seed, image=(0.8, 0.8 + seed / 900))
+    report = build_report(stored(), Recipe("t", baseline={GAMMA: 0.0} | also, is_search=True))
+    assert report.answer.part(FOUND).startswith("`finalist` is better than the baseline `base`:")
+    assert "**Names:** `base` is rank=8, center_weight=0.05, focal_gamma=0, epochs=40," in report.markdown()
+    assert "rank=8, center_weight=0.05, focal_gamma=0, epochs=40, learning_rate=0.001," in report.csv().replace('"', "")
+
+
+def test_the_first_screen_is_the_answer_and_one_table(stored, add, add_pairs):
+    add_pairs(0.05, 0.052, 0.051)
+    shown = first_screen(build_report(stored(), Recipe("t", baseline=BASELINE)).body())
+    assert shown.startswith("# t\n\n**Found:** `focal_gamma=2` is better")
+    assert [line for line in shown.splitlines() if line.startswith("#")] == ["# t", "## Variants, the best first"]
+    add({GAMMA: 0.0}, 7, status="failed")
+    assert (
+        first_screen(build_report(stored(), Recipe("t", ())).body())
+        == "# t\n\n**Found:** No answer: no trial is finished.\n\n**Next:** Run the sweep; the same command continues.\n"
+    )
