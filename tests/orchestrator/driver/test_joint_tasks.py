@@ -43,7 +43,7 @@ def test_a_sweep_of_joint_and_single_tasks_runs_resumes_and_reports_by_class_and
     report = (place / "joint" / "report.md").read_text()
     assert "tasks=leather+grid -\\> transistor" in report
     assert "classes in order, with their test images" in report
-    assert "| FM (Image AUROC), by task |" in report
+    assert "| ACC (Image AUROC), by task |" in report
 
     again = command(*words)
     assert again.code == 0, again.err
