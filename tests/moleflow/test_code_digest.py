@@ -462,10 +462,10 @@ def test_digests_are_those_of_the_code_that_the_process_loaded(copy: Path) -> No
     """A later edit counts for processes that start after it."""
     program = """
 from pathlib import Path
-from moleflow.code_digest import ENTRY_MODULES, code_digest
+from moleflow.code_digest import ENTRY_MODULES, own_digest
 path = Path("moleflow/settings/config.py")  # A module of every phase.
 path.write_text(path.read_text() + "LATER = 1\\n")
-print(*(code_digest(phase) for phase in ENTRY_MODULES))
+print(*(own_digest(phase) for phase in ENTRY_MODULES))
 """
     first, second = (run(copy, program)[0].split() for _ in range(2))
     assert first == [BEFORE[phase] for phase in ENTRY_MODULES]
