@@ -293,7 +293,8 @@ def test_without_finalists_no_test_image_is_opened(place, images, furnish_search
     report = (folder / "report.md").read_text()
     judged = "nothing tested: 1 configuration was judged on validation images alone, and no test image was opened"
     assert judged in report and "to compare them: search.md, or" in report
-    assert judged in ended.out and "no finished trial yet" not in report
+    answer = "No answer on test images: 1 configuration judged on validation images alone"
+    assert answer in ended.out and answer in report and "no finished trial yet" not in report
     compared = command("report", folder, "--all", "--split", "validation")
     assert "| Metric |" in compared.out, compared.err
     assert command("report", folder, "--html").code == 0
