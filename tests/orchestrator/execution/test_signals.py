@@ -24,9 +24,13 @@ ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[dict[int, object]]:
-    """The handlers before the test; they are set again after it."""
+    """The handlers at the begin of the test; those before it are set again after it.
+
+    A SIGHUP that was ignored, by `nohup` or after a hangup in this process, is at its default.
+    """
     before = {number: signal.getsignal(number) for number in ALL}
-    yield before
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield {number: signal.getsignal(number) for number in ALL}
     for number, handler in before.items():
         signal.signal(number, handler)
 
