@@ -17,7 +17,7 @@ SAMPLE = int(os.environ.get("MOLEFLOW_CRASH_SAMPLE", "500"))
 def test_no_harm_to_one_file_operation_loses_doubles_or_changes_anything(tmp_path: Path) -> None:
     harness = Path(__file__).with_name("harness.py")
     verdicts = tmp_path / "verdicts.jsonl"
-    command = [sys.executable, str(harness), "--out", str(verdicts), "--sample", str(SAMPLE), "--lanes", "3"]
+    command = [sys.executable, str(harness), "--out", str(verdicts), "--sample", str(SAMPLE), "--lanes", "5"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     counts = json.loads(ended.stdout)
