@@ -107,17 +107,17 @@ def near_name_message(place: str, name: str, normal: Collection[str], near: Coll
             decides about all of them.
         noun: "folder" or "label".
     """
-    both = listed([*normal, *near])
+    both = yaml_list([*normal, *near])
     choice = f"`normal_names: {both}` counts its images as normal"
     if normal:
-        choice += f", `normal_names: {listed(normal)}` as defective"
+        choice += f", `normal_names: {yaml_list(normal)}` as defective"
     return (
         f"{place}: the {noun} '{name}' could hold normal images under another name; "
         f"say it under base in the sweep file: {choice} (or --set 'normal_names={both}')"
     )
 
 
-def listed(names: Iterable[str]) -> str:
+def yaml_list(names: Iterable[str]) -> str:
     """Names as a list in YAML; `--set '...'` has single quotes, so names have double ones."""
     quoted = (name if _PLAIN.fullmatch(name) and name.casefold() not in _NOT_TEXTS else f'"{name}"' for name in names)
     return f"[{', '.join(dict.fromkeys(quoted))}]"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moleflow.data.folders import could_be_image, files_in, folders_in, images_in, is_folder
 from moleflow.data.layouts.layout import ClassFiles, ListedImage, by_stem, passed_over
-from moleflow.data.normal_names import is_near_normal, listed, near_name_message, nfc
+from moleflow.data.normal_names import is_near_normal, near_name_message, nfc, yaml_list
 from moleflow.data.samples import GOOD
 from moleflow.errors import InvalidInput
 
@@ -214,7 +214,7 @@ def _folder_of(truth: Path, kind: str, images: Sequence[Path], normal: Sequence[
         raise InvalidInput(f"{looked_for}; rename {truth.name}/{same} to {kind}")
     raise InvalidInput(
         f"{looked_for}; add it, or, if test images in '{kind}' are normal, say under base in the sweep file "
-        f"`normal_names: {listed([*normal, kind])}`"
+        f"`normal_names: {yaml_list([*normal, kind])}`"
     )
 
 
