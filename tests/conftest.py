@@ -166,7 +166,7 @@ import os, time
 link = os.link
 
 def hang(source, target, **named):
-    if os.fspath(target) == os.environ["HANGS_AT"]:
+    if os.environ["HANGS_AT"] in (os.fspath(target), os.path.dirname(target)):
         time.sleep(1000)
     link(source, target, **named)
 
@@ -176,7 +176,7 @@ os.link = hang
 
 @pytest.fixture
 def hangs_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
-    """Variables with which a process hangs when it claims the file at a path."""
+    """Variables with which a process hangs when it claims the file at a path, or one in it."""
 
     def variables(path: Path) -> dict[str, str]:
         hooks = tmp_path_factory.mktemp("hooks")

@@ -307,20 +307,21 @@ def test_a_job_that_scancel_ends_waits_for_the_next_run(
 
 
 def test_a_trial_without_progress_in_two_jobs_fails_and_names_the_time_limit(
-    place, longer, start, results, wait_until
+    place, edit, features, start, results, wait_until, hangs_at
 ) -> None:
-    longer()
-    base = yaml.safe_load((place / "base.yaml").read_text())
-    base["flow"]["blocks"], base["training"]["batch_size"], base["training"]["epochs"] = 48, 1, 2
-    (place / "base.yaml").write_text(yaml.safe_dump(base))
-    driver = start(*SLURM)
+    """The first claim on a stage hangs, so that no machine is fast enough to end an epoch."""
+    edit(**LONG)
+    variables = hangs_at(place / "cache/stages/claims")
+    setup = [f"export {name}={value}" for name, value in variables.items()]
+    (place / "site.yaml").write_text(yaml.safe_dump({"setup": setup}))
+    driver = start(*SLURM, "--profile", "site.yaml")
     for attempt in (1, 2):
 
-        def training(attempt: int = attempt) -> Any:
-            found = [r for r in records(results) if r.attempt == attempt and r.state == "running"]
-            return found and any('"features"' in p.read_text() for p in (results / "events").glob("*"))
+        def hangs(attempt: int = attempt) -> bool:
+            written = "".join(path.read_text() for path in (results / "events").glob("*"))
+            return written.count('"features"') >= attempt
 
-        wait_until(training)
+        wait_until(hangs)
         os.kill(records(results)[-1].content["pid"], signal.SIGUSR2)
         wait_until(lambda attempt=attempt: len([r for r in records(results) if r.state != "running"]) >= attempt)
     ended = driver.end(150)
