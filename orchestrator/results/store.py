@@ -118,9 +118,9 @@ class ResultStore:
         """
         files.make_folder(temporary_folder(self.parts))
         for table in TABLES:
-            files.make_folder(self.parts / table)
             empty = part_file(self.parts, table, _EMPTY)
             if not files.exists(empty):
+                files.make_folder(self.parts / table)
                 files.write_atomically(empty, serialise(to_table(table, [])), folder=temporary_folder(self.parts))
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:

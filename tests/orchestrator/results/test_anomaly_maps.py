@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moleflow import files
 from orchestrator.results.parts import maps_file
 from orchestrator.results.store import ResultStore
+from orchestrator.results.thumbnails import ThumbnailStore
 
 
 @pytest.fixture
@@ -79,6 +81,38 @@ def test_maps_that_are_damaged_or_gone_cost_no_result(store):
     assert again.maps(trials) == []
     assert again.read("metrics").equals(before)
     assert again.damaged == ()
+
+
+def test_a_picture_that_a_power_cut_left_empty_or_halved_is_left_out(store):
+    trials = store.finished()
+    rows = store.maps(trials)
+    empty, halved = [row["image_digest"] for row in rows if row["label"]][:2]
+    (store.folder / f"pictures/{empty}.jpg").write_bytes(b"")
+    mask = store.folder / f"pictures/{halved}.png"
+    mask.write_bytes(mask.read_bytes()[:-6])
+    left = [row for row in rows if row["image_digest"] not in (empty, halved)]
+    assert len(left) < len(rows)
+    assert store.maps(trials) == left
+
+
+def test_a_worker_looks_once_for_the_pictures_that_are_there(store, monkeypatch):
+    (digest, *_) = {path.stem for path in (store.folder / "pictures").iterdir()}
+    image = np.full((128, 128, 3), 7, np.uint8)
+    pictures = ThumbnailStore(store.folder)
+    made = []
+
+    def make():
+        made.append(1)
+        return image, None
+
+    pictures.keep(digest, make)
+    assert made == []
+    monkeypatch.setattr(files, "names", None)
+    monkeypatch.setattr(files, "exists", None)
+    for _ in range(2):
+        pictures.keep("0" * 64, make)
+    assert made == [1]
+    assert (pixels(pictures.read("0" * 64).picture) == 7).all()
 
 
 def test_maps_whose_part_was_never_finished_are_removed(store):
