@@ -12,8 +12,10 @@ With --idle two drivers of the same sweep run instead, and the calls a second of
 counted: the first waits for its workers, which train, and the second for the first. On `slurm` it
 runs on the cluster that `slurm/cluster.sh` starts.
 
-Reads, writes and closes of open files do not count. The embedded images lie in the cache folder and
-have a row of their own, since a user's images lie elsewhere.
+The small pictures of images with anomaly maps are counted apart: the more trials there were, the
+fewer are new. So are the embedded images, which lie in the cache folder, since a user's images lie
+elsewhere. Reads, writes and closes of open files do not count. What the driver asks of a trial's
+parts at the end of the sweep does.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ TRACE = "trace=" + (
     "?fdatasync,?flock,?statfs,?fstatfs,?fstat"
 )
 _CALL = re.compile(r"^(?P<process>\d+) +(?P<time>\d+\.\d+) (?P<name>\w+)\(")
-IMAGES = "cache/images"
+IMAGES, PICTURES = "cache/images", "results/pictures"
 
 
 class Call(NamedTuple):
@@ -95,6 +97,9 @@ def _part(name: str, first: str, rest: str) -> str:
         return IMAGES
     if first == "stages":
         first += "/checkpoints" if ".checkpoint." in rest else "/claims" if rest.startswith("claims") else ""
+    # Pictures are written in the folder of temporary files, under names of their own.
+    if rest.startswith(".tmp/") and re.search(r"\.(jpg|png)\.", rest):
+        return PICTURES
     # Files right in the folder stay together; temporary ones have names of their own.
     known = rest or "." not in first.lstrip(".")
     return f"{name}/{first}" if first and known else f"{name}/(files)"
@@ -153,10 +158,12 @@ def table(title: str, start: Counter[tuple[str, str]], steady: dict[tuple[str, s
             if begun or each:
                 print(f"| {name} | {begun:,.0f} | {each:,.1f} |")
         print()
-    counted = {key: number for key, number in steady.items() if key[1] != IMAGES}
+    counted = {key: number for key, number in steady.items() if key[1] not in (IMAGES, PICTURES)}
+    pictures = sum(number for key, number in steady.items() if key[1] == PICTURES)
     fstat = sum(number for (name, _), number in counted.items() if name == "fstat")
     print(
-        f"a trial, without images: {sum(counted.values()):.1f} calls, {fstat:.1f} of them fstat of an open file",
+        f"a trial, without images: {sum(counted.values()):.1f} calls, {fstat:.1f} of them fstat of an open file; "
+        f"and {pictures:.1f} for pictures of images that no trial before had",
         flush=True,
     )
 

@@ -58,7 +58,8 @@ def record_dead_attempts(
             attempts.close(record, status, _last_heartbeat(record).timestamp())
     unstored = [record for record in claimed if (record.trial_id, record.attempt) not in statuses]
     known = {"error": error, "error_kind": error_kind if state == FAILED else STOPPED, "traceback": None}
-    _store_ends(attempts, store, [(record, *_end(record, state, known)) for record in unstored])
+    if unstored:
+        _store_ends(attempts, store, [(record, *_end(record, state, known)) for record in unstored])
     return [attempts.reread(record) for record in unstored]
 
 
