@@ -5,8 +5,14 @@ from __future__ import annotations
 import time
 
 from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
+from orchestrator.execution.gpu_errors import GpuBroken
 from orchestrator.execution.make_worker import make_worker
 from orchestrator.records.events import Event, Events
+
+_BROKEN = (
+    "this process cannot use its GPU any more ({}); run the same command again, which goes on with the other trials, "
+    "or run it with --backend local, which replaces such a process"
+)
 
 
 class InlineBackend:
@@ -23,6 +29,7 @@ class InlineBackend:
 class _InlineEngine:
     def __init__(self, setup: WorkerConfig, events: Events) -> None:
         self._worker = make_worker(setup, events)
+        self._worker_is_job = setup.job is not None
         self._item: WorkItem | None = None
 
     def free_slots(self) -> int:
@@ -34,7 +41,12 @@ class _InlineEngine:
     def poll(self, seconds: float) -> list[Event]:
         item, self._item = self._item, None
         if item is not None:
-            self._worker.run(item.trial)
+            try:
+                self._worker.run(item.trial)
+            except GpuBroken as broken:
+                if self._worker_is_job:  # The job starts again, in a new process.
+                    raise
+                return [Event("fatal", "", {"error": _BROKEN.format(broken)})]
         due = self._worker.seconds_until_due()
         if item is None:
             time.sleep(seconds if due is None else min(seconds, due))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import selectors
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from orchestrator.execution.backend import MakeWorker, TrialSupply, WorkerConfig, WorkItem, run_loop
+from orchestrator.execution.gpu_errors import GPU_BROKEN_EXIT, GpuBroken
 from orchestrator.execution.make_worker import make_worker
 from orchestrator.host import disk
 from orchestrator.host.environment_variables import set_variables, thread_variables
@@ -26,6 +29,10 @@ from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.trial import Trial
 
 STOP_SECONDS = 5.0
+PROOFS = 2
+"""Trials that broke a GPU and finished on another one, after which the first gets no more trials. A
+trial that breaks every GPU proves nothing against them."""
+_LOG = logging.getLogger(__name__)
 
 
 class LocalBackend:
@@ -67,13 +74,14 @@ class LocalBackend:
 
 @dataclass
 class _WorkerSlot:
-    """A worker process, its pipe, and the trials whose end it has not reported."""
+    """A worker process, its pipe, the trials whose end it has not reported, and its last trial."""
 
     number: int
     process: SpawnProcess
     pipe: Connection
     busy: bool
     open: dict[str, None]
+    last: str = ""
 
 
 class _LocalEngine:
@@ -82,15 +90,26 @@ class _LocalEngine:
         self._context = multiprocessing.get_context("spawn")
         self._slots: dict[int, _WorkerSlot] = {}  # Processes start with their first item.
         self._selector = selectors.DefaultSelector()  # Kept: making one costs more than a poll.
+        self._broke: dict[str, set[str | None]] = {}  # The GPUs that broke in a trial.
+        self._proven: Counter[str | None] = Counter()  # Such trials that another GPU finished.
+        self._held: list[WorkItem] = []  # Items that wait for another GPU than the free ones.
 
     def free_slots(self) -> int:
-        return len(self._gpus) - sum(slot.busy for slot in self._slots.values())
+        return len(self._free()) - len(self._held)
 
     def submit(self, item: WorkItem) -> None:
-        idle = next((slot for slot in self._slots.values() if not slot.busy), None)
-        slot = idle or self._start(next(n for n in range(len(self._gpus)) if n not in self._slots))
+        free = self._free()
+        broke = self._broke.get(item.trial.id, set())
+        if broke and set(self._gpus) - broke - self._retired():
+            free = [number for number in free if self._gpus[number] not in broke]
+            if not free:
+                self._held.append(item)
+                return
+        number = next((number for number in free if number in self._slots), free[0])
+        slot = self._slots.get(number) or self._start(number)
         slot.busy = True
         slot.open[item.trial.id] = None
+        slot.last = item.trial.id
         with contextlib.suppress(BrokenPipeError):  # The next poll finds it dead and reports its trials.
             slot.pipe.send(item.trial)
 
@@ -109,10 +128,14 @@ class _LocalEngine:
                 events += self._report_death(slot)
             else:
                 self._receive(slot, events)
+        held, self._held = self._held, []
+        for item in held:
+            self.submit(item)
         return events
 
     def cancel_queued(self) -> list[Event]:
-        return []  # A submitted item is already at its worker.
+        held, self._held = self._held, []  # Every other item is already at its worker.
+        return [Event("withdrawn", item.trial.id) for item in held]
 
     def close(self) -> None:
         for slot in self._slots.values():
@@ -174,6 +197,8 @@ class _LocalEngine:
             return True
         if message.kind in ENDS:
             slot.open.pop(message.trial_id, None)
+        if message.kind == "finished":
+            self._count_broken_gpus(message.trial_id)
         if message.kind == "fatal":  # The worker takes no more items, and its open trials have not failed.
             slot.busy = False
             slot.open.clear()
@@ -185,6 +210,8 @@ class _LocalEngine:
         slot.process.join()
         self._remove(slot)
         code = slot.process.exitcode or 0
+        if code == GPU_BROKEN_EXIT:
+            self._broke.setdefault(slot.last, set()).add(self._gpus[slot.number])
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         error = f"the worker process died {how}" + ("; the machine may be out of memory" if code == -9 else "")
         return [
@@ -192,6 +219,26 @@ class _LocalEngine:
             or Event("failed", trial_id, {"error": error, "error_kind": WORKER_DIED, "traceback": None})
             for trial_id in slot.open
         ]
+
+    def _free(self) -> list[int]:
+        """The numbers of the workers that can take an item; some are not started yet."""
+        retired = self._retired()
+        return [
+            number
+            for number, gpu in enumerate(self._gpus)
+            if gpu not in retired and not (number in self._slots and self._slots[number].busy)
+        ]
+
+    def _retired(self) -> set[str | None]:
+        """GPUs that get no more trials: they broke in several that another GPU finished."""
+        return {gpu for gpu, count in self._proven.items() if count >= PROOFS}
+
+    def _count_broken_gpus(self, trial_id: str) -> None:
+        """Note the GPUs that broke in a trial which now has finished on another one."""
+        for gpu in self._broke.pop(trial_id, ()):
+            self._proven[gpu] += 1
+            if self._proven[gpu] == PROOFS:
+                _LOG.warning("GPU %s broke in trials that others finish, and gets no more; see `nvidia-smi -q`", gpu)
 
     def _stalled(self, trial_id: str, slot: _WorkerSlot) -> Event | None:
         """The end of a trial whose dead worker had made no progress in it, also on record."""
@@ -219,6 +266,7 @@ def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker) -> None
             raise WorkerStopped from None  # The driver is gone: none waits for this process.
 
     stop_on_signal()
+    code = 0
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError, ConnectionResetError):
         try:
             worker = make(setup, send)
@@ -240,8 +288,10 @@ def _run_worker(pipe: Connection, setup: WorkerConfig, make: MakeWorker) -> None
                     break
                 worker.run(trial)
                 pipe.send(None)
+        except GpuBroken:
+            code = GPU_BROKEN_EXIT
         finally:
             # A SIGTERM during the last flush would raise WorkerStopped in it and lose rows.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             worker.flush()
-    os._exit(0)  # Everything is written; the interpreter would take a second to take torch apart.
+    os._exit(code)  # Everything is written; the interpreter would take a second to take torch apart.

@@ -26,6 +26,7 @@ from moleflow.training.kept_maps import SIDE, KeptMap, picture
 from moleflow.training.sequence import Doing, SequenceContext, SequenceResult, TaskReport, run_sequence
 from orchestrator.execution.attempt_row import first_row
 from orchestrator.execution.backend import WorkerConfig
+from orchestrator.execution.gpu_errors import GPU_OUT_OF_MEMORY, GpuBroken, breaks_gpu, explain_full_gpu, fills_gpu
 from orchestrator.execution.signals import WorkerStopped
 from orchestrator.execution.watchdog import ProgressWatch, TimeLimitReached, WatchedDigests
 from orchestrator.host import disk
@@ -94,6 +95,7 @@ class Worker:
 
         Raises:
             WorkerStopped, KeyboardInterrupt: after the interrupted attempt has been written.
+            GpuBroken: after the failed attempt has been written.
 
         """
         row = first_row(self.setup, self.environment, trial)
@@ -250,6 +252,9 @@ class _AttemptRun:
             self._end_all(error, str(error))
         except Exception as error:
             self._fail(error)
+            if breaks_gpu(error):
+                self.worker.flush()
+                raise GpuBroken(str(error).splitlines()[0]) from error
         else:
             try:
                 if outcome.stopped:
@@ -418,8 +423,10 @@ class _AttemptRun:
 
     def _fail(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        self._keep("failed", attempts.FAILED, error=line, error_kind=type(error).__name__, traceback=text)
+        line, kind = f"{type(error).__name__}: {error}".splitlines()[0], type(error).__name__
+        if fills_gpu(error):
+            line, kind = explain_full_gpu(error, self.trial.config), GPU_OUT_OF_MEMORY
+        self._keep("failed", attempts.FAILED, error=line, error_kind=kind, traceback=text)
 
     def _keep(
         self,

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -183,7 +183,7 @@ class _TrialThread:
             return
         from orchestrator.execution.signals import WorkerStopped
 
-        with contextlib.suppress(WorkerStopped):
+        with contextlib.suppress(WorkerStopped), _process_ends_if_gpu_breaks():
             try:
                 while (given := self._next(worker)) is not None:
                     self._item, trial = given
@@ -208,6 +208,17 @@ class _TrialThread:
             os._exit(1)
         if event.kind in ("task", "fatal"):
             self.notes.put((self._item, event))
+
+
+@contextlib.contextmanager
+def _process_ends_if_gpu_breaks() -> Iterator[None]:
+    """End the process after an error of its GPU; Tune starts another for the next trial."""
+    from orchestrator.execution.gpu_errors import GPU_BROKEN_EXIT, GpuBroken
+
+    try:
+        yield
+    except GpuBroken:
+        os._exit(GPU_BROKEN_EXIT)
 
 
 def _short(value: float | None) -> str:

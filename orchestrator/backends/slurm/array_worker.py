@@ -26,6 +26,7 @@ from orchestrator.backends.inline import InlineBackend
 from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.slurm.submissions import job_name
 from orchestrator.execution.backend import Backend, WorkerConfig
+from orchestrator.execution.gpu_errors import GpuBroken
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.signals import WorkerStopped
 from orchestrator.execution.trial_source import TrialSource
@@ -87,8 +88,8 @@ def run_array_task(
             backend.run(source, source.events)
         if source.tally.stopped_by is not None:
             raise RuntimeError(source.tally.stopped_by)
-    except WorkerStopped:
-        if received != [signal.SIGUSR2]:
+    except WorkerStopped as stopped:
+        if received != [signal.SIGUSR2] and not isinstance(stopped, GpuBroken):
             time.sleep(KILLED_WITHIN_S)
         # Without scontrol (in some containers) the job ends, and a driver submits the trials again.
         with contextlib.suppress(OSError):

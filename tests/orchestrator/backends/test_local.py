@@ -153,3 +153,64 @@ def test_if_no_worker_can_start_the_run_ends(run_worker: Callable[..., Ran]) -> 
     ran = run_worker("pass", init="raise RuntimeError('no CUDA')")
     assert ran.kinds == ["fatal"]
     assert ran.outcome.stopped_by == "no worker can start: no CUDA"
+
+
+GPU_WORKER = """
+    import os, time
+    from orchestrator.execution.gpu_errors import GpuBroken
+    from orchestrator.records.events import Event
+
+    class Worker:
+        def __init__(self, setup, events):
+            self.setup, self.events = setup, events
+
+        def run(self, trial):
+            gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+            self.events(Event("started", trial.id, {"gpu": gpu, "pid": os.getpid()}))
+            if gpu == "0":
+                self.events(Event("failed", trial.id, {"error": "ECC", "error_kind": "AcceleratorError"}))
+                raise GpuBroken("ECC")
+            time.sleep(0.5)  # Longer than the end of a process.
+            self.events(Event("finished", trial.id))
+
+        def seconds_until_due(self):
+            return None
+
+        def flush(self):
+            pass
+    """
+
+
+@pytest.mark.parametrize("gpus", [["0", "1"], ["0"]])
+def test_a_process_whose_gpu_broke_is_replaced_and_its_trial_runs_on_another(
+    gpus: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stands for a machine with GPUs: the first one breaks in every trial."""
+    name = f"gpu_worker_of_test_{len(gpus)}"
+    (tmp_path / f"{name}.py").write_text(dedent(GPU_WORKER))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(local, "visible_gpus", lambda: gpus)
+    ids = [letter * 12 for letter in "abcdef"]
+    source = TrialSource(
+        PlannedTrials([Trial(one, TrialConfig(), {}, Inputs({}, "", "")) for one in ids]), Resources(), retries=2
+    )
+    started: list[tuple[str, str, int]] = []
+
+    def take(event: Event) -> None:
+        source.events(event)
+        if event.kind == "started":
+            started.append((event.trial_id, event.facts["gpu"], event.facts["pid"]))
+
+    LocalBackend(setup_for(tmp_path), stop_seconds=5.0, make=__import__(name).Worker).run(source, take)
+    on_first = [(trial, pid) for trial, gpu, pid in started if gpu == "0"]
+    assert len({pid for _, pid in on_first}) == len(on_first)
+    if len(gpus) == 2:
+        assert sorted(source.tally.finished) == ids
+        # No trial meets the broken GPU twice. Twice proven, that GPU gets no more trials.
+        assert 2 <= len(on_first) == len({trial for trial, _ in on_first}) < len(ids)
+        assert caplog.text.count("GPU 0 broke in trials that others finish") == 1
+    else:
+        # The only GPU is kept: whether the trials are at fault shows in their errors.
+        assert source.tally.failed
+        assert not source.tally.finished
+        assert "gets no more" not in caplog.text
