@@ -7,6 +7,7 @@
 # make test-shared  sweeps on shared filesystems, mounted here: as root, 5 minutes
 # make test-anomalib  lists of samples of public data sets, compared with anomalib's: seconds; downloads 1 MB
 # make bench        every figure of benchmarks/README.md that needs no other machine: 15 minutes; run nothing else meanwhile
+# make bench-gpu    on a machine with a GPU: are its digits right, and how many trials an hour; 10 minutes
 # make check        lint, format and types
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 ANOMALIB := 2.7.0
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared test-anomalib bench check install
+.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared test-anomalib bench bench-gpu check install
 demo: install
 	@MOLEFLOW_COMMAND="make demo" $(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
@@ -41,6 +42,9 @@ test-shared: $(VENV)/.installed-shared
 
 test-anomalib: $(VENV)/anomalib-$(ANOMALIB)
 	$(BIN)/python -m pytest -m anomalib tests/anomalib
+
+bench-gpu: install
+	$(BIN)/python benchmarks/gpu.py
 
 bench: install
 	$(BIN)/python benchmarks/step.py
