@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 import time
@@ -54,6 +55,13 @@ def test_a_controller_that_answers(programs):
     assert (backends.find_slurm()[0].state, backends.find_slurm()[0].said) == ("ok", "Slurmctld(primary) at ctl is UP")
 
 
+def test_without_accounting_the_end_of_old_jobs_is_unknown(programs, tmp_path):
+    programs(**slurm(scontrol="echo 'ctl is UP'"))
+    (tmp_path / "sacct").unlink()
+    found = backends.find_slurm()[0]
+    assert (found.state, found.said) == ("ok", "ctl is UP; no sacct: the end of old jobs cannot be looked up")
+
+
 def test_a_controller_that_is_down(programs):
     programs(**slurm(scontrol="echo 'Slurmctld(primary) at ctl is DOWN'"))
     found = backends.find_slurm()[0]
@@ -78,7 +86,9 @@ def test_a_ray_that_runs_and_one_that_is_gone(listener, monkeypatch, tmp_path):
         assert "none runs here" in backends.find_ray().said
     monkeypatch.delenv("RAY_ADDRESS")
     (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text(f"127.0.0.1:{listener}")
+    (tmp_path / "ray/ray_current_cluster").write_text("\n")
+    assert "none runs here" in backends.find_ray().said
+    (tmp_path / "ray/ray_current_cluster").write_text(f"127.0.0.1:{listener}\n")
     assert backends.find_ray().said.endswith(
         f"one runs at 127.0.0.1:{listener}: --address 127.0.0.1:{listener} joins it"
     )
@@ -99,3 +109,17 @@ def test_what_programs_say(programs):
     assert one_line("a\n  why  \n\n") == "why"
     assert one_line("") == "no output"
     assert len(one_line("x" * 999)) == 160
+
+
+def test_a_program_does_not_read_what_the_user_types(programs):
+    programs(asks="read word; echo got $word")
+    before = os.dup(0)
+    terminal, typed = os.pipe()
+    try:
+        os.dup2(terminal, 0)
+        os.write(typed, b"secret\n")
+        assert run_program(["asks"], 60.0) == (0, "got\n", "")
+    finally:
+        os.dup2(before, 0)
+        for handle in (before, terminal, typed):
+            os.close(handle)

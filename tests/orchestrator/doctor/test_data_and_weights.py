@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 
 import pytest
+from PIL import Image
 
+from moleflow.data.digests import DigestCache
+from moleflow.data.scan import scan
 from moleflow.settings.config import BackboneKnobs
 from orchestrator.doctor.data_and_weights import find_images, find_weights
 
@@ -49,6 +53,88 @@ def test_images_are_counted_by_suffix_in_any_case_without_hidden_files(tmp_path)
 def test_a_folder_of_something_else(tmp_path):
     found = find_images(tmp_path, [], "b")
     assert (found.state, "not an MVTec AD folder" in found.said) == ("lacks", True)
+
+
+def test_files_that_are_not_read_are_noted_five_at_most(tmp_path):
+    for name in "abcdefg":
+        for place in ("train/good/1.png", "test/good/2.png", "test/good/old/3.png"):
+            (tmp_path / name / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / place).touch()
+        if name == "a":
+            (tmp_path / "scans").mkdir()
+            (tmp_path / "scans/4.png").touch()
+            one = find_images(tmp_path, [], "b")
+            assert (one.state, one.mend) == ("note", "see docs/data.md")
+            assert one.said.endswith(
+                "; no pixel metrics for a; a: 1 file passed over: 1 in nested folders (test/good/old/)"
+                f"; {tmp_path}: 1 file passed over: 1 outside the classes (scans/)"
+            )
+    # Seven notes on classes and one on the root.
+    said = find_images(tmp_path, [], "b").said
+    assert "7 classes (a, b, c, d, e and 2 more)" in said
+    assert said.count("file passed over") == 5
+    assert said.endswith("; 3 more such notes")
+
+
+@pytest.fixture
+def known(small_run, tmp_path):
+    """The function that copies and changes the images, and stores their facts in `cache`."""
+
+    def make(change):
+        root = shutil.copytree(small_run / "images", tmp_path / "own")
+        change(root)
+        facts = DigestCache(tmp_path / "cache/digests.json")
+        scan(root, ["bolt", "cloth"], facts)
+        facts.save()
+        return root
+
+    return make
+
+
+def nest(root):
+    (root / "bolt/test/good/old").mkdir()
+    shutil.copy2(root / "bolt/test/good/000.png", root / "bolt/test/good/old")
+
+
+def test_findings_about_known_contents_are_told_once(known, tmp_path):
+    def change(root):
+        nest(root)
+        shutil.copy2(root / "bolt/train/good/000.png", root / "bolt/test/good")
+        shutil.rmtree(root / "bolt/ground_truth")
+        for part in ("test", "ground_truth"):
+            shutil.rmtree(root / "cloth" / part / "hole")
+
+    root = known(change)
+    found = find_images(root, [], "b", cache=tmp_path / "cache")
+    assert (found.state, found.mend) == ("note", "see docs/data.md")
+    assert found.said.count("passed over") == 1
+    assert "; no pixel metrics for bolt" in found.said
+    assert "bolt: it has no masks" not in found.said
+    assert "cloth: all its test images are good: neither image nor pixel metrics are defined" in found.said
+    assert "bolt: 1 of 8 test images are copies of training images" in found.said
+    assert "not looked at" not in found.said
+
+
+def test_a_finding_about_contents_alone_is_a_note(known, tmp_path):
+    def change(root):
+        name = root / "bolt/ground_truth/hole/000_mask.png"
+        Image.new("L", (32, 32), 255).save(name)
+        os.utime(name, (1e9, 1e9))
+
+    found = find_images(known(change), [], "b", cache=tmp_path / "cache")
+    assert (found.state, found.mend) == ("note", "see docs/data.md")
+    assert "bolt: 1 of 4 masks mark more than half of the image" in found.said
+
+
+def test_a_class_with_a_new_mask_or_image_is_not_looked_at(known, tmp_path):
+    """Each class has 12 training and 8 test images."""
+    root, cache = known(lambda root: None), tmp_path / "cache"
+    assert "not looked at" not in find_images(root, [], "b", cache=cache).said
+    os.utime(root / "bolt/ground_truth/hole/000_mask.png", (2e9, 2e9))
+    assert "not looked at: 20 images of bolt (" in find_images(root, [], "b", cache=cache).said
+    os.utime(root / "cloth/train/good/000.png", (2e9, 2e9))
+    assert "not looked at: 40 images of bolt, cloth (" in find_images(root, [], "b", cache=cache).said
+    assert "not looked at" not in find_images(root, [], "b").said
 
 
 KNOWN = {"known": True, "hub": "timm/vit", "cached": False}

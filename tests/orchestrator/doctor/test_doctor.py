@@ -9,9 +9,11 @@ import pynvml
 import pytest
 import torch
 
+from moleflow.cache.eviction import set_budget
 from orchestrator.doctor import folders, machine
 from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.report import BACKENDS, FEATURES, doctor_document, doctor_lines, runs_here
+from orchestrator.doctor.run_checks import run_checks
 
 NAMES = [
     "python",
@@ -57,6 +59,27 @@ def test_all_checks_on_this_machine(place, command, apart):
     assert {finding["state"] for finding in told["findings"]} <= {"ok", "lacks", "note"}
     assert all(finding["mend"] for finding in told["findings"] if finding["state"] == "lacks")
     assert files(place) == before
+
+
+def test_each_check_gets_its_own_folder(place, monkeypatch, apart):
+    """Importing torch takes seconds, so a stand-in tells that torch sees no GPU."""
+    worker = Finding("worker", "ok", "there")
+    monkeypatch.setattr(machine, "find_imports", lambda model, weights: ([worker], {"gpus": 0}))
+    monkeypatch.setattr(machine, "pynvml", DriverApi(("X", 2**30)))
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setenv("MOLEFLOW_DATA", "~/images")
+    monkeypatch.delenv("MOLEFLOW_CACHE_BUDGET", raising=False)
+    monkeypatch.chdir(place)
+    cache = place / "own"
+    cache.mkdir()
+    set_budget(cache, 5 * 10**9)
+    found = {one.name: one for one in run_checks(None, None, "base.yaml", place / "base.yaml", cache)}
+    assert found["gpus"].said == "1: X, 1024 MiB; torch sees none of them"
+    assert found["images"].said.startswith(f"{place}/images: 2 classes (bolt, cloth)")
+    assert "not looked at: 40 images of bolt, cloth (" in found["images"].said
+    assert (found["results"].state, found["cache"].state) == ("lacks", "ok")
+    assert found["cache"].said.startswith(f"{cache}: ")
+    assert found["budget"].said == "5.0 GB"
 
 
 def test_without_what_a_worker_needs_the_exit_code_is_1(place, command, apart, monkeypatch):
@@ -107,6 +130,7 @@ def test_what_follows_from_findings():
     lines = [line.split() for line in doctor_lines(without)]
     assert ["lacks", "ray", "gone", "[mend:", "do", "this]"] in lines
     assert ["lacks", "search", "optuna"] in lines
+    assert f"ok     {'code':<16}  a b" in doctor_lines([Finding("code", "ok", "a\nb")])
     for name, stopped in (
         ("worker", {"inline", "local", "slurm", "ray"}),
         ("budget", {"inline", "local", "slurm", "ray"}),
@@ -160,6 +184,52 @@ def test_timm_is_asked_about_the_model_of_pretrained_weights_only(monkeypatch, w
     assert [(found.name, found.state, found.said) for found in findings] == [
         ("worker", "lacks", "cannot be imported: broken")
     ]
+
+
+@pytest.mark.parametrize("out", ["", "Killed\n", "{"])
+def test_an_import_without_an_answer_lacks_the_worker(monkeypatch, out):
+    monkeypatch.setattr(machine, "run_program", lambda words, within_s: (0, out, "a word of an import"))
+    (found,), known = machine.find_imports("vit", "random")
+    assert (found.state, found.said, known) == ("lacks", "cannot be imported: a word of an import", {})
+    assert "pip install" in found.mend
+
+
+@pytest.mark.parametrize(
+    ("cuda", "cpu", "said"),
+    [
+        ("12.4", "AVX512", "2.9 (CUDA 12.4; AVX512)"),
+        (None, "DEFAULT", "2.9 (no CUDA; DEFAULT)"),
+        (None, "AVX2", "2.9 (no CUDA; AVX2: training.products: bfloat16 takes longer than float32 on this CPU)"),
+    ],
+)
+def test_a_build_of_torch_and_a_cpu_that_is_slow_in_bfloat16(monkeypatch, cuda, cpu, said):
+    told = {"torch": "2.9", "cuda": cuda, "gpus": 0, "cpu": cpu}
+    # Libraries print lines of their own before the answer.
+    monkeypatch.setattr(machine, "run_program", lambda words, within_s: (0, f"hello\n{json.dumps(told)}\n", ""))
+    (torch_found, worker), known = machine.find_imports("", "random")
+    assert (torch_found, known) == (Finding("torch", "ok", said), told)
+    assert (worker.name, worker.state) == ("worker", "ok")
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (("0123456789abcdef", False), Finding("code", "ok", "git 0123456789ab")),
+        (
+            ("0123456789abcdef", True),
+            Finding("code", "note", "git 0123456789ab with uncommitted changes; results are marked so", "git status"),
+        ),
+    ],
+)
+def test_the_commit_and_uncommitted_changes_are_told(monkeypatch, state, expected):
+    monkeypatch.setattr(folders, "git_state", lambda: state)
+    assert folders.find_checkout() == expected
+
+
+def test_outside_a_checkout_results_have_no_commit(monkeypatch):
+    monkeypatch.setattr(folders, "git_state", lambda: (None, None))
+    assert (folders.find_checkout().state, folders.find_checkout().mend) == ("note", None)
+    assert folders.find_checkout().said.startswith("not a git checkout")
 
 
 class DriverApi:

@@ -117,6 +117,12 @@ def test_free_memory_is_what_the_fullest_group_has_left(tree: Tree) -> None:
     assert free_memory(tree(V2, "0::/other\n", files)) is None
 
 
+def test_a_group_above_its_limit_has_nothing_left(tree: Tree) -> None:
+    """A limit that was lowered lies below the use until the kernel has made room."""
+    files = {"memory.max": f"{4 * GB}", "memory.current": f"{6 * GB}", "memory.stat": f"inactive_file {1 * GB}"}
+    assert free_memory(tree(V2, "0::/\n", files)) == 0
+
+
 def test_free_memory_of_v1_counts_the_groups_below(tree: Tree) -> None:
     files = {
         "memory/memory.limit_in_bytes": f"{4 * GB}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
 import pytest
@@ -30,14 +31,16 @@ def test_a_hub_that_answers_is_used(answering):
         assert not constants.HF_HUB_OFFLINE
 
 
-def test_a_hub_that_does_not_answer_is_skipped_inside_the_block(answering):
+def test_a_hub_that_does_not_answer_is_skipped_inside_the_block(answering, monkeypatch):
     answering.close()
     assert not is_reachable(*download_host())
     with offline_if_hub_is_down([PACKAGE]):
         assert not constants.HF_HUB_OFFLINE, "nothing comes from the hub"
+    log = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(log, "level", logging.INFO)
     with offline_if_hub_is_down([PRETRAINED]):
-        assert constants.HF_HUB_OFFLINE
-    assert not constants.HF_HUB_OFFLINE
+        assert (constants.HF_HUB_OFFLINE, log.level) == (True, logging.ERROR)
+    assert (constants.HF_HUB_OFFLINE, log.level) == (False, logging.INFO)
 
 
 def test_a_user_who_is_offline_stays_offline(answering, monkeypatch):

@@ -74,3 +74,11 @@ def test_on_a_full_disk_a_print_fails_as_elsewhere(stdout_on: Callable[[int], io
     stdout_on(os.open("/dev/full", os.O_WRONLY))
     with pytest.raises(OSError, match="No space left"), lost_output_ignored():
         print("refused")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that fails with EIO is Linux's")
+def test_damage_of_a_disk_is_no_closed_terminal(stdout_on: Callable[[int], io.TextIOWrapper]) -> None:
+    """No memory lies at address 0, so a write there ends as one to a damaged disk does."""
+    stdout_on(os.open("/proc/self/mem", os.O_WRONLY))
+    with pytest.raises(OSError, match="Input/output error"), lost_output_ignored():
+        print("refused")

@@ -24,6 +24,7 @@ URLS = [
     ("postgresql:///db?host=u:secret@h1:1", "postgresql:///db"),
     ("postgresql://us/er:secret@h/db", "postgresql://***"),
     ("postgresql://u:secret", "postgresql://***"),
+    ("postgresql:///u:secret@h/db", "postgresql://***"),
     ("pg-x://u:secret@h", "pg-x://***"),
     ("sqlite:///study.db", "sqlite:///study.db"),
     ("sqlite:////home/a@b/study.db?timeout=9", "sqlite:////home/a@b/study.db?timeout=9"),
@@ -56,6 +57,12 @@ def test_a_server_that_repeats_the_password_alone_does_not_print_it():
     url = "postgresql://u:p%40ss@h/db?token=t0k"
     assert replace_secrets('missing "=" after "p@ss" and t0k in settings', [url]) == (
         'missing "=" after "***" and *** in settings'
+    )
+
+
+def test_a_short_password_is_not_replaced_within_words():
+    assert replace_secrets("no port on p, or postgresql: p?", ["postgresql://u:p@h/db"]) == (
+        "no port on ***, or postgresql: ***?"
     )
 
 
