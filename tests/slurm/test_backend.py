@@ -139,6 +139,16 @@ def test_after_a_cancelled_leader_the_other_trials_run(
     assert digits(results) == undisturbed(place)
 
 
+def test_a_job_submits_jobs_that_inherit_nothing_of_it(place, edit, command, results, features, monkeypatch) -> None:
+    """With these variables of an outer job, it fails in sbatch, in srun or in submitit."""
+    edit(grid=None, seeds=1, report=None)
+    outer = {"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3", "SLURM_MEM_PER_CPU": "2048", "SLURM_NTASKS": "8"}
+    for name, value in (outer | {"SLURM_JOB_ID": "77", "SBATCH_PARTITION": "nowhere"}).items():
+        monkeypatch.setenv(name, value)
+    assert command(*SLURM).code == 0
+    assert ends(results) == [(FINISHED, None)]
+
+
 def test_parallel_trials_in_one_job(place, command, results, features, digits, undisturbed) -> None:
     (place / "site.yaml").write_text("trials_per_gpu: 2\n")
     assert command(*SLURM, "--profile", "site.yaml").code == 0

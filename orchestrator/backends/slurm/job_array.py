@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +79,42 @@ def submitit_executor(
 
     Raises:
         InvalidInput: the folder's path or the name has several lines.
+        RuntimeError: this is no SLURM login node.
 
     """
     from submitit import SlurmExecutor
 
+    _refuse_lines(folder, name)
+    executor = SlurmExecutor(folder, python=profile.start_python)
+    executor.update_parameters(**_parameters(name, shape, profile, threads, after))
+    return executor
+
+
+def sbatch_script(
+    folder: Path,
+    name: str,
+    shape: ArrayShape,
+    profile: SiteProfile,
+    threads: int,
+    after: Sequence[str] = (),
+    tasks: int = 1,
+) -> str:
+    """The text of the sbatch script for an array of `tasks` tasks; needs no SLURM.
+
+    The other arguments and errors are those of `submitit_executor`, which submits this script.
+    """
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    _refuse_lines(folder, name)
+    # submitit keeps paths absolute, and starts the worker with the folder as its only argument.
+    command = f"{profile.start_python} -u -m submitit.core._submit {shlex.quote(str(folder.absolute()))}"
+    parameters = _parameters(name, shape, profile, threads, after)
+    if tasks > 1:
+        parameters["map_count"] = tasks
+    return str(_make_sbatch_string(command=command, folder=folder.absolute(), **parameters))
+
+
+def _refuse_lines(folder: Path, name: str) -> None:
     for text in (str(folder), name):
         # The second line of an option, even of a quoted one, would be a command of the script.
         if printable(text) != text or "\n" in text:
@@ -89,14 +122,17 @@ def submitit_executor(
                 f"{text!r}: given for an sbatch script, allowed: names without line breaks and control characters; "
                 "give another folder with --out"
             )
-    executor = SlurmExecutor(
-        folder, python=" ".join(part for part in (profile.container, profile.python) if part) or None
-    )
+
+
+def _parameters(
+    name: str, shape: ArrayShape, profile: SiteProfile, threads: int, after: Sequence[str]
+) -> dict[str, Any]:
+    """The parameters of submitit for arrays of one shape."""
     options: dict[str, Any] = {
         "job_name": name,
         "time": shape.time_min,
         "cpus_per_task": shape.cpus,
-        "mem": f"{math.ceil(shape.mem_gb * 1024)}M",
+        **_memory(shape, profile),
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
@@ -111,15 +147,26 @@ def submitit_executor(
         "srun_args": [f"--cpus-per-task={shape.cpus}"],
         "additional_parameters": {"requeue": True} | dict(profile.extra),
     }
-    executor.update_parameters(**{option: value for option, value in options.items() if value is not None})
-    return executor
+    given = {option: value for option, value in options.items() if value is not None}
+    # submitit's own default is a wckey, which sites without that name refuse.
+    return given | {"wckey": None}
 
 
-def sbatch_script(executor: SlurmExecutor, tasks: int) -> str:
-    """The text of the sbatch script for an array of so many tasks."""
-    from submitit.slurm.slurm import _make_sbatch_string
+def _memory(shape: ArrayShape, profile: SiteProfile) -> dict[str, str]:
+    """The request for memory, in the form that the site's `mem` names.
 
-    parameters: dict[str, Any] = dict(executor.parameters)
-    if tasks > 1:
-        parameters["map_count"] = tasks
-    return str(_make_sbatch_string(command=executor._submitit_command_str, folder=executor.folder, **parameters))
+    Raises:
+        InvalidInput: `mem: per_gpu`, and the job asks for no GPU.
+
+    """
+    mebibytes = shape.mem_gb * 1024
+    if profile.mem == "per_cpu":
+        return {"mem_per_cpu": f"{math.ceil(mebibytes / shape.cpus)}M"}
+    if profile.mem == "per_gpu":
+        if not shape.gpus:
+            raise InvalidInput(
+                "mem: given per_gpu in the profile, but these jobs ask for no GPU; take per_node or per_cpu, or give "
+                "--set resources.gpus=1"
+            )
+        return {"mem_per_gpu": f"{math.ceil(mebibytes / shape.gpus)}M"}
+    return {"mem": f"{math.ceil(mebibytes)}M"} if profile.mem == "per_node" else {}

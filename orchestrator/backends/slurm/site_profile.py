@@ -6,6 +6,8 @@ The resources of a trial are in the sweep file, under `resources`.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,9 +31,9 @@ _TAKEN = {
     "gpus-per-task": "key 'gres' and the sweep file's resources.gpus",
     "gres": "key 'gres' and the sweep file's resources.gpus",
     "job-name": "the sweep's name",
-    "mem": "the sweep file's resources.mem_gb",
-    "mem-per-cpu": "the sweep file's resources.mem_gb",
-    "mem-per-gpu": "the sweep file's resources.mem_gb",
+    "mem": "key 'mem' and the sweep file's resources.mem_gb",
+    "mem-per-cpu": "key 'mem' and the sweep file's resources.mem_gb",
+    "mem-per-gpu": "key 'mem' and the sweep file's resources.mem_gb",
     "no-requeue": "the tool, which needs interrupted jobs requeued",
     "nodes": "the tool: one node for each array task",
     "ntasks": "the tool: one process for each array task",
@@ -62,6 +64,12 @@ def _template(text: str) -> str:
     return text
 
 
+def _path_with_variables(path: str) -> str:
+    """A path as one word of the shell, which expands only the `$NAME` in it, and `~/`."""
+    word = re.sub(r'(["`\\]|\$(?![A-Za-z_{]))', r"\\\1", path)
+    return f'"$HOME{word[1:]}"' if word.startswith("~/") else f'"{word}"'
+
+
 Line = Annotated[str, Field(min_length=1, pattern=r"^[^\r\n]*$")]
 Option = Annotated[str, Field(pattern=r"^[a-z][a-z-]*$"), AfterValidator(_free)]
 
@@ -89,9 +97,15 @@ class SiteProfile(BaseModel):
         default=None,
         description="a text: the command that starts the worker, such as `apptainer exec --nv IMAGE`",
     )
-    python: Line = Field(
-        default_factory=lambda: sys.executable,
-        description="a text: the interpreter on the compute nodes; default: the one that runs this command",
+    python: Line | None = Field(
+        default=None,
+        description="the path of the interpreter on the compute nodes, with $VARIABLES of the job; null = the one that runs "
+        "this command",
+    )
+    mem: Literal["per_node", "per_gpu", "per_cpu", "none"] = Field(
+        default="per_node",
+        description="per_node | per_gpu | per_cpu: the option of sbatch that asks for a job's memory (--mem, --mem-per-gpu, "
+        "--mem-per-cpu); none: no request, and the site's own default counts",
     )
     max_array_size: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
@@ -133,6 +147,13 @@ class SiteProfile(BaseModel):
         description="{sbatch option: value}, named as in `sbatch --help`, without --; true for an option without a value",
     )
 
+    @property
+    def start_python(self) -> str:
+        """The shell words that start Python in a job."""
+        # A path that was found here is literal. In one of the profile, the job expands variables.
+        python = shlex.quote(sys.executable) if self.python is None else _path_with_variables(self.python)
+        return f"{self.container} {python}" if self.container else python
+
 
 def load_profile(path: Path | None) -> SiteProfile:
     """The profile in a YAML file; None gives the defaults.
@@ -153,9 +174,8 @@ def profile_reference() -> str:
     """The keys of a profile as a Markdown table."""
     rows = ["| key | what it holds | default |", "|---|---|---|"]
     for key, field in SiteProfile.model_fields.items():
-        default = f"`{json.dumps(field.default)}`" if field.default_factory is None else "this command's"
         description = str(field.description).replace("|", r"\|")
-        rows.append(f"| `{key}` | {description} | {default} |")
+        rows.append(f"| `{key}` | {description} | `{json.dumps(field.default)}` |")
     return "\n".join(rows)
 
 

@@ -5,8 +5,9 @@ One driver submits at a time.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from orchestrator.backends.slurm.job_array import ArrayShape, array_shape, batch
 from orchestrator.backends.slurm.queue import Queue, find_job, largest_array
 from orchestrator.backends.slurm.site_profile import SiteProfile
 from orchestrator.backends.slurm.submissions import JobFolder, Submission, array_tasks, new_submission
+from orchestrator.backends.slurm.submit_environment import outside_of_jobs
 from orchestrator.backends.slurm.submit_order import depths, leaders_first
 from orchestrator.execution.backend import WorkerConfig, WorkItem
 from orchestrator.host import disk
@@ -32,9 +34,9 @@ class SubmissionRejected(MoleflowError):
 
 @contextmanager
 def rejections(undo: Callable[[], None], hint: str = "") -> Iterator[None]:
-    """Turn an error of submitit into `SubmissionRejected`, after `undo`.
+    """Call sbatch within the block, outside of any job. An error becomes `SubmissionRejected`.
 
-    A full disk stays an OSError.
+    `undo` is called first. A full disk stays an OSError.
 
     Args:
         undo: removes what was prepared.
@@ -42,7 +44,8 @@ def rejections(undo: Callable[[], None], hint: str = "") -> Iterator[None]:
 
     """
     try:
-        yield
+        with outside_of_jobs(), redirect_stderr(io.StringIO()):  # submitit prints what it also raises.
+            yield
     except Exception as error:  # submitit raises its own exceptions and those of all that it calls.
         undo()
         if isinstance(error, OSError) and disk.takes_no_more(error):
@@ -121,12 +124,16 @@ class Submitter:
         """The sbatch scripts of those arrays; nothing is written.
 
         Raises:
-            MoleflowError: this is no SLURM login node, or as `arrays`.
+            InvalidInput: as `sbatch_script`.
+            SlurmUnavailable: as `arrays`.
 
         """
         unnamed = Submission("UID", self.setup.sweep, (), 0, 0.0)
-        arrays = self.arrays(items)
-        return [sbatch_script(self._executor(unnamed, array.shape), len(array.tasks)) for array in arrays]
+        folder, threads = self.jobs.output(unnamed.uid), self.setup.threads
+        return [
+            sbatch_script(folder, unnamed.name, array.shape, self.profile, threads, tasks=len(array.tasks))
+            for array in self.arrays(items)
+        ]
 
     def submit(
         self,

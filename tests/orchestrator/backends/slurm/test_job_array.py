@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,7 @@ def script(programs: Callable[..., Path], tmp_path: Path) -> Callable[..., list[
 
     def lines(shape: ArrayShape, tasks: int = 1, after: tuple[str, ...] = (), **keys: Any) -> list[str]:
         profile = SiteProfile.model_validate({"python": "/opt/python", **keys})
-        executor = submitit_executor(tmp_path / "jobs", "moleflow-x", shape, profile, 2, after)
-        return sbatch_script(executor, tasks).splitlines()
+        return sbatch_script(tmp_path / "jobs", "moleflow-x", shape, profile, 2, after, tasks).splitlines()
 
     return lines
 
@@ -66,7 +66,7 @@ def test_the_script_requests_what_the_shape_says(script: Callable[..., list[str]
         assert f"#SBATCH --{option}" in lines, option  # 0.7 GB are 716.8 MiB, rounded up.
     assert "export OMP_NUM_THREADS=2" in lines
     text = "\n".join(lines)
-    for absent in ("--array", "--gres", "--dependency", "--partition"):
+    for absent in ("--array", "--gres", "--dependency", "--partition", "--wckey"):
         assert absent not in text
     assert "--cpus-per-task=3" in next(line for line in lines if line.startswith("srun"))
     assert "/opt/python" in next(line for line in lines if line.startswith("srun"))
@@ -80,7 +80,7 @@ def test_the_script_of_an_array_has_the_options_of_the_site(script: Callable[...
         "parallelism": 5,
         "container": "apptainer exec image.sif",
         "setup": ["module load cuda"],
-        "extra": {"nice": 100},
+        "extra": {"nice": 100, "wckey": "paper"},
     }
     lines = script(shape, 6, ("7", "8"), **profile)
     for option in (
@@ -89,12 +89,13 @@ def test_the_script_of_an_array_has_the_options_of_the_site(script: Callable[...
         "dependency=afterany:7:8",
         "partition=gpu",
         "nice=100",
+        "wckey=paper",
         "signal=USR2@60",  # a third of three minutes
         "mem=4096M",
     ):
         assert f"#SBATCH --{option}" in lines, option
     assert "module load cuda" in lines
-    assert "apptainer exec image.sif /opt/python" in next(line for line in lines if line.startswith("srun"))
+    assert 'apptainer exec image.sif "/opt/python"' in next(line for line in lines if line.startswith("srun"))
 
 
 def test_without_gres_no_gpu_is_requested(script: Callable[..., list[str]]) -> None:
@@ -102,23 +103,82 @@ def test_without_gres_no_gpu_is_requested(script: Callable[..., list[str]]) -> N
     assert "--gres" not in "\n".join(script(shape, gres=None))
 
 
+@pytest.mark.parametrize(
+    ("mem", "option"),
+    [("per_node", "--mem=2049M"), ("per_cpu", "--mem-per-cpu=683M"), ("per_gpu", "--mem-per-gpu=1025M")],
+)
+def test_memory_is_asked_for_as_the_site_wants_it(script: Callable[..., list[str]], mem: str, option: str) -> None:
+    shape = ArrayShape(trials=1, parallel=1, time_min=40, cpus=3, mem_gb=2049 / 1024, gpus=2)
+    lines = script(shape, mem=mem)
+    assert [line for line in lines if "--mem" in line] == [f"#SBATCH {option}"]
+    assert not [line for line in script(shape, mem="none") if "--mem" in line]
+
+
+def test_memory_per_gpu_needs_a_gpu(script: Callable[..., list[str]]) -> None:
+    with pytest.raises(InvalidInput, match="mem: given per_gpu in the profile, but these jobs ask for no GPU; take"):
+        script(SHAPE, mem="per_gpu")
+
+
+def test_submitit_submits_the_script_that_is_shown(programs: Callable[..., Path], tmp_path: Path) -> None:
+    programs(srun="")
+    profile = SiteProfile(partition="gpu", extra={"nice": 5}, setup=["module load cuda"])
+    executor = submitit_executor(tmp_path / "a b", "moleflow-x", SHAPE, profile, 2, ["7"])
+    submitted = executor._make_submission_file_text(executor._submitit_command_str, "")
+    assert sbatch_script(tmp_path / "a b", "moleflow-x", SHAPE, profile, 2, ["7"]) == submitted
+
+
 HOSTILE = "a b'c\"d $(touch owned) `touch owned`; touch owned & #x \\ *"
 
 
-def test_a_path_is_one_word_of_the_script_and_no_command(tmp_path: Path) -> None:
-    """A stand-in for srun records its arguments while bash runs the script."""
-    folder, record = tmp_path / HOSTILE / "jobs", tmp_path / "arguments"
-    folder.mkdir(parents=True)
-    (tmp_path / "bin").mkdir()
-    srun = tmp_path / "bin" / "srun"
+@pytest.fixture
+def srun_arguments(tmp_path: Path) -> Callable[..., list[str]]:
+    """Let bash run a script, in which a stand-in for srun records its arguments; returns those."""
+    record, srun = tmp_path / "arguments", tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
     srun.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > '{record}'\n")
     srun.chmod(0o755)
-    executor = submitit_executor(folder, "moleflow-x", SHAPE, SiteProfile(python="/opt/python"), 2)
-    script = tmp_path / "script.sh"
-    script.write_text(sbatch_script(executor, 2))
-    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
-    subprocess.run(["bash", script], cwd=tmp_path, env=environment, check=True, timeout=30)
-    assert record.read_text().splitlines()[-5:] == ["/opt/python", "-u", "-m", "submitit.core._submit", str(folder)]
+
+    def run(text: str) -> list[str]:
+        (tmp_path / "script.sh").write_text(text)
+        environment = {"PATH": f"{srun.parent}:/usr/bin:/bin", "HOME": "/home/me and you"}
+        subprocess.run(["bash", tmp_path / "script.sh"], cwd=tmp_path, env=environment, check=True, timeout=30)
+        return record.read_text().splitlines()
+
+    return run
+
+
+def test_a_path_is_one_word_of_the_script_and_no_command(
+    srun_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / HOSTILE / "jobs"
+    folder.mkdir(parents=True)
+    arguments = srun_arguments(
+        sbatch_script(folder, "moleflow-x", SHAPE, SiteProfile(python="/opt/python"), 2, tasks=2)
+    )
+    assert arguments[-5:] == ["/opt/python", "-u", "-m", "submitit.core._submit", str(folder)]
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "started"),
+    [
+        (None, HOSTILE),
+        ("/opt/my env/bin/python", "/opt/my env/bin/python"),
+        ("$HOME/env/bin/python", "/home/me and you/env/bin/python"),
+        ("~/env/bin/python", "/home/me and you/env/bin/python"),
+        ('/a"b`touch owned`$(touch owned)\\c', '/a"b`touch owned`$(touch owned)\\c'),
+    ],
+)
+def test_the_interpreter_is_one_word_whatever_its_path(
+    srun_arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    started: str,
+) -> None:
+    monkeypatch.setattr(sys, "executable", HOSTILE)
+    script = sbatch_script(tmp_path, "moleflow-x", SHAPE, SiteProfile(python=given), 2)
+    assert srun_arguments(script)[-5] == started
     assert not (tmp_path / "owned").exists()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def refused(load, tmp_path):
 def test_an_empty_profile_has_the_defaults(load):
     profile = load("{}")
     assert profile == SiteProfile()
-    assert profile.python == sys.executable
+    assert profile.start_python == shlex.quote(sys.executable)
     assert (profile.gres, profile.trials_per_job, profile.signal_s) == ("gpu:{gpus}", 1, 90)
     assert (profile.max_array_size, profile.parallelism, profile.trials_per_gpu, profile.accounting) == (None,) * 4
 
@@ -92,6 +93,8 @@ def test_a_misspelled_key(refused):
         ("trials_per_job: 1.5", "trials_per_job: given 1.5, allowed: a whole number >= 1"),
         ("trials_per_job: null", "trials_per_job: given null, allowed: a whole number >= 1"),
         ("signal_s: 65536", "signal_s: given 65536, allowed: a whole number 1..65535"),
+        ("mem: per_core", "mem: given 'per_core', allowed: per_node | per_gpu | per_cpu"),
+        ("mem: null", "mem: given null, allowed: per_node"),
         ("accounting: maybe", "accounting: given 'maybe', allowed: true or false"),
         ("extra: [nice]", "extra: given ['nice'], allowed: {sbatch option: value}"),
         ("extra: {nice: [1]}", "extra.nice: given [1], allowed: {sbatch option: value}"),
@@ -115,7 +118,7 @@ def test_a_gres_that_would_ask_for_something_else(refused, gres):
         ("partition", "--partition is set by key 'partition'"),
         ("array", "--array is set by keys 'parallelism' and 'max_array_size'"),
         ("signal", "--signal is set by key 'signal_s'"),
-        ("mem-per-cpu", "--mem-per-cpu is set by the sweep file's resources.mem_gb"),
+        ("mem-per-cpu", "--mem-per-cpu is set by key 'mem' and the sweep file's resources.mem_gb"),
         ("tim", "--time is set by"),  # sbatch completes the names of options
     ],
 )

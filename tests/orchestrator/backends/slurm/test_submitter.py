@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,38 @@ def test_an_array_that_slurm_never_received_is_removed(
     jobs.add(new_submission("small", [["a" * 12]], 1, 1))
     submitter().recover(Queue())
     assert jobs.all() == []
+
+
+@pytest.mark.parametrize("in_a_job", [True, False])
+def test_a_job_that_a_job_submits_inherits_nothing_of_it_but_the_cluster(
+    in_a_job: bool,
+    submitter: Callable[..., Submitter],
+    item: Make,
+    programs: Callable[..., Path],
+    setup_in: WorkerConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = setup_in.folder / "seen"
+    programs(srun="", sbatch=f"/usr/bin/env > {seen}\n{sbatch('7')}")
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
+        monkeypatch.delenv(name)
+    around = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "lab"}
+    job = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_MEM_PER_CPU": "2048", "SUBMITIT_EXECUTOR": "slurm"}
+    for name, value in (around | (job if in_a_job else {})).items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    submitter().submit([item("a" * 12)], lambda _: None)
+    given = dict(line.partition("=")[::2] for line in seen.read_text().splitlines())
+    prefixes = ("SLURM_", "SBATCH_", "SUBMITIT_")
+    passed_on = {name: value for name, value in given.items() if name.startswith(prefixes)}
+    assert passed_on == ({"SLURM_CONF": "/etc/slurm.conf"} if in_a_job else around)
+    assert dict(os.environ) == before
+
+
+def test_an_error_of_sbatch_is_said_once(
+    submitter: Callable[..., Submitter], item: Make, programs: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    programs(srun="", sbatch="echo 'sbatch: error: no' >&2; exit 1", squeue="")
+    with pytest.raises(SubmissionRejected, match="sbatch: error: no"):
+        submitter().submit([item("a" * 12)], lambda _: None)
+    assert capfd.readouterr() == ("", "")
