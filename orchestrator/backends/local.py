@@ -62,7 +62,7 @@ class LocalBackend:
         needs = resources or Resources()
         self._setup, self._stop_seconds, self._make = setup, stop_seconds, make
         gpus = [] if setup.device == "cpu" else visible_gpus()
-        places = [gpu for gpu in gpus for _ in range(needs.trials_per_gpu)]
+        places = [gpu for gpu in gpus for _ in range(needs.sharing)]
         fitting = min(available_cores() // max(setup.threads, needs.cpus), memory_gb() // needs.mem_gb)
         count = workers or len(places) or max(1, int(fitting))
         self.worker_gpus = [places[n % len(places)] if places else None for n in range(count)]

@@ -46,7 +46,13 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Where each file of rows gets its results folder. Default: results.")
 ]
 Gpus = Annotated[
-    int, typer.Option("--gpus", min=0, max=1024, help="GPUs of one trial on SLURM or Ray; elsewhere --device decides.")
+    int | None,
+    typer.Option(
+        "--gpus",
+        min=0,
+        max=1000,
+        help="GPUs of one trial on SLURM or Ray; elsewhere --device decides. Default: one where there are any.",
+    ),
 ]
 
 
@@ -59,7 +65,7 @@ def reproduce(
     cache: CacheDir = None,
     backend: BackendName = "local",
     profile: Profile = None,
-    gpus: Gpus = 0,
+    gpus: Gpus = None,
     workers: Workers = None,
     threads: Threads = 1,
     device: Device = "auto",
@@ -99,7 +105,7 @@ def reproduce(
         raise typer.Exit(reproduce_rows(groups, options, console, estimate))
 
 
-def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None, gpus: int) -> list[RowsToRun]:
+def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None, gpus: int | None) -> list[RowsToRun]:
     """Return the rows of the files as sweeps; of `only` these names, if any are given."""
     from orchestrator.driver.reproduce import sweeps_of_rows
     from orchestrator.reports.published import FOLDER, PublishedRows, read_rows

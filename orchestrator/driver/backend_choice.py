@@ -12,6 +12,7 @@ from orchestrator.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
     from orchestrator.backends.slurm.backend import SlurmBackend
+    from orchestrator.backends.slurm.site_profile import SiteProfile
 
 
 def choose_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend:
@@ -26,7 +27,9 @@ def choose_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backe
 
         return InlineBackend(setup)
     if options.backend == "slurm":
-        return slurm_backend(setup, options)
+        from orchestrator.backends.slurm.site_profile import load_profile
+
+        return slurm_backend(setup, load_profile(options.profile))
     if options.backend == "ray":
         return _ray_backend(setup, sweep, options)
     from orchestrator.backends.local import LocalBackend
@@ -50,14 +53,8 @@ def _ray_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend
     )
 
 
-def slurm_backend(setup: WorkerConfig, options: Options) -> SlurmBackend:
-    """Make the backend for the site that `options.profile` describes, or for SLURM's defaults.
-
-    Raises:
-        InvalidInput: the profile is not valid.
-
-    """
+def slurm_backend(setup: WorkerConfig, profile: SiteProfile) -> SlurmBackend:
+    """Make the backend for a site."""
     from orchestrator.backends.slurm.backend import SlurmBackend
-    from orchestrator.backends.slurm.site_profile import load_profile
 
-    return SlurmBackend(setup, load_profile(options.profile))
+    return SlurmBackend(setup, profile)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 from rich.console import Console
 
 from moleflow.errors import InvalidInput, counted
+from orchestrator.backends.slurm.site_profile import load_profile
 from orchestrator.driver.backend_choice import slurm_backend
 from orchestrator.driver.driver import run_backend, trial_source_of_plan
 from orchestrator.driver.outcome import print_outcome, report_at_end
-from orchestrator.driver.preflight import check_slurm, check_start
+from orchestrator.driver.preflight import check_start
 from orchestrator.driver.prepare import Options, Prepared, worker_config
 from orchestrator.driver.results_folder import prepare_folder
+from orchestrator.driver.slurm_needs import decide_on_slurm, needs_on_slurm
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.exit_codes import INTERRUPTED
 from orchestrator.host.command_line import program_name
@@ -36,6 +39,7 @@ def run_sweep(prepared: Prepared, options: Options, console: Console) -> int:
 
         return run_search(prepared, options, console)
     check_start(prepared, options)
+    prepared = decide_on_slurm(prepared, options, console)
     todo = prepared.plan.of("to run")
     prepare_folder(prepared, options, console)
     source = trial_source_of_plan(prepared, options, todo)
@@ -52,7 +56,8 @@ def run_sweep(prepared: Prepared, options: Options, console: Console) -> int:
 
 
 def _submit_and_leave(prepared: Prepared, options: Options, source: TrialSource, console: Console) -> int:
-    arrays = slurm_backend(worker_config(prepared, options), options).submit(source)
+    profile = load_profile(options.profile)
+    arrays = slurm_backend(worker_config(prepared, options), profile).submit(source)
     for array in arrays:
         trials, elements = sum(len(ids) for ids in array.elements), len(array.elements)
         what = f"{counted(trials, 'trial')} as SLURM job {array.job_id}, {counted(elements, 'array task')}"
@@ -68,13 +73,17 @@ def _submit_and_leave(prepared: Prepared, options: Options, source: TrialSource,
 def print_scripts(prepared: Prepared, options: Options, console: Console) -> int:
     """Print the sbatch scripts that a run would submit; write nothing. Queued jobs are ignored.
 
+    Where SLURM does not answer, stderr names the limits that are assumed instead.
+
     Raises:
-        InvalidInput: the profile is not valid, or this is no SLURM login node.
-        MoleflowError: neither the profile nor SLURM gives the site's largest array.
+        InvalidInput: the profile is not valid, or does not fit the sweep.
 
     """
-    check_slurm(options)
+    needs = needs_on_slurm(prepared, options, assume=True)
+    for line in needs.lines():
+        print(line, file=sys.stderr)
+    prepared = needs.prepared
     source = trial_source_of_plan(prepared, options, prepared.plan.of("to run"))
-    for text in slurm_backend(worker_config(prepared, options), options).scripts(source):
+    for text in slurm_backend(worker_config(prepared, options), needs.profile).scripts(source):
         console.print(text)
     return 0

@@ -14,6 +14,7 @@ from moleflow.errors import counted
 from moleflow.features.prefetch import distinct_feature_settings
 from orchestrator.driver.preflight import check_slurm, remember_backbone
 from orchestrator.driver.prepare import Options, prepare, worker_config
+from orchestrator.driver.slurm_needs import decide_on_slurm
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.execution.features import FeatureProgress, FeatureSummary, compute_features
 from orchestrator.exit_codes import INTERRUPTED
@@ -37,7 +38,8 @@ def run_prefetch(sweep: Sweep, options: Options, console: Console) -> int:
     on_slurm = options.backend == "slurm"
     if on_slurm:
         check_slurm(options)
-    prepared = prepare(sweep, options)
+    prepared = decide_on_slurm(prepare(sweep, options), options, console)
+    needs = prepared.sweep.resources
     setup = worker_config(prepared, options)
     configs = distinct_feature_settings(trial.config for trial in prepared.sample)
     console.print("\n".join(listing.plan_header(sweep, prepared.plan, prepared.inputs, prepared.folder)))
@@ -49,9 +51,9 @@ def run_prefetch(sweep: Sweep, options: Options, console: Console) -> int:
                 from orchestrator.backends.slurm.site_profile import load_profile
 
                 profile = load_profile(options.profile)
-                summary = compute_features_in_job(setup, configs, sweep.resources, profile, console, view.show)
+                summary = compute_features_in_job(setup, configs, needs, profile, console, view.show)
             else:
-                _warn_of_gpus(setup, sweep.resources, console)
+                _warn_of_gpus(setup, needs, console)
                 summary = compute_features(setup, configs, view.show)
     except KeyboardInterrupt:
         console.print(f"interrupted: stored features are kept; to continue, run: {command_to_repeat()}")

@@ -169,7 +169,7 @@ def worker_config(prepared: Prepared, options: Options) -> WorkerConfig:
         threads=options.threads,
         rerun_stale=options.rerun_stale,
         provenance=provenance.provenance_facts(),
-        time_min=prepared.sweep.resources.time_min,
+        time_min=prepared.sweep.resources.limit_min,
         stall_min=prepared.sweep.resources.stall_min,
     )
 

@@ -74,7 +74,7 @@ def reason_not_to_run(rows: PublishedRows, run: PublishedRun) -> str | None:
 
 
 def sweeps_of_rows(
-    rows: PublishedRows, name: str, data_root: Path | None, environment: Mapping[str, str], gpus: float = 0
+    rows: PublishedRows, name: str, data_root: Path | None, environment: Mapping[str, str], gpus: float | None = None
 ) -> list[RowsToRun]:
     """Return one sweep for each set of seeds among the runs that can be repeated.
 
@@ -85,7 +85,7 @@ def sweeps_of_rows(
         name: the name of the sweep; with several sets of seeds `-2`, `-3`, … follows it.
         data_root: the folder of the images.
         environment: the environment variables, of which MOLEFLOW_DATA counts.
-        gpus: the GPUs of one trial on SLURM or Ray.
+        gpus: the GPUs of one trial on SLURM or Ray; None = one where there are any.
 
     Raises:
         InvalidInput: a setting that is no knob or has no such value, or images are missing.

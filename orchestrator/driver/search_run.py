@@ -17,6 +17,7 @@ from orchestrator.driver.outcome import print_outcome, report_at_end
 from orchestrator.driver.preflight import check_start
 from orchestrator.driver.prepare import Options, Prepared
 from orchestrator.driver.results_folder import prepare_folder, write_plan
+from orchestrator.driver.slurm_needs import decide_on_slurm
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.exit_codes import FAILED, INTERRUPTED
 from orchestrator.host import disk
@@ -64,6 +65,7 @@ def run_search(prepared: Prepared, options: Options, console: Console) -> int:
     if space.search.finalists:
         space.test_trials(space.base())  # Refuse now a base that could not be tested in the end.
     check_start(prepared, options)
+    prepared = decide_on_slurm(prepared, options, console)
     prepare_folder(prepared, options, console)
     run = _SearchRun(prepared, options, console, space)
     with driver_heartbeat(prepared.folder) as driver:

@@ -32,20 +32,20 @@ class _Keys(BaseModel):
 class Resources(_Keys):
     """The resources of one trial."""
 
-    gpus: float = Field(
-        default=0,
+    gpus: float | None = Field(
+        default=None,
         ge=0,
         le=1000,
-        description="a number 0..1000: GPUs of one trial on SLURM or Ray; elsewhere --device decides",
+        description="a number 0..1000: GPUs of one trial on SLURM or Ray; elsewhere --device decides; default: one where "
+        "SLURM's profile or partition, or the Ray cluster, has GPUs",
     )
     cpus: int = Field(default=1, ge=1, le=100_000, description="a whole number 1..100000: CPU cores for one trial")
     mem_gb: float = Field(default=4, gt=0, le=1e6, description="a number > 0 and <= 1e6: memory for one trial in GB")
-    time_min: int = Field(
+    time_min: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = Field(
         default=240,
-        ge=1,
-        le=1_000_000,
         description="a whole number 1..1000000: time limit of one attempt in minutes; the next attempt continues from what is "
-        "stored, at once; two in a row without an epoch fail the trial",
+        "stored, at once; two in a row without an epoch fail the trial; auto: on SLURM what the slowest trial is expected "
+        "to take, with a margin; elsewhere no limit",
     )
     stall_min: float = Field(
         default=60,
@@ -54,14 +54,16 @@ class Resources(_Keys):
         description="a number from 0 to 1e6: minutes without progress after which a trial has stalled: its process is "
         "ended and the attempt fails; 0 = never; keep it below time_min",
     )
-    trials_per_gpu: int = Field(
-        default=1, ge=1, le=1000, description="a whole number 1..1000: trials that share one GPU"
+    trials_per_gpu: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
+        default=1,
+        description="a whole number 1..1000: trials that share one GPU; auto: on SLURM as many as its memory is expected to "
+        "hold; elsewhere 1",
     )
 
     @model_validator(mode="after")
     def _check_stall_min(self) -> Self:
         # The default may exceed a short time_min: nobody asked for it.
-        if "stall_min" in self.model_fields_set and self.stall_min >= self.time_min:
+        if "stall_min" in self.model_fields_set and self.time_min != "auto" and self.stall_min >= self.time_min:
             raise PydanticCustomError(
                 _NO_EFFECT,
                 "resources.stall_min: given {stall_min}, but resources.time_min = {time_min} ends an attempt before "
@@ -69,6 +71,16 @@ class Resources(_Keys):
                 {"stall_min": f"{self.stall_min:g}", "time_min": self.time_min},
             )
         return self
+
+    @property
+    def limit_min(self) -> int:
+        """The time limit of an attempt in minutes; 0 = none, for an `auto` that is not resolved."""
+        return 0 if self.time_min == "auto" else self.time_min
+
+    @property
+    def sharing(self) -> int:
+        """The number of trials that share a GPU; 1 for an `auto` that is not resolved."""
+        return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu
 
 
 class RandomKeys(_Keys):

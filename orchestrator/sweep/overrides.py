@@ -10,6 +10,9 @@ from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import Layer, allowed, fields, flatten_layer
 from moleflow.settings.yaml_reader import parse, yaml_text
 from orchestrator.sweep.axes import check_value
+from orchestrator.sweep.file_schema import Resources, parse_sweep_file
+
+_RESOURCES = "resources"
 
 
 def parse_sets(sets: Sequence[str], refused: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
@@ -34,6 +37,37 @@ def parse_sets(sets: Sequence[str], refused: Mapping[str, str] = MappingProxyTyp
                 raise InvalidInput(f"{source}: {path} is set twice; keep one of them")
             values[path] = check_value(path, value, source)
     return values
+
+
+def set_resources(sets: Sequence[str], resources: Resources) -> tuple[list[str], Resources]:
+    """Apply the `--set resources.KEY=VALUE`; returns the other settings, and the resources.
+
+    Args:
+        sets: the options as given.
+        resources: the resources that the sweep file gives.
+
+    Raises:
+        InvalidInput: an unknown key, a value that it does not allow, or a key given twice.
+
+    """
+    others: list[str] = []
+    given_keys: set[str] = set()
+    for given in sets:
+        name, equals, text = (part.strip() for part in given.partition("="))
+        if not equals or (name != _RESOURCES and not name.startswith(f"{_RESOURCES}.")):
+            others.append(given)
+            continue
+        source = f"--set {given}"
+        value = parse(text, source)
+        changed = {name.partition(".")[2]: value} if "." in name else value
+        if not isinstance(changed, Mapping):
+            raise InvalidInput(f"{source}: give one key of it, as in --set resources.gpus=1")
+        if twice := given_keys & changed.keys():
+            raise InvalidInput(f"{source}: {_RESOURCES}.{min(twice)} is set twice; keep one of them")
+        given_keys |= changed.keys()
+        merged = resources.model_dump(exclude_unset=True) | dict(changed)
+        resources = parse_sweep_file({"name": _RESOURCES, _RESOURCES: merged}, source).resources
+    return others, resources
 
 
 def _parse(given: str, source: str) -> dict[str, Any]:

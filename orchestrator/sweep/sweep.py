@@ -18,7 +18,7 @@ from orchestrator.sweep.base_choice import Base, choose_base
 from orchestrator.sweep.conditions import Condition, check_conditions, parse_condition
 from orchestrator.sweep.file_schema import EarlyStopping, Resources, SearchKeys, SweepFile, parse_sweep_file
 from orchestrator.sweep.footing import YARDSTICK
-from orchestrator.sweep.overrides import parse_sets
+from orchestrator.sweep.overrides import parse_sets, set_resources
 from orchestrator.sweep.search_settings import final_seeds_of, search_layers
 from orchestrator.sweep.trial import spell
 
@@ -163,6 +163,7 @@ def make_sweep(
         source: its name in messages.
         folder: the folder that its relative paths start from.
         sets: the `knob=value` of `--set`; they win over all settings, but cannot set a varied knob.
+            `resources.KEY=value` sets a key of the document's resources.
         base: `--base`: a base's name or a YAML file's path, in place of the document's base.
         data_root: `--data`. Without it the document's `data` counts, then MOLEFLOW_DATA.
         environment: the environment variables to look MOLEFLOW_DATA up in; None = look nowhere.
@@ -178,7 +179,8 @@ def make_sweep(
         on_embedded = _with_tasks(all_axes, keys.without_data.tasks, f"{source}: without_data.tasks")
         all_axes = on_embedded if root is None else all_axes
     axis_of = {path: axis for axis in all_axes for path in axis.knobs}
-    version, overrides = _version_and_overrides(keys, sets, axis_of, source)
+    settings, resources = set_resources(sets, keys.resources)
+    version, overrides = _version_and_overrides(keys, settings, axis_of, source)
     choice = choose_base(keys, source, folder, base, root)
     layers = _layers(keys, choice.base, version, overrides, axis_of, source)
     when, exclude = _conditions(keys, layers, axis_of, source)
@@ -194,7 +196,7 @@ def make_sweep(
         exclude=exclude,
         baseline=_baseline(keys.report.baseline, axis_of, f"{source}: report.baseline", keys.search is not None),
         seeds=choice.seeds,
-        resources=keys.resources,
+        resources=resources,
         retries=keys.retries,
         data_root=root,
         data_source=data_source,

@@ -246,17 +246,6 @@ def test_cancelled_trials_of_a_packed_job_have_not_failed(place, longer, start, 
     assert FAILED not in {state for state, _ in ends(results)}
 
 
-def test_without_slurm_the_error_is_one_line(place, command, monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (place / "site.yaml").write_text("max_array_size: 9\n")
-    for words in (SLURM, (*SLURM, "--print-sbatch"), (*SLURM, "--detach", "--profile", "site.yaml")):
-        ended = command(*words)
-        assert ended.code == 2
-        assert "SLURM login node" in ended.err or "slurm cluster" in ended.err
-        assert "Traceback" not in ended.err
-    assert not list((place / "results").rglob("slurm/*.json"))
-
-
 def test_a_node_that_dies_costs_no_retry(place, longer, start, results, begun, cluster, digits, undisturbed) -> None:
     longer(retries=0)
     driver = start(*SLURM)

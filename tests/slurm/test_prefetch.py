@@ -31,7 +31,9 @@ def left(place: Path) -> list[Path]:
 def test_one_job_makes_the_features_that_all_trials_find(
     place, command, cluster, digits, small_run, monkeypatch
 ) -> None:
-    (place / "site.yaml").write_text(f"setup: [export NODE_DISK={place}/node]\nnode_cache: $NODE_DISK/features\n")
+    (place / "site.yaml").write_text(
+        f"setup: [export NODE_DISK={place}/node]\nnode_cache: $NODE_DISK/features\ngres: null\n"
+    )
     ended = command(*PREFETCH)
     assert ended.code == 0, ended.err
     assert "40 images, 40 computed now" in ended.out

@@ -52,7 +52,7 @@ def trial_request(needs: Resources, setup: WorkerConfig) -> dict[str, float]:
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
     if setup.device == "cuda" and not has_gpus:
         raise InvalidInput("--device: given 'cuda', but no node of this Ray cluster has a GPU; allowed: auto | cpu")
-    wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.trials_per_gpu
+    wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.sharing
     if wanted > 1 and wanted % 1:
         raise InvalidInput(f"resources.gpus: {wanted:g} for one trial; Ray gives a share of one GPU or whole ones")
     share = int(wanted * SHARES_OF_A_GPU) / SHARES_OF_A_GPU

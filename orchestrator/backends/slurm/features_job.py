@@ -78,7 +78,7 @@ def compute_features_in_job(
 
     """
     cache, local = feature_cache_of(setup), open_environment("cpu", setup.threads)
-    gpu = setup.device == "cuda" or (setup.device == "auto" and needs.gpus > 0)
+    gpu = setup.device == "cuda" or (setup.device == "auto" and bool(needs.gpus))
     on_node = replace(local, device_kind="cuda", processor="") if gpu else local
     sets = feature_sets_of(setup, configs, cache, on_node)
     # Keys contain the GPU model, which only the job knows, so it has to look for missing features.
@@ -107,7 +107,7 @@ def compute_features_in_job(
 def _submit(
     folder: Path, setup: WorkerConfig, configs: Sequence[TrialConfig], needs: Resources, profile: SiteProfile
 ) -> str:
-    shape = ArrayShape(1, 1, needs.time_min, needs.cpus, needs.mem_gb, math.ceil(needs.gpus))
+    shape = ArrayShape(1, 1, needs.limit_min, needs.cpus, needs.mem_gb, math.ceil(needs.gpus or 0))
     with rejections(lambda: shutil.rmtree(folder, ignore_errors=True)):
         submitter = submitit_executor(folder, _name(folder), shape, profile, setup.threads)
         return str(submitter.submit(run_features_job, folder, setup, configs, code_digest()).job_id)
@@ -145,7 +145,7 @@ def _wait_for_end(folder: Path, job: str) -> None:
 
 def _ended(job: str, state: QueueState, needs: Resources, folder: Path) -> str:
     remedy = {
-        "TIMEOUT": f"resources.time_min is {needs.time_min}; run the same command again, and it continues from there",
+        "TIMEOUT": f"resources.time_min is {needs.limit_min}; run the same command again, and it continues from there",
         "OUT_OF_MEMORY": f"raise resources.mem_gb, which is {needs.mem_gb:g}",
     }.get(state.name, f"see its log: {_log(folder, job)}")
     return f"SLURM job {job} ended as {state.name} before it was done; stored features are kept; {remedy}"
@@ -165,7 +165,7 @@ def _cancel(folder: Path, queue: Queue, needs: Resources) -> None:
 
 
 def _array_task(folder: Path, job: str, needs: Resources) -> ArrayTask:
-    return ArrayTask(job, (), Submission(folder.name, "prefetch", ((),), needs.time_min, needs.mem_gb, job))
+    return ArrayTask(job, (), Submission(folder.name, "prefetch", ((),), needs.limit_min, needs.mem_gb, job))
 
 
 def _name(folder: Path) -> str:

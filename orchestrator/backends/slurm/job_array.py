@@ -44,18 +44,20 @@ class ArrayShape:
 def array_shape(needs: Resources, profile: SiteProfile) -> ArrayShape:
     """The array task for trials that need `needs`.
 
-    With `gpus: 0.5` two trials share a GPU, with 0.25 four.
+    With `gpus: 0.5` two trials share a GPU, with 0.25 four. `needs` has no `auto`, and no None
+    where trials run on GPUs.
     """
-    share = math.floor(1 / needs.gpus) if 0 < needs.gpus < 1 else 1
-    parallel = profile.trials_per_gpu or max(needs.trials_per_gpu, share)
+    gpus = needs.gpus or 0
+    share = math.floor(1 / gpus) if 0 < gpus < 1 else 1
+    parallel = profile.trials_per_gpu if isinstance(profile.trials_per_gpu, int) else max(needs.sharing, share)
     trials = max(profile.trials_per_job, parallel)
     return ArrayShape(
         trials=trials,
         parallel=parallel,
-        time_min=needs.time_min * math.ceil(trials / parallel),
+        time_min=needs.limit_min * math.ceil(trials / parallel),
         cpus=needs.cpus * parallel,
         mem_gb=needs.mem_gb * parallel,
-        gpus=math.ceil(needs.gpus),
+        gpus=math.ceil(gpus),
     )
 
 

@@ -151,6 +151,21 @@ def largest_array() -> int:
     return max(1, int(limit[1]) - 1) if limit else 1000
 
 
+def has_gpus(partition: str | None) -> bool:
+    """True if a node of a partition has GPUs. Several have commas between; None = the default one.
+
+    Raises:
+        SlurmUnavailable: SLURM is not installed or does not answer.
+
+    """
+    chosen = [f"--partition={partition}"] if partition else []
+    rows = [line.partition("|") for line in _ask(["sinfo", "--noheader", "--format=%P|%G", *chosen]).splitlines()]
+    # The default partition has a star. Without one, sbatch would refuse a job of no partition.
+    return any(
+        re.search(r"(^|,)gpu(:|,|$)", resources) for name, _, resources in rows if partition or name.endswith("*")
+    )
+
+
 def _squeue() -> dict[str, _NamedState]:
     form = "--format=%F|%K|%T|%j|%r"
     lines = _ask(["squeue", "--user", getpass.getuser(), "--noheader", "--array", "--states=all", form]).splitlines()

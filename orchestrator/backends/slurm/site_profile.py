@@ -90,7 +90,8 @@ class SiteProfile(BaseModel):
     constraint: Line | None = Field(default=None, description="a text: the features that a node must have")
     gres: Annotated[Line, AfterValidator(_template)] | None = Field(
         default="gpu:{gpus}",
-        description="a text with {gpus} in it, such as 'gpu:a100:{gpus}': the request for GPUs; null = no request",
+        description="a text with {gpus} in it, such as 'gpu:a100:{gpus}': the request for GPUs, of which a trial then gets one "
+        "unless the sweep file says otherwise; null = no request; without the key: 'gpu:{gpus}' if the partition has GPUs",
     )
     setup: list[str] = Field(default=[], description="[shell lines]: run in the job before the worker starts")
     container: Line | None = Field(
@@ -120,9 +121,13 @@ class SiteProfile(BaseModel):
         ge=1,
         description="a whole number >= 1: trials that one array task runs; more than one saves short trials the wait in the queue",
     )
-    trials_per_gpu: Annotated[int, Field(ge=1)] | None = Field(
+    trials_per_gpu: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         default=None,
-        description="a whole number >= 1: trials that share a GPU; null = the sweep file's resources.trials_per_gpu",
+        description="a whole number >= 1: trials that share a GPU; auto: as many as gpu_mem_gb is expected to hold; null = "
+        "the sweep file's resources.trials_per_gpu",
+    )
+    gpu_mem_gb: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
+        default=None, description="a number > 0: memory of one GPU in GB, which trials_per_gpu: auto divides"
     )
     signal_s: int = Field(
         default=90,

@@ -155,7 +155,7 @@ def test_a_profile_that_is_not_there(refused):
     assert "--profile: nope.yaml: no such file; slurm/profiles/example.yaml explains" in said
 
 
-@pytest.mark.parametrize("more", [(), ("--print-sbatch",), ("--detach",)])
+@pytest.mark.parametrize("more", [(), ("--detach",)])
 def test_slurm_where_there_is_none(refused, place, monkeypatch, more):
     monkeypatch.setenv("PATH", str(place))
     said = refused("sweep.yaml", "--backend", "slurm", *more)

@@ -7,6 +7,7 @@ import pytest
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import digest
+from orchestrator.sweep.file_schema import Resources
 from orchestrator.sweep.sweep import Sweep, load_sweep, make_sweep
 
 REAL = Path("/images")
@@ -193,6 +194,36 @@ def test_set_mistakes(sets: list[str], parts: list[str]) -> None:
         assert part in message
 
 
+def test_set_changes_a_key_of_the_resources() -> None:
+    document = {"resources": {"gpus": 0, "mem_gb": 8}}
+    assert make(document, sets=["resources.gpus=1"]).resources == Resources(gpus=1, mem_gb=8)
+    whole = ["resources={gpus: 0.5, time_min: auto}", "resources.trials_per_gpu=auto", "epochs=3"]
+    sweep = make(document, sets=whole)
+    assert sweep.resources == Resources(gpus=0.5, mem_gb=8, time_min="auto", trials_per_gpu="auto")
+    assert sweep.settings("v7")["training.epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["resources.gpu=1"], "--set resources.gpu=1: unknown key 'resources.gpu'; allowed: gpus, cpus, "),
+        (["resources.gpus=-1"], "--set resources.gpus=-1: resources.gpus: given -1, allowed: a number 0..1000"),
+        (["resources.time_min=soon"], "resources.time_min: given 'soon', allowed: a whole number 1..1000000"),
+        (["resources=3"], "--set resources=3: give one key of it, as in --set resources.gpus=1"),
+        (["resources.gpus=1", "resources={gpus: 2}"], "resources.gpus is set twice; keep one of them"),
+        (["resources.stall_min=500"], "--set resources.stall_min=500: resources.stall_min: given 500, but "),
+        (["resources.gpus"], "--set resources.gpus: no '='; write knob=value"),
+    ],
+)
+def test_mistakes_in_setting_resources(sets: list[str], said: str) -> None:
+    assert said in refused({}, sets=sets)
+
+
+def test_an_auto_that_nothing_has_resolved_sets_no_limit_and_shares_no_gpu() -> None:
+    resources = make({"resources": {"time_min": "auto", "trials_per_gpu": "auto", "stall_min": 300}}).resources
+    assert (resources.limit_min, resources.sharing) == (0, 1)
+
+
 def test_the_version_may_be_an_axis_alone() -> None:
     sweep = make({"version": None, "grid": {"version": ["v1", "v7"]}}, data_root=REAL)
     assert list(sweep.layers) == ["v1", "v7"]
@@ -353,7 +384,7 @@ def test_the_spec_holds_the_whole_sweep() -> None:
 
 def test_the_resources_of_a_trial_by_default() -> None:
     resources = make({}).resources.model_dump()
-    assert resources == {"gpus": 0, "cpus": 1, "mem_gb": 4, "time_min": 240, "stall_min": 60, "trials_per_gpu": 1}
+    assert resources == {"gpus": None, "cpus": 1, "mem_gb": 4, "time_min": 240, "stall_min": 60, "trials_per_gpu": 1}
 
 
 @pytest.mark.parametrize(("stall_min", "time_min"), [(30, 30), (30.5, 30), (240, 240), (1e6, 240)])

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.slurm import queue
-from orchestrator.backends.slurm.queue import Queue, QueueState, SlurmUnavailable, find_job, largest_array
+from orchestrator.backends.slurm.queue import (
+    Queue,
+    QueueState,
+    SlurmUnavailable,
+    find_job,
+    has_gpus,
+    largest_array,
+)
 from orchestrator.backends.slurm.submissions import ArrayTask
 
 
@@ -175,3 +182,24 @@ def test_the_largest_array_is_one_less_than_the_limit_of_its_indices(
 )
 def test_ranges_of_an_array_are_expanded(written: str, meant: list[str]) -> None:
     assert queue._expand(written) == meant
+
+
+@pytest.mark.parametrize(
+    ("answer", "partition", "has"),
+    [
+        ("gpu|gpu:4", "gpu", True),
+        ("gpu|lustre:1,gpu:a100:4(S:0-1)", "gpu", True),
+        ("gpu|gpu", "gpu", True),
+        ("cpu|(null)", "cpu", False),
+        ("cpu|gpu_slots:3", "cpu", False),
+        ("cpu*|(null)\ngpu|gpu:4", None, False),
+        ("cpu|(null)\ngpu*|gpu:4", None, True),
+        ("", "nowhere", False),
+    ],
+)
+def test_a_partition_has_gpus_if_a_node_of_it_has(
+    programs: Callable[..., Path], answer: str, partition: str | None, has: bool
+) -> None:
+    folder = programs(sinfo=f"/bin/cat <<'E'\n{answer}\nE" if answer else "")
+    assert has_gpus(partition) == has
+    assert ("--partition=" in (folder / "sinfo.log").read_text()) == (partition is not None)
