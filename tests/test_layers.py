@@ -15,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("moleflow", "orchestrator") for path in (ROOT / package).rglob("*.py"))
-HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optuna", "pyarrow", "polars", "duckdb"}
+HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optuna", "pyarrow", "polars", "duckdb"} | {
+    *("mlflow", "tensorboard", "wandb"),
+}
 
 # Each room, and the rooms that it may import from. docs/architecture.md says what each one is.
 MOLEFLOW = {
@@ -43,6 +45,7 @@ ORCHESTRATOR = {
     "plan": "results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
     "moleflow.settings",
+    "trackers": "host records reports results moleflow.errors",
     "claims": "records reports results moleflow.errors moleflow.settings",
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
@@ -53,12 +56,13 @@ ORCHESTRATOR = {
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
-    "html_report": "monitor records reports results search moleflow.data moleflow.files moleflow.settings",
+    "html_report": "monitor records reports results search moleflow.data moleflow.errors moleflow.files "
+    "moleflow.settings",
     "driver": "backends execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
     "moleflow.settings",
     "cli": "backends claims doctor driver exit_codes host html_report monitor plan records reports search sweep "
-    "moleflow.data moleflow.errors moleflow.settings",
+    "trackers moleflow.data moleflow.errors moleflow.settings",
 }
 ALLOWED = {
     f"{package}.{room}": {name if name.startswith("moleflow.") else f"{package}.{name}" for name in below.split()}

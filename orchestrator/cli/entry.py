@@ -18,6 +18,8 @@ from moleflow.errors import InvalidInput, MoleflowError, did_you_mean
 from orchestrator.cli import completion, doctor, manage, reference, report, run, usage_errors
 from orchestrator.cli.cache import cache
 from orchestrator.cli.data import data
+from orchestrator.cli.diff import diff
+from orchestrator.cli.export import export
 from orchestrator.cli.reproduce import reproduce
 from orchestrator.cli.retry import retry
 from orchestrator.exit_codes import FAILED, INVALID
@@ -26,7 +28,7 @@ from orchestrator.host.printable_text import single_line
 
 STDOUT = 1
 PATH_OPTIONS = (
-    *("--base", "--cache", "--data", "--html", "--out", "--profile"),
+    *("--base", "--cache", "--data", "--figure", "--html", "--into", "--out", "--profile"),
     *("--rows", "--storage", "--to", "--address", "--weights"),
 )
 
@@ -50,7 +52,8 @@ app = typer.Typer(
       moleflow-sweep prefetch FILE         fetch weights, compute features
       moleflow-sweep report results/NAME   make the tables again
       moleflow-sweep compare DIR DIR       several sweeps side by side
-      moleflow-sweep export DIR            tables and rows as CSV, LaTeX, Markdown
+      moleflow-sweep diff TRIAL TRIAL DIR  two trials: settings, machine, metrics
+      moleflow-sweep export DIR            tables, rows, charts; MLflow, TensorBoard, W&B
       moleflow-sweep verify REPORT         check a report against stored results
       moleflow-sweep doctor                check this machine for each backend
       moleflow-sweep data FOLDER           look at images before anything runs
@@ -93,7 +96,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (  # `--help` lists them in this ord
     retry,
     manage.dashboard,
     report.compare,
-    report.export,
+    diff,
+    export,
     reproduce,
     doctor.doctor,
     data,

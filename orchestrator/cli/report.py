@@ -1,4 +1,4 @@
-"""The commands report, claims, verify, compare and export."""
+"""The commands report, claims, verify and compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moleflow.errors import InvalidInput
-from orchestrator.cli.app import DIR, FORMATS, SPLITS, Folder, Format, ShowAll, Split, check_choice, choice
+from orchestrator.cli.app import DIR, FORMATS, SPLITS, Format, ShowAll, Split, check_choice
 from orchestrator.cli.others_folder import explain_damage, show
 from orchestrator.exit_codes import FAILED
 
@@ -137,59 +137,3 @@ def compare(
     chosen = check_choice("--format", form, FORMATS)
     check_choice("--split", split, SPLITS)
     show(render_report(compare_sweeps(places, baseline or (), split, everything), chosen), end="")
-
-
-@explain_damage("place")
-def export(
-    place: Folder,
-    form: Annotated[
-        str, choice("--format", ("csv", "latex", "markdown"), "csv | latex | markdown; stored tables are CSV.")
-    ] = "csv",
-    to: Annotated[
-        Path | None, typer.Option("--to", help="A file, which is replaced. Default: stdout.", show_default=False)
-    ] = None,
-    what: Annotated[
-        str,
-        choice(
-            "--what",
-            ("tables", "metrics", "scores", "curves", "attempts"),
-            "tables (the comparison) | metrics | scores | curves | attempts (as stored).",
-        ),
-    ] = "tables",
-    split: Split = "test",
-    everything: ShowAll = False,
-    document: Annotated[
-        bool,
-        typer.Option("--document", help="With --format latex: a document that compiles, not only its tables."),
-    ] = False,
-    one: Annotated[
-        str | None,
-        typer.Option(
-            "--table",
-            help="With LaTeX or Markdown: only one table, by its number or the beginning of its title.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Export the comparison tables, or a stored table, for other programs and papers.
-
-    results/README.md explains the columns. LaTeX tables need the package booktabs.
-
-    For instance:
-
-      moleflow-sweep export results/v7_gamma --format latex --table 1 --to gamma.tex
-      moleflow-sweep export results/v7_gamma --what scores --to scores.csv
-    """
-    from orchestrator.reports import export
-
-    chosen, table = check_choice("--format", form, export.FORMATS), check_choice("--what", what, export.WHAT)
-    check_choice("--split", split, SPLITS)
-    pieces = export.export_tables(
-        place, chosen, table, split, everything, document, one, note=lambda line: show(line, error=True)
-    )
-    if to is None:
-        for piece in pieces:
-            show(piece, end="")
-    else:
-        export.write_pieces(pieces, to)
-        show(f"written: {to}", error=True)

@@ -51,10 +51,10 @@ class Chart:
             "rows": [
                 [float(f"{value:.6g}") if isinstance(value, float) else value for value in row] for row in self.rows
             ],
-            "spec": self._drawable(),
+            "spec": self.drawable(),
         }
 
-    def _drawable(self) -> Spec:
+    def drawable(self) -> Spec:
         """The specification, without empty layers of intervals: Vega warns of their axes."""
         low = list(self.fields).index("low") if "low" in self.fields else None
         if low is None or "layer" not in self.spec or any(row[low] is not None for row in self.rows):

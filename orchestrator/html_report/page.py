@@ -32,7 +32,7 @@ from orchestrator.html_report.r_matrices import matrix_groups
 from orchestrator.html_report.search import search_section
 from orchestrator.html_report.sortable_table import PageSection, sortable_table
 from orchestrator.html_report.trials import trial_details, trial_table
-from orchestrator.records.sweep_folder import read_sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 from orchestrator.reports.notes import DATASETS
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
@@ -51,11 +51,8 @@ def make_page(folder: Path, report: Report) -> Path:
     """
     sweep = read_sweep_folder(folder)
     page = gather_page_data(report, ResultStore(folder), version_settings())
-    has_search = sweep.tabled is not None or (folder / "study.journal").exists()
     path = folder / "report.html"
-    written = _render(
-        page, folder, search_section(folder, sweep.name, {len(v.seeds) for v in page.variants}) if has_search else None
-    )
+    written = _render(page, folder, _search_of(page, folder, sweep))
     write_atomically(path, written.encode(), durable=False)  # It can be made again.
     return path
 
@@ -105,6 +102,25 @@ def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
         library=Markup(library),  # noqa: S704
         data=as_script(data),
     )
+
+
+def charts_of_page(page: PageData, folder: Path, sweep: SweepFolder) -> list[Chart]:
+    """Return the charts of a results folder's page, that of the answer first.
+
+    Raises:
+        InvalidInput: the study of its search cannot be opened.
+
+    """
+    shown = [one.trial for one in extreme_trials(page)] if page.is_large else page.trials
+    curves = read_curves(page, {trial.trial_id for trial in shown})
+    top = answer_chart(page)
+    sections = _sections(page, curves, "", _search_of(page, folder, sweep))
+    return [*([top] if top else []), *(chart for one in sections for group in one.groups for chart in group.charts)]
+
+
+def _search_of(page: PageData, folder: Path, sweep: SweepFolder) -> PageSection | None:
+    has_search = sweep.tabled is not None or (folder / "study.journal").exists()
+    return search_section(folder, sweep.name, {len(v.seeds) for v in page.variants}) if has_search else None
 
 
 def prose(text: str) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from moleflow.errors import InvalidInput
 from moleflow.files import write_atomically
@@ -15,11 +15,16 @@ from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.make import stored_report
 from orchestrator.reports.notes import damage_notes
 from orchestrator.reports.render import csv_text
+from orchestrator.reports.stored_trials import stored_trials
 from orchestrator.reports.tables import Report
+from orchestrator.reports.trials_table import trials_table
 from orchestrator.results.store import ResultStore
 
-What = Literal["tables", "metrics", "scores", "curves", "attempts"]
-Format = Literal["csv", "latex", "markdown"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+What = Literal["tables", "trials", "metrics", "scores", "curves", "attempts"]
+Format = Literal["csv", "latex", "markdown", "parquet"]
 WHAT: tuple[What, ...] = get_args(What)
 FORMATS: tuple[Format, ...] = get_args(Format)
 ROWS_AT_ONCE = 10_000
@@ -27,6 +32,9 @@ _PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage{booktabs}
+\IfFileExists{threeparttable.sty}{\usepackage{threeparttable}}{%
+  \newenvironment{threeparttable}{}{}%
+  \newenvironment{tablenotes}{\begin{itemize}}{\end{itemize}}}
 \usepackage[landscape,paperwidth=60cm,paperheight=80cm,margin=2cm]{geometry}
 \begin{document}
 """
@@ -46,8 +54,9 @@ def export_tables(
 
     Args:
         place: a results folder.
-        form: csv | latex | markdown; stored tables are CSV alone.
-        what: the comparison tables, or a stored table with its rows that count.
+        form: csv | latex | markdown; trials and stored tables are CSV alone.
+        what: the comparison tables, the trials (a row each), or a stored table with its rows that
+            count.
         split: test | validation, the images that the comparison tables are about.
         everything: every stored trial, not only those of the latest plan.
         document: a whole LaTeX document instead of tables to put into one.
@@ -59,9 +68,11 @@ def export_tables(
         InvalidInput: there is no such table, the folder holds no sweep, no trial has images of the
             split, or the options contradict one another.
     """
+    if form == "parquet":
+        raise InvalidInput("--format: parquet is no text for the terminal; give a file, such as --to trials.parquet")
     if what != "tables" and form != "csv":
         raise InvalidInput(
-            f"--format: given '{form}' for the stored table '{what}', allowed: csv; for {form} leave --what out"
+            f"--format: given '{form}' for the table '{what}', allowed: csv | parquet; for {form} leave --what out"
         )
     if document and form != "latex":
         raise InvalidInput("--document: is for LaTeX; give --format latex too")
@@ -74,7 +85,7 @@ def export_tables(
         report = stored_report(place, sweep, everything, split=split, store=store)
         yield render_report(report if table is None else with_one_table(report, table), form, document)
     else:
-        yield from stored_csv(store, what, None if everything else sweep.trial_ids)
+        yield from csv_pieces(rows_to_export(place, what, split, everything, store))
     if form == "csv":
         for line in damage_notes(store):
             note(line)
@@ -105,22 +116,66 @@ def render_report(report: Report, form: Format, document: bool = False) -> str:
 def latex_document(tables: str) -> str:
     """Return a document around the tables that compiles as it is.
 
-    The page is large, since wide tables are not broken.
+    The page is large, since wide tables are not broken. Where threeparttable is not installed, the
+    notes are a list below the table, as wide as the page.
     """
     return f"{_PREAMBLE}{tables.rstrip()}\n\\end{{document}}\n"
 
 
-def stored_csv(store: ResultStore, table: str, selection: Iterable[str] | None) -> Iterator[str]:
-    """Yield a stored table as CSV.
+def export_parquet(
+    place: Path,
+    path: Path,
+    what: What,
+    split: str = "test",
+    everything: bool = False,
+    note: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Write the trials or a stored table as one Parquet file; arguments as for `export_tables`.
 
-    Null is an empty field, reals read back the same, times are ISO 8601, lists are JSON.
+    Raises:
+        InvalidInput: as `export_tables` and `write_pieces`, or the comparison tables are asked for,
+            whose cells are text.
+        OSError: the folder cannot be written.
+    """
+    from orchestrator.results.parts import serialise
+
+    if what == "tables":
+        allowed = " | ".join(WHAT[1:])
+        raise InvalidInput(
+            f"--format: parquet is for --what {allowed}; the comparison tables are csv, latex or markdown"
+        )
+    check_file(path)
+    store = ResultStore(place)
+    write_atomically(path, serialise(rows_to_export(place, what, split, everything, store)), durable=False)
+    for line in damage_notes(store):
+        note(line)
+
+
+def rows_to_export(
+    place: Path, what: What, split: str = "test", everything: bool = False, store: ResultStore | None = None
+) -> pa.Table:
+    """Return the trials, or a stored table with its rows that count; arguments as above.
+
+    Raises:
+        InvalidInput: the folder holds no sweep or no results.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = store.read(table)
-    if selection is not None:
-        rows = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(sorted(selection), pa.string())))
+    sweep, store = read_sweep_folder(place), store or ResultStore(place)
+    if what == "trials":
+        return trials_table(stored_trials(store, sweep, (split,), everything), sweep.name, split)
+    rows = store.read(what)
+    if everything:
+        return rows
+    return rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(sorted(sweep.trial_ids), pa.string())))
+
+
+def csv_pieces(rows: pa.Table) -> Iterator[str]:
+    """Yield a table as CSV.
+
+    Null is an empty field, reals read back the same, times are ISO 8601, lists are JSON.
+    """
     names = rows.schema.names
     yield csv_text(names, [])
     for batch in rows.to_batches(max_chunksize=ROWS_AT_ONCE):
@@ -135,11 +190,20 @@ def write_pieces(pieces: Iterable[str], path: Path) -> None:
         InvalidInput: the path is a folder, or its folder does not exist.
         OSError: the folder cannot be written.
     """
-    if path.is_dir():
-        raise InvalidInput(f"--to: {path} is a folder; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"--to: {path.parent} is no folder; create it, or give a file in another one")
+    check_file(path)
     write_atomically(path, "".join(pieces).encode(), durable=False)
+
+
+def check_file(path: Path, option: str = "--to") -> None:
+    """Check that a file can be written under a path.
+
+    Raises:
+        InvalidInput: the path is a folder, or its folder does not exist.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{option}: {path} is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"{option}: {path.parent} is no folder; create it, or give a file in another one")
 
 
 def _csv_value(value: Any) -> object:

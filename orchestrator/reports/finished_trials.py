@@ -16,8 +16,8 @@ from orchestrator.reports.number_format import grouped, setting_text
 from orchestrator.results.schema import FINISHED, boolean_mask, holding, rows_of
 from orchestrator.results.store import ResultStore
 
-# Two trials of one configuration give the same digits only if these are equal too.
-_ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cuda", "tf32", "dtype", "threads")
+ENVIRONMENT = ("dataset", "code_digest", "device", "device_model", "torch", "cuda", "tf32", "dtype", "threads")
+"""Columns that have to be equal too, with packages, for one configuration to give equal digits."""
 # Columns of the attempts table that a FinishedTrial takes as they are.
 _AS_STORED = (
     *("trial_id", "seed", "version", "dataset", "code_digest", "data_digest", "state_digest", "scores_digest"),
@@ -89,7 +89,7 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     """Return the finished trials of `selection` (None: all stored ones), ordered by trial id."""
     # A trial that finishes between the two reads has an attempt but no metrics here. It is left for
     # the next report.
-    attempts = store.read("attempts", sorted({*_AS_STORED, *_COMPUTED_FROM, *_ENVIRONMENT}))
+    attempts = store.read("attempts", sorted({*_AS_STORED, *_COMPUTED_FROM, *ENVIRONMENT}))
     finished = holding(attempts["status"], FINISHED)
     others = grouped((row["trial_id"], row) for row in rows_of(attempts.filter(boolean_mask(~finished))))
     metrics, reader = final_metrics(store, split), _AttemptReader(store.folder)
@@ -166,10 +166,10 @@ class _AttemptReader:
         return self._settings[text_without]
 
     def _environment_of(self, row: Mapping[str, Any]) -> dict[str, str]:
-        key = tuple(row[name] for name in (*_ENVIRONMENT, "packages"))
+        key = tuple(row[name] for name in (*ENVIRONMENT, "packages"))
         if key not in self._environments:
             packages = {f"package {name}": str(version) for name, version in json.loads(row["packages"]).items()}
-            own = {name: "none" if row[name] is None else setting_text(row[name]) for name in _ENVIRONMENT}
+            own = {name: "none" if row[name] is None else setting_text(row[name]) for name in ENVIRONMENT}
             self._environments[key] = own | packages
         return self._environments[key]
 

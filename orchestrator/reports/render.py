@@ -120,8 +120,22 @@ def latex_text(text: str) -> str:
     return "".join(escaped)
 
 
-def latex_table(table: Table, caption: str) -> str:
-    """Return the table as a floating `table` with booktabs rules, and its notes in small print."""
+def latex_label(name: str, title: str) -> str:
+    """Return the label of a table, such as `tab:v7-gamma-per-class-after-the-final-task`.
+
+    Args:
+        name: the sweep.
+        title: the table's title, by which a report's labels differ.
+    """
+    words = re.findall(r"[a-z0-9]+", f"{name} {title}".lower())
+    return f"tab:{'-'.join(words)}"
+
+
+def latex_table(table: Table, caption: str, label: str) -> str:
+    """Return the table as a floating `table` with booktabs rules, and its notes as `tablenotes`.
+
+    It needs the packages booktabs and threeparttable.
+    """
 
     def line(cells: Sequence[str]) -> str:
         return f"    {' & '.join(cells)} \\\\"
@@ -130,12 +144,14 @@ def latex_table(table: Table, caption: str) -> str:
     for k, (name, cells) in enumerate(table.rows):
         body += ["    \\midrule"] * (k in table.rules)
         body.append(line([latex_text(name), *(_latex_cell(cell) for cell in cells)]))
-    notes = [f"    \\item {latex_text(note)}" for note in table.notes]
+    notes = [f"      \\item{_latex_note(note)}" for note in table.notes]
     return "\n".join(
         [
             "\\begin{table}",
             "  \\centering",
             f"  \\caption{{{latex_text(caption)}}}",
+            f"  \\label{{{label}}}",
+            "  \\begin{threeparttable}",
             f"  \\begin{{tabular}}{{l{''.join('r' if right else 'l' for right in table.numeric())}}}",
             "    \\toprule",
             line([latex_text(name) for name in table.header]),
@@ -143,11 +159,21 @@ def latex_table(table: Table, caption: str) -> str:
             *body,
             "    \\bottomrule",
             "  \\end{tabular}",
-            *(["  \\begin{itemize}\\footnotesize", *notes, "  \\end{itemize}"] if notes else []),
+            *(["    \\begin{tablenotes}\\footnotesize", *notes, "    \\end{tablenotes}"] if notes else []),
+            "  \\end{threeparttable}",
             "\\end{table}",
             "",
         ]
     )
+
+
+def _latex_note(note: str) -> str:
+    """Return a note, after its sign in brackets if it begins with one."""
+    sign, space, text = note.partition(" ")
+    if space and sign in ("†", "‡", "*"):
+        return f"[{latex_text(sign)}] {latex_text(text)}"
+    # A bracket at the beginning would be taken for a sign.
+    return f" {{}}{latex_text(note)}" if note.startswith("[") else f" {latex_text(note)}"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -36,6 +36,7 @@ from orchestrator.reports.render import (
     Cell,
     Table,
     csv_text,
+    latex_label,
     latex_table,
     latex_text,
     markdown_list,
@@ -100,12 +101,16 @@ class Report:
         return "\n".join(parts)
 
     def latex(self) -> str:
-        """Return the tables for a LaTeX document that loads booktabs."""
+        """Return the tables for a LaTeX document that loads booktabs and threeparttable."""
         said = [] if self.answer is None else [f"{name}: {text}" for name, text in self.answer.parts]
         comment = [f"% {single_line(line)}" for line in (self.title, *said, *self.header)]
-        tables = [latex_table(table, f"{self.title}: {table.title} ({self.header[0]})") for table in self.tables]
+        name = self.title.partition(":")[0]
+        tables = [
+            latex_table(table, f"{self.title}: {table.title} ({self.header[0]})", latex_label(name, table.title))
+            for table in self.tables
+        ]
         missing = [f"\\paragraph{{Not in the tables}} {latex_text(' '.join(self.missing))}\n"] if self.missing else []
-        return "\n".join([*comment, "% needs \\usepackage{booktabs}", "", *tables, *missing])
+        return "\n".join([*comment, "% needs \\usepackage{booktabs,threeparttable}", "", *tables, *missing])
 
     def csv(self) -> str:
         """Return one row for each variant, class and metric; `change` is (b-a)/a, no percentage."""

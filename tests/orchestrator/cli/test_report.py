@@ -52,7 +52,7 @@ def test_folders_of_one_name_are_told_apart(finished, command):
         (["compare", ONE, "results/copy", "--baseline", "sweep=cop"], "given sweep 'cop', allowed: small, copy. Did you mean 'copy'?"),
         (["compare", ONE, "results/copy", "--baseline", "focal_gamma=7"], "no finished column fits loss.focal_gamma=7"),
         (["export", "images"], "images: holds no sweep"),
-        (["export", ONE, "--what", "score"], "--what: given 'score', allowed: tables | metrics"),
+        (["export", ONE, "--what", "score"], "--what: given 'score', allowed: tables | trials"),
         (["export", ONE, "--what", "scores", "--format", "latex"], "allowed: csv"),
         (["export", ONE, "--to", "results"], "--to: results is a folder"),
     ],

@@ -15,11 +15,12 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from moleflow.errors import InvalidInput
 from orchestrator.reports import make
-from orchestrator.reports.export import export_tables, latex_document, write_pieces
+from orchestrator.reports.export import export_parquet, export_tables, latex_document, rows_to_export, write_pieces
 from orchestrator.reports.render import Cell, Table, latex_table
 from orchestrator.results.schema import TABLES, arrow_schema
 from orchestrator.results.store import ResultStore
@@ -115,6 +116,9 @@ def checked(document):
 def test_the_latex_of_a_report_holds_together(small_run, tmp_path):
     document = exported(small_run / "results/small", form="latex", document=True)
     assert "\\usepackage{booktabs}" in document
+    labels = re.findall(r"\\label\{(.*?)\}", document)
+    assert labels[0] == "tab:small-per-class-after-the-final-task"
+    assert len(set(labels)) == len(labels) == document.count("\\begin{table}")
     assert len(checked(document)) == len(re.findall(r"\\begin\{table\}", document)) >= 3
     if shutil.which("pdflatex"):
         write_pieces([document], tmp_path / "report.tex")
@@ -125,7 +129,7 @@ def test_the_latex_of_a_report_holds_together(small_run, tmp_path):
 
 def test_special_characters_of_latex_are_escaped():
     table = Table(NASTY, ("", NASTY), ((NASTY, (Cell(NASTY, bold=True),)),), (f"a note of {NASTY} and `co_de`",))
-    document = latex_document(latex_table(table, NASTY))
+    document = latex_document(latex_table(table, NASTY, "tab:nasty"))
     ((columns, body),) = checked(document)
     assert columns == "ll"
     assert r"50\% of a\_b \& c\#1 \{x\} \textasciitilde{}y\textasciicircum{}2 \$z\$ \textbackslash{}w" in body
@@ -149,7 +153,7 @@ def test_a_file_is_replaced_whole_or_left(tmp_path, small_run):
 
 
 def test_impossible_exports_are_errors(small_run, tmp_path):
-    with pytest.raises(InvalidInput, match="given 'latex' for the stored table 'scores', allowed: csv"):
+    with pytest.raises(InvalidInput, match="given 'latex' for the table 'scores', allowed: csv"):
         exported(small_run / "results/small", form="latex", what="scores")
     with pytest.raises(InvalidInput, match="--document: is for LaTeX"):
         exported(small_run / "results/small", document=True)
@@ -157,3 +161,23 @@ def test_impossible_exports_are_errors(small_run, tmp_path):
         write_pieces([], tmp_path)
     with pytest.raises(InvalidInput, match="is no folder"):
         write_pieces([], Path("not/there/x.csv"))
+
+
+@pytest.mark.parametrize("what", ["trials", *TABLES])
+def test_parquet_holds_the_rows_of_the_csv(small_run, tmp_path, what):
+    place, path = small_run / "results/small", tmp_path / "rows.parquet"
+    export_parquet(place, path, what)
+    stored = pq.read_table(path)
+    assert stored.equals(rows_to_export(place, what))
+    assert len(list(csv.DictReader(io.StringIO(exported(place, what=what))))) == len(stored)
+
+
+def test_parquet_is_for_rows_and_files_alone(small_run, tmp_path):
+    place = small_run / "results/small"
+    with pytest.raises(InvalidInput, match=r"--format: parquet is for --what trials \| metrics"):
+        export_parquet(place, tmp_path / "x", "tables")
+    with pytest.raises(InvalidInput, match="parquet is no text for the terminal; give a file"):
+        exported(place, form="parquet", what="trials")
+    with pytest.raises(InvalidInput, match=r"allowed: csv \| parquet"):
+        exported(place, form="latex", what="trials")
+    assert list(tmp_path.iterdir()) == []

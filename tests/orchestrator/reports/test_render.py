@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.reports.render import Cell, Table, csv_text, latex_table, markdown_table
+from dataclasses import replace
+
+from orchestrator.reports.render import Cell, Table, csv_text, latex_label, latex_table, markdown_table
 
 
 def test_numbers_are_aligned_right_and_words_left():
@@ -17,12 +19,12 @@ def test_numbers_are_aligned_right_and_words_left():
     )
     table = Table("t", ("", "x", "y", "p", "s", "Verdict"), rows)
     assert "\n|---|---:|---:|---:|---:|---|\n" in markdown_table(table)
-    assert "{lrrrrl}" in latex_table(table, "t")
+    assert "{lrrrrl}" in latex_table(table, "t", "tab:t")
 
 
 def test_latex_sets_a_rule_above_the_rows_that_ask_for_one_and_bold_cells():
     rows = tuple((name, (Cell("1", bold=name == "b"),)) for name in "abc")
-    lines = latex_table(Table("t", ("", "x"), rows, rules=frozenset({1})), "caption").splitlines()
+    lines = latex_table(Table("t", ("", "x"), rows, rules=frozenset({1})), "caption", "tab:t").splitlines()
     middle = [line.strip() for line in lines[lines.index("    \\toprule") : lines.index("    \\bottomrule")]]
     assert middle == [
         "\\toprule",
@@ -33,6 +35,24 @@ def test_latex_sets_a_rule_above_the_rows_that_ask_for_one_and_bold_cells():
         "b & \\textbf{1} \\\\",
         "c & 1 \\\\",
     ]
+
+
+def test_latex_has_a_label_and_its_notes_under_the_table_by_their_signs():
+    notes = ("† confounded: n", "plain", "[0, 1] is a range", "† and no more", "†")
+    table = Table("Per class, after", ("", "x"), (("a", (Cell("1"),)),), notes)
+    label = latex_label("v7_gamma", table.title)
+    assert label == "tab:v7-gamma-per-class-after"
+    text = latex_table(table, "caption", label)
+    assert f"\\caption{{caption}}\n  \\label{{{label}}}\n" in text
+    under = text[text.index("\\begin{tablenotes}") : text.index("\\end{tablenotes}")]
+    assert [line.strip() for line in under.splitlines()[1:-1]] == [
+        "\\item[$\\dagger$] confounded: n",
+        "\\item plain",
+        "\\item {}[0, 1] is a range",
+        "\\item[$\\dagger$] and no more",
+        "\\item $\\dagger$",
+    ]
+    assert "tablenotes" not in latex_table(replace(table, notes=()), "caption", label)
 
 
 def test_markdown_escapes_pipes_everywhere_and_markup_outside_code():

@@ -1,0 +1,92 @@
+"""The commands export and diff: files, figures, options that contradict one another, two trials."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+ONE = "results/small"
+FIRST, SECOND = "focal_gamma=0 seed=0", "focal_gamma=2 seed=1"
+
+
+def test_a_figure_and_the_trials_are_written_to_files(finished, command):
+    drawn = command("export", ONE, "--figure", "answer.svg")
+    assert (drawn.code, drawn.out) == (0, "")
+    assert drawn.err.startswith("written: answer.svg (Variants against the baseline)\ncaption: Line: the baseline")
+    assert (finished / "answer.svg").read_text().startswith("<svg")
+    assert command("export", ONE, "--what", "trials", "--format", "parquet", "--to", "trials.parquet").code == 0
+    trials = pq.read_table(finished / "trials.parquet")
+    assert trials["variant"].to_pylist() == ["focal_gamma=0"] * 2 + ["focal_gamma=2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--into", "x"], "--into: is for a tracker; give --to mlflow | tensorboard | wandb too"),
+        (["--chart", "1"], "--chart: needs --figure FILE"),
+        (["--to", "mlfow"], "--to: given 'mlfow', which is no tracker. Did you mean 'mlflow'? For a file of that name"),
+        (["--to", "mlflow", "--what", "scores"], "--what: has no meaning for an export to a tracker"),
+        (["--to", "wandb", "--into", "https://host/x"], "--into: given 'https:/host/x', allowed: a folder"),
+        (["--to", "wandb", "--into", "sweep.yaml"], "--into: given 'sweep.yaml', allowed: a folder"),
+        (["--figure", "a.pdf", "--to", "b.pdf"], "--to: has no meaning for an export to --figure"),
+        (["--figure", "a.pdf", "--format", "latex"], "--format: has no meaning for an export to --figure"),
+        (["--figure", "a.jpg"], "--figure: given 'a.jpg', allowed: a file whose name ends in .pdf | .svg | .png"),
+        (["--figure", ""], "--figure: given ''"),
+        (["--format", "parquet"], "give a file, such as --to trials.parquet"),
+        (["--format", "parquet", "--to", "x"], "--format: parquet is for --what trials | metrics"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line_and_write_nothing(finished, command, contents, words, said):
+    before = contents(finished)
+    ended = command("export", ONE, *words)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert said in ended.err
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "tensorboard", "wandb"])
+def test_a_missing_client_is_one_line_with_the_command_that_installs_it(finished, command, monkeypatch, tracker):
+    for name in [name for name in sys.modules if name.startswith(f"{tracker}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, tracker, None)  # Python's sign for a module that cannot be had.
+    ended = command("export", ONE, "--to", tracker)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert f"--to {tracker}: its client cannot be imported" in ended.err
+    assert f"pip install -e '.[{tracker}]'" in ended.err
+    assert not (finished / "exports").exists()
+
+
+def test_two_trials_are_compared_and_nothing_is_written(finished, command, contents):
+    before = contents(finished)
+    ended = command("diff", FIRST, SECOND, ONE)
+    assert (ended.code, ended.err) == (0, "")
+    assert "| loss.focal_gamma | 0 | 2 |" in ended.out
+    assert "\nequal: " in ended.out
+    assert command("diff", FIRST, SECOND).out == ended.out  # Every folder in results/ by default.
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["diff", FIRST], "diff: given 1 trials, needed: two"),
+        (["diff", FIRST, SECOND, "results/none"], "results/none is no folder"),
+        (["diff", FIRST, SECOND, "images"], "images: holds no sweep"),
+        (["diff", FIRST, "focal_gamma=2 sed=1", ONE], "Did you mean 'focal_gamma=2 seed=1'?"),
+    ],
+)
+def test_mistakes_of_diff_are_one_line(finished, command, words, said):
+    ended = command(*words)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert said in ended.err
+
+
+def test_a_damaged_configuration_is_no_traceback(finished, command):
+    path = finished / ONE / "sweep.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trials": "all"}))
+    ended = command("diff", FIRST, SECOND, ONE)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "is damaged" in ended.err
