@@ -105,6 +105,15 @@ Storage = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the outcome.")]
 Full = Annotated[bool, typer.Option("--full", help="Print every table at the end, not only the answer.")]
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        "--notify",
+        metavar="COMMAND|URL",
+        help="A command, or a webhook, that hears of the first failed trial and of the end; stored nowhere.",
+        show_default=False,
+    ),
+]
 ShowAll = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
 Split = Annotated[str, choice("--split", SPLITS, "test | validation: the images that the tables are about.")]
 Format = Annotated[str, choice("--format", FORMATS)]

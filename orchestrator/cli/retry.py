@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moleflow.errors import InvalidInput
-from orchestrator.cli.app import Folder
+from orchestrator.cli.app import Folder, Notify
 from orchestrator.cli.manage import scheduler_jobs
 from orchestrator.cli.others_folder import explain_damage, show
 from orchestrator.host.command_line import (
@@ -33,6 +33,7 @@ def retry(
     context: typer.Context,
     place: Folder,
     yes: Annotated[bool, typer.Option("--yes", help="Run the command without asking.")] = False,
+    notify: Notify = None,
 ) -> None:
     """Run a sweep's own command again, in the folder where it was typed.
 
@@ -53,7 +54,8 @@ def retry(
     if not (yes or _confirmed(place)):
         show("nothing was run")
         return
-    with contextlib.chdir(sweep.typed_in), _arguments(sweep.command):
+    told = () if notify is None else ("--notify", notify)
+    with contextlib.chdir(sweep.typed_in), _arguments([*sweep.command, *told]):
         context.obj()  # The entry point. It imports this module, so it is passed in and not imported.
 
 

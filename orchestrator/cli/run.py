@@ -20,6 +20,7 @@ from orchestrator.cli.app import (
     Device,
     File,
     Full,
+    Notify,
     Out,
     Profile,
     Quiet,
@@ -73,6 +74,7 @@ def run(
     rerun_stale: RerunStale = False,
     quiet: Quiet = False,
     full: Full = False,
+    notify: Notify = None,
     log_json: Annotated[
         bool,
         typer.Option(
@@ -101,6 +103,7 @@ def run(
     """
     from orchestrator.driver.dry_run import run_dry
     from orchestrator.driver.launch import print_scripts, run_sweep
+    from orchestrator.driver.notify import check_notify
     from orchestrator.driver.prepare import prepare
 
     options = run_options(
@@ -121,6 +124,7 @@ def run(
         quiet=quiet or log_json,
         log_json=log_json,
         full=full,
+        notify=notify,
     )
     for backend_of_option, name, given in (
         ("slurm", "--profile", profile),
@@ -139,6 +143,12 @@ def run(
         raise InvalidInput(
             "--log-json: prints events while the command follows trials; leave --detach and --print-sbatch out"
         )
+    if notify is not None:
+        check_notify(notify)
+        if dry_run or detach or print_sbatch:
+            raise InvalidInput(
+                "--notify: hears of a run that this command follows; leave --dry-run, --detach and --print-sbatch out"
+            )
     sweep = load_sweep_file(file, data, base, sets)
     if storage and sweep.search is None:
         raise InvalidInput(f"--storage: is for searches, and {file} has no `search:`; leave it out")

@@ -11,6 +11,7 @@ from rich.console import Console
 from moleflow.cache.eviction import pinned_within_budget
 from moleflow.errors import Damaged
 from orchestrator.driver.backend_choice import choose_backend
+from orchestrator.driver.notify import Notifier
 from orchestrator.driver.prepare import Options, Prepared, worker_config
 from orchestrator.execution.planned_trials import PlannedTrials, TrialSearch
 from orchestrator.execution.signals import stop_signals_as_ctrl_c
@@ -60,6 +61,7 @@ def run_backend(
     total: int,
     console: Console,
     planned: Sequence[Trial] = (),
+    notifier: Notifier | None = None,
 ) -> bool:
     """Run the trials of a source on the chosen backend and show their progress.
 
@@ -71,6 +73,7 @@ def run_backend(
         total: the number of trials; without any, no backend is started.
         console: the console of the progress.
         planned: the trials that are known now. Their stored stages are pinned from the start.
+        notifier: hears of the first failure; None = nobody does.
 
     Returns:
         True if the user interrupted the run.
@@ -84,7 +87,8 @@ def run_backend(
     store, attempts = prepared.store, AttemptFolder(prepared.folder / "attempts")
     view = open_view(console, labels, total, source.tally, options, prepared)
     # The source comes before the view, which shows the outcome that the source has counted.
-    listeners = (_record_dead_worker(attempts, store), source.events, view.show, _compact_as_it_grows(store))
+    listeners = [_record_dead_worker(attempts, store), source.events, view.show, _compact_as_it_grows(store)]
+    listeners += [_tell_failures(notifier, source.tally)] if notifier else []
     with view, pinned_within_budget(prepared.cache, needs=[trial.config for trial in planned]):
         try:
             with stop_signals_as_ctrl_c():
@@ -116,6 +120,10 @@ def _record_dead_worker(attempts: AttemptFolder, store: ResultStore) -> Events:
                 dead_attempts.record_dead_attempts(attempts, store, dead, str(event.facts["error"]))
 
     return listen
+
+
+def _tell_failures(notifier: Notifier, tally: RunOutcome) -> Events:
+    return lambda event: notifier.hear_failure(event, tally)
 
 
 def _compact_as_it_grows(store: ResultStore) -> Events:

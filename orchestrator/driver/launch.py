@@ -11,6 +11,7 @@ from moleflow.errors import InvalidInput, counted
 from orchestrator.backends.slurm.site_profile import load_profile
 from orchestrator.driver.backend_choice import slurm_backend
 from orchestrator.driver.driver import run_backend, trial_source_of_plan
+from orchestrator.driver.notify import notifying, say_end
 from orchestrator.driver.outcome import print_outcome, report_at_end
 from orchestrator.driver.preflight import check_start
 from orchestrator.driver.prepare import Options, Prepared, worker_config
@@ -45,13 +46,15 @@ def run_sweep(prepared: Prepared, options: Options, console: Console) -> int:
     source = trial_source_of_plan(prepared, options, todo)
     if options.detach:
         return _submit_and_leave(prepared, options, source, console)
-    interrupted = run_backend(prepared, options, source, prepared.labels, len(todo), console, todo)
-    before = len(prepared.plan.of("done"))
-    code = print_outcome(source.tally, prepared.labels, len(todo), interrupted, console, before)
-    try:
-        report_at_end(prepared, code, console, None if todo else prepared.store, options.full)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with notifying(options.notify, prepared.sweep.name, prepared.folder, console) as notifier:
+        interrupted = run_backend(prepared, options, source, prepared.labels, len(todo), console, todo, notifier)
+        before = len(prepared.plan.of("done"))
+        code = print_outcome(source.tally, prepared.labels, len(todo), interrupted, console, before)
+        try:
+            report_at_end(prepared, code, console, None if todo else prepared.store, options.full)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        say_end(notifier, code, console)
     return code
 
 

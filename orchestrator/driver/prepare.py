@@ -50,6 +50,7 @@ class Options:
     quiet: bool = False
     log_json: bool = False
     full: bool = False
+    notify: str | None = None
 
 
 @dataclass(frozen=True)

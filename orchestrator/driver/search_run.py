@@ -13,6 +13,7 @@ from rich.console import Console
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput
 from orchestrator.driver.driver import make_trial_source, run_backend, trial_source_of_plan
+from orchestrator.driver.notify import Notifier, notifying, say_end
 from orchestrator.driver.outcome import print_outcome, report_at_end
 from orchestrator.driver.preflight import check_start
 from orchestrator.driver.prepare import Options, Prepared
@@ -67,15 +68,17 @@ def run_search(prepared: Prepared, options: Options, console: Console) -> int:
     check_start(prepared, options)
     prepared = decide_on_slurm(prepared, options, console)
     prepare_folder(prepared, options, console)
-    run = _SearchRun(prepared, options, console, space)
-    with driver_heartbeat(prepared.folder) as driver:
-        source, interrupted = run.search(driver)
-        code = _print_search_outcome(source, interrupted, console) or run.check_any_complete() or run.test()
-    try:
-        report_at_end(run.planned(), code, console, full=options.full)
-        run.show_page()
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with notifying(options.notify, prepared.sweep.name, prepared.folder, console) as notifier:
+        run = _SearchRun(prepared, options, console, space, notifier)
+        with driver_heartbeat(prepared.folder) as driver:
+            source, interrupted = run.search(driver)
+            code = _print_search_outcome(source, interrupted, console) or run.check_any_complete() or run.test()
+        try:
+            report_at_end(run.planned(), code, console, full=options.full)
+            run.show_page()
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        say_end(notifier, code, console)
     return code
 
 
@@ -99,8 +102,11 @@ def _print_search_outcome(source: TrialSource, interrupted: bool, console: Conso
 class _SearchRun:
     """The part of one driver in a search; several drivers may share a study."""
 
-    def __init__(self, prepared: Prepared, options: Options, console: Console, space: Space) -> None:
+    def __init__(
+        self, prepared: Prepared, options: Options, console: Console, space: Space, notifier: Notifier | None
+    ) -> None:
         assert prepared.sweep.search is not None
+        self.notifier = notifier
         self.prepared, self.options, self.console, self.keys = prepared, options, console, prepared.sweep.search
         self.store = prepared.store
         self.space = space
@@ -144,7 +150,9 @@ class _SearchRun:
         source = make_trial_source(self.prepared, search)
         # Without budget left, still wait for other drivers: finalists are chosen from all trials.
         total = search.trials_left or int(search.other_drivers_run)
-        interrupted = run_backend(self.prepared, self.options, source, self.labels, total, self.console)
+        interrupted = run_backend(
+            self.prepared, self.options, source, self.labels, total, self.console, notifier=self.notifier
+        )
         write_plan(self.planned())
         if sentence := exhausted_sentence(self.study, self.space):
             self.console.print(sentence)
@@ -176,7 +184,9 @@ class _SearchRun:
         labels = {trial.id: f"test {trial.label}" for trial in self.finalists}
         todo = [trial for trial in self.finalists if trial in prepared.plan.of("to run")]
         source = trial_source_of_plan(prepared, self.options, todo)
-        interrupted = run_backend(prepared, self.options, source, labels, len(todo), self.console)
+        interrupted = run_backend(
+            prepared, self.options, source, labels, len(todo), self.console, notifier=self.notifier
+        )
         return print_outcome(source.tally, labels, len(todo), interrupted, self.console)
 
     def planned(self) -> Prepared:

@@ -15,13 +15,18 @@ from orchestrator.host.storage_urls import HIDDEN, replace_secrets, url_without_
 
 PROGRAM = "moleflow-sweep"
 STORAGE = "--storage"
+NOTIFY = "--notify"
 COMMAND_VARIABLE = "MOLEFLOW_COMMAND"
 """Set by a wrapper, such as `make demo`, to the command that the user typed."""
 
 
 def arguments() -> tuple[str, ...]:
-    """The words typed after the program's name, without the secrets in the URLs of storages."""
-    typed = sys.argv[1:]
+    """The words typed after the program's name, without secrets.
+
+    Left out are secrets in the URLs of storages, and `--notify` with its value: a webhook's URL is
+    a secret as a whole, and a command is for the run that it was typed for.
+    """
+    typed = _without_notify(sys.argv[1:])
     # A storage that is no URL, such as `u:p@host`, is refused later, but may be printed before.
     return tuple(
         url_without_secrets(word) if before == STORAGE else word_without_secrets(word)
@@ -29,9 +34,18 @@ def arguments() -> tuple[str, ...]:
     )
 
 
+def _without_notify(words: Sequence[str]) -> list[str]:
+    pairs = itertools.pairwise(["", *words])
+    return [word for before, word in pairs if NOTIFY not in (before, word) and not word.startswith(f"{NOTIFY}=")]
+
+
 def without_typed_secrets(message: str) -> str:
     """A message without the secrets in the URLs that the user typed, or in any other URL."""
-    typed = [word.removeprefix(f"{STORAGE}=") for word in sys.argv[1:]]
+    for before, word in itertools.pairwise(["", *sys.argv[1:]]):
+        given = word if before == NOTIFY else word.removeprefix(f"{NOTIFY}=")
+        if "://" in given and (before == NOTIFY or given != word):
+            message = message.replace(given, HIDDEN)
+    typed = [word.removeprefix(f"{STORAGE}=") for word in _without_notify(sys.argv[1:])]
     return replace_secrets(message, [word for word in typed if word_without_secrets(word) != word])
 
 

@@ -84,6 +84,14 @@ def test_passwords_are_not_repeated(environment, monkeypatch):
     assert command_to_repeat() == "moleflow-sweep s.yaml --storage 'mysql://me:***@host/db'"
 
 
+@pytest.mark.parametrize("words", [("--notify", "https://h/s3cret?a=b"), ("--notify=https://h/s3cret?a=b",)])
+def test_notices_are_not_repeated_and_messages_hide_their_address(environment, monkeypatch, words):
+    """A webhook is a secret, and a command is for the run that it was typed for."""
+    started_as(monkeypatch, "moleflow-sweep", "s.yaml", *words, "--quiet")
+    assert command_to_repeat() == "moleflow-sweep s.yaml --quiet"
+    assert command_line.without_typed_secrets("https://h/s3cret?a=b: refused") == "***: refused"
+
+
 def test_the_install_command_names_the_checkout_and_its_pins(tmp_path, monkeypatch):
     """The command changes to the checkout, as `.` would else be the user's folder."""
     checkout = tmp_path / "check out"
