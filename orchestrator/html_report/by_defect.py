@@ -7,7 +7,7 @@ from orchestrator.html_report.page_data import PageData
 from orchestrator.html_report.sortable_table import PageSection, SortableTable
 from orchestrator.reports.defects import defect_summary, read_defect_metrics
 from orchestrator.reports.number_format import summary_text
-from orchestrator.reports.render import WIDEST
+from orchestrator.reports.render import MOST_COLUMNS
 
 TITLE = "By defect"
 INTRO = "Image AUROC of one kind of defect against all normal test images of its class: the mean over seeds."
@@ -15,7 +15,7 @@ INTRO = "Image AUROC of one kind of defect against all normal test images of its
 
 def defect_section(page: PageData) -> list[PageSection]:
     """The section; none if no class has two kinds of defect."""
-    shown = page.baselines_and_extremes(WIDEST)
+    shown = page.baselines_and_extremes(MOST_COLUMNS)
     variants = [page.variants[k] for k in shown]
     ids = [trial.trial_id for variant in variants for trial in variant.trials]
     metrics = read_defect_metrics(page.store, ids, page.lock.recipe.split)

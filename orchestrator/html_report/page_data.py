@@ -14,7 +14,6 @@ from orchestrator.reports.finished_trials import FinishedTrial, finished_trials,
 from orchestrator.reports.lock import Lock
 from orchestrator.reports.notes import error_line, last_attempts
 from orchestrator.reports.number_format import setting_text
-from orchestrator.reports.render import WIDEST
 from orchestrator.reports.tables import Report
 from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants
 from orchestrator.reports.verdicts import Outcome
@@ -90,12 +89,7 @@ class PageData:
     @cached_property
     def variant_numbers(self) -> dict[str, int]:
         """{name of a variant's column or row in the tables: the variant's number}."""
-        if not self.report.tables:
-            return {}
-        first, count = self.report.tables[0], len(self.variants)
-        # Tables with many variants have them as rows.
-        names = [name for name, _ in first.rows] if count > WIDEST else list(first.header[1 : 1 + count])
-        return {name: k for k, name in enumerate(names)}
+        return {name: k for k, name in enumerate(self.report.names)}
 
     @cached_property
     def caveats(self) -> tuple[tuple[str, ...], ...]:

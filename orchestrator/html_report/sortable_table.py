@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orchestrator.html_report.chart import ChartGroup
 from orchestrator.html_report.page_data import PageData
-from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.render import Table
 
-VERDICT = "Verdict"
-MOST_COLUMNS = 4
-"""Variants that fit next to each other; more of them become rows."""
 TableCell = str | int | list[str] | dict[str, str]
 """A text, a variant's number, [text] for a best value, or {"t": text, "trial": id} for a link."""
 
@@ -67,7 +63,6 @@ class PageSection:
 
 def sortable_table(table: Table, page: PageData) -> SortableTable:
     """Return a table of the report for the page, with the caveats of its variants."""
-    table = _turned_if_wide(_verdict_first(table), page)
     rows: list[tuple[TableCell, ...]] = [
         (page.variant_numbers.get(name, name), *([cell.text] if cell.bold else cell.text for cell in cells))
         for name, cells in table.rows
@@ -76,21 +71,3 @@ def sortable_table(table: Table, page: PageData) -> SortableTable:
     of_columns = {k: caveats[name] for k, name in enumerate(table.header) if name in caveats}
     of_rows = {k: caveats[name] for k, (name, _) in enumerate(table.rows) if name in caveats}
     return SortableTable(table.title, table.header, rows, [False, *table.numeric()], table.notes, of_columns, of_rows)
-
-
-def _turned_if_wide(table: Table, page: PageData) -> Table:
-    """Make variants the rows if they do not fit as columns; means come before classes."""
-    if len(table.header) - 1 <= MOST_COLUMNS or not page.variant_numbers.keys() >= set(table.header[2:-1]):
-        return table
-    rows = sorted(table.rows, key=lambda row: not row[0].startswith(f"{MEAN} "))
-    return replace(table, rows=tuple(rows)).transposed("Variant")
-
-
-def _verdict_first(table: Table) -> Table:
-    """Move the verdict next to the name, as it would be out of sight at the end of a wide table."""
-    if VERDICT not in table.header[1:]:
-        return table
-    verdict = table.header.index(VERDICT)
-    order = [verdict, *(k for k in range(1, len(table.header)) if k != verdict)]
-    rows = tuple((name, tuple(cells[k - 1] for k in order)) for name, cells in table.rows)
-    return replace(table, header=tuple(table.header[k] for k in (0, *order)), rows=rows)

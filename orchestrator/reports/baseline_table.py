@@ -118,23 +118,39 @@ def classes_with(metric: str, a: VariantColumn, b: VariantColumn) -> list[str] |
     return [name for name in a.classes if name not in lacking[0]]
 
 
-def baseline_table(compared: BaselineComparison, comparison: Comparison, names: Sequence[str], baseline: str) -> Table:
-    """Return the comparisons in one metric as a table with one row for each variant.
+def baseline_tables(
+    compared: BaselineComparison, comparison: Comparison, names: Sequence[str], baseline: str
+) -> tuple[Table, Table]:
+    """Return the comparisons in one metric, one row a variant: verdicts, then what else was tested.
 
     `names` are those of the columns, `baseline` that of their baseline.
     """
     rows = [(names[k], _cells(result)) for k, result in compared.results.items()]
-    header = tuple(rows[0][1])
+    further = _FURTHER
     if not any(result.resampled in DRAWN for result in compared.results.values()):
-        header = tuple(name for name in header if name != _OVER_SEEDS)  # It would repeat the interval.
-    body = tuple((row, tuple(Cell(cells[name]) for name in header)) for row, cells in rows)
-    title = f"Against {baseline}: {COMPARED[compared.metric]}"
-    return Table(title, ("Variant", *header), body, _notes(compared, comparison))
+        further = tuple(name for name in further if name != _OVER_SEEDS)  # It would repeat the interval.
+    verdicts, tests = (
+        tuple((row, tuple(Cell(cells[name]) for name in header)) for row, cells in rows) for header in (_FIRST, further)
+    )
+    of = f"against {baseline}: {COMPARED[compared.metric]}"
+    labels = [variant.label for variant in comparison.variants]
+    under = (*_interval_notes(compared, labels), *_test_notes(compared, labels), _EFFECT_NOTE)
+    return (
+        Table(f"A{of[1:]}", ("Variant", *_FIRST), verdicts, _notes(compared, comparison)),
+        Table(f"Intervals and tests {of}", ("Variant", *further), tests, under),
+    )
 
 
 _JOINT = "Simultaneous 95 % t"
 _PLAIN = "Plain 95 % interval"
 _OVER_SEEDS = "Plain 95 % t"
+_FIRST = ("Verdict", "n", "Difference", _JOINT, "Seed noise")
+_FURTHER = (_PLAIN, _OVER_SEEDS, "p (Wilcoxon)", "p (Holm)", EFFECT_NAME)
+_NOISE_NOTE = "Seed noise: two standard deviations over seeds, pooled over both columns."
+_EFFECT_NOTE = (
+    f"{EFFECT_NAME}: Cohen's effect size for paired data, the mean of the differences over their standard deviation over "
+    "seeds."
+)
 
 
 def _cells(result: PairedComparison) -> dict[str, str]:
@@ -148,7 +164,8 @@ def _cells(result: PairedComparison) -> dict[str, str]:
         "p (Holm)": ABSENT if result.p_holm is None else f"{result.p_holm:.4f}",
         EFFECT_NAME: ABSENT if result.effect is None else f"{result.effect:+.2f}",
         "Seed noise": ABSENT if result.noise is None else f"{result.noise:.4f}",
-        "Verdict": result.verdict() or ABSENT,
+        # Its numbers stand next to it.
+        "Verdict": (result.outcome.value if result.outcome is Outcome.WITHIN else result.verdict()) or ABSENT,
     }
 
 
@@ -169,13 +186,7 @@ def _notes(compared: BaselineComparison, comparison: Comparison) -> tuple[str, .
     for names in dict.fromkeys(tuple(of) for a, b in pairs if (of := classes_with(compared.metric, a, b))):
         notes.append(f"‡ Over the classes that have the metric: {code_list(names)}.")
     notes += _verdict_notes(compared)
-    notes += _interval_notes(compared, labels)
-    notes += _test_notes(compared, labels)
-    notes.append(
-        f"{EFFECT_NAME}: Cohen's effect size for paired data, the mean of the differences over their standard deviation "
-        "over seeds. Seed noise: two standard deviations over seeds, pooled over both columns."
-    )
-    return (*notes, *same_columns(comparison)[1:])
+    return (*notes, _NOISE_NOTE, *same_columns(comparison)[1:])
 
 
 def _verdict_notes(compared: BaselineComparison) -> list[str]:

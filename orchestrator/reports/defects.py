@@ -15,7 +15,7 @@ from moleflow.metrics.ranking import Ranking, ranking
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import Summary, metric_cells, summarise
-from orchestrator.reports.render import WIDEST, Table
+from orchestrator.reports.render import MOST_ROWS, Table, fit_side_by_side, turned
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
@@ -73,12 +73,13 @@ def read_defect_metrics(
     return found
 
 
-def kinds_table(
+def kinds_tables(
     comparison: Comparison, classes: Sequence[str], names: Sequence[str], metrics: Mapping[str, DefectMetrics]
-) -> Table | None:
-    """Return the table of `KINDS`; None if no class has one of them.
+) -> list[Table]:
+    """Return the table of `KINDS`; none if no class has one of them.
 
-    With more than `WIDEST` variants it has the means over classes alone, and variants are rows.
+    If its columns do not fit, there is one for each kind and metric, with variants as rows. With
+    more than `MOST_ROWS` variants these have the means over classes alone.
 
     Args:
         comparison: the variants.
@@ -86,17 +87,20 @@ def kinds_table(
         names: the names of the variants' columns.
         metrics: the metrics by trial.
     """
-    seeds, wide = [len(v.seeds) for v in comparison.variants], len(comparison.variants) > WIDEST
-    rows = [
-        (f"{class_name} {kind} {METRICS[metric]}", metric_cells(summaries, seeds))
+    seeds = [len(v.seeds) for v in comparison.variants]
+    found = [
+        ((class_name, f"{kind} {METRICS[metric]}"), metric_cells(summaries, seeds))
         for class_name, kind, metric, summaries in kinds_summaries(comparison, classes, metrics)
-        if class_name == MEAN or not wide
+        if class_name == MEAN or len(names) <= MOST_ROWS
     ]
-    if not rows:
-        return None
+    if not found:
+        return []
     note = "One kind of anomaly against all normal test images of the class."
-    table = Table(TITLE, ("Metric", *names), tuple(rows), (note,))
-    return table.transposed("Variant") if wide else table
+    rows = tuple((f"{class_name} {metric}", cells) for (class_name, metric), cells in found)
+    table = Table(TITLE, ("Metric", *names), rows, (note,))
+    if fit_side_by_side(names):
+        return [table]
+    return turned(table, "Variant", [(f"{TITLE}: {metric}", class_name) for (class_name, metric), _ in found])
 
 
 def kinds_summaries(

@@ -265,11 +265,11 @@ def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
 def saturation_notes(
     variants: Sequence[VariantColumn], classes: Sequence[str], metrics: Mapping[str, str]
 ) -> list[str]:
-    """Return a sentence that names the rows in which every seed of every column is 1, if any."""
+    """Return a sentence that names the rows in which every seed of every variant is 1, if any."""
     rows = []
     for class_name in (*classes, MEAN):
         for metric, name in metrics.items():
             known = [s for v in variants if (s := v.summary(class_name, metric)).n]
             if known and len(variants) > 1 and all(s.mean == 1 for s in known):
                 rows.append(f"{class_name} {name}")
-    return [f"Saturated: 1 for every seed of every column, so no evidence either way: {', '.join(rows)}."] * bool(rows)
+    return [f"Saturated: 1 for every seed of every variant, so no evidence either way: {', '.join(rows)}."] * bool(rows)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import TypeVar
 
 from orchestrator.reports.differences import Comparison
-from orchestrator.reports.final_metrics import BY_TASK, CONTINUAL, MEAN, MEASURES, METRICS
+from orchestrator.reports.final_metrics import BY_TASK, CONTINUAL, MAIN, MEAN, MEASURES, METRICS
 from orchestrator.reports.notes import mean_notes, same_columns
 from orchestrator.reports.number_format import summary_text
-from orchestrator.reports.render import ABSENT, WIDEST, Cell, Table
+from orchestrator.reports.render import ABSENT, Cell, Table, fit_side_by_side, turned
 from orchestrator.reports.variants import VariantColumn, mean_name
 
 FURTHER = {
@@ -40,6 +41,9 @@ JOINT_NOTE = (
     "the mean over the classes of a task comes first, then the mean over tasks: a task counts once, however many classes "
     "it has."
 )
+TITLE = "Means over the classes after the final task, and cost"
+_GROUPS = ("Further image metrics", "Further pixel metrics", "Means over the tasks", "Cost")
+"""The titles of the tables into which the rows of this one go if variants are rows."""
 T = TypeVar("T")
 
 
@@ -67,22 +71,29 @@ def _some_joint_task(variants: Sequence[VariantColumn]) -> bool:
     return any(trial.values.has_joint_task for variant in variants for trial in variant.trials)
 
 
-def means_and_cost_table(comparison: Comparison, names: Sequence[str]) -> Table:
-    """Return the table of the columns of these names."""
+def means_and_cost_tables(comparison: Comparison, names: Sequence[str]) -> list[Table]:
+    """Return the table of the columns of these names; one of each kind if variants are rows.
+
+    Metrics that are 0, absent or as in the first table in every column are notes in place of rows.
+    """
     variants = comparison.variants
-    rows = []
+    rows, groups = [], []
     zero = _all_zero(variants)
+    known = {_mean_cells(variants, metric): f"{MEAN} {MAIN[metric]}" for metric in ("pixel_auroc", "image_auroc")}
+    equal: dict[str, list[str]] = {}
     for metric, name in further_metrics(variants).items():
-        if metric in zero:
+        cells = _mean_cells(variants, metric)
+        if metric in zero or all(cell.text == ABSENT for cell in cells):
             continue
-        cells = tuple(Cell(summary_text(v.summary(MEAN, metric), len(v.seeds))) for v in variants)
+        if len(variants) > 1 and cells in known:
+            equal.setdefault(known[cells], []).append(name)
+            continue
         rows.append((mean_name(variants, metric, name), cells))
+        groups.append((_group(metric), rows[-1][0]))
     costs: dict[str, Callable[[VariantColumn], str]] = {
         "LoRA scaling": lambda v: _distinct((t.lora_scaling for t in v.trials), lambda x: f"{x:.6g}"),
         "Parameters": lambda v: _distinct((t.parameters_total for t in v.trials), lambda x: f"{x:,}"),
-        "Parameters per task": lambda v: _distinct(
-            (t.parameters_per_task for t in v.trials), lambda x: " / ".join(f"{n:,}" for n in x)
-        ),
+        "Parameters per task": lambda v: _distinct((t.parameters_per_task for t in v.trials), _by_task_text),
         "Compute-hours spent": lambda v: f"{sum(t.seconds_spent for t in v.trials) / 3600:.3g}",
         "Compute-hours reused": lambda v: f"{sum(t.seconds_reused for t in v.trials) / 3600:.3g}",
     }
@@ -90,11 +101,29 @@ def means_and_cost_table(comparison: Comparison, names: Sequence[str]) -> Table:
     rows += [(name, tuple(Cell(text(v)) for v in variants)) for name, text in costs.items()]
     of_classes = {metric: name for metric, name in FURTHER.items() if metric in METRICS}
     joint = [JOINT_NOTE] if _some_joint_task(variants) else []
-    forgot = [f"0 for every seed of every column: {', '.join(zero.values())}."] if zero else []
+    forgot = [f"0 for every seed of every variant: {', '.join(zero.values())}."] if zero else []
+    forgot += [f"As {name} in every variant: {'; '.join(metrics)}." for name, metrics in equal.items()]
     notes = (*same_columns(comparison), *forgot, *mean_notes(variants, of_classes), CONTINUAL_NOTE, *joint)
-    title = "Means over the classes after the final task, and cost"
-    table = Table(title, ("", *names), tuple(rows), notes, frozenset({first_cost}))
-    return table.transposed("Variant") if len(names) > WIDEST else table
+    table = Table(TITLE, ("", *names), tuple(rows), notes, frozenset({first_cost}))
+    if fit_side_by_side(names):
+        return [table]
+    return turned(table, "Variant", [*groups, *((_GROUPS[3], name) for name in costs)])
+
+
+def _mean_cells(variants: Sequence[VariantColumn], metric: str) -> tuple[Cell, ...]:
+    return tuple(Cell(summary_text(v.summary(MEAN, metric), len(v.seeds))) for v in variants)
+
+
+def _group(metric: str) -> str:
+    if metric not in METRICS:
+        return _GROUPS[2]
+    return _GROUPS[1] if metric in ("pixel_ap", "pixel_f1_max", "aupro") else _GROUPS[0]
+
+
+def _by_task_text(numbers: Sequence[int]) -> str:
+    """Return a number for each task; equal ones in a row once, with their count."""
+    runs = ((n, len(list(of))) for n, of in groupby(numbers))
+    return " / ".join(f"{count} x {n:,}" if count > 1 else f"{n:,}" for n, count in runs)
 
 
 def _distinct(values: Iterable[T | None], text: Callable[[T], str]) -> str:

@@ -83,11 +83,11 @@ def _seeds(comparison: Comparison) -> str:
     variants = comparison.variants
     if comparison.equal_seeds:
         seeds = variants[0].seeds
-        return f"{', '.join(map(str, seeds))} (n = {len(seeds)} in every column)"
+        return f"{', '.join(map(str, seeds))} (n = {len(seeds)} in every variant)"
     each = [f"`{v.label}` n = {len(v.seeds)} ({', '.join(map(str, v.seeds))})" for v in variants]
     common = sorted(set.intersection(*(set(v.seeds) for v in variants)))
     shared = f"in common: {', '.join(map(str, common))}" if common else "none in common"
-    return f"not the same in every column: {'; '.join(each)}; {shared}"
+    return f"not the same in every variant: {'; '.join(each)}; {shared}"
 
 
 def main_notes(
@@ -180,16 +180,16 @@ def _stale(variants: Sequence[VariantColumn], current_code: str) -> list[str]:
             text = f"stale: other code ({made}) than today's ({current_code[:12]}) made {count}"
             columns.setdefault(text, []).append(v.label)
     every = len(columns) == 1 and len(next(iter(columns.values()))) == len(variants) > 1
-    lines = [f"{text} in {'every column' if every else code_list(labels)}." for text, labels in columns.items()]
+    lines = [f"{text} in {'every variant' if every else code_list(labels)}." for text, labels in columns.items()]
     return [*lines, "`--rerun-stale` runs stale trials again."] if lines else []
 
 
 def same_columns(comparison: Comparison) -> tuple[str, ...]:
-    """Return the notes under a further table of the same columns."""
+    """Return the notes under a further table of the same variants."""
     counts = [str(len(variant.seeds)) for variant in comparison.variants]
-    n = f"{counts[0]} in every column" if len(set(counts)) == 1 else ", ".join(counts)
+    n = f"{counts[0]} in every variant" if len(set(counts)) == 1 else ", ".join(counts)
     n += "" if comparison.equal_seeds else ", not the same seeds"
-    lines = [f"Columns as in the first table. Compared: {_compared(comparison)} Seeds: n = {n}."]
+    lines = [f"Variants as in the first table, whose notes say what is compared. Seeds: n = {n}."]
     if comparison.confounds:
         names = code_list([difference.name for difference in comparison.confounds])
         lines.append(f"† Confounds, with their values under the first table: {names}.")

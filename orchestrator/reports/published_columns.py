@@ -9,7 +9,7 @@ from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.notes import mean_notes
 from orchestrator.reports.number_format import code_list, setting_text, summary_text
 from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, step_notes
-from orchestrator.reports.render import ABSENT, WIDEST, Cell, Table
+from orchestrator.reports.render import ABSENT, MOST_ROWS, Cell, Table, fit_side_by_side, turned
 from orchestrator.reports.variants import VariantColumn, mean_name, patch_grid
 
 TITLE = "Measured beside published"
@@ -25,18 +25,20 @@ def chosen_runs(comparison: Comparison, published: Published) -> list[tuple[Publ
     return [(rows, run) for rows, run in runs if run.version in versions] or runs
 
 
-def published_columns_table(
+def published_columns_tables(
     comparison: Comparison,
     classes: Sequence[str],
     names: Sequence[str],
     published: Published,
-) -> Table:
-    """Return a table of the measured columns, of these names, followed by the published ones."""
+) -> list[Table]:
+    """Return a table of the measured columns, of these names, followed by the published ones.
+
+    If its columns do not fit, there is one table for each metric, and they are rows.
+    """
     chosen = chosen_runs(comparison, published)
-    wide = len(names) + len(chosen) > WIDEST
     union = dict.fromkeys([*classes, *(c for rows, _ in chosen for c in rows.classes)])
-    body = []
-    for class_name in (MEAN,) if wide else (*union, MEAN):
+    body, groups = [], []
+    for class_name in (*union, MEAN) if len(names) + len(chosen) <= MOST_ROWS else (MEAN,):
         for metric, name in MAIN.items():
             summaries = [v.summary(class_name, metric) for v in comparison.variants]
             pairs = zip(summaries, comparison.variants, strict=True)
@@ -49,10 +51,11 @@ def published_columns_table(
                 row = f"{class_name} {name}"
                 row = mean_name(comparison.variants, metric, row) if class_name == MEAN else row
                 body.append((row, (*measured, *printed)))
+                groups.append((f"{TITLE}: {name}", class_name))
     header = ("Metric", *names, *(f"{run.label} †" for _, run in chosen))
     notes = (*_notes(comparison, classes, chosen), *mean_notes(comparison.variants, MAIN))
     table = Table(TITLE, header, tuple(body), notes)
-    return table.transposed("Column") if wide else table
+    return [table] if fit_side_by_side(header[1:]) else turned(table, "Column", groups)
 
 
 def _notes(

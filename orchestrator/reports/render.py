@@ -5,15 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.host.printable_text import printable, single_line
 
 ABSENT = "\u2013"
 """The text of a cell without a value: an en dash."""
-WIDEST = 8
-"""With more variants, variants become rows, and values of single classes are in the CSV alone."""
+MOST_COLUMNS = 5
+"""Columns of values that fit next to each other. Of more variants, each is a row."""
+WIDTH = 120
+"""Characters of a table that fit on a page, with three between two columns."""
+MOST_ROWS = 20
+"""With more variants, the values of single classes are in the CSV alone."""
+_SPACE = 3
+_CELL = len("0.1234 ± 0.1234")
+_HEAD = 11
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,59 @@ class Table:
         rows = tuple((name, cells) for name, cells in zip(self.header[1:], columns, strict=True))
         return Table(self.title, (corner, *(name for name, _ in self.rows)), rows, self.notes)
 
+    def in_parts(self) -> list[Table]:
+        """Return tables that fit on a page, each with the first column; the last has the notes."""
+        room = WIDTH - max([_longest_word(self.header[0]), *(len(name) for name, _ in self.rows)])
+        parts: list[list[int]] = [[]]
+        used = 0
+        for k, name in enumerate(self.header[1:]):
+            width = max([_longest_word(name), *(len(cells[k].text) for _, cells in self.rows)]) + _SPACE
+            if parts[-1] and (used + width > room or len(parts[-1]) == MOST_COLUMNS):
+                parts.append([])
+                used = 0
+            parts[-1].append(k)
+            used += width
+        if len(parts) == 1:
+            return [self]
+        found = []
+        for n, part in enumerate(parts, 1):
+            rows = tuple((name, tuple(cells[k] for k in part)) for name, cells in self.rows)
+            header = (self.header[0], *(self.header[1 + k] for k in part))
+            notes = self.notes if n == len(parts) else ()
+            found.append(Table(f"{self.title} ({n} of {len(parts)})", header, rows, notes, self.rules))
+        return found
+
+
+def fit_side_by_side(names: Sequence[str]) -> bool:
+    """Say whether columns of these names, which hold `mean ± sd`, fit next to each other."""
+    widths = [max(_CELL, _longest_word(name)) + _SPACE for name in names]
+    return len(names) <= MOST_COLUMNS and sum(widths) <= WIDTH - 2 * _CELL
+
+
+def turned(table: Table, corner: str, groups: Sequence[tuple[str, str]]) -> list[Table]:
+    """Return a table that does not fit as tables whose rows are its columns, one for each group.
+
+    Args:
+        table: the table.
+        corner: the name of the new first column.
+        groups: for each of its rows the group, which is the title of its table, and the name of the
+            column that the row becomes.
+    """
+    found = []
+    for title in dict.fromkeys(title for title, _ in groups):
+        chosen = [(name, cells) for (of, name), (_, cells) in zip(groups, table.rows, strict=True) if of == title]
+        found += Table(title, table.header, tuple(chosen)).transposed(corner).in_parts()
+    return [*found[:-1], replace(found[-1], notes=table.notes)]
+
+
+def _longest_word(text: str) -> int:
+    """Return the characters of the longest word: lines break between words."""
+    return max(map(len, text.split(" ")))
+
 
 def _is_number(text: str) -> bool:
     """Say whether a cell is empty, or numbers with signs and the words of intervals and p."""
-    digits = re.sub(r"(?<=\d)e[-+]?(?=\d)|\b(from|to|floor|n)\b", "", text)
+    digits = re.sub(r"(?<=\d)e[-+]?(?=\d)|\b(from|to|floor|n|x)\b", "", text)
     return not re.search(r"[^\W\d_]", digits)
 
 
@@ -148,13 +205,13 @@ def latex_table(table: Table, caption: str, label: str) -> str:
     return "\n".join(
         [
             "\\begin{table}",
-            "  \\centering",
+            "  \\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
             f"  \\caption{{{latex_text(caption)}}}",
             f"  \\label{{{label}}}",
             "  \\begin{threeparttable}",
             f"  \\begin{{tabular}}{{l{''.join('r' if right else 'l' for right in table.numeric())}}}",
             "    \\toprule",
-            line([latex_text(name) for name in table.header]),
+            line([_latex_head(name) for name in table.header]),
             "    \\midrule",
             *body,
             "    \\bottomrule",
@@ -174,6 +231,15 @@ def _latex_note(note: str) -> str:
         return f"[{latex_text(sign)}] {latex_text(text)}"
     # A bracket at the beginning would be taken for a sign.
     return f" {{}}{latex_text(note)}" if note.startswith("[") else f" {latex_text(note)}"
+
+
+def _latex_head(name: str) -> str:
+    """Return a column's name, in lines of at most `_HEAD` characters where it has several words."""
+    lines = textwrap.wrap(single_line(name), _HEAD, break_long_words=False, break_on_hyphens=False)
+    if len(lines) < 2:
+        return latex_text(name)
+    text = r" \\ ".join(map(latex_text, lines))
+    return f"\\shortstack{{{text}}}"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -30,7 +30,7 @@ def shared_lines(variants: Sequence[VariantColumn], split: str) -> list[str]:
         values = {_short_text(settings[path]) if path in settings else "" for settings in columns}
         if len(values) == 1 and (value := values.pop()):
             shared.append(text.format(value))
-    lines = [f"settings{' shared by all columns' * (len(variants) > 1)}: {', '.join(shared)}"] if shared else []
+    lines = [f"settings{' shared by all variants' * (len(variants) > 1)}: {', '.join(shared)}"] if shared else []
     trials = [trial for v in variants for trial in v.trials]
     if len({trial.classes for trial in trials}) == 1:
         lines.append(_classes_line(trials, split))

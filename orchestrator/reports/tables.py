@@ -10,30 +10,27 @@ from types import MappingProxyType
 from moleflow.files import write_atomically
 from orchestrator.host.printable_text import single_line
 from orchestrator.reports.answer import Answer, answer_of, untested_answer
-from orchestrator.reports.baseline_table import BaselineComparison, baseline_table, compare_with_baselines
+from orchestrator.reports.baseline_table import BaselineComparison, baseline_tables, compare_with_baselines
 from orchestrator.reports.bootstrap import read_scores
 from orchestrator.reports.class_ranks import ClassRankTable, class_rank_tables
-from orchestrator.reports.defects import KINDS, DefectMetrics, kinds_summaries, kinds_table, read_defect_metrics
+from orchestrator.reports.defects import KINDS, DefectMetrics, kinds_summaries, kinds_tables, read_defect_metrics
 from orchestrator.reports.differences import Comparison, VersionSettings, compare_variants
-from orchestrator.reports.final_metrics import MAIN, MEAN, METRICS
+from orchestrator.reports.final_metrics import MEAN, METRICS
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
 from orchestrator.reports.lock import Lock, Recipe, make_lock
-from orchestrator.reports.means_and_cost_table import further_metrics, means_and_cost_table
+from orchestrator.reports.main_tables import main_tables
+from orchestrator.reports.means_and_cost_table import further_metrics, means_and_cost_tables
 from orchestrator.reports.notes import (
     damage_notes,
     header_lines,
     main_notes,
-    mean_notes,
-    same_columns,
     unfinished,
     untested_lines,
 )
-from orchestrator.reports.number_format import change_text, metric_cells, relative_change, setting_text
+from orchestrator.reports.number_format import relative_change, setting_text
 from orchestrator.reports.published import Published, run_records
-from orchestrator.reports.published_columns import chosen_runs, published_columns_table
+from orchestrator.reports.published_columns import chosen_runs, published_columns_tables
 from orchestrator.reports.render import (
-    WIDEST,
-    Cell,
     Table,
     csv_text,
     latex_label,
@@ -44,16 +41,13 @@ from orchestrator.reports.render import (
     markdown_text,
 )
 from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants, mean_name
-from orchestrator.reports.verdicts import Outcome
-from orchestrator.reports.yardstick import set_apart, yardstick_columns, yardstick_records, yardstick_table
+from orchestrator.reports.yardstick import set_apart, yardstick_columns, yardstick_records, yardstick_tables
 from orchestrator.results.store import ResultStore
 
 Record = tuple[object, ...]
 """One row of the CSV."""
 ABOUT = "Data, settings and cost"
 """The heading of the header's lines where an answer is at the top."""
-ROUTING = "routing_accuracy"
-_CHANGE = "Change against "
 _CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks")
 
 
@@ -68,6 +62,7 @@ class Report:
         lock: the report's inputs; None for a report that is not made of one results folder.
         answer: the sentences at the top; None for a report over published rows or several folders.
         compared: the paired comparisons that the answer and the tables are made of, by metric.
+        names: the names of the variants in the tables.
     """
 
     title: str
@@ -78,6 +73,7 @@ class Report:
     lock: Lock | None = None
     answer: Answer | None = None
     compared: tuple[BaselineComparison, ...] = ()
+    names: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown, with its lock at the end."""
@@ -163,7 +159,8 @@ def build_report(
     kinds = read_defect_metrics(store, ids, recipe.split, KINDS)
     tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks, kinds)
     answer = answer_of(comparison, compared, missing, recipe.code, recipe.is_search)
-    return Report(recipe.title, header, tables, missing, records, lock, answer, tuple(compared))
+    names = column_names(comparison, recipe.code)
+    return Report(recipe.title, header, tables, missing, records, lock, answer, tuple(compared), names)
 
 
 def _judged_without_test(store: ResultStore) -> list[FinishedTrial]:
@@ -182,22 +179,21 @@ def build_tables(
     kinds: Mapping[str, DefectMetrics] = MappingProxyType({}),
 ) -> tuple[tuple[Table, ...], tuple[Record, ...]]:
     """Return the tables of a comparison with at least one finished trial, and the CSV's rows."""
-    names = _column_names(comparison, current_code)
+    names = column_names(comparison, current_code)
     notes = main_notes(comparison, baseline, classes, current_code)
     name = _baseline_name(comparison, baseline)
-    tables = _main_tables(comparison, classes, names, notes, name, compared)
-    of_kinds = kinds_table(comparison, classes, names, kinds)
-    tables += [of_kinds] if of_kinds else []
-    tables.append(means_and_cost_table(comparison, names))
-    tables += [baseline_table(of, comparison, names, name) for of in compared]
+    tables = main_tables(comparison, classes, names, notes, name, compared)
+    tables += kinds_tables(comparison, classes, names, kinds)
+    tables += means_and_cost_tables(comparison, names)
+    tables += [table for of in compared for table in baseline_tables(of, comparison, names, name)]
     ranked = class_rank_tables(comparison, classes, names)
     tables += [of.table for of in ranked]
     records = _records(comparison, classes, current_code, compared, ranked, kinds)
     if yardsticks:
-        tables.append(yardstick_table(comparison.variants, names, yardsticks, classes))
+        tables += yardstick_tables(comparison.variants, names, yardsticks, classes)
         records += yardstick_records(yardsticks, classes)
     if published is not None:
-        tables.append(published_columns_table(comparison, classes, names, published))
+        tables += published_columns_tables(comparison, classes, names, published)
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))
     return tuple(tables), records
 
@@ -227,7 +223,8 @@ def _marks(comparison: Comparison, k: int, current_code: str | None) -> list[str
     return ["†"] * (k in comparison.confounded) + ["stale"] * stale
 
 
-def _column_names(comparison: Comparison, current_code: str | None) -> tuple[str, ...]:
+def column_names(comparison: Comparison, current_code: str | None) -> tuple[str, ...]:
+    """Return the names of the variants in tables, with their marks and, if they vary, their n."""
     names = []
     of_columns = [_marks(comparison, k, current_code) for k in range(len(comparison.variants))]
     # A mark that every column has is a note, not a part of each name.
@@ -245,70 +242,6 @@ def _baseline_name(comparison: Comparison, baseline: Mapping[str, object] | None
     if len(labels) == 1:
         return labels.pop()
     return ", ".join(f"{key}={setting_text(value)}" for key, value in (baseline or {}).items())
-
-
-def _main_tables(
-    comparison: Comparison,
-    classes: Sequence[str],
-    names: Sequence[str],
-    notes: tuple[str, ...],
-    baseline: str,
-    compared: Sequence[BaselineComparison],
-) -> list[Table]:
-    """Return the main table and, if columns have a baseline, the table of changes.
-
-    With two variants, or more than `WIDEST`, changes are a column or rows of the main table. Bold
-    follows the verdicts; without any comparison it marks the best mean.
-    """
-    variants = comparison.variants
-    measured = [k for k, of in enumerate(comparison.baselines) if of is not None and of != k]
-    seeds = [len(v.seeds) for v in variants]
-    wide = len(variants) > WIDEST
-    better = {of.metric: {k for k, result in of.results.items() if result.outcome is Outcome.ABOVE} for of in compared}
-    rows, changes = [], []
-    perfect = _routes_all(variants, classes)
-    shown = {metric: name for metric, name in MAIN.items() if metric != ROUTING or not perfect}
-    if perfect:
-        notes = (*notes, f"{MAIN[ROUTING]}: 100% for every class and seed of every column.")
-    for class_name in (MEAN,) if wide else (*classes, MEAN):
-        for metric, name in shown.items():
-            summaries = [variant.summary(class_name, metric) for variant in variants]
-            row = f"{class_name} {name}"
-            row = mean_name(variants, metric, row) if class_name == MEAN else row
-            # Single classes are not tested, and so not highlighted next to means that are.
-            bold = None if not compared else better.get(metric, set()) if class_name == MEAN else set()
-            rows.append((row, metric_cells(summaries, seeds, metric == ROUTING, bold)))
-            pairs = zip(summaries, comparison.baselines, strict=True)
-            change = [None if of is None else relative_change(summaries[of], s) for s, of in pairs]
-            changes.append((row, tuple(Cell(change_text(value)) for value in change)))
-    rules = frozenset({len(rows) - len(shown)} if len(rows) > len(shown) else ())
-    if any(cell.bold for _, cells in rows for cell in cells):
-        best = f"the best mean in its {'column' if wide else 'row'}; no difference is tested"
-        verdict = f"better than the baseline by its verdict (see `Against {baseline}`); single classes are not tested"
-        notes = (f"Bold: {verdict if compared else best}.", *notes)
-    title = "After the final task" if wide else "Per class, after the final task"
-    if wide:
-        # The change of routing accuracy is mostly zero and would widen the table.
-        named = zip(shown, changes, strict=True)
-        rows += [(f"{name}, change", cells) for metric, (name, cells) in named if measured and metric != ROUTING]
-        rows.insert(0, ("n", tuple(Cell(str(n)) for n in seeds)))
-        return [Table(title, ("", *names), tuple(rows), notes).transposed("Variant")]
-    if len(variants) == 2 and measured:
-        both = tuple((name, (*cells, of[measured[0]])) for (name, cells), (_, of) in zip(rows, changes, strict=True))
-        return [Table(title, ("Metric", *names, "Change"), both, notes, rules)]
-    main = Table(title, ("Metric", *names), tuple(rows), notes, rules)
-    if not measured:
-        return [main]
-    kept = tuple((name, tuple(cells[k] for k in measured)) for name, cells in changes)
-    header = ("Metric", *(names[k] for k in measured))
-    under = (*same_columns(comparison), *mean_notes(variants, MAIN))
-    return [main, Table(_CHANGE + baseline, header, kept, under, rules)]
-
-
-def _routes_all(variants: Sequence[VariantColumn], classes: Sequence[str]) -> bool:
-    """Say whether every image of every class was routed to its task, in each of several columns."""
-    values = [v.values(name, ROUTING) for v in variants for name in (*classes, MEAN)]
-    return len(variants) > 1 and all(of and set(of) == {1.0} for of in values)
 
 
 def _records(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from orchestrator.reports.final_metrics import MAIN, MEAN, METRICS
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import difference_text, setting_text, summary_text
-from orchestrator.reports.render import ABSENT, WIDEST, Cell, Table
+from orchestrator.reports.render import ABSENT, MOST_ROWS, Cell, Table, fit_side_by_side, turned
 from orchestrator.reports.variants import (
     VariantColumn,
     comparable_means,
@@ -49,20 +49,20 @@ def yardstick_columns(trials: Sequence[FinishedTrial], current_code: str | None)
     return named
 
 
-def yardstick_table(
+def yardstick_tables(
     variants: Sequence[VariantColumn],
     names: Sequence[str],
     yardsticks: Sequence[VariantColumn],
     classes: Sequence[str],
-) -> Table:
+) -> list[Table]:
     """Return a table of the measured columns, of these names, followed by the memory banks.
 
-    Its last rows are the difference of each measured column from the bank on its footing.
+    Its last rows are the difference of each measured column from the bank on its footing. If its
+    columns do not fit, there is one table for each metric, and they are rows.
     """
-    wide = len(names) + len(yardsticks) > WIDEST
     columns = (*variants, *yardsticks)
-    body = []
-    for class_name in (MEAN,) if wide else (*classes, MEAN):
+    body, groups = [], []
+    for class_name in (*classes, MEAN) if len(columns) <= MOST_ROWS else (MEAN,):
         for metric, name in MAIN.items():
             cells = [
                 Cell(summary_text(column.summary(class_name, metric), len(column.seeds), metric == "routing_accuracy"))
@@ -70,14 +70,16 @@ def yardstick_table(
             ]
             row = f"{class_name} {name}"
             body.append((mean_name(columns, metric, row) if class_name == MEAN else row, tuple(cells)))
+            groups.append((f"{TITLE}: {name}", class_name))
     for metric, name in MAIN.items():
         if metric != "routing_accuracy":
             differences = [_difference(variant, _on_its_footing(variant, yardsticks), metric) for variant in variants]
             cells = [Cell(difference_text(value)) for value in differences] + [Cell(ABSENT)] * len(yardsticks)
             body.append((f"{MEAN} {name}, minus the yardstick", tuple(cells)))
+            groups.append((f"{TITLE}: {name}", f"{MEAN}, minus the yardstick"))
     header = ("Metric", *names, *(column.label for column in yardsticks))
     table = Table(TITLE, header, tuple(body), _notes(yardsticks))
-    return table.transposed("Column") if wide else table
+    return [table] if fit_side_by_side(header[1:]) else turned(table, "Column", groups)
 
 
 def yardstick_records(yardsticks: Sequence[VariantColumn], classes: Sequence[str]) -> tuple[tuple[object, ...], ...]:

@@ -15,9 +15,15 @@ GAMMA = "loss.focal_gamma"
 
 
 def statistics_table(report, metric="Image"):
+    """The cells of the two tables of a metric, {variant: {column: cell}}, and their Markdown."""
     section = report.markdown().split("## Against ")[1 if metric == "Image" else 2]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
-    return {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:]}, section
+    cells = {}
+    for table in section.split("\n## Intervals and tests against "):
+        lines = [line for line in table.splitlines() if line.startswith("|")]
+        header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+        for name, *row in rows:
+            cells.setdefault(name, {}).update(zip(header[1:], row, strict=True))
+    return cells, section
 
 
 def test_the_report_holds_the_comparisons_and_says_what_was_resampled(stored, add, make_images):
@@ -65,15 +71,15 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
     table, section = statistics_table(report, "Pixel")
     assert section.startswith("focal_gamma=0: Mean Pixel AUROC\n")
     assert list(table["focal_gamma=2"]) == [
+        "Verdict",
         "n",
         "Difference",
         "Simultaneous 95 % t",
+        "Seed noise",
         "Plain 95 % interval",
         "p (Wilcoxon)",
         "p (Holm)",
         "d_z",
-        "Seed noise",
-        "Verdict",
     ]
     differences = [0.025 + seed / 2000 for seed in range(3)]
     low, high = t_interval(differences)

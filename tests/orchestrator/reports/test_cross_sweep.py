@@ -86,19 +86,22 @@ def test_the_statistics_are_those_of_each_sweeps_own_scores(sweep, make_images):
         for factors, seed, named in drawn(0.0, code_digest="beef" * 16)
     ]
     report = cross_sweep_report([sweep("one", *drawn(2.0)), sweep("two", *other)], {GAMMA: 0}, "test")
-    against = next(table for table in report.tables if table.title.startswith("Against") and "Image" in table.title)
-    rows = {name.split(" †")[0]: [cell.text for cell in of] for name, of in against.rows}
+    rows = {}
+    for title in ("Against", "Intervals and tests against"):
+        table = next(of for of in report.tables if of.title.startswith(title) and "Image" in of.title)
+        for name, of in table.rows:
+            rows.setdefault(name.split(" †")[0], {}).update(zip(table.header[1:], [c.text for c in of], strict=True))
     means = cells(report, "Mean Image AUROC")
     for name in ("one", "two"):
         before, after = (
             float(next(c.text for k, c in means.items() if k.startswith(f"focal_gamma={gamma} ({name})")).split()[0])
             for gamma in (0, 2)
         )
-        difference = float(rows[f"focal_gamma=2 ({name})"][1])
-        low, high = map(float, rows[f"focal_gamma=2 ({name})"][3].split(" to "))
+        difference = float(rows[f"focal_gamma=2 ({name})"]["Difference"])
+        low, high = map(float, rows[f"focal_gamma=2 ({name})"]["Plain 95 % interval"].split(" to "))
         assert difference == pytest.approx(after - before, abs=2e-4)
         assert low < difference < high
-    assert rows["focal_gamma=2 (one)"][1] != rows["focal_gamma=2 (two)"][1]
+    assert rows["focal_gamma=2 (one)"]["Difference"] != rows["focal_gamma=2 (two)"]["Difference"]
 
 
 def test_other_images_have_tables_of_their_own(sweep):

@@ -74,7 +74,7 @@ def test_equal_metrics_are_no_evidence_when_saturated(stored, add):
         for seed in (0, 1):
             add({GAMMA: gamma}, seed, image=(1.0, 1.0 - seed / 100))
     text = markdown(stored())
-    assert "Saturated: 1 for every seed of every column, so no evidence either way: leather Image AUROC." in text
+    assert "Saturated: 1 for every seed of every variant, so no evidence either way: leather Image AUROC." in text
     assert "identical" not in text
 
 
@@ -93,8 +93,8 @@ def test_the_header_says_data_versions_seeds_code_and_cost(stored, add):
     assert lines[start - 2 : start] == ["## Data, settings and cost", ""]
     assert lines[start + 1 : start + 8] == [
         "- versions: v7",
-        "- seeds: 0 (n = 1 in every column)",
-        "- settings shared by all columns: backbone efficientnet_lite0, patch grid 14x14, 5 epochs",
+        "- seeds: 0 (n = 1 in every variant)",
+        "- settings shared by all variants: backbone efficientnet_lite0, patch grid 14x14, 5 epochs",
         "- tasks in order, with their test images (defective ones in brackets): leather 80 (40), grid 80 (40)",
         "- computed on: Model A, torch 2.13.0",
         "- code: c0dec0dec0de (git abcdef012345, uncommitted changes)",
@@ -141,7 +141,7 @@ def test_the_header_names_only_settings_that_all_columns_share(stored, add):
     add({GAMMA: 2.0}, settings=shared | {"training.epochs": 9}, device_model="Model B")
     lines = markdown(stored()).splitlines()
     words = "backbone efficientnet_lite0, weights sha256:abababab, layers 2, 3, patch grid 14x14, learning rate 0.001"
-    assert f"- settings shared by all columns: {words}" in lines
+    assert f"- settings shared by all variants: {words}" in lines
     assert "- computed on: torch 2.13.0" in lines
 
 
@@ -248,7 +248,7 @@ def test_a_trial_that_failed_and_then_finished_is_in_the_table(stored, add):
     add({GAMMA: 2.0}, status="failed", attempt=1)
     add({GAMMA: 2.0}, attempt=2)
     text = markdown(stored())
-    assert "n = 1 in every column" in text
+    assert "n = 1 in every variant" in text
     assert "Not in the tables" not in text
 
 
@@ -304,7 +304,7 @@ def test_a_search_that_tested_nothing_says_what_it_judged(stored, add):
     assert report.header[0] == (
         "nothing tested: 2 configurations were judged on validation images alone, and no test image was opened"
     )
-    assert {"images: validation, not test", "seeds: 0, 1 (n = 2 in every column)"} <= set(report.header)
+    assert {"images: validation, not test", "seeds: 0, 1 (n = 2 in every variant)"} <= set(report.header)
     assert len(report.lock.trials) == 4
     assert (report.tables, report.records) == ((), ())
     add({GAMMA: 0.0}, 9)

@@ -79,7 +79,7 @@ def test_means_over_other_classes_are_marked(stored, add, published):
 def test_the_report_says_when_published_columns_differ_among_themselves(stored, add, published):
     for version in ("v1", "v2", "v3", "v5"):
         add({"version": version}, version=version)
-    table, _ = cells(build_report(stored(), Recipe("t"), published=published))
+    table, _ = cells(build_report(stored(), Recipe("t"), published=published), f"{TITLE}: Pixel AUROC")
     assert table.header[0] == "Column"  # 4 measured and 6 published ones: columns become rows
     assert [name for name, _ in table.rows][-6:] == [
         f"published {n} †" for n in ("v1", "v2", "v3", "v3@224", "v5.0", "v5.1")
