@@ -14,6 +14,7 @@ from orchestrator.execution.trial_source import RunOutcome
 from orchestrator.exit_codes import FAILED, INTERRUPTED
 from orchestrator.host import disk
 from orchestrator.host.command_line import command_to_repeat
+from orchestrator.host.whole_numbers import wrapped_lines
 from orchestrator.monitor import terminal
 from orchestrator.reports import make, report_cache
 from orchestrator.reports.lock import read_lock
@@ -88,7 +89,10 @@ def report_at_end(
         return
     if code != INTERRUPTED:
         terminal.show_markdown(body if full else first_screen(body), console)
-    console.print("\n".join(closing_lines(body, prepared.folder / "parts", paths["md"])))
+    lines = closing_lines(body, prepared.folder / "parts", paths["md"])
+    if console.is_terminal:
+        lines = [part for line in lines for part in wrapped_lines(line, console.width, " " * 9)]
+    console.print("\n".join(lines))
 
 
 def closing_lines(report: str, parts: Path, path: Path) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +67,7 @@ class Prepared:
             search's space.
         store: the stored results, scanned for the plan.
         tabled: ids of the trials that tables compare; None = all.
+        names: their short names in tables, by trial id, if a search found them.
 
     """
 
@@ -78,6 +79,7 @@ class Prepared:
     sample: Sequence[Trial]
     store: ResultStore
     tabled: tuple[str, ...] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def trials(self) -> list[Trial]:

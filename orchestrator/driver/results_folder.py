@@ -71,6 +71,7 @@ def folder_content(prepared: Prepared) -> sweep_folder.SweepFolder:
         command=arguments(),
         typed_in=str(Path.cwd()),
         tabled=prepared.tabled,
+        names=dict(prepared.names),
     )
 
 

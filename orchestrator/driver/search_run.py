@@ -25,6 +25,7 @@ from orchestrator.host import disk
 from orchestrator.host.command_line import command_to_repeat
 from orchestrator.monitor import terminal
 from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.reports.short_names import BASE
 from orchestrator.search.continued_study import continued_study
 from orchestrator.search.drivers import check_study_owner, driver_heartbeat, fail_trials_of_dead_drivers, study_lock
 from orchestrator.search.failures import failure_sentence
@@ -35,7 +36,7 @@ from orchestrator.search.report import write_search_report
 from orchestrator.search.space import Space
 from orchestrator.search.storage import open_study
 from orchestrator.search.tried_configurations import exhausted_sentence
-from orchestrator.search.tried_trials import best_trials, trials_of_study
+from orchestrator.search.tried_trials import best_trials, finalist_name, trials_of_study
 from orchestrator.sweep.trial import Trial
 
 PARALLEL_ON_SLURM = 8
@@ -113,6 +114,7 @@ class _SearchRun:
         self.study = open_study(prepared.sweep, prepared.folder, options.storage)
         self.finalists: list[Trial] = []
         self.tested: list[tuple[str, dict[str, Any]]] = []
+        self.names: dict[str, str] = {}
         self.labels: dict[str, str] = {}
         self._plan_due = 0.0
         self._dead_checked = 0.0
@@ -172,16 +174,23 @@ class _SearchRun:
         """
         if self.keys.finalists == 0:
             return 0
-        self.tested = [("base", self.space.base())]
+        best = best_trials(self.study, self.keys.finalists)
+        is_ranked = len(self.study.directions) == 1
+        self.tested = [(BASE, self.space.base())]
         self.tested += [
-            (f"configuration {t.number}", self.space.factors(t.params))
-            for t in best_trials(self.study, self.keys.finalists)
+            (finalist_name(k, trial.number, is_ranked), self.space.factors(trial.params))
+            for k, trial in enumerate(best)
         ]
-        trials = [trial for _, factors in self.tested for trial in self.space.test_trials(factors)]
-        self.finalists = list({trial.id: trial for trial in trials}.values())
+        for name, factors in self.tested:
+            for trial in self.space.test_trials(factors):
+                if trial.id not in self.names:
+                    self.names[trial.id] = name
+                    self.finalists.append(trial)
+                elif self.names[trial.id] == BASE:  # The base is a finalist too.
+                    self.names[trial.id] = f"{BASE} ({name})"
         prepared = self.planned()
         write_plan(prepared)
-        labels = {trial.id: f"test {trial.label}" for trial in self.finalists}
+        labels = {trial.id: f"test {self.names[trial.id]} seed={trial.config.seed}" for trial in self.finalists}
         todo = [trial for trial in self.finalists if trial in prepared.plan.of("to run")]
         source = trial_source_of_plan(prepared, self.options, todo)
         interrupted = run_backend(
@@ -200,7 +209,8 @@ class _SearchRun:
             self.store.pruned() if self.prepared.sweep.stops_early else (),
         )
         sweep = replace(self.prepared.sweep, baseline=self.space.base() if self.finalists else {})
-        return replace(self.prepared, sweep=sweep, plan=plan, tabled=tuple(trial.id for trial in self.finalists))
+        tabled = tuple(trial.id for trial in self.finalists)
+        return replace(self.prepared, sweep=sweep, plan=plan, tabled=tabled, names=self.names)
 
     def show_page(self) -> None:
         """Write the search report and print it."""

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from moleflow.files import write_atomically
 from moleflow.settings.knobs import version_settings
+from orchestrator.host.whole_numbers import whole_numbers
 from orchestrator.html_report.anomaly_maps import anomaly_map_gallery
 from orchestrator.html_report.answer_chart import answer_chart
 from orchestrator.html_report.best_and_worst import extreme_trials
@@ -124,10 +125,11 @@ def _search_of(page: PageData, folder: Path, sweep: SweepFolder) -> PageSection 
 
 
 def prose(text: str) -> Markup:
-    """Return a text as escaped HTML, with `code` between backquotes as code elements."""
+    """Return a text as escaped HTML with whole numbers, and `code` between backquotes as code."""
     pieces = re.split(r"`([^`]*)`", text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(piece) if k % 2 else escape(piece) for k, piece in enumerate(pieces)
+        Markup("<code>{}</code>").format(piece) if k % 2 else escape(whole_numbers(piece))
+        for k, piece in enumerate(pieces)
     )
 
 

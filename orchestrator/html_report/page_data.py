@@ -159,7 +159,8 @@ def gather_page_data(
     selection = None if recipe.selection is None else set(recipe.selection)
     stored, banks = set_apart(finished_trials(store, selection, recipe.split))
     trials = comparable_means(stored)
-    comparison = compare_variants(group_variants(trials), recipe.baseline, version_settings, recipe.others)
+    variants = group_variants(trials)
+    comparison = compare_variants(variants, recipe.baseline, version_settings, recipe.others, recipe.names)
     last = last_attempts(store, ["traceback", "factors", "seed", "config"])
     planned = last.keys() if selection is None else selection
     left = sorted(planned - {trial.trial_id for trial in (*trials, *banks)})

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from orchestrator.host.printable_text import printable, without_controls
+from orchestrator.host.whole_numbers import whole_numbers
 
 
 class _FittedTable(TableElement):
@@ -20,6 +21,7 @@ class _FittedTable(TableElement):
             yield from fitting_tables(part, console, options) if isinstance(part, Table) else [part]
 
 
+_STAND_IN = "\ue000"
 _PADDING = 3
 """Characters that a column takes besides its text."""
 _NAMES = 3
@@ -78,6 +80,20 @@ class TerminalMarkdown(Markdown):
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _FittedTable}
 
 
+class _WholeNumbers:
+    """Markdown in which no line break parts a number from its unit, or the bounds of an interval.
+
+    Rich breaks lines at every kind of space, so that another sign stands in for some until then.
+    """
+
+    def __init__(self, markdown: str) -> None:
+        self._content = TerminalMarkdown(whole_numbers(markdown, _STAND_IN))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._content, options):
+            yield segment._replace(text=segment.text.replace(_STAND_IN, " "))
+
+
 class Printable:
     """A renderable without its control characters, each of which rich lays out as no column.
 
@@ -113,7 +129,7 @@ def printable_console(stderr: bool = False, soft_wrap: bool = True) -> Console:
 def show_markdown(markdown: str, console: Console) -> None:
     """Print Markdown: rendered on a terminal, as its text elsewhere."""
     if console.is_terminal:
-        console.print(TerminalMarkdown(printable(markdown)), soft_wrap=False)
+        console.print(_WholeNumbers(printable(markdown)), soft_wrap=False)
     else:
         # Not through rich: laying out megabytes takes seconds.
         console.file.write(f"{printable(markdown)}\n")

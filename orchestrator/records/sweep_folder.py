@@ -34,6 +34,7 @@ class SweepFolder:
         command: the words typed after the program's name.
         typed_in: the folder in which the command was typed.
         tabled: the trials of a search that tables compare; None = all.
+        names: short names of these by trial id, such as `best #17`.
 
     """
 
@@ -46,6 +47,7 @@ class SweepFolder:
     command: tuple[str, ...] = ()
     typed_in: str = "."
     tabled: tuple[str, ...] | None = None
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ def write_sweep_folder(folder: Path, sweep: SweepFolder, spec: dict[str, Any]) -
         "spec": spec,
         "command": list(sweep.command),
         "typed_in": sweep.typed_in,
-        **({} if sweep.tabled is None else {"tabled": list(sweep.tabled)}),
+        **({} if sweep.tabled is None else {"tabled": list(sweep.tabled), "names": sweep.names}),
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / FILE, content)
@@ -168,7 +170,7 @@ def _checked(content: Any) -> SweepFolder:
         return found
 
     content = of(FILE, dict, content)
-    labels = of("labels", dict, content.get("labels", {}))
+    labels, names = (of(key, dict, content.get(key, {})) for key in ("labels", "names"))
     tabled = content.get("tabled")
     return SweepFolder(
         of("name", str, content["name"]),
@@ -180,4 +182,5 @@ def _checked(content: Any) -> SweepFolder:
         texts("command", content.get("command", [])),
         of("typed_in", str, content.get("typed_in", ".")),
         None if tabled is None else ids("tabled", tabled),
+        {trial_id: single_line(of("names", str, name)) for trial_id, name in names.items()},
     )

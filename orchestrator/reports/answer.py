@@ -15,7 +15,7 @@ from orchestrator.reports.paired import PairedComparison
 from orchestrator.reports.render import ABSENT, Cell, Table
 from orchestrator.reports.short_names import legend
 from orchestrator.reports.variants import VariantColumn
-from orchestrator.reports.verdicts import FEW_SEEDS, LEAST_SEEDS, MOST_MORE_SEEDS, Outcome, more_seeds
+from orchestrator.reports.verdicts import FEW_SEEDS, LEAST_SEEDS, MOST_MORE_SEEDS, Outcome, has_no_spread, more_seeds
 
 FOUND, ALSO, OVERTURN, NEXT, MIND, NAMES = "Found", "Also", "Could overturn it", "Next", "Mind", "Names"
 """The names of the parts of an answer."""
@@ -72,7 +72,7 @@ def answer_of(
         found, step = _without_baseline(comparison)
         ranked = _ranking(None, comparison)
         return replace(_parts(found, "", " ".join([*_missing_step(missing), step]), mind, "", names), table=ranked)
-    top = _largest(judged[0])
+    top = _leading(judged[0])
     found = _headline(judged[0], top, comparison)
     also = " ".join([*_counts(judged[0], variants), *_others(judged[1:], top)])
     against = " ".join([*_chosen(is_search), *_overturn(judged, top, comparison)])
@@ -115,10 +115,32 @@ def _missing_step(missing: Sequence[str]) -> list[str]:
     return ["Run the same command again: some trials are not in the tables, and finished ones are kept."]
 
 
-def _largest(of: BaselineComparison) -> int:
-    """Return the column with the largest difference to its baseline; of equal ones the first."""
-    known = {k: result.difference for k, result in of.results.items() if result.difference is not None}
-    return max(known, key=lambda k: known[k])
+def _largest(of: BaselineComparison, outcome: Outcome | None = None) -> int | None:
+    """Return the column with the largest difference to its baseline; of equal ones the first.
+
+    With `outcome`, only columns of that verdict count. None if there is none.
+    """
+    known = {
+        k: result.difference
+        for k, result in of.results.items()
+        if result.difference is not None and outcome in (None, result.outcome)
+    }
+    return max(known, key=lambda k: known[k], default=None)
+
+
+def _leading(of: BaselineComparison) -> int:
+    """Return the column that answers: the best of those decided as better, else the largest."""
+    better = _largest(of, Outcome.ABOVE)
+    top = _largest(of) if better is None else better
+    assert top is not None, "some column has a difference"
+    return top
+
+
+def _open_above(of: BaselineComparison, top: int) -> int | None:
+    """Return the column with the largest difference, if it is undecided and larger than `top`'s."""
+    highest = _largest(of)
+    is_open = highest is not None and of.results[highest].outcome is Outcome.UNDECIDED
+    return highest if is_open and highest != top else None
 
 
 def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
@@ -132,7 +154,12 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
     )
     alone = len(of.results) == 1
     if result.outcome is Outcome.ABOVE:
-        return f"{name} is better than {base}: {numbers}."
+        higher = _open_above(of, top)
+        also = ""
+        if higher is not None:
+            what = f"`{variants[higher].label}` has a higher mean, which is undecided"
+            also = f" {what}: a difference of {_sized(of.results[higher], False)}."
+        return f"{name} is better than {base}: {numbers}.{also}"
     if result.outcome is Outcome.BELOW:
         if alone:
             return f"{name} is worse than {base}: {numbers}."
@@ -147,15 +174,10 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
         return f"Saturated: {metric} is 1 for {name} and {base}, so these images tell no difference."
     if result.difference <= 0:
         return f"No variant is above {base}. The nearest is {name}: {numbers}: undecided."
-    better = [k for k, other in of.results.items() if other.outcome is Outcome.ABOVE]
-    also = ""
-    if better:
-        surest = max(better, key=lambda k: of.results[k].difference or 0.0)
-        also = f" Decided as better: `{variants[surest].label}`, {_sized(of.results[surest], False)}."
     sizes = (
         f"{metric_text(reached)} against {metric_text(result.baseline)} for {base}, a difference of {_sized(result)}"
     )
-    return f"Undecided: {name} has the highest {metric}, {sizes}.{also}"
+    return f"Undecided: {name} has the highest {metric}, {sizes}."
 
 
 def _sized(result: PairedComparison, with_family: bool = True) -> str:
@@ -164,6 +186,8 @@ def _sized(result: PairedComparison, with_family: bool = True) -> str:
     seeds = counted(result.n, "seed")
     if result.joint_low is None or result.joint_high is None:
         return f"{text} ({seeds}, so no interval over seeds)" if result.n < LEAST_SEEDS else f"{text} ({seeds})"
+    if has_no_spread(result.differences):
+        return f"{text} (the same for each of {seeds}, so the interval has no width)"
     # Bounds that round to zero are shown finer, as the side of zero is the verdict.
     low, high = result.joint_low, result.joint_high
     fine = f"{low:+.2g} to {high:+.2g}" if 0 < min(abs(low), abs(high)) < 0.00005 else interval_text(low, high)
@@ -293,10 +317,17 @@ def _next_step(of: BaselineComparison, top: int, comparison: Comparison, is_sear
     result = of.results[top]
     name = f"`{comparison.variants[top].label}`"
     base = f"`{comparison.variants[of.baselines[top]].label}`"
+    key = "search.final_seeds" if is_search else "seeds"
     if result.outcome is Outcome.UNDECIDED:
-        return _seeds_step(result, name, "search.final_seeds" if is_search else "seeds")
+        return _seeds_step(result, name, key)
     if result.outcome is Outcome.ABOVE:
-        return f"This verdict needs no more seeds. Try {name} on images that took no part here before you rely on it."
+        higher = _open_above(of, top)
+        also = ""
+        if higher is not None:
+            also = f" {_seeds_step(of.results[higher], f'`{comparison.variants[higher].label}`', key)}"
+        return (
+            f"Try {name} on images that took no part here before you rely on it; its verdict needs no more seeds.{also}"
+        )
     if result.outcome is Outcome.BELOW:
         return f"Keep {base}; this verdict needs no more seeds."
     if result.outcome is Outcome.WITHIN:

@@ -37,7 +37,7 @@ def compare_sweeps(
     sweeps = [read_sweep_folder(place) for place in places]
     names = _names(places, sweeps)
     sources = [
-        ComparedSweep(name, ResultStore(place), None if everything else set(sweep.compared))
+        ComparedSweep(name, ResultStore(place), None if everything else set(sweep.compared), sweep.names)
         for name, place, sweep in zip(names, places, sweeps, strict=True)
     ]
     given = _baseline(baseline, names)

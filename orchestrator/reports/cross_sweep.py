@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from moleflow.errors import counted
 from orchestrator.reports.baseline_table import compare_with_baselines
@@ -34,11 +34,19 @@ _AT = "@"
 
 @dataclass(frozen=True)
 class ComparedSweep:
-    """One sweep of a comparison: its results, and the ids of the trials to take (None = all)."""
+    """One sweep of a comparison.
+
+    Attributes:
+        name: its name, unlike that of the others.
+        store: its results.
+        selection: ids of the trials to take; None = all.
+        names: short names of variants by trial id, that a search gave.
+    """
 
     name: str
     store: ResultStore
     selection: set[str] | None
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ def cross_sweep_report(
             source.store, source.selection, _ids(trials, twins, source.name) | banks[source.name], split
         )
     ]
-    groups = _image_groups(trials, twins, baseline, version_settings)
+    known = {f"{trial_id}{_AT}{of.name}": name for of in sources for trial_id, name in of.names.items()}
+    groups = _image_groups(trials, twins, baseline, version_settings, known)
     header = _header(sources, groups, trials, twins, split)
     tables: list[Table] = []
     records: list[Record] = []
@@ -105,7 +114,7 @@ def cross_sweep_report(
 def any_column_fits(baseline: Mapping[str, object], sources: Sequence[ComparedSweep], split: str) -> bool:
     """Say whether any column can be measured against `baseline`."""
     trials, twins, _ = _tagged_trials(sources, split)
-    groups = _image_groups(trials, twins, baseline, None)
+    groups = _image_groups(trials, twins, baseline, None, {})
     return any(of is not None for group in groups for of in group.comparison.baselines)
 
 
@@ -156,6 +165,7 @@ def _image_groups(
     twins: Mapping[str, Sequence[str]],
     baseline: Mapping[str, object] | None,
     version_settings: VersionSettings | None,
+    known: Mapping[str, str],
 ) -> list[ImageGroup]:
     """Group trials by their images: data set, digest of each class, and how many were scored."""
     names = _column_names(group_variants(trials), twins)
@@ -179,7 +189,8 @@ def _image_groups(
         digests = sorted({trial.data_digest[:12] for trial in members if trial.data_digest})
         description = f"{members[0].dataset} ({', '.join(classes)})"
         description += f", digest {', '.join(digests)}" if digests else ""
-        groups.append(ImageGroup(description, compare_variants(variants, baseline, version_settings), classes))
+        comparison = compare_variants(variants, baseline, version_settings, names=known)
+        groups.append(ImageGroup(description, comparison, classes))
     return groups
 
 

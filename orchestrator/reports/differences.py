@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import setting_text
@@ -74,6 +75,7 @@ def compare_variants(
     baseline: Mapping[str, object] | None,
     version_settings: VersionSettings | None = None,
     others: str = "variant",
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> Comparison:
     """Order the variants, give them short names, and list their differences.
 
@@ -84,9 +86,10 @@ def compare_variants(
         version_settings: what each version sets. A setting at another value than its version sets
             was set elsewhere and is a confound.
         others: the word for variants that are no baseline, if names are long.
+        names: short names that are known already, by trial id.
     """
     variants, baselines = _baselines_first(variants, _baselines(variants, baseline or {}))
-    variants = with_short_names(variants, baselines, others)
+    variants = with_short_names(variants, baselines, others, names)
     compared = tuple(varying_factors([v.factors for v in variants]))
     version_sets = []
     confounds = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +27,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "code": (str, type(None)),
     "published": (str, type(None)),
     "is_search": (bool,),
+    "names": (dict,),
     "report_code": (str,),
     "made_with": (dict,),
     "rows": (str,),
@@ -62,6 +63,7 @@ class Recipe:
         code: digest of `moleflow`; trials made by other code are stale.
         published: digest of the published rows in it; None without them.
         is_search: true if a search chose the trials by validation images.
+        names: short names of variants, by trial id, that the search gave.
     """
 
     title: str
@@ -72,6 +74,7 @@ class Recipe:
     code: str | None = None
     published: str | None = None
     is_search: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def others(self) -> str:
@@ -192,24 +195,23 @@ def read_lock(report: str, name: str) -> WrittenReport:
     except ValueError as error:
         raise InvalidInput(f"{name}: its lock is damaged ({error}); {remedy}") from None
     if isinstance(content, dict):
-        # Older locks have neither.
-        content.setdefault("made_with", {})
-        content.setdefault("is_search", False)
+        # Older locks have none of them.
+        content = {"made_with": {}, "is_search": False, "names": {}} | content
     wrong = [key for key, kinds in _KEYS.items() if not isinstance(content, dict) or not _fits(content, key, kinds)]
     if wrong or content.keys() != _KEYS.keys():
         raise InvalidInput(
             f"{name}: its lock is damaged (key {(wrong or sorted(content.keys() - _KEYS))[0]}); {remedy}"
         )
     selection = None if content["selection"] is None else tuple(map(str, content["selection"]))
-    recipe = Recipe(**{field.name: content[field.name] for field in fields(Recipe)} | {"selection": selection})
+    recipe = Recipe(**{of.name: content[of.name] for of in fields(Recipe)} | {"selection": selection})
     lock = Lock(recipe, content["trials"], content["report_code"], content["made_with"])
     return WrittenReport(body, lock, content["rows"], content["text"])
 
 
 def _fits(content: Mapping[str, object], key: str, kinds: tuple[type, ...]) -> bool:
-    # `trials` and `made_with` map to strings.
+    # These map to strings.
     value = content.get(key)
-    items = value.values() if key in ("trials", "made_with") and isinstance(value, dict) else ()
+    items = value.values() if key in ("trials", "made_with", "names") and isinstance(value, dict) else ()
     return key in content and isinstance(value, kinds) and all(isinstance(item, str) for item in items)
 
 

@@ -109,6 +109,7 @@ def _recipe(sweep: SweepFolder, show_all: bool = False, with_published: bool = F
         code=code_digest(),
         published=load_published().digest if with_published else None,
         is_search=sweep.tabled is not None,
+        names=dict(sorted(sweep.names.items())),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from orchestrator.reports.variants import VariantColumn
 
@@ -15,23 +16,31 @@ _VERSION = "version="
 
 
 def with_short_names(
-    variants: Sequence[VariantColumn], baselines: Sequence[int | None], others: str = "variant"
+    variants: Sequence[VariantColumn],
+    baselines: Sequence[int | None],
+    others: str = "variant",
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> list[VariantColumn]:
     """Return the variants under names that fit into tables; `configuration` keeps the long names.
 
-    Versions alone are named `v3`. If a name is longer than `LONGEST`, baselines become `base` and
-    the others are numbered: `variant 1`, or `variant` if there is one.
+    Versions alone are named `v3`. If a name that is not known is longer than `LONGEST`, baselines
+    become `base` and the others are numbered: `variant 1`, or `variant` if there is one.
 
     Args:
         variants: the columns in the order of the table.
         baselines: for each column the position of its baseline, or None.
         others: the word for variants that are no baseline.
+        known: short names that are taken as they are, by trial id.
     """
     labels = [variant.label for variant in variants]
+    given = [next((known[t.trial_id] for t in v.trials if t.trial_id in known), "") for v in variants]
+    pairs = list(zip(labels, given, strict=True))
+    is_long = max((len(label) for label, name in pairs if not name), default=0) > LONGEST
     if labels and all(label.startswith(_VERSION) and ", " not in label for label in labels):
         names = [label.removeprefix(_VERSION) for label in labels]
-    elif max(map(len, labels), default=0) > LONGEST:
-        names = _numbered(labels, {of for of in baselines if of is not None}, others)
+    elif is_long or any(given):
+        names = _numbered(labels, {of for of in baselines if of is not None}, others) if is_long else labels
+        names = [f"{name}{_sweep_of(label)}" if name else own for own, (label, name) in zip(names, pairs, strict=True)]
     else:
         return list(variants)
     return [replace(v, label=name, configuration=v.label) for v, name in zip(variants, names, strict=True)]
@@ -45,10 +54,15 @@ def _numbered(labels: Sequence[str], baselines: set[int], others: str) -> list[s
     for k, label in enumerate(labels):
         word = BASE if k in baselines else others
         seen[word] += 1
-        sweep = re.search(r" \([^()]+\)$", label)
         number = f" {seen[word]}" if counts[word] > 1 else ""
-        names.append(f"{word}{number}{sweep[0] if sweep else ''}")
+        names.append(f"{word}{number}{_sweep_of(label)}")
     return names
+
+
+def _sweep_of(label: str) -> str:
+    """Return a column's sweep in brackets at the end of its name; empty if there is none."""
+    sweep = re.search(r" \([^()]+\)$", label)
+    return sweep[0] if sweep else ""
 
 
 def legend(variants: Sequence[VariantColumn]) -> str:

@@ -147,7 +147,7 @@ def build_report(
     in_tables = {trial.trial_id for trial in trials}
     trials, banks = set_apart(trials)
     trials = comparable_means(trials)
-    comparison = compare_variants(group_variants(trials), baseline, version_settings, recipe.others)
+    comparison = compare_variants(group_variants(trials), baseline, version_settings, recipe.others, recipe.names)
     missing = unfinished(store, selection, in_tables, recipe.split)
     header = header_lines(comparison, recipe.split)
     if not trials:

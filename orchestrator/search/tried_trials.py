@@ -60,6 +60,21 @@ def trials_of_study(study: optuna.Study, space: Space) -> list[Trial]:
     return list(by_id.values())
 
 
+def finalist_name(position: int, number: int, is_ranked: bool) -> str:
+    """Return a short name of a finalist, such as `best #17`.
+
+    Args:
+        position: its place in `best_trials`, from 0.
+        number: the number of its configuration in the study.
+        is_ranked: false with several objectives, whose best ones are a front.
+    """
+    if not is_ranked:
+        return f"front #{number}"
+    rank = position + 1
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(0 if rank % 100 in (11, 12, 13) else rank % 10, "th")
+    return f"{'best' if rank == 1 else f'{rank}{ending}'} #{number}"
+
+
 def best_trials(study: optuna.Study, count: int | None = None) -> list[FrozenTrial]:
     """Return the best complete configurations that meet the constraints, the best first.
 

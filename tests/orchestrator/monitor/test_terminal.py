@@ -55,3 +55,14 @@ def test_numbers_stay_whole_and_what_does_not_fit_stands_below_under_the_first_c
         for number in ("+0.0009 to +0.0819", "0.8812 ± 0.0138", "0.9043 ± 0.0020"):
             assert number in page.getvalue()
         assert (sum("Variant" in line for line in lines) > 1) == (width < 110)
+
+
+def test_sentences_break_between_numbers_and_never_within_an_interval():
+    text = "A difference of +0.0414 (95 % interval -0.0693 to +0.1522 over 3 seeds, held for all 7 comparisons)."
+    for width in range(30, 80, 3):
+        console, page = terminal()
+        console._width = width
+        show_markdown(text, console)
+        assert "-0.0693 to +0.1522" in page.getvalue()
+        assert "3 seeds" in page.getvalue()
+        assert "\ue000" not in page.getvalue()

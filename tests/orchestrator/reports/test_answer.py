@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from orchestrator.reports.answer import ALSO, FOUND, MIND, NEXT, OVERTURN
+from orchestrator.reports.answer import ALSO, FOUND, MIND, NAMES, NEXT, OVERTURN
 from orchestrator.reports.lock import Recipe
 from orchestrator.reports.tables import build_report, first_screen
 
@@ -47,7 +49,7 @@ def test_a_variant_that_wins_is_named_with_difference_interval_and_verdict(answe
         "of +0.0510 (95% interval +0.0485 to +0.0535 over 3 seeds)."
     )
     assert of.part(NEXT) == (
-        "This verdict needs no more seeds. Try `focal_gamma=2` on images that took no part here before you rely on it."
+        "Try `focal_gamma=2` on images that took no part here before you rely on it; its verdict needs no more seeds."
     )
 
 
@@ -88,12 +90,20 @@ def test_an_undecided_sweep_says_how_many_seeds_would_decide(answer, add_pairs):
     )
 
 
-def test_the_highest_undecided_mean_does_not_hide_a_decided_one(answer, add_pairs):
+def test_a_decided_variant_comes_before_a_higher_mean_that_is_undecided(answer, add_pairs):
     add_pairs(0.15, -0.01, 0.04)
     add_pairs(0.03, 0.031, 0.032, gamma=4.0)
-    found = answer().part(FOUND)
-    assert found.startswith("Undecided: `focal_gamma=2` has the highest")
-    assert "Decided as better: `focal_gamma=4`, +0.0310 (95% interval" in found
+    of = answer()
+    assert of.part(FOUND).startswith("`focal_gamma=4` is better than the baseline `focal_gamma=0`: mean image AUROC")
+    assert "`focal_gamma=2` has a higher mean, which is undecided: a difference of +0.0600 (95% interval" in of.part(
+        FOUND
+    )
+    assert "more seeds would decide about `focal_gamma=2`: set `seeds: " in of.part(NEXT)
+
+
+def test_equal_differences_have_no_interval(answer, add_pairs):
+    add_pairs(0.05, 0.05, 0.05)
+    assert "+0.0500 (the same for each of 3 seeds, so the interval has no width)" in answer().part(FOUND)
 
 
 def test_one_seed_decides_nothing(answer, add_pairs):
@@ -193,6 +203,22 @@ def test_long_names_are_short_in_the_answer_and_explained_below(stored, add):
     assert report.answer.part(FOUND).startswith("`finalist` is better than the baseline `base`:")
     assert "**Names:** `base` is rank=8, center_weight=0.05, focal_gamma=0, epochs=40," in report.markdown()
     assert "rank=8, center_weight=0.05, focal_gamma=0, epochs=40, learning_rate=0.001," in report.csv().replace('"', "")
+
+
+def test_names_that_a_search_gave_are_taken_and_explained(stored, add):
+    ids = {}
+    for gamma in (0.0, 2.0, 4.0):
+        for seed in range(3):
+            add({GAMMA: gamma}, seed, image=(0.7, 0.7 + gamma / 10 + seed * gamma / 1000))
+    for trial in stored().read("attempts", ["trial_id", "factors"]).to_pylist():
+        ids.setdefault(json.loads(trial["factors"])[GAMMA], []).append(trial["trial_id"])
+    names = {trial: name for gamma, name in ((0.0, "base"), (2.0, "2nd #3"), (4.0, "best #17")) for trial in ids[gamma]}
+    report = build_report(stored(), Recipe("t", baseline=BASELINE, is_search=True, names=names))
+    assert report.answer.part(FOUND).startswith("`best #17` is better than the baseline `base`:")
+    assert report.tables[0].header == ("Metric", "base", "2nd #3", "best #17")
+    assert report.answer.part(NAMES) == (
+        "`base` is focal_gamma=0; `2nd #3` is focal_gamma=2; `best #17` is focal_gamma=4."
+    )
 
 
 def test_the_first_screen_is_the_answer_and_one_table(stored, add, add_pairs):

@@ -46,7 +46,7 @@ def test_costs_savings_and_the_tested_configurations(driven, store_rows):
     tests = one.space.test_trials(one.space.factors(one.trials[0].params))
     store_rows(one.folder, [*finished, *tests[:1]], 3600.0)
     store_rows(one.folder, [pruned], 1800.0, status="pruned")
-    tested = [("configuration 0", tuple(tests[:1])), ("half", tuple(tests))]
+    tested = [("best #0", tuple(tests[:1])), ("half", tuple(tests))]
     text, path = write_search_report(one.study, one.space, tested, one.folder)
     assert path.read_text() == text
     assert "configurations: 3 complete, 1 pruned, 0 failed, impossible or taken over, 0 running, of 4" in text
@@ -56,7 +56,7 @@ def test_costs_savings_and_the_tested_configurations(driven, store_rows):
     assert "objectives: maximize image_auroc, mean over classes and 2 seed(s)" in text
     assert "sampler random, seed 0; pruner median" in text
     # Validation is the mean of 0.9 and 0.7, test 0.2 lower; `half` has one seed without rows.
-    assert "| configuration 0 | 0 | 0.8000 | 0.6000 | 0.5000 | 0.5000 |" in text
+    assert "| best #0 | 0 | 0.8000 | 0.6000 | 0.5000 | 0.5000 |" in text
     assert "| half | 0, 1 | \u2013 | \u2013 | \u2013 | \u2013 |" in text
     assert "NOT THE SAME SEEDS in every row" in text
     assert "the search itself ran seeds 0, 1; its values are not means over the seeds of this table" in text

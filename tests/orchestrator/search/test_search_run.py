@@ -11,6 +11,7 @@ from collections import Counter
 import optuna
 import pytest
 
+from orchestrator.reports.make import verify_report
 from orchestrator.results.store import ResultStore
 from orchestrator.search.drivers import driver_heartbeat
 from orchestrator.search.storage import JOURNAL, open_journal
@@ -81,9 +82,23 @@ def test_the_report_shows_the_best_on_both_splits_and_the_cost(searched):
     page = (searched.results / "search.md").read_text()
     best = max(configurations(searched.results), key=lambda trial: trial.value)
     assert "Trials of the search never open a test image" in page
-    assert f"| configuration {best.number} | 0, 1 | {best.value:.4f} | " in page
+    assert f"| best #{best.number} | 0, 1 | {best.value:.4f} | " in page
     assert "configurations: 3 complete, 0 pruned, 0 failed" in page
     assert (searched.results / "plots" / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_tables_name_the_finalists_by_their_rank_and_number(searched):
+    report = (searched.results / "report.md").read_text()
+    ranked = sorted(configurations(searched.results), key=lambda trial: -trial.value)
+    names = [f"best #{ranked[0].number}", f"2nd #{ranked[1].number}"]
+    header = next(line for line in report.splitlines() if line.startswith("| Metric | "))
+    is_base = [trial.params["training.learning_rate"] == 1e-4 for trial in ranked]
+    expected = [name for name, of_base in zip(names, is_base, strict=False) if not of_base]
+    base = f"base ({names[is_base.index(True)]})" if any(is_base[:2]) else "base"
+    assert header.removesuffix(" |").split(" | ")[1 : 2 + len(expected)] == [base, *sorted(expected)]
+    assert "learning_rate=" not in header
+    assert f"`{expected[0]}` is " in report
+    assert not verify_report(searched.results / "report.md").differences
 
 
 def break_test_images(place, images, command):

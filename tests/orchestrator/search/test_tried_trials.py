@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moleflow.errors import InvalidInput
-from orchestrator.search.tried_trials import best_trials, trials_of_study
+from orchestrator.search.tried_trials import best_trials, finalist_name, trials_of_study
 
 RANKS = {"lora_rank": {"choice": [2, 4, 8, 16]}}
 
@@ -33,6 +33,20 @@ def test_with_several_objectives_the_best_are_the_pareto_front(driven):
     for auroc, parameters in ((0.7, 20), (0.8, 10), (0.9, 30), (0.9, 40)):
         one.finish(one.ask(), auroc, parameters=parameters)
     assert [trial.number for trial in best_trials(one.study)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("position", "is_ranked", "name"),
+    [
+        (0, True, "best #17"),
+        (1, True, "2nd #17"),
+        (2, True, "3rd #17"),
+        (10, True, "11th #17"),
+        (0, False, "front #17"),
+    ],
+)
+def test_finalists_are_named_by_their_rank_and_number(position, is_ranked, name):
+    assert finalist_name(position, 17, is_ranked) == name
 
 
 def test_failed_and_pruned_ones_are_never_the_best(driven):
