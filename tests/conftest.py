@@ -234,6 +234,28 @@ def finished(place: Path, small_run: Path) -> Path:
     return place
 
 
+@pytest.fixture(scope="session")
+def kept_run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """A folder in which the small sweep has finished and kept all detectors. Do not write there.
+
+    It holds normal images out, and draws defects on them, so it has validation images.
+    """
+    folder = tmp_path_factory.mktemp("kept_run")
+    _furnish(folder, images, keep="all")
+    base = copy.deepcopy(BASE)
+    base["data"] |= {"validation_fraction": 0.25, "validation_anomalies": "synthetic"}  # type: ignore[operator]
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    assert run_here(folder, "sweep.yaml", "--backend", "inline", "--quiet").code == 0
+    return folder
+
+
+@pytest.fixture
+def kept(place: Path, kept_run: Path) -> Path:
+    """A copy of the results of `kept_run`, in which a test may write. It has no cache."""
+    shutil.copytree(kept_run / "results", place / "results")
+    return place
+
+
 @pytest.fixture
 def features(place: Path, small_run: Path) -> None:
     """The small sweep's features in the cache, so that no process needs to load a backbone."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moleflow.errors import counted
+from orchestrator.detectors.retention import retain_detectors
 from orchestrator.driver.prepare import Prepared
 from orchestrator.driver.results_folder import folder_content
 from orchestrator.execution.trial_source import RunOutcome
@@ -16,6 +17,7 @@ from orchestrator.host import disk
 from orchestrator.host.command_line import command_to_repeat
 from orchestrator.host.whole_numbers import wrapped_lines
 from orchestrator.monitor import terminal
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.reports import make, report_cache
 from orchestrator.reports.lock import read_lock
 from orchestrator.reports.notes import COST
@@ -87,12 +89,19 @@ def report_at_end(
     except OSError as error:
         console.print(f"no report: {disk.explain_disk_error(prepared.folder, error)}")
         return
+    kept = _detector_lines(prepared, sweep, code, store)
     if code != INTERRUPTED:
         terminal.show_markdown(body if full else first_screen(body), console)
-    lines = closing_lines(body, prepared.folder / "parts", paths["md"])
+    lines = [*closing_lines(body, prepared.folder / "parts", paths["md"]), *kept]
     if console.is_terminal:
         lines = [part for line in lines for part in wrapped_lines(line, console.width, " " * 9)]
     console.print("\n".join(lines))
+
+
+def _detector_lines(prepared: Prepared, sweep: SweepFolder, code: int, store: ResultStore) -> list[str]:
+    """Remove the detectors that `keep` does not ask for; return lines about the others."""
+    keep = prepared.sweep.keep
+    return [] if keep is None else retain_detectors(store, sweep, keep, code == 0)
 
 
 def closing_lines(report: str, parts: Path, path: Path) -> list[str]:

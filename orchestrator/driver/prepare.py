@@ -174,6 +174,7 @@ def worker_config(prepared: Prepared, options: Options) -> WorkerConfig:
         provenance=provenance.provenance_facts(),
         time_min=prepared.sweep.resources.limit_min,
         stall_min=prepared.sweep.resources.stall_min,
+        keep=prepared.sweep.keep is not None,
     )
 
 

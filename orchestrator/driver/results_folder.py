@@ -15,6 +15,7 @@ from orchestrator.host.command_line import arguments
 from orchestrator.plan import listing
 from orchestrator.records import dead_attempts, stop_requests, sweep_folder
 from orchestrator.records.attempts import DIED, AttemptFolder, AttemptRecord
+from orchestrator.results.detector_files import DETECTORS
 
 
 def prepare_folder(prepared: Prepared, options: Options, console: Console) -> None:
@@ -30,7 +31,7 @@ def prepare_folder(prepared: Prepared, options: Options, console: Console) -> No
         write_plan(prepared)
         with exclusive(prepared.folder / ".starting"):
             store.create()
-            for folder in (prepared.folder, attempts.folder):
+            for folder in (prepared.folder, attempts.folder, prepared.folder / DETECTORS):
                 files.remove_leftovers(folder)
             stop_requests.cancel_requests(prepared.folder).clear()
             stop_requests.prune_requests(prepared.folder).clear()

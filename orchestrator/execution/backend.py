@@ -53,6 +53,7 @@ class WorkerConfig:
             job have ended.
         node_cache: a folder on the node's own disk, with $VARIABLES of the worker. Features are
             copied there and read from there.
+        keep: whether a finished trial's trained detector is stored with the results.
 
     """
 
@@ -71,6 +72,7 @@ class WorkerConfig:
     stall_min: float = 0.0
     job: str | None = None
     node_cache: str | None = None
+    keep: bool = False
 
 
 class TrialRunner(Protocol):

@@ -17,6 +17,8 @@ from moleflow.cache.stages import StageStore
 from moleflow.code_digest import code_digest
 from moleflow.data.samples import TaskData
 from moleflow.data.scan import reading_of, scan
+from moleflow.detection.collect import collect_detector
+from moleflow.detection.detector_file import write_detector
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import CodeChanged, InvalidInput, MoleflowError, WeightsUnavailable
 from moleflow.features.feature_cache import FeatureCache
@@ -35,6 +37,7 @@ from orchestrator.records.attempts import Attempt, AttemptFolder, AttemptRecord
 from orchestrator.records.dead_attempts import UNSEEN, record_dead_attempts
 from orchestrator.records.event_log import EventLog, event_logs
 from orchestrator.records.events import PROGRESS, Event, Events
+from orchestrator.results.detector_files import detector_file
 from orchestrator.results.schema import DETECTION
 from orchestrator.results.store import ResultStore
 from orchestrator.results.thumbnails import ThumbnailStore, grey_png
@@ -286,7 +289,20 @@ class _AttemptRun:
             worker.setup.cache / "synthetic",
             trial.inputs.weights,
         )
-        return run_sequence(trial.config, context, self)
+        outcome = run_sequence(trial.config, context, self)
+        if worker.setup.keep and not outcome.stopped:
+            self._keep_detector(context, outcome)
+        return outcome
+
+    def _keep_detector(self, context: SequenceContext, outcome: SequenceResult) -> None:
+        """Store the trained detector; before the rows, so that no finished trial lacks its own."""
+        folder, trial = self.worker.setup.folder, self.trial
+        names = {"sweep": self.worker.setup.sweep, "trial": trial.id, "label": trial.label}
+        names |= {"attempt": str(self.attempt.number), "dataset": self.worker.setup.dataset}
+        self.watch.progress()
+        detector = collect_detector(trial.config, context, outcome.scores, names, self.on_features)
+        write_detector(detector_file(folder, trial.id, self.attempt.number), detector)
+        self.watch.progress()
 
     def on_features(self, done: int, total: int) -> None:
         if (done, total) == self._features and done < total:

@@ -210,6 +210,10 @@ class SweepFile(_Keys):
         default=None,
         description="memory_bank: one more trial per seed, nearest neighbours in the same features (knobs bank.*)",
     )
+    keep: Literal["best", "all"] | None = Field(
+        default=None,
+        description="best | all: store the trained detectors of the best variant, or of every trial, with the results",
+    )
     report: ReportKeys = Field(default=ReportKeys(), description="{baseline: {knob: value}}")
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
     retries: int = Field(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import Layer, flatten_layer, knob, version_layer
@@ -54,6 +54,7 @@ class Sweep:
         final_seeds: the seeds that test a search's finalists.
         early_stopping: the rule by which Ray Tune stops trials.
         yardstick: true to add trials of a memory bank, which is no variant.
+        keep: the trained detectors that are stored with the results: of the best variant, or all.
 
     """
 
@@ -77,6 +78,7 @@ class Sweep:
     final_seeds: tuple[int, ...] = ()
     early_stopping: EarlyStopping | None = None
     yardstick: bool = False
+    keep: Literal["best", "all"] | None = None
 
     @property
     def stops_early(self) -> bool:
@@ -113,7 +115,8 @@ class Sweep:
         """The part of `spec` that sweeps without these keys lack."""
         blocks = {"search": self.search, "early_stopping": self.early_stopping}
         spec: dict[str, Any] = {key: block.model_dump() for key, block in blocks.items() if block is not None}
-        return spec | {"yardstick": YARDSTICK} if self.yardstick else spec
+        spec |= {"yardstick": YARDSTICK} if self.yardstick else {}
+        return spec | {"keep": self.keep} if self.keep else spec
 
 
 def _plain_axis(axis: Axis) -> dict[str, Any]:
@@ -205,6 +208,7 @@ def make_sweep(
         final_seeds=final_seeds_of(keys, choice.seeds, source),
         early_stopping=keys.early_stopping,
         yardstick=keys.yardstick is not None,
+        keep=keys.keep,
     )
 
 

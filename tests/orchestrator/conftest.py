@@ -39,7 +39,7 @@ def canonical(value: object) -> str:
 def generated_trial(
     factors: Mapping[str, object],
     seed: int = 0,
-    image: Sequence[float] = (0.9, 0.8),
+    image: Sequence[float | None] = (0.9, 0.8),
     pixel: Sequence[float | None] = (0.95, 0.85),
     routing: Sequence[float] = (1.0, 1.0),
     classes: Sequence[str] = ("leather", "grid"),
@@ -106,7 +106,9 @@ def generated_trial(
         for j in range(i + 1):
             shift = drop if i < len(classes) - 1 else 0.0
             values: dict[str, object] = dict.fromkeys([*DETECTION, *(f"oracle_{name}" for name in DETECTION)], 0.5)
-            values |= {"image_auroc": image[j] + shift, "pixel_auroc": pixel[j], "routing_accuracy": routing[j]}
+            own_image = image[j]
+            shifted = None if own_image is None else own_image + shift
+            values |= {"image_auroc": shifted, "pixel_auroc": pixel[j], "routing_accuracy": routing[j]}
             metrics.append(
                 {
                     "split": split,

@@ -1,0 +1,265 @@
+"""A trained detector that scores new images, with the digits of the evaluation of its sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from moleflow.data.digests import DigestCache
+from moleflow.data.samples import Sample
+from moleflow.data.value_range import with_range
+from moleflow.detection.collect import code_of
+from moleflow.detection.detector_file import StoredDetector, read_detector
+from moleflow.environment import Environment, open_environment
+from moleflow.errors import Diverged, InvalidInput, MoleflowError
+from moleflow.features.extract import Extractor, extract_features, frozen_backbone
+from moleflow.features.weights import PRETRAINED, RANDOM, weights_identity
+from moleflow.models.detector import Detector
+from moleflow.models.router import TaskGaussian, route
+from moleflow.settings.config import TrialConfig
+from moleflow.settings.task_list import task_name
+from moleflow.training.evaluation import PatchScorer, _pooled, anomaly_maps, image_scores
+from moleflow.training.sequence import _new_model
+from moleflow.training.train_task import Randomness
+
+CHUNK = 32
+"""Images that pass through the backbone at once. On the CPU it takes them one by one anyway."""
+
+Failure = Callable[[Path, str], None]
+"""Called with the path of an image that cannot be scored, and the reason in one line."""
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """A scored image.
+
+    Attributes:
+        path: the file.
+        score: its image score; larger is more anomalous.
+        task: the task whose expert scored it, from 0.
+        task_name: the class of that task, or its classes joined by `+`.
+        patch_scores: float32 (H, W), in nats, or distances to the memory bank.
+        size: (width, height) of the image in pixels, as shown.
+        map_side: pixels a side of `anomaly_map`.
+        smoothing: standard deviation of its Gaussian in pixels.
+    """
+
+    path: Path
+    score: float
+    task: int
+    task_name: str
+    patch_scores: npt.NDArray[np.float32]
+    size: tuple[int, int]
+    map_side: int
+    smoothing: float
+
+    @cached_property
+    def anomaly_map(self) -> npt.NDArray[np.float32]:
+        """The map of the sweep's pixel metrics: float32 (map_side, map_side).
+
+        It covers the whole image, which the backbone sees squared.
+        """
+        found: npt.NDArray[np.float32] = anomaly_maps(self.patch_scores[None], self.map_side, self.smoothing)[0]
+        return found
+
+
+class TrainedDetector:
+    """A trained detector with its backbone.
+
+    Within one numeric environment a score equals that of the sweep's own evaluation to the bit. No
+    other image changes it: features, route and score of an image are computed on their own.
+
+    Args:
+        stored: the detector.
+        environment: where numbers are computed; `open_detector` opens one.
+        weights: the file of the backbone's weights; None takes the sweep's own source.
+
+    Attributes:
+        config: the configuration of the trial.
+        task_names: the name of each task.
+        notes: reasons why scores may differ from those of the sweep in their last digits.
+
+    Raises:
+        InvalidInput: the weights are missing, or others than the sweep's.
+    """
+
+    def __init__(self, stored: StoredDetector, environment: Environment, weights: Path | None = None) -> None:
+        self.stored = stored
+        self.environment = environment
+        self.config = _with_weights(stored.config(), stored.header.weights, weights)
+        self.task_names = tuple(task_name(task) for task in self.config.data.tasks)
+        self.notes = _differences(stored, self.config, environment)
+        self._gaussians: list[TaskGaussian] = list(stored.gaussians)
+        self._scorer = _restored(self.config, stored, environment)
+        self._extractor: Extractor = frozen_backbone(self.config, environment)
+        self._facts = DigestCache()
+
+    def score(
+        self, images: Iterable[str | Path], on_failure: Failure | None = None, class_name: str | None = None
+    ) -> Iterator[ScoredImage]:
+        """Yield the score of each image, in their order.
+
+        Args:
+            images: paths of image files.
+            on_failure: called for an image that cannot be scored, which is then left out; None
+                raises its error.
+            class_name: the class whose range of values is used for images of more than 8 bits;
+                needed only where the classes of the trial have different ranges.
+
+        Raises:
+            InvalidInput: an image cannot be read or scored; there is no such class.
+        """
+        if class_name is not None and class_name not in self.stored.header.value_ranges:
+            allowed = ", ".join(self.stored.header.value_ranges)
+            raise InvalidInput(f"class: given '{class_name}', allowed: {allowed}")
+        waiting = map(Path, images)
+        while paths := list(islice(waiting, CHUNK)):
+            found = []
+            for path in paths:
+                try:
+                    found.append(self._sample(path, class_name))
+                except MoleflowError as error:
+                    _report(on_failure, path, error)
+            yield from self._scored(found, on_failure)
+
+    def _scored(
+        self, samples: Sequence[tuple[Sample, tuple[int, int]]], on_failure: Failure | None
+    ) -> Iterator[ScoredImage]:
+        if not samples:
+            return
+        try:
+            features = extract_features(self._extractor, [sample for sample, _ in samples], self.config)
+        except MoleflowError as error:
+            if len(samples) == 1:
+                _report(on_failure, samples[0][0].path, error)
+                return
+            # One of them fails, such as a file that was removed meanwhile. The others are scored.
+            for one in samples:
+                yield from self._scored([one], on_failure)
+            return
+        for (sample, size), of_image in zip(samples, torch.from_numpy(features).float(), strict=True):
+            try:
+                yield self._scored_image(sample.path, size, of_image)
+            except MoleflowError as error:
+                _report(on_failure, sample.path, error)
+
+    def _scored_image(self, path: Path, size: tuple[int, int], features: torch.Tensor) -> ScoredImage:
+        task = int(route(_pooled(features[None]), self._gaussians)[0])
+        patch_scores, _ = self._scorer.scores(self._scorer.terms(features, task))
+        if not np.isfinite(patch_scores).all():
+            raise Diverged(f"{path}: a patch score of the expert of {self.task_names[task]} is not finite")
+        score = float(image_scores(patch_scores[None], self.config.scoring)[0])
+        side, sigma = self.config.data.mask_size, self.config.scoring.smoothing
+        return ScoredImage(path, score, task, self.task_names[task], patch_scores, size, side, sigma)
+
+    def _sample(self, path: Path, class_name: str | None) -> tuple[Sample, tuple[int, int]]:
+        """Return the sample of an image file, checked as by a scan of a data root, and its size."""
+        facts = self._facts.facts(path)
+        sample = Sample(path.name, path, 0, "", None, facts.identity, None, largest=facts.largest)
+        value_range = None if facts.largest is None else self._value_range(path, class_name)
+        return with_range([sample], value_range)[0], (facts.width, facts.height)
+
+    def _value_range(self, path: Path, class_name: str | None) -> tuple[int, int] | None:
+        ranges = self.stored.header.value_ranges
+        found = {ranges[class_name]} if class_name is not None else set(ranges.values())
+        if len(found) > 1:
+            each = ", ".join(f"{name} {'full' if of is None else list(of)}" for name, of in ranges.items())
+            raise InvalidInput(
+                f"{path}: has more than 8 bits, and the classes were read with different ranges ({each}); name its class"
+            )
+        return found.pop()
+
+
+def open_detector(
+    path: Path,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,
+    weights: Path | None = None,
+) -> TrainedDetector:
+    """Return the detector of a file, ready to score.
+
+    It sets this process up for reproducible numbers, as a sweep's worker does.
+
+    Args:
+        path: a file that a sweep with `keep` stored.
+        device: the kind of device; auto = a GPU if there is one.
+        threads: CPU threads of this process; None = as many as the sweep used, which gives equal
+            digits.
+        weights: the file of the backbone's weights; None takes the sweep's own source.
+
+    Raises:
+        InvalidInput: no such file, no detector, or weights that are missing or others.
+        Damaged: the file has changed since it was written.
+    """
+    stored = read_detector(path)
+    environment = open_environment(device, threads or int(stored.header.environment.get("threads", 1)))
+    return TrainedDetector(stored, environment, weights)
+
+
+def _with_weights(config: TrialConfig, needed: str, given: Path | None) -> TrialConfig:
+    """Return the configuration with weights whose identity is the needed one.
+
+    Raises:
+        InvalidInput: they are missing, or others.
+    """
+    backbone = config.backbone
+    if given is not None:
+        backbone = backbone.model_copy(update={"weights": str(given)})
+    what = f"this detector needs the weights {needed} of {backbone.model}"
+    try:
+        found = weights_identity(backbone)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}; {what}: give their file with --weights, or weights= in Python") from None
+    if found != needed:
+        remedy = "give their file with --weights, or weights= in Python"
+        if backbone.weights in (PRETRAINED, RANDOM) and needed.startswith("timm:"):
+            remedy = f"install timm=={needed.rpartition(':')[2]}"
+        raise InvalidInput(f"backbone.weights: '{backbone.weights}' is {found}, but {what}; {remedy}")
+    return config.model_copy(update={"backbone": backbone})
+
+
+def _restored(config: TrialConfig, stored: StoredDetector, environment: Environment) -> PatchScorer:
+    """Return a scorer with the trained state of every task.
+
+    Raises:
+        InvalidInput: the state does not fit the configuration.
+    """
+    randomness = Randomness(config.seed, "", 0)  # All that it draws is replaced by the trained state.
+    model, scorer = _new_model(config, torch.empty(0, *stored.header.shape), randomness, environment.device)
+    for task, state in enumerate(stored.states):
+        if isinstance(model, Detector):
+            model.add_task(task, randomness)
+        try:
+            model.load_task_state(task, state)
+        except (RuntimeError, KeyError) as error:
+            raise InvalidInput(f"the detector was stored by other code than this program has ({error})") from None
+        model.requires_grad_(False).eval()
+    return scorer
+
+
+def _differences(stored: StoredDetector, config: TrialConfig, environment: Environment) -> tuple[str, ...]:
+    """Return the reasons why scores may differ from those of the sweep in their last digits."""
+    notes = []
+    here = environment.key()
+    for name, there in stored.header.environment.items():
+        if here.get(name) != there:
+            notes.append(f"{name.replace('_', ' ')}: trained with {there}, here {here.get(name)}")
+    code = code_of(config)
+    changed = [phase for phase, of in stored.header.code.items() if code.get(phase) != of]
+    if changed:
+        notes.append(f"code: trained with other code of {', '.join(changed)}")
+    return tuple(notes)
+
+
+def _report(on_failure: Failure | None, path: Path, error: MoleflowError) -> None:
+    if on_failure is None:
+        raise error
+    on_failure(path, " ".join(str(error).split()))
