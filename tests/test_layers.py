@@ -47,7 +47,8 @@ ORCHESTRATOR = {
     "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
     "moleflow.settings",
     "trackers": "host records reports results moleflow.errors",
-    "detectors": "records reports results moleflow.errors moleflow.files moleflow.settings",
+    "detectors": "records reports results moleflow.data moleflow.detection moleflow.errors moleflow.files "
+    "moleflow.settings",
     "claims": "records reports results moleflow.errors moleflow.settings",
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data moleflow.detection "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
@@ -63,8 +64,8 @@ ORCHESTRATOR = {
     "driver": "backends detectors execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
     "moleflow.settings",
-    "cli": "backends claims doctor driver exit_codes host html_report monitor plan records reports search sweep "
-    "trackers moleflow.data moleflow.errors moleflow.settings",
+    "cli": "backends claims detectors doctor driver exit_codes host html_report monitor plan records reports search sweep "
+    "trackers moleflow.data moleflow.detection moleflow.errors moleflow.settings",
 }
 ALLOWED = {
     f"{package}.{room}": {name if name.startswith("moleflow.") else f"{package}.{name}" for name in below.split()}

@@ -48,6 +48,8 @@ class ScoredImage:
         task_name: the class of that task, or its classes joined by `+`.
         patch_scores: float32 (H, W), in nats, or distances to the memory bank.
         size: (width, height) of the image in pixels, as shown.
+        value_range: for an image of more than 8 bits, the values that were read as 0 and 255; None
+            for the full range.
         map_side: pixels a side of `anomaly_map`.
         smoothing: standard deviation of its Gaussian in pixels.
     """
@@ -58,6 +60,7 @@ class ScoredImage:
     task_name: str
     patch_scores: npt.NDArray[np.float32]
     size: tuple[int, int]
+    value_range: tuple[int, int] | None
     map_side: int
     smoothing: float
 
@@ -147,18 +150,21 @@ class TrainedDetector:
             return
         for (sample, size), of_image in zip(samples, torch.from_numpy(features).float(), strict=True):
             try:
-                yield self._scored_image(sample.path, size, of_image)
-            except MoleflowError as error:
+                scored = self._scored_image(sample, size, of_image)
+            except Diverged as error:
                 _report(on_failure, sample.path, error)
+            else:
+                yield scored
 
-    def _scored_image(self, path: Path, size: tuple[int, int], features: torch.Tensor) -> ScoredImage:
+    def _scored_image(self, sample: Sample, size: tuple[int, int], features: torch.Tensor) -> ScoredImage:
         task = int(route(_pooled(features[None]), self._gaussians)[0])
         patch_scores, _ = self._scorer.scores(self._scorer.terms(features, task))
         if not np.isfinite(patch_scores).all():
-            raise Diverged(f"{path}: a patch score of the expert of {self.task_names[task]} is not finite")
+            raise Diverged(f"{sample.path}: a patch score of the expert of {self.task_names[task]} is not finite")
         score = float(image_scores(patch_scores[None], self.config.scoring)[0])
         side, sigma = self.config.data.mask_size, self.config.scoring.smoothing
-        return ScoredImage(path, score, task, self.task_names[task], patch_scores, size, side, sigma)
+        name, of_values = self.task_names[task], sample.value_range
+        return ScoredImage(sample.path, score, task, name, patch_scores, size, of_values, side, sigma)
 
     def _sample(self, path: Path, class_name: str | None) -> tuple[Sample, tuple[int, int]]:
         """Return the sample of an image file, checked as by a scan of a data root, and its size."""

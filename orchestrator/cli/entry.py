@@ -20,6 +20,7 @@ from orchestrator.cli.cache import cache
 from orchestrator.cli.data import data
 from orchestrator.cli.diff import diff
 from orchestrator.cli.export import export
+from orchestrator.cli.predict import predict
 from orchestrator.cli.reproduce import reproduce
 from orchestrator.cli.retry import retry
 from orchestrator.exit_codes import FAILED, INVALID
@@ -28,7 +29,7 @@ from orchestrator.host.printable_text import single_line
 
 STDOUT = 1
 PATH_OPTIONS = (
-    *("--base", "--cache", "--data", "--figure", "--html", "--into", "--out", "--profile"),
+    *("--base", "--cache", "--data", "--figure", "--html", "--into", "--maps", "--normals", "--out", "--profile"),
     *("--rows", "--storage", "--to", "--address", "--weights"),
 )
 
@@ -54,6 +55,7 @@ app = typer.Typer(
       moleflow-sweep compare DIR DIR       several sweeps side by side
       moleflow-sweep diff TRIAL TRIAL DIR  two trials: settings, machine, metrics
       moleflow-sweep export DIR            tables, rows, charts; MLflow, TensorBoard, W&B
+      moleflow-sweep predict DIR IMAGES    score new images with the best detector
       moleflow-sweep verify REPORT         check a report against stored results
       moleflow-sweep doctor                check this machine for each backend
       moleflow-sweep data FOLDER           look at images before anything runs
@@ -98,6 +100,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (  # `--help` lists them in this ord
     report.compare,
     diff,
     export,
+    predict,
     reproduce,
     doctor.doctor,
     data,
