@@ -59,7 +59,7 @@ ORCHESTRATOR = {
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
-    "html_report": "monitor records reports results search moleflow.data moleflow.errors moleflow.files "
+    "html_report": "host monitor records reports results search moleflow.data moleflow.errors moleflow.files "
     "moleflow.settings",
     "driver": "backends detectors execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
