@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableT
 from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 from orchestrator.host.printable_text import printable, without_controls
 from orchestrator.host.whole_numbers import whole_numbers
@@ -44,7 +45,9 @@ def fitting_tables(table: Table, console: Console, options: ConsoleOptions) -> l
         head = Measurement.get(console, options, column.header)
         longest = max([head.minimum, *(cell.minimum for cell in cells)])
         whole = max([head.minimum, *(cell.maximum for cell in cells)])
-        return whole if column.justify == "right" else max(longest, min(whole, _WORDS))
+        # Markdown gives the alignment to the texts, not to their column.
+        numbers = isinstance(column.header, Text) and column.header.justify == "right"
+        return whole if numbers else max(longest, min(whole, _WORDS))
 
     first = table.columns[0]
     room = options.max_width - min(measured(first), options.max_width // _NAMES) - _PADDING

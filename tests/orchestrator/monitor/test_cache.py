@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 
@@ -71,6 +72,16 @@ def test_the_variable_s_budget_counts_even_if_another_is_set(finished, command, 
     ended = command("cache", "--budget", "none", "--evict")
     assert (ended.code, ended.err, ended.out.splitlines()[-1]) == (0, "", "evicted: 0 B")
     assert held(finished / "cache") == before
+    told = command("cache", "--budget", "1KB").out.splitlines()
+    assert told[0] == f"budget: set to 1KB; {VARIABLE} is 50GB and stands above it here"
+    assert told[2].startswith(f"budget: 46.6 GiB ({VARIABLE}), ")
+
+
+def test_a_budget_is_not_removed_by_a_command_that_would_evict_down_to_it(finished, command):
+    assert command("cache", "--budget", "50GB").code == 0
+    refused = command("cache", "--budget", "none", "--evict")
+    assert (refused.code, refused.out, "has no budget" in refused.err) == (2, "", True)
+    assert "budget: 46.6 GiB, " in command("cache").out
 
 
 @pytest.mark.parametrize("words", [("--budget", "much"), ("--clear", "results"), ("features",)])
@@ -86,6 +97,14 @@ def test_an_invalid_option_removes_nothing(finished, command, words):
 def test_a_part_is_cleared(finished, command, part, left):
     assert command("cache", "--clear", part).code == 0
     assert {entry.part for entry in cache_entries(finished / "cache")} == {left}
+
+
+def test_only_the_cache_that_is_given_is_cleared(finished, command):
+    before = held(finished / "cache")
+    other = shutil.copytree(finished / "cache", finished / "other")
+    ended = command("cache", "--cache", other, "--clear")
+    assert (ended.code, f"cache: {other}" in ended.out) == (0, True)
+    assert (held(other), held(finished / "cache")) == (0, before)
 
 
 def test_entries_in_use_are_kept_and_their_user_is_named(finished, command):

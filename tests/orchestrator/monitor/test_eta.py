@@ -188,6 +188,13 @@ def test_pace_and_kind_are_weighted_by_the_share_of_own_epochs():
     assert learner.of_each([trial], 10.0) == [0.25 * 30 + 0.75 * 90]
 
 
+def test_a_trial_that_takes_longer_than_its_kind_has_no_less_than_nothing_left():
+    learner, trial = TimeLeft(), RunningTrial("a", 0.0)
+    learner.learn("x", 100.0)
+    assert learner.of_each([trial], 150.0) == [0.0]
+    assert learner.of_all([trial], {None: 1}, 1, 150.0) == 100.0
+
+
 def test_the_sweep_takes_at_least_as_long_as_its_longest_running_trial():
     learner = TimeLeft()
     learner.learn("x", 100.0)
@@ -221,3 +228,8 @@ def test_the_speed_starts_anew_after_a_pause():
     speed.record(later, trials=1)
     assert (speed.trials_an_hour(later), speed.trials_an_hour(later + 36)) == (None, 100.0)
     assert speed.epochs_a_second(later) is None
+    # The first epoch only marks the start of the time, and the one before the pause is forgotten.
+    speed.record(later + 10, epochs=1)
+    assert speed.epochs_a_second(later + 10) is None
+    speed.record(later + 12, epochs=4)
+    assert speed.epochs_a_second(later + 12) == 2.0

@@ -28,6 +28,8 @@ def test_stdout_holds_every_event_and_nothing_else(place, features, command, edi
     assert [line["time"] for line in told] == sorted(line["time"] for line in told)
     assert "results: results/small/parts (Parquet)" in ended.err
     assert "**Found:**" in ended.err
+    # The events tell each end, so no line on stderr repeats them.
+    assert "finished  1/2" not in ended.err
 
 
 def test_a_line_is_written_at_once_and_no_fact_replaces_what_the_driver_says(tmp_path):

@@ -184,7 +184,10 @@ def test_printed_lines_stay_above_the_picture(tally, clock):
     with LiveView(console, LABELS, 2, tally, clock=clock) as view:
         view.show(Event("started", "a"))
         view.show(finished(tally, "a"))
-    assert "finished  1/2  gamma=0 seed=0  image AUROC 0.9000  12.0 s" in console.file.getvalue()
+    page = console.file.getvalue()
+    assert "finished  1/2  gamma=0 seed=0  image AUROC 0.9000  12.0 s" in page
+    # The answer follows, so the last picture is erased.
+    assert "\x1b[2K" in page.rpartition("trials:")[2]
 
 
 def test_every_event_is_one_line_of_json(tally, clock):
@@ -218,10 +221,12 @@ def test_on_eighty_columns_the_seed_of_every_running_trial_is_in_sight(tally, cl
 
 
 def test_a_resumed_run_counts_the_trials_that_finished_before(tally, clock):
-    console = plain()
-    with LiveView(console, LABELS, 2, tally, clock=clock, done=6) as view:
+    console, stream = plain(), io.StringIO()
+    with LiveView(console, LABELS, 2, tally, clock=clock, done=6, json=JsonLines(stream)) as view:
         view.show(Event("started", "a"))
         view.show(finished(tally, "a"))
         counts = view.snapshot().counts
     assert said(console)[0].startswith("finished  7/8  gamma=0 seed=0")
     assert (counts["finished"], counts["waiting"]) == (7, 1)
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["trials_over"], line["trials_total"]) for line in told] == [(6, 8), (7, 8)]

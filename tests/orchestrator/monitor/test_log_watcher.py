@@ -12,6 +12,7 @@ from orchestrator.monitor import log_watcher
 from orchestrator.monitor.log_watcher import LogWatcher
 from orchestrator.monitor.status import SweepStatus, TrialStatus
 from orchestrator.records.events import Event
+from orchestrator.records.sweep_folder import SweepFolder, write_sweep_folder
 
 
 @pytest.fixture
@@ -72,6 +73,24 @@ def test_memory_is_that_of_workers_on_this_host(tmp_path, host, measured):
     trial = TrialStatus("a", "trial a", "running", host=host, worker=f"inline-{os.getpid()}")
     sweep = SweepStatus("s", "s", "images", tmp_path, (trial,), 0.0, 0.0)
     assert any(part.startswith("memory ") for part in LogWatcher(tmp_path).snapshot(sweep).use) == measured
+
+
+def test_a_sweep_in_which_nothing_runs_has_no_time_left(tmp_path, log):
+    log((0.0, "started", "a", {}), (60.0, "finished", "a", {"seconds": 60.0, "image_auroc": 0.8}))
+    done, waiting = ("finished", None), ("waiting", None)
+    killed = LogWatcher(tmp_path, lambda: 70.0).snapshot(status(tmp_path, a=done, b=waiting))
+    assert (killed.over, killed.eta) == (True, "")
+    queued = LogWatcher(tmp_path, lambda: 70.0).snapshot(status(tmp_path, a=done, b=waiting, c=("queued", None)))
+    # Two trials of 60 s each, one after the other.
+    assert (queued.over, queued.eta) == (False, "ETA 2 min 0 s")
+
+
+@pytest.mark.parametrize(("tabled", "best"), [(None, ("trial a", 0.8)), (("a" * 12,), None)])
+def test_the_best_of_a_search_is_not_shown_by_its_test_images(tmp_path, log, tabled, best):
+    log((60.0, "finished", "a", {"seconds": 60.0, "image_auroc": 0.8}))
+    plan = SweepFolder("s", "s", {}, ("a" * 12,), "images", tabled=tabled)
+    write_sweep_folder(tmp_path, plan, {})
+    assert LogWatcher(tmp_path, lambda: 70.0).snapshot(status(tmp_path, a=("finished", None))).best == best
 
 
 def test_a_folder_without_logs(tmp_path):

@@ -110,6 +110,7 @@ def test_a_trial_s_activity_is_known_between_its_events():
         ("features", {"done": 4, "total": 4}),
         ("task", {"task": 0, "tasks": 2, "task_name": "bolt"}),
         ("features", {"done": 9, "total": 9}),
+        ("task", {"task": 1, "tasks": 2, "task_name": "cloth", "image_auroc": 0.5}),
     )
     shown = []
     for now, (kind, told) in enumerate(events):
@@ -125,6 +126,7 @@ def test_a_trial_s_activity_is_known_between_its_events():
         ("scoring", 0.5),
         ("training", 0.5),
         ("training", 0.5),
+        ("cloth  done  image AUROC 0.5000", 1.0),
     ]
 
 

@@ -281,6 +281,19 @@ def test_a_scheduler_is_asked_about_what_is_not_finished(finished):
     assert status.counts["queued"] == 0
 
 
+def test_a_trial_that_is_queued_again_has_the_job_that_is_in_the_queue(planned, ids):
+    attempt = records(planned).begin(ids[0], job="7_0")
+    queue = Cluster(ids[0], JobState("queued", "9_0"))
+    assert (look(planned, jobs=queue)[0].trials[0].state, look(planned, jobs=queue)[0].trials[0].job) == (
+        "running",
+        "7_0",
+    )
+    attempt.end("interrupted")
+    trial = look(planned, jobs=queue)[0].trials[0]
+    assert (trial.state, trial.attempt, trial.job) == ("queued", 1, "9_0")
+    assert look(planned)[0].trials[0].job == "7_0"
+
+
 def test_a_folder_without_a_sweep(place):
     with pytest.raises(InvalidInput, match="no such folder"):
         StatusReader(place / "results").look()

@@ -66,3 +66,22 @@ def test_sentences_break_between_numbers_and_never_within_an_interval():
         assert "-0.0693 to +0.1522" in page.getvalue()
         assert "3 seeds" in page.getvalue()
         assert "\ue000" not in page.getvalue()
+
+
+def test_a_number_wider_than_a_column_of_words_stays_whole_too():
+    """Side by side they would take 99 columns."""
+    number = "+0.0009 to +0.0819 in 12 of 12 runs"
+    console, page = terminal()
+    console._width = 80
+    show_markdown(
+        f"| Variant | One | Two |\n|---|---:|---:|\n| long_variant_name=0.1 | {number} | {number} |\n", console
+    )
+    lines = page.getvalue().splitlines()
+    assert sum(number in line for line in lines) == 2
+    assert sum("long_variant_name=0.1" in line for line in lines) == 2
+
+
+def test_words_that_rich_would_replace_stay_as_they_are():
+    console, page = terminal()
+    console.print("gamma=[b]2[/b] :smile: seed=0")
+    assert page.getvalue() == "gamma=[b]2[/b] :smile: seed=0\n"

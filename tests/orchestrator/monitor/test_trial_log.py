@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -56,6 +57,22 @@ def test_all_attempts_and_workers_in_order_and_nothing_of_other_trials(tmp_path:
         "attempt 2  w-1  finished  image AUROC 0.5000  2.0 s",
     ]
     assert log.read_new() == []
+
+
+def test_an_event_without_an_attempt_stands_where_it_happened(tmp_path: Path) -> None:
+    def log(name: str, *entries: tuple[float, str, dict[str, object]]) -> None:
+        lines = [{"time": at, "kind": kind, "trial_id": TRIAL, **facts} for at, kind, facts in entries]
+        (tmp_path / "events").mkdir(exist_ok=True)
+        (tmp_path / f"events/{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    log("w-0", (10.0, "started", {"attempt": 1}), (20.0, "failed", {"attempt": 1, "error": "no luck"}))
+    log("w-1", (30.0, "held", {"by": "host:7"}), (40.0, "started", {"attempt": 2}))
+    assert without_times(TrialLog(tmp_path, TRIAL).read_new()) == [
+        "attempt 1  w-0  started",
+        "attempt 1  w-0  failed: no luck",
+        "w-1  another run is at it (host:7)",
+        "attempt 2  w-1  started",
+    ]
 
 
 def test_each_line_is_read_once(tmp_path: Path, records: AttemptFolder) -> None:
