@@ -19,7 +19,7 @@ def diff(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="TRIAL TRIAL [DIR]...",
+            metavar="TRIAL TRIAL [DIR]",
             help="Two trials: ids, beginnings of ids, or names in quotes; then one or two results folders. "
             "Default: every folder in results/.",
             show_default=False,

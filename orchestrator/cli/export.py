@@ -10,11 +10,12 @@ import typer
 
 from moleflow.errors import InvalidInput, did_you_mean
 from orchestrator.cli.app import SPLITS, Folder, ShowAll, Split, check_choice, choice
+from orchestrator.cli.completion import words_of
 from orchestrator.cli.others_folder import explain_damage, show
 
 TRACKERS = ("mlflow", "tensorboard", "wandb")
-_FORMATS = ("csv", "latex", "markdown", "parquet")
-_WHAT = ("tables", "trials", "metrics", "scores", "curves", "attempts")
+FORMATS = ("csv", "latex", "markdown", "parquet")
+WHAT = ("tables", "trials", "metrics", "scores", "curves", "attempts")
 
 
 @explain_damage("place")
@@ -22,7 +23,7 @@ def export(
     place: Folder,
     form: Annotated[
         str,
-        choice("--format", _FORMATS, "csv | latex | markdown | parquet; trials and stored tables are CSV or Parquet."),
+        choice("--format", FORMATS, "csv | latex | markdown | parquet; trials and stored tables are CSV or Parquet."),
     ] = "csv",
     to: Annotated[
         str | None,
@@ -31,6 +32,7 @@ def export(
             metavar="FILE|TRACKER",
             help="A file, which is replaced (default: stdout), or mlflow | tensorboard | wandb: one run per trial.",
             show_default=False,
+            autocompletion=words_of(*TRACKERS),
         ),
     ] = None,
     into: Annotated[
@@ -45,7 +47,7 @@ def export(
         str,
         choice(
             "--what",
-            _WHAT,
+            WHAT,
             "tables (the comparison) | trials (a row each, knobs as columns) | metrics | scores | curves | attempts "
             "(as stored).",
         ),

@@ -8,6 +8,10 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.cli import export as cli_export
+from orchestrator.reports.export import FORMATS, WHAT
+from orchestrator.trackers.export_runs import TRACKERS
+
 ONE = "results/small"
 FIRST, SECOND = "focal_gamma=0 seed=0", "focal_gamma=2 seed=1"
 
@@ -57,6 +61,12 @@ def test_a_missing_client_is_one_line_with_the_command_that_installs_it(finished
     assert f"--to {tracker}: its client cannot be imported" in ended.err
     assert f"pip install -e '.[{tracker}]'" in ended.err
     assert not (finished / "exports").exists()
+
+
+def test_the_words_of_the_options_are_those_that_the_exports_know():
+    """The command lists them without loading what they need."""
+    assert tuple(TRACKERS) == cli_export.TRACKERS
+    assert (cli_export.FORMATS, cli_export.WHAT) == (FORMATS, WHAT)
 
 
 def test_two_trials_are_compared_and_nothing_is_written(finished, command, contents):

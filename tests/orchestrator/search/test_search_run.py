@@ -53,6 +53,16 @@ def test_trials_of_the_search_have_no_test_rows_and_those_that_were_tested_have_
     assert set(map(frozenset, found["all"].values())) == {frozenset({"validation", "test"})}
 
 
+def test_a_command_hears_of_the_end_of_a_search_and_is_stored_nowhere(copy, command, place):
+    ended = command("sweep.yaml", "--backend", "inline", "--quiet", "--notify", "cat > told.json  # s3cret")
+    assert ended.code == 0
+    told = json.loads((place / "told.json").read_text())
+    assert (told["event"], told["exit_code"], told["folder"]) == ("ended", 0, str(copy))
+    assert told["trials"]["finished"] == len(ResultStore(copy).finished())
+    assert told["answer"] in told["text"]
+    assert not [path for path in copy.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+
+
 def rates_tested(results):
     """Return {trial id: learning rate} of the final tests."""
     return {
