@@ -135,8 +135,7 @@ def run(
     ):
         if given and backend != backend_of_option:
             raise InvalidInput(f"{name}: needs --backend {backend_of_option}; give that too, or leave {name} out")
-    if profile and not profile.is_file():
-        raise InvalidInput(f"--profile: {profile}: no such file; slurm/profiles/example.yaml explains how to write one")
+    _check_profile(profile, backend)
     if dry_run and (detach or print_sbatch):
         raise InvalidInput("--dry-run: runs in this process and submits nothing; leave --detach and --print-sbatch out")
     if log_json and (detach or print_sbatch):
@@ -160,6 +159,13 @@ def run(
         raise typer.Exit(action(prepare(sweep, options), options, console))
 
 
+def _check_profile(profile: Path | None, backend: str) -> None:
+    if profile and backend != "slurm":
+        raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
+    if profile and not profile.is_file():
+        raise InvalidInput(f"--profile: {profile}: no such file; slurm/profiles/example.yaml explains how to write one")
+
+
 def plan(
     file: File,
     data: Data = None,
@@ -168,32 +174,56 @@ def plan(
     out: Out = None,
     cache: CacheDir = None,
     storage: Storage = None,
+    backend: BackendName = "local",
+    profile: Profile = None,
+    threads: Threads = 1,
+    device: Device = "auto",
     yes: Yes = False,
     rerun_stale: RerunStale = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as one JSON document.")] = False,
 ) -> None:
-    """List a sweep's trials: ids, the settings that differ, and which of them are finished.
+    r"""List a sweep's trials: ids, the settings that differ, and which of them are finished.
+
+    With --backend slurm also its jobs: arrays, GPU-hours, walltime and memory. They
+    follow from finished trials, or from a training step that is timed here once.
 
     For instance:
 
       moleflow-sweep plan sweeps/v7_gamma.yaml
       moleflow-sweep plan sweeps/v7_gamma.yaml --data ~/mvtec --json
+      moleflow-sweep plan sweeps/v7_gamma.yaml --backend slurm \
+          --profile slurm/profiles/mylab.yaml --data ~/mvtec
     """
     from orchestrator.driver.preflight import check_backbones
     from orchestrator.driver.prepare import expected_work, prepare
+    from orchestrator.driver.slurm_plan import jobs_ahead, slurm_json, slurm_lines
     from orchestrator.plan import listing
 
-    options = run_options(out=out, cache=cache, storage=storage, yes=yes, rerun_stale=rerun_stale)
+    _check_profile(profile, backend)
+    options = run_options(
+        out=out,
+        cache=cache,
+        storage=storage,
+        backend=backend,
+        profile=profile,
+        threads=threads,
+        device=device,
+        yes=yes,
+        rerun_stale=rerun_stale,
+    )
     prepared = prepare(load_sweep_file(file, data, base, sets), options)
     check_backbones(prepared, options, fetch=False)
     about = prepared.sweep, prepared.plan, prepared.inputs
     expected = expected_work(prepared)
+    ahead = jobs_ahead(prepared, options) if backend == "slurm" else None
     if as_json:
         document = listing.plan_json(*about, str(prepared.folder), expected)
+        document |= {"slurm": slurm_json(ahead)} if backend == "slurm" else {}
         print(json.dumps(document, indent=1, ensure_ascii=False))
         return
     lines = [*listing.plan_header(*about, prepared.folder), *listing.work_lines(expected)]
     lines += listing.unseen_lines(prepared.inputs)
+    lines += slurm_lines(ahead) if backend == "slurm" else ()
     print("\n".join([*lines, *listing.plan_lines(prepared.plan, prepared.sweep.search)]))
 
 
@@ -225,8 +255,7 @@ def prefetch(
     from orchestrator.driver.prefetch import run_prefetch
 
     check_choice("--backend", backend, ("local", "slurm"))
-    if profile and backend != "slurm":
-        raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
+    _check_profile(profile, backend)
     options = run_options(cache=cache, backend=backend, profile=profile, threads=threads, device=device, yes=yes)
     console = open_console()
     with naming_the_command(console):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from moleflow.errors import InvalidInput
@@ -57,4 +58,4 @@ def slurm_backend(setup: WorkerConfig, profile: SiteProfile) -> SlurmBackend:
     """Make the backend for a site."""
     from orchestrator.backends.slurm.backend import SlurmBackend
 
-    return SlurmBackend(setup, profile)
+    return SlurmBackend(setup, profile, lambda text: print(text, file=sys.stderr, flush=True))

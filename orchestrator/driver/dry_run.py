@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -15,10 +16,12 @@ from orchestrator.backends.inline import InlineBackend
 from orchestrator.driver.driver import broadcast, open_view
 from orchestrator.driver.preflight import check_dry_run
 from orchestrator.driver.prepare import Options, Prepared, worker_config
+from orchestrator.driver.trial_cost import GB, largest_bytes, step_costs
 from orchestrator.execution.backend import TrialSupply, WorkerConfig
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.exit_codes import FAILED, INTERRUPTED
+from orchestrator.host.hardware import visible_gpus
 from orchestrator.plan import listing
 from orchestrator.records.events import Event, Events
 from orchestrator.results.store import ResultStore
@@ -94,6 +97,8 @@ def run_dry(prepared: Prepared, options: Options, console: Console) -> int:
         except KeyboardInterrupt:
             interrupted = True
     tally = source.tally
+    if trials and not interrupted and not tally.failed:
+        console.print(f"memory:   {_memory(prepared, options, trials)}")
     for trial_id, event in tally.failed.items():
         console.print(f"would fail: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
     if tally.stopped_by:
@@ -102,3 +107,11 @@ def run_dry(prepared: Prepared, options: Options, console: Console) -> int:
     if interrupted:
         return INTERRUPTED
     return 0 if len(tally.finished) == len(trials) else FAILED
+
+
+def _memory(prepared: Prepared, options: Options, trials: Sequence[Trial]) -> str:
+    """The memory on the device of the largest trial, in words."""
+    device: Literal["cpu", "cuda"] = "cuda" if options.device != "cpu" and visible_gpus() else "cpu"
+    largest = largest_bytes(prepared, trials, step_costs(prepared, options, trials, device))
+    how = "measured on a GPU here" if device == "cuda" else "counted from the tensors of a step; no GPU was used here"
+    return f"the largest trial takes {largest / GB:.2g} GB on its device, besides its process ({how})"

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from moleflow.errors import InvalidInput, counted
 from moleflow.files import write_atomically
-from moleflow.settings.config import LossKnobs, TrainingKnobs, TrialConfig, digest, flatten_config, reach
+from moleflow.settings.config import TrialConfig, digest, flatten_config, reach
 from moleflow.settings.knobs import Layer, base_layers, fields, resolve, version_layer, version_names
 from moleflow.settings.task_list import classes_of_task
 from orchestrator.driver.launch import run_sweep
@@ -231,7 +231,7 @@ def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: 
         return lines
     # torch takes seconds to import, which a finished reproduction saves.
     from moleflow.environment import open_environment
-    from orchestrator.execution.step_cost import measure_step_cost
+    from orchestrator.execution.step_cost import cost_settings, step_cost
 
     console.print("timing a training step of each model, and an image through each backbone")
     environment = open_environment(options.device, options.threads)
@@ -244,8 +244,8 @@ def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: 
         if not trials:
             continue
         config = trials[0].config
-        model = _without_training(config).model_dump_json()
-        cost = costs[model] = costs.get(model) or measure_step_cost(config, environment)
+        model = cost_settings(config).model_dump_json()
+        cost = costs[model] = costs.get(model) or step_cost(config, environment, prepared.cache)
         hours = sum(steps.pop(trial.id) for trial in trials) * cost.step_seconds / 3600
         counts, tasks = prepared.inputs.images, map(classes_of_task, config.data.tasks)
         key = digest([reach(config, "features"), list(config.data.tasks), trials[0].inputs.weights])
@@ -265,12 +265,6 @@ def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: 
     )
     lines.append(f"          at most {largest / GIB:.1f} GiB of GPU memory for one trial ({how})")
     return lines
-
-
-def _without_training(config: TrialConfig) -> TrialConfig:
-    """Return the configuration with all that hardly changes the cost of a step at its default."""
-    training = TrainingKnobs(batch_size=config.training.batch_size, optimizer=config.training.optimizer)
-    return config.model_copy(update={"version": "", "seed": 0, "loss": LossKnobs(), "training": training})
 
 
 def _hours(hours: float) -> str:

@@ -8,11 +8,23 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from moleflow.errors import counted
+from moleflow.errors import InvalidInput, counted
 from orchestrator.backends.slurm.gpu_request import gpus_of_trial, partition_name
+from orchestrator.backends.slurm.job_array import array_shape
 from orchestrator.backends.slurm.queue import SlurmUnavailable, has_gpus, largest_array
 from orchestrator.backends.slurm.site_profile import SiteProfile, load_profile
 from orchestrator.driver.prepare import Options, Prepared
+from orchestrator.driver.trial_cost import (
+    CUDA_BYTES,
+    FILLED,
+    GB,
+    MARGIN,
+    MOST_ON_A_GPU,
+    START_MIN,
+    TrialCost,
+    trial_cost,
+)
+from orchestrator.sweep.file_schema import Resources
 
 ASSUMED_ARRAY = 1000
 """Array tasks of one array on a site that does not answer: SLURM's own default."""
@@ -25,6 +37,7 @@ class SlurmNeeds:
     Attributes:
         prepared: the sweep.
         profile: the site's profile.
+        cost: the expected cost of its trials; None if it was not needed.
         notes: sentences for the user, such as cores that nothing uses.
         assumed: what SLURM could not be asked, and what was assumed instead.
 
@@ -32,6 +45,7 @@ class SlurmNeeds:
 
     prepared: Prepared
     profile: SiteProfile
+    cost: TrialCost | None = None
     notes: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
 
@@ -58,18 +72,21 @@ def decide_on_slurm(prepared: Prepared, options: Options, console: Console) -> P
     return needs.prepared
 
 
-def needs_on_slurm(prepared: Prepared, options: Options, assume: bool = False) -> SlurmNeeds:
-    """Decide the GPUs of a trial.
+def needs_on_slurm(prepared: Prepared, options: Options, assume: bool = False, with_cost: bool = False) -> SlurmNeeds:
+    """Decide the GPUs of a trial, and every `auto`.
 
     Args:
         prepared: the sweep.
         options: the command's options.
         assume: where SLURM does not answer, assume the answer instead of failing. The profile then
             has the size of the largest array, too.
+        with_cost: find the expected cost of the trials in any case; else only an `auto` needs it.
 
     Raises:
-        InvalidInput: a mistake in the profile, or the sweep asks for no GPU on a site with GPUs.
+        InvalidInput: a mistake in the profile, the sweep asks for no GPU on a site with GPUs, or
+            an `auto` that lacks the memory of a GPU.
         SlurmUnavailable: SLURM does not answer.
+        OSError: results cannot be read, or the cache cannot be written.
 
     """
     found = SlurmNeeds(prepared, load_profile(options.profile))
@@ -94,8 +111,52 @@ def needs_on_slurm(prepared: Prepared, options: Options, assume: bool = False) -
     if assume and found.profile.max_array_size is None:
         found.profile = found.profile.model_copy(update={"max_array_size": _array_size(found.assumed)})
     resources = needs.model_copy(update={"gpus": gpus})
+    sharing_auto = (found.profile.trials_per_gpu or needs.trials_per_gpu) == "auto"
+    if with_cost or sharing_auto or needs.time_min == "auto":
+        found.cost = trial_cost(prepared, options, "cuda" if gpus else "cpu")
+    if sharing_auto:
+        resources = resources.model_copy(update={"trials_per_gpu": _sharing(found, gpus)})
+    if needs.time_min == "auto":
+        resources = resources.model_copy(update={"time_min": _time_limit(found, resources)})
     found.prepared = replace(prepared, sweep=replace(prepared.sweep, resources=resources))
     return found
+
+
+def _sharing(found: SlurmNeeds, gpus: float) -> int:
+    """The trials of one GPU for `trials_per_gpu: auto`; they share no more than one GPU."""
+    memory = found.profile.gpu_mem_gb
+    if found.cost is None or not 0 < gpus <= 1:
+        return 1
+    if memory is None:
+        raise InvalidInput(
+            "trials_per_gpu: given auto, which needs the memory of one GPU; give gpu_mem_gb in the profile, or a number"
+        )
+    sharing = max(1, min(MOST_ON_A_GPU, found.cost.fitting(memory)))
+    found.notes.append(f"trials_per_gpu: auto is {sharing}: {memory_sentence(found.cost, memory)}")
+    return sharing
+
+
+def memory_sentence(cost: TrialCost, gpu_mem_gb: float | None) -> str:
+    """The GPU memory of a trial, and how many trials fit a GPU, in words."""
+    each = (cost.device_bytes + CUDA_BYTES) / GB
+    sentence = f"a trial takes about {each:.1f} GB of a GPU, {CUDA_BYTES / GB:g} of them for CUDA"
+    if gpu_mem_gb is None:
+        return f"{sentence}; gpu_mem_gb in the profile tells how many fit"
+    return f"{sentence}; {cost.fitting(gpu_mem_gb)} fit {FILLED:.0%} of {gpu_mem_gb:g} GB, at most {MOST_ON_A_GPU} are taken"
+
+
+def _time_limit(found: SlurmNeeds, resources: Resources) -> int:
+    """The time limit of a trial in minutes for `time_min: auto`."""
+    if found.cost is None:
+        return START_MIN
+    sharing = array_shape(resources.model_copy(update={"time_min": 1}), found.profile).parallel
+    minutes = found.cost.limit_min(sharing)
+    shared = f" x {sharing} that share a GPU" if sharing > 1 else ""
+    found.notes.append(
+        f"time_min: auto is {minutes}: {MARGIN:g} x {found.cost.slowest_s / 60:.1f} min of the slowest trial{shared}, and "
+        f"{START_MIN} min; {found.cost.source}"
+    )
+    return minutes
 
 
 def _array_size(assumed: list[str]) -> int:

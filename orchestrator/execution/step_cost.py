@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from moleflow.code_digest import code_digest
 from moleflow.environment import Environment
 from moleflow.features.extract import frozen_backbone
 from moleflow.features.weights import RANDOM
-from moleflow.settings.config import TrialConfig
+from moleflow.settings.config import LossKnobs, TrainingKnobs, TrialConfig, digest
 from moleflow.training.train_task import Randomness, new_detector, optimizer_of, train_step
+from orchestrator.records.attempts import write_json
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,35 @@ class StepCost:
     def task_bytes(self, images: int) -> int:
         """Return the memory that training on `images` images takes on the device."""
         return self.step_bytes + images * self.image_bytes
+
+
+def cost_settings(config: TrialConfig) -> TrialConfig:
+    """Return the configuration with all that hardly changes the cost of a step at its default."""
+    training = TrainingKnobs(batch_size=config.training.batch_size, optimizer=config.training.optimizer)
+    return config.model_copy(update={"version": "", "seed": 0, "loss": LossKnobs(), "training": training})
+
+
+def step_cost(
+    config: TrialConfig, environment: Environment, cache: Path, announce: Callable[[], None] = lambda: None
+) -> StepCost:
+    """Return the cost of a configuration as it was measured before, or measure and store it.
+
+    It is stored in `cache`/costs, by configuration, environment and code. `announce` is called
+    before a measurement, which may take a minute.
+
+    Raises:
+        InvalidInput: the backbone cannot be built.
+        OSError: the cache cannot be written.
+    """
+    key = digest([cost_settings(config).model_dump_json(), environment.key(), code_digest()])
+    path = cache / "costs" / f"{key[:32]}.json"
+    try:
+        return StepCost(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        announce()
+    cost = measure_step_cost(config, environment)
+    write_json(path, asdict(cost))
+    return cost
 
 
 def measure_step_cost(config: TrialConfig, environment: Environment) -> StepCost:

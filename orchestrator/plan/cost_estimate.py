@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +70,44 @@ def estimate_work(
         alone, shared = (sum(one.steps * step_seconds[one.task] for one in some) for some in (stages, to_train))
         hours = alone / 3600, shared / 3600
     return WorkEstimate((len(stages), len(to_train)), _forwards(trials, images), hours)
+
+
+@dataclass(frozen=True)
+class TrainingSeconds:
+    """The expected seconds of training of a trial.
+
+    Attributes:
+        alone: of all its stages.
+        shared: of the stages that no earlier trial trains.
+
+    """
+
+    alone: float
+    shared: float
+
+
+def training_seconds(
+    trials: Sequence[Trial],
+    images: Mapping[str, ImageCounts],
+    step_seconds: Callable[[Trial, str], float],
+    there: Iterable[Trial] = (),
+) -> dict[str, TrainingSeconds]:
+    """The expected seconds of training of each trial, by its id.
+
+    Args:
+        trials: the trials to run, in the order of the plan.
+        images: by class.
+        step_seconds: seconds of a training step of a trial in the task of that name.
+        there: trials whose stages are already trained.
+
+    """
+    found = {}
+    for trial, (trial_id, stages) in zip(trials, _stages_of(trials, images, there), strict=True):
+        seconds = [(stage.steps * step_seconds(trial, stage.task), stage.trained) for stage in stages]
+        found[trial_id] = TrainingSeconds(
+            sum(each for each, _ in seconds), sum(each for each, trained in seconds if not trained)
+        )
+    return found
 
 
 def steps_to_train(

@@ -17,7 +17,7 @@ from orchestrator.backends.slurm.outcomes import JobOutcomes, last_attempt_in_jo
 from orchestrator.backends.slurm.queue import UNKNOWN, Queue, QueueState, SlurmUnavailable
 from orchestrator.backends.slurm.site_profile import SiteProfile
 from orchestrator.backends.slurm.submissions import ArrayTask, Submission, array_tasks, job_folder
-from orchestrator.backends.slurm.submitter import SubmissionRejected, Submitter
+from orchestrator.backends.slurm.submitter import Array, SubmissionRejected, Submitter
 from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
 from orchestrator.records.attempts import CANCELLED, DIED, ENDED, RUNNING, AttemptFolder, AttemptRecord
 from orchestrator.records.dead_attempts import UNSEEN, record_dead_attempts
@@ -38,11 +38,13 @@ class SlurmBackend:
     Args:
         setup: what the workers need. The compute nodes must see its folders under the same paths.
         profile: the site's profile.
+        say: called with sentences for the user while the driver follows jobs.
 
     """
 
     setup: WorkerConfig
     profile: SiteProfile
+    say: Callable[[str], None] = lambda _: None
 
     def run(self, source: TrialSupply, events: Events) -> None:
         """Submit the trials that are in no job, and follow all of them until the source is DONE.
@@ -51,7 +53,7 @@ class SlurmBackend:
             MoleflowError: SLURM rejects the jobs or is not available.
 
         """
-        run_loop(_SlurmEngine(self.setup, self.profile), source, events)
+        run_loop(_SlurmEngine(self.setup, self.profile, self.say), source, events)
 
     def submit(self, source: TrialSupply) -> list[Submission]:
         """Submit the trials that are in no job, and leave them to SLURM.
@@ -63,7 +65,10 @@ class SlurmBackend:
         engine = _SlurmEngine(self.setup, self.profile)
         for item in _items(source):
             engine.submit(item)
-        return engine.submit_waiting()
+        try:
+            return engine.submit_waiting()
+        except SubmissionRejected as error:
+            raise SubmissionRejected(f"{error}; the same command submits what is missing") from error
 
     def scripts(self, source: TrialSupply) -> list[str]:
         """The sbatch scripts that `submit` would submit; nothing is written.
@@ -72,7 +77,19 @@ class SlurmBackend:
             MoleflowError: SLURM is not available.
 
         """
-        return Submitter(self.setup, self.profile, job_folder(self.setup.folder)).scripts(list(_items(source)))
+        return self._submitter().scripts(list(_items(source)))
+
+    def arrays(self, source: TrialSupply) -> list[Array]:
+        """The arrays that `submit` would submit if no trial were in a job; nothing is written.
+
+        Raises:
+            SlurmUnavailable: the profile sets no `max_array_size`, and SLURM does not answer.
+
+        """
+        return self._submitter().arrays(list(_items(source)))
+
+    def _submitter(self) -> Submitter:
+        return Submitter(self.setup, self.profile, job_folder(self.setup.folder))
 
 
 def _items(source: TrialSupply) -> Iterator[WorkItem]:
@@ -104,7 +121,7 @@ class _SlurmEngine:
     task, or in `_held` while a worker outside SLURM is running it.
     """
 
-    def __init__(self, setup: WorkerConfig, profile: SiteProfile) -> None:
+    def __init__(self, setup: WorkerConfig, profile: SiteProfile, say: Callable[[str], None] = lambda _: None) -> None:
         setup = replace(setup, node_cache=profile.node_cache)
         jobs = job_folder(setup.folder)
         self._jobs, self._submitter = jobs, Submitter(setup, profile, jobs)
@@ -120,6 +137,7 @@ class _SlurmEngine:
         self._states: dict[str, QueueState] = {}  # the last answer, by array task
         self._schedule = _PollSchedule(time.monotonic)
         self._submit_due: float | None = None
+        self._say, self._said = say, set[str]()
 
     def free_slots(self) -> int:
         return 1  # SLURM queues everything; arrays are made at the next poll.
@@ -185,13 +203,15 @@ class _SlurmEngine:
         try:
             self.submit_waiting()
             self._submit_due = 0.0
-        except SlurmUnavailable:
+        except SlurmUnavailable as error:
             if self._submit_due is None:
                 raise
+            self._say_once(f"SLURM does not answer: {error}; asked again every {ASK_AT_LEAST_EVERY_S:.0f} s")
             self._submit_due = time.monotonic() + ASK_AT_LEAST_EVERY_S
-        except SubmissionRejected:
+        except SubmissionRejected as error:
             if not self._task_of:
                 raise
+            self._say_once(f"{error}; tried again every {RESUBMIT_AFTER_S:.0f} s")
             # Sites limit the jobs of a user; when some have ended, more are accepted.
             self._submit_due = time.monotonic() + RESUBMIT_AFTER_S
 
@@ -249,9 +269,13 @@ class _SlurmEngine:
         before = self._states
         try:
             self._states = dict(self._queue.states(_distinct(self._task_of.values())))
-        except SlurmUnavailable:
+        except SlurmUnavailable as error:
+            self._say_once(f"SLURM does not answer: {error}; asked again every {ASK_AT_LEAST_EVERY_S:.0f} s")
             self._schedule.asked(changed=False)
             return events
+        for task in _distinct(self._task_of.values()):
+            if self._states[task.id].is_stuck:
+                self._say_once(_stuck_sentence(task, self._states[task.id]))
         for trial_id, task in self._task_of.items():
             state = self._states[task.id]
             if state.phase == "over" and before.get(task.id) == state:
@@ -260,6 +284,11 @@ class _SlurmEngine:
         self._schedule.asked(any(before.get(name) != state for name, state in self._states.items()))
         return events
 
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
     def _is_running(self, trial_id: str) -> bool:
         attempts = self._records.of_trial(trial_id)
         return bool(attempts) and attempts[-1].state == RUNNING
@@ -267,6 +296,14 @@ class _SlurmEngine:
     def _forget(self, trial_id: str) -> None:
         for place in (self._waiting, self._held, self._task_of):
             place.pop(trial_id, None)
+
+
+def _stuck_sentence(task: ArrayTask, state: QueueState) -> str:
+    job = task.submission.job_id
+    return (
+        f"SLURM job {job} waits and does not start by itself ({state.reason}); when its cause is mended "
+        f"(`sinfo -R` shows nodes with a fault, such as a full spool disk): scontrol release {job}"
+    )
 
 
 def _distinct(tasks: Iterable[ArrayTask]) -> list[ArrayTask]:

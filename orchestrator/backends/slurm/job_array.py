@@ -29,7 +29,7 @@ class ArrayShape:
         trials: the trials that it runs, at most.
         parallel: the trials that it runs at once, on one GPU if it has one.
         time_min: its time limit in minutes.
-        cpus, mem_gb, gpus: for all trials that run at once.
+        cpus, mem_gb, gpus: for all trials that run at once; mem_gb is 0 if none is asked for.
 
     """
 
@@ -56,7 +56,7 @@ def array_shape(needs: Resources, profile: SiteProfile) -> ArrayShape:
         parallel=parallel,
         time_min=needs.limit_min * math.ceil(trials / parallel),
         cpus=needs.cpus * parallel,
-        mem_gb=needs.mem_gb * parallel,
+        mem_gb=0.0 if profile.mem == "none" else needs.mem_gb * parallel,
         gpus=math.ceil(gpus),
     )
 

@@ -124,7 +124,13 @@ def _outcome_of_state(trial_id: str, task: ArrayTask, state: QueueState, output:
         error = f"{job} was stopped ({state.name})"
         return Event("interrupted", trial_id, {"error": error, "error_kind": STOPPED})
     if state.name == queue.OUT_OF_MEMORY:
-        error = f"{job} ran out of memory; raise resources.mem_gb (the job had {task.submission.mem_gb:g} GB)"
+        had = task.submission.mem_gb
+        remedy = (
+            f"raise resources.mem_gb (the job had {had:g} GB)"
+            if had
+            else "ask for some with `mem: per_node` in the profile, which has `mem: none`"
+        )
+        error = f"{job} ran out of memory; {remedy}"
         return Event("failed", trial_id, {"error": error, "error_kind": OUT_OF_MEMORY})
     if state.name == queue.COMPLETED:
         error = f"{job} ended without running it"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moleflow.errors import MoleflowError
+from orchestrator.backends.slurm.slurm_errors import explain
 from orchestrator.backends.slurm.submissions import ArrayTask
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
@@ -19,6 +20,17 @@ NAMELESS = "allocation"  # Accounting shows this name for a short job whose name
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "SUSPENDED", "STOPPED"})
 _QUEUED = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+)
+_NEVER_STARTS = frozenset(
+    {
+        "launch failed requeued held",
+        "JobHeldAdmin",
+        "JobHeldUser",
+        "DependencyNeverSatisfied",
+        "PartitionTimeLimit",
+        "PartitionNodeLimit",
+        "BadConstraints",
+    }
 )
 INTERRUPTING = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"})
 """States of jobs that ended through no fault of theirs."""
@@ -51,6 +63,11 @@ class QueueState:
         if self.name in _QUEUED:
             return "queued"
         return "running" if self.name in _RUNNING else "over"
+
+    @property
+    def is_stuck(self) -> bool:
+        """True for a queued job that does not start by itself, such as one whose launch failed."""
+        return self.phase == "queued" and self.reason in _NEVER_STARTS
 
 
 _NamedState = tuple[str, QueueState]  # with the job's name
@@ -214,5 +231,5 @@ def _ask(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmUnavailable(f"{command[0]}: {error}") from None
     if done.returncode:
-        raise SlurmUnavailable(f"{command[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+        raise SlurmUnavailable(f"{command[0]}: {explain(done.stderr) or f'exit code {done.returncode}'}")
     return done.stdout

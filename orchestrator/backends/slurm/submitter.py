@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from moleflow.code_digest import code_digest
-from moleflow.errors import MoleflowError
+from moleflow.errors import MoleflowError, counted
 from orchestrator.backends.slurm.job_array import ArrayShape, array_shape, batched, sbatch_script, submitit_executor
 from orchestrator.backends.slurm.queue import Queue, find_job, largest_array
 from orchestrator.backends.slurm.site_profile import SiteProfile
+from orchestrator.backends.slurm.slurm_errors import explain
 from orchestrator.backends.slurm.submissions import JobFolder, Submission, array_tasks, new_submission
 from orchestrator.backends.slurm.submit_environment import outside_of_jobs
 from orchestrator.backends.slurm.submit_order import depths, leaders_first
@@ -51,7 +52,7 @@ def rejections(undo: Callable[[], None], hint: str = "") -> Iterator[None]:
         if isinstance(error, OSError) and disk.takes_no_more(error):
             raise
         more = hint if "limit" in str(error).lower() else ""
-        raise SubmissionRejected(f"SLURM took no job: {' '.join(str(error).split())}{more}") from error
+        raise SubmissionRejected(f"SLURM took no job: {explain(str(error))}{more}") from error
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,21 @@ class Array:
     tasks: list[list[WorkItem]]
     depth: int = 0
     after: tuple[str, ...] = ()
+
+
+def _so_far(made: Sequence[Submission], arrays: Sequence[Array]) -> str:
+    """The arrays that SLURM has and those that it lacks, for the message of a rejection."""
+    if len(arrays) == 1:
+        return ""
+    left = arrays[len(made) :]
+    missing = (
+        f"{counted(sum(len(task) for array in left for task in array.tasks), 'trial')} in {counted(len(left), 'array')}"
+    )
+    if not made:
+        return f"; not submitted: {missing}"
+    taken = counted(sum(len(ids) for one in made for ids in one.elements), "trial")
+    jobs = ", ".join(str(one.job_id) for one in made)
+    return f"; submitted before that, and going on: {taken} as SLURM job {jobs}; not submitted: {missing}"
 
 
 @dataclass(frozen=True)
@@ -158,13 +174,18 @@ class Submitter:
 
         """
         made: list[tuple[int, Submission]] = []
-        for array in self.arrays(items, running):
+        arrays = self.arrays(items, running)
+        for array in arrays:
             after: list[str | None] = [*array.after]
             after += [before.job_id for depth, before in made if depth == array.depth - 1]
             if made and self.profile.parallelism:
                 after.append(made[-1][1].job_id)
-            made.append((array.depth, self._submit(array, [job for job in dict.fromkeys(after) if job is not None])))
-            on_submitted(made[-1][1])
+            try:
+                submission = self._submit(array, [job for job in dict.fromkeys(after) if job is not None])
+            except SubmissionRejected as error:
+                raise SubmissionRejected(f"{error}{_so_far([one for _, one in made], arrays)}") from error
+            made.append((array.depth, submission))
+            on_submitted(submission)
         return [submission for _, submission in made]
 
     def recover(self, queue: Queue) -> None:

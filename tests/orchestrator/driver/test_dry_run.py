@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from moleflow.settings.config import TrialConfig
@@ -20,7 +22,11 @@ def test_a_sound_sweep_passes_and_nothing_is_kept(place, command):
     assert "2 distinct computations of 4 trials" in ended.out
     assert "2 of 2 passed, nothing was kept" in ended.out
     assert sorted(set(left(place)) - set(before)) in ([], ["cache"])
-    assert {path.name for path in (place / "cache").iterdir()} <= {"digests.json", "backbones"}
+    assert {path.name for path in (place / "cache").iterdir()} <= {"digests.json", "backbones", "costs"}
+    memory = (
+        r"memory:   the largest trial takes [\d.e-]+ GB on its device, besides its process \(counted from the tensors"
+    )
+    assert re.search(memory, ended.out)
 
 
 def test_the_variant_that_would_fail_is_named_and_the_others_are_tried(place, command, edit):

@@ -186,3 +186,41 @@ def test_slurm_is_asked_ever_more_seldom_until_something_changes() -> None:
     assert schedule.due == 102.0
     schedule.asked(changed=True)
     assert schedule.due == 102.0
+
+
+def test_what_keeps_jobs_from_going_on_is_said_once(
+    setup_in: WorkerConfig,
+    slurm: dict[str, str],
+    arrays: list[tuple[list[str], list[str]]],
+    item: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    engine = backend._SlurmEngine(setup_in, PROFILE, said.append)
+    engine._schedule = backend._PollSchedule(time.monotonic, _pause=0.0)
+    engine.submit(item(A))
+    engine.poll(0.0)
+    held = QueueState("PENDING", "launch failed requeued held")
+    monkeypatch.setattr(queue.Queue, "states", lambda _, tasks: {task.id: held for task in tasks})
+    for _ in range(3):
+        assert engine.poll(0.0) == []
+    assert said == [
+        "SLURM job 100 waits and does not start by itself (launch failed requeued held); when its cause is mended "
+        "(`sinfo -R` shows nodes with a fault, such as a full spool disk): scontrol release 100"
+    ]
+
+    def down(*_: object) -> None:
+        raise SlurmUnavailable("squeue: down")
+
+    monkeypatch.setattr(queue.Queue, "states", down)
+    for _ in range(3):
+        assert engine.poll(0.0) == []
+    assert said[1:] == ["SLURM does not answer: squeue: down; asked again every 15 s"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "stuck"),
+    [("PENDING", "JobHeldUser", True), ("PENDING", "Resources", False), ("RUNNING", "JobHeldUser", False)],
+)
+def test_a_job_is_stuck_if_it_is_queued_for_a_reason_that_does_not_pass(state: str, reason: str, stuck: bool) -> None:
+    assert QueueState(state, reason).is_stuck == stuck

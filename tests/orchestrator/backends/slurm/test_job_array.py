@@ -112,6 +112,7 @@ def test_memory_is_asked_for_as_the_site_wants_it(script: Callable[..., list[str
     lines = script(shape, mem=mem)
     assert [line for line in lines if "--mem" in line] == [f"#SBATCH {option}"]
     assert not [line for line in script(shape, mem="none") if "--mem" in line]
+    assert array_shape(Resources(mem_gb=4), SiteProfile(mem="none")).mem_gb == 0
 
 
 def test_memory_per_gpu_needs_a_gpu(script: Callable[..., list[str]]) -> None:

@@ -101,7 +101,7 @@ def test_an_error_of_submitit_is_a_rejection_with_a_hint_at_limits_and_a_full_di
             raise error
 
     with pytest.raises(
-        SubmissionRejected, match=r"^SLURM took no job: QOSMaxSubmitJobPerUserLimit reached; try fewer$"
+        SubmissionRejected, match=r"^SLURM took no job: QOSMaxSubmitJobPerUserLimit; reached; try fewer$"
     ):
         fail(RuntimeError("QOSMaxSubmitJobPerUserLimit\n reached"))
     with pytest.raises(SubmissionRejected, match=r"^SLURM took no job: no such partition$"):
@@ -194,6 +194,24 @@ def test_an_error_of_sbatch_is_said_once(
     submitter: Callable[..., Submitter], item: Make, programs: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     programs(srun="", sbatch="echo 'sbatch: error: no' >&2; exit 1", squeue="")
-    with pytest.raises(SubmissionRejected, match="sbatch: error: no"):
+    with pytest.raises(SubmissionRejected, match=r"^SLURM took no job: no$"):
         submitter().submit([item("a" * 12)], lambda _: None)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_rejection_says_which_arrays_slurm_has_and_which_it_lacks(
+    submitter: Callable[..., Submitter], item: Make, programs: Callable[..., Path], setup_in: WorkerConfig
+) -> None:
+    """The second of three arrays is refused."""
+    count = setup_in.folder / "count"
+    refuse = "echo 'sbatch: error: Batch job submission failed: Job violates accounting/QOS policy' >&2; exit 1"
+    programs(srun="", squeue="", sbatch=f"[ -e {count} ] && {{ {refuse}; }}; : > {count}\n{sbatch('7')}")
+    seen: list[Submission] = []
+    with pytest.raises(SubmissionRejected) as raised:
+        submitter(stages="claims", max_array_size=2).submit([item(f"{n:012x}") for n in range(5)], seen.append)
+    assert str(raised.value) == (
+        "SLURM took no job: Batch job submission failed: Job violates accounting/QOS policy; "
+        "submitted before that, and going on: 2 trials as SLURM job 7; not submitted: 3 trials in 2 arrays"
+    )
+    assert [one.job_id for one in seen] == ["7"]
+    assert job_folder(setup_in.folder).all() == seen
