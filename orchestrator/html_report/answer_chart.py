@@ -20,6 +20,7 @@ from orchestrator.html_report.mean_interval import MEAN_FIELDS, share_interval
 from orchestrator.html_report.page_data import QUALITY, PageData
 from orchestrator.reports.baseline_table import BaselineComparison
 from orchestrator.reports.final_metrics import MAIN, MEAN
+from orchestrator.reports.verdicts import Outcome
 
 MOST = 20
 """Variants that the chart shows; of more, the best ones."""
@@ -30,11 +31,15 @@ FIELDS = {
     "high": "95 % high",
     "n": "n (seeds)",
     "verdict": "Verdict",
+    "remark": "Remark",
     "caveats": "Caveats",
 }
 FIELDS_OF_MEANS = {"variant": "Variant", **MEAN_FIELDS, "caveats": "Caveats"}
 ROW = 26
 """Pixels for each variant."""
+COLOURS = {Outcome.ABOVE: "#009E73", Outcome.BELOW: ACCENT, Outcome.WITHIN: "#56B4E9"}
+"""Colours of verdicts; the others are undecided, or say that there is nothing to decide."""
+GREY = "#8C8C8C"
 
 
 def answer_chart(page: PageData) -> Chart | None:
@@ -56,38 +61,57 @@ def _differences(page: PageData, of: BaselineComparison) -> list[tuple[object, .
     for difference, k in ranked[:MOST]:
         result = of.results[k]
         bounds = result.joint_low, result.joint_high
-        rows.append(
-            (page.variants[k].label, difference, *bounds, result.n, result.verdict(), "; ".join(page.caveats[k]))
-        )
+        word = "" if result.outcome is None else result.outcome.value
+        remark = result.verdict().removeprefix(word).lstrip(": ")
+        rows.append((page.variants[k].label, difference, *bounds, result.n, word, remark, "; ".join(page.caveats[k])))
     return rows
 
 
 def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence[tuple[object, ...]]) -> Chart:
     title = f"difference in mean {MAIN[of.metric]} to the baseline"
     bases = list(dict.fromkeys(of.baselines[k] for k in of.results))
-    line = f"the baseline {page.variants[bases[0]].label}" if len(bases) == 1 else "each variant's baseline"
+    base = page.variants[bases[0]].label if len(bases) == 1 else "baseline"
+    line = f"the baseline ({base})" if len(bases) == 1 else "each variant's baseline"
     family = max((result.family for result in of.results.values()), default=1)
-    held = f", which hold for all {family} variants at once" if family > 1 else ""
+    held = f", corrected for {family} comparisons" if family > 1 else ""
     note = f"Line: {line}. Bars: 95 % intervals over the seeds{held}; fewer than three seeds have none."
     note += left_out(len(rows), len(of.results), "variants, the best") + page.hollow_points_note
-    zero: Spec = {
-        "mark": {"type": "rule", "strokeWidth": 1.5, "strokeDash": [4, 3], "color": ACCENT},
+    once: Spec = {"data": {"values": [{"base": base}]}}
+    zero: Spec = once | {
+        "mark": {"type": "rule", "strokeWidth": 1.5, "strokeDash": [4, 3], "color": GREY},
         "encoding": {"x": {"datum": 0}, "y": None},
     }
+    name: Spec = once | {
+        "mark": {"type": "text", "align": "center", "baseline": "bottom", "fontSize": 11},
+        "encoding": {"x": {"datum": 0}, "y": {"value": -4}, "text": {"field": "base"}},
+    }
+    colour = _colour_of_verdicts(rows)
     layers = [
         zero,
-        intervals({"type": "rule", "strokeWidth": 2}, title, axis="x"),
-        *_points(title, FIELDS, rows),
+        name,
+        intervals({"type": "rule", "strokeWidth": 2}, title, colour, axis="x"),
+        *_points(title, FIELDS, rows, colour),
     ]
     y = nominal("variant", None, axis={"labelLimit": 150})
     spec = layered(ROW * len(rows), {"y": y}, layers)
     return Chart("Variants against the baseline", note, FIELDS, rows, spec, wide=True)
 
 
-def _points(title: str, fields: Mapping[str, str], rows: Sequence[Sequence[object]]) -> list[Spec]:
+def _colour_of_verdicts(rows: Sequence[Sequence[object]]) -> Spec:
+    """Return the channel of colours, with a legend of the verdicts that occur."""
+    held = {row[list(FIELDS).index("verdict")] for row in rows}
+    shown = [outcome for outcome in Outcome if outcome.value in held]
+    scale = {"domain": [of.value for of in shown], "range": [COLOURS.get(of, GREY) for of in shown]}
+    return {"color": nominal("verdict", None, scale=scale, legend={"symbolType": "circle"})}
+
+
+def _points(
+    title: str, fields: Mapping[str, str], rows: Sequence[Sequence[object]], colour: Spec | None = None
+) -> list[Spec]:
     """Return the layers of points; a layer without points would make Vega warn."""
     caveats = [bool(row[-1]) for row in rows]
-    layers = points({"x": quantitative("mean", title), "tooltip": tooltip(fields)}, any(caveats))
+    encoding = {"x": quantitative("mean", title), "tooltip": tooltip(fields), **(colour or {})}
+    layers = points(encoding, any(caveats))
     return layers[1:] if all(caveats) else layers
 
 

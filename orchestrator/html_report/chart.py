@@ -118,7 +118,7 @@ def left_out(shown: int, count: int, chosen: str) -> str:
     return f" {shown} of {count} {chosen}." * (shown < count)
 
 
-POINT: Spec = {"type": "point", "size": 55, "strokeWidth": 1.8}
+POINT: Spec = {"type": "point", "size": 55, "strokeWidth": 1.8, "opacity": 1}
 
 
 def points(encoding: Spec, any_caveat: bool) -> list[Spec]:

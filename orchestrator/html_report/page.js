@@ -75,11 +75,11 @@
         const caveats = [...ofRow, ...(content.columnCaveats[column] || [])];
         const opens = typeof cell === "object" && !Array.isArray(cell);
         const inner = opens ? make("button", { type: "button", class: "link", onclick: () => openTrial(cell.trial) }, text) : text;
-        if (column === 0) return make("th", { scope: "row", class: content.right[0] ? "right" : text.length > LONG ? "left long" : "left" }, inner, ...caveatList(ofRow));
+        if (column === 0) return make("th", { scope: "row", class: content.right[0] ? "right" : text.length > LONG ? "left long" : text.length > 12 ? "left words" : "left" }, inner, ...caveatList(ofRow));
         const best = Array.isArray(cell);
         const classes = [content.right[column] ? "right" : "left", text.length > LONG ? "long" : text.length > 12 ? "words" : "", best ? "best" : ""].filter(Boolean).join(" ");
         const drawn = make("td", { class: classes }, inner);
-        if (best) drawn.title = "best mean";
+        if (best) drawn.title = "highlighted: the notes under the table say why";
         if (caveats.length && text !== ABSENT && (content.right[column] || best)) drawn.append(caveatSigns(caveats));
         return drawn;
       });
@@ -101,7 +101,15 @@
     }
 
     const table = make("table", {}, make("caption", { class: "aside" }, content.title), make("thead", {}, make("tr", {}, ...heads)), body);
-    const parts = [make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": content.title }, table), more];
+    const scroll = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": content.title }, table);
+    const frame = make("div", {}, scroll);
+    const parts = [frame, make("p", { class: "hint", "aria-hidden": "true" }, "more columns \u2192"), more];
+    const watchEdges = () => {
+      frame.classList.toggle("more-right", scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft > 2);
+      frame.classList.toggle("more-left", scroll.scrollLeft > 2);
+    };
+    scroll.addEventListener("scroll", watchEdges, { passive: true });
+    new ResizeObserver(watchEdges).observe(scroll);
     if (content.rows.length > 20) {
       const box = make("input", { type: "search", placeholder: "Filter rows", "aria-label": `Filter the rows of ${content.title}` });
       box.addEventListener("input", () => { state.filter = box.value.trim(); state.shown = PAGE; fill(); });

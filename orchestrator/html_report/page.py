@@ -39,6 +39,8 @@ from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
 
 HERE = Path(__file__).parent
+SHOWN_NOTES = 4
+"""Notes of a table that are in sight; the others unfold."""
 R_MATRICES = "R[i,j] is the metric of task j after task i was learned. A column shows what is forgotten, the last row the final state."
 
 
@@ -87,6 +89,7 @@ def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
     template = environment.from_string((HERE / "page.html").read_text(encoding="utf-8"))
     return template.render(
         title=page.report.title,
+        shown_notes=SHOWN_NOTES,
         answer=() if page.report.answer is None else page.report.answer.parts,
         top=top,
         facts=[line.partition(": ")[::2] for line in page.report.header],

@@ -46,7 +46,20 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
     lines.append(f"results:  {folder}")
     if sweep.search is not None and not plan.trials:
         return [*lines, f"trials:   none yet, on base {sweep.base}"]
-    return [*lines, f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}"]
+    lines.append(f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}")
+    return [*lines, *_no_longer(plan, sweep, folder)]
+
+
+def _no_longer(plan: Plan, sweep: Sweep, folder: Path) -> list[str]:
+    """A line on stored trials that left the plan; a search's trials are those of its study."""
+    count = len(plan.no_longer)
+    if not count or sweep.search is not None:
+        return []
+    are, them = ("is", "it") if count == 1 else ("are", "them")
+    return [
+        f"left:     {counted(count, 'stored trial')} {are} no longer in this sweep and in none of its tables; to see {them}: "
+        f"moleflow-sweep report {shlex.quote(str(folder))} --all"
+    ]
 
 
 def _search(sweep: Sweep, search: SearchKeys) -> str:
@@ -156,6 +169,7 @@ def plan_json(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: str, work: 
         "copies": [asdict(copies) for copies in inputs.copies],
         "folder": folder,
         "counts": {state: len(plan.of(state)) for state in ("done", "stale", "to run")},
+        "no_longer": list(plan.no_longer),
         "to_do": asdict(work) if work else None,
         "compared": settings.compared,
         "yet_different": settings.following,

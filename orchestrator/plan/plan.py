@@ -28,9 +28,15 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every trial of a sweep with its state, in the order of the sweep file."""
+    """Every trial of a sweep with its state, in the order of the sweep file.
+
+    Attributes:
+        trials: the trials.
+        no_longer: ids of stored finished trials that are not among them, as the sweep was edited.
+    """
 
     trials: tuple[PlannedTrial, ...]
+    no_longer: tuple[str, ...] = ()
 
     def of(self, state: State) -> tuple[Trial, ...]:
         """The trials in one state."""
@@ -66,7 +72,8 @@ def make_plan(
             return "done"
         return "to run" if rerun_stale else "stale"
 
-    return Plan(tuple(PlannedTrial(trial, state(trial)) for trial in trials))
+    no_longer = tuple(sorted(finished.keys() - {trial.id for trial in trials}))
+    return Plan(tuple(PlannedTrial(trial, state(trial)) for trial in trials), no_longer)
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def _sized(result: PairedComparison, with_family: bool = True) -> str:
     # Bounds that round to zero are shown finer, as the side of zero is the verdict.
     low, high = result.joint_low, result.joint_high
     fine = f"{low:+.2g} to {high:+.2g}" if 0 < min(abs(low), abs(high)) < 0.00005 else interval_text(low, high)
-    family = "" if result.family == 1 or not with_family else f", held for all {result.family} comparisons at once"
+    family = "" if result.family == 1 or not with_family else f", corrected for {result.family} comparisons"
     return f"{text} (95% interval {fine} over {seeds}{family})"
 
 

@@ -36,7 +36,7 @@ def test_points_with_caveats_are_drawn_hollow_and_not_faint():
     without, with_caveat = points({}, any_caveat=True)
     assert (without["mark"]["filled"], with_caveat["mark"]["filled"]) == (True, False)
     assert with_caveat["transform"] == [{"filter": HAS_CAVEAT}]
-    assert "opacity" not in with_caveat["mark"]
+    assert {layer["mark"]["opacity"] for layer in (filled, without, with_caveat)} == {1}
 
 
 @pytest.mark.parametrize(

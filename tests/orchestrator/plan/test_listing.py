@@ -110,3 +110,16 @@ def test_the_plan_of_a_search_shows_its_space_and_its_final_test(edit: Any, comm
     assert f"search:   {search}; tested then: the best and the base with 3 seeds" in lines
     assert "results:  results/small" in lines
     assert lines[-3:] == ["the space:", "  epochs  1 | 2", "  lr      0.0001 to 1 (loguniform)"]
+
+
+def test_an_edit_that_leaves_finished_trials_out_says_so(finished: Path, edit: Any, command: Any) -> None:
+    assert "no longer" not in command("plan", "sweep.yaml").out
+    edit(grid={"focal_gamma": [0]}, seeds=1, report=None)
+    shown = command("plan", "sweep.yaml").out
+    assert (
+        "left:     3 stored trials are no longer in this sweep and in none of its tables; to see them: "
+        "moleflow-sweep report results/small --all\n" in shown
+    )
+    assert len(json.loads(command("plan", "sweep.yaml", "--json").out)["no_longer"]) == 3
+    ended = command("sweep.yaml", "--backend", "inline")
+    assert "3 stored trials are no longer in this sweep" in ended.out + ended.err
