@@ -94,6 +94,12 @@ def test_every_key_is_documented(copied: Path, command: Any) -> None:
     assert {key for key in keys(told) if f"`{key}`" not in page} == set()
 
 
+def test_names_of_classes_may_have_spaces_between_them(place: Path, command: Any) -> None:
+    ended = command("data", "images", "--no-near", "--classes", " cloth, bolt ")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("images: 2 classes, 40 images, ")
+
+
 def test_the_page_holds_its_images_and_escapes_names(copied: Path, place: Path, command: Any) -> None:
     evil = copied / "bolt/test/good/<script>alert(1)</script>.png".replace("/script", "&script")
     shutil.copy2(copied / "bolt/train/good/003.png", evil)
@@ -118,6 +124,9 @@ def test_a_class_that_cannot_be_read(place: Path, images: Path, command: Any) ->
     assert "cloth: 12 training" in ended.out
     assert "cannot be read: bolt: broken/bolt/test/hole/000.png: broken image" in ended.out
     assert ended.err.startswith("error: 1 of the classes cannot be read, such as bolt: broken/bolt/")
+    as_json = command("data", "broken", "--no-near", "--json")
+    assert (as_json.code, as_json.err) == (2, ended.err)
+    assert list(json.loads(as_json.out)["unreadable"]) == ["bolt"]
 
 
 @pytest.mark.parametrize(

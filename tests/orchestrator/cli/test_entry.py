@@ -172,12 +172,14 @@ def test_ctrl_c_before_the_first_trial_names_the_command(command, monkeypatch, w
 
 def test_a_trial_of_its_own(place, command, features):
     words = ["trial", "--version", "v7", "--base", "base.yaml", "--data", "images", "--set", "focal_gamma=2"]
+    words += ["--seed", "3"]
     ended = command(*words)
     assert ended.code == 0
     assert "finished  1/1" in ended.out
     place_of_results = next(line.split()[1] for line in ended.out.splitlines() if line.startswith("results: "))
     assert place_of_results.startswith("results/trial-v7")
     assert "1 done, 0 to run" in command(*words).out
+    assert ResultStore(place / place_of_results).read("attempts")["seed"].to_pylist() == [3]
 
 
 def test_the_cache_is_shown_and_cleared(finished, command):

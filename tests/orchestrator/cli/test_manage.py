@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -208,6 +210,65 @@ def test_mistakes_are_one_line_and_write_nothing(finished, command, contents, wo
     assert contents(finished) == before
 
 
+def test_forty_trials_are_shown_or_all_of_them(finished, command):
+    path = finished / FOLDER / "sweep.json"
+    plan = json.loads(path.read_text())
+    path.write_text(json.dumps(plan | {"trials": plan["trials"] + [f"{n:012x}" for n in range(50)]}))
+    assert command("status", FOLDER).out.endswith(
+        "\n14 more trials are left out (10 waiting, 4 finished); --all shows them\n"
+    )
+    everything = command("status", FOLDER, "--all").out
+    assert ("left out" in everything, everything.count(" waiting")) == (False, 1 + 50)
+
+
+def test_a_watched_sweep_shows_what_fits_the_terminal_or_all_of_it(finished, command, monkeypatch):
+    """Rich takes these variables for a terminal of eight lines."""
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "120"), ("LINES", "8")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "more trials are left out" in command("status", FOLDER, "--watch").out
+    assert "more trials are left out" not in command("status", FOLDER, "--watch", "--all").out
+
+
+def test_failed_trials_are_cancelled_too(finished, command):
+    shutil.rmtree(finished / FOLDER / "parts")
+    shutil.rmtree(finished / FOLDER / "attempts")
+    trial_id = json.loads((finished / FOLDER / "sweep.json").read_text())["trials"][0]
+    records(finished).begin(trial_id).end("failed", error="no luck")
+    assert command("cancel", FOLDER, trial_id).out.splitlines()[:2] == [
+        "cancelled: 1 of 4 trials",
+        "  1 failed: are not retried",
+    ]
+
+
+def test_a_search_is_retried_although_all_its_trials_have_finished(finished, command):
+    """Only the search itself knows if it is over; without a terminal nothing runs."""
+    path = finished / FOLDER / "sweep.json"
+    plan = json.loads(path.read_text()) | {"typed_in": str(finished)}
+    path.write_text(json.dumps(plan))
+    done = command("retry", FOLDER)
+    assert (done.code, done.out.splitlines()[1:]) == (0, ["nothing to retry: all of them have finished"])
+    path.write_text(json.dumps(plan | {"tabled": plan["trials"]}))
+    search = command("retry", FOLDER)
+    assert (search.code, search.out.splitlines()[1]) == (
+        2,
+        f"command:  moleflow-sweep sweep.yaml --backend inline --quiet  (in {finished})",
+    )
+    assert "no terminal to ask on" in search.err
+
+
+def test_a_sign_that_a_terminal_lacks_is_shown_as_a_question_mark(finished, command, monkeypatch):
+    path = finished / FOLDER / "sweep.json"
+    ids = [f"abc{n:09}" for n in range(4)]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trials": ids, "labels": {}}))
+    page = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(page, encoding="ascii", write_through=True))
+    assert command("logs", FOLDER, "abc").code == 2
+    assert page.getvalue().decode("ascii") == (
+        f"error: 'abc': names 4 trials ({', '.join(ids[:3])}, ?); give more of the id\n"
+    )
+
+
 def test_the_beginning_of_several_ids_names_none(finished, command):
     path = finished / FOLDER / "sweep.json"
     plan = json.loads(path.read_text())
@@ -330,6 +391,11 @@ def test_retry_runs_the_command_where_it_was_typed(finished, command, edit, star
         ({"typed_in": "/nowhere/at/all"}, "its command was typed in /nowhere/at/all, which does not exist any more"),
         ({"command": ["sweep.yaml", "--out", "results/other"]}, "results/other: the folder was moved or copied"),
         ({"command": ["sweep.yaml", "--out=results/other"]}, "results/other: the folder was moved or copied"),
+        # Of an option that is given twice, the last one counts.
+        (
+            {"command": ["sweep.yaml", "--out", "results/small", "--out", "results/other"]},
+            "results/other: the folder was moved or copied",
+        ),
     ],
 )
 def test_retry_is_refused_where_the_command_cannot_be_run_again(finished, command, contents, changes, said):

@@ -20,8 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from PIL import Image
 
+from moleflow.errors import InvalidInput
+from orchestrator.cli.others_folder import explain_damage
 from orchestrator.results.parts import make_part, write_part
 from orchestrator.results.schema import TABLES
 from orchestrator.results.store import ResultStore
@@ -32,7 +35,7 @@ ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\x00"
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 TITLE = f"t: {MARKUP}{ESCAPES}\n\n## After the final task\n\n| Metric | win |\n|---|---|\n| AUROC | 1.0 |\n\\input{{/etc/passwd}}"
 CLASSES = (f'=cmd|"/c calc"!A1{ESCAPES}', f"@x|y ```{MARKUP}`` $\\write18{{ls}}$ 100% #_&~^ {{}}")
-FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 RAW_TAG = re.compile(r"(?<!\\)<(script|img)")
 GREY = np.full((8, 8), 9, dtype=np.uint8).tobytes()
 
@@ -383,3 +386,26 @@ def test_a_record_of_a_report_names_no_file_outside_of_the_folder(hostile, comma
     (hostile / "tables").mkdir(exist_ok=True)
     (hostile / "tables" / "report.json").write_text(text)
     assert command("report", hostile).code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (OSError("truncated"), InvalidInput),
+        (KeyError("worker"), InvalidInput),
+        (OSError(28, "No space left"), OSError),
+        (typer.Exit(3), typer.Exit),
+    ],
+)
+def test_errors_of_values_become_one_line_and_others_stay(error, shown):
+    """An error of the system has a number; pyarrow raises an OSError without one."""
+
+    @explain_damage("place")
+    def command(place):
+        raise error
+
+    with pytest.raises(shown) as raised:
+        command(place="results/x")
+    assert (raised.value is error) == (shown is not InvalidInput)
+    if shown is InvalidInput:
+        assert str(raised.value).startswith("results/x: holds values that no worker writes (")

@@ -78,3 +78,18 @@ def test_exports_to_stdout_and_to_a_file(finished, command):
 @pytest.mark.parametrize("name", ["compare", "export", "doctor"])
 def test_help_has_an_example(command, name):
     assert f"moleflow-sweep {name} " in command(name, "--help").out
+
+
+def test_a_report_that_was_changed_is_told_by_the_exit_code(finished, command):
+    assert command("verify", ONE).code == 0
+    report = finished / ONE / "report.md"
+    report.write_text(report.read_text().replace("small", "great", 1))
+    for place in (ONE, f"{ONE}/report.md"):
+        ended = command("verify", place)
+        assert (ended.code, ended.err) == (1, "")
+
+
+def test_every_file_of_a_report_is_named(finished, command):
+    names = ("report.md", "report.csv", "report.tex", "report.html")
+    said = "written: " + ", ".join(f"{ONE}/{name}" for name in names)
+    assert command("report", ONE, "--html").err == f"{said}\n"

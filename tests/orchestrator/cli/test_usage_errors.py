@@ -18,8 +18,10 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
     [
         (["run"], "run: give a sweep file, such as sweeps/v7_gamma.yaml"),
         (["logs", "x"], "logs: give a trial too, as `status DIR` shows them"),
+        (["diff"], "diff: give two trials, such as `diff 3f2a 90bc results/NAME`"),
         (["trial"], "trial: give --version, one of v1, v2, ..."),
         (["s.yaml", "--workers", "x"], "--workers: given 'x', allowed: a whole number from 1 to 1024"),
+        (["s.yaml", "--workers", "2", "--workers=x"], "--workers: given 'x', allowed: a whole number from 1 to 1024"),
         (["s.yaml", "--workers=0"], "--workers: given '0', allowed: a whole number from 1 to 1024"),
         (["run", "--workers", "1.5", "s.yaml"], "--workers: given '1.5', allowed: a whole number from 1 to 1024"),
         (["dashboard", "x", "--port", "65536"], "--port: given '65536', allowed: a whole number from 0 to 65535"),
@@ -45,6 +47,19 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
 def test_one_line_with_what_to_do(command, words, said):
     ended = command(*words)
     assert (ended.code, ended.out, ended.err) == (2, "", f"error: {said}\n")
+
+
+def test_a_password_that_was_typed_is_not_repeated(command):
+    pytest.importorskip("sqlalchemy", reason="no SQLAlchemy: pip install -e '.[search]'")
+    ended = command("postgresql://user:secret@host/study")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: 'postgresql://user:***@host/study' is neither a command (")
+
+
+@pytest.mark.parametrize("word", ["--out=", "--cache="])
+def test_an_empty_value_is_no_path_although_a_word_follows(command, word):
+    ended = command("plan", word, "s.yaml")
+    assert (ended.code, ended.err) == (2, f"error: {word[:-1]}: given ''; give a name or path, or leave it out\n")
 
 
 def test_a_file_that_may_not_be_read(command, tmp_path, monkeypatch):

@@ -93,6 +93,8 @@ def test_without_what_a_worker_needs_the_exit_code_is_1(place, command, apart, m
     assert "pip install" in lines["worker"]
     assert "is a file  [mend: --out FOLDER]" in lines["results"]
     assert lines["--backend local"].split() == ["lacks", "--backend", "local", "worker,", "results"]
+    as_json = command("doctor", "--base", "base.yaml", "--out", "base.yaml", "--json")
+    assert (as_json.code, json.loads(as_json.out)["runs_here"]) == (1, False)
 
 
 def test_an_import_that_hangs_is_not_waited_for(place, monkeypatch):

@@ -109,6 +109,14 @@ def test_mistakes_are_one_line(command, words, said):
     assert said in ended.err
 
 
+@pytest.mark.parametrize(("only", "rows"), [(("one", "two"), 2), (("two",), 1)])
+def test_only_the_rows_that_are_named_run(place, command, only, rows):
+    write(place, {"image_auroc": "0.0000"}, {"image_auroc": "0.5000"})
+    told = command(*WORDS, *(word for name in only for word in ("--only", name)), "--estimate")
+    plural = "s" if rows > 1 else ""
+    assert (told.code, f"rows:     {rows} row{plural} of images, {rows} trial{plural} to run" in told.out) == (0, True)
+
+
 def test_the_sweep_of_the_notes_rows_has_each_rows_own_settings():
     rows = read_rows(FOLDER / "leather_grid_transistor.yaml")
     (group,) = sweeps_of_rows(rows, "published", Path("/images"), {})

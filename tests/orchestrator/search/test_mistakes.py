@@ -49,6 +49,12 @@ def asked(**search):
             ("--rebuild-study",),
             "--rebuild-study: is for a run of a sweep with `search:`",
         ),
+        (asked(), ("--rebuild-study", "--dry-run"), "--rebuild-study: is for a run of a sweep with `search:`"),
+        (
+            asked(),
+            ("--rebuild-study", "--print-sbatch", "--backend", "slurm"),
+            "--rebuild-study: is for a run of a sweep with `search:`",
+        ),
         (asked(start_from=["$NO_SUCH_VARIABLE/a"]), (), "search.start_from: $NO_SUCH_VARIABLE/a: the environment"),
         ({"grid": {"focal_gamma": [0, 2]}}, ("--storage", "sqlite:///s.db"), "--storage: is for searches"),
     ],
