@@ -8,6 +8,7 @@
 # make test-anomalib  lists of samples of public data sets, compared with anomalib's: seconds; downloads 1 MB
 # make bench        every figure of benchmarks/README.md that needs no other machine: 15 minutes; run nothing else meanwhile
 # make bench-gpu    on a machine with a GPU: are its digits right, and how many trials an hour; 10 minutes
+# make screenshots  the pictures of the demo's report in docs/: needs chromium and chromium-driver
 # make check        lint, format and types
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 ANOMALIB := 2.7.0
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared test-anomalib bench bench-gpu check install
+.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared test-anomalib bench bench-gpu screenshots check install
 demo: install
 	@MOLEFLOW_COMMAND="make demo" $(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
@@ -51,6 +52,10 @@ bench: install
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/overhead.py --quick
 	$(BIN)/python benchmarks/sweep.py --only 5 --without c
+
+screenshots: demo
+	$(BIN)/moleflow-sweep report results/v7_gamma-demo --html > /dev/null
+	$(BIN)/python docs/screenshots.py results/v7_gamma-demo/report.html docs
 
 check: install
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ FIELDS = {
 FIELDS_OF_MEANS = {"variant": "Variant", **MEAN_FIELDS, "caveats": "Caveats"}
 ROW = 26
 """Pixels for each variant."""
+LINE_HEIGHT = 12
 COLOURS = {Outcome.ABOVE: "#009E73", Outcome.BELOW: ACCENT, Outcome.WITHIN: "#56B4E9"}
 """Colours of verdicts; the others are undecided, or say that there is nothing to decide."""
 GREY = "#8C8C8C"
@@ -68,7 +69,7 @@ def _differences(page: PageData, of: BaselineComparison) -> list[tuple[object, .
 
 
 def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence[tuple[object, ...]]) -> Chart:
-    title = f"difference in mean {MAIN[of.metric]} to the baseline"
+    title = f"difference in mean {MAIN[of.metric]}"
     bases = list(dict.fromkeys(of.baselines[k] for k in of.results))
     base = page.variants[bases[0]].label if len(bases) == 1 else "baseline"
     line = f"the baseline ({base})" if len(bases) == 1 else "each variant's baseline"
@@ -92,9 +93,19 @@ def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence
         intervals({"type": "rule", "strokeWidth": 2}, title, colour, axis="x"),
         *_points(title, FIELDS, rows, colour),
     ]
-    y = nominal("variant", None, axis={"labelLimit": 150})
-    spec = layered(ROW * len(rows), {"y": y}, layers)
+    spec = layered(_row_height(rows) * len(rows), {"y": _names_axis()}, layers)
     return Chart("Variants against the baseline", note, FIELDS, rows, spec, wide=True)
+
+
+def _names_axis() -> Spec:
+    """Return the channel of the variants' names, with one factor a line."""
+    return nominal("variant", None, axis={"labelLimit": 150, "labelExpr": "split(datum.label, ', ')"})
+
+
+def _row_height(rows: Sequence[Sequence[object]]) -> int:
+    """Return the pixels of a row, for the name with the most factors."""
+    lines = max(str(row[0]).count(", ") + 1 for row in rows)
+    return ROW + LINE_HEIGHT * (lines - 1)
 
 
 def _colour_of_verdicts(rows: Sequence[Sequence[object]]) -> Spec:
@@ -110,7 +121,7 @@ def _points(
 ) -> list[Spec]:
     """Return the layers of points; a layer without points would make Vega warn."""
     caveats = [bool(row[-1]) for row in rows]
-    encoding = {"x": quantitative("mean", title), "tooltip": tooltip(fields), **(colour or {})}
+    encoding = {"x": quantitative("mean", title, {"padding": 10}), "tooltip": tooltip(fields), **(colour or {})}
     layers = points(encoding, any(caveats))
     return layers[1:] if all(caveats) else layers
 
@@ -131,6 +142,5 @@ def _chart_of_means(page: PageData) -> Chart | None:
         intervals({"type": "rule", "strokeWidth": 2}, title, axis="x"),
         *_points(title, FIELDS_OF_MEANS, rows),
     ]
-    y = nominal("variant", None, axis={"labelLimit": 150})
-    spec = layered(ROW * len(rows), {"y": y}, layers)
+    spec = layered(_row_height(rows) * len(rows), {"y": _names_axis()}, layers)
     return Chart(f"Variants by {title}", note, FIELDS_OF_MEANS, rows, spec, wide=True)

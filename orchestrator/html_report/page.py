@@ -65,6 +65,7 @@ def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
     shown = [one.trial for one in extreme_trials(page)] if page.is_large else page.trials
     curves = read_curves(page, {trial.trial_id for trial in shown})
     maps, maps_note = anomaly_map_gallery(page)
+    heading, aside = question_and_note(page.report.title)
     sections = _sections(page, curves, maps_note, of_search)
     tables = [one for section in sections for one in section.tables]
     top = answer_chart(page)
@@ -89,6 +90,8 @@ def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
     template = environment.from_string((HERE / "page.html").read_text(encoding="utf-8"))
     return template.render(
         title=page.report.title,
+        heading=heading,
+        aside=aside,
         shown_notes=SHOWN_NOTES,
         answer=() if page.report.answer is None else page.report.answer.parts,
         top=top,
@@ -125,6 +128,12 @@ def charts_of_page(page: PageData, folder: Path, sweep: SweepFolder) -> list[Cha
 def _search_of(page: PageData, folder: Path, sweep: SweepFolder) -> PageSection | None:
     has_search = sweep.tabled is not None or (folder / "study.journal").exists()
     return search_section(folder, sweep.name, {len(v.seeds) for v in page.variants}) if has_search else None
+
+
+def question_and_note(title: str) -> tuple[str, str]:
+    """Take a title apart: the sweep with its question, and the note in brackets behind it."""
+    found = re.fullmatch(r"(.*?\?) \((.*)\)", title)
+    return (found[1], f"{found[2][0].upper()}{found[2][1:]}.") if found else (title, "")
 
 
 def prose(text: str) -> Markup:

@@ -231,6 +231,8 @@ def _counts(of: BaselineComparison, variants: Sequence[VariantColumn]) -> list[s
     verdicts = grouped(
         (result.outcome, variants[k].label) for k, result in of.results.items() if result.outcome is not None
     )
+    if len(verdicts) == 1:
+        return [f"The verdict of all {len(of.results)} variants: {next(iter(verdicts)).value}."]
     each = []
     for outcome in Outcome:
         if labels := verdicts.get(outcome):

@@ -238,3 +238,20 @@ def test_the_gallery_shows_image_mask_and_map(finished, page_of, watched):
     until(watched, lambda: closed.find_elements("css selector", "figure"))
     assert watched.execute_script("return document.documentElement.scrollWidth") <= 390
     assert said(watched) == []
+
+
+def test_a_table_wider_than_the_window_keeps_its_names_and_says_that_there_is_more(keep, trial, page_of, watched):
+    wide(watched, 390)
+    watched.get(page_of(keep([trial(float(gamma), seed) for gamma in range(6) for seed in range(3)])).as_uri())
+    scroll = find(watched, "#tables .scroll")
+    name = scroll.find_element("css selector", "tbody th")
+    frame = watched.execute_script("return arguments[0].parentElement", scroll)
+    hint = watched.execute_script("return arguments[0].nextElementSibling", frame)
+    show(watched, scroll)
+    until(watched, hint.is_displayed)
+    left = name.rect["x"]
+    watched.execute_script("arguments[0].scrollLeft = arguments[0].scrollWidth", scroll)
+    until(watched, lambda: not hint.is_displayed())
+    assert name.rect["x"] == left  # It stays in sight.
+    assert "more-left" in frame.get_attribute("class")
+    assert said(watched) == []

@@ -311,3 +311,11 @@ def test_variants_that_do_not_fit_side_by_side_are_rows_with_their_means_first(k
     assert table["title"] == "After the final task"
     assert table["head"][:3] == ["Variant", "n", "Mean Image AUROC"]
     assert [page["names"][row[0]] for row in table["rows"]] == [f"focal_gamma={gamma}" for gamma in range(6)]
+
+
+def test_the_note_of_a_title_stands_under_it():
+    assert page.question_and_note("v7: Does it (v7) help? (no data, 2 seeds (of 5))") == (
+        "v7: Does it (v7) help?",
+        "No data, 2 seeds (of 5).",
+    )
+    assert page.question_and_note("v7 (short)") == ("v7 (short)", "")
