@@ -13,7 +13,7 @@ from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
 from orchestrator.reports.notes import header_lines, unfinished
 from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.render import ABSENT, Table
-from orchestrator.reports.short_names import legend
+from orchestrator.reports.short_names import LONGEST, legend, with_short_names
 from orchestrator.reports.tables import Record, Report, build_tables
 from orchestrator.reports.variants import (
     VariantColumn,
@@ -88,7 +88,8 @@ def cross_sweep_report(
         InvalidInput: there is no store in a folder.
     """
     baseline = None if not baseline else dict(sorted(baseline.items()))
-    trials, twins, banks = _tagged_trials(sources, split)
+    tagged = _tagged_trials(sources, split)
+    trials, twins, banks = tagged.trials, tagged.twins, tagged.banks
     title = f"{' and '.join(source.name for source in sources)} side by side"
     missing = [
         f"{source.name}: {line}"
@@ -97,8 +98,7 @@ def cross_sweep_report(
             source.store, source.selection, _ids(trials, twins, source.name) | banks[source.name], split
         )
     ]
-    known = {f"{trial_id}{_AT}{of.name}": name for of in sources for trial_id, name in of.names.items()}
-    groups = _image_groups(trials, twins, baseline, version_settings, known)
+    groups = _image_groups(tagged, baseline, version_settings)
     header = _header(sources, groups, trials, twins, split)
     tables: list[Table] = []
     records: list[Record] = []
@@ -113,30 +113,47 @@ def cross_sweep_report(
 
 def any_column_fits(baseline: Mapping[str, object], sources: Sequence[ComparedSweep], split: str) -> bool:
     """Say whether any column can be measured against `baseline`."""
-    trials, twins, _ = _tagged_trials(sources, split)
-    groups = _image_groups(trials, twins, baseline, None, {})
+    groups = _image_groups(_tagged_trials(sources, split), baseline, None)
     return any(of is not None for group in groups for of in group.comparison.baselines)
 
 
-def _tagged_trials(
-    sources: Sequence[ComparedSweep], split: str
-) -> tuple[list[FinishedTrial], dict[str, tuple[str, ...]], dict[str, set[str]]]:
-    """Return the trials of all sweeps, each tagged with its sweep, and the sweeps of shared ones.
+@dataclass(frozen=True)
+class _TaggedTrials:
+    """The trials of all sweeps, each tagged with its sweep.
 
-    Memory banks are not compared: their ids come apart, by sweep.
+    Attributes:
+        trials: the trials; one that a later sweep holds too is there once.
+        twins: {tagged id: the names of the later sweeps}.
+        banks: {sweep: ids of its memory banks}, which are not compared.
+        own_names: the short name of a trial's variant in its own sweep, by tagged id.
+        given_names: those that a search gave.
+    """
+
+    trials: list[FinishedTrial]
+    twins: dict[str, tuple[str, ...]]
+    banks: dict[str, set[str]]
+    own_names: dict[str, str]
+    given_names: dict[str, str]
+
+
+def _tagged_trials(sources: Sequence[ComparedSweep], split: str) -> _TaggedTrials:
+    """Tag the trials of all sweeps with their sweep.
 
     The tag is part of the id and a factor. It is also a setting until the trials are grouped, so
-    that equal configurations of two sweeps stay two columns. Trials that a later sweep holds too
-    are returned once, with {tagged id: the names of the later sweeps}.
+    that equal configurations of two sweeps stay two columns.
     """
     trials: list[FinishedTrial] = []
     seen: dict[tuple[object, ...], str] = {}
     twins: dict[str, tuple[str, ...]] = {}
     banks: dict[str, set[str]] = {}
+    own: dict[str, str] = {}
+    given: dict[str, str] = {}
     for source in sources:
         versions, of_banks = set_apart(finished_trials(source.store, source.selection, split))
         banks[source.name] = {trial.trial_id for trial in of_banks}
-        for variant in group_variants(versions):
+        variants = group_variants(versions)
+        labels = [one.label for one in with_short_names(variants, [None] * len(variants))]
+        for variant, label in zip(variants, labels, strict=True):
             # Digests and environment are part of it: trials run twice with other digits stay apart.
             identity = tuple(
                 (t.trial_id, t.classes, t.images, t.state_digest, t.scores_digest, tuple(t.environment.items()))
@@ -146,12 +163,15 @@ def _tagged_trials(
             tag = {SWEEP: source.name}
             for trial in variant.trials:
                 tagged = f"{trial.trial_id}{_AT}{first}"
+                own.setdefault(tagged, label)
+                if trial.trial_id in source.names:
+                    given.setdefault(tagged, source.names[trial.trial_id])
                 if first != source.name:
                     twins[tagged] = (*twins.get(tagged, ()), source.name)
                     continue
                 factors, settings = {**trial.factors, **tag}, {**trial.settings, **tag}
                 trials.append(replace(trial, trial_id=tagged, factors=factors, settings=settings))
-    return trials, twins, banks
+    return _TaggedTrials(trials, twins, banks, own, given)
 
 
 def _ids(trials: Sequence[FinishedTrial], twins: Mapping[str, Collection[str]], sweep: str) -> set[str]:
@@ -161,14 +181,16 @@ def _ids(trials: Sequence[FinishedTrial], twins: Mapping[str, Collection[str]], 
 
 
 def _image_groups(
-    trials: Sequence[FinishedTrial],
-    twins: Mapping[str, Sequence[str]],
-    baseline: Mapping[str, object] | None,
-    version_settings: VersionSettings | None,
-    known: Mapping[str, str],
+    tagged: _TaggedTrials, baseline: Mapping[str, object] | None, version_settings: VersionSettings | None
 ) -> list[ImageGroup]:
-    """Group trials by their images: data set, digest of each class, and how many were scored."""
-    names = _column_names(group_variants(trials), twins)
+    """Group trials by their images: data set, digest of each class, and how many were scored.
+
+    If the names of columns are long, each column has the name that it has in its own sweep.
+    """
+    trials = tagged.trials
+    names = _column_names(group_variants(trials), tagged.twins)
+    is_long = max(map(len, names.values()), default=0) > LONGEST
+    known = (tagged.own_names if is_long else {}) | tagged.given_names
     by_images: dict[str, list[FinishedTrial]] = {}
     for trial in trials:
         of_data = sorted((k, v) for k, v in trial.settings.items() if k.startswith("data_digests"))

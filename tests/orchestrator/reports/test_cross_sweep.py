@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.reports.cross_sweep import ComparedSweep, any_column_fits, cross_sweep_report
@@ -181,3 +184,18 @@ def test_missing_trials_are_named_with_their_sweep(sweep):
 def test_a_comparison_without_finished_trials_says_so(sweep):
     report = cross_sweep_report([sweep("one"), sweep("two")], None, "test")
     assert (report.header, report.tables) == (("sweeps: one (0 trials), two (0 trials)",), ())
+
+
+def test_long_names_give_way_to_those_of_the_own_sweep_and_to_those_of_a_search(sweep):
+    versions = [({"version": version}, seed, {"version": version}) for version in ("v3", "v7") for seed in (0, 1)]
+    others = {"training.learning_rate": 0.003388, "lora.rank": 8, "loss.center_weight": 0.05}
+    found = [({GAMMA: gamma} | others, seed, {}) for gamma in (0.0, 2.0) for seed in (0, 1)]
+    one, two = sweep("one", *versions), sweep("two", *found)
+    ids = {}
+    for row in two.store.read("attempts", ["trial_id", "factors"]).to_pylist():
+        ids[row["trial_id"]] = "base" if json.loads(row["factors"])[GAMMA] == 0 else "best #17"
+    report = cross_sweep_report([one, replace(two, names=ids)], None, "test")
+    names = {name.removesuffix(" †") for name in columns(report)}
+    assert names == {"v3 (one)", "v7 (one)", "base (two)", "best #17 (two)"}
+    legend = next(line for line in report.header if line.startswith("names: "))
+    assert "`best #17 (two)` is version=v7, rank=8, center_weight=0.05, focal_gamma=2, learning_rate=0.003388" in legend
