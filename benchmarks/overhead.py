@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 import trivial
 from rich.console import Console
 
-from orchestrator.driver.launch import run_sweep
+from orchestrator.driver.launch import run_prepared
 from orchestrator.driver.prepare import Options, prepare, worker_config
 from orchestrator.driver.results_folder import prepare_folder, write_plan
 from orchestrator.monitor.status import StatusReader
@@ -121,7 +121,7 @@ def again(place: Path, trials: int) -> Figures:
     def work() -> None:
         found, options = trivial.prepared_sweep(place, trials // SEEDS, SEEDS)
         assert len(found.plan.of("done")) == len(found.trials)
-        assert run_sweep(found, options, Console(file=io.StringIO())) == 0
+        assert run_prepared(found, options, Console(file=io.StringIO())) == 0
 
     return timed(work)
 

@@ -106,12 +106,15 @@ class TrainedDetector:
         self._facts = DigestCache()
 
     def score(
-        self, images: Iterable[str | Path], on_failure: Failure | None = None, class_name: str | None = None
+        self,
+        images: str | Path | Iterable[str | Path],
+        on_failure: Failure | None = None,
+        class_name: str | None = None,
     ) -> Iterator[ScoredImage]:
         """Yield the score of each image, in their order.
 
         Args:
-            images: paths of image files.
+            images: paths of image files, or one path.
             on_failure: called for an image that cannot be scored, which is then left out; None
                 raises its error.
             class_name: the class whose range of values is used for images of more than 8 bits;
@@ -123,7 +126,7 @@ class TrainedDetector:
         if class_name is not None and class_name not in self.stored.header.value_ranges:
             allowed = ", ".join(self.stored.header.value_ranges)
             raise InvalidInput(f"class: given '{class_name}', allowed: {allowed}")
-        waiting = map(Path, images)
+        waiting = map(Path, [images] if isinstance(images, str | Path) else images)
         while paths := list(islice(waiting, CHUNK)):
             found = []
             for path in paths:

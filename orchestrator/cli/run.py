@@ -102,7 +102,7 @@ def run(
       moleflow-sweep run FILE --log-json | jq 'select(.kind == "epoch") | .loss'
     """
     from orchestrator.driver.dry_run import run_dry
-    from orchestrator.driver.launch import print_scripts, run_sweep
+    from orchestrator.driver.launch import print_scripts, run_prepared
     from orchestrator.driver.notify import check_notify
     from orchestrator.driver.prepare import prepare
 
@@ -153,7 +153,7 @@ def run(
         raise InvalidInput(f"--storage: is for searches, and {file} has no `search:`; leave it out")
     if rebuild_study and (sweep.search is None or dry_run or print_sbatch):
         raise InvalidInput("--rebuild-study: is for a run of a sweep with `search:`; leave it out")
-    action = run_dry if dry_run else print_scripts if print_sbatch else run_sweep
+    action = run_dry if dry_run else print_scripts if print_sbatch else run_prepared
     console = open_console(stderr=log_json)
     with naming_the_command(console):
         raise typer.Exit(action(prepare(sweep, options), options, console))
@@ -298,7 +298,7 @@ def trial(
       moleflow-sweep trial --version v7 --set focal_gamma=2 --base demo
       moleflow-sweep trial --version v3 --seed 1 --data ~/mvtec
     """
-    from orchestrator.driver.launch import run_sweep
+    from orchestrator.driver.launch import run_prepared
     from orchestrator.driver.prepare import prepare
     from orchestrator.sweep.overrides import parse_sets
     from orchestrator.sweep.sweep import make_sweep
@@ -316,4 +316,4 @@ def trial(
     )
     console = open_console()
     with naming_the_command(console):
-        raise typer.Exit(run_sweep(prepare(sweep, options), options, console))
+        raise typer.Exit(run_prepared(prepare(sweep, options), options, console))

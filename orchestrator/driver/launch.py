@@ -22,7 +22,7 @@ from orchestrator.exit_codes import INTERRUPTED
 from orchestrator.host.command_line import program_name
 
 
-def run_sweep(prepared: Prepared, options: Options, console: Console) -> int:
+def run_prepared(prepared: Prepared, options: Options, console: Console) -> int:
     """Run the unfinished trials, write and print the report; return the exit code.
 
     Raises:

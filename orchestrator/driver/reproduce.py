@@ -14,7 +14,7 @@ from moleflow.files import write_atomically
 from moleflow.settings.config import TrialConfig, digest, flatten_config, reach
 from moleflow.settings.knobs import Layer, base_layers, fields, resolve, version_layer, version_names
 from moleflow.settings.task_list import classes_of_task
-from orchestrator.driver.launch import run_sweep
+from orchestrator.driver.launch import run_prepared
 from orchestrator.driver.prepare import Options, Prepared, prepare
 from orchestrator.exit_codes import INTERRUPTED
 from orchestrator.monitor import terminal
@@ -168,7 +168,7 @@ def reproduce_rows(groups: Sequence[RowsToRun], options: Options, console: Conso
         console.print("\n".join(cost_lines(group, prepared, own, console)))
         if only_estimate:
             continue
-        code = max(code, run_sweep(prepared, own, console))
+        code = max(code, run_prepared(prepared, own, console))
         if code == INTERRUPTED:
             return code
         text = reproduction_text(group, prepared)
