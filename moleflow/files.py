@@ -11,6 +11,8 @@ answer:
 - Clocks that differ. Ages come from the clock that stamps the files.
 
 A file is whole or not there, whenever a process dies or the power fails.
+
+On a node that does not see a folder, a process that sees it can do the work: see `routed`.
 """
 
 from __future__ import annotations
@@ -19,21 +21,28 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from moleflow import passing_errors
 from moleflow.owner import CODE, code_is_gone, owner_code
 from moleflow.passing_errors import PASSING, of_present_file, retried
 from moleflow.passing_errors import NotAFile as NotAFile  # Part of this module for its callers.
-from moleflow.passing_errors import open_file as open_file
-from moleflow.passing_errors import read as read
 
 Content = bytes | memoryview
 Written = TypeVar("Written")
+Result = TypeVar("Result")
+Rest = ParamSpec("Rest")
+Call = Callable[..., Any]
+"""Runs a function of this module elsewhere: `call(name, path, *args, **kwargs)`. It returns what
+the function returns there and raises its OSError."""
 
 LEFT_BEHIND_S = 3600.0
 """Age of a temporary file of another host from which nobody writes it any more."""
@@ -41,16 +50,65 @@ LEFT_BEHIND_S = 3600.0
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _TEMPORARY = re.compile(r"^\..+\.tmp$")
 _OWNED = re.compile(rf"\.({CODE})-[0-9a-f]{{12}}\.tmp$")
+_ROUTES: dict[Path, Call] = {}
+
+
+# --- Folders of another process ------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def routed(folder: Path, call: Call) -> Iterator[None]:
+    """Let another process work on the files below a folder, for all threads, within the block.
+
+    Args:
+        folder: the folder, as callers spell its path.
+        call: runs a function of this module there.
+    """
+    _ROUTES[folder] = call
+    try:
+        yield
+    finally:
+        del _ROUTES[folder]
+
+
+def is_routed(path: Path) -> bool:
+    """True if another process works on this path."""
+    return _route(path) is not None
+
+
+def _route(path: Path) -> Call | None:
+    for folder, call in _ROUTES.items():
+        if path.is_relative_to(folder):
+            return call
+    return None
+
+
+def _routable(
+    function: Callable[Concatenate[Path, Rest], Result],
+) -> Callable[Concatenate[Path, Rest], Result]:
+    """A function that runs where its path is."""
+
+    @wraps(function)
+    def run(path: Path, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
+        call = _route(path) if _ROUTES else None
+        if call is None:
+            return function(path, *args, **kwargs)
+        result: Result = call(function.__name__, path, *args, **kwargs)
+        return result
+
+    return run
 
 
 # --- Looking -------------------------------------------------------------------------------------
 
 
+@_routable
 def exists(path: Path) -> bool:
     """True if there is a file or folder of this name."""
     return stat_of(path) is not None
 
 
+@_routable
 def stat_of(path: Path) -> os.stat_result | None:
     """Size and times of a file or folder, perhaps as they were a minute ago; None if it is gone."""
     try:
@@ -59,6 +117,7 @@ def stat_of(path: Path) -> os.stat_result | None:
         return None
 
 
+@_routable
 def stat_now(path: Path) -> os.stat_result | None:
     """Size and times of a file as the server has them now; None if it is gone.
 
@@ -85,6 +144,7 @@ def stat_now(path: Path) -> os.stat_result | None:
         return None
 
 
+@_routable
 def names(folder: Path, fresh: bool = False, temporary: bool = False) -> list[str]:
     """The names in a folder; none if there is no folder.
 
@@ -104,6 +164,7 @@ def names(folder: Path, fresh: bool = False, temporary: bool = False) -> list[st
     return found if temporary else [name for name in found if not _TEMPORARY.match(name)]
 
 
+@_routable
 def clock(folder: Path) -> float:
     """The present by the clock that stamps new files in a folder, in seconds since 1970.
 
@@ -115,11 +176,30 @@ def clock(folder: Path) -> float:
         return time.time()
 
 
+def _open_file(path: Path) -> BufferedReader:
+    call = _route(path) if _ROUTES else None
+    if call is None:
+        return passing_errors.open_file(path)
+    content: bytes = call("read", path)
+    # Not on a disk of this node, which may be full.
+    handle = os.memfd_create(path.name, os.MFD_CLOEXEC)
+    _write_pieces(handle, (content,))
+    os.lseek(handle, 0, os.SEEK_SET)
+    return os.fdopen(handle, "rb")
+
+
+read = _routable(passing_errors.read)
+open_file = _open_file
+"""As `moleflow.passing_errors.open_file`. Where another process works on the file, this one holds
+the bytes of now in memory."""
+
+
 def uptime() -> float:
     """Seconds since this host was started, with those for which it was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
+@_routable
 def age(path: Path) -> float | None:
     """Seconds since a file was written or touched, by the clock that stamps it; None if it is gone.
 
@@ -133,6 +213,7 @@ def age(path: Path) -> float | None:
 # --- Writing -------------------------------------------------------------------------------------
 
 
+@_routable
 def write_atomically(path: Path, *content: Content, folder: Path | None = None, durable: bool = True) -> None:
     """Make a file hold `content`: write a temporary file, then rename it into place.
 
@@ -165,6 +246,7 @@ def write_atomically(path: Path, *content: Content, folder: Path | None = None, 
     retried(write, path)
 
 
+@_routable
 def create_exclusively(path: Path, *content: Content, durable: bool = False) -> bool:
     """Write `content` to a file that must not exist yet. Of several that try, one succeeds.
 
@@ -216,6 +298,7 @@ def temporary_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
         _discard(temporary)
 
 
+@_routable
 def write_file(path: Path, *content: Content, durable: bool = True) -> None:
     """Write pieces to a file, synced if `durable`. Not atomic: for files that are renamed later.
 
@@ -233,6 +316,7 @@ def write_file(path: Path, *content: Content, durable: bool = True) -> None:
         os.close(handle)
 
 
+@_routable
 def append(path: Path, content: bytes) -> None:
     """Add `content` to the end of a file, which is made if there is none.
 
@@ -261,6 +345,14 @@ def rename(source: Path, target: Path, is_done: Callable[[], bool] | None = None
         FileNotFoundError: there is no `source`.
         OSError: the folder cannot be written.
     """
+    call = _route(source) if _ROUTES else None
+    if call is not None:
+        try:
+            call("rename", source, target)
+        except OSError as error:
+            if is_done is None or not _reply_was_lost(error, is_done):
+                raise
+        return
     before = None if is_done else of_present_file(source, lambda: os.stat(source))
 
     def is_there() -> bool:
@@ -279,6 +371,7 @@ def rename(source: Path, target: Path, is_done: Callable[[], bool] | None = None
     retried(move, target)
 
 
+@_routable
 def remove(path: Path) -> bool:
     """Remove a file; False if there is none.
 
@@ -292,6 +385,7 @@ def remove(path: Path) -> bool:
     return True
 
 
+@_routable
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless they exist.
 
@@ -315,16 +409,34 @@ def make_folder_if_missing(folder: Path, write: Callable[[], Written]) -> Writte
         return write()
 
 
-def touch(path: Path) -> None:
+@_routable
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with everything in it, as far as this user may."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@_routable
+def touch(path: Path, older_than_s: float | None = None) -> None:
     """Stamp a file with the present.
+
+    Args:
+        path: the file.
+        older_than_s: leave a file alone whose time differs from this host's clock by less than
+            this many seconds; None = stamp it always.
 
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be stamped.
     """
-    of_present_file(path, lambda: os.utime(path))
+
+    def stamp() -> None:
+        if older_than_s is None or abs(time.time() - os.stat(path).st_mtime) > older_than_s:
+            os.utime(path)
+
+    of_present_file(path, stamp)
 
 
+@_routable
 def sync_folder(folder: Path) -> None:
     """Make renames into `folder` last through a power cut, where the filesystem can."""
     # Some network filesystems cannot sync a folder and answer with an error. Nothing more can be
@@ -337,6 +449,7 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+@_routable
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove the temporary files in a folder that dead writers left; returns them.
 
@@ -365,7 +478,10 @@ def _discard(temporary: Path) -> None:
     """Remove a temporary file. Usually it is gone, since it was renamed."""
     # A broken disk refuses to remove it; then the error that led here counts, not this one.
     with contextlib.suppress(OSError):
-        os.unlink(temporary)
+        if is_routed(temporary):
+            remove(temporary)
+        else:
+            os.unlink(temporary)
 
 
 def _write_pieces(handle: int, content: Iterable[Content]) -> None:
@@ -400,7 +516,7 @@ def _passing_if_removed(error: OSError, *folders: Path) -> OSError:
 
 
 def _holds(path: Path, content: tuple[Content, ...]) -> bool:
-    with open_file(path) as file:
+    with passing_errors.open_file(path) as file:
         same = all(file.read(memoryview(piece).nbytes) == bytes(piece) for piece in content)
         return same and not file.read(1)
 

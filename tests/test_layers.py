@@ -25,6 +25,7 @@ MOLEFLOW = {
     "owner": "",
     "passing_errors": "",
     "files": "owner passing_errors",
+    "file_service": "files passing_errors",
     "metrics": "",
     "equal_code": "",
     "code_digest": "equal_code errors",
@@ -42,7 +43,7 @@ ORCHESTRATOR = {
     "host": "moleflow.errors moleflow.features",
     "results": "moleflow.errors moleflow.files moleflow.owner",
     "sweep": "moleflow.errors moleflow.settings",
-    "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner moleflow.passing_errors",
+    "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner",
     "plan": "results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
     "moleflow.settings",
@@ -53,8 +54,8 @@ ORCHESTRATOR = {
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data moleflow.detection "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
     "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest "
-    "moleflow.environment moleflow.errors moleflow.features moleflow.owner moleflow.passing_errors "
-    "moleflow.settings",
+    "moleflow.environment moleflow.errors moleflow.features moleflow.file_service moleflow.files moleflow.owner "
+    "moleflow.passing_errors moleflow.settings",
     "monitor": "execution host records results moleflow.cache moleflow.errors moleflow.owner moleflow.passing_errors",
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",

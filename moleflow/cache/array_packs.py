@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import logging
@@ -39,7 +40,6 @@ import numpy.typing as npt
 from moleflow import files
 from moleflow.cache.claim import try_claim, wait_for
 from moleflow.cache.entries import mark_used
-from moleflow.files import temporary_file, write_atomically
 from moleflow.passing_errors import retried
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ _DTYPES = ("float32", "float16")
 _GONE = (errno.ENOENT, errno.ESTALE)
 # A process may commonly open 1,024 files.
 OPEN_AT_MOST = 256
+_PIECE = 1 << 20
 MARK_EVERY_S = 3_600.0
 
 
@@ -128,9 +129,10 @@ class NodeCopies:
                 return True
             for leftover in copy.parent.glob(f".{copy.name}.*.tmp"):  # Of a worker that died meanwhile.
                 leftover.unlink(missing_ok=True)
-            with temporary_file(copy) as temporary:
+            with files.temporary_file(copy) as temporary:
                 try:
-                    shutil.copyfile(source, temporary)
+                    with files.open_file(source) as shared, temporary.open("wb") as own:
+                        shutil.copyfileobj(shared, own, _PIECE)
                     if not _is_intact(temporary, pack):
                         return False  # Most likely the source is damaged too; reading it will show.
                     os.replace(temporary, copy)
@@ -155,6 +157,8 @@ class OpenArrays:
 
     def read(self, source: Path, pack: Pack, rows: Sequence[tuple[int, int]], out: npt.NDArray[np.float32]) -> bool:
         """Read rows of an array; arguments as of `NodeCopies.read`. False if it fails."""
+        if files.is_routed(source):
+            return False  # An open one would stay in memory.
         try:
             file = self._files.pop(source, None) or files.open_file(source)
         except OSError:
@@ -319,8 +323,8 @@ class PackFolder:
         rows = np.ascontiguousarray(rows)
         pack = Pack(tuple(images), rows.shape, str(rows.dtype), tuple(_crc32(row) for row in rows))
         # Written as plain bytes: numpy's own writer loses the error number of a full disk.
-        write_atomically(self.folder / f"{name}.npy", pack.header(), rows.data, durable=durable)
-        write_atomically(self.folder / f"{name}.json", json.dumps(asdict(pack)).encode(), durable=durable)
+        files.write_atomically(self.folder / f"{name}.npy", pack.header(), rows.data, durable=durable)
+        files.write_atomically(self.folder / f"{name}.json", json.dumps(asdict(pack)).encode(), durable=durable)
         self._know(self._packs | {name: pack})
 
     def discard(self, name: str) -> None:
@@ -336,14 +340,14 @@ class PackFolder:
         """
         if not self._has_unfinished:
             return
-        for path in self.folder.glob(f".{name}-*.tmp"):
+        for path in self._named(f".{name}-*.tmp"):
             files.remove(path)
 
     def remove_leftovers(self, name: str) -> None:
         """Remove what a dead writer of a bucket left; only for the holder of its claim."""
         self.index()
         self.remove_unfinished(name)
-        for path in self.folder.glob(f"{name}-*"):
+        for path in self._named(f"{name}-*"):
             if path.stem not in self._packs:
                 self.discard(path.stem)
 
@@ -367,6 +371,9 @@ class PackFolder:
         present = files.names(self.folder, temporary=True)
         self._has_unfinished = any(name.endswith(".tmp") for name in present)
         return present
+
+    def _named(self, pattern: str) -> list[Path]:
+        return [self.folder / name for name in fnmatch.filter(files.names(self.folder, temporary=True), pattern)]
 
     def _know(self, packs: dict[str, Pack]) -> None:
         self._packs = packs

@@ -16,13 +16,14 @@ import logging
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from moleflow.files import touch
 
 TOUCH_EVERY_S = 60.0
 
@@ -73,8 +74,7 @@ def mark_used(path: Path) -> None:
     The pause keeps thousands of reads from becoming thousands of writes on a shared filesystem.
     """
     with suppress(OSError):  # Gone, or another user's. The note is worth no error.
-        if abs(time.time() - path.stat().st_mtime) > TOUCH_EVERY_S:
-            os.utime(path)
+        touch(path, older_than_s=TOUCH_EVERY_S)
 
 
 def cache_entries(cache: Path) -> list[CacheEntry]:

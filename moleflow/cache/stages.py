@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -183,10 +182,10 @@ class StageStore:
                 damaged = temporary.with_name(f"{temporary.name}.damaged")
                 with suppress(FileNotFoundError):
                     files.rename(place, damaged)
-                    shutil.rmtree(damaged, ignore_errors=True)
-            shutil.rmtree(temporary, ignore_errors=True)
+                    files.remove_folder(damaged)
+            files.remove_folder(temporary)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            files.remove_folder(temporary)
             raise
 
     def remove_leftovers(self, stage: StageId) -> None:
@@ -194,12 +193,13 @@ class StageStore:
 
         A live writer removes its own files.
         """
-        for leftover in self.stage_folder(stage).parent.glob(f".{stage.key}.*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
+        folder = self.stage_folder(stage).parent
+        for name in files.names(folder, temporary=True):
+            if name.startswith(f".{stage.key}."):
+                # A folder of a stage, or a file of a checkpoint.
+                files.remove_folder(folder / name)
                 with suppress(OSError):
-                    files.remove(leftover)
+                    files.remove(folder / name)
 
     def stage_folder(self, stage: StageId) -> Path:
         """The folder of a stored stage; cached patch scores of its expert are in it too."""

@@ -63,6 +63,15 @@ def run(
     dashboard: Annotated[
         bool, typer.Option("--dashboard/--no-dashboard", help="Start Ray with its dashboard, or without.")
     ] = True,
+    wait_for_nodes: Annotated[
+        int,
+        typer.Option(
+            "--wait-for-nodes",
+            min=0,
+            max=100_000,
+            help="With --address: begin once this many nodes have room for a trial; the autoscaler is asked for them.",
+        ),
+    ] = 0,
     storage: Storage = None,
     rebuild_study: Annotated[
         bool, typer.Option("--rebuild-study", help="Make a search's study again from the results in its folder.")
@@ -114,6 +123,7 @@ def run(
         detach=detach,
         address=address,
         dashboard=dashboard,
+        wait_for_nodes=wait_for_nodes,
         storage=storage,
         rebuild_study=rebuild_study,
         workers=workers,
@@ -132,10 +142,13 @@ def run(
         ("slurm", "--print-sbatch", print_sbatch),
         ("ray", "--address", address),
         ("ray", "--no-dashboard", not dashboard),
+        ("ray", "--wait-for-nodes", wait_for_nodes),
     ):
         if given and backend != backend_of_option:
             raise InvalidInput(f"{name}: needs --backend {backend_of_option}; give that too, or leave {name} out")
     _check_profile(profile, backend)
+    if wait_for_nodes and not address:
+        raise InvalidInput("--wait-for-nodes: needs --address, since a Ray of this run has one node; leave it out")
     if dry_run and (detach or print_sbatch):
         raise InvalidInput("--dry-run: runs in this process and submits nothing; leave --detach and --print-sbatch out")
     if log_json and (detach or print_sbatch):

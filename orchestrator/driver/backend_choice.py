@@ -51,6 +51,7 @@ def _ray_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend
         options.dashboard,
         (lambda _: None) if options.quiet else print,
         early_stopping=sweep.early_stopping,
+        wait_for_nodes=options.wait_for_nodes,
     )
 
 

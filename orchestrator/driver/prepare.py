@@ -38,6 +38,7 @@ class Options:
     backend: Literal["inline", "local", "slurm", "ray"] = "local"
     address: str | None = None
     dashboard: bool = True
+    wait_for_nodes: int = 0
     profile: Path | None = None
     detach: bool = False
     workers: int | None = None

@@ -54,6 +54,8 @@ class WorkerConfig:
         node_cache: a folder on the node's own disk, with $VARIABLES of the worker. Features are
             copied there and read from there.
         keep: whether a finished trial's trained detector is stored with the results.
+        scratch: a folder on the node's own disk for what is made from the images there, where they
+            were copied to the node; None = the cache holds it.
 
     """
 
@@ -73,6 +75,12 @@ class WorkerConfig:
     job: str | None = None
     node_cache: str | None = None
     keep: bool = False
+    scratch: Path | None = None
+
+    @property
+    def image_cache(self) -> Path:
+        """The folder of digests and generated defects, which belong to one copy of the images."""
+        return self.scratch or self.cache
 
 
 class TrialRunner(Protocol):

@@ -44,7 +44,8 @@ class ProgressWatch:
     """
 
     def __init__(self, record: Path, setup: WorkerConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._clock = stall_file(record), clock
+        # The timer writes to an open file, which must be one of this node.
+        self._path, self._clock = stall_file(record if setup.scratch is None else setup.scratch / record.name), clock
         stall_s = 60 * setup.stall_min
         self._stall_s = 0.0 if setup.backend == "inline" else stall_s
         self._arm_every_s = min(ARM_EVERY_S, stall_s / 10)

@@ -193,7 +193,7 @@ class Worker:
         """
         names = config.data.classes
         if names not in self._scanned:
-            digests = WatchedDigests(self.setup.cache / "digests.json", report)
+            digests = WatchedDigests(self.setup.image_cache / "digests.json", report)
             self._scanned[names] = scan(self.setup.data_root, names, digests, reading_of(config.data))
         return self._scanned[names]
 
@@ -286,7 +286,7 @@ class _AttemptRun:
             worker.features,
             worker.stages,
             worker.environment,
-            worker.setup.cache / "synthetic",
+            worker.setup.image_cache / "synthetic",
             trial.inputs.weights,
         )
         outcome = run_sequence(trial.config, context, self)

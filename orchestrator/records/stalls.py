@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moleflow.passing_errors import read
+from moleflow import files
 from orchestrator.records.attempts import AttemptRecord
 
 STALLED = "Stalled"
@@ -41,7 +41,7 @@ def stall_file(record: Path) -> Path:
 def read_stall(record: AttemptRecord) -> Stall | None:
     """The stall of an attempt whose process is gone; None if it died in another way."""
     try:
-        text = read(stall_file(record.path)).decode(errors="replace")
+        text = files.read(stall_file(record.path)).decode(errors="replace")
     except OSError:
         return None
     if not text.startswith(_FIRST_LINE):

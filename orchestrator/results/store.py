@@ -322,8 +322,8 @@ class ResultStore:
 
     def _update(self, fresh: bool = False) -> None:
         """Add the parts that are new since the last look, and drop those that are gone."""
-        if not self.parts.is_dir():
-            if (self.folder / "sweep.json").exists():
+        if not files.exists(self.parts):
+            if files.exists(self.folder / "sweep.json"):
                 raise InvalidInput(f"{self.folder}: its results are gone (no folder parts/); run the sweep again")
             raise InvalidInput(f"{self.folder}: no results here (no folder parts/); give the folder that a sweep wrote")
         listed_names = files.names(self.parts / ATTEMPTS, fresh)

@@ -1,21 +1,123 @@
-"""A sweep on Ray inside this process, and the processes that a Ray leaves behind."""
+"""A sweep on Ray inside this process, nodes without its disk, and processes that a Ray leaves."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
+    ensure_token_if_auth_enabled,
+)
+from ray.cluster_utils import Cluster
 
+import moleflow
+import orchestrator
 from orchestrator.backends.ray.backend import RayBackend
 from orchestrator.driver.prepare import Options, prepare, worker_config
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.trial_source import RunOutcome, TrialSource
 from orchestrator.records.events import Event
 from orchestrator.sweep.sweep import load_sweep
+
+SMALL = {"object_store_memory": 80_000_000, "memory": 4_000_000_000, "include_dashboard": False}
+PACKAGES = [Path(str(package.__file__)).parent for package in (moleflow, orchestrator)]
+
+
+def installed_packages() -> list[Path]:
+    """The folders of this project's packages that the environment itself would import."""
+    code = "import moleflow, orchestrator; print(moleflow.__path__[0]); print(orchestrator.__path__[0])"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
+    return [Path(line) for line in ran.stdout.split()]
+
+
+class SeparateNode:
+    """A Ray node in a mount namespace of its own.
+
+    Args:
+        address: the address of the cluster.
+        hidden: folders that are empty on the node, in addition to the project's code.
+        cpus: declared CPUs.
+        trace: a file for what strace sees of the node's processes; None = no strace.
+
+    """
+
+    def __init__(self, address: str, hidden: Iterable[Path], cpus: int = 1, trace: Path | None = None) -> None:
+        folders = {path.resolve() for path in (*hidden, *PACKAGES, *installed_packages())}
+        mounts = " && ".join(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in sorted(folders))
+        watched = ["strace", "-f", "-qq", "-e", "trace=%file", "-o", str(trace)] if trace else []
+        start = [
+            *(
+                *watched,
+                str(Path(sys.executable).with_name("ray")),
+                "start",
+                "--block",
+                f"--address={address}",
+                f"--num-cpus={cpus}",
+            ),
+            *("--object-store-memory=80000000", "--memory=4000000000", "--disable-usage-stats"),
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.output = tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115
+        self.process = subprocess.Popen(
+            ["unshare", "--mount", "bash", "-c", f"{mounts} && cd / && exec {shlex.join(start)}"],
+            env=environment,
+            stdout=self.output,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.output.close()
+
+    def is_up(self) -> bool:
+        """True once the node has joined the cluster."""
+        return b"Ray runtime started" in Path(self.output.name).read_bytes()
+
+    def end(self) -> None:
+        """Kill every process of the node at once."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        Path(self.output.name).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster of a head that runs no trials."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    enable_token_auth_by_default()  # What `ray.init` does on its own where it starts a Ray.
+    ensure_token_if_auth_enabled()
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    made = Cluster(initialize_head=True, head_node_args={**SMALL, "num_cpus": 0, "_system_config": quick})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def separate_node(head: Cluster, place: Path, images: Path) -> Iterator[Callable[..., SeparateNode]]:
+    """Add a node to the cluster that shares no disk with the driver."""
+    nodes: list[SeparateNode] = []
+
+    def add(**options: Any) -> SeparateNode:
+        nodes.append(SeparateNode(head.address, [place, images.parent], **options))
+        return nodes[-1]
+
+    yield add
+    for node in nodes:
+        node.end()
 
 
 @pytest.fixture

@@ -7,11 +7,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import ray
-from ray._private.authentication.authentication_token_setup import (
-    enable_token_auth_by_default,
-    ensure_token_if_auth_enabled,
-)
-from ray.cluster_utils import Cluster
 
 from orchestrator.backends.ray.cluster import connected
 from orchestrator.records.attempts import FAILED, FINISHED, WORKER_DIED, AttemptFolder
@@ -22,18 +17,9 @@ SMALL = {"object_store_memory": 80_000_000, "memory": 4_000_000_000, "include_da
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster(head):
     """A head that runs no trials and two nodes that run one each."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    enable_token_auth_by_default()  # What `ray.init` does on its own where it starts a Ray.
-    ensure_token_if_auth_enabled()
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    made = Cluster(initialize_head=True, head_node_args={**SMALL, "num_cpus": 0, "_system_config": quick})
-    nodes = [made.add_node(**SMALL, num_cpus=1) for _ in range(2)]
-    yield made, nodes
-    ray.shutdown()
-    made.shutdown()
+    return head, [head.add_node(**SMALL, num_cpus=1) for _ in range(2)]
 
 
 def test_a_node_that_dies_costs_the_attempt_that_ran_there(cluster, long_sweep, long_run, on_ray, digits):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from ray.tune import CheckpointConfig, PlacementGroupFactory, RunConfig, TuneCon
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from moleflow.code_digest import code_digest
-from orchestrator.backends.ray.cluster import connected, trial_request
+from orchestrator.backends.ray.cluster import connected, trial_request, wait_for_nodes
+from orchestrator.backends.ray.shipping import Shipping, shipping
 from orchestrator.backends.ray.trial_actor import STOP_WITHIN_S, TrialActor, stop_file
 from orchestrator.backends.ray.tune_source import LOOK_EVERY_S, NoMoreTrials, SourceSearcher, TuneCallback, TuneSource
 from orchestrator.execution.backend import MakeWorker, TrialSupply, WorkerConfig
@@ -35,8 +38,8 @@ class RayBackend:
     """Trials on Ray.
 
     Args:
-        setup: what the workers need. On a cluster every node must see its folders and the project
-            under the same paths.
+        setup: what the workers need. To nodes of a cluster that do not see its folders, the files
+            travel (`orchestrator.backends.ray.shipping`).
         resources: what one trial needs.
         workers: items that run at once at most; None = as many as the cluster holds.
         address: the address of a running cluster, or `auto`; None = start Ray for this run.
@@ -44,6 +47,7 @@ class RayBackend:
         say: called with the dashboard's address.
         make: makes the worker of a process; a function that other processes can import.
         early_stopping: the rule by which Tune stops trials; None = it stops none.
+        wait_for_nodes: nodes with room for a trial that must be there before the run begins.
 
     """
 
@@ -55,6 +59,7 @@ class RayBackend:
     say: Callable[[str], None] = print
     make: MakeWorker = make_worker
     early_stopping: EarlyStopping | None = None
+    wait_for_nodes: int = 0
 
     def run(self, source: TrialSupply, events: Events) -> None:
         """Pull and run items until the source is DONE.
@@ -63,18 +68,35 @@ class RayBackend:
             InvalidInput: the cluster cannot be joined, or no node of it can hold a trial.
 
         """
-        with connected(self.address, self.resources, self.setup, self.dashboard, self.say) as storage:
+        with self._cluster() as (storage, shipped):
             tune_source = TuneSource(self.setup, source, events, self.workers or math.inf)
+            if shipped is not None:
+                tune_source.collect_stalls = partial(shipped.collect_stalls, self.setup.folder / "attempts")
             try:
-                self._tuner(storage, tune_source).fit()
+                self._tuner(storage, tune_source, shipped).fit()
             except NoMoreTrials:
                 pass
             finally:
                 self._stop_open_trials(tune_source)
 
-    def _tuner(self, storage: Path, tune_source: TuneSource) -> Tuner:
+    @contextmanager
+    def _cluster(self) -> Iterator[tuple[Path, Shipping | None]]:
+        """The folder for the files of Tune, and what serves files to the nodes of a joined cluster.
+
+        Raises:
+            InvalidInput: as `run`.
+
+        """
+        with connected(self.address, self.resources, self.setup, self.dashboard, self.say) as storage:
+            wait_for_nodes(self.wait_for_nodes, self.resources, self.setup, self.say)
+            trial_request(self.resources, self.setup)
+            with shipping(self.setup, self.say) if self.address else nullcontext() as shipped:
+                yield storage, shipped
+
+    def _tuner(self, storage: Path, tune_source: TuneSource, shipped: Shipping | None) -> Tuner:
         bundle = trial_request(self.resources, self.setup)
-        actor = tune.with_parameters(TrialActor, setup=self.setup, make=self.make, code=code_digest())
+        given = {"setup": self.setup, "make": self.make, "code": code_digest()}
+        actor = tune.with_parameters(TrialActor, **given, driver_files=shipped.files if shipped else None)
         return Tuner(
             tune.with_resources(actor, PlacementGroupFactory([bundle])),
             tune_config=TuneConfig(

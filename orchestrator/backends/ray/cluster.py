@@ -7,15 +7,17 @@ import logging
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import ray
 from ray._private import ray_constants
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from moleflow.cache.claim import is_stale, try_claim
 from moleflow.errors import InvalidInput
+from orchestrator.backends.ray.shipping import code_of_nodes
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.execution.signals import hangup_ignored
 from orchestrator.host.environment_variables import set_variables
@@ -25,6 +27,7 @@ from orchestrator.sweep.file_schema import Resources
 OBJECT_STORE_BYTES = 150_000_000
 SHARES_OF_A_GPU = 10_000
 ANSWER_WITHIN_S = 10.0
+WAIT_S = 2.0
 PREFIX, LONGEST_FOLDER = "moleflow-ray-", 40
 DRIVER_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -48,19 +51,8 @@ def trial_request(needs: Resources, setup: WorkerConfig) -> dict[str, float]:
         InvalidInput: no node has enough, or Ray does not know such a share of a GPU.
 
     """
-    nodes = [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
-    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
-    if setup.device == "cuda" and not has_gpus:
-        raise InvalidInput("--device: given 'cuda', but no node of this Ray cluster has a GPU; allowed: auto | cpu")
-    wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.sharing
-    if wanted > 1 and wanted % 1:
-        raise InvalidInput(f"resources.gpus: {wanted:g} for one trial; Ray gives a share of one GPU or whole ones")
-    share = int(wanted * SHARES_OF_A_GPU) / SHARES_OF_A_GPU
-    request = {
-        "CPU": float(max(setup.threads, needs.cpus)),
-        **({"GPU": share} if share else {}),
-        "memory": float(int(needs.mem_gb * 1e9)),
-    }
+    nodes = _live_nodes()
+    request = _request(needs, setup, nodes)
     if not any(all(node.get(name, 0) >= amount for name, amount in request.items()) for node in nodes):
         most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in request}
         raise InvalidInput(
@@ -68,6 +60,62 @@ def trial_request(needs: Resources, setup: WorkerConfig) -> dict[str, float]:
             f"the most of each on one node: {_spelled(most)}"
         )
     return request
+
+
+def wait_for_nodes(count: int, needs: Resources, setup: WorkerConfig, say: Callable[[str], None]) -> None:
+    """Return once `count` nodes have room for a trial each. A cluster that can grow is asked to.
+
+    Args:
+        count: the number of nodes; 0 = do not wait.
+        needs: what a trial needs.
+        setup: what the workers need.
+        say: called with the number of live nodes when it changes.
+
+    Raises:
+        InvalidInput: Ray does not know such a share of a GPU.
+
+    """
+    said = None
+    while count:
+        nodes = _live_nodes()
+        # Its size may change with the first node that has a GPU.
+        request = {name: amount for name, amount in _request(needs, setup, nodes, strict=False).items() if amount}
+        if said != len(nodes):
+            said = len(nodes)
+            say(f"waiting for {count} nodes with room for a trial; in the cluster now: {said}")
+        # Ray reserves it once the nodes are there; its autoscaler starts those that are missing.
+        group = placement_group([request] * count, strategy="STRICT_SPREAD")
+        try:
+            while not group.wait(timeout_seconds=WAIT_S) and len(_live_nodes()) == said:
+                pass
+            if group.wait(timeout_seconds=0):
+                return
+        finally:
+            remove_placement_group(group)
+
+
+def _live_nodes() -> list[dict[str, float]]:
+    """The resources of each live node."""
+    return [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
+
+
+def _request(
+    needs: Resources, setup: WorkerConfig, nodes: Sequence[Mapping[str, float]], strict: bool = True
+) -> dict[str, float]:
+    """The request of one trial, given the nodes; `strict` refuses a device that no node has."""
+    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+    if strict and setup.device == "cuda" and not has_gpus:
+        raise InvalidInput("--device: given 'cuda', but no node of this Ray cluster has a GPU; allowed: auto | cpu")
+    has_gpus = has_gpus or setup.device == "cuda"
+    wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.sharing
+    if wanted > 1 and wanted % 1:
+        raise InvalidInput(f"resources.gpus: {wanted:g} for one trial; Ray gives a share of one GPU or whole ones")
+    share = int(wanted * SHARES_OF_A_GPU) / SHARES_OF_A_GPU
+    return {
+        "CPU": float(max(setup.threads, needs.cpus)),
+        **({"GPU": share} if share else {}),
+        "memory": float(int(needs.mem_gb * 1e9)),
+    }
 
 
 @contextlib.contextmanager
@@ -175,7 +223,13 @@ def _join(address: str) -> str | None:
     with _joinable(address):
         if address != "auto":
             _connect(address)
-        return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL).dashboard_url
+        context = ray.init(
+            address=address,
+            runtime_env=code_of_nodes() or None,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+        return context.dashboard_url
 
 
 def _connect(address: str) -> None:

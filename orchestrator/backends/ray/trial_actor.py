@@ -16,7 +16,10 @@ from typing import Any, cast
 import ray
 from ray.tune import Trainable
 
+from moleflow import files
 from moleflow.code_digest import code_digest
+from moleflow.errors import MoleflowError
+from orchestrator.backends.ray.node import DriverFiles, Node
 from orchestrator.execution.backend import MakeWorker, TrialRunner, WorkerConfig
 from orchestrator.host import disk
 from orchestrator.host.environment_variables import thread_variables
@@ -34,9 +37,14 @@ class Placement:
     """A trial, as a value of a Tune configuration.
 
     Tune copies and prints configurations often: a copy is the same object, and its text is short.
+
+    Attributes:
+        trial: the trial; None once it is over.
+        weights: the user's file of weights, on the driver's node; None without one.
     """
 
     trial: Trial | None
+    weights: Path | None = None
 
     def release(self) -> None:
         """Forget the trial.
@@ -53,7 +61,7 @@ class Placement:
 
 
 def stop_file(setup: WorkerConfig) -> Path:
-    """The file that makes all actors of a driver stop; every node sees the results folder."""
+    """The file that makes all actors of a driver stop."""
     return setup.folder / "ray" / f"{setup.worker}.stop"
 
 
@@ -69,7 +77,8 @@ class TrialActor(Trainable):
         os.environ.update(thread_variables(setup.threads))
         name = f"{setup.worker}-{str(ray.get_runtime_context().get_actor_id())[:8]}"
         self._stop_file = stop_file(setup)
-        self._trial_thread = _TrialThread(replace(setup, worker=name), given["make"], given["code"])
+        given_files: DriverFiles | None = given["driver_files"]
+        self._trial_thread = _TrialThread(replace(setup, worker=name), given["make"], given["code"], given_files)
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -78,14 +87,15 @@ class TrialActor(Trainable):
         return True
 
     def _take(self, config: Mapping[str, Any]) -> None:
-        self._next: Trial | None = config["placed"].trial
+        placed: Placement = config["placed"]
+        self._next = (placed.trial, placed.weights) if placed.trial else None
         self.config = {}  # Tune would send it back with every result.
         self._show_in_dashboard()
 
     def step(self) -> dict[str, Any]:
         """Run until a task or the whole trial has ended; returns its metrics for Tune."""
         if self._next is not None:
-            self._item = self._trial_thread.start(self._next)
+            self._item = self._trial_thread.start(*self._next)
             self._next = None
         while True:
             try:
@@ -93,7 +103,7 @@ class TrialActor(Trainable):
                 if item == self._item or (note is not None and note.kind == "fatal"):
                     break
             except queue.Empty:
-                if self._stop_file.exists():
+                if files.exists(self._stop_file):
                     self._trial_thread.interrupt()
                     return {"done": True}
         if note is None:
@@ -109,7 +119,7 @@ class TrialActor(Trainable):
     def cleanup(self) -> None:
         """Write the remaining rows; a trial that Tune has stopped ends at its next epoch."""
         self._trial_thread.end()
-        while self._trial_thread.stopping and not self._stop_file.exists():
+        while self._trial_thread.stopping and not files.exists(self._stop_file):
             time.sleep(LOOK_EVERY_S)
 
     def _show_in_dashboard(self, progress: str = "") -> None:
@@ -130,20 +140,20 @@ class _TrialThread:
 
     """
 
-    def __init__(self, setup: WorkerConfig, make: MakeWorker, code: str) -> None:
+    def __init__(self, setup: WorkerConfig, make: MakeWorker, code: str, driver: DriverFiles | None) -> None:
         self.notes: queue.SimpleQueue[tuple[int, Event | None]] = queue.SimpleQueue()
-        self._setup, self._make, self._code = setup, make, code
-        self._given: queue.SimpleQueue[tuple[int, Trial] | None] = queue.SimpleQueue()
+        self._setup, self._make, self._code, self._driver = setup, make, code, driver
+        self._given: queue.SimpleQueue[tuple[int, Trial, Path | None] | None] = queue.SimpleQueue()
         self._items, self._item, self._trial_id = 0, 0, ""
         self._pruned = stop_requests.prune_requests(setup.folder)
         self._busy = False
         self._thread = threading.Thread(target=self._serve, name="trials", daemon=True)
         self._thread.start()
 
-    def start(self, trial: Trial) -> int:
+    def start(self, trial: Trial, weights: Path | None) -> int:
         """Run a trial after those before it; returns its number in `notes`."""
         self._items += 1
-        self._given.put((self._items, trial))
+        self._given.put((self._items, trial, weights))
         return self._items
 
     @property
@@ -174,7 +184,8 @@ class _TrialThread:
         try:
             if code_digest() != self._code:
                 raise RuntimeError("the project's code on that node differs from the driver's")
-            worker = self._make(self._setup, self._on_event)
+            node = Node(self._driver, self._setup)
+            worker = self._make(node.setup, self._on_event)
         except Exception as error:
             why = disk.explain_disk_error(self._setup.folder, error) if isinstance(error, OSError) else str(error)
             where = cast(Any, ray.util).get_node_ip_address()
@@ -186,15 +197,27 @@ class _TrialThread:
         with contextlib.suppress(WorkerStopped), _process_ends_if_gpu_breaks():
             try:
                 while (given := self._next(worker)) is not None:
-                    self._item, trial = given
+                    self._item, trial, weights = given
                     self._trial_id, self._busy = trial.id, True
-                    worker.run(trial)
+                    if (prepared := self._prepared(node, trial, weights)) is not None:
+                        worker.run(prepared)
                     self._busy = False
                     self.notes.put((self._item, None))
             finally:
                 worker.flush()
 
-    def _next(self, worker: TrialRunner) -> tuple[int, Trial] | None:
+    def _prepared(self, node: Node, trial: Trial, weights: Path | None) -> Trial | None:
+        """The trial once its files are on this node; None if no node can have them."""
+        try:
+            return node.prepared(trial, weights)
+        except (OSError, MoleflowError) as error:
+            if isinstance(error, OSError) and not disk.takes_no_more(error):
+                raise  # The driver sees this process die, and tries elsewhere.
+            where = cast(Any, ray.util).get_node_ip_address()
+            self._on_event(Event("fatal", trial.id, {"error": f"the images cannot be brought to {where}: {error}"}))
+            return None
+
+    def _next(self, worker: TrialRunner) -> tuple[int, Trial, Path | None] | None:
         while True:
             try:
                 return self._given.get(timeout=worker.seconds_until_due())

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from moleflow.features.weights import PACKAGE, weights_file
 from orchestrator.backends.ray.trial_actor import OVER, Placement
 from orchestrator.execution.backend import SourceSignal, TrialSupply, WorkerConfig, WorkItem
 from orchestrator.records import stop_requests
@@ -21,6 +23,7 @@ from orchestrator.records.event_log import LogFollower, event_logs
 from orchestrator.records.events import ENDS, Event, Events
 from orchestrator.records.stalls import read_stall
 from orchestrator.results.store import ResultStore
+from orchestrator.sweep.trial import Trial
 
 LOOK_EVERY_S = 0.2
 VALIDATION = "validation_"  # Tune's schedulers compare these metrics, also with those of ended trials.
@@ -49,6 +52,7 @@ class TuneSource:
         events: called with every event.
         max_items: trials that Tune may have at once.
         clock: seconds since an arbitrary start.
+        collect_stalls: brings the tracebacks of stalled processes from nodes without a shared disk.
         placed: the ids of the trials that Tune has, by Tune's ids.
 
     """
@@ -58,6 +62,7 @@ class TuneSource:
     events: Events
     max_items: float
     clock: Callable[[], float] = time.monotonic
+    collect_stalls: Callable[[], None] = lambda: None
     placed: dict[str, str] = field(default_factory=dict)
     _open: dict[str, str] = field(default_factory=dict)  # Tune's ids by trial ids
     _end_missing: dict[str, float] = field(default_factory=dict)  # when Tune ended trials without an end
@@ -125,6 +130,7 @@ class TuneSource:
         A worker may have held back the rows of trials that ended just before. They are lost, too.
         """
         self.read_logs(every_s=0.0)
+        self.collect_stalls()
         records = {trial_id: self._running_attempt(trial_id) for trial_id in self._open}
         died = self._open_trial(tune_id)
         self.placed.pop(tune_id, None)
@@ -183,6 +189,13 @@ class TuneSource:
         self._report(Event("failed", trial_id, facts))
 
 
+def _users_weights(trial: Trial) -> Path | None:
+    """The user's file of weights, which nodes may lack; None for weights of a package."""
+    backbone = trial.config.backbone
+    path = None if backbone.weights == PACKAGE else weights_file(backbone)
+    return None if path is None else path.absolute()
+
+
 def _worker(record: AttemptRecord | None) -> str | None:
     return record.content.get("row", {}).get("worker") if record else None
 
@@ -198,7 +211,7 @@ class SourceSearcher(Searcher):
         """The next item as a configuration; None = ask again later; FINISHED = no more items."""
         answer = self._tune_source.next(trial_id)
         if isinstance(answer, WorkItem):
-            return {"placed": Placement(answer.trial)}
+            return {"placed": Placement(answer.trial, _users_weights(answer.trial))}
         return str(Searcher.FINISHED) if answer is SourceSignal.DONE else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

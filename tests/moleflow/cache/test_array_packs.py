@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -273,11 +274,11 @@ def test_a_node_folder_that_cannot_be_made_is_passed_by(
 def test_workers_of_a_node_copy_an_array_once(shared: Path, near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = []
 
-    def copy(source: Path, target: Path) -> None:
+    def copy(source: BinaryIO, target: BinaryIO, piece: int) -> None:
         copied.append(source)
-        shutil.copyfile(source, target)
+        shutil.copyfileobj(source, target, piece)
 
-    monkeypatch.setattr("moleflow.cache.array_packs.shutil", SimpleNamespace(copyfile=copy))
+    monkeypatch.setattr("moleflow.cache.array_packs.shutil", SimpleNamespace(copyfileobj=copy))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: read_near(shared, near), range(8)))
     assert all(np.array_equal(one, rows(3)) for one in found)  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""A cluster whose nodes share no disk with the driver: their mount namespaces lack its folders."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from moleflow.features.timm_import import import_timm
+from orchestrator.backends.ray.node import nodes_folder
+from orchestrator.records.attempts import DIED, FAILED, FINISHED, RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.records.event_log import LogFollower, event_logs
+from orchestrator.results.store import ResultStore
+
+pytestmark = pytest.mark.ray
+RESULTS = "results/small"
+
+
+@pytest.fixture
+def own_weights(place):
+    """Write a base that names a file of weights in the folder of the driver; returns its name."""
+    torch.manual_seed(0)
+    save_file(import_timm().create_model("efficientnet_lite0", num_classes=0).state_dict(), place / "w.safetensors")
+    base = yaml.safe_load((place / "base.yaml").read_text())
+    base["backbone"]["weights"] = str(place / "w.safetensors")
+    (place / "own.yaml").write_text(yaml.safe_dump(base))
+    return "own.yaml"
+
+
+def test_trials_on_a_node_without_the_drivers_disk_give_the_digits_of_inline(
+    head, separate_node, place, images, own_weights, edit, command, digits
+):
+    """The node computes the features of the first run, and fetches those for the second one."""
+    trace = place.parent / f"{place.name}.strace"
+    separate_node(trace=trace)
+    here = ("sweep.yaml", "--backend", "ray", "--address", head.address, "--wait-for-nodes", "1")
+    edit(seeds=1, report=None, base=own_weights)
+    first = command(*here)
+    assert first.code == 0, first.err + first.out
+    assert f"1 of 2 nodes do not see the results ({place / RESULTS}), the cache ({place / 'cache'})" in first.out
+    edit(seeds=2, report=None, base=own_weights)
+    second = command(*here)
+    assert second.code == 0, second.err + second.out
+    sent = [set(re.findall(r"MB of (\w+)", ran.out)) for ran in (first, second)]
+    assert {"images", "weights"} <= sent[0]
+    assert {"images", "weights", "features"} <= sent[1]
+    assert not (place / "cache/ray").exists()
+    assert not any(nodes_folder().glob("ray-*"))  # The copies are gone.
+    assert not [path for path in (place / RESULTS).rglob("*.tmp") if path.is_file()]
+
+    # No process of the node opened a file of the driver. It asked for the probes.
+    seen = re.findall(rf'"({re.escape(str(place))}/[^"]*|{re.escape(str(images))}/[^"]*)"(.*)', trace.read_text())
+    found = {path for path, rest in seen if "ENOENT" not in rest and "unfinished" not in rest}
+    assert found == set()
+    asked = {path for path, _ in seen}
+    assert len([path for path in asked if path.endswith(".probe")]) == 4  # Of two runs, in two folders.
+    assert len(asked) == 6, asked  # And one image, and the weights.
+
+    assert command("sweep.yaml", "--backend", "inline", "--out", "other", "--cache", "other_cache").code == 0
+    assert digits(place / RESULTS) == digits(place / "other")
+    keys = [sorted(path.name for path in (place / cache).glob("*/*/*/")) for cache in ("cache", "other_cache")]
+    assert keys[0] == keys[1]
+
+
+def test_a_node_that_dies_costs_an_attempt_and_one_that_joins_goes_on(
+    head, separate_node, long_sweep, long_run, on_ray, digits
+):
+    first, others = separate_node(), []
+
+    def listen(event):
+        if event.kind != "epoch":
+            return
+        if not others:
+            others.append(separate_node())
+        workers.setdefault(event.facts["worker"], event.trial_id)
+        if len(workers) == 2:  # The second node is at work.
+            first.end()
+
+    workers = {}
+    tally = on_ray(listen, address=head.address, wait_for_nodes=1)
+    assert len(workers) >= 2
+    assert (len(tally.finished), tally.failed) == (4, {})
+    rows = ResultStore(long_sweep / RESULTS).read("attempts").to_pylist()
+    assert [row["error_kind"] for row in rows if row["status"] == FAILED] == [WORKER_DIED]
+    ends = sorted(record.state for record in AttemptFolder(long_sweep / RESULTS / "attempts").all())
+    assert ends == [FAILED, *[FINISHED] * 4]
+    assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
+
+
+def test_a_driver_that_is_killed_resumes_on_nodes_without_its_disk(
+    head, separate_node, long_sweep, long_run, start, wait_until, digits
+):
+    wait_until(separate_node().is_up)
+    words = ("sweep.yaml", "--backend", "ray", "--address", head.address, "--wait-for-nodes", "1")
+    attempts = AttemptFolder(long_sweep / RESULTS / "attempts")
+
+    def epochs():
+        return [e for e in LogFollower(event_logs(long_sweep / RESULTS)).read_new() if e.event.kind == "epoch"]
+
+    running = start(*words)
+    wait_until(epochs)
+    running.process.send_signal(signal.SIGKILL)
+    assert running.end().code == -signal.SIGKILL
+    wait_until(lambda: not [record for record in attempts.all() if record.state == RUNNING])
+    assert [record for record in attempts.all() if record.state == DIED]
+    assert any(nodes_folder().iterdir())
+    again = start(*words).end(timeout=240)
+    assert again.code == 0, again.err
+    assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
+    assert not [path for path in nodes_folder().iterdir() if path.name != "lock"]
