@@ -53,7 +53,7 @@ ORCHESTRATOR = {
     "claims": "records reports results moleflow.errors moleflow.settings",
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data moleflow.detection "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
-    "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest "
+    "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data "
     "moleflow.environment moleflow.errors moleflow.features moleflow.file_service moleflow.files moleflow.owner "
     "moleflow.passing_errors moleflow.settings",
     "monitor": "execution host records results moleflow.cache moleflow.errors moleflow.owner moleflow.passing_errors",
