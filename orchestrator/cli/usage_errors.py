@@ -52,6 +52,7 @@ VALUES = {
     "--to": "a file, as in --to tables.csv",
     "--trial": "the id of a trial, as `status DIR` shows them",
     "--version": "one of v1, v2, ...",
+    "--wait-for-nodes": "a whole number from 0 to 100,000",
     "--weights": "pretrained, a package or a file, as in --weights pretrained",
     "--what": "tables | metrics | scores | curves | attempts, as in --what scores",
     "--workers": "a whole number from 1 to 1024",
@@ -62,7 +63,7 @@ ARGUMENTS = {
     "TRIAL": "a trial too, as `status DIR` shows them",
     "RESULTS": "a results folder, or the file of a detector in it",
     "IMAGES": "image files, or folders of them, too",
-    "TRIAL TRIAL [DIR]...": "two trials, such as `diff 3f2a 90bc results/NAME`",
+    "TRIAL TRIAL [DIR]": "two trials, such as `diff 3f2a 90bc results/NAME`",
     "REPORT": "a report.md, or its folder, such as results/v7_gamma",
 }
 _ONE = {

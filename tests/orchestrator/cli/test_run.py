@@ -54,6 +54,10 @@ SHARED: list[tuple[str, dict[str, Any]]] = [
         ("--backend slurm --detach", {"backend": "slurm", "detach": True}),
         ("--backend ray --address auto", {"backend": "ray", "address": "auto"}),
         ("--backend ray --no-dashboard", {"backend": "ray", "dashboard": False}),
+        (
+            "--backend ray --address auto --wait-for-nodes 3",
+            {"backend": "ray", "address": "auto", "wait_for_nodes": 3},
+        ),
         ("--workers 3", {"workers": 3}),
         ("--yes", {"yes": True}),
         ("--rerun-stale", {"rerun_stale": True}),
