@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def found_trial(given: str, known: Sequence[Sequence[FoundTrial]]) -> FoundTrial
         InvalidInput: no folder has it, or the word names several trials of one.
     """
     for of_folder in known:
-        matches = [one for one in of_folder if given in (one.trial.trial_id, one.trial.name)]
+        matches = [one for one in of_folder if given == one.trial.trial_id or _words(given) == _words(one.trial.name)]
         matches = matches or [one for one in of_folder if given and one.trial.trial_id.startswith(given)]
         if len(matches) > 1:
             some = ", ".join(one.trial.trial_id for one in matches[:3]) + (", …" if len(matches) > 3 else "")
@@ -115,6 +116,11 @@ def found_trial(given: str, known: Sequence[Sequence[FoundTrial]]) -> FoundTrial
         f"'{given}': is no trial of {where}; give an id, the beginning of one, or a name, as `status DIR --all` "
         f"shows them{near}"
     )
+
+
+def _words(name: str) -> list[str]:
+    """Return the settings of a name in an order of their own, as users type them in any."""
+    return sorted(re.split(r"[,\s]+", name))
 
 
 def _settings_table(a: FoundTrial, b: FoundTrial, equal: list[str]) -> Table | None:

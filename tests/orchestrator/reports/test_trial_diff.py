@@ -35,6 +35,10 @@ def test_only_what_differs_is_listed_and_the_rest_is_one_line(results):
     assert found.notes == ()
 
 
+def test_the_settings_of_a_name_may_have_any_order(results):
+    assert diff_trials("seed=0, focal_gamma=0", FIRST, [results]).tables == ()
+
+
 def test_a_trial_equals_itself_to_the_bit(results):
     trial_id = read_sweep_folder(results).trial_ids[0]
     found = diff_trials(trial_id, trial_id[:6], [results])
