@@ -8,7 +8,7 @@ import textwrap
 NO_BREAK_SPACE = "\u00a0"
 _NUMBER = r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?%?"
 _UNITS = r"%|px|s|ms|min|h|[KMGT]i?B|nats|more|seeds?|epochs?|compute-hours"
-_BETWEEN = rf"(?<=[\d%]) (to|±|of) (?={_NUMBER})"
+_BETWEEN = rf"(?<=[\d%]) (to|±|of|-) (?={_NUMBER})"
 _BEFORE_A_UNIT = rf"(?<=\d) (?=(?:{_UNITS})(?![\w-]))"
 _AFTER_A_NAME = r"(?<=\bn) (=) (?=\d)"
 _SPACES = re.compile(f"{_BETWEEN}|{_BEFORE_A_UNIT}|{_AFTER_A_NAME}")

@@ -21,6 +21,9 @@
   // A cell is a text, the number of a variant, [text] for a best value, or an object for a trial.
   const cellText = (cell) => (typeof cell === "string" ? cell : typeof cell === "number" ? data.names[cell] : Array.isArray(cell) ? cell[0] : cell.t);
 
+  // As whole_numbers() does for sentences: no line ends between a number and its unit, or within an interval.
+  const whole = (text) => text.replace(/(\d) (?=(?:%|more|seeds?|px)(?![\w-]))/g, "$1\u00a0").replace(/ (to|\u00b1) (?=[-+]?\d)/g, "\u00a0$1\u00a0");
+
   function sortKey(cell, numeric) {
     const text = cellText(cell);
     if (!numeric) return text;
@@ -74,7 +77,7 @@
         const text = cellText(cell);
         const caveats = [...ofRow, ...(content.columnCaveats[column] || [])];
         const opens = typeof cell === "object" && !Array.isArray(cell);
-        const inner = opens ? make("button", { type: "button", class: "link", onclick: () => openTrial(cell.trial) }, text) : text;
+        const inner = opens ? make("button", { type: "button", class: "link", onclick: () => openTrial(cell.trial) }, text) : whole(text);
         if (column === 0) return make("th", { scope: "row", class: content.right[0] ? "right" : text.length > LONG ? "left long" : text.length > 12 ? "left words" : "left" }, inner, ...caveatList(ofRow));
         const best = Array.isArray(cell);
         const classes = [content.right[column] ? "right" : "left", text.length > LONG ? "long" : text.length > 12 ? "words" : "", best ? "best" : ""].filter(Boolean).join(" ");

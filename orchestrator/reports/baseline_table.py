@@ -126,7 +126,7 @@ def baseline_tables(
     `names` are those of the columns, `baseline` that of their baseline.
     """
     rows = [(names[k], _cells(result)) for k, result in compared.results.items()]
-    further = _FURTHER
+    further: tuple[str, ...] = _FURTHER
     if not any(result.resampled in DRAWN for result in compared.results.values()):
         further = tuple(name for name in further if name != _OVER_SEEDS)  # It would repeat the interval.
     verdicts, tests = (

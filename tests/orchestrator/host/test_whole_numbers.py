@@ -14,6 +14,7 @@ from orchestrator.host.whole_numbers import whole_numbers, wrapped_lines
         ("95 % interval", "95_% interval"),
         ("0.8812 ± 0.0138 (n = 3)", "0.8812_±_0.0138 (n_=_3)"),
         ("7 of 10 trials at 224 px in 3 min 20 s", "7_of_10 trials at 224_px in 3_min 20_s"),
+        ("at level 1 - 0.05/m", "at level 1_-_0.05/m"),
         ("7 sweeps to do", "7 sweeps to do"),
         ("1 mask of 3", "1 mask of 3"),
     ],
