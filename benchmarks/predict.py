@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moleflow.data.dataset import open_dataset
 from moleflow.data.images import read_image
 from moleflow.detection.detector_file import read_detector
 from moleflow.detection.trained_detector import TrainedDetector
@@ -83,7 +84,7 @@ def main() -> None:
             device=options.device,
             quiet=True,
         )
-        found = sorted((folder / "cache").glob("embedded/**/test/**/*.png"))
+        found = sorted(open_dataset(None, folder / "cache").root.glob("*/test/*/*.png"))
         images = [found[n % len(found)] for n in range(options.images)]
         path = choose_detector(results.folder).path
         environment = open_environment(options.device, options.threads)

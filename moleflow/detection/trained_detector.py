@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moleflow.data.digests import DigestCache
+from moleflow.data.image_facts import examine
+from moleflow.data.images import read_bytes
 from moleflow.data.samples import Sample
 from moleflow.data.value_range import with_range
 from moleflow.detection.collect import code_of
@@ -103,7 +104,6 @@ class TrainedDetector:
         self._gaussians: list[TaskGaussian] = list(stored.gaussians)
         self._scorer = _restored(self.config, stored, environment)
         self._extractor: Extractor = frozen_backbone(self.config, environment)
-        self._facts = DigestCache()
 
     def score(
         self,
@@ -171,7 +171,7 @@ class TrainedDetector:
 
     def _sample(self, path: Path, class_name: str | None) -> tuple[Sample, tuple[int, int]]:
         """Return the sample of an image file, checked as by a scan of a data root, and its size."""
-        facts = self._facts.facts(path)
+        facts = examine(read_bytes(path), path)  # Not remembered: new images come without end.
         sample = Sample(path.name, path, 0, "", None, facts.identity, None, largest=facts.largest)
         value_range = None if facts.largest is None else self._value_range(path, class_name)
         return with_range([sample], value_range)[0], (facts.width, facts.height)

@@ -18,6 +18,7 @@ import orchestrator.execution.worker
 import orchestrator.results.writer
 from moleflow.cache.protect_planned import protect_planned_stages
 from moleflow.cache.stage_state import Epoch
+from moleflow.detection.detector_file import read_detector
 from moleflow.errors import CodeChanged
 from moleflow.features.timm_import import import_timm
 from moleflow.training.sequence import TaskReport, run_sequence
@@ -28,6 +29,7 @@ from orchestrator.execution.worker import Worker
 from orchestrator.records.attempts import FAILED, FINISHED, AttemptFolder
 from orchestrator.records.dead_attempts import UNSEEN, record_dead_attempts
 from orchestrator.records.events import Event
+from orchestrator.results.detector_files import detector_file, stored_detectors
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import AttemptRows
 from orchestrator.sweep.sweep import load_sweep
@@ -193,6 +195,51 @@ def test_the_record_carries_what_the_row_of_a_dead_attempt_needs(prepared, work)
     kept = AttemptFolder(prepared.folder / "attempts").all()[0].content["row"]
     changed_later = {"seconds_reused", "flags"}
     assert {k: v for k, v in kept.items() if k not in changed_later} == {k: row[k] for k in kept.keys() - changed_later}
+
+
+@pytest.fixture
+def keeping(prepared):
+    """A worker that keeps detectors, and the list of its events."""
+    told = []
+    setup = replace(worker_config(prepared, Options()), backend="inline", worker="w", keep=True)
+    return Worker(setup, told.append), told
+
+
+def test_a_detector_is_stored_before_the_rows_of_its_trial(prepared, keeping, monkeypatch):
+    worker, told = keeping
+    (trial,) = prepared.trials
+    path, write, seen = detector_file(prepared.folder, trial.id, 1), worker.writer.flush, []
+
+    def flush():
+        seen.append(path.is_file())
+        return write()
+
+    monkeypatch.setattr(worker.writer, "flush", flush)
+    assert ended(worker, told, trial).kind == "finished"
+    assert seen
+    assert all(seen)
+    state = ResultStore(prepared.folder).read("attempts").to_pylist()[0]["state_digest"]
+    assert read_detector(path).header.state_digest == state
+    assert read_detector(path).header.names["trial"] == trial.id
+
+
+def test_a_stage_that_is_lost_before_its_detector_is_stored_is_trained_again(prepared, keeping, monkeypatch):
+    worker, told = keeping
+    (trial,) = prepared.trials
+
+    def lose_stages(*arguments):
+        outcome = run_sequence(*arguments)
+        shutil.rmtree(worker.setup.cache / "stages")
+        return outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.execution.worker.run_sequence", lose_stages)
+        failed = ended(worker, told, trial)
+    assert (failed.kind, failed.facts["error_kind"]) == ("failed", "Damaged")
+    assert "left the cache before its detector was kept" in failed.facts["error"]
+    assert stored_detectors(prepared.folder) == {}
+    assert ended(worker, told, trial).kind == "finished"
+    assert [*stored_detectors(prepared.folder)] == [(trial.id, 2)]
 
 
 def keep_rows(work, prepared, trial_id, seconds, state=FINISHED, fail=lambda _: None):

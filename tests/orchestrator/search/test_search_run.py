@@ -11,7 +11,10 @@ from collections import Counter
 import optuna
 import pytest
 
+from orchestrator.detectors.choice import choose_detector
+from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.make import verify_report
+from orchestrator.results.detector_files import stored_detectors
 from orchestrator.results.store import ResultStore
 from orchestrator.search.drivers import driver_heartbeat
 from orchestrator.search.storage import JOURNAL, open_journal
@@ -140,6 +143,19 @@ def test_no_test_image_is_opened_before_the_search_is_over(place, images, furnis
     assert Counter(row["status"] for row in store.read("attempts").to_pylist())["finished"] == 2
     assert ended.code == 1
     assert "failed: test " in ended.out
+
+
+def test_the_best_finalist_keeps_its_detector(place, features, furnish_search, command):
+    """Trials of the search and the base lose theirs; validation images choose."""
+    furnish_search(place, {"seeds": 1, "keep": "best"}, trials=2, finalists=1)
+    ended = command("sweep.yaml", "--backend", "inline", "--quiet")
+    assert ended.code == 0, ended.err
+    results = place / "results" / "search"
+    ((trial, _),) = stored_detectors(results)
+    assert trial in read_sweep_folder(results).tabled
+    choice = choose_detector(results)
+    assert choice.trial_id == trial
+    assert "on validation images" in choice.reasons[0]
 
 
 @pytest.mark.process
