@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from moleflow import files
+from moleflow.detection.detector_file import read_detector
 from moleflow.file_service import FileAnswer, FileRequest, FileService, RemoteFiles
 from orchestrator.driver.prepare import Options, prepare, worker_config
 from orchestrator.execution.worker import Worker
 from orchestrator.records.attempts import FINISHED, AttemptFolder
 from orchestrator.records.event_log import LogFollower, event_logs
+from orchestrator.results.detector_files import stored_detectors
 from orchestrator.results.store import ResultStore
 from orchestrator.sweep.sweep import load_sweep
 
@@ -66,6 +68,7 @@ def test_a_worker_without_the_drivers_disk_gives_the_same_digits(
         scratch=node,
         node_cache=str(node / "features"),
         worker="far-1",
+        keep=True,
     )
     node.mkdir()
     told: list[str] = []
@@ -80,6 +83,8 @@ def test_a_worker_without_the_drivers_disk_gives_the_same_digits(
     assert {record.state for record in AttemptFolder(folder / "attempts").all()} == {FINISHED}
     assert {entry.event.kind for entry in LogFollower(event_logs(folder)).read_new()} >= {"epoch", "task", "finished"}
     assert any((folder / "pictures").iterdir())
+    assert {read_detector(path).header.names["sweep"] for path in stored_detectors(folder).values()} == {"small"}
+    assert len(stored_detectors(folder)) == 2
     assert {path.name for path in (place / "cache").iterdir()} >= {"features", "stages"}
     assert {path.name for path in node.iterdir()} == {"digests.json", "features"}
     far, rows = digits(folder), ResultStore(folder).read("attempts").num_rows
