@@ -7,7 +7,7 @@ wrote: its part and its attempt record. SLURM's state only says whether to wait 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -273,9 +273,7 @@ class _SlurmEngine:
             self._say_once(f"SLURM does not answer: {error}; asked again every {ASK_AT_LEAST_EVERY_S:.0f} s")
             self._schedule.asked(changed=False)
             return events
-        for task in _distinct(self._task_of.values()):
-            if self._states[task.id].is_stuck:
-                self._say_once(_stuck_sentence(task, self._states[task.id]))
+        self._say_stuck()
         for trial_id, task in self._task_of.items():
             state = self._states[task.id]
             if state.phase == "over" and before.get(task.id) == state:
@@ -283,6 +281,17 @@ class _SlurmEngine:
                 events += [event] if event is not None else []
         self._schedule.asked(any(before.get(name) != state for name, state in self._states.items()))
         return events
+
+    def _say_stuck(self) -> None:
+        """Name the jobs that do not start by themselves, each job once, by reason."""
+        jobs: dict[str, dict[str, None]] = {}
+        for task in _distinct(self._task_of.values()):
+            state, job = self._states[task.id], str(task.submission.job_id)
+            if state.is_stuck and job not in self._said:
+                jobs.setdefault(state.reason, {})[job] = None
+        for reason, some in jobs.items():
+            self._said |= some.keys()
+            self._say(_stuck_sentence(list(some), reason))
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -298,11 +307,16 @@ class _SlurmEngine:
             place.pop(trial_id, None)
 
 
-def _stuck_sentence(task: ArrayTask, state: QueueState) -> str:
-    job = task.submission.job_id
+def _stuck_sentence(jobs: Sequence[str], reason: str) -> str:
+    one = len(jobs) == 1
+    wait = (
+        f"job {jobs[0]} waits and does not start by itself"
+        if one
+        else f"jobs {', '.join(jobs)} wait and do not start by themselves"
+    )
     return (
-        f"SLURM job {job} waits and does not start by itself ({state.reason}); when its cause is mended "
-        f"(`sinfo -R` shows nodes with a fault, such as a full spool disk): scontrol release {job}"
+        f"SLURM {wait} ({reason}); when the cause is mended "
+        f"(`sinfo -R` shows nodes with a fault, such as a full spool disk): scontrol release {' '.join(jobs)}"
     )
 
 

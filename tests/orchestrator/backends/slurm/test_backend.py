@@ -199,14 +199,15 @@ def test_what_keeps_jobs_from_going_on_is_said_once(
     engine = backend._SlurmEngine(setup_in, PROFILE, said.append)
     engine._schedule = backend._PollSchedule(time.monotonic, _pause=0.0)
     engine.submit(item(A))
+    engine.submit(item(B, A))
     engine.poll(0.0)
     held = QueueState("PENDING", "launch failed requeued held")
     monkeypatch.setattr(queue.Queue, "states", lambda _, tasks: {task.id: held for task in tasks})
     for _ in range(3):
         assert engine.poll(0.0) == []
     assert said == [
-        "SLURM job 100 waits and does not start by itself (launch failed requeued held); when its cause is mended "
-        "(`sinfo -R` shows nodes with a fault, such as a full spool disk): scontrol release 100"
+        "SLURM jobs 100, 101 wait and do not start by themselves (launch failed requeued held); when the cause is mended "
+        "(`sinfo -R` shows nodes with a fault, such as a full spool disk): scontrol release 100 101"
     ]
 
     def down(*_: object) -> None:
