@@ -14,6 +14,7 @@ from orchestrator.cli.app import (
     BackendName,
     CacheDir,
     Device,
+    Notify,
     Profile,
     Quiet,
     RerunStale,
@@ -71,6 +72,7 @@ def reproduce(
     device: Device = "auto",
     rerun_stale: RerunStale = False,
     quiet: Quiet = False,
+    notify: Notify = None,
 ) -> None:
     """Run the published rows with their own settings and seeds, and compare the figures.
 
@@ -84,8 +86,13 @@ def reproduce(
       moleflow-sweep reproduce --data ~/mvtec --only v3@224 --only v4
       moleflow-sweep reproduce --data ~/mvtec
     """
+    from orchestrator.driver.notify import check_notify
     from orchestrator.driver.reproduce import reproduce_rows
 
+    if notify is not None:
+        check_notify(notify)
+        if estimate:
+            raise InvalidInput("--notify: hears of a run, and --estimate runs nothing; give one of them")
     if profile and backend != "slurm":
         raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
     groups = _chosen_rows(rows, only or (), data, gpus)
@@ -99,6 +106,7 @@ def reproduce(
         device=device,
         rerun_stale=rerun_stale,
         quiet=quiet,
+        notify=notify,
     )
     console = open_console()
     with naming_the_command(console):

@@ -84,8 +84,9 @@ def test_rows_are_run_resumed_and_judged(place, command):
     }
     ours = {name: {"image_auroc": image, "pixel_auroc": pixel} for name, (image, pixel) in measured.items()}
     write(place, ours["one"], ours["two"] | {"pixel_auroc": "0.0010"})
-    second = command(*WORDS, "--quiet")
+    second = command(*WORDS, "--quiet", "--notify", 'echo "$MOLEFLOW_NOTIFY_TEXT" >> told')
     assert second.code == 0
+    assert (place / "told").read_text().startswith("published-rows: finished: 3 finished; ")
     assert "3 rows of images, 0 trials to run" in second.out
     assert "timing" not in second.out
     found = verdicts((place / "results" / "published-rows" / "reproduction.md").read_text())
@@ -98,6 +99,7 @@ def test_rows_are_run_resumed_and_judged(place, command):
     [
         (("--only", "v33"), "--only: given 'v33', but no row has that name. Did you mean 'v3'?"),
         (("--profile", "x.yaml"), "--profile: needs --backend slurm"),
+        (("--notify", "true", "--estimate"), "--notify: hears of a run, and --estimate runs nothing"),
         (("--only", "v3"), "are about MVTec AD; give its folder with --data or MOLEFLOW_DATA"),
         (("--only", "v7, 15 classes"), "none of the rows can be run"),
         (("--rows", "missing.yaml"), "missing.yaml"),
