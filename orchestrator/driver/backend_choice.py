@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from moleflow.errors import InvalidInput
@@ -49,7 +50,7 @@ def _ray_backend(setup: WorkerConfig, sweep: Sweep, options: Options) -> Backend
         options.workers,
         options.address,
         options.dashboard,
-        (lambda _: None) if options.quiet else print,
+        (lambda _: None) if options.quiet else partial(print, flush=True),
         early_stopping=sweep.early_stopping,
         wait_for_nodes=options.wait_for_nodes,
     )
