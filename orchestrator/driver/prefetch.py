@@ -38,7 +38,7 @@ def run_prefetch(sweep: Sweep, options: Options, console: Console) -> int:
     on_slurm = options.backend == "slurm"
     if on_slurm:
         check_slurm(options)
-    prepared = decide_on_slurm(prepare(sweep, options), options, console)
+    prepared = decide_on_slurm(prepare(sweep, options), options, console, finished=True)
     needs = prepared.sweep.resources
     setup = worker_config(prepared, options)
     configs = distinct_feature_settings(trial.config for trial in prepared.sample)

@@ -55,15 +55,17 @@ class SlurmNeeds:
         yield from (f"assumed:  {one}" for one in self.assumed)
 
 
-def decide_on_slurm(prepared: Prepared, options: Options, console: Console) -> Prepared:
+def decide_on_slurm(prepared: Prepared, options: Options, console: Console, finished: bool = False) -> Prepared:
     """Return the sweep with decided resources, if it runs on SLURM; print the notes.
+
+    A sweep without trials to run stays as it is and needs no SLURM, unless `finished` is true.
 
     Raises:
         InvalidInput: as `needs_on_slurm`.
         SlurmUnavailable: as `needs_on_slurm`.
 
     """
-    starts = prepared.sweep.search is not None or bool(prepared.plan.of("to run"))
+    starts = finished or prepared.sweep.search is not None or bool(prepared.plan.of("to run"))
     if options.backend != "slurm" or not starts:
         return prepared
     needs = needs_on_slurm(prepared, options)
@@ -148,7 +150,7 @@ def memory_sentence(cost: TrialCost, gpu_mem_gb: float | None) -> str:
 def _time_limit(found: SlurmNeeds, resources: Resources) -> int:
     """The time limit of a trial in minutes for `time_min: auto`."""
     if found.cost is None:
-        return START_MIN
+        return Resources().limit_min
     sharing = array_shape(resources.model_copy(update={"time_min": 1}), found.profile).parallel
     minutes = found.cost.limit_min(sharing)
     shared = f" x {sharing} that share a GPU" if sharing > 1 else ""

@@ -196,8 +196,12 @@ def test_the_scripts_are_shown_and_nothing_is_written(place, command) -> None:
     (place / "site.yaml").write_text("account: lab\nsetup: [module load cuda]\nextra: {nice: 100}\nmax_array_size: 3\n")
     before = sorted(place.rglob("results*"))
     shown = command(*SLURM, "--profile", "site.yaml", "--print-sbatch").out
-    for line in ("--account=lab", "--array=0-2", "--nice=100", "--requeue", "--time=240", "module load cuda"):
+    options = ("--account=lab", "--array=0-2", "--gres=gpu:1", "--nice=100", "--requeue", "--time=240")
+    for line in (*options, "module load cuda"):
         assert line in shown
+    refused = command(*SLURM, "--set", "resources.gpus=0")
+    assert refused.code == 2
+    assert "the default partition has GPUs" in refused.err
     assert shown.count("#!/bin/bash") == 2
     assert sorted(place.rglob("results*")) == before
 
