@@ -91,7 +91,7 @@ def perform(service: FileService, near: Path, place: Path, counted: Counter[str]
 def run(place: Path, out: str, cache: str, seeds: list[int], address: str | None, nodes: int) -> dict[str, float]:
     """The bytes that a run of new trials took from the driver's disk, by kind, in all."""
     document = {"name": "shipping", "version": "v7", "base": DEMO, "grid": {"focal_gamma": [0, 2]}, "seeds": seeds}
-    sweep = make_sweep(document, str(place / "sweep.yaml"))
+    sweep = make_sweep(document, str(place / "sweep.yaml"), place)
     options = Options(out=place / out, cache=place / cache, backend="ray" if address else "inline")
     prepared = prepare(sweep, options)
     todo = [planned.id for planned in prepared.plan.of("to run")]

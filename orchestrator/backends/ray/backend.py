@@ -90,7 +90,9 @@ class RayBackend:
         with connected(self.address, self.resources, self.setup, self.dashboard, self.say) as storage:
             wait_for_nodes(self.wait_for_nodes, self.resources, self.setup, self.say)
             trial_request(self.resources, self.setup)
-            with shipping(self.setup, self.say) if self.address else nullcontext() as shipped:
+            # Ray Client drives a cluster from outside: no node sees the driver's files for others.
+            joined = self.address and not self.address.startswith("ray://")
+            with shipping(self.setup, self.say) if joined else nullcontext() as shipped:
                 yield storage, shipped
 
     def _tuner(self, storage: Path, tune_source: TuneSource, shipped: Shipping | None) -> Tuner:
