@@ -301,6 +301,9 @@ def trial(
     cache: CacheDir = None,
     threads: Threads = 1,
     device: Device = "auto",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Store the trained detector with the results, for predict.")
+    ] = False,
     quiet: Quiet = False,
     full: Full = False,
 ) -> None:
@@ -309,7 +312,7 @@ def trial(
     For instance:
 
       moleflow-sweep trial --version v7 --set focal_gamma=2 --base demo
-      moleflow-sweep trial --version v3 --seed 1 --data ~/mvtec
+      moleflow-sweep trial --version v3 --seed 1 --data ~/mvtec --keep
     """
     from orchestrator.driver.launch import run_prepared
     from orchestrator.driver.prepare import prepare
@@ -317,6 +320,8 @@ def trial(
     from orchestrator.sweep.sweep import make_sweep
 
     document: dict[str, Any] = {"name": f"trial-{version}", "version": version, "base": "vit_b16", "seeds": [seed]}
+    if keep:
+        document["keep"] = "all"
     if sets:  # Tables name factors, so the settings become factors.
         once = {
             "version": f"the version is given by --version {version}; give it once, there",

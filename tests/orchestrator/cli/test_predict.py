@@ -71,6 +71,16 @@ def test_the_file_of_a_detector_scores_alone(kept, command):
     assert len(table(ended.out)) == 1
 
 
+def test_a_single_trial_can_keep_its_detector(place, features, command):
+    words = ("--version", "v7", "--base", "base.yaml", "--data", "images", "--out", "one", "--quiet")
+    assert command("trial", *words).code == 0
+    assert command("predict", "one", "images/bolt/test").code == 2
+    assert command("trial", *words, "--set", "focal_gamma=1", "--keep", "--out", "other").code == 0
+    ended = command("predict", "other", "images/bolt/test/good")
+    assert ended.code == 0, ended.err
+    assert len(table(ended.out)) == 4
+
+
 def test_held_out_normals_give_thresholds(kept, command):
     ended = command("predict", RESULTS, "images/bolt/test", "--false-positive-rate", "0.25")
     held = {}
