@@ -76,7 +76,7 @@ def slurm_lines(ahead: JobsAhead | None) -> Iterator[str]:
 def _jobs(ahead: JobsAhead) -> str:
     shape, profile = ahead.shape, ahead.needs.profile
     if ahead.jobs is None:
-        return "a search submits trials as it suggests them"
+        return "a search submits trials as it suggests them; the figures are those of one trial of its base"
     each = f"{counted(shape.trials, 'trial')} each" + (f", {shape.parallel} at once" if shape.parallel > 1 else "")
     most = f"; at most {profile.parallelism} jobs of an array at once" if profile.parallelism else ""
     return f"{counted(ahead.jobs, 'job')} in {counted(ahead.arrays, 'array')}: {each}{most}"
@@ -104,7 +104,8 @@ def _walltime(ahead: JobsAhead) -> str:
     slowest = f"the slowest trial takes about {cost.slowest_s / 60:.1f} min, {cost.source}"
     advice = f"time_min: auto gives {auto}" if limit != auto else "time_min is what auto gives"
     short = "; that is more than time_min" if cost.slowest_s * shape.parallel / 60 > limit else ""
-    return f"{text} ({counted(turns, 'trial')} one after another); {slowest}{short}; {advice}"
+    in_turn = f" for {turns} trials one after another" if turns > 1 else ""
+    return f"{text}{in_turn}; {slowest}{short}; {advice}"
 
 
 def _memory(ahead: JobsAhead) -> str:

@@ -18,6 +18,7 @@ from orchestrator.driver.prepare import Options, Prepared
 from orchestrator.host.hardware import visible_gpus
 from orchestrator.plan.cost_estimate import seconds_per_step, training_seconds
 from orchestrator.plan.earlier_trials import earlier_finished_trials
+from orchestrator.sweep.resolver import Resolver
 from orchestrator.sweep.trial import Trial
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TrialCost:
 
 
 def trial_cost(prepared: Prepared, options: Options, device: Literal["cpu", "cuda"]) -> TrialCost | None:
-    """The cost of the trials to run, or of a search's sample; None if there are none.
+    """The cost of the trials to run, or of one trial of a search's base; None if there are none.
 
     Args:
         prepared: the sweep.
@@ -75,7 +76,11 @@ def trial_cost(prepared: Prepared, options: Options, device: Literal["cpu", "cud
         OSError: results cannot be read, or the cache cannot be written.
 
     """
-    trials = list(prepared.sample) if prepared.sweep.search is not None else prepared.plan.of("to run")
+    trials = prepared.plan.of("to run")
+    if prepared.sweep.search is not None:
+        # Its configurations are not known, and its sample may hold impossible ones.
+        config = Resolver(prepared.sweep).config({})
+        trials = [Trial("base", config, {}, prepared.inputs.of(config))]
     if not trials:
         return None
     timed = _timed_here(prepared, options, trials, device)

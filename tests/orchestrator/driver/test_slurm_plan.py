@@ -42,7 +42,7 @@ def test_jobs_are_told_before_anything_ran_and_the_step_is_timed_once(place: Pat
     lines = dict(line.split(":", 1) for line in shown.out.splitlines() if re.match(r"[a-zA-Z]+: ", line))
     assert lines["jobs"].strip() == "2 jobs in 1 array: 3 trials each; at most 2 jobs of an array at once"
     assert re.match(r" +1 GPU a job; about [\d.e-]+ GPU-hours, as a step and an image take on this CPU", lines["GPUs"])
-    assert "limit 720 min a job (3 trials one after another); the slowest trial takes about" in lines["walltime"]
+    assert "limit 720 min a job for 3 trials one after another; the slowest trial takes about" in lines["walltime"]
     assert re.search(
         r"4 GB a job \(per_node\); a trial takes about 0.6 GB of a GPU, 0.6 of them for CUDA; gpu_mem_gb",
         lines["memory"],
@@ -96,6 +96,18 @@ def test_auto_needs_the_memory_of_a_gpu(place: Path, command: Command) -> None:
     assert "trials_per_gpu: given auto, which needs the memory of one GPU; give gpu_mem_gb in the profile" in ended.err
     (place / "site.yaml").write_text("{gres: null, max_array_size: 9, trials_per_gpu: auto}")
     assert "1 trial each" in command(*PLAN).out
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_the_figures_of_a_search_are_those_of_its_base(place: Path, edit: Any, command: Command) -> None:
+    search = {"space": {"focal_gamma": {"uniform": [0, 2]}}, "trials": 4}
+    base = {"extends": "base.yaml", "validation_fraction": 0.25, "validation_anomalies": "synthetic"}
+    edit(grid=None, report=None, base=base, search=search)
+    (place / "site.yaml").write_text("{gres: 'gpu:{gpus}', max_array_size: 2}")
+    told = json.loads(command(*PLAN, "--json").out)["slurm"]
+    assert (told["jobs"], told["arrays"], told["job"]["gpus"]) == (None, 0, 1)
+    assert told["cost"]["total_s"] > 0
+    assert "a search submits trials as it suggests them; the figures are" in command(*PLAN).out
 
 
 @pytest.mark.usefixtures("nowhere")
