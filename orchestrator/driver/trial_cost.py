@@ -76,7 +76,7 @@ def trial_cost(prepared: Prepared, options: Options, device: Literal["cpu", "cud
         OSError: results cannot be read, or the cache cannot be written.
 
     """
-    trials = prepared.plan.of("to run")
+    trials: Sequence[Trial] = prepared.plan.of("to run")
     if prepared.sweep.search is not None:
         # Its configurations are not known, and its sample may hold impossible ones.
         config = Resolver(prepared.sweep).config({})
