@@ -144,7 +144,7 @@ def run_all(page: str, backends: Words, place: Path, command: Callable[..., Any]
         given = typed(words, place, command)
         if backend == "local" and "--backend" not in words and runs(words) and page != ON_WORKERS:
             given = [*given, "--backend", "inline"]
-        ended = command(*given, *(more if backend else ()))
+        ended = command(*given, *(more if runs(words) else ()))
         assert ended.code == 0, f"{shlex.join(words)}\n{ended.err}"
         assert (ended.out + ended.err).strip()
 
