@@ -121,16 +121,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each run; two trials each")
     parser.add_argument("--nodes", type=int, default=2, help="nodes without the driver's disk")
     given = parser.parse_args()
-    first, second = list(range(given.seeds)), list(range(2 * given.seeds))
+    first, second = list(range(given.seeds)), list(range(given.seeds, 2 * given.seeds))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
         with cluster(place, given.nodes) as address:
             rows = {
-                "nodes, first run": run(place, "out", "cache", first, address, given.nodes),
-                "nodes, second run": run(place, "out", "cache", second, address, given.nodes),
+                "nodes, first run": run(place, "first", "cache", first, address, given.nodes),
+                "nodes, second run": run(place, "second", "cache", second, address, given.nodes),
             }
-        rows["one disk, first run"] = run(place, "near", "near_cache", first, None, 0)
-        rows["one disk, second run"] = run(place, "near", "near_cache", second, None, 0)
+        rows["one disk, first run"] = run(place, "near_first", "near_cache", first, None, 0)
+        rows["one disk, second run"] = run(place, "near_second", "near_cache", second, None, 0)
     kinds = sorted({kind for row in rows.values() for kind in row} - {"requests"})
     print(f"{'MB per trial':22}" + "".join(f"{kind:>10}" for kind in kinds))
     for name, row in rows.items():

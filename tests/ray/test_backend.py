@@ -124,6 +124,10 @@ def test_an_address_where_no_cluster_answers_is_one_line(place, command):
     assert refused.code == 2
     assert "--address: given '127.0.0.1:1', but no Ray cluster can be joined there" in refused.err
     assert command("sweep.yaml", "--address", "auto").code == 2
+    alone = command("sweep.yaml", "--backend", "ray", "--wait-for-nodes", "2")
+    assert alone.code == 2
+    assert "--wait-for-nodes: needs --address" in alone.err
+    assert command("sweep.yaml", "--wait-for-nodes", "2").code == 2
 
 
 def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edit, on_ray, command):
