@@ -1,4 +1,4 @@
-"""What travels to a node without the driver's disk, and the folder there; no Ray is started."""
+"""Files that travel to a node without the driver's disk, and the folder there; no Ray is started."""
 
 from __future__ import annotations
 

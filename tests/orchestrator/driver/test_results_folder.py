@@ -49,7 +49,7 @@ def test_the_title_joins_name_question_and_note(question, note, title):
     sweep = SimpleNamespace(name="small", question=question, note=note, baseline={"loss.focal_gamma": 0})
     trials = [SimpleNamespace(id="b"), SimpleNamespace(id="a")]
     inputs = SimpleNamespace(dataset=SimpleNamespace(name="images"))
-    prepared = SimpleNamespace(sweep=sweep, trials=trials, inputs=inputs, labels={"a": "A"}, tabled=None)
+    prepared = SimpleNamespace(sweep=sweep, trials=trials, inputs=inputs, labels={"a": "A"}, names={}, tabled=None)
     content = folder_content(prepared)
     assert (content.title, content.trial_ids, content.dataset) == (title, ("b", "a"), "images")
 
