@@ -5,7 +5,8 @@
 The nodes are on this machine, each in a mount namespace in which the driver's folders are empty.
 They run a sweep of the embedded images: two tasks, two values of gamma. A second run of as many new
 seeds finds the features stored. Then one process runs the same sweep through the same seam on this
-disk, and counts what it reads: a shared disk would serve as much. Prints MB and requests per trial.
+disk, and counts what it reads: a shared disk would serve as much. It reads images past the seam,
+so these are not counted there. Prints MB per trial.
 """
 
 from __future__ import annotations
