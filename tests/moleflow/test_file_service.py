@@ -15,6 +15,7 @@ import pytest
 from moleflow import files
 from moleflow.cache.claim import is_stale, try_claim
 from moleflow.file_service import FileAnswer, FileRequest, FileService, RemoteFiles
+from moleflow.passing_errors import RETRY_VARIABLE
 
 Lose = Callable[[FileRequest], str]
 
@@ -57,8 +58,9 @@ def real(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def near(tmp_path: Path, real: Path) -> Iterator[Path]:
+def near(tmp_path: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that exists elsewhere only; requests and answers get lost in turns."""
+    monkeypatch.setenv(RETRY_VARIABLE, "30")
     seen: dict[str, int] = {}
 
     def lose(request: FileRequest) -> str:

@@ -1,4 +1,4 @@
-"""Files that travel to a node without the driver's disk, and the folder there; no Ray is started."""
+"""The files for a node without the driver's disk, and its folder; no Ray is started."""
 
 from __future__ import annotations
 

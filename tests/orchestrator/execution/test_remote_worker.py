@@ -16,6 +16,7 @@ import pytest
 from moleflow import files
 from moleflow.detection.detector_file import read_detector
 from moleflow.file_service import FileAnswer, FileRequest, FileService, RemoteFiles
+from moleflow.passing_errors import RETRY_VARIABLE
 from orchestrator.driver.prepare import Options, prepare, worker_config
 from orchestrator.execution.worker import Worker
 from orchestrator.records.attempts import FINISHED, AttemptFolder
@@ -53,8 +54,9 @@ def _moved(request: FileRequest, near: Path, place: Path) -> FileRequest:
 
 @pytest.mark.parametrize("features_first", [True, False])
 def test_a_worker_without_the_drivers_disk_gives_the_same_digits(
-    place, edit, features, command, digits, tmp_path, features_first
+    place, edit, features, command, digits, tmp_path, monkeypatch, features_first
 ):
+    monkeypatch.setenv(RETRY_VARIABLE, "30")
     edit(seeds=1, report=None)
     if not features_first:
         files.remove_folder(place / "cache")
