@@ -16,7 +16,7 @@ from ray._private import ray_constants
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from moleflow.cache.claim import is_stale, try_claim
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, counted
 from orchestrator.backends.ray.shipping import code_of_nodes
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.execution.signals import hangup_ignored
@@ -82,7 +82,7 @@ def wait_for_nodes(count: int, needs: Resources, setup: WorkerConfig, say: Calla
         request = {name: amount for name, amount in _request(needs, setup, nodes, strict=False).items() if amount}
         if said != len(nodes):
             said = len(nodes)
-            say(f"waiting for {count} nodes with room for a trial; in the cluster now: {said}")
+            say(f"waiting for {counted(count, 'node')} with room for a trial; in the cluster now: {said}")
         # Ray reserves it once the nodes are there; its autoscaler starts those that are missing.
         group = placement_group([request] * count, strategy="STRICT_SPREAD")
         try:
