@@ -67,22 +67,23 @@ def test_trials_on_a_node_without_the_drivers_disk_give_the_digits_of_inline(
 
 
 def test_a_node_that_dies_costs_an_attempt_and_one_that_joins_goes_on(
-    head, separate_node, long_sweep, long_run, on_ray, digits
+    head, separate_node, long_sweep, long_run, on_ray, digits, wait_until
 ):
-    first, others = separate_node(), []
+    first, workers, lost = separate_node(), {}, []
 
     def listen(event):
         if event.kind != "epoch":
             return
-        if not others:
-            others.append(separate_node())
+        if not workers:  # The driver hands out no further trial until the second node is there.
+            wait_until(separate_node().is_up)
         workers.setdefault(event.facts["worker"], event.trial_id)
-        if len(workers) == 2:  # The second node is at work.
+        if not lost and event.trial_id not in workers.values() and event.facts["epoch"] < 100:
+            lost.append(event.trial_id)  # The second trial of the first node, at work.
             first.end()
 
-    workers = {}
     tally = on_ray(listen, address=head.address, wait_for_nodes=1)
-    assert len(workers) >= 2
+    assert lost
+    assert len(workers) == 2
     assert (len(tally.finished), tally.failed) == (4, {})
     rows = ResultStore(long_sweep / RESULTS).read("attempts").to_pylist()
     assert [row["error_kind"] for row in rows if row["status"] == FAILED] == [WORKER_DIED]
