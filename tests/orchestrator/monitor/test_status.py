@@ -113,7 +113,7 @@ def test_a_sweep_that_is_running_in_another_process(place, features, edit, start
 def test_after_kill_9_of_everything(place, features, edit, start, wait_until):
     edit(**SHORT_AND_LONG)
     running = start("sweep.yaml", "--workers", "1")
-    wait_until(lambda: begun(place) and look(place)[0].counts["running"] and look(place)[0].counts["finished"])
+    wait_until(lambda: begun(place) and look(place)[1]["epochs=100000 seed=0"].state == "running")
     running.signal(signal.SIGKILL)
     running.end()
     wait_until(lambda: not running.members())
