@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -79,8 +78,8 @@ def test_death_after_some_renames_leaves_all_of_an_attempt_or_nothing(store, wri
 
 
 WRITE_ON = """
-trial = 0
-while not (store.folder / "enough").exists():
+until, trial = time.monotonic() + 120, 0
+while not (store.folder / "enough").exists() and time.monotonic() < until:
     for _ in range(2):
         trial += 1
         writer.add(generated_attempt(trial=trial, rows=5))
@@ -103,7 +102,6 @@ def test_pyarrow_polars_and_duckdb_read_whole_attempts_while_a_writer_writes(sto
 
     seen = {"pyarrow": [0], "polars": [0], "duckdb": [0], "store": [0]}
     writer = child(WRITE_ON, store.folder)
-    deadline = time.monotonic() + 120
     while True:
         ended = writer.poll() is not None
         for name in ("pyarrow", "polars", "duckdb"):
@@ -114,7 +112,7 @@ def test_pyarrow_polars_and_duckdb_read_whole_attempts_while_a_writer_writes(sto
         if ended:
             break
         # Each reader has met a table that grows.
-        if min(len(set(counts)) for counts in seen.values()) > 3 or time.monotonic() > deadline:
+        if min(len(set(counts)) for counts in seen.values()) > 3:
             (store.folder / "enough").touch()
     out, _ = writer.communicate()
     assert writer.returncode == 0
