@@ -102,9 +102,9 @@ class _LocalEngine:
         broke = self._broke.get(item.trial.id, set())
         if broke and set(self._gpus) - broke - self._retired():
             free = [number for number in free if self._gpus[number] not in broke]
-            if not free:
-                self._held.append(item)
-                return
+        if not free:
+            self._held.append(item)
+            return
         number = next((number for number in free if number in self._slots), free[0])
         slot = self._slots.get(number) or self._start(number)
         slot.busy = True
@@ -230,8 +230,12 @@ class _LocalEngine:
         ]
 
     def _retired(self) -> set[str | None]:
-        """GPUs that get no more trials: they broke in several that another GPU finished."""
-        return {gpu for gpu, count in self._proven.items() if count >= PROOFS}
+        """GPUs that get no more trials: they broke in several that another GPU finished.
+
+        None, if that is true of all of them: some of their trials finish.
+        """
+        broken = {gpu for gpu, count in self._proven.items() if count >= PROOFS}
+        return broken if set(self._gpus) - broken else set()
 
     def _count_broken_gpus(self, trial_id: str) -> None:
         """Note the GPUs that broke in a trial which now has finished on another one."""

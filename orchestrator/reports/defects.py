@@ -15,7 +15,7 @@ from moleflow.metrics.ranking import Ranking, ranking
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import Summary, metric_cells, summarise
-from orchestrator.reports.render import MOST_ROWS, Table, fit_side_by_side, turned
+from orchestrator.reports.render import MOST_ROWS, Table, columns_as_rows, fit_side_by_side
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
@@ -100,7 +100,7 @@ def kinds_tables(
     table = Table(TITLE, ("Metric", *names), rows, (note,))
     if fit_side_by_side(names):
         return [table]
-    return turned(table, "Variant", [(f"{TITLE}: {metric}", class_name) for (class_name, metric), _ in found])
+    return columns_as_rows(table, "Variant", [(f"{TITLE}: {metric}", class_name) for (class_name, metric), _ in found])
 
 
 def kinds_summaries(

@@ -9,7 +9,7 @@ from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.notes import mean_notes, same_columns
 from orchestrator.reports.number_format import Summary, change_text, metric_cells, relative_change
-from orchestrator.reports.render import MOST_ROWS, Cell, Table, fit_side_by_side, turned
+from orchestrator.reports.render import MOST_ROWS, Cell, Table, columns_as_rows, fit_side_by_side
 from orchestrator.reports.variants import VariantColumn, mean_name
 from orchestrator.reports.verdicts import Outcome
 
@@ -126,7 +126,9 @@ def _with_variants_as_rows(
     table = Table(PER_CLASS, ("", *names), of_classes, same_columns(comparison))
     return [
         *tables,
-        *turned(table, "Variant", [(f"{name} of each class", of) for of in classes for name in shown.values()]),
+        *columns_as_rows(
+            table, "Variant", [(f"{name} of each class", of) for of in classes for name in shown.values()]
+        ),
     ]
 
 

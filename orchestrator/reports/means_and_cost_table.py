@@ -10,7 +10,7 @@ from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import BY_TASK, CONTINUAL, MAIN, MEAN, MEASURES, METRICS
 from orchestrator.reports.notes import mean_notes, same_columns
 from orchestrator.reports.number_format import summary_text
-from orchestrator.reports.render import ABSENT, Cell, Table, fit_side_by_side, turned
+from orchestrator.reports.render import ABSENT, Cell, Table, columns_as_rows, fit_side_by_side
 from orchestrator.reports.variants import VariantColumn, mean_name
 
 FURTHER = {
@@ -107,7 +107,7 @@ def means_and_cost_tables(comparison: Comparison, names: Sequence[str]) -> list[
     table = Table(TITLE, ("", *names), tuple(rows), notes, frozenset({first_cost}))
     if fit_side_by_side(names):
         return [table]
-    return turned(table, "Variant", [*groups, *((_GROUPS[3], name) for name in costs)])
+    return columns_as_rows(table, "Variant", [*groups, *((_GROUPS[3], name) for name in costs)])
 
 
 def _mean_cells(variants: Sequence[VariantColumn], metric: str) -> tuple[Cell, ...]:

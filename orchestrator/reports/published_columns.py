@@ -9,7 +9,7 @@ from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.notes import mean_notes
 from orchestrator.reports.number_format import code_list, setting_text, summary_text
 from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, step_notes
-from orchestrator.reports.render import ABSENT, MOST_ROWS, Cell, Table, fit_side_by_side, turned
+from orchestrator.reports.render import ABSENT, MOST_ROWS, Cell, Table, columns_as_rows, fit_side_by_side
 from orchestrator.reports.variants import VariantColumn, mean_name, patch_grid
 
 TITLE = "Measured beside published"
@@ -55,7 +55,7 @@ def published_columns_tables(
     header = ("Metric", *names, *(f"{run.label} †" for _, run in chosen))
     notes = (*_notes(comparison, classes, chosen), *mean_notes(comparison.variants, MAIN))
     table = Table(TITLE, header, tuple(body), notes)
-    return [table] if fit_side_by_side(header[1:]) else turned(table, "Column", groups)
+    return [table] if fit_side_by_side(header[1:]) else columns_as_rows(table, "Column", groups)
 
 
 def _notes(

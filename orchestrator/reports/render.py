@@ -90,7 +90,7 @@ def fit_side_by_side(names: Sequence[str]) -> bool:
     return len(names) <= MOST_COLUMNS and sum(widths) <= WIDTH - 2 * _CELL
 
 
-def turned(table: Table, corner: str, groups: Sequence[tuple[str, str]]) -> list[Table]:
+def columns_as_rows(table: Table, corner: str, groups: Sequence[tuple[str, str]]) -> list[Table]:
     """Return a table that does not fit as tables whose rows are its columns, one for each group.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from orchestrator.reports.final_metrics import MAIN, MEAN, METRICS
 from orchestrator.reports.finished_trials import FinishedTrial
 from orchestrator.reports.number_format import difference_text, setting_text, summary_text
-from orchestrator.reports.render import ABSENT, MOST_ROWS, Cell, Table, fit_side_by_side, turned
+from orchestrator.reports.render import ABSENT, MOST_ROWS, Cell, Table, columns_as_rows, fit_side_by_side
 from orchestrator.reports.variants import (
     VariantColumn,
     comparable_means,
@@ -79,7 +79,7 @@ def yardstick_tables(
             groups.append((f"{TITLE}: {name}", f"{MEAN}, minus the yardstick"))
     header = ("Metric", *names, *(column.label for column in yardsticks))
     table = Table(TITLE, header, tuple(body), _notes(yardsticks))
-    return [table] if fit_side_by_side(header[1:]) else turned(table, "Column", groups)
+    return [table] if fit_side_by_side(header[1:]) else columns_as_rows(table, "Column", groups)
 
 
 def yardstick_records(yardsticks: Sequence[VariantColumn], classes: Sequence[str]) -> tuple[tuple[object, ...], ...]:

@@ -12,7 +12,7 @@ import pytest
 from moleflow.settings.config import TrialConfig
 from orchestrator.backends import local
 from orchestrator.backends.local import LocalBackend
-from orchestrator.execution.backend import WorkerConfig
+from orchestrator.execution.backend import WorkerConfig, WorkItem
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.trial_source import TrialSource
 from orchestrator.records.events import Event
@@ -214,3 +214,18 @@ def test_a_process_whose_gpu_broke_is_replaced_and_its_trial_runs_on_another(
         assert source.tally.failed
         assert not source.tally.finished
         assert "gets no more" not in caplog.text
+
+
+def test_gpus_that_all_break_now_and_then_are_kept(tmp_path: Path) -> None:
+    engine = local._LocalEngine(setup_for(tmp_path), ["0", "1"], 5.0, local.make_worker)
+    engine._proven.update({"0": local.PROOFS})
+    assert engine.free_slots() == 1
+    engine._proven.update({"1": local.PROOFS})
+    assert engine.free_slots() == 2
+    # An item for which no worker is free waits, also if every GPU broke in its trial.
+    item = WorkItem(Trial("a" * 12, TrialConfig(), {}, Inputs({}, "", "")), (), Resources())
+    engine._broke["a" * 12] = {"0", "1"}
+    engine._gpus = []
+    engine.submit(item)
+    assert engine.cancel_queued() == [Event("withdrawn", "a" * 12)]
+    engine.close()
