@@ -145,6 +145,19 @@ def load_sweep_file(file: Path, data: Path | None, base: str | None, sets: list[
     return load_sweep(file, sets=sets or (), base=base, data_root=data, environment=os.environ)
 
 
+def check_profile(profile: Path | None, backend: str) -> None:
+    """Check that a site profile is there, and that its backend is.
+
+    Raises:
+        InvalidInput: it is not, or the backend is another one.
+
+    """
+    if profile and backend != "slurm":
+        raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
+    if profile and not profile.is_file():
+        raise InvalidInput(f"--profile: {profile}: no such file; slurm/profiles/example.yaml explains how to write one")
+
+
 def run_options(*, backend: str = "local", device: str = "auto", **others: Any) -> Options:
     """Options of a run from those of a command.
 

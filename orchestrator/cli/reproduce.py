@@ -20,6 +20,7 @@ from orchestrator.cli.app import (
     RerunStale,
     Threads,
     Workers,
+    check_profile,
     naming_the_command,
     open_console,
     run_options,
@@ -93,8 +94,7 @@ def reproduce(
         check_notify(notify)
         if estimate:
             raise InvalidInput("--notify: hears of a run, and --estimate runs nothing; give one of them")
-    if profile and backend != "slurm":
-        raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
+    check_profile(profile, backend)
     groups = _chosen_rows(rows, only or (), data, gpus)
     options = run_options(
         out=out,

@@ -32,6 +32,7 @@ from orchestrator.cli.app import (
     Yes,
     base_option,
     check_choice,
+    check_profile,
     choice,
     load_sweep_file,
     naming_the_command,
@@ -146,7 +147,7 @@ def run(
     ):
         if given and backend != backend_of_option:
             raise InvalidInput(f"{name}: needs --backend {backend_of_option}; give that too, or leave {name} out")
-    _check_profile(profile, backend)
+    check_profile(profile, backend)
     if wait_for_nodes and not address:
         raise InvalidInput("--wait-for-nodes: needs --address, since a Ray of this run has one node; leave it out")
     if dry_run and (detach or print_sbatch):
@@ -170,13 +171,6 @@ def run(
     console = open_console(stderr=log_json)
     with naming_the_command(console):
         raise typer.Exit(action(prepare(sweep, options), options, console))
-
-
-def _check_profile(profile: Path | None, backend: str) -> None:
-    if profile and backend != "slurm":
-        raise InvalidInput("--profile: needs --backend slurm; give that too, or leave --profile out")
-    if profile and not profile.is_file():
-        raise InvalidInput(f"--profile: {profile}: no such file; slurm/profiles/example.yaml explains how to write one")
 
 
 def plan(
@@ -212,7 +206,7 @@ def plan(
     from orchestrator.driver.slurm_plan import jobs_ahead, slurm_json, slurm_lines
     from orchestrator.plan import listing
 
-    _check_profile(profile, backend)
+    check_profile(profile, backend)
     options = run_options(
         out=out,
         cache=cache,
@@ -268,7 +262,7 @@ def prefetch(
     from orchestrator.driver.prefetch import run_prefetch
 
     check_choice("--backend", backend, ("local", "slurm"))
-    _check_profile(profile, backend)
+    check_profile(profile, backend)
     options = run_options(cache=cache, backend=backend, profile=profile, threads=threads, device=device, yes=yes)
     console = open_console()
     with naming_the_command(console):
