@@ -26,7 +26,7 @@ from orchestrator.html_report.class_ranks import class_rank_charts
 from orchestrator.html_report.cost_vs_quality import cost_charts
 from orchestrator.html_report.factors import factor_charts
 from orchestrator.html_report.learning_curves import Curve, curve_charts, read_curves
-from orchestrator.html_report.page_data import IDENTICAL, PageData, gather_page_data
+from orchestrator.html_report.page_data import PageData, gather_page_data
 from orchestrator.html_report.parallel_coordinates import variant_lines
 from orchestrator.html_report.per_class import class_charts
 from orchestrator.html_report.r_matrices import matrix_groups
@@ -34,7 +34,6 @@ from orchestrator.html_report.search import search_section
 from orchestrator.html_report.sortable_table import PageSection, sortable_table
 from orchestrator.html_report.trials import trial_details, trial_table
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
-from orchestrator.reports.notes import DATASETS
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
 
@@ -96,7 +95,6 @@ def _render(page: PageData, folder: Path, of_search: PageSection | None) -> str:
         answer=() if page.report.answer is None else page.report.answer.parts,
         top=top,
         facts=[line.partition(": ")[::2] for line in page.report.header],
-        warnings=_warnings(page),
         sections=sections,
         # The template numbers tables and charts by identity, as two of them may be equal.
         table_of={id(one): k for k, one in enumerate(tables)},
@@ -206,32 +204,6 @@ def _sections(
 
 def _charted(key: str, title: str, charts: tuple[Chart, ...], missing: str) -> PageSection:
     return PageSection(key, title, groups=(ChartGroup("", charts, "" if charts else missing),))
-
-
-def _warnings(page: PageData) -> list[str]:
-    """Return the sentences that a reader must see before any figure."""
-    trials, variants, report = page.trials, page.variants, page.report
-    warnings = [
-        f"Data: {words}. The figures on this page do not carry over to other images."
-        for name, words in DATASETS.items()
-        if any(trial.dataset == name for trial in trials)
-    ]
-    if report.missing:
-        warnings.append(f"Incomplete: {report.missing[0]}")
-    without = sum(any(caveat.startswith(IDENTICAL) for caveat in caveats) for caveats in page.caveats)
-    counts = {
-        "have fewer than three seeds, and so no t interval over seeds": sum(len(v.seeds) < 3 for v in variants),
-        "are confounded (†): they differ in something that is not compared": len(page.comparison.confounded),
-        "(∅) are identical to another one in training or scores: the digests are equal": without,
-    }
-    warnings += [f"{count} of {len(variants)} variants {words}." for words, count in counts.items() if count]
-    code = page.lock.recipe.code
-    stale = sum(trial.code_digest != code for trial in trials)
-    if code is not None and stale:
-        warnings.append(
-            f"{stale} of {len(trials)} trials are stale: other code than the present code ({code[:12]}) made them."
-        )
-    return warnings
 
 
 def _provenance(page: PageData) -> Iterable[tuple[str, str]]:

@@ -92,7 +92,7 @@ def test_the_page_has_everything_in_the_report(keep, grid, failed, page_of, cont
     text, data = page.read_text(), content(page)
     for line in (*report.missing, *(note for table in report.tables for note in table.notes)):
         assert str(prose(line)) in text
-    assert "Data: embedded (generated images)" in text
+    assert "The data are embedded (generated images)" in text
     assert report.lock is not None
     assert report.lock.recipe.code in text
     for table, on_page in zip(report.tables, data["tables"], strict=False):
@@ -265,17 +265,16 @@ def test_a_minimised_objective_and_two_objectives(keep, trial, page_of, content)
     assert table["right"] == [1, 0, 1, 1, 1, 1, 0]
 
 
-def test_warnings_before_any_figure(keep, trial, page_data_of):
+def test_what_to_mind_stands_once_above_all_tables(keep, trial, page_of):
     same = {"state_digest": "one", "scores_digest": "one"}
     trials = [trial(0.0, **same), trial(1.0, **same), *(trial(2.0, seed, torch="2.0.0") for seed in range(3))]
-    warnings = page._warnings(page_data_of(keep(trials, not_run=["0123456789ab"])))
-    texts = [re.sub(r"[0-9a-f]{12}", "CODE", text) for text in warnings]
-    assert texts[0].startswith("Data: embedded (generated images).")
-    assert texts[1].startswith("Incomplete: ")
-    assert texts[2] == "2 of 3 variants have fewer than three seeds, and so no t interval over seeds."
-    assert texts[3].startswith("1 of 3 variants are confounded (†)")
-    assert texts[4].startswith("2 of 3 variants (∅) are identical to another one")
-    assert texts[5] == "5 of 5 trials are stale: other code than the present code (CODE) made them."
+    text = page_of(keep(trials, not_run=["0123456789ab"])).read_text()
+    (mind,) = re.findall(r"<dt>Mind</dt>\s*<dd>(.*?)</dd>", text.replace("\N{NO-BREAK SPACE}", " "), re.DOTALL)
+    assert "embedded (generated images): no figure carries over" in mind
+    assert "5 of 5 trials were made by other code than today" in mind
+    assert "1 variant confounded" in mind
+    assert "1 group of identical variants" in mind
+    assert text.index("<dt>Mind</dt>") < text.index("<section")
 
 
 def test_a_search_says_over_how_many_seeds_its_values_are():
