@@ -14,7 +14,10 @@ are cores; (c) by `moleflow-sweep` again, a process and an empty cache for each 
 nothing is shared. `--without c` leaves it out.
 
 Prints seconds, ratio, start-up of processes apart, backbone forwards and stages trained; that (b)
-and (c) agree in every digit; and how far (a) is from (b). Without --data the images are the
+and (c) agree in every digit; and how far (a) is from (b). It also prints which share of (b) its
+products alone would take (aim: .9): the matrix products and convolutions of its backbone forwards,
+of the training steps of the stages that it trained, and of scoring each test image once by its own
+expert, measured on one thread and spread over all cores. Without --data the images are the
 embedded, generated ones. `--only N` runs N trials of (a) and multiplies, and says so.
 """
 
@@ -24,19 +27,30 @@ import argparse
 import itertools
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+import torch
 import yaml
+from products import products_of
 
+from moleflow.environment import open_environment
+from moleflow.features.extract import frozen_backbone
 from moleflow.features.feature_cache import FeatureCache
+from moleflow.settings.config import TrialConfig
+from moleflow.training.train_task import Randomness, new_detector, optimizer_of, train_step
 from orchestrator.driver.prepare import Options, Prepared, prepare
+from orchestrator.execution.step_cost import cost_settings
 from orchestrator.host.hardware import available_cores
+from orchestrator.plan.cost_estimate import steps_per_epoch
 from orchestrator.sweep.sweep import load_sweep
 
 HERE = Path(__file__).parent
@@ -105,6 +119,7 @@ def compared(name: str, given: argparse.Namespace) -> dict[str, Any]:
         found["b_seconds"] = ours(path, place / "b", prepared.inputs.dataset.root.absolute(), given)
         shared = rows_of(place / "b" / "out")
         found |= counts(place / "b")
+        found["b_products"] = products_seconds(prepared, place / "b", found["b_forwards"])
         if "a" not in given.without:
             found |= notes_way(prepared, shared, place, given)
         if "c" not in given.without:
@@ -123,6 +138,58 @@ def counts(place: Path) -> dict[str, Any]:
         "stages": len(stages),
         "stages_trained": sum(not reused for reused in stages.values()),
     }
+
+
+def products_seconds(prepared: Prepared, place: Path, forwards: int) -> float:
+    """Seconds that the products of (b) alone take on all cores."""
+    environment = open_environment("cpu", 1)
+    config = prepared.trials[0].config
+    extractor = frozen_backbone(config, environment)
+    size = config.data.image_size
+    images = np.zeros((1, size, size, 3), dtype=np.uint8)
+    shape = extractor.extract(images).shape[1:]
+    seconds = forwards * timed(lambda: extractor.extract(images))
+    known: dict[tuple[str, bool], tuple[float, float]] = {}
+    configs = {trial.id: trial.config for trial in prepared.trials}
+    curves = [row for file in (place / "out/parts/curves").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    for row in curves:
+        if not row["reused"]:
+            config = configs[row["trial_id"]]
+            key = cost_settings(config).model_dump_json(), row["task"] > 0
+            if key not in known:
+                known[key] = model_seconds(config, shape, min(row["task"], 1))
+            step, score = known[key]
+            counts_of = prepared.inputs.images[row["task_name"]]
+            train = min(counts_of.train, config.data.train_images or counts_of.train)
+            seconds += steps_per_epoch(config.training, train) * step
+            if row["epoch"] == config.training.epochs:
+                seconds += min(counts_of.test, config.data.test_images or counts_of.test) * score
+    return seconds / CORES
+
+
+def model_seconds(config: TrialConfig, shape: torch.Size, task: int) -> tuple[float, float]:
+    """Seconds of the products of a training step on a task, and of scoring an image."""
+    randomness = Randomness(0, "", 0)
+    images = torch.randn(config.training.batch_size, *shape)
+    detector = new_detector(config, images, randomness, torch.device("cpu"))
+    for number in range(task + 1):
+        detector.add_task(number, randomness)
+    optimizer = optimizer_of(detector.trainable(task).values(), config.training)
+    step = timed(lambda: train_step(detector.train(), images, task, config, optimizer))
+    detector.requires_grad_(False).eval()
+    with torch.no_grad():
+        return step, timed(lambda: detector(images[:1], task))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Median seconds of processor time of the products of some work."""
+    again, found = products_of(work), []
+    for turn in range(7):
+        start = time.process_time()
+        again()
+        if turn > 1:  # The first ones draw memory.
+            found.append(time.process_time() - start)
+    return statistics.median(found)
 
 
 def notes_way(prepared: Prepared, shared: dict[Any, Any], place: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -183,6 +250,8 @@ def tell(found: dict[str, Any]) -> None:
     print(f"\n{found['sweep']}: {found['trials']} trials, base {found['base']}, {found['epochs']} epochs")
     trained = f"{found['stages_trained']} of {found['stages']} stages trained"
     line("(b) moleflow-sweep", found["b_seconds"], f"{CORES} workers, {found['b_forwards']:,} forwards, {trained}")
+    share = found["b_products"] / found["b_seconds"]
+    line("    its products alone", found["b_products"], f"on {CORES} cores: {share:.2f} of (b)")
     if "a_seconds" in found:
         run = found["a_trials_run"]
         of = "" if run == found["trials"] else f", extrapolated from {run} trials"
