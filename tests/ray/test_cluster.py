@@ -8,9 +8,11 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.backends.ray.cluster import connected
+from moleflow.errors import InvalidInput
+from orchestrator.backends.ray.cluster import _request, connected
 from orchestrator.records.attempts import FAILED, FINISHED, WORKER_DIED, AttemptFolder
 from orchestrator.results.store import ResultStore
+from orchestrator.sweep.file_schema import Resources
 
 pytestmark = pytest.mark.ray
 SMALL = {"object_store_memory": 80_000_000, "memory": 4_000_000_000, "include_dashboard": False}
@@ -69,3 +71,18 @@ def test_what_no_node_can_hold_is_refused_before_anything_runs(cluster, place, e
     assert refused.code == 2
     assert "a trial asks for 3 CPUs, 4.0 GB, and no node of this Ray cluster has as much" in refused.err
     assert "the most of each on one node: 1 CPUs" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "request_"),
+    [(None, "auto", 0.25), (None, "cpu", None), (0.0, "auto", None), (1.0, "auto", 0.25), (4.0, "auto", 1.0)],
+)
+def test_the_share_of_a_gpu_that_a_trial_requests(gpus, device, request_):
+    needs = Resources(gpus=gpus, trials_per_gpu=4)
+    setup = SimpleNamespace(device=device, threads=1)
+    assert _request(needs, setup, [{"CPU": 8.0, "GPU": 4.0}]).get("GPU") == request_
+
+
+def test_no_gpu_and_a_gpu_contradict_each_other():
+    with pytest.raises(InvalidInput, match="leave one of them out"):
+        _request(Resources(gpus=0), SimpleNamespace(device="cuda", threads=1), [{"CPU": 8.0, "GPU": 4.0}])

@@ -44,8 +44,8 @@ DRIVER_VARIABLES = {
 def trial_request(needs: Resources, setup: WorkerConfig) -> dict[str, float]:
     """The resources that one trial requests of Ray.
 
-    `trials_per_gpu` trials share `gpus` GPUs. If the sweep file requests no GPU and the cluster
-    has some, a trial gets its share of one, unless it runs on the CPU.
+    `trials_per_gpu` trials share `gpus` GPUs. If the sweep file says nothing of GPUs and the
+    cluster has some, a trial gets its share of one, unless it runs on the CPU.
 
     Raises:
         InvalidInput: no node has enough, or Ray does not know such a share of a GPU.
@@ -106,8 +106,10 @@ def _request(
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
     if strict and setup.device == "cuda" and not has_gpus:
         raise InvalidInput("--device: given 'cuda', but no node of this Ray cluster has a GPU; allowed: auto | cpu")
-    has_gpus = has_gpus or setup.device == "cuda"
-    wanted = 0.0 if setup.device == "cpu" else (needs.gpus or float(has_gpus)) / needs.sharing
+    if setup.device == "cuda" and needs.gpus == 0:
+        raise InvalidInput("--device: given 'cuda', but resources.gpus asks for no GPU; leave one of them out")
+    each = float(has_gpus or setup.device == "cuda") if needs.gpus is None else needs.gpus
+    wanted = 0.0 if setup.device == "cpu" else each / needs.sharing
     if wanted > 1 and wanted % 1:
         raise InvalidInput(f"resources.gpus: {wanted:g} for one trial; Ray gives a share of one GPU or whole ones")
     share = int(wanted * SHARES_OF_A_GPU) / SHARES_OF_A_GPU
