@@ -41,7 +41,7 @@ def affine_coupling(x1: Tensor, x2: Tensor, raw: Tensor, clamp: float) -> tuple[
     raw = raw.to(x2.dtype)
     if not torch.is_grad_enabled():
         return _couple(x1, x2, raw, clamp)[:2]
-    y, log_det = _Coupling.apply(x1, x2, raw, clamp)  # type: ignore[no-untyped-call]
+    y, log_det, _, _ = _Coupling.apply(x1, x2, raw, clamp)  # type: ignore[no-untyped-call]
     return y, log_det
 
 
@@ -71,7 +71,7 @@ def scaled_permutation(y: Tensor, scale: Tensor, offset: Tensor, permutation: Te
         offset: (D,).
         permutation: P (D, D), fixed.
     """
-    z: Tensor = _ScaledPermutation.apply(y, scale, offset, permutation)  # type: ignore[no-untyped-call]
+    z: Tensor = _ScaledPermutation.apply(y, scale, offset, permutation)[0]  # type: ignore[no-untyped-call]
     return z
 
 
@@ -83,15 +83,23 @@ class _Coupling(torch.autograd.Function):
     With u = tanh(0.1 s_raw), ds/ds_raw = clamp * 0.1 * (1 - u^2), and dt/dt_raw = 0.1.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x1: Tensor, x2: Tensor, raw: Tensor, clamp: float) -> tuple[Tensor, Tensor]:
-        y, log_det, tanh, stretch = _couple(x1, x2, raw, clamp)
-        ctx.save_for_backward(x2, tanh, stretch)
-        ctx.clamp = clamp
-        return y, log_det
+    generate_vmap_rule = True  # Lanes train several flows as one.
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def forward(x1: Tensor, x2: Tensor, raw: Tensor, clamp: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _couple(x1, x2, raw, clamp)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, tanh, stretch = output
+        ctx.mark_non_differentiable(tanh, stretch)
+        ctx.save_for_backward(inputs[1], tanh, stretch)
+        ctx.clamp = inputs[3]
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_y: Tensor, grad_log_det: Tensor, *_: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
         x2, tanh, stretch = ctx.saved_tensors
         grad_x1, grad_y2 = grad_y.split([grad_y.shape[-1] - x2.shape[-1], x2.shape[-1]], dim=-1)
         grad_x2 = grad_y2 * stretch
@@ -109,14 +117,21 @@ class _ScaledPermutation(torch.autograd.Function):
         dL/dy = v * scale = G (P * scale),   dL/dscale = sum_n v y,   dL/doffset = sum_n v.
     """
 
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor) -> Tensor:
-        scaled = permutation * scale
-        ctx.save_for_backward(y, scale, permutation, scaled)
-        return torch.addmm(permutation @ offset, y, scaled.T)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+    def forward(y: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = permutation * scale
+        return torch.addmm(permutation @ offset, y, scaled.T), scaled
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        y, scale, _, permutation = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(y, scale, permutation, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         y, scale, permutation, scaled = ctx.saved_tensors
         grad_y = grad_z @ scaled
         # grad_y = v * scale: dividing by the scale gives v without another product with P.

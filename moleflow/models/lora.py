@@ -29,7 +29,7 @@ class LoraExpert(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, lora: LoraKnobs, generator: torch.Generator) -> None:
         super().__init__()
-        self.scaling = lora.effective_scaling
+        self.scaling: float | Tensor = lora.effective_scaling
         self.a = nn.Parameter(torch.empty(lora.rank, inputs))
         self.b = nn.Parameter(torch.zeros(outputs, lora.rank))
         self.bias = nn.Parameter(torch.zeros(outputs)) if lora.task_bias else None
@@ -45,10 +45,14 @@ class LoraExpert(nn.Module):
         """
         bias = base.bias if self.bias is None else base.bias + self.bias
         if torch.is_grad_enabled():
-            y: Tensor = _MergedLinear.apply(x, base.weight, bias, self.a, self.b, self.scaling)  # type: ignore[no-untyped-call]
+            # In lanes the scaling is a tensor, a number a lane, which addmm takes no `alpha` from.
+            b, scaling = (self.scaling * self.b, 1.0) if isinstance(self.scaling, Tensor) else (self.b, self.scaling)
+            y: Tensor = _MergedLinear.apply(x, base.weight, bias, self.a, b, scaling)[0]  # type: ignore[no-untyped-call]
             return y
         sources = base.weight, self.a, self.b
-        merged = cache.get(lambda: _merged(*sources, self.scaling, x.dtype), sources, x.dtype)
+        assert isinstance(self.scaling, float)
+        scaling = self.scaling
+        merged = cache.get(lambda: _merged(*sources, scaling, x.dtype), sources, x.dtype)
         return torch.addmm(bias.to(x.dtype), x, merged.T)
 
 
@@ -63,15 +67,22 @@ class _MergedLinear(torch.autograd.Function):
     Where W is frozen, V is never formed: B^T V = (G B)^T x and V A^T = G^T (x A^T) have rank R.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-        merged = _merged(weight, a, b, scaling, x.dtype)
-        ctx.save_for_backward(x, merged, a, b)
-        ctx.scaling = scaling
-        return torch.addmm(bias.to(x.dtype), x, merged.T)
+    generate_vmap_rule = True  # Lanes train several flows as one.
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+        merged = _merged(weight, a, b, scaling, x.dtype)
+        return torch.addmm(bias.to(x.dtype), x, merged.T), merged
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, _, _, a, b, scaling = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, output[1], a, b)
+        ctx.scaling = scaling
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x, merged, a, b = ctx.saved_tensors
         grad_x = grad @ merged if ctx.needs_input_grad[0] else None
         grad_weight = grad.T @ x if ctx.needs_input_grad[1] else None

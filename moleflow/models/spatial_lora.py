@@ -30,7 +30,7 @@ class SpatialLoraExpert(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, lora: LoraKnobs, generator: torch.Generator) -> None:
         super().__init__()
-        self.scaling = lora.effective_scaling
+        self.scaling: float | Tensor = lora.effective_scaling
         grid = lora.grid_size
         self.a = nn.Parameter(torch.zeros(grid, grid, lora.rank, inputs))
         self.b = nn.Parameter(torch.zeros(grid, grid, outputs, lora.rank))

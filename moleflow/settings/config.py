@@ -411,6 +411,13 @@ class TrainingKnobs(KnobGroup):
         "float32",
         description="precision of the subnets' matrix products while they train; scores are computed in float32",
     )
+    lanes: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="variants of one seed that train as one batched flow, for GPUs; they differ in loss, LoRA scaling, "
+        "learning rate and the like alone",
+    )
     stop_at_nll: float | None = Field(
         None,
         description="end a task after the first epoch whose mean training NLL, in nats a patch, is at most this; null = never",
@@ -685,7 +692,7 @@ def _training(training: TrainingKnobs, later: bool) -> dict[str, Any]:
     unused = ["final_fraction"] if training.schedule == "constant" else []
     if training.schedule == "constant" and not (later and training.warmup_epochs > 0):
         unused.append("schedule_by")
-    unused += _at_default(training, "schedule_by", "stop_at_nll")
+    unused += _at_default(training, "schedule_by", "lanes", "stop_at_nll")
     if training.products == "float32":
         unused.append("products")  # Keys of stages from before this knob stay valid.
     return _but(training, *unused, *([] if later else ["warmup_epochs"]))

@@ -16,7 +16,6 @@ from torch.nn import Module
 from moleflow.cache.checkpoints import StageCheckpointer
 from moleflow.cache.claim import wait_for
 from moleflow.cache.patch_scores import PatchScores
-from moleflow.cache.protect_planned import stage_settings_digest
 from moleflow.cache.stage_state import Checkpoint, Epoch, Stage, state_digest
 from moleflow.cache.stages import ROOT, StageId, StageStore, stage_id
 from moleflow.data.copies import copies_notes
@@ -33,9 +32,12 @@ from moleflow.settings.config import TrialConfig, digest
 from moleflow.settings.task_list import classes_of_task, task_name
 from moleflow.training.evaluation import METRIC_NAMES, EvaluatedClass, Evaluation, FlowScorer, PatchScorer
 from moleflow.training.kept_maps import KeptMap
-from moleflow.training.train_task import Randomness, new_detector, train_task
+from moleflow.training.lane_mates import LaneMates, LanePast, stage_facts
+from moleflow.training.train_task import Randomness, TaskTraining, new_detector, train_task
 
 Doing = Literal["training", "scoring", "waiting"]
+# Trains a stage; returns its last checkpoint, and the seconds that other lanes took.
+_Train = Callable[[StageCheckpointer], tuple[Checkpoint, float]]
 
 
 class Observer(Protocol):
@@ -113,6 +115,7 @@ class SequenceContext:
         environment: device and numeric environment.
         synthetic: folder of generated validation defects.
         weights: required identity of the backbone's weights; None takes the present one.
+        lane_mates: variants that may train in the lanes beside this one.
     """
 
     classes: tuple[TaskData, ...]
@@ -121,6 +124,7 @@ class SequenceContext:
     environment: Environment
     synthetic: Path
     weights: str | None = None
+    lane_mates: tuple[TrialConfig, ...] = ()
 
 
 def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observer) -> SequenceResult:
@@ -138,6 +142,8 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
     context = replace(context, weights=weights)
     detector: Detector | MemoryBank | None = None
     parent = ROOT
+    mates = LaneMates(context.lane_mates, context.stages, context.environment, weights)
+    learned: list[tuple[str, Randomness]] = []
     digests: list[str] = []
     vanished: dict[str, list[set[str]]] = {}
     flags = [*config.flags(), *copies_notes(context.classes)]
@@ -157,11 +163,15 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
             vanished = {name: [] for name in evaluations}
         if isinstance(detector, Detector):
             detector.add_task(task, randomness)
-        key = stage_id(parent, config, task, digest([s.digest for s in train]), weights, context.environment)
         name_of_task = task_name(names)
-        facts = {"config": config.model_dump(), "task": name_of_task, "settings": stage_settings_digest(config, task)}
+        images = digest([sample.digest for sample in train])
+        learned.append((images, randomness))
+        key = stage_id(parent, config, task, images, weights, context.environment)
         train_stage = _trainer(detector, training, task, config, randomness, observer)
-        obtained = _load_or_train(context.stages, key, train_stage, facts, observer)
+        if config.training.lanes > 1 and isinstance(detector, Detector):
+            past = LanePast([of for of, _ in learned], [of for _, of in learned], training)
+            train_stage = _lane_trainer(detector, config, key, mates, past, observer)
+        obtained = _load_or_train(context.stages, key, train_stage, stage_facts(config, task), observer)
         detector.load_task_state(task, obtained.stage.state)
         detector.requires_grad_(False).eval()
         digests.append(obtained.stage.state_digest)
@@ -182,7 +192,7 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
                 "one batch of all"
             )
         rows, scored = _evaluate(evaluations, context.classes[:seen], vanished, digest(digests), observer)
-        spent, reused = time.perf_counter() - start - obtained.seconds_waited, obtained.seconds_reused
+        spent, reused = time.perf_counter() - start - obtained.seconds_for_others, obtained.seconds_reused
         of_task = {"after_task": task, "after_task_name": name_of_task}
         for row in rows:
             row |= of_task | {"seconds_spent": spent, "seconds_reused": reused}
@@ -220,13 +230,13 @@ class _StageResult:
         stage: the stage.
         reused: true if all of it was stored.
         seconds_reused: seconds that its stored epochs had taken.
-        seconds_waited: seconds of waiting for another worker.
+        seconds_for_others: seconds of waiting for another worker, or of training in other lanes.
     """
 
     stage: Stage
     reused: bool
     seconds_reused: float
-    seconds_waited: float
+    seconds_for_others: float
 
 
 def _new_model(
@@ -247,20 +257,40 @@ def _trainer(
     config: TrialConfig,
     randomness: Randomness,
     observer: Observer,
-) -> Callable[[StageCheckpointer], Checkpoint]:
+) -> _Train:
     """Return a function that trains `task` and checkpoints it, or fills its memory bank."""
     if isinstance(detector, MemoryBank):
-        return lambda checkpointer: Checkpoint((), detector.fill(features, randomness("bank")), {})
+        return lambda checkpointer: (Checkpoint((), detector.fill(features, randomness("bank")), {}), 0.0)
     on_epoch = partial(observer.on_epoch, task)
-    return lambda checkpointer: train_task(
-        detector, features, task, config, randomness, on_epoch, checkpointer.start, checkpointer.keep
-    )
+
+    def train(checkpointer: StageCheckpointer) -> tuple[Checkpoint, float]:
+        started, keep = checkpointer.start, checkpointer.keep
+        return train_task(detector, features, task, config, randomness, on_epoch, started, keep), 0.0
+
+    return train
+
+
+def _lane_trainer(
+    detector: Detector, config: TrialConfig, key: StageId, mates: LaneMates, past: LanePast, observer: Observer
+) -> _Train:
+    """Return a function that trains the last task of `past` in lanes, beside other variants."""
+    task = len(past.images) - 1
+    on_epoch = partial(observer.on_epoch, task)
+
+    def train(checkpointer: StageCheckpointer) -> tuple[Checkpoint, float]:
+        detector.measure(task, past.features)
+        features = past.features.to(detector.position.device)
+        started, keep = checkpointer.start, checkpointer.keep
+        own = TaskTraining(detector, features, task, config, past.randomness[-1], on_epoch, started, keep)
+        return mates.train(own, key, past)
+
+    return train
 
 
 def _load_or_train(
     store: StageStore,
     key: StageId,
-    train: Callable[[StageCheckpointer], Checkpoint],
+    train: _Train,
     facts: dict[str, Any],
     observer: Observer,
 ) -> _StageResult:
@@ -286,12 +316,12 @@ def _load_or_train(
                 return _StageResult(stored, True, stored.seconds, waited)
             start = time.perf_counter()
             with StageCheckpointer(store, key) as checkpointer:
-                trained = train(checkpointer)
+                trained, for_others = train(checkpointer)
                 earlier = sum(epoch.seconds for epoch in checkpointer.start.epochs) if checkpointer.start else 0.0
-                seconds = earlier + time.perf_counter() - start
+                seconds = earlier + time.perf_counter() - start - for_others
                 stage = Stage(trained.state, trained.epochs, seconds, state_digest(trained.state))
                 store.save(key, stage, facts, checkpointer.has_file)
-            return _StageResult(stage, False, earlier, waited)
+            return _StageResult(stage, False, earlier, waited + for_others)
 
 
 def _report_passes(detector: Module, observer: Observer) -> None:

@@ -47,6 +47,131 @@ def new_detector(config: TrialConfig, features: Tensor, randomness: Randomness, 
     return Detector(config, (features.shape[1], features.shape[2], features.shape[3]), randomness).to(device)
 
 
+class TaskTraining:
+    """The training of one task, epoch by epoch and step by step.
+
+    Training that resumes from a checkpoint has the digits of an uninterrupted one: an epoch's
+    random numbers derive from its number, and no other state is carried from epoch to epoch.
+    `stop_at_nll` ends it early, and leaves the learning rates of the epochs before as they are.
+
+    Args:
+        detector: the detector after `add_task(task)` and `measure`; it trains in place.
+        features: (N, H, W, D) of the task's training images, on the detector's device.
+        task: position in the sequence, from 0.
+        config: the trial's settings.
+        randomness: the stage's random numbers.
+        on_epoch: called after every epoch that is trained here.
+        resume_from: the last checkpoint of an interrupted training of this task; None starts anew.
+        on_checkpoint: called with the checkpoint of each epoch, before `on_epoch`.
+
+    Attributes:
+        checkpoint: the state after the last epoch.
+        parameters: the trained tensors, by name.
+        steps: the number of steps of an epoch.
+        dropout: source of this epoch's dropout; None without.
+    """
+
+    checkpoint: Checkpoint
+    dropout: torch.Generator | None
+
+    def __init__(
+        self,
+        detector: Detector,
+        features: Tensor,
+        task: int,
+        config: TrialConfig,
+        randomness: Randomness,
+        on_epoch: Callable[[Epoch], None],
+        resume_from: Checkpoint | None = None,
+        on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    ) -> None:
+        knobs = config.training
+        self.detector, self.task, self.config, self.features = detector, task, config, features
+        self.parameters = detector.trainable(task)
+        self._randomness, self._on_epoch, self._on_checkpoint = randomness, on_epoch, on_checkpoint
+        self._optimizer = optimizer_of(self.parameters.values(), knobs)
+        count = len(features)
+        self._batch = min(knobs.batch_size, count)
+        self.steps = count // self._batch if knobs.drop_last else math.ceil(count / self._batch)
+        if resume_from is not None:
+            detector.load_task_state(task, resume_from.state)
+            _load_optimizer_state(self._optimizer, self.parameters, resume_from.optimizer)
+        self._fixed = {name: _copy(t) for name, t in detector.task_state(task).items() if name not in self.parameters}
+        self.checkpoint = resume_from or Checkpoint((), {}, {})
+        detector.train()
+        detector.set_products(PRODUCTS[knobs.products])
+
+    @property
+    def ended(self) -> bool:
+        """True if no epoch is left."""
+        knobs, epochs = self.config.training, self.checkpoint.epochs
+        if knobs.stop_at_nll is not None and epochs and epochs[-1].nll <= knobs.stop_at_nll:
+            return True
+        return len(epochs) >= knobs.epochs
+
+    def begin_epoch(self) -> None:
+        """Draw the next epoch's random numbers."""
+        self._epoch = len(self.checkpoint.epochs)
+        self._start = time.perf_counter()
+        generator = self._randomness(f"epoch {self._epoch}")
+        self._order = torch.randperm(len(self.features), generator=generator).to(self.features.device)
+        self._taken: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.dropout = self._randomness(f"dropout {self._epoch}") if self.task == 0 else None
+        self.detector.set_dropout(self.dropout)
+
+    def images(self, step: int) -> Tensor:
+        """Return the features (B, H, W, D) of a step of this epoch."""
+        return self.features[self._order[step * self._batch : (step + 1) * self._batch]]
+
+    def step(self, step: int) -> None:
+        """Take a step."""
+        self._set_rate(step)
+        self._taken.append(train_step(self.detector, self.images(step), self.task, self.config, self._optimizer))
+
+    def update(self, step: int, loss: Tensor, nll: Tensor) -> None:
+        """Take a step whose gradients are known already, those of `loss`."""
+        self._set_rate(step)
+        norm = clip_and_update(self._optimizer, self.config.training.gradient_clip)
+        self._taken.append((loss.detach(), nll, norm))
+
+    def _set_rate(self, step: int) -> None:
+        self._rate = learning_rate(self.config.training, self.task, self._epoch * self.steps + step, self.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate
+
+    def end_epoch(self, lanes: int = 1) -> None:
+        """Report the epoch, whose seconds are shared among `lanes` trainings.
+
+        Raises:
+            Diverged: the mean loss of the epoch is NaN, infinite or above 1e10 in magnitude.
+        """
+        # Read once an epoch: each `item` waits for the device.
+        means = [torch.stack(values).double().mean().item() for values in zip(*self._taken, strict=True)]
+        if not all(math.isfinite(value) for value in means) or abs(means[0]) > MAX_LOSS:
+            raise Diverged(
+                f"task {self.task} ({task_name(self.config.data.tasks[self.task])}): the loss became {means[0]:g} "
+                f"in epoch {self._epoch + 1} of {self.config.training.epochs}"
+            )
+        seconds = (time.perf_counter() - self._start) / lanes
+        record = Epoch(self._epoch + 1, means[0], means[1], self._rate, means[2], seconds)
+        # Copies: a signal may interrupt the next step, and this checkpoint is then written.
+        self.checkpoint = Checkpoint(
+            (*self.checkpoint.epochs, record),
+            self._fixed | {name: _copy(parameter) for name, parameter in self.parameters.items()},
+            _optimizer_state(self._optimizer, self.parameters),
+        )
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(self.checkpoint)
+        self._on_epoch(record)
+
+    def end(self) -> None:
+        """Set the detector up for scoring."""
+        self.detector.set_dropout(None)
+        self.detector.set_products(None)
+        self.detector.requires_grad_(False)
+        self.detector.eval()
+
+
 def train_task(
     detector: Detector,
     features: Tensor,
@@ -57,81 +182,26 @@ def train_task(
     resume_from: Checkpoint | None = None,
     on_checkpoint: Callable[[Checkpoint], None] | None = None,
 ) -> Checkpoint:
-    """Measure the features' statistics and train the parameters of `task`, in place.
+    """Measure the features' statistics and train a task to its end, by itself.
 
-    Training that resumes from a checkpoint has the digits of an uninterrupted one: an epoch's
-    random numbers derive from its number, and no other state is carried from epoch to epoch.
-    `stop_at_nll` ends it early, and leaves the learning rates of the epochs before as they are.
-
-    Args:
-        detector: the detector after `add_task(task)`.
-        features: (N, H, W, D) of the task's training images, on any device.
-        task: position in the sequence, from 0.
-        config: the trial's settings.
-        randomness: the stage's random numbers.
-        on_epoch: called after every epoch that is trained here.
-        resume_from: the last checkpoint of an interrupted training of this task; None starts anew.
-        on_checkpoint: called with the checkpoint of each epoch, before `on_epoch`.
+    The arguments are those of `TaskTraining`, with features on any device.
 
     Returns:
         The checkpoint of the last epoch.
 
     Raises:
-        Diverged: the mean loss of an epoch is NaN, infinite or above 1e10 in magnitude.
+        Diverged: see `TaskTraining.end_epoch`.
     """
-    knobs = config.training
     detector.measure(task, features)
     features = features.to(detector.position.device)
-    parameters = detector.trainable(task)
-    optimizer = optimizer_of(parameters.values(), knobs)
-    count = len(features)
-    batch = min(knobs.batch_size, count)
-    steps = count // batch if knobs.drop_last else math.ceil(count / batch)
-    if resume_from is not None:
-        detector.load_task_state(task, resume_from.state)
-        _load_optimizer_state(optimizer, parameters, resume_from.optimizer)
-    fixed = {name: _copy(t) for name, t in detector.task_state(task).items() if name not in parameters}
-    checkpoint = resume_from or Checkpoint((), {}, {})
-    detector.train()
-    detector.set_products(PRODUCTS[knobs.products])
-    for epoch in range(len(checkpoint.epochs), knobs.epochs):
-        # At the start of the next epoch, so that a checkpoint of the last one trains no further.
-        if knobs.stop_at_nll is not None and epoch > 0 and checkpoint.epochs[-1].nll <= knobs.stop_at_nll:
-            break
-        start = time.perf_counter()
-        order = torch.randperm(count, generator=randomness(f"epoch {epoch}")).to(features.device)
-        losses, nlls, norms = [], [], []
-        detector.set_dropout(randomness(f"dropout {epoch}") if task == 0 else None)
-        for step in range(steps):
-            rate = learning_rate(knobs, task, epoch * steps + step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images = features[order[step * batch : (step + 1) * batch]]
-            loss, nll, norm = train_step(detector, images, task, config, optimizer)
-            losses.append(loss)
-            nlls.append(nll)
-            norms.append(norm)
-        # Read once an epoch: each `item` waits for the device.
-        means = [torch.stack(values).double().mean().item() for values in (losses, nlls, norms)]
-        if not all(math.isfinite(value) for value in means) or abs(means[0]) > MAX_LOSS:
-            raise Diverged(
-                f"task {task} ({task_name(config.data.tasks[task])}): the loss became {means[0]:g} in epoch {epoch + 1} of {knobs.epochs}"
-            )
-        record = Epoch(epoch + 1, means[0], means[1], rate, means[2], time.perf_counter() - start)
-        # Copies: a signal may interrupt the next step, and this checkpoint is then written.
-        checkpoint = Checkpoint(
-            (*checkpoint.epochs, record),
-            fixed | {name: _copy(parameter) for name, parameter in parameters.items()},
-            _optimizer_state(optimizer, parameters),
-        )
-        if on_checkpoint is not None:
-            on_checkpoint(checkpoint)
-        on_epoch(record)
-    detector.set_dropout(None)
-    detector.set_products(None)
-    detector.requires_grad_(False)
-    detector.eval()
-    return checkpoint
+    training = TaskTraining(detector, features, task, config, randomness, on_epoch, resume_from, on_checkpoint)
+    while not training.ended:
+        training.begin_epoch()
+        for step in range(training.steps):
+            training.step(step)
+        training.end_epoch()
+    training.end()
+    return training.checkpoint
 
 
 def train_step(
@@ -146,12 +216,21 @@ def train_step(
     loss, nll = training_loss(z, log_det, config.loss, images)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    return loss.detach(), nll, clip_and_update(optimizer, config.training.gradient_clip)
+
+
+def clip_and_update(optimizer: torch.optim.Optimizer, most: float | None) -> Tensor:
+    """Clip the gradients to the norm `most`, if one is given, and update the parameters.
+
+    Returns:
+        The gradients' norm before clipping, as a scalar on the device.
+    """
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained], foreach=True)
-    if config.training.gradient_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(trained, config.training.gradient_clip, norm, foreach=True)
+    if most is not None:
+        torch.nn.utils.clip_grads_with_norm_(trained, most, norm, foreach=True)
     optimizer.step()
-    return loss.detach(), nll, norm
+    return norm
 
 
 def learning_rate(knobs: TrainingKnobs, task: int, step: int, steps_per_epoch: int) -> float:

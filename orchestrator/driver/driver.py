@@ -19,6 +19,7 @@ from orchestrator.execution.trial_source import RunOutcome, TrialSource
 from orchestrator.monitor.json_lines import JsonLines
 from orchestrator.monitor.live_view import LiveView
 from orchestrator.plan.cost_estimate import steps_to_train
+from orchestrator.plan.lanes import with_lane_mates
 from orchestrator.plan.stage_tree import StageTree, stage_tree
 from orchestrator.records import dead_attempts, stop_requests
 from orchestrator.records.attempts import DIED, WORKER_DIED, AttemptFolder
@@ -36,6 +37,7 @@ def trial_source_of_plan(prepared: Prepared, options: Options, trials: Sequence[
     A trial waits for the one that trains their shared stage. On SLURM the backend places trials
     behind each other, as its site profile says, and the source itself holds none back.
     """
+    trials = with_lane_mates(trials)
     tree = stage_tree(trials)
     return make_trial_source(prepared, PlannedTrials(trials, None if options.backend == "slurm" else tree), tree)
 

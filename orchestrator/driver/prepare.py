@@ -117,6 +117,11 @@ def prepare(sweep: Sweep, options: Options) -> Prepared:
         inputs = scan_inputs(sweep.data_root, cache, configs, sweep.data_source)
     trials = sample = expansion.trials_of(sweep, expanded.variants, inputs.of)
     if sweep.search is not None:
+        if any(variant.config.training.lanes > 1 for variant in expanded.variants):
+            raise InvalidInput(
+                f"{sweep.source}: training.lanes: a search proposes one configuration after another, so lanes would "
+                "stay empty; leave it out"
+            )
         if not (folder / sweep_folder.FILE).exists():  # Only a new search reads its start_from folders.
             _check_start_from(sweep.search.start_from, sweep.source)
         try:

@@ -251,7 +251,8 @@ def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: 
         key = digest([reach(config, "features"), list(config.data.tasks), trials[0].inputs.weights])
         read = sum(counts[name].train + counts[name].test for name in config.data.classes)
         features[key] = read * cost.image_seconds / 3600
-        memory = cost.task_bytes(max(sum(counts[name].train for name in names) for names in tasks))
+        most = max(sum(counts[name].train for name in names) for names in tasks)
+        memory = cost.task_bytes(most, config.training.lanes)
         total, largest = total + hours, max(largest, memory)
         lines.append(f"          {run.name}: {_hours(hours)} of training, {memory / GIB:.1f} GiB")
     lines.append(

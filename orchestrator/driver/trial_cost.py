@@ -165,7 +165,9 @@ def _announce(text: str) -> None:
 
 def largest_bytes(prepared: Prepared, trials: Sequence[Trial], costs: Mapping[str, StepCost]) -> int:
     """The memory on the device of the largest of some trials, without a process's own."""
-    return max(costs[trial.id].task_bytes(_most_images(prepared, trial)) for trial in trials)
+    return max(
+        costs[trial.id].task_bytes(_most_images(prepared, trial), trial.config.training.lanes) for trial in trials
+    )
 
 
 def _timed_here(

@@ -49,8 +49,9 @@ def fills_gpu(error: BaseException) -> bool:
 def explain_full_gpu(error: BaseException, config: TrialConfig) -> str:
     """One line for an attempt that found the GPU's memory full: what can be lowered."""
     said = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+    lanes = f"training.lanes ({config.training.lanes}), " if config.training.lanes > 1 else ""
     return (
-        f"the GPU's memory is full ({said}); lower training.batch_size ({config.training.batch_size}), "
+        f"the GPU's memory is full ({said}); lower {lanes}training.batch_size ({config.training.batch_size}), "
         f"data.image_size ({config.data.image_size}) or resources.trials_per_gpu, or use a GPU with more memory"
     )
 

@@ -46,7 +46,8 @@ class PlannedTrials:
 
     def __init__(self, trials: Sequence[Trial], tree: StageTree | None = None) -> None:
         self._trials = trials
-        self._chains = tree.chains if tree else {}
+        self._tree = tree or StageTree({})
+        self._chains = self._tree.chains
         self._ready = list(range(len(trials)))  # a heap, so that trials that waited keep the plan's order
         self._waiting: dict[int, list[int]] = {}  # positions in the plan by the stage that they wait for
         self._to_train: dict[str, list[int]] = {}  # by running trial: the stages that it will train, in order
@@ -62,9 +63,10 @@ class PlannedTrials:
             if missing and missing[0] in self._training:
                 self._waiting.setdefault(missing[0], []).append(position)
                 continue
-            # The trial will train all missing stages of its chain, so others wait for any of them.
-            self._to_train[trial.id] = missing
-            self._training.update(missing)
+            # It will train all missing stages of its chain and its lanes: others wait for them.
+            to_train = [stage for stage in self._tree.trained_by(trial.id) if stage not in self._trained]
+            self._to_train[trial.id] = to_train
+            self._training.update(to_train)
             return trial
         return SourceSignal.WAIT if self._waiting else SourceSignal.DONE
 
@@ -75,7 +77,12 @@ class PlannedTrials:
         claims keep two workers from training one stage.
         """
         if event.kind == "task":
-            self._release(trial, self._chains.get(trial.id, ())[: event.facts["task"] + 1], trained=True)
+            chain = self._chains.get(trial.id, ())
+            self._release(trial, chain[: event.facts["task"] + 1], trained=True)
+            # What it trained in its lanes is free after its last task alone. A trial that began
+            # before would take its later stages out of these lanes.
+            if event.facts["task"] + 1 == len(chain):
+                self._release(trial, tuple(self._to_train.get(trial.id, ())), trained=False)
         elif event.kind == "held":
             self._release(trial, self._to_train.get(trial.id, ()), trained=False)
         return ()

@@ -36,9 +36,9 @@ class StepCost:
     step_bytes: int
     image_bytes: int
 
-    def task_bytes(self, images: int) -> int:
-        """Return the memory that training on `images` images takes on the device."""
-        return self.step_bytes + images * self.image_bytes
+    def task_bytes(self, images: int, lanes: int = 1) -> int:
+        """Return the memory that training on `images` images takes on the device, in all lanes."""
+        return lanes * self.step_bytes + images * self.image_bytes
 
 
 def cost_settings(config: TrialConfig) -> TrialConfig:

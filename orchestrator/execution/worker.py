@@ -288,6 +288,7 @@ class _AttemptRun:
             worker.environment,
             worker.setup.image_cache / "synthetic",
             trial.inputs.weights,
+            tuple(mate.config for mate in trial.lane_mates),
         )
         outcome = run_sequence(trial.config, context, self)
         if worker.setup.keep and not outcome.stopped:

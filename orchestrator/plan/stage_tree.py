@@ -5,8 +5,8 @@ Pure: no files, no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from moleflow.settings.config import REACHING, KnobGroup, TrialConfig
@@ -25,10 +25,17 @@ class StageTree:
     Attributes:
         chains: the stages of each trial by its id, in the order of the plan; first task first.
             Equal numbers are one stage. A stage's parent is the number before it.
+        lane_mates: ids of the trials whose stages a trial may train in its lanes, by its id.
 
     """
 
     chains: Mapping[str, tuple[int, ...]]
+    lane_mates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def trained_by(self, trial_id: str) -> tuple[int, ...]:
+        """The stages that a trial trains if none is stored: its own and those of its lanes."""
+        chains = [self.chains.get(of, ()) for of in (trial_id, *self.lane_mates.get(trial_id, ()))]
+        return tuple(dict.fromkeys(stage for chain in chains for stage in chain))
 
     def after(self, trial_id: str) -> tuple[str, ...]:
         """The trial that trains the last stage shared with an earlier trial; empty without one."""
@@ -39,13 +46,13 @@ class StageTree:
     def _first_trial(self) -> dict[int, str]:
         """The first trial through each stage; it trains the stage."""
         first: dict[int, str] = {}
-        for trial_id, chain in self.chains.items():
-            for stage in chain:
+        for trial_id in self.chains:
+            for stage in self.trained_by(trial_id):
                 first.setdefault(stage, trial_id)
         return first
 
 
-def stage_tree(trials: Iterable[Trial]) -> StageTree:
+def stage_tree(trials: Sequence[Trial]) -> StageTree:
     """The stages of some trials, given in the order of their plan."""
     reaches = _Reaches()
     stages: dict[tuple[int, tuple[int, ...], tuple[str, ...], str, int], int] = {}
@@ -62,7 +69,7 @@ def stage_tree(trials: Iterable[Trial]) -> StageTree:
             parent = stages.setdefault(stage, len(stages))
             chain.append(parent)
         chains[trial.id] = tuple(chain)
-    return StageTree(chains)
+    return StageTree(chains, {trial.id: tuple(mate.id for mate in trial.lane_mates) for trial in trials})
 
 
 class _Reaches:

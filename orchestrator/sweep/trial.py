@@ -42,6 +42,7 @@ class Trial:
         config: the configuration, with its seed.
         factors: {knob: value} of the varied knobs, without the seed.
         inputs: the files that it reads.
+        lane_mates: trials that may train in the lanes beside this one (`orchestrator.plan.lanes`).
 
     """
 
@@ -49,6 +50,7 @@ class Trial:
     config: TrialConfig
     factors: Mapping[str, Any]
     inputs: Inputs
+    lane_mates: tuple[Trial, ...] = ()
 
     @property
     def label(self) -> str:
