@@ -231,6 +231,8 @@ def test_one_heartbeat_keeps_many_claims_alive_until_each_is_released(
     assert not (tmp_path / "a").exists()
     (tmp_path / "b").write_text("taken over by another")
     os.utime(tmp_path / "b", (1, 1))
+    while heartbeat._touched[tmp_path / "b"] > 0:  # Until it has seen that.
+        time.sleep(0.01)
     claims.append(taken(tmp_path / "c"))  # With a heartbeat of its own.
     assert is_touched(tmp_path / "c")
     assert (tmp_path / "b").stat().st_mtime == 1

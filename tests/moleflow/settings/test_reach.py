@@ -119,6 +119,7 @@ KNOBS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "training.warmup_epochs": (1, "training", {}),
     "training.schedule_by": ("epoch", "training", {}),
     "training.stop_at_nll": (1e6, "training", {"epochs": 2}),
+    "training.lanes": (2, "training", {}),
     "training.gradient_clip": (0.1, "training", {}),
     "training.drop_last": (False, "training", {}),
     "training.products": ("bfloat16", "training", {}),
@@ -357,8 +358,8 @@ def test_what_does_not_reach_a_task_leaves_its_training_as_it_was(version: str) 
 @pytest.mark.parametrize("version", [pytest.param("v1", marks=pytest.mark.process), "v3"])
 def test_what_reaches_training_alone_changes_a_trained_number(version: str) -> None:
     """So that the comparison above could fail."""
-    # These choose images, which the features here stand for already.
-    choice = ("data.validation_fraction", "data.validation_seed", "data.train_images")
+    # These choose images, which the features here stand for already. Lanes are not `train_task`'s.
+    choice = ("data.validation_fraction", "data.validation_seed", "data.train_images", "training.lanes")
     for knob, (_, expected, needs) in KNOBS.items():
         if expected == "training" and knob not in choice:
             start = config(version, **(SMALL | needs))
