@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
+from pathlib import Path
 from typing import Literal
 
 from moleflow import files
 from moleflow.errors import counted
 from orchestrator.detectors.choice import BestVariant, best_variant
 from orchestrator.records.sweep_folder import SweepFolder
-from orchestrator.results.detector_files import DETECTORS, stored_detectors
+from orchestrator.results.detector_files import DETECTORS, mark_removed, removed_detectors, stored_detectors
 from orchestrator.results.schema import FINISHED
 from orchestrator.results.store import ResultStore
 
@@ -19,8 +21,8 @@ def retain_detectors(store: ResultStore, sweep: SweepFolder, keep: Literal["best
 
     An attempt that did not finish, or does not count, loses its detector. With `best`, so does
     every trial of the plan that is not of the best variant, once all trials are finished: until
-    then any variant may become the best. A detector without a stored attempt may belong to a
-    running one, so it stays.
+    then any variant may become the best. Trials of an earlier plan keep theirs, and are counted
+    apart. A detector without a stored attempt may belong to a running one, so it stays.
 
     Args:
         store: the results, scanned after the last trial ended.
@@ -43,16 +45,31 @@ def retain_detectors(store: ResultStore, sweep: SweepFolder, keep: Literal["best
         }
     for key in unwanted:
         with contextlib.suppress(OSError):  # It goes at the next end of a run.
+            if key in counted_attempts:
+                mark_removed(stored[key])
             files.remove(stored[key])
-    kept = {key for key in stored.keys() - unwanted if key in counted_attempts}
-    lines = [f"detectors: {folder / DETECTORS} ({_kept_text(len(kept), best, keep, complete)})"]
+    kept = {trial for trial, attempt in stored.keys() - unwanted if (trial, attempt) in counted_attempts}
+    planned = kept & set(sweep.trial_ids)
+    text = _kept_text(len(planned), best, keep, complete)
+    text += f"; {len(kept - planned)} of trials of an earlier plan" if kept - planned else ""
+    lines = [f"detectors: {folder / DETECTORS} ({text})"]
     wanted = [one.trial_id for one in best.variant.trials] if best else list(sweep.trial_ids) if keep == "all" else []
-    missing = [one for one in wanted if one not in {trial for trial, _ in kept}] if complete else []
-    if missing:
-        lines.append(
-            f"           {counted(len(missing), 'trial')} without one: finished before `keep: {keep}` asked for it"
-        )
-    return lines
+    return lines + (_missing_lines(folder, set(wanted) - kept, keep) if complete else [])
+
+
+def _missing_lines(folder: Path, missing: Collection[str], keep: str) -> list[str]:
+    """Return lines about wanted trials without a detector: why they have none, and how to get it."""
+    if not missing:
+        return []
+    removed = len({trial for trial, _ in removed_detectors(folder)} & set(missing))
+    counts = {
+        "removed while another variant was the best; `keep: all` removes none": removed,
+        f"finished before `keep: {keep}` was set": len(missing) - removed,
+    }
+    return [
+        *(f"           {counted(number, 'trial')} without one: {why}" for why, number in counts.items() if number),
+        "           to get them, run the sweep into another folder (--out); tasks in the cache are not trained again",
+    ]
 
 
 def _kept_text(number: int, best: BestVariant | None, keep: str, complete: bool) -> str:

@@ -76,13 +76,14 @@ def test_attempts_that_do_not_count_lose_their_detectors(trials, add, stored, pl
     assert [*stored_detectors(store.folder)] == [(failed, 1)]
 
 
-def test_trials_of_an_earlier_plan_keep_their_detectors(trials, stored, plan, store_detector):
+def test_trials_of_an_earlier_plan_keep_their_detectors_and_are_counted_apart(trials, stored, plan, store_detector):
     store = stored()
     for one in trials.values():
         store_detector(one)
     now = [one for key, one in trials.items() if key != (0.0, 1)]
-    retain_detectors(store, plan(now), "best", complete=True)
+    (line,) = retain_detectors(store, plan(now), "best", complete=True)
     assert left(store) == {trials[2.0, 0], trials[2.0, 1], trials[0.0, 1]}
+    assert "(2 of the best variant, focal_gamma=2, by test images; 1 of trials of an earlier plan)" in line
 
 
 def test_trials_that_finished_before_it_was_asked_for_are_counted(trials, stored, plan, store_detector):
@@ -91,9 +92,27 @@ def test_trials_that_finished_before_it_was_asked_for_are_counted(trials, stored
     assert line == "detectors: none is stored, since all trials finished before `keep: all` was set"
     store_detector(trials[2.0, 0])
     lines = retain_detectors(store, plan([*trials.values()]), "all", complete=True)
-    assert lines[1].strip() == "3 trials without one: finished before `keep: all` asked for it"
+    assert lines[1].strip() == "3 trials without one: finished before `keep: all` was set"
     lines = retain_detectors(store, plan([*trials.values()]), "best", complete=True)
-    assert lines[1].strip() == "1 trial without one: finished before `keep: best` asked for it"
+    assert lines[1].strip() == "1 trial without one: finished before `keep: best` was set"
+    assert "run the sweep into another folder (--out)" in lines[2]
+
+
+def test_seeds_whose_detectors_were_removed_while_another_variant_was_the_best_are_named_so(
+    add, trials, stored, plan, store_detector
+):
+    store = stored()
+    for one in trials.values():
+        store_detector(one)
+    assert len(retain_detectors(store, plan([*trials.values()]), "best", complete=True)) == 1
+    new = [add({"loss.focal_gamma": 0.0}, seed, image=(0.99, 0.99)) for seed in (2, 3)]
+    store = stored()
+    for one in new:
+        store_detector(one)
+    lines = retain_detectors(store, plan([*trials.values(), *new]), "best", complete=True)
+    assert left(store) == {*new}
+    assert "(2 of the best variant, focal_gamma=0, by test images)" in lines[0]
+    assert lines[1].strip() == "2 trials without one: removed while another variant was the best; `keep: all` removes none"
 
 
 def sweep_with(place, **keys):
