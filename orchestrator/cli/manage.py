@@ -17,6 +17,7 @@ from orchestrator.cli import completion
 from orchestrator.cli.app import Folder
 from orchestrator.cli.others_folder import explain_damage, show
 from orchestrator.host.command_line import program_name
+from orchestrator.records.named_trials import named_trials, refuse_several
 
 if TYPE_CHECKING:
     from orchestrator.monitor.status import SweepStatus
@@ -188,11 +189,8 @@ def resolve_trial_id(sweep: SweepFolder, place: Path, given: str) -> str:
         InvalidInput: it names none of the sweep's trials, or several.
 
     """
-    matches = [trial_id for trial_id in sweep.trial_ids if given in (trial_id, sweep.labels.get(trial_id))]
-    matches = matches or [trial_id for trial_id in sweep.trial_ids if given and trial_id.startswith(given)]
-    if len(matches) > 1:
-        some = ", ".join(matches[:3]) + (", …" if len(matches) > 3 else "")
-        raise InvalidInput(f"'{given}': names {len(matches)} trials ({some}); give more of the id")
+    matches = named_trials(given, {trial_id: sweep.labels.get(trial_id, trial_id) for trial_id in sweep.trial_ids})
+    refuse_several(given, matches)
     if not matches:
         near = did_you_mean(given, [*sweep.labels.values(), *sweep.trial_ids])
         shown = f"{program_name()} status {shlex.quote(str(place))} --all"

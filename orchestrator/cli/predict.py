@@ -36,7 +36,11 @@ def predict(
     ],
     trial: Annotated[
         str | None,
-        typer.Option("--trial", help="The id of a trial. Default: the best variant's.", show_default=False),
+        typer.Option(
+            "--trial",
+            help="Id of a trial, its first digits, or its name in quotes. Default: the best variant's.",
+            show_default=False,
+        ),
     ] = None,
     threshold: Annotated[
         float | None,

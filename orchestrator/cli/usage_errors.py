@@ -50,7 +50,7 @@ VALUES = {
     "--threads": "a whole number from 1 to 1024",
     "--threshold": "a score, as in --threshold 12.5",
     "--to": "a file, as in --to tables.csv",
-    "--trial": "the id of a trial, as `status DIR` shows them",
+    "--trial": "the id or the name of a trial, as `status DIR` shows them",
     "--version": "one of v1, v2, ...",
     "--wait-for-nodes": "a whole number from 0 to 100,000",
     "--weights": "pretrained, a package or a file, as in --weights pretrained",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.settings.knobs import version_settings
+from orchestrator.records.named_trials import named_trials, refuse_several
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 from orchestrator.reports.differences import compare_variants
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
+from orchestrator.reports.stored_trials import stored_trials
 from orchestrator.reports.variants import VariantColumn, comparable_means, group_variants
 from orchestrator.reports.yardstick import set_apart
 from orchestrator.results.detector_files import stored_detectors
@@ -19,7 +21,6 @@ from orchestrator.results.store import ResultStore
 
 METRIC = "image_auroc"
 VALIDATION, TEST = "validation", "test"
-_LEAST_PREFIX = 4
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,16 @@ class BestVariant:
             defects, else test.
         mean: its mean image AUROC on them, over classes and seeds.
         ties: labels of other variants with the same mean.
+        tested: its mean image AUROC on the test images, if others chose it; None without one.
+        best_tested: the variant with the highest mean on the test images, if it is another one.
     """
 
     variant: VariantColumn
     split: str
     mean: float
     ties: tuple[str, ...] = ()
+    tested: float | None = None
+    best_tested: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def best_variant(store: ResultStore, sweep: SweepFolder) -> BestVariant | None:
         having = [trial for trial in trials if trial.values.get((MEAN, METRIC)) is not None]
         # Means on other images cannot be compared, so one split has to have them all.
         if having and (split == TEST or {trial.trial_id for trial in having} == everywhere):
-            return _highest(having, sweep, split)
+            best = _highest(having, sweep, split)
+            return best if best is None or split == TEST else _with_test(best, finished[TEST], sweep)
     return None
 
 
@@ -80,7 +86,7 @@ def choose_detector(place: Path, trial: str | None = None) -> DetectorChoice:
 
     Args:
         place: a results folder, or the file of a detector.
-        trial: the id of a trial, or its first digits; None = the best variant's.
+        trial: the id of a trial, its first digits, or its name; None = the best variant's.
 
     Raises:
         InvalidInput: there is no such folder or trial, or no detector of it is stored.
@@ -99,7 +105,7 @@ def choose_detector(place: Path, trial: str | None = None) -> DetectorChoice:
     if not stored:
         raise InvalidInput(f"{place}: no trained detector is stored; {_REMEDY}")
     if trial is not None:
-        trial_id = _trial_of(trial, [*finished], sweep)
+        trial_id = _trial_of(trial, stored, store, sweep)
         if trial_id not in stored:
             raise InvalidInput(f"--trial: no detector of trial {trial_id} is stored; {_stored_text(stored, sweep)}")
         return DetectorChoice(
@@ -126,10 +132,7 @@ _REMEDY = (
 
 
 def _highest(trials: Sequence[FinishedTrial], sweep: SweepFolder, split: str) -> BestVariant | None:
-    grouped = group_variants(comparable_means(trials))
-    others = "variant" if sweep.tabled is None else "finalist"
-    variants = compare_variants(grouped, sweep.baseline, version_settings(), others).variants
-    means = [(mean, variant) for variant in variants if (mean := variant.summary(MEAN, METRIC).mean) is not None]
+    means = _means(trials, sweep)
     if not means:
         return None
     highest = max(mean for mean, _ in means)
@@ -137,12 +140,30 @@ def _highest(trials: Sequence[FinishedTrial], sweep: SweepFolder, split: str) ->
     return BestVariant(first, split, highest, tuple(variant.label for variant in ties))
 
 
+def _means(trials: Sequence[FinishedTrial], sweep: SweepFolder) -> list[tuple[float, VariantColumn]]:
+    grouped = group_variants(comparable_means(trials))
+    others = "variant" if sweep.tabled is None else "finalist"
+    variants = compare_variants(grouped, sweep.baseline, version_settings(), others).variants
+    return [(mean, variant) for variant in variants if (mean := variant.summary(MEAN, METRIC).mean) is not None]
+
+
+def _with_test(best: BestVariant, trials: Sequence[FinishedTrial], sweep: SweepFolder) -> BestVariant:
+    """Return the variant that validation images chose, with what the test images say."""
+    means = _means(trials, sweep)
+    own = next((mean for mean, variant in means if variant.label == best.variant.label), None)
+    if own is None:
+        return best
+    highest, first = max(means, key=lambda one: one[0])
+    return replace(best, tested=own, best_tested=(first.label, highest) if highest > own else None)
+
+
 def _choose_seed(best: BestVariant, kept: Sequence[FinishedTrial], stored: Mapping[str, Path]) -> DetectorChoice:
     """Return the seed with the highest validation AUROC; on test images alone, the first seed."""
     label, count = best.variant.label, len(best.variant.trials)
     if best.split == VALIDATION:
         chosen = max(kept, key=lambda one: (one.values[MEAN, METRIC], -one.seed))
-        by = "mean image AUROC on validation images"
+        drawn = chosen.settings.get("data.validation_anomalies") == "synthetic"
+        by = f"mean image AUROC on validation images{' with drawn defects' if drawn else ''}"
         seed = f"the highest of its {count} seeds on these images ({chosen.values[MEAN, METRIC]:.4f})"
     else:
         chosen = min(kept, key=lambda one: one.seed)
@@ -154,6 +175,7 @@ def _choose_seed(best: BestVariant, kept: Sequence[FinishedTrial], stored: Mappi
         reasons.append(f"          {', '.join(best.ties)} has the same value; the first in the tables is taken")
     if best.split == TEST:
         reasons.append("          so its test figures are likely too good: they chose it")
+    reasons += _test_lines(best)
     missing = count - len(kept)
     reasons.append(f"trial:    {chosen.trial_id}, seed {chosen.seed}: {seed}")
     if missing:
@@ -161,20 +183,33 @@ def _choose_seed(best: BestVariant, kept: Sequence[FinishedTrial], stored: Mappi
     return DetectorChoice(stored[chosen.trial_id], chosen.trial_id, tuple(reasons))
 
 
-def _trial_of(given: str, finished: Sequence[str], sweep: SweepFolder) -> str:
-    """Return the id that begins as given.
+def _test_lines(best: BestVariant) -> list[str]:
+    """Return the line on the test images, where validation images chose the variant."""
+    if best.tested is None:
+        return []
+    other = "" if best.best_tested is None else "; {}, the highest there, has {:.4f}".format(*best.best_tested)
+    return [f"          on the test images it has {best.tested:.4f}{other}"]
+
+
+def _trial_of(given: str, stored: Mapping[str, Path], store: ResultStore, sweep: SweepFolder) -> str:
+    """Return the trial that a word names; trials of the latest plan come before earlier ones.
 
     Raises:
-        InvalidInput: none does, or several.
+        InvalidInput: it names none, or several.
     """
-    found = [one for one in finished if one.startswith(given)] if len(given) >= _LEAST_PREFIX else []
-    if len(found) == 1:
-        return found[0]
-    if given in sweep.trial_ids:
-        raise InvalidInput(f"--trial: trial {given} is not finished; run the sweep, or give a finished trial")
-    known = ", ".join(sorted(finished)[:5]) + (f" and {len(finished) - 5} more" if len(finished) > 5 else "")
+    names = {one.trial_id: one.name for one in stored_trials(store, sweep, (), everything=True)}
+    planned = {trial_id: name for trial_id, name in names.items() if trial_id in sweep.trial_ids}
+    for group in (planned, names):
+        # Of two trials of one name or of the same first digits, the one with a detector is meant.
+        found = named_trials(given, {one: name for one, name in group.items() if one in stored})
+        found = found or named_trials(given, group)
+        refuse_several(given, found)
+        if found:
+            return found[0]
+    near = did_you_mean(given, [text for one in stored for text in (names[one], one)])
     raise InvalidInput(
-        f"--trial: given '{given}', allowed: the id of a finished trial ({known}){did_you_mean(given, finished)}"
+        f"--trial: given '{given}', allowed: the id of a trial with a stored detector, its first digits, or its name; "
+        f"{_stored_text(stored, sweep)}{near}"
     )
 
 

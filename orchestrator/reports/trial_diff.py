@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moleflow.errors import InvalidInput, counted, did_you_mean
+from orchestrator.records.named_trials import named_trials, refuse_several
 from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.final_metrics import BY_CLASS, MAIN, MEAN, METRICS
 from orchestrator.reports.finished_trials import ENVIRONMENT
@@ -23,11 +23,12 @@ _ALSO = ("backend", "host", "git_commit", "git_dirty")
 
 @dataclass(frozen=True)
 class FoundTrial:
-    """A trial and the folder that it was found in."""
+    """A trial and the folder that it was found in; `planned` if it is of the latest plan there."""
 
     folder: Path
     sweep: str
     trial: StoredTrial
+    planned: bool
 
     @property
     def line(self) -> str:
@@ -70,7 +71,10 @@ def diff_trials(first: str, second: str, folders: Sequence[Path], full: bool = F
         InvalidInput: a folder holds no sweep, or a word names no trial, or several.
     """
     known = [
-        [FoundTrial(folder, sweep.name, trial) for trial in stored_trials(ResultStore(folder), sweep, SPLITS, True)]
+        [
+            FoundTrial(folder, sweep.name, trial, trial.trial_id in sweep.trial_ids)
+            for trial in stored_trials(ResultStore(folder), sweep, SPLITS, True)
+        ]
         for folder in folders
         for sweep in [read_sweep_folder(folder)]
     ]
@@ -96,17 +100,18 @@ def _notes(a: FoundTrial, b: FoundTrial) -> Iterator[str]:
 def found_trial(given: str, known: Sequence[Sequence[FoundTrial]]) -> FoundTrial:
     """Return the trial that a word names, from the first folder that has it.
 
+    Trials of the latest plan of a folder come before those of earlier plans.
+
     Raises:
         InvalidInput: no folder has it, or the word names several trials of one.
     """
     for of_folder in known:
-        matches = [one for one in of_folder if given == one.trial.trial_id or _words(given) == _words(one.trial.name)]
-        matches = matches or [one for one in of_folder if given and one.trial.trial_id.startswith(given)]
-        if len(matches) > 1:
-            some = ", ".join(one.trial.trial_id for one in matches[:3]) + (", …" if len(matches) > 3 else "")
-            raise InvalidInput(f"'{given}': names {len(matches)} trials ({some}); give more of the id")
-        if matches:
-            return matches[0]
+        # An edit of the base leaves trials of the same name: those of the latest plan are meant.
+        for group in ([one for one in of_folder if one.planned], of_folder):
+            matches = named_trials(given, {one.trial.trial_id: one.trial.name for one in group})
+            refuse_several(given, matches)
+            if matches:
+                return next(one for one in group if one.trial.trial_id == matches[0])
     everyone = [one for of_folder in known for one in of_folder]
     ids = [one.trial.trial_id for one in everyone]
     begun = [trial_id[: len(given)] for trial_id in ids]
@@ -116,11 +121,6 @@ def found_trial(given: str, known: Sequence[Sequence[FoundTrial]]) -> FoundTrial
         f"'{given}': is no trial of {where}; give an id, the beginning of one, or a name, as `status DIR --all` "
         f"shows them{near}"
     )
-
-
-def _words(name: str) -> list[str]:
-    """Return the settings of a name in an order of their own, as users type them in any."""
-    return sorted(re.split(r"[,\s]+", name))
 
 
 def _settings_table(a: FoundTrial, b: FoundTrial, equal: list[str]) -> Table | None:

@@ -200,7 +200,7 @@ def test_images_of_one_name_have_maps_of_their_own(kept, command):
         (("--out", "scores.txt"), "--out: given 'scores.txt', allowed: a file whose name ends in .csv or .parquet"),
         (("--out", "gone/scores.csv"), "--out: gone is no folder"),
         (("--map-format", "gif"), "--map-format: given 'gif', allowed: png | tiff"),
-        (("--trial", "f" * 12), "--trial: given 'ffffffffffff', allowed: the id of a finished trial"),
+        (("--trial", "f" * 12), "--trial: given 'ffffffffffff', allowed: the id of a trial with a stored"),
         (("--class", "nut"), "class: given 'nut', allowed: bolt, cloth"),
         (("--weights", "gone.pth"), "there is no such file"),
         (("--maps", ""), "--maps: given ''"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from moleflow.errors import InvalidInput
 from orchestrator.detectors.choice import TEST, VALIDATION, best_variant, choose_detector
-from orchestrator.records.sweep_folder import write_sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder, write_sweep_folder
 from orchestrator.results.detector_files import stored_detectors
 from orchestrator.results.store import ResultStore
 
@@ -64,8 +67,14 @@ def test_validation_images_choose_the_variant_and_the_seed(kept):
     assert len(means) == 4
     assert means[choice.trial_id] == max(means.values())
     text = "\n".join(choice.reasons)
-    assert "the highest mean image AUROC on validation images" in text
-    assert "test" not in text
+    assert "the highest mean image AUROC on validation images with drawn defects" in text
+    tested = {row["trial_id"]: [] for row in rows}
+    for row in rows:
+        if row["split"] == TEST and row["after_task"] == 1:
+            tested[row["trial_id"]].append(row["image_auroc"])
+    labels = read_sweep_folder(folder).labels
+    own = [np.mean(of) for trial, of in tested.items() if "focal_gamma=0" in labels[trial]]
+    assert f"on the test images it has {np.mean(own):.4f}" in text
     assert "focal_gamma=2 has the same value" in text, "gamma changes nothing in two epochs of so small a sweep"
 
 
@@ -111,10 +120,54 @@ def test_a_trial_can_be_named_by_its_first_digits(trials, folder, store_detector
 
 
 @pytest.mark.parametrize("given", ["", "zzzz", "../x", "0" * 12])
-def test_an_unknown_trial_is_refused(given, trials, folder, store_detector):
+def test_an_unknown_trial_is_refused_with_those_that_have_a_detector(given, trials, folder, store_detector):
     store_detector(trials[0.0, 1])
-    with pytest.raises(InvalidInput, match=r"--trial: given '.*', allowed: the id of a finished trial"):
+    with pytest.raises(InvalidInput, match=r"--trial: given '.*', allowed: the id of a trial with a") as error:
         choose_detector(folder, given)
+    assert f"stored are {trials[0.0, 1]} (label of" in str(error.value)
+    assert trials[2.0, 0] not in str(error.value)
+
+
+def test_a_trial_has_the_names_that_diff_takes(trials, folder, store_detector):
+    paths = {one: store_detector(one) for one in trials.values()}
+    labels = {one: f"focal_gamma={gamma:g} seed={seed}" for (gamma, seed), one in trials.items()}
+    write_sweep_folder(folder, SweepFolder("s", "s", {}, (*trials.values(),), "embedded", labels), {})
+    for (gamma, seed), one in trials.items():
+        few = next(one[:n] for n in range(1, 13) if sum(other.startswith(one[:n]) for other in trials.values()) == 1)
+        for given in (one, few, labels[one], f"seed={seed}, focal_gamma={gamma:g}"):
+            assert choose_detector(folder, given).path == paths[one]
+
+
+def test_a_name_means_the_trial_of_the_latest_plan(add, stored, store_detector):
+    earlier, now = (add({"loss.focal_gamma": 2.0}, settings={"training.epochs": epochs}) for epochs in (1, 2))
+    store = stored()
+    for one in (earlier, now):
+        store_detector(one)
+    write_sweep_folder(store.folder, SweepFolder("s", "s", {}, (now,), "embedded", {now: "focal_gamma=2 seed=0"}), {})
+    assert choose_detector(store.folder, "focal_gamma=2 seed=0").trial_id == now
+    assert choose_detector(store.folder, earlier).trial_id == earlier
+
+
+def test_what_the_test_images_say_stands_beside_what_validation_images_chose(
+    make_trial, writer, stored, plan, store_detector
+):
+    ids = []
+    for gamma in (0.0, 2.0):
+        factors = {"loss.focal_gamma": gamma}
+        rows = make_trial(factors, image=(0.9, 0.7 - gamma / 10))
+        chosen_by = make_trial(factors, image=(0.9, 0.7 + gamma / 10), split=VALIDATION)
+        writer.add(replace(rows, metrics=[*rows.metrics, *chosen_by.metrics]))
+        ids.append(rows.attempt["trial_id"])
+    store = stored()
+    write_sweep_folder(store.folder, plan(ids), {})
+    for one in ids:
+        store_detector(one)
+    choice = choose_detector(store.folder)
+    assert choice.trial_id == ids[1]
+    assert choice.reasons[:2] == (
+        "variant:  focal_gamma=2, the highest mean image AUROC on validation images (0.9000)",
+        "          on the test images it has 0.7000; focal_gamma=0, the highest there, has 0.8000",
+    )
 
 
 def test_a_trial_without_a_detector_is_refused_with_those_that_have_one(trials, folder, store_detector):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from moleflow.errors import InvalidInput
-from orchestrator.records.sweep_folder import read_sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder, write_sweep_folder
 from orchestrator.reports.trial_diff import diff_trials
 
 FIRST, SECOND = "focal_gamma=0 seed=0", "focal_gamma=2 seed=1"
@@ -61,6 +61,15 @@ def test_all_metrics_are_shown_if_asked_for(results):
     assert len(all_of_them.rows) > len(few.rows)
     assert "--full shows them" in few.notes[0]
     assert all_of_them.notes == ()
+
+
+def test_a_name_means_the_trial_of_the_latest_plan(stored, add):
+    """After an edit of the base, two trials of one name are stored."""
+    earlier, now = (add({"loss.focal_gamma": 2.0}, settings={"training.epochs": epochs}) for epochs in (1, 2))
+    folder = stored().folder
+    write_sweep_folder(folder, SweepFolder("s", "s", {}, (now,), "embedded", {now: SECOND[:-1] + "0"}), {})
+    found = diff_trials("focal_gamma=2 seed=0", earlier, [folder])
+    assert (found.first.trial.trial_id, found.second.trial.trial_id) == (now, earlier)
 
 
 @pytest.mark.parametrize(
