@@ -45,7 +45,7 @@ def collect_detector(
     """
     weights = planned_weights(config.backbone, context.weights)
     parent, seen = ROOT, 0
-    states, digests, gaussians = [], [], []
+    states, digests, gaussians, trained_on = [], [], [], []
     shape = (0, 0, 0)
     for task, of_task in enumerate(map(classes_of_task, config.data.tasks)):
         classes = context.classes[seen : seen + len(of_task)]
@@ -64,6 +64,7 @@ def collect_detector(
         digests.append(stage.state_digest)
         gaussians.append(fit_gaussian(_pooled(training), config.router))
         shape = (training.shape[1], training.shape[2], training.shape[3])
+        trained_on += [sample.digest for sample in train]
         parent = key
     header = DetectorHeader(
         format=FORMAT,
@@ -78,6 +79,8 @@ def collect_detector(
         states=tuple(digests),
         state_digest=digest(digests),
         router_digest=router_digest(gaussians),
+        trained_on=tuple(trained_on),
+        defective=tuple(sample.digest for data in context.classes for sample in data.test if sample.label),
     )
     return StoredDetector(header, tuple(states), tuple(gaussians))
 

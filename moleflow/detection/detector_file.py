@@ -69,6 +69,8 @@ class DetectorHeader(BaseModel):
         states: digest of the trained state of each task.
         state_digest: digest of all tasks' trained states, as the results of the trial name it.
         router_digest: digest of the router's Gaussians.
+        trained_on: identities of the training images; None in files of earlier versions.
+        defective: identities of the images that the data set labels defective.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -85,6 +87,8 @@ class DetectorHeader(BaseModel):
     states: tuple[str, ...]
     state_digest: str
     router_digest: str
+    trained_on: tuple[str, ...] | None = None
+    defective: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class ScoredImage:
             for the full range.
         map_side: pixels a side of `anomaly_map`.
         smoothing: standard deviation of its Gaussian in pixels.
+        digest: identity of the image, as of `Sample.digest`.
+        threshold: the threshold of its task; None without one.
     """
 
     path: Path
@@ -64,6 +66,13 @@ class ScoredImage:
     value_range: tuple[int, int] | None
     map_side: int
     smoothing: float
+    digest: str
+    threshold: float | None = None
+
+    @property
+    def anomalous(self) -> bool | None:
+        """True if the score is above the threshold; None without one."""
+        return None if self.threshold is None else self.score > self.threshold
 
     @cached_property
     def anomaly_map(self) -> npt.NDArray[np.float32]:
@@ -167,7 +176,7 @@ class TrainedDetector:
         score = float(image_scores(patch_scores[None], self.config.scoring)[0])
         side, sigma = self.config.data.mask_size, self.config.scoring.smoothing
         name, of_values = self.task_names[task], sample.value_range
-        return ScoredImage(sample.path, score, task, name, patch_scores, size, of_values, side, sigma)
+        return ScoredImage(sample.path, score, task, name, patch_scores, size, of_values, side, sigma, sample.digest)
 
     def _sample(self, path: Path, class_name: str | None) -> tuple[Sample, tuple[int, int]]:
         """Return the sample of an image file, checked as by a scan of a data root, and its size."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from moleflow.errors import InvalidInput, did_you_mean
+from orchestrator.api.python_words import python_words
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.reports.differences import Comparison
     from orchestrator.reports.variants import VariantColumn
 
-TableName = Literal["metrics", "scores", "curves", "attempts"]
+TableName = Literal["trials", "metrics", "scores", "curves", "attempts"]
 SplitName = Literal["test", "validation"]
 
 
@@ -107,6 +108,30 @@ class SweepComparison:
             f"variant: given '{variant}' in {metric}, allowed: {', '.join(known) or 'none'}{did_you_mean(variant, known)}"
         )
 
+    def pandas(self) -> pandas.DataFrame:
+        """Return one row for each variant and metric, as a pandas data frame.
+
+        Columns: `variant`, `metric`, `seeds` (their number), `mean`, `sd`, and the attributes of
+        `VariantDifference` from `baseline` to `verdict`, empty for a baseline.
+        """
+        import pandas
+
+        by_key = {(one.variant, one.metric): one for one in self.differences}
+        rows = []
+        for variant in self.variants:
+            for metric, mean in variant.mean.items():
+                row = {"variant": variant.label, "metric": metric, "seeds": len(variant.seeds)}
+                of = by_key.get((variant.label, metric))
+                rows.append(
+                    row
+                    | {"mean": mean, "sd": variant.sd[metric]}
+                    | {name: None if of is None else getattr(of, name) for name in _OF_DIFFERENCE}
+                )
+        return pandas.DataFrame(rows)
+
+
+_OF_DIFFERENCE = ("baseline", "n", "difference", "low", "high", "p_holm", "verdict")
+
 
 @dataclass(frozen=True)
 class SweepResults:
@@ -126,21 +151,18 @@ class SweepResults:
     def table(self, name: TableName) -> pyarrow.Table:
         """Return a stored table with the rows that count of the planned trials, as Arrow.
 
-        results/README.md explains the columns. `to_pandas` and `polars.from_arrow` take it on.
+        results/README.md explains the columns. `trials` has one row a trial, with knobs and final
+        metrics as columns. `to_pandas` and `polars.from_arrow` take it on.
 
         Raises:
             InvalidInput: there is no such table, or nothing is stored.
         """
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        from orchestrator.results.store import ResultStore
+        from orchestrator.reports.export import rows_to_export
 
         if name not in get_args(TableName):
             allowed = get_args(TableName)
             raise InvalidInput(f"table: given '{name}', allowed: {' | '.join(allowed)}{did_you_mean(name, allowed)}")
-        rows: pa.Table = ResultStore(self.folder).read(name)
-        return rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(self.sweep.trial_ids, pa.string())))
+        return rows_to_export(self.folder, name)
 
     def pandas(self, name: TableName) -> pandas.DataFrame:
         """Return a stored table as a pandas data frame; `table` says more."""
@@ -166,7 +188,8 @@ class SweepResults:
         """
         if split not in get_args(SplitName):
             raise InvalidInput(f"split: given '{split}', allowed: {' | '.join(get_args(SplitName))}")
-        return _comparison(self.folder, self.sweep, split)
+        with python_words():
+            return _comparison(self.folder, self.sweep, split)
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -191,8 +214,9 @@ def load_results(folder: str | Path) -> SweepResults:
     Raises:
         InvalidInput: no such folder, or it holds no sweep.
     """
-    found = SweepResults(Path(folder))
-    _ = found.sweep  # A wrong folder is refused here, and not at the first use.
+    found = SweepResults(Path(folder).expanduser())
+    with python_words():
+        _ = found.sweep  # A wrong folder is refused here, and not at the first use.
     return found
 
 

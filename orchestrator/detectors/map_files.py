@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -13,8 +13,10 @@ from PIL import Image
 
 from moleflow.data.images import Interpolation, read_image
 from moleflow.detection.trained_detector import ScoredImage
+from moleflow.errors import InvalidInput
 from moleflow.files import make_folder, write_atomically
-from orchestrator.detectors.predict import ImageFile, Prediction
+from orchestrator.detectors.image_files import ImageFile
+from orchestrator.detectors.predict import Prediction
 
 MapForm = Literal["png", "tiff"]
 LONGEST = 1024
@@ -27,17 +29,37 @@ _OPAQUE = 0.7
 def map_names(files: Sequence[ImageFile], folder: Path, form: MapForm) -> dict[int, Path]:
     """Return the file of each image's map, by position; no two are the same.
 
-    The names follow those of the images: `bolt/001.png` gives `FOLDER/bolt/001.png.png`.
+    The names are those of the images: `bolt/001.jpg` gives `FOLDER/bolt/001.png`. Images that
+    differ only in their suffix keep it: `001.jpg.png`. A name that comes again has a number.
     """
     names: dict[int, Path] = {}
     taken: set[str] = set()
-    for number, file in enumerate(files):
-        name, again = f"{file.name}.{form}", 2
+    without = [PurePosixPath(file.name).with_suffix("").as_posix() for file in files]
+    suffixes: dict[str, set[str]] = {}
+    for stem, file in zip(without, files, strict=True):
+        suffixes.setdefault(stem, set()).add(file.name)
+    for number, (stem, file) in enumerate(zip(without, files, strict=True)):
+        own = stem if len(suffixes[stem]) == 1 else file.name
+        name, again = f"{own}.{form}", 2
         while name in taken:
-            name, again = f"{file.name}-{again}.{form}", again + 1
+            name, again = f"{own}-{again}.{form}", again + 1
         taken.add(name)
         names[number] = folder / name
     return names
+
+
+def refuse_maps_among_images(maps: Path, given: Iterable[Path]) -> None:
+    """Refuse a folder of maps in which, or around which, there are images to score.
+
+    Raises:
+        InvalidInput: the next call would score the maps, or a map would replace an image.
+    """
+    folder = maps.resolve()
+    for place in given:
+        images = place.resolve()
+        if folder.is_relative_to(images) or images.is_relative_to(folder):
+            where = f"holds the images of {place}" if images.is_relative_to(folder) else f"is in the folder {place}"
+            raise InvalidInput(f"--maps: {maps} {where}, where maps would count as images; give a folder elsewhere")
 
 
 def write_maps(predictions: Sequence[Prediction], form: MapForm, interpolation: Interpolation) -> None:
@@ -98,6 +120,6 @@ def _scales(predictions: Sequence[Prediction]) -> dict[int, tuple[float, float]]
     scales = {}
     for task, members in of_task.items():
         values = np.concatenate([one.scored.anomaly_map.ravel() for one in members])
-        thresholds = [one.threshold for one in members if one.threshold is not None]
+        thresholds = [one.scored.threshold for one in members if one.scored.threshold is not None]
         scales[task] = float(np.median(values)), max([float(values.max()), *thresholds])
     return scales

@@ -58,7 +58,7 @@ def retain_detectors(store: ResultStore, sweep: SweepFolder, keep: Literal["best
 
 
 def _missing_lines(folder: Path, missing: Collection[str], keep: str) -> list[str]:
-    """Return lines about wanted trials without a detector: why they have none, and how to get it."""
+    """Return lines about wanted trials without a detector: the reason, and how to get one."""
     if not missing:
         return []
     removed = len({trial for trial, _ in removed_detectors(folder)} & set(missing))

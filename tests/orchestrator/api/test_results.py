@@ -6,12 +6,14 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import polars
 import pytest
 
 from moleflow.errors import InvalidInput
-from orchestrator.api import SweepResults, load_detector, load_results
+from orchestrator.api import SweepResults, load_results
 from orchestrator.records.sweep_folder import read_sweep_folder, write_sweep_folder
+from orchestrator.reports.export import rows_to_export
 from orchestrator.reports.make import stored_report
 from orchestrator.results.store import ResultStore
 
@@ -36,6 +38,27 @@ def test_tables_are_data_frames(results):
     assert frame.columns.tolist() == results.table("scores").column_names
     assert isinstance(results.polars("scores"), polars.DataFrame)
     assert results.polars("scores")["score"].to_list() == frame["score"].tolist()
+
+
+def test_the_trials_are_those_that_are_exported(results):
+    frame = results.pandas("trials")
+    assert frame["trial_id"].tolist() == [*results.sweep.trial_ids]
+    assert frame["loss.focal_gamma"].tolist() == [0.0, 0.0, 2.0, 2.0]
+    assert results.table("trials").equals(rows_to_export(results.folder, "trials"))
+
+
+def test_a_comparison_is_a_data_frame_too(results):
+    comparison = results.comparison()
+    frame = comparison.pandas().set_index(["variant", "metric"])
+    for variant in comparison.variants:
+        for metric, mean in variant.mean.items():
+            row = frame.loc[variant.label, metric]
+            assert row["seeds"] == 2
+            assert row["mean"] == mean or (mean is None and np.isnan(row["mean"]))
+    difference = comparison.difference("focal_gamma=2")
+    row = frame.loc["focal_gamma=2", "image_auroc"]
+    assert (row["difference"], row["verdict"], row["n"]) == (difference.difference, difference.verdict, 2)
+    assert frame.loc["focal_gamma=0", "image_auroc"][["baseline", "difference", "verdict"]].isna().all()
 
 
 def test_trials_of_an_earlier_plan_are_left_out(kept):
@@ -91,7 +114,10 @@ def test_the_report_is_the_stored_one(results):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda of: of.table("score"), r"table: given 'score', allowed: metrics \| scores \| curves \| attempts\. Did"),
+        (
+            lambda of: of.table("score"),
+            r"table: given 'score', allowed: trials \| metrics \| scores \| curves \| attempts\. Did",
+        ),
         (lambda of: of.comparison("train"), r"split: given 'train', allowed: test \| validation"),
         (lambda of: load_results(of.folder / "gone"), "gone: no such folder"),
         (lambda of: load_results(of.folder.parent), "holds no sweep"),
@@ -101,15 +127,3 @@ def test_mistakes_are_one_line(call, message, results):
     with pytest.raises(InvalidInput, match=message) as error:
         call(results)
     assert "\n" not in str(error.value)
-
-
-def test_a_detector_is_loaded_from_results_or_from_its_file(kept, images):
-    folder = kept / FOLDER
-    path = images / "bolt/test/hole/000.png"
-    (first,) = load_detector(load_results(folder), device="cpu").score(path)
-    file = next((folder / "detectors").glob("*-1.safetensors"))
-    trial = file.name[:12]
-    (second,) = load_detector(str(folder), trial, device="cpu").score([str(path)])
-    (third,) = load_detector(file, device="cpu").score([path])
-    assert second.score == third.score
-    assert first.task_name in ("bolt", "cloth")

@@ -96,11 +96,29 @@ def test_held_out_normals_give_thresholds(kept, command):
 
 
 def test_normals_of_ones_own_give_thresholds(kept, command):
-    ended = command("predict", RESULTS, "images/bolt/test", "--normals", "images/bolt/train")
-    assert "threshold: from the images of images/bolt/train" in ended.err
+    ended = command("predict", RESULTS, "images/bolt/test", "--normals", "images/bolt/test/good")
+    assert "threshold: from the images of images/bolt/test/good" in ended.err
     assert "bolt: " in ended.err
     assert "cloth: no threshold, as no normal image was routed to it" in ended.err
     assert all(row["threshold"] for row in table(ended.out))
+
+
+def test_images_that_were_trained_on_or_are_defective_give_no_threshold(kept, command):
+    """The data root itself was given: its images are known by their contents, under any name."""
+    shutil.copytree(kept / "images/bolt", kept / "all", ignore=shutil.ignore_patterns("ground_truth"))
+    (kept / "all/train").rename(kept / "all/renamed")
+    ended = command("predict", RESULTS, "images/bolt/test", "--normals", "all")
+    assert (
+        "left out: 9 images that the detector was trained on and 4 images that the data set labels defec" in ended.err
+    )
+    used = re.search(r"^ +bolt: .* (\d+) normal images", ended.err, re.M)
+    assert used[1] == "7", "4 of the test, and 3 that the sweep held out"
+
+
+def test_no_other_images_are_one_line(kept, command):
+    ended = command("predict", RESULTS, "images/bolt/test", "--normals", "images/bolt/test/hole")
+    assert (ended.code, ended.out) == (2, "")
+    assert "no image there can give a threshold, without 4 images that the data set labels defective; give" in ended.err
 
 
 def test_a_given_threshold_counts_for_every_task(kept, command):
@@ -158,7 +176,7 @@ def test_maps_lie_over_the_images(kept, command):
     ended = command("predict", RESULTS, "images/cloth/test", "--maps", "maps")
     assert ended.code == 0
     rows = table(ended.out)
-    assert rows[0]["map"] == "maps/good/000.png.png"
+    assert rows[0]["map"] == "maps/good/000.png"
     strengths = []
     for row in rows:
         picture = np.asarray(Image.open(kept / row["map"]), dtype=float)
@@ -185,6 +203,37 @@ def test_images_of_one_name_have_maps_of_their_own(kept, command):
     names = [row["map"] for row in table(ended.out)]
     assert len(set(names)) == 8
     assert all((kept / name).is_file() for name in names)
+
+
+def test_images_that_differ_in_their_suffix_have_maps_of_their_own(kept, command):
+    (kept / "new").mkdir()
+    Image.open(kept / "images/bolt/test/good/000.png").save(kept / "new/a.bmp")
+    for name in ("a.png", "a.png.png", "b.v2.png"):
+        shutil.copy(kept / "images/bolt/test/good/000.png", kept / "new" / name)
+    ended = command("predict", RESULTS, "new", "--maps", "maps")
+    names = {row["image"]: row["map"] for row in table(ended.out)}
+    assert names == {
+        "new/a.bmp": "maps/a.bmp.png",
+        "new/a.png": "maps/a.png.png",
+        "new/a.png.png": "maps/a.png-2.png",
+        "new/b.v2.png": "maps/b.v2.png",
+    }
+    assert all((kept / name).is_file() for name in names.values())
+
+
+@pytest.mark.parametrize("maps", ["new", "new/maps", "."])
+@pytest.mark.parametrize("given", ["new", "new/000.png"])
+def test_maps_among_the_images_are_refused(given, maps, kept, command):
+    shutil.copytree(kept / "images/bolt/test/good", kept / "new")
+    before = sorted((kept / "new").iterdir())
+    ended = command("predict", RESULTS, given, "--maps", maps)
+    if (given, maps) == ("new/000.png", "new/maps"):
+        assert ended.code == 0, "a folder beside the one image that was given"
+        return
+    assert (ended.code, ended.out) == (2, "")
+    assert f"--maps: {maps} " in ended.err
+    assert "give a folder elsewhere" in ended.err
+    assert sorted((kept / "new").iterdir()) == before
 
 
 @pytest.mark.parametrize(
