@@ -152,7 +152,8 @@ class SweepResults:
         """Return a stored table with the rows that count of the planned trials, as Arrow.
 
         results/README.md explains the columns. `trials` has one row a trial, with knobs and final
-        metrics as columns. `to_pandas` and `polars.from_arrow` take it on.
+        metrics as columns. `metrics` and `scores` hold test and validation images: keep one
+        `split`. `to_pandas` and `polars.from_arrow` take a table on.
 
         Raises:
             InvalidInput: there is no such table, or nothing is stored.

@@ -90,7 +90,7 @@ def test_the_examples_of_the_readme_print_the_same_means(small_run, tmp_path, mo
 
 def test_every_column_is_in_the_readme(small_run):
     text = README.read_text()
-    section = text[text.index("### One row per trial") : text.index("### Rows that count")]
+    section = text[text.index("### One row per trial") : text.index("## Which rows count")]
     table = rows_to_export(small_run / "results/small", "trials")
     names = [name for name in table.column_names if "." not in name and not re.match(r"(acc|fm|bwt)_", name)]
     own = [name for name in names if name not in BY_CLASS]

@@ -87,27 +87,6 @@ def test_readme_documents_every_column_of(table):
     assert document(table) in of_table
 
 
-def test_readme_examples_run_on_a_store(store, write, make_attempt, monkeypatch, capsys):
-    write(make_attempt(trial=1), make_attempt(trial=2, status="failed"))
-    store.compact()
-    link = store.folder.parent / "results" / "v7_gamma"
-    link.parent.mkdir()
-    link.symlink_to(store.folder, target_is_directory=True)
-    monkeypatch.chdir(store.folder.parent)
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    examples = [example for example in examples if "trials.parquet" not in example]  # See test_trials_table.py.
-    assert len(examples) == 5
-    printed = []
-    for example in examples:
-        exec(compile(example, str(README), "exec"), {})
-        printed.append(capsys.readouterr().out)
-    (by_defect,) = [out for out in printed if "defect" in out]
-    assert "image_auroc" in by_defect  # The store has no defective image, and so no row.
-    values = [out for out in printed if out is not by_defect]
-    assert all("1.5" in out for out in values)
-    assert "0.5" not in values[-1], "only rows after the final task"
-
-
 def test_importing_stays_light():
     check = (
         "import sys, orchestrator; assert 'pyarrow' not in sys.modules;"
