@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from orchestrator.reports.differences import Comparison, compare_variants, identity_notes
+from orchestrator.reports.differences import Comparison, compare_variants
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials, flatten_settings
+from orchestrator.reports.identical_variants import identity_notes
 from orchestrator.reports.lock import Lock
 from orchestrator.reports.notes import error_line, last_attempts
 from orchestrator.reports.number_format import setting_text

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from moleflow.errors import counted
 from orchestrator.reports.baseline_table import DRAWN, BaselineComparison
-from orchestrator.reports.differences import Comparison, identity_notes
+from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MEAN
+from orchestrator.reports.identical_variants import identity_notes, identity_reason
 from orchestrator.reports.notes import DATASETS
 from orchestrator.reports.number_format import code_list, difference_text, grouped, interval_text, metric_text
 from orchestrator.reports.paired import PairedComparison
@@ -74,7 +75,7 @@ def answer_of(
         return replace(_parts(found, "", " ".join([*_missing_step(missing), step]), mind, "", names), table=ranked)
     top = _leading(judged[0])
     found = _headline(judged[0], top, comparison)
-    also = " ".join([*_counts(judged[0], variants), *_others(judged[1:], top)])
+    also = " ".join([*_counts(judged[0], variants), *_identical(judged[0], top, variants), *_others(judged[1:], top)])
     against = " ".join([*_chosen(is_search), *_overturn(judged, top, comparison)])
     step = " ".join([*_missing_step(missing), _next_step(judged[0], top, comparison, is_search)])
     return replace(_parts(found, against, step, mind, also, names), table=_ranking(judged[0], comparison))
@@ -129,11 +130,13 @@ def _largest(of: BaselineComparison, outcome: Outcome | None = None) -> int | No
 
 
 def _leading(of: BaselineComparison) -> int:
-    """Return the column that answers: the best of those decided as better, else the largest."""
-    better = _largest(of, Outcome.ABOVE)
-    top = _largest(of) if better is None else better
-    assert top is not None, "some column has a difference"
-    return top
+    """Return the column that answers: the best of those decided as better, else the largest.
+
+    A column that is identical to its baseline answers only where no other one has a difference.
+    """
+    differing = replace(of, results={k: r for k, r in of.results.items() if r.outcome is not Outcome.IDENTICAL})
+    found = (_largest(of, Outcome.ABOVE), _largest(differing), _largest(of))
+    return next(top for top in found if top is not None)
 
 
 def _open_above(of: BaselineComparison, top: int) -> int | None:
@@ -152,7 +155,9 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
     numbers = (
         f"{metric} {metric_text(reached)} against {metric_text(result.baseline)}, a difference of {_sized(result)}"
     )
-    alone = len(of.results) == 1
+    # Identical ones are named apart, and are no rivals.
+    differing = [k for k, each in of.results.items() if each.outcome is not Outcome.IDENTICAL]
+    alone = len(differing) <= 1
     if result.outcome is Outcome.ABOVE:
         higher = _open_above(of, top)
         also = ""
@@ -163,13 +168,15 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
     if result.outcome is Outcome.BELOW:
         if alone:
             return f"{name} is worse than {base}: {numbers}."
-        return f"Every variant is worse than {base}. The nearest is {name}: {numbers}."
+        every = "Every variant" if len(of.results) == len(differing) else "Every variant that is not identical"
+        return f"{every} is worse than {base}. The nearest is {name}: {numbers}."
     if result.outcome is Outcome.WITHIN:
         which = name if alone else f"{name}, the best variant,"
         return f"{which} differs from {base} by less than seed noise: {numbers}."
     if result.outcome is Outcome.IDENTICAL:
-        which = f"{name} is" if alone else f"No variant is above {base}; {name} is"
-        return f"{which} identical to {'it' if not alone else base}: equal scores, bit by bit ({metric} {metric_text(reached)})."
+        which = f"{name} is" if len(of.results) == 1 else f"No variant differs from its baseline: {name} is"
+        why = identity_reason(variants[of.baselines[top]], variants[top])
+        return f"{which} identical to {base}: equal scores, bit by bit ({metric} {metric_text(reached)}); {why}."
     if result.outcome is Outcome.SATURATED:
         return f"Saturated: {metric} is 1 for {name} and {base}, so these images tell no difference."
     if result.difference <= 0:
@@ -239,6 +246,20 @@ def _counts(of: BaselineComparison, variants: Sequence[VariantColumn]) -> list[s
             named = f" ({code_list(labels)})" if len(labels) <= _NAMED else ""
             each.append(f"{len(labels)} {outcome.value}{named}")
     return [f"Of {len(of.results)} variants against their baseline: {', '.join(each)}."] if each else []
+
+
+def _identical(of: BaselineComparison, top: int, variants: Sequence[VariantColumn]) -> list[str]:
+    """Return the variants identical to their baseline, grouped by the reason."""
+    groups = grouped(
+        ((base, identity_reason(variants[base], variants[k])), variants[k].label)
+        for k, result in of.results.items()
+        if result.outcome is Outcome.IDENTICAL and k != top
+        for base in (of.baselines[k],)
+    )
+    return [
+        f"{code_list(labels)} {'is' if len(labels) == 1 else 'are'} identical to `{variants[base].label}`: {why}."
+        for (base, why), labels in groups.items()
+    ]
 
 
 def _others(others: Sequence[BaselineComparison], top: int) -> list[str]:
@@ -336,7 +357,7 @@ def _next_step(of: BaselineComparison, top: int, comparison: Comparison, is_sear
         return f"Keep {base}: more seeds would only measure a difference that is smaller than seed noise."
     if result.outcome is Outcome.SATURATED:
         return "Take harder images: every class is solved already."
-    return "Check that the setting can reach training: equal digests say that it did not reach the scores."
+    return "Compare settings that reach the scores: those in which these variants differ do not."
 
 
 def _seeds_step(result: PairedComparison, name: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Differences between the columns of a table: factors, confounds, and settings without effect."""
+"""Differences between the columns of a table: factors and confounds."""
 
 from __future__ import annotations
 
@@ -210,59 +210,6 @@ def _baselines(variants: Sequence[VariantColumn], baseline: Mapping[str, object]
         return candidates[0] if len(candidates) == 1 else None
 
     return tuple(of_column(k) for k in range(len(variants)))
-
-
-def identity_notes(variants: Sequence[VariantColumn]) -> list[str]:
-    """Return one sentence for each group of variants with equal digests on all shared seeds."""
-    found: dict[tuple[str, str], list[str]] = {}
-    taken: set[int] = set()  # Each variant is named once, with the first one that it agrees with.
-    alike = _sharing_a_digest(variants)
-    for a, first in enumerate(variants):
-        for b in sorted(k for k in alike[a] if k > a):
-            if a not in taken and b not in taken and (sentence := _agreement(first, variants[b])):
-                found.setdefault((first.label, sentence), []).append(variants[b].label)
-                taken.add(b)
-    return [f"`{'` and `'.join([label, *others])}`: {sentence}" for (label, sentence), others in found.items()]
-
-
-def _sharing_a_digest(variants: Sequence[VariantColumn]) -> list[set[int]]:
-    """Return for each variant those that share a digest with it at some seed.
-
-    No other pairs can agree. Comparing all pairs would be quadratic in the number of variants.
-    """
-    holders: dict[tuple[str, int, str], set[int]] = {}
-    keys = [
-        [
-            (kind, t.seed, value)
-            for t in v.trials
-            for kind, value in (("state", t.state_digest), ("scores", t.scores_digest))
-            if value is not None
-        ]
-        for v in variants
-    ]
-    for k, of_variant in enumerate(keys):
-        for key in of_variant:
-            holders.setdefault(key, set()).add(k)
-    return [set().union(*(holders[key] for key in of_variant)) for of_variant in keys]
-
-
-def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
-    """Return a sentence about equal digests on all shared seeds, or None where they differ."""
-    of_a, of_b = ({trial.seed: trial for trial in v.trials} for v in (a, b))
-    common = sorted(of_a.keys() & of_b.keys())
-    if not common:
-        return None
-    pairs = [(of_a[s], of_b[s]) for s in common]
-    state = all(x.state_digest is not None and x.state_digest == y.state_digest for x, y in pairs)
-    scores = all(x.scores_digest is not None and x.scores_digest == y.scores_digest for x, y in pairs)
-    scores_known = all(t.scores_digest is not None for pair in pairs for t in pair)
-    seeds = f"seed{'s' if len(common) > 1 else ''} {', '.join(map(str, common))}"
-    if state and (scores or not scores_known):
-        also = "state and scores digests" if scores else "state digests"
-        return f"identical: the setting did not reach training (equal {also} for {seeds})."
-    if state:
-        return f"identical training: the setting did not reach it (equal state digests for {seeds}); scores differ."
-    return f"identical scores (equal scores digests for {seeds})." if scores else None
 
 
 def saturation_notes(

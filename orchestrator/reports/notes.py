@@ -13,11 +13,11 @@ from orchestrator.reports.differences import (
     SEEDS,
     Comparison,
     Difference,
-    identity_notes,
     saturation_notes,
 )
 from orchestrator.reports.final_metrics import MAIN
 from orchestrator.reports.finished_trials import FinishedTrial
+from orchestrator.reports.identical_variants import identity_notes
 from orchestrator.reports.number_format import code_list, grouped, setting_text
 from orchestrator.reports.shared_settings import shared_lines
 from orchestrator.reports.variants import VariantColumn, classes_without_and_with, mean_name

@@ -162,8 +162,63 @@ def test_equal_digests_are_identical(answer, add):
             add({GAMMA: gamma}, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}")
     of = answer()
     assert "identical to the baseline `focal_gamma=0`: equal scores, bit by bit" in of.part(FOUND)
-    assert of.part(NEXT).startswith("Check that the setting can reach training")
+    assert of.part(FOUND).endswith("; they differ in `loss.focal_gamma`, and were trained to equal digits.")
+    assert of.part(NEXT).startswith("Compare settings that reach the scores")
     assert "1 group of identical variants" in of.part(MIND)
+
+
+@pytest.mark.parametrize("worse", [0.01, 0.05])
+def test_an_identical_variant_does_not_lead_where_another_differs(answer, add, worse):
+    gamma0 = {GAMMA: 0.0}
+    for seed in range(6):
+        equal = {"state_digest": f"s{seed}", "scores_digest": f"x{seed}", "image": (0.7, 0.7)}
+        add({"version": "v3"} | gamma0, seed, **equal)
+        add({"version": "v7"} | gamma0, seed, **equal)
+        lower = 0.7 - worse + (seed - 2.5) / 50
+        add({"version": "v7", GAMMA: 2.0}, seed, image=(lower, lower))
+    of = answer(baseline={"version": "v3"})
+    base, other = "`version=v3, focal_gamma=0`", "`version=v7, focal_gamma=2`"
+    verdict = {0.01: f"{other} differs from the baseline {base} by less than", 0.05: f"{other} is worse than"}[worse]
+    assert of.part(FOUND).startswith(verdict)
+    same = f"`version=v7, focal_gamma=0` is identical to {base}: their settings are equal but for the version's name."
+    assert same in of.part(ALSO)
+    assert of.part(NEXT).startswith("Keep `version=v3, focal_gamma=0`")
+
+
+def test_where_all_are_identical_the_answer_says_why_and_names_what_differs(answer, add):
+    for gamma, form in ((0.0, "joint"), (1.0, "joint"), (2.0, "joint")):
+        for seed in range(3):
+            settings = {"loss.focal_form": form}
+            add({GAMMA: gamma}, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}", settings=settings)
+    of = answer()
+    assert of.part(FOUND).startswith("No variant differs from its baseline: `focal_gamma=1` is identical")
+    why = "with `loss.focal_form: joint`, the focal weight is 1 to the last bit while every patch's NLL is above 17"
+    assert why in of.part(FOUND)
+    assert f"`focal_gamma=2` is identical to `focal_gamma=0`: {why}" in of.part(ALSO)
+
+
+@pytest.mark.parametrize(
+    ("gammas", "also", "why"),
+    [
+        ((0.0, 0.0), {"loss.focal_form": "relative"}, "without `loss.focal_gamma`, `loss.focal_form` has no effect"),
+        ((0.0, 2.0), {"loss.focal_form": "relative"}, "they differ in `loss.focal_form`, `loss.focal_gamma`, and were"),
+        ((0.0, 0.0), {"lora.rank": 9}, "they differ in `lora.rank`, and were trained to equal digits"),
+    ],
+)
+def test_the_settings_that_differ_between_identical_variants_are_named(answer, add, gammas, also, why):
+    for gamma, more in zip(gammas, ({"loss.focal_form": "joint", "lora.rank": 8}, also), strict=True):
+        factors = {GAMMA: gamma} | {"loss.focal_form": "joint", "lora.rank": 8} | more
+        for seed in range(3):
+            add(factors, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}")
+    of = answer(baseline={GAMMA: 0.0, "loss.focal_form": "joint", "lora.rank": 8})
+    assert why in of.part(FOUND)
+
+
+def test_equal_scores_of_other_training_are_not_called_equal_training(answer, add):
+    for seed in range(3):
+        for gamma in (0.0, 2.0):
+            add({GAMMA: gamma}, seed, state_digest=f"s{seed} {gamma}", scores_digest=f"x{seed}")
+    assert answer().part(FOUND).endswith("; they differ in `loss.focal_gamma`, and give equal scores.")
 
 
 def test_classes_that_go_the_other_way_speak_against_the_mean(answer, add):

@@ -32,7 +32,7 @@ def test_equal_state_digests_are_identical_training(stored, add):
         add({GAMMA: 1.0}, seed, state_digest=f"s{seed}", scores_digest=f"x{seed}")
         add({GAMMA: 2.0}, seed)
     text = markdown(stored())
-    sentence = "identical: the setting did not reach training (equal state and scores digests for seeds 0, 1)."
+    sentence = "identical: `loss.focal_gamma` did not reach training (equal state and scores digests for seeds 0, 1)."
     assert f"- `focal_gamma=0` and `focal_gamma=1`: {sentence}" in text
     assert text.count("identical: ") == 1
 
@@ -54,7 +54,9 @@ def test_a_setting_of_the_scoring_alone_is_not_called_without_effect(stored, add
     add({"scoring.top_k": 1}, state_digest="s", scores_digest="x")
     add({"scoring.top_k": 3}, state_digest="s", scores_digest="y")
     text = markdown(stored())
-    assert "identical training: the setting did not reach it (equal state digests for seed 0); scores differ." in text
+    assert (
+        "identical training: `scoring.top_k` did not reach it (equal state digests for seed 0); scores differ." in text
+    )
 
 
 def test_equal_scores_of_different_training_are_identical_scores(stored, add):
