@@ -31,6 +31,9 @@ def report(
 ) -> None:
     """Make the comparison tables of a results folder again: report.md, report.csv and report.tex.
 
+    With --all or --split validation, the files are report-all.md, report-validation.md and so on;
+    report.md stays.
+
     For instance:
 
       moleflow-sweep report results/v7_gamma --html
@@ -57,7 +60,7 @@ def report(
         if html:
             from orchestrator.html_report.page import make_page
 
-            paths["html"] = make_page(folder, made)
+            paths["html"] = make_page(folder, made, paths["md"].stem)
     else:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     show({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())

@@ -43,8 +43,8 @@ SHOWN_NOTES = 4
 R_MATRICES = "R[i,j] is the metric of task j after task i was learned. A column shows what is forgotten, the last row the final state."
 
 
-def make_page(folder: Path, report: Report) -> Path:
-    """Write report.html for the report of a results folder, and return its path.
+def make_page(folder: Path, report: Report, name: str = "report") -> Path:
+    """Write NAME.html for the report of a results folder, and return its path.
 
     Raises:
         InvalidInput: the folder holds no sweep, or the study of its search cannot be opened.
@@ -53,7 +53,7 @@ def make_page(folder: Path, report: Report) -> Path:
     """
     sweep = read_sweep_folder(folder)
     page = gather_page_data(report, ResultStore(folder), version_settings())
-    path = folder / "report.html"
+    path = folder / f"{name}.html"
     written = _render(page, folder, _search_of(page, folder, sweep))
     write_atomically(path, written.encode(), durable=False)  # It can be made again.
     return path

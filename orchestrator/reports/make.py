@@ -26,6 +26,9 @@ def make_report(
 ) -> tuple[Report, dict[str, Path]]:
     """Make the report of a results folder from its Parquet files and write it there.
 
+    `report.md` compares the trials of the plan on test images. Other trials or images have files of
+    their own: `report-all.md`, `report-validation.md`, `report-all-validation.md`.
+
     Args:
         place: the results folder.
         show_all: every stored trial instead of those of the plan.
@@ -42,7 +45,8 @@ def make_report(
         OSError: the report cannot be written.
     """
     made = stored_report(place, sweep or read_sweep_folder(place), show_all, with_published, split)
-    return made, write_report(made, place)
+    name = "-".join(["report", *(["all"] * show_all), *([split] * (split != "test"))])
+    return made, write_report(made, place, name)
 
 
 def stored_report(
@@ -93,7 +97,7 @@ def verify_report(path: Path) -> Verification:
         InvalidInput: there is no report, it has no lock, or its folder has no results.
     """
     if path.suffix in (".csv", ".tex", ".html", ".parquet"):
-        raise InvalidInput(f"{path}: only report.md can be verified; give {path.with_name('report.md')}")
+        raise InvalidInput(f"{path}: only a report in Markdown can be verified; give {path.with_suffix('.md')}")
     return check_report(path, build_from_recipe, code_digest())
 
 

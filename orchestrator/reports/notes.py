@@ -236,7 +236,7 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
     if len({of for of in comparison.baselines if of is not None}) > 1:
         labels = [variant.label for variant in comparison.variants]
         each = [f"`{labels[k]}` against `{labels[of]}`" for k, of in pairs if of is not None and of != k]
-        lines.append(f"Baselines: {'; '.join(each)}.")
+        lines += [f"Baselines: {'; '.join(each)}."] if each else []
     if without:
         # Several columns fit: a single one would be the baseline of all.
         lines.append(f"No change is given for {code_list(without)}: several columns fit the baseline `{name}`.")

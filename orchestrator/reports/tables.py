@@ -198,8 +198,8 @@ def build_tables(
     return tuple(tables), records
 
 
-def write_report(report: Report, folder: Path) -> dict[str, Path]:
-    """Write report.md, report.csv and report.tex, each atomically, and return their paths by kind.
+def write_report(report: Report, folder: Path, name: str = "report") -> dict[str, Path]:
+    """Write NAME.md, NAME.csv and NAME.tex, each atomically, and return their paths by kind.
 
     Raises:
         OSError: the folder cannot be written.
@@ -207,8 +207,8 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     contents = {"md": report.markdown(), "csv": report.csv(), "tex": report.latex()}
     for kind, content in contents.items():
-        write_atomically(folder / f"report.{kind}", content.encode(), durable=False)  # It can be made again.
-    return {kind: folder / f"report.{kind}" for kind in contents}
+        write_atomically(folder / f"{name}.{kind}", content.encode(), durable=False)  # It can be made again.
+    return {kind: folder / f"{name}.{kind}" for kind in contents}
 
 
 def first_screen(body: str) -> str:

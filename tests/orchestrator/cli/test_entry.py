@@ -128,7 +128,17 @@ def test_report_of_the_latest_plan_or_of_all(finished, command, edit):
     edit(seeds=1)
     assert command("sweep.yaml", "--backend", "inline").code == 0
     assert "seeds: 0 (n = 1" in command("report", "results/small").out
-    assert "seeds: 0, 1 (n = 2" in command("report", "results/small", "--all").out
+    own = (finished / "results/small/report.md").read_bytes()
+    everything = command("report", "results/small", "--all", "--html")
+    assert "seeds: 0, 1 (n = 2" in everything.out
+    assert (finished / "results/small/report.md").read_bytes() == own
+    names = ", ".join(f"results/small/report-all.{kind}" for kind in ("md", "csv", "tex", "html"))
+    assert everything.err == f"written: {names}\n"
+    for name in ("report.md", "report-all.md"):
+        assert command("verify", f"results/small/{name}").code == 0
+    refused = command("verify", "results/small/report-all.csv")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "give results/small/report-all.md" in refused.err
 
 
 def test_a_failing_variant_is_named_and_the_rest_of_the_sweep_goes_on(place, features, command, edit):

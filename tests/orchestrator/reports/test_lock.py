@@ -95,6 +95,7 @@ def test_the_lock_ends_the_report_that_a_run_writes_and_names_the_command(finish
     assert command("sweep.yaml", "--backend", "inline").code == 0
     assert command("report", "results/small", "--all").code == 0
     assert command("verify", "results/small/report.md").code == 0
+    assert command("verify", "results/small/report-all.md").code == 0
 
 
 def test_changed_version_files_are_a_reason(add, stored, tmp_path):

@@ -344,3 +344,12 @@ def test_the_last_attempt_gives_the_reason_and_many_missing_trials_are_counted(s
     assert len(lines) == 12
     assert lines[-1] == "and 2 more."
     assert build_report(stored(), Recipe("t", (trial,))).missing[1].startswith(f"`{trial}` interrupted: ")
+
+
+def test_columns_that_are_all_baselines_name_none(stored, add):
+    """A report over all stored trials has the baselines of earlier plans."""
+    for epochs in (2, 30):
+        add({"version": "v3"}, version="v3", settings={"training.epochs": epochs})
+    text = markdown(stored(), baseline={"version": "v3"})
+    assert "Change is (b-a)/a" in text
+    assert "Baselines:" not in text

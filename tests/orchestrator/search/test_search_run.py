@@ -319,9 +319,9 @@ def test_plan_status_report_and_verify_show_the_trials(copy, command):
     assert everything.code == 0, everything.err
     for trial in configurations(copy):
         assert f"{trial.params['training.learning_rate']:.6g}" in everything.out
-    command("report", copy)
-    verified = command("verify", copy / "report.md")
-    assert verified.code == 0, verified.out + verified.err
+    for name in ("report.md", "report-all-validation.md"):
+        verified = command("verify", copy / name)
+        assert verified.code == 0, verified.out + verified.err
 
 
 def test_without_finalists_no_test_image_is_opened(place, images, furnish_search, command):
