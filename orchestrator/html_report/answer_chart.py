@@ -17,7 +17,7 @@ from orchestrator.html_report.chart import (
     tooltip,
 )
 from orchestrator.html_report.mean_interval import MEAN_FIELDS, share_interval
-from orchestrator.html_report.page_data import QUALITY, PageData
+from orchestrator.html_report.page_data import IDENTICAL, QUALITY, PageData
 from orchestrator.reports.baseline_table import BaselineComparison
 from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.verdicts import Outcome
@@ -41,6 +41,8 @@ LINE_HEIGHT = 12
 COLOURS = {Outcome.ABOVE: "#009E73", Outcome.BELOW: ACCENT, Outcome.WITHIN: "#56B4E9"}
 """Colours of verdicts; the others are undecided, or say that there is nothing to decide."""
 GREY = "#8C8C8C"
+SHAPES = {Outcome.IDENTICAL: "square", Outcome.SATURATED: "triangle-up"}
+"""Shapes that tell verdicts of one colour apart; all others are circles."""
 
 
 def answer_chart(page: PageData) -> Chart | None:
@@ -64,7 +66,10 @@ def _differences(page: PageData, of: BaselineComparison) -> list[tuple[object, .
         bounds = result.joint_low, result.joint_high
         word = "" if result.outcome is None else result.outcome.value
         remark = result.verdict().removeprefix(word).lstrip(": ")
-        rows.append((page.variants[k].label, difference, *bounds, result.n, word, remark, "; ".join(page.caveats[k])))
+        caveats = page.caveats[k]
+        if result.outcome is Outcome.IDENTICAL:  # The verdict says it already.
+            caveats = tuple(caveat for caveat in caveats if not caveat.startswith(IDENTICAL))
+        rows.append((page.variants[k].label, difference, *bounds, result.n, word, remark, "; ".join(caveats)))
     return rows
 
 
@@ -76,14 +81,15 @@ def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence
     family = max((result.family for result in of.results.values()), default=1)
     held = f", corrected for {family} comparisons" if family > 1 else ""
     note = f"Line: {line}. Bars: 95 % intervals over the seeds{held}; fewer than three seeds have none."
-    note += left_out(len(rows), len(of.results), "variants, the best") + page.hollow_points_note
+    note += left_out(len(rows), len(of.results), "variants, the best")
+    note += page.hollow_points_note * any(row[-1] for row in rows)
     once: Spec = {"data": {"values": [{"base": base}]}}
     zero: Spec = once | {
         "mark": {"type": "rule", "strokeWidth": 1.5, "strokeDash": [4, 3], "color": GREY},
         "encoding": {"x": {"datum": 0}, "y": None},
     }
     name: Spec = once | {
-        "mark": {"type": "text", "align": "center", "baseline": "bottom", "fontSize": 11},
+        "mark": {"type": "text", "align": _side_of_zero(rows), "baseline": "bottom", "fontSize": 11},
         "encoding": {"x": {"datum": 0}, "y": {"value": -4}, "text": {"field": "base"}},
     }
     colour = _colour_of_verdicts(rows)
@@ -91,15 +97,17 @@ def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence
         zero,
         name,
         intervals({"type": "rule", "strokeWidth": 2}, title, colour, axis="x"),
-        *_points(title, FIELDS, rows, colour),
+        *_points(title, FIELDS, rows, colour | _shape_of_verdicts(rows)),
     ]
-    spec = layered(_row_height(rows) * len(rows), {"y": _names_axis()}, layers)
+    spec = layered(_row_height(rows) * len(rows), {"y": _names_axis(rows)}, layers)
     return Chart("Variants against the baseline", note, FIELDS, rows, spec, wide=True)
 
 
-def _names_axis() -> Spec:
-    """Return the channel of the variants' names, with one factor a line."""
-    return nominal("variant", None, axis={"labelLimit": 150, "labelExpr": "split(datum.label, ', ')"})
+def _names_axis(rows: Sequence[Sequence[object]]) -> Spec:
+    """Return the channel of the names in the order of the rows, with one factor a line."""
+    # Without names to sort by, Vega takes the order in which the layers of points first have them.
+    names = [row[0] for row in rows]
+    return nominal("variant", None, sort=names, axis={"labelLimit": 150, "labelExpr": "split(datum.label, ', ')"})
 
 
 def _row_height(rows: Sequence[Sequence[object]]) -> int:
@@ -108,12 +116,33 @@ def _row_height(rows: Sequence[Sequence[object]]) -> int:
     return ROW + LINE_HEIGHT * (lines - 1)
 
 
+def _side_of_zero(rows: Sequence[Sequence[object]]) -> str:
+    """Return how a text at 0 is aligned, so that it stays within the chart."""
+    first = list(FIELDS).index("mean")
+    numbers = [0.0, *(number for row in rows for number in row[first : first + 3] if isinstance(number, float))]
+    low, high = min(numbers), max(numbers)
+    share = -low / (high - low) if high > low else 0.5
+    return "left" if share < 1 / 3 else "right" if share > 2 / 3 else "center"
+
+
+def _verdicts(rows: Sequence[Sequence[object]]) -> list[Outcome]:
+    """Return the verdicts that occur, in the order of the legend."""
+    held = {row[list(FIELDS).index("verdict")] for row in rows}
+    return [outcome for outcome in Outcome if outcome.value in held]
+
+
 def _colour_of_verdicts(rows: Sequence[Sequence[object]]) -> Spec:
     """Return the channel of colours, with a legend of the verdicts that occur."""
-    held = {row[list(FIELDS).index("verdict")] for row in rows}
-    shown = [outcome for outcome in Outcome if outcome.value in held]
+    shown = _verdicts(rows)
     scale = {"domain": [of.value for of in shown], "range": [COLOURS.get(of, GREY) for of in shown]}
-    return {"color": nominal("verdict", None, scale=scale, legend={"symbolType": "circle"})}
+    return {"color": nominal("verdict", None, scale=scale)}
+
+
+def _shape_of_verdicts(rows: Sequence[Sequence[object]]) -> Spec:
+    """Return the channel of shapes, which shares the legend of the colours."""
+    shown = _verdicts(rows)
+    scale = {"domain": [of.value for of in shown], "range": [SHAPES.get(of, "circle") for of in shown]}
+    return {"shape": nominal("verdict", None, scale=scale)}
 
 
 def _points(
@@ -142,5 +171,5 @@ def _chart_of_means(page: PageData) -> Chart | None:
         intervals({"type": "rule", "strokeWidth": 2}, title, axis="x"),
         *_points(title, FIELDS_OF_MEANS, rows),
     ]
-    spec = layered(_row_height(rows) * len(rows), {"y": _names_axis()}, layers)
+    spec = layered(_row_height(rows) * len(rows), {"y": _names_axis(rows)}, layers)
     return Chart(f"Variants by {title}", note, FIELDS_OF_MEANS, rows, spec, wide=True)
