@@ -20,7 +20,7 @@ from orchestrator.html_report.mean_interval import MEAN_FIELDS, share_interval
 from orchestrator.html_report.page_data import IDENTICAL, QUALITY, PageData
 from orchestrator.reports.baseline_table import BaselineComparison
 from orchestrator.reports.final_metrics import MAIN, MEAN
-from orchestrator.reports.verdicts import Outcome
+from orchestrator.reports.verdicts import LEAST_SEEDS, Outcome
 
 MOST = 20
 """Variants that the chart shows; of more, the best ones."""
@@ -35,6 +35,7 @@ FIELDS = {
     "caveats": "Caveats",
 }
 FIELDS_OF_MEANS = {"variant": "Variant", **MEAN_FIELDS, "caveats": "Caveats"}
+_NO_BAR = "; a variant of fewer than three seeds has none"
 ROW = 26
 """Pixels for each variant."""
 LINE_HEIGHT = 12
@@ -80,7 +81,8 @@ def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence
     line = f"the baseline ({base})" if len(bases) == 1 else "each variant's baseline"
     family = max((result.family for result in of.results.values()), default=1)
     held = f", corrected for {family} comparisons" if family > 1 else ""
-    note = f"Line: {line}. Bars: 95 % intervals over the seeds{held}; fewer than three seeds have none."
+    few = _NO_BAR if any(result.joint_low is None for result in of.results.values()) else ""
+    note = f"Dashed line: {line}. Dots: mean differences; bars: their 95 % intervals over the seeds{held}{few}."
     note += left_out(len(rows), len(of.results), "variants, the best")
     note += page.hollow_points_note * any(row[-1] for row in rows)
     once: Spec = {"data": {"values": [{"base": base}]}}
@@ -165,7 +167,8 @@ def _chart_of_means(page: PageData) -> Chart | None:
     if len(rows) < 2:
         return None
     title = f"mean {MAIN[QUALITY]}"
-    note = "Bars: 95 % intervals over the seeds; fewer than three seeds have none. No difference is tested."
+    few = _NO_BAR if any(len(page.variants[k].seeds) < LEAST_SEEDS for k in ranked) else ""
+    note = f"Dots: means; bars: their 95 % intervals over the seeds{few}. No difference is tested."
     note += left_out(len(rows), len(page.variants), "variants, the best") + page.hollow_points_note
     layers = [
         intervals({"type": "rule", "strokeWidth": 2}, title, axis="x"),

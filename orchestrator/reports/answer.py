@@ -14,11 +14,11 @@ from orchestrator.reports.notes import DATASETS
 from orchestrator.reports.number_format import code_list, difference_text, grouped, interval_text, metric_text
 from orchestrator.reports.paired import PairedComparison
 from orchestrator.reports.render import ABSENT, Cell, Table
-from orchestrator.reports.short_names import legend
+from orchestrator.reports.short_names import legend, versions_explained
 from orchestrator.reports.variants import VariantColumn
 from orchestrator.reports.verdicts import FEW_SEEDS, LEAST_SEEDS, MOST_MORE_SEEDS, Outcome, has_no_spread, more_seeds
 
-FOUND, ALSO, OVERTURN, NEXT, MIND, NAMES = "Found", "Also", "Could overturn it", "Next", "Mind", "Names"
+FOUND, ALSO, OVERTURN, NEXT, MIND, NAMES = "Found", "Also", "Could overturn it", "Next", "Caution", "Names"
 """The names of the parts of an answer."""
 _METRICS = {"image_auroc": "mean image AUROC", "pixel_auroc": "mean pixel AUROC"}
 _RANKED = 12
@@ -75,7 +75,10 @@ def answer_of(
         return replace(_parts(found, "", " ".join([*_missing_step(missing), step]), mind, "", names), table=ranked)
     top = _leading(judged[0])
     found = _headline(judged[0], top, comparison)
-    also = " ".join([*_counts(judged[0], variants), *_identical(judged[0], top, variants), *_others(judged[1:], top)])
+    named = [judged[0].baselines[top], top, *[k for k in [_open_above(judged[0], top)] if k is not None]]
+    names = " ".join(text for text in (names, versions_explained(variants, named)) if text)
+    others = _others(judged[1:], top, variants[top].label)
+    also = " ".join([*_counts(judged[0], variants), *_identical(judged[0], top, variants), *others])
     against = " ".join([*_chosen(is_search), *_overturn(judged, top, comparison)])
     step = " ".join([*_missing_step(missing), _next_step(judged[0], top, comparison, is_search)])
     return replace(_parts(found, against, step, mind, also, names), table=_ranking(judged[0], comparison))
@@ -159,12 +162,7 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
     differing = [k for k, each in of.results.items() if each.outcome is not Outcome.IDENTICAL]
     alone = len(differing) <= 1
     if result.outcome is Outcome.ABOVE:
-        higher = _open_above(of, top)
-        also = ""
-        if higher is not None:
-            what = f"`{variants[higher].label}` has a higher mean, which is undecided"
-            also = f" {what}: a difference of {_sized(of.results[higher], False)}."
-        return f"{name} is better than {base}: {numbers}.{also}"
+        return f"{name} is better than {base}: {numbers}.{_over_images(result)}{_higher(of, top, variants)}"
     if result.outcome is Outcome.BELOW:
         if alone:
             return f"{name} is worse than {base}: {numbers}."
@@ -185,6 +183,23 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
         f"{metric_text(reached)} against {metric_text(result.baseline)} for {base}, a difference of {_sized(result)}"
     )
     return f"Undecided: {name} has the highest {metric}, {sizes}."
+
+
+def _over_images(result: PairedComparison) -> str:
+    """Return that other test images may decide otherwise, if the interval over images says so."""
+    bounds = result.bounds
+    if bounds is None or result.resampled not in DRAWN or not bounds.low <= 0 <= bounds.high:
+        return ""
+    return f" That holds over seeds; over other test images it is open ({interval_text(bounds.low, bounds.high)})."
+
+
+def _higher(of: BaselineComparison, top: int, variants: Sequence[VariantColumn]) -> str:
+    """Return the variant with a larger difference that is undecided, if there is one."""
+    higher = _open_above(of, top)
+    if higher is None:
+        return ""
+    size = _sized(of.results[higher], False)
+    return f" The mean of `{variants[higher].label}` is higher still, but undecided: a difference of {size}."
 
 
 def _sized(result: PairedComparison, with_family: bool = True) -> str:
@@ -262,14 +277,14 @@ def _identical(of: BaselineComparison, top: int, variants: Sequence[VariantColum
     ]
 
 
-def _others(others: Sequence[BaselineComparison], top: int) -> list[str]:
+def _others(others: Sequence[BaselineComparison], top: int, label: str) -> list[str]:
     """Return the same comparison in the other metrics."""
     sentences = []
     for of in others:
         result = of.results[top]
         if result.difference is not None and result.outcome is not None:
             name = _METRICS[of.metric]
-            sentences.append(f"In {name} the difference is {_sized(result, False)}: {result.outcome.value}.")
+            sentences.append(f"In {name}, `{label}` differs by {_sized(result, False)}: {result.outcome.value}.")
     return sentences
 
 
@@ -301,7 +316,7 @@ def _overturn(judged: Sequence[BaselineComparison], top: int, comparison: Compar
         else:
             could = "Other test images could" if includes else "Other test images hardly"
         sentences.append(
-            f"{could}: the interval over images, {interval_text(bounds.low, bounds.high)}, "
+            f"{could}: its 95% interval over resampled test images, {interval_text(bounds.low, bounds.high)}, "
             f"{'includes' if includes else 'excludes'} zero."
         )
     sentences += _classes_against(of, top, comparison)
@@ -348,9 +363,7 @@ def _next_step(of: BaselineComparison, top: int, comparison: Comparison, is_sear
         also = ""
         if higher is not None:
             also = f" {_seeds_step(of.results[higher], f'`{comparison.variants[higher].label}`', key)}"
-        return (
-            f"Try {name} on images that took no part here before you rely on it; its verdict needs no more seeds.{also}"
-        )
+        return f"Try {name} on new images before you rely on it; more seeds would hardly change its verdict.{also}"
     if result.outcome is Outcome.BELOW:
         return f"Keep {base}; this verdict needs no more seeds."
     if result.outcome is Outcome.WITHIN:
@@ -371,8 +384,8 @@ def _seeds_step(result: PairedComparison, name: str, key: str) -> str:
             f"Leave it: over {MOST_MORE_SEEDS} more seeds would be needed to decide about {name}. Try a larger change."
         )
     return (
-        f"{counted(more, 'more seed')} would decide about {name}: set `{key}: {result.n + more}` in the sweep file and run it "
-        "again; finished trials are kept."
+        f"{counted(more, 'more seed')} should be enough to decide about {name}, if they spread as these do: set "
+        f"`{key}: {result.n + more}` in the sweep file and run it again; finished trials are kept."
     )
 
 
@@ -413,16 +426,17 @@ def _warnings(comparison: Comparison, current_code: str | None) -> list[str]:
         for name, words in DATASETS.items()
         if any(trial.dataset == name for trial in trials)
     ]
-    counts = []
     stale = sum(trial.code_digest != current_code for trial in trials)
     if current_code is not None and stale:
-        counts.append(f"{stale} of {len(trials)} trials were made by other code than today's (stale)")
+        which = f"All {stale} trials" if stale == len(trials) else f"{stale} of {len(trials)} trials"
+        sentences.append(f"{which} were made by other code than today's (stale), which may give other numbers.")
+    counts = []
     if comparison.confounded:
         counts.append(f"{counted(len(comparison.confounded), 'variant')} confounded (†)")
     if alike := identity_notes(variants):
         counts.append(f"{counted(len(alike), 'group')} of identical variants")
     if flags := {flag for trial in trials for flag in trial.flags}:
-        counts.append(f"{counted(len(flags), 'remark')} on training or data")
+        counts.append(f"{counted(len(flags), 'remark')} on training or data, such as: {min(flags)}")
     if counts:
         sentences.append(f"{'; '.join(counts)}. The notes under the tables say more.")
     return sentences

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from moleflow.settings.knobs import VERSIONS, version_names
+from moleflow.settings.yaml_reader import read_mapping
 from orchestrator.reports.variants import VariantColumn
 
 LONGEST = 40
 """Characters of a name above which all variants of a table get short names."""
 BASE = "base"
 _VERSION = "version="
+_FIRST_SENTENCE = re.compile(r"(?<=\.)\s|:\s")
 
 
 def with_short_names(
@@ -69,3 +72,16 @@ def legend(variants: Sequence[VariantColumn]) -> str:
     """Return the settings behind each short name; empty where the names say it all."""
     short = [v for v in variants if v.configuration and v.configuration.removeprefix(_VERSION) != v.label]
     return f"{'; '.join(f'`{v.label}` is {v.configuration}' for v in short)}." if short else ""
+
+
+def versions_explained(variants: Sequence[VariantColumn], shown: Sequence[int]) -> str:
+    """Return what the versions of some columns are, in the first sentence of their files.
+
+    Empty where all variants have one version, or a version that is no longer there.
+    """
+    versions = [variant.factors.get("version") for variant in variants]
+    if len(set(versions)) < 2:
+        return ""
+    names = dict.fromkeys(name for k in shown if (name := versions[k]) in version_names())
+    first = {name: _FIRST_SENTENCE.split(str(read_mapping(VERSIONS / f"{name}.yaml")["about"]))[0] for name in names}
+    return " ".join(f"`{name}`: {' '.join(text.split()).rstrip('.')}." for name, text in first.items())

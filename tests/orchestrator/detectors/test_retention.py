@@ -112,7 +112,9 @@ def test_seeds_whose_detectors_were_removed_while_another_variant_was_the_best_a
     lines = retain_detectors(store, plan([*trials.values(), *new]), "best", complete=True)
     assert left(store) == {*new}
     assert "(2 of the best variant, focal_gamma=0, by test images)" in lines[0]
-    assert lines[1].strip() == "2 trials without one: removed while another variant was the best; `keep: all` removes none"
+    assert (
+        lines[1].strip() == "2 trials without one: removed while another variant was the best; `keep: all` removes none"
+    )
 
 
 def sweep_with(place, **keys):
