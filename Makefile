@@ -7,7 +7,7 @@
 # make test-shared  sweeps on shared filesystems, mounted here: as root, 5 minutes
 # make test-anomalib  lists of samples of public data sets, compared with anomalib's: seconds; downloads 1 MB
 # make bench        every figure of benchmarks/README.md that needs no other machine: 15 minutes; run nothing else meanwhile
-# make bench-gpu    on a machine with a GPU: are its digits right, and how many trials an hour; 10 minutes
+# make bench-gpu    on a machine with a GPU: are its digits right, and how many trials an hour; 15 minutes
 # make screenshots  the pictures of the demo's report in docs/: needs chromium and chromium-driver
 # make check        lint, format and types
 PYTHON ?= python3

@@ -1,13 +1,17 @@
 """One prepared script for a machine with a GPU: first whether it is right, then how fast it is.
 
-    python benchmarks/gpu.py [--device cuda] [--epochs 2] [--minutes 10]
+    python benchmarks/gpu.py [--device cuda] [--epochs 2] [--minutes 14]
 
 Right: every version learns the embedded images on the CPU and on the GPU; the largest difference
 of each metric is printed. Then the same sweep runs on the GPU again, with two trials at once in
-`local` and on Ray: all digits have to equal those of the first time.
+`local` and on Ray: all digits have to equal those of the first time. On a GPU, one training step
+of each version runs with torch's watch for waits; versions whose step waits are named.
 
 Fast: trials of base efficientnet, one process, then 2 and 4 that share the GPU (`trials_per_gpu`);
-trials per GPU-hour are printed. Features are stored before.
+trials per GPU-hour are printed. Features are stored before. Then the same trials with
+`training.products` bfloat16 and tf32 (on a GPU), and with `training.compile`: the largest
+differences of their metrics from float32, and trials per GPU-hour. Compiled trials run twice, since
+the first run builds kernels; both runs have to give equal digits.
 
 `--device cpu` runs all of it on the CPU, which tests this script and measures nothing of a GPU.
 What does not fit the minutes is left out, and said to be. A wrong digit is exit code 1.
@@ -21,16 +25,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 import yaml
+
+from moleflow.environment import open_environment
+from moleflow.models.detector import Detector
+from moleflow.settings.knobs import resolve, version_layer
+from moleflow.training.train_task import Randomness, optimizer_of, train_step
 
 VERSIONS = ["v1", "v2", "v3", "v4", "v4.1", "v5", "v6", "v7", "decoflow"]
 METRICS = ("image_auroc", "pixel_auroc", "image_ap", "aupro")
-KEYS = ["trial_id", "after_task", "task", "split", "image", "task_name"]
+KEYS = ["version", "seed", "after_task", "task", "split", "image", "task_name"]
+SETTINGS: dict[str, dict[str, object]] = {
+    "bfloat16": {"products": "bfloat16"},
+    "tf32": {"products": "tf32"},
+    "compile": {"compile": True},
+}
+"""The knobs of training that the float32 trials are compared with, by name."""
 
 
 class Runs:
@@ -39,10 +55,10 @@ class Runs:
     def __init__(self, place: Path, device: str, minutes: float) -> None:
         self.place, self.device, self.end = place, device, time.monotonic() + 60 * minutes
 
-    def sweep(self, name: str, base: dict[str, object], **keys: object) -> Path:
+    def sweep(self, name: str, base: Mapping[str, object], **keys: object) -> Path:
         """The file of a sweep on the embedded images."""
         path = self.place / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"name": name, "base": base, **keys}))
+        path.write_text(yaml.safe_dump({"name": name, "base": dict(base), **keys}))
         return path
 
     def run(self, sweep: Path, out: str, *words: str, device: str = "", command: str = "run") -> float | None:
@@ -94,15 +110,13 @@ def differing_digits(runs: Runs, one: str, other: str) -> list[str]:
     return sorted(found)
 
 
-def metric_differences(runs: Runs, one: str, other: str) -> Iterator[tuple[str, str, float]]:
-    """(version, metric, largest absolute difference) between two runs on different devices."""
-    # Trial ids leave the device out, so rows of one trial can be compared.
+def metric_differences(runs: Runs, one: str, other: str, version: str) -> Iterator[float]:
+    """The largest absolute difference of each metric between two runs of a version."""
     pairs = list(zip(runs.rows(one, "metrics"), runs.rows(other, "metrics"), strict=True))
-    for version in VERSIONS:
-        for metric in METRICS:
-            both = [(a[metric], b[metric]) for a, b in pairs if a["version"] == version]
-            apart = [abs(float(a) - float(b)) for a, b in both if a is not None and b is not None]  # type: ignore[arg-type]
-            yield version, metric, float(np.max(apart, initial=0.0))
+    for metric in METRICS:
+        both = [(a[metric], b[metric]) for a, b in pairs if a["version"] == version]
+        apart = [abs(float(a) - float(b)) for a, b in both if a is not None and b is not None]  # type: ignore[arg-type]
+        yield float(np.max(apart, initial=0.0))
 
 
 def is_right(runs: Runs, epochs: int) -> bool:
@@ -117,9 +131,9 @@ def is_right(runs: Runs, epochs: int) -> bool:
         print(f"{name}: {'not run' if seconds is None else f'{seconds:.0f} s'}")
     if ran["on the CPU"] is not None and ran["inline"] is not None:
         print(f"\n| version | {' | '.join(METRICS)} |\n|---|{'---:|' * len(METRICS)}")
-        apart = {(version, metric): value for version, metric, value in metric_differences(runs, "cpu", "inline")}
         for version in VERSIONS:
-            print(f"| {version} | {' | '.join(f'{apart[version, metric]:.4f}' for metric in METRICS)} |")
+            apart = metric_differences(runs, "cpu", "inline", version)
+            print(f"| {version} | {' | '.join(f'{value:.4f}' for value in apart)} |")
         print(f"largest differences between cpu and {runs.device}\n")
     right = ran["inline"] is not None
     for out in ("again", "local", "ray"):
@@ -130,23 +144,80 @@ def is_right(runs: Runs, epochs: int) -> bool:
     return right
 
 
-def measure_speed(runs: Runs, epochs: int, trials: int) -> None:
-    """Print trials per GPU-hour with one process, and with several that share the GPU."""
-    base = {
-        "extends": "efficientnet",
-        "data": {"tasks": ["leather", "grid", "transistor"]},
-        "training": {"epochs": epochs},
-    }
-    sweep = runs.sweep("speed", base, version="v3", grid={}, seeds=trials)
-    if runs.run(sweep, "features", command="prefetch") is None:
+def report_waits(runs: Runs) -> None:
+    """Print the versions whose training step waits for the GPU."""
+    if runs.device == "cpu":
+        print("waits of a step: left out, they are those of a GPU")
         return
-    print(f"\n| processes | {trials} trials, seconds | trials per GPU-hour |\n|---:|---:|---:|")
-    for processes in (1, 2, 4):
+    device = open_environment("cuda").device
+    waiting = []
+    for version in VERSIONS:
+        config = resolve([version_layer(version, "this benchmark")])
+        randomness = Randomness(0, "", 0)
+        detector = Detector(config, (14, 14, 152), randomness)
+        detector.add_task(0, randomness)
+        detector.to(device)
+        optimizer = optimizer_of(detector.trainable(0).values(), config.training)
+        images = torch.randn(16, 14, 14, 152, generator=randomness("images")).to(device)
+        train_step(detector, images, 0, config, optimizer)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            train_step(detector, images, 0, config, optimizer)
+        except RuntimeError as error:
+            waiting.append(f"{version} ({str(error).splitlines()[0]})")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    print(f"steps that wait for the GPU: {', '.join(waiting) or 'none'}")
+
+
+def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
+    """Print trials per GPU-hour: by processes that share the GPU, and by precision.
+
+    Returns:
+        False if compiled trials gave other digits the second time.
+    """
+
+    def sweep(name: str, **knobs: object) -> Path:
+        tasks = {"tasks": ["leather", "grid", "transistor"]}
+        base = {"extends": "efficientnet", "data": tasks, "training": {"epochs": epochs, **knobs}}
+        return runs.sweep(f"speed-{name}", base, version="v3", grid={}, seeds=trials)
+
+    def timed(name: str, file: Path, processes: int = 1) -> float | None:
         runs.forget_stages()
-        out = f"speed-{processes}"
-        seconds = runs.run(sweep, out, "--backend", "local", "--workers", str(processes))
+        return runs.run(file, name, "--backend", "local", "--workers", str(processes))
+
+    plain = sweep("float32")
+    if runs.run(plain, "features", command="prefetch") is None:
+        return True
+    print(f"\n| processes | {trials} trials, seconds | trials per GPU-hour |\n|---:|---:|---:|", flush=True)
+    alone = timed("float32", plain)
+    for processes in (1, 2, 4):
+        seconds = alone if processes == 1 else timed(f"float32-{processes}", plain, processes)
         if seconds is not None:
-            print(f"| {processes} | {seconds:.1f} | {trials * 3600 / seconds:.0f} |")
+            print(f"| {processes} | {seconds:.1f} | {trials * 3600 / seconds:.0f} |", flush=True)
+    if alone is None:
+        return True
+    print(f"\n| training | {trials} trials, seconds | trials per GPU-hour | {' | '.join(METRICS)} |")
+    print(f"|---|---:|---:|{'---:|' * len(METRICS)}", flush=True)
+    same = True
+    for name, knobs in SETTINGS.items():
+        if name == "tf32" and runs.device == "cpu":
+            print("tf32: left out, a CPU has no such products")
+            continue
+        file = sweep(name, **knobs)
+        first = timed(f"{name}-first", file) if name == "compile" else None
+        seconds = timed(name, file)
+        if seconds is None:
+            continue
+        apart = " | ".join(f"{value:.4f}" for value in metric_differences(runs, "float32", name, "v3"))
+        print(f"| {name} | {seconds:.1f} | {trials * 3600 / seconds:.0f} | {apart} |", flush=True)
+        if first is not None:
+            differing = differing_digits(runs, f"{name}-first", name)
+            same = same and not differing
+            said = "equal digits" if not differing else "DIFFERENT: " + ", ".join(differing)
+            print(f"{name}: {first:.1f} s the first time, with the building of kernels; {said}")
+    print("metrics: largest differences from float32")
+    return same
 
 
 def main() -> None:
@@ -155,12 +226,13 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=14.0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="moleflow-gpu-", ignore_cleanup_errors=True) as place:
         runs = Runs(Path(place), given.device, given.minutes)
         right = is_right(runs, given.epochs)
-        measure_speed(runs, given.epochs, given.trials)
+        report_waits(runs)
+        right = measure_speed(runs, given.epochs, given.trials) and right
     sys.exit(0 if right else 1)
 
 

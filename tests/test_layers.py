@@ -64,7 +64,7 @@ ORCHESTRATOR = {
     "moleflow.settings",
     "driver": "backends detectors execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
-    "moleflow.settings",
+    "moleflow.settings moleflow.training",
     "api": "detectors exit_codes records reports results sweep moleflow.detection moleflow.errors moleflow.settings",
     "cli": "backends claims detectors doctor driver exit_codes host html_report monitor plan records reports search sweep "
     "trackers moleflow.data moleflow.detection moleflow.errors moleflow.settings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from moleflow.settings.config import TrialConfig
 
 # Gives a fresh generator for a name; the same name gives the same numbers.
 NamedGenerators = Callable[[str], torch.Generator]
+# Returns a function that computes what the given one does.
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _TASK_PART = re.compile(r"(?:^|\.)(?:experts|adapters|statistics|auxiliary)\.(\d+)\.")
 
@@ -76,6 +79,7 @@ class Detector(nn.Module):
             else torch.zeros(shape)
         )
         self.register_buffer("position", code, persistent=False)
+        self._compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def add_task(self, task: int, generators: NamedGenerators) -> None:
         """Add the parts of `task`: statistics, adapter, experts and auxiliary couplings.
@@ -117,24 +121,40 @@ class Detector(nn.Module):
 
         The flow's density is a density of these.
         """
+        return self._adapted(self._contextual(features, task), task)
+
+    def _contextual(self, features: Tensor, task: int) -> Tensor:
+        """Return the adapter's input (B, H, W, D): standardised, with position and attention."""
         source = 0 if self.config.features.standardise == "task0" else task
         x = features
         if str(source) in self.statistics:
             statistics = self._statistics_of(source)
             x = (x - statistics.mean) / statistics.std
         x = x + self.position
-        if self.attention is not None:
-            x = self.attention(x)
+        return x if self.attention is None else self.attention(x)
+
+    def _adapted(self, x: Tensor, task: int) -> Tensor:
+        """Return the flow's input (B, H, W, D) of the adapter's (B, H, W, D)."""
         if str(task) in self.adapters:
             x = self.adapters[str(task)](x)
         return x if self.mixer is None else self.mixer(x)
 
     def forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return z (B, H, W, D) and log_det (B, H, W) in nats per patch, by `task`'s expert."""
-        x = self.adapt(features, task)
+        x = self._contextual(features, task)
         self.flow.select(task)
-        z, log_det = self.flow(x)
+        return (self._compiled or self._latents)(x, task)
+
+    def _latents(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        z, log_det = self.flow(self._adapted(x, task))
         return z, log_det
+
+    def set_compiler(self, compiler: Compiler | None) -> None:
+        """Run adapter, mixer and flow as `compiler` returns them; None runs them as they are.
+
+        The attention stays outside, because a compiled function cannot draw from its generator.
+        """
+        self._compiled = None if compiler is None else compiler(self._latents)
 
     def set_dropout(self, generator: torch.Generator | None) -> None:
         """Turn the attention's dropout on, with draws from `generator`; None turns it off."""

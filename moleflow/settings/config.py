@@ -407,9 +407,10 @@ class TrainingKnobs(KnobGroup):
     )
     gradient_clip: float | None = Field(0.5, gt=0.0, description="largest gradient norm; null = no clipping")
     drop_last: bool = Field(True, description="leave out an epoch's last incomplete batch")
-    products: Literal["float32", "bfloat16"] = Field(
+    products: Literal["float32", "tf32", "bfloat16"] = Field(
         "float32",
-        description="precision of the subnets' matrix products while they train; scores are computed in float32",
+        description="precision of products while training: bfloat16 in the subnets, tf32 (GPUs from Ampere on) everywhere; "
+        "scores are computed in float32",
     )
     lanes: int = Field(
         1,
@@ -422,6 +423,18 @@ class TrainingKnobs(KnobGroup):
         None,
         description="end a task after the first epoch whose mean training NLL, in nats a patch, is at most this; null = never",
     )
+    compile: bool = Field(
+        False,
+        description="train with kernels of torch.compile (CUDA graphs on a GPU): fewer starts, other last digits; needs a compiler",
+    )
+
+    @model_validator(mode="after")
+    def _compiles_alone(self) -> Self:
+        if self.compile and self.lanes > 1:
+            raise ValueError(
+                f"compile: given true with lanes {self.lanes}, which train uncompiled; set compile to false"
+            )
+        return self
 
 
 class ScoringKnobs(KnobGroup):
@@ -692,7 +705,7 @@ def _training(training: TrainingKnobs, later: bool) -> dict[str, Any]:
     unused = ["final_fraction"] if training.schedule == "constant" else []
     if training.schedule == "constant" and not (later and training.warmup_epochs > 0):
         unused.append("schedule_by")
-    unused += _at_default(training, "schedule_by", "lanes", "stop_at_nll")
+    unused += _at_default(training, "schedule_by", "lanes", "stop_at_nll", "compile")
     if training.products == "float32":
         unused.append("products")  # Keys of stages from before this knob stay valid.
     return _but(training, *unused, *([] if later else ["warmup_epochs"]))

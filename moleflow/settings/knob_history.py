@@ -31,7 +31,13 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "log_det_weight": 0.0,
         },
         "bank": {"enabled": False, "patches": 8000, "pick": "random"},
-        "training": {"products": "float32", "schedule_by": "step", "lanes": 1, "stop_at_nll": None},
+        "training": {
+            "products": "float32",
+            "schedule_by": "step",
+            "lanes": 1,
+            "stop_at_nll": None,
+            "compile": False,
+        },
     }
 )
 """{group: {knob: value that trials had before}}; at that value, a knob is not part of an id.

@@ -22,6 +22,7 @@ from moleflow.models.detector import Detector
 from moleflow.models.lora import LoraExpert
 from moleflow.models.spatial_lora import SpatialLoraExpert
 from moleflow.training.losses import training_loss
+from moleflow.training.products import tensor_cores
 from moleflow.training.train_task import TaskTraining
 
 
@@ -37,21 +38,27 @@ def train_lanes(trainings: Sequence[TaskTraining], lanes: int) -> list[Diverged 
     """
     errors: list[Diverged | None] = [None] * len(trainings)
     flow = _StackedDetector([training.detector for training in trainings], trainings[0].task, lanes)
+    with tensor_cores(trainings[0].config.training.products):
+        _train_together(flow, trainings, errors)
+    for training in trainings:
+        training.end()
+    return errors
+
+
+def _train_together(flow: _StackedDetector, trainings: Sequence[TaskTraining], errors: list[Diverged | None]) -> None:
+    """Train until all lanes have ended, and note the errors of those that diverge."""
     while active := [n for n, of in enumerate(trainings) if errors[n] is None and not of.ended]:
         for n in active:
             trainings[n].begin_epoch()
         trainings[0].detector.set_dropout(trainings[active[0]].dropout)
         for step in range(trainings[0].steps):
             _step(flow, {n: trainings[n] for n in active}, step)
-        # The first one last: it may be stopped as it reports, and the others have ended theirs then.
+        # The first one last: it may be stopped as it reports, when the others have ended theirs.
         for n in reversed(active):
             try:
                 trainings[n].end_epoch(lanes=len(active))
             except Diverged as error:
                 errors[n] = error
-    for training in trainings:
-        training.end()
-    return errors
 
 
 def _step(flow: _StackedDetector, active: dict[int, TaskTraining], step: int) -> None:

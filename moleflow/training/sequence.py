@@ -33,6 +33,7 @@ from moleflow.settings.task_list import classes_of_task, task_name
 from moleflow.training.evaluation import METRIC_NAMES, EvaluatedClass, Evaluation, FlowScorer, PatchScorer
 from moleflow.training.kept_maps import KeptMap
 from moleflow.training.lane_mates import LaneMates, LanePast, stage_facts
+from moleflow.training.products import products_note
 from moleflow.training.train_task import Randomness, TaskTraining, new_detector, train_task
 
 Doing = Literal["training", "scoring", "waiting"]
@@ -147,6 +148,8 @@ def run_sequence(config: TrialConfig, context: SequenceContext, observer: Observ
     digests: list[str] = []
     vanished: dict[str, list[set[str]]] = {}
     flags = [*config.flags(), *copies_notes(context.classes)]
+    if not config.bank.enabled and (note := products_note(config.training.products, context.environment)):
+        flags.append(note)
     seen = 0
     for task, names in enumerate(map(classes_of_task, config.data.tasks)):
         start = time.perf_counter()

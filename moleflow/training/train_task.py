@@ -18,10 +18,11 @@ from moleflow.models.detector import Detector
 from moleflow.settings.config import TrainingKnobs, TrialConfig
 from moleflow.settings.task_list import task_name
 from moleflow.training.adamp import AdamP
+from moleflow.training.compilation import compiled
 from moleflow.training.losses import training_loss
+from moleflow.training.products import DTYPES, tensor_cores
 
 MAX_LOSS = 1e10
-PRODUCTS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class TaskTraining:
         self._fixed = {name: _copy(t) for name, t in detector.task_state(task).items() if name not in self.parameters}
         self.checkpoint = resume_from or Checkpoint((), {}, {})
         detector.train()
-        detector.set_products(PRODUCTS[knobs.products])
+        detector.set_products(DTYPES[knobs.products])
 
     @property
     def ended(self) -> bool:
@@ -191,15 +192,17 @@ def train_task(
 
     Raises:
         Diverged: see `TaskTraining.end_epoch`.
+        InvalidInput: `compile` is set, and there is no working compiler here.
     """
     detector.measure(task, features)
     features = features.to(detector.position.device)
     training = TaskTraining(detector, features, task, config, randomness, on_epoch, resume_from, on_checkpoint)
-    while not training.ended:
-        training.begin_epoch()
-        for step in range(training.steps):
-            training.step(step)
-        training.end_epoch()
+    with tensor_cores(config.training.products), compiled(detector, config.training.compile):
+        while not training.ended:
+            training.begin_epoch()
+            for step in range(training.steps):
+                training.step(step)
+            training.end_epoch()
     training.end()
     return training.checkpoint
 

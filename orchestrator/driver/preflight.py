@@ -16,6 +16,7 @@ from moleflow.settings.config import TrialConfig, digest
 from orchestrator.backends.slurm.queue import COMMANDS
 from orchestrator.driver.prepare import Options, Prepared, worker_config
 from orchestrator.host.command_line import install_command
+from orchestrator.host.hardware import visible_gpus
 from orchestrator.host.hub import offline_if_hub_is_down
 from orchestrator.sweep.resolver import Resolver
 
@@ -28,7 +29,8 @@ def check_start(prepared: Prepared, options: Options) -> None:
 
     Raises:
         InvalidInput: no SLURM or Ray here, a mistake in the profile, an address that cannot be
-            joined, a budget that is no size, or a backbone that cannot be built.
+            joined, a budget that is no size, no compiler for `training.compile`, or a backbone that
+            cannot be built.
 
     """
     budget_of(prepared.cache)
@@ -37,6 +39,7 @@ def check_start(prepared: Prepared, options: Options) -> None:
         check_slurm(options, starts)
     if options.backend == "ray" and starts:
         _check_ray(options)
+    _check_compiler(prepared, options)
     check_backbones(prepared, options)
 
 
@@ -76,6 +79,19 @@ def _check_ray(options: Options) -> None:
         from orchestrator.backends.ray.cluster import check_address
 
         check_address(options.address)
+
+
+def _check_compiler(prepared: Prepared, options: Options) -> None:
+    """Look for a compiler if trials train with compiled kernels on this machine."""
+    if options.backend not in ("inline", "local"):
+        return
+    configs = [trial.config for trial in prepared.plan.of("to run")]
+    if prepared.sweep.search is not None:
+        configs.append(Resolver(prepared.sweep).config({}))
+    if any(config.training.compile for config in configs):
+        from moleflow.training.compilation import require_compiler  # Loads torch.
+
+        require_compiler("cuda" if options.device != "cpu" and visible_gpus() else "cpu")
 
 
 def check_backbones(prepared: Prepared, options: Options, *, fetch: bool = True, fresh: bool = False) -> None:

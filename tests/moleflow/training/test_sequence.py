@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from moleflow.environment import Environment
 from moleflow.settings.config import TrialConfig
 from moleflow.training.evaluation import METRIC_NAMES
+from moleflow.training.products import products_note
 
 Config = Callable[..., TrialConfig]
 Start = Callable[..., Any]
@@ -127,6 +130,21 @@ def test_a_class_without_defects_or_with_few_images_is_flagged(
     assert trial.rows()[0]["image_auroc"] is None
     assert "bolt: no defective test images, so no image metrics" in trial.outcome.flags
     assert "bolt: 12 training images are fewer than batch_size 64: one batch of all" in trial.outcome.flags
+
+
+def test_products_that_the_device_lacks_are_flagged(ground: Path, tmp_path: Path, config: Config, run: Start) -> None:
+    settings = config(tasks=["bolt"], epochs=1, **{"training.products": "tf32"})
+    trial = run(settings, ground / "images", ground / "features", tmp_path / "stages")
+    lacks = f"no effect on {torch.backends.cpu.get_cpu_capability()}, which computes in float32"
+    assert f"training.products tf32: {lacks}" in trial.outcome.flags
+
+
+@pytest.mark.parametrize(("capability", "lacks"), [((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_a_gpu_before_ampere_lacks_tf32(capability: Any, lacks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for GPUs: only their compute capability is read."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    note = products_note("tf32", Environment("cuda", "2.0", "float32", 1, "a GPU"))
+    assert note == ("training.products tf32: no effect on a GPU, which computes in float32" if lacks else None)
 
 
 def test_each_batch_and_each_scored_image_is_reported(whole) -> None:

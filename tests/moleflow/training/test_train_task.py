@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moleflow.cache.stage_state import Checkpoint, Epoch, state_digest
 from moleflow.errors import Diverged
 from moleflow.models.detector import Detector
 from moleflow.settings.config import TrainingKnobs, TrialConfig
-from moleflow.settings.knobs import Layer, resolve, version_layer
+from moleflow.settings.knobs import Layer, resolve, version_layer, version_names
+from moleflow.training import adamp
 from moleflow.training.adamp import AdamP
 from moleflow.training.train_task import Randomness, learning_rate, optimizer_of, train_step, train_task
 
@@ -202,6 +205,87 @@ def test_products_in_bfloat16_train_near_the_same_and_leave_scores_in_float32(ve
         assert {tensor.dtype for tensor in reached.state.values()} == {torch.float32}
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2**-8)
+
+
+def test_tf32_is_allowed_while_training_alone_and_changes_nothing_on_a_cpu() -> None:
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    config = _config(**{"training.products": "tf32"})
+    seen: list[tuple[bool, ...]] = []
+
+    def train(stop: bool) -> Checkpoint:
+        def look(epoch: Epoch) -> None:
+            seen.append(tuple(switch.allow_tf32 for switch in switches))
+            if stop:
+                raise KeyboardInterrupt
+
+        return train_task(_prepared(config, 0, None), _features(), 0, config, Randomness(0, "", 0), look)
+
+    for switch in switches:
+        switch.allow_tf32 = False  # As `open_environment` leaves them.
+    reached = train(stop=False)
+    assert seen == [(True, True)] * 3
+    with pytest.raises(KeyboardInterrupt):
+        train(stop=True)
+    assert [switch.allow_tf32 for switch in switches] == [False, False]
+    plain, _, _ = _run(_config(), _features())
+    assert state_digest(reached.state) == state_digest(plain)
+
+
+class _Reads(TorchFunctionMode):
+    """Notes each call from Python that takes numbers from tensors to the host."""
+
+    NAMES = frozenset({"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in self.NAMES:
+            self.found.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class _OperatorsThatRead(TorchDispatchMode):
+    """Notes each operator whose result, or its shape, needs numbers on the host."""
+
+    NAMES = frozenset({"_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "unique"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.partition(".")[0]
+        # The result of an index by a mask has as many elements as the mask has true ones.
+        masked = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
+        if masked or name in self.NAMES:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamp", "adamw"])
+@pytest.mark.parametrize("version", version_names())
+def test_a_step_reads_nothing_from_the_device(version: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamP takes the path of a GPU here; its own test shows that the two paths are equal."""
+    monkeypatch.setattr(adamp, "project_by_host", adamp.project_on_device)
+    config = _config(version, optimizer=optimizer)
+    for task in (0, 1):
+        detector = _prepared(config, task, None)
+        trained = optimizer_of(detector.trainable(task).values(), config.training)
+        images, order = _features(), torch.arange(10)
+        with _Reads() as calls, _OperatorsThatRead() as operators:
+            train_step(detector, images[order[2:6]], task, config, trained)
+        assert (calls.found, operators.found) == ([], [])
+
+
+def test_a_read_would_be_noticed() -> None:
+    with _Reads() as calls, _OperatorsThatRead() as operators:
+        torch.ones(2).tolist()
+        torch.ones(1).item()
+        torch.ones(2)[torch.ones(2) > 0]
+    assert calls.found == ["tolist", "item"]
+    assert operators.found == ["_local_scalar_dense", "index"]
 
 
 def test_drop_last_leaves_out_the_incomplete_batch() -> None:

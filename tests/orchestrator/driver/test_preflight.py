@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from torch._inductor import config as inductor
 
 from moleflow.errors import WeightsUnavailable
 from moleflow.features import backbone
@@ -134,3 +135,12 @@ def test_a_backbone_is_known_again_by_what_decides_if_it_can_be_built(tmp_path):
         len({marker(), marker(size=64), marker(layers=[1]), marker(model="resnet18"), marker(weights="pretrained")})
         == 5
     )
+
+
+def test_a_machine_without_a_compiler_refuses_compiled_training_before_it_starts(place, command):
+    """On a cluster, other machines train."""
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        refused = command("run", "sweep.yaml", "--device", "cpu", "--set", "training.compile=true")
+    assert refused.code == 2
+    assert "no C++ compiler is found; apt-get install g++, or set training.compile to false" in refused.err
+    assert not (place / "results").exists()
