@@ -1,6 +1,6 @@
 """One prepared script for a machine with a GPU: first whether it is right, then how fast it is.
 
-    python benchmarks/gpu.py [--device cuda] [--epochs 2] [--minutes 14]
+    python benchmarks/gpu.py [--device cuda] [--epochs 2] [--minutes 14] [--versions v3 v4]
 
 Right: every version learns the embedded images on the CPU and on the GPU; the largest difference
 of each metric is printed. Then the same sweep runs on the GPU again, with two trials at once in
@@ -52,8 +52,9 @@ SETTINGS: dict[str, dict[str, object]] = {
 class Runs:
     """Runs of sweeps in a folder of their own, for as long as there are minutes left."""
 
-    def __init__(self, place: Path, device: str, minutes: float) -> None:
-        self.place, self.device, self.end = place, device, time.monotonic() + 60 * minutes
+    def __init__(self, place: Path, device: str, minutes: float, versions: list[str]) -> None:
+        self.place, self.device, self.versions = place, device, versions
+        self.end = time.monotonic() + 60 * minutes
 
     def sweep(self, name: str, base: Mapping[str, object], **keys: object) -> Path:
         """The file of a sweep on the embedded images."""
@@ -122,7 +123,7 @@ def metric_differences(runs: Runs, one: str, other: str, version: str) -> Iterat
 def is_right(runs: Runs, epochs: int) -> bool:
     """Compare devices, runs and backends; print what differs."""
     base = {"extends": "demo", "training": {"epochs": epochs}}
-    sweep = runs.sweep("versions", base, grid={"version": VERSIONS}, seeds=1, resources={"trials_per_gpu": 2})
+    sweep = runs.sweep("versions", base, grid={"version": runs.versions}, seeds=1, resources={"trials_per_gpu": 2})
     ran = {"on the CPU": runs.run(sweep, "cpu", "--backend", "inline", device="cpu")}
     for out, backend in (("inline", "inline"), ("again", "inline"), ("local", "local"), ("ray", "ray")):
         runs.forget_stages()
@@ -131,7 +132,7 @@ def is_right(runs: Runs, epochs: int) -> bool:
         print(f"{name}: {'not run' if seconds is None else f'{seconds:.0f} s'}")
     if ran["on the CPU"] is not None and ran["inline"] is not None:
         print(f"\n| version | {' | '.join(METRICS)} |\n|---|{'---:|' * len(METRICS)}")
-        for version in VERSIONS:
+        for version in runs.versions:
             apart = metric_differences(runs, "cpu", "inline", version)
             print(f"| {version} | {' | '.join(f'{value:.4f}' for value in apart)} |")
         print(f"largest differences between cpu and {runs.device}\n")
@@ -151,7 +152,7 @@ def report_waits(runs: Runs) -> None:
         return
     device = open_environment("cuda").device
     waiting = []
-    for version in VERSIONS:
+    for version in runs.versions:
         config = resolve([version_layer(version, "this benchmark")])
         randomness = Randomness(0, "", 0)
         detector = Detector(config, (14, 14, 152), randomness)
@@ -227,9 +228,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=14.0)
+    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=VERSIONS, help="those of the first part")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="moleflow-gpu-", ignore_cleanup_errors=True) as place:
-        runs = Runs(Path(place), given.device, given.minutes)
+        runs = Runs(Path(place), given.device, given.minutes, given.versions)
         right = is_right(runs, given.epochs)
         report_waits(runs)
         right = measure_speed(runs, given.epochs, given.trials) and right
