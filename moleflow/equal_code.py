@@ -41,9 +41,9 @@ SAME_DIGITS: Mapping[str, str] = MappingProxyType(
         "dd912f4bf250b41bbc5e536b5b0bf6da8ad26ae6d0f80a007c874b49561d5dec": (  # rows
             "161aacef860903392ee7e81cd76c785f037969cd97352c36284192b13f2f7105"
         ),
-        # Compared with commit 30f6a3d, before lanes, compiled training and AdamP without waits for a
-        # GPU: all versions, epochs=1, train_images=20, test_images=10, on the CPU. On a GPU, AdamP
-        # sums in another order now; nothing had been stored from one.
+        # Compared with commit 30f6a3d, before lanes, compiled training and AdamP without waits:
+        # all versions, epochs=1, train_images=20, test_images=10, on the CPU. On a GPU, AdamP sums
+        # in another order now; nothing had been stored from one.
         "3c242aa53336d11b9d7824d22605c71303609c81189af5dd06c021a3002970da": (  # defects
             "4875a3661bdb331443f9bbaad113c69c70144ac6e46bc3cbc348b49e1232aa11"
         ),

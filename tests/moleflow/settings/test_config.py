@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.config import Phase, TrialConfig, canonical_json, digest, flatten_config, reach
+from moleflow.settings.config import Phase, TrainingKnobs, TrialConfig, canonical_json, digest, flatten_config, reach
 from moleflow.settings.knob_history import values_before_knob_existed
 from moleflow.settings.knobs import Layer, fields, resolve, version_layer
 
@@ -213,3 +213,9 @@ def test_a_number_that_decides_memory_is_bounded(knob: str) -> None:
     assert config(**{knob: 1024})
     with pytest.raises(InvalidInput, match=r"given 1000000\.?0?, allowed: a number >=? 0 and <= (1024|2048)"):
         config(**{knob: 1_000_000})
+
+
+def test_lanes_are_not_compiled() -> None:
+    with pytest.raises(ValueError, match="compile: given true with lanes 4, which train uncompiled"):
+        TrainingKnobs(compile=True, lanes=4)
+    assert TrainingKnobs(compile=True, lanes=1).compile
