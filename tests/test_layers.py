@@ -44,7 +44,7 @@ ORCHESTRATOR = {
     "results": "moleflow.errors moleflow.files moleflow.owner",
     "sweep": "moleflow.errors moleflow.settings",
     "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner",
-    "plan": "results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
+    "plan": "host results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
     "moleflow.settings",
     "trackers": "host records reports results moleflow.errors",

@@ -22,15 +22,21 @@ WHAT = ("tables", "trials", "metrics", "scores", "curves", "attempts")
 def export(
     place: Folder,
     form: Annotated[
-        str,
-        choice("--format", FORMATS, "csv | latex | markdown | parquet; trials and stored tables are CSV or Parquet."),
-    ] = "csv",
+        str | None,
+        choice(
+            "--format",
+            FORMATS,
+            "csv | latex | markdown | parquet; trials and stored tables are CSV or Parquet. Default: as the file's name "
+            "ends, else csv.",
+        ),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(
             "--to",
             metavar="FILE|TRACKER",
-            help="A file, which is replaced (default: stdout), or mlflow | tensorboard | wandb: one run per trial.",
+            help="A file that ends in .csv, .tex, .md or .parquet, which is replaced (default: stdout), or mlflow | "
+            "tensorboard | wandb: one run per trial.",
             show_default=False,
             autocompletion=words_of(*TRACKERS),
         ),
@@ -66,6 +72,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(
+            "--caption",
+            metavar="TEXT",
+            help="With LaTeX and --table: its caption. Default: the table's title and images.",
+            show_default=False,
+        ),
+    ] = None,
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -89,19 +104,20 @@ def export(
 
     For instance:
 
-      moleflow-sweep export results/v7_gamma --format latex --table 1 --to gamma.tex
+      moleflow-sweep export results/v7_gamma --table 1 --to gamma.tex
       moleflow-sweep export results/v7_gamma --figure gamma.pdf
-      moleflow-sweep export results/v7_gamma --what trials --format parquet --to trials.parquet
+      moleflow-sweep export results/v7_gamma --what trials --to trials.parquet
       moleflow-sweep export results/v7_gamma --to mlflow
     """
     tracked = to in TRACKERS
     _refuse_what_does_not_fit(
         tracked or figure is not None,
         {
-            "--format": form != "csv",
+            "--format": form is not None,
             "--what": what != "tables",
             "--table": one is not None,
             "--document": document,
+            "--caption": caption is not None,
             "--split": tracked and split != "test",
             "--to": figure is not None and to is not None,
         },
@@ -112,7 +128,7 @@ def export(
     if chart is not None and figure is None:
         raise InvalidInput("--chart: needs --figure FILE; give that too, or leave --chart out")
     if to is not None and not tracked and not Path(to).suffix and (near := did_you_mean(to, TRACKERS)):
-        raise InvalidInput(f"--to: given '{to}', which is no tracker{near} For a file of that name: --to ./{to}")
+        raise InvalidInput(f"--to: given '{to}', which is no tracker{near} For a file, give its ending: --to {to}.csv")
     check_choice("--split", split, SPLITS)
     if figure is not None:
         from orchestrator.html_report.figure import write_figure
@@ -122,7 +138,7 @@ def export(
     elif tracked:
         _export_runs(place, check_choice("--to", str(to), TRACKERS), into, everything)
     else:
-        _export_tables(place, form, None if to is None else Path(to), what, split, everything, document, one)
+        _export_tables(place, form, None if to is None else Path(to), what, split, everything, document, one, caption)
 
 
 def _refuse_what_does_not_fit(applies: bool, given: dict[str, bool], goal: str) -> None:
@@ -146,26 +162,27 @@ def _export_runs(place: Path, tracker: str, into: Path | None, everything: bool)
 
 def _export_tables(
     place: Path,
-    form: str,
+    form: str | None,
     to: Path | None,
     what: str,
     split: str,
     everything: bool,
     document: bool,
     one: str | None,
+    caption: str | None,
 ) -> None:
     from orchestrator.reports import export
 
-    chosen, table = check_choice("--format", form, export.FORMATS), check_choice("--what", what, export.WHAT)
+    chosen, table = export.format_of(form, to), check_choice("--what", what, export.WHAT)
 
     def note(line: str) -> None:
         show(line, error=True)
 
-    if chosen == "parquet" and to is not None and not document and one is None:
+    if chosen == "parquet" and to is not None and not document and one is None and caption is None:
         export.export_parquet(place, to, table, split, everything, note)
         show(f"written: {to}", error=True)
         return
-    pieces = export.export_tables(place, chosen, table, split, everything, document, one, note=note)
+    pieces = export.export_tables(place, chosen, table, split, everything, document, one, caption, note)
     if to is None:
         for piece in pieces:
             show(piece, end="")

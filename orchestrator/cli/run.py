@@ -202,8 +202,9 @@ def plan(
           --profile slurm/profiles/mylab.yaml --data ~/mvtec
     """
     from orchestrator.driver.preflight import check_backbones
-    from orchestrator.driver.prepare import expected_work, prepare
+    from orchestrator.driver.prepare import prepare
     from orchestrator.driver.slurm_plan import jobs_ahead, slurm_json, slurm_lines
+    from orchestrator.driver.trial_cost import expected_time
     from orchestrator.plan import listing
 
     check_profile(profile, backend)
@@ -221,7 +222,7 @@ def plan(
     prepared = prepare(load_sweep_file(file, data, base, sets), options)
     check_backbones(prepared, options, fetch=False)
     about = prepared.sweep, prepared.plan, prepared.inputs
-    expected = expected_work(prepared)
+    expected = expected_time(prepared, options)
     ahead = jobs_ahead(prepared, options) if backend == "slurm" else None
     if as_json:
         document = listing.plan_json(*about, str(prepared.folder), expected)

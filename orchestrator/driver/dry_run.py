@@ -16,7 +16,7 @@ from orchestrator.backends.inline import InlineBackend
 from orchestrator.driver.driver import broadcast, open_view
 from orchestrator.driver.preflight import check_dry_run
 from orchestrator.driver.prepare import Options, Prepared, worker_config
-from orchestrator.driver.trial_cost import GB, largest_bytes, step_costs
+from orchestrator.driver.trial_cost import GB, expected_time, largest_bytes, step_costs
 from orchestrator.execution.backend import TrialSupply, WorkerConfig
 from orchestrator.execution.planned_trials import PlannedTrials
 from orchestrator.execution.trial_source import TrialSource
@@ -99,6 +99,8 @@ def run_dry(prepared: Prepared, options: Options, console: Console) -> int:
     tally = source.tally
     if trials and not interrupted and not tally.failed:
         console.print(f"memory:   {_memory(prepared, options, trials)}")
+        for line in listing.expected_lines(expected_time(prepared, options)):
+            console.print(line)
     for trial_id, event in tally.failed.items():
         console.print(f"would fail: {labels[trial_id]}  ({trial_id}): {event.facts.get('error')}")
     if tally.stopped_by:

@@ -17,6 +17,7 @@ from moleflow.settings.task_list import classes_of_task
 from orchestrator.driver.launch import run_prepared
 from orchestrator.driver.prepare import Options, Prepared, prepare
 from orchestrator.exit_codes import INTERRUPTED
+from orchestrator.host.durations import duration_text
 from orchestrator.monitor import terminal
 from orchestrator.plan.cost_estimate import steps_to_train
 from orchestrator.reports.final_metrics import MEAN
@@ -246,17 +247,17 @@ def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: 
         config = trials[0].config
         model = cost_settings(config).model_dump_json()
         cost = costs[model] = costs.get(model) or step_cost(config, environment, prepared.cache)
-        hours = sum(steps.pop(trial.id) for trial in trials) * cost.step_seconds / 3600
+        seconds = sum(steps.pop(trial.id) for trial in trials) * cost.step_seconds
         counts, tasks = prepared.inputs.images, map(classes_of_task, config.data.tasks)
         key = digest([reach(config, "features"), list(config.data.tasks), trials[0].inputs.weights])
         read = sum(counts[name].train + counts[name].test for name in config.data.classes)
-        features[key] = read * cost.image_seconds / 3600
+        features[key] = read * cost.image_seconds
         most = max(sum(counts[name].train for name in names) for names in tasks)
         memory = cost.task_bytes(most, config.training.lanes)
-        total, largest = total + hours, max(largest, memory)
-        lines.append(f"          {run.name}: {_hours(hours)} of training, {memory / GIB:.1f} GiB")
+        total, largest = total + seconds, max(largest, memory)
+        lines.append(f"          {run.name}: {duration_text(seconds)} of training, {memory / GIB:.1f} GiB")
     lines.append(
-        f"expected: {_hours(total)} of training and {_hours(sum(features.values()))} for features, as a step and an image "
+        f"expected: {duration_text(total)} of training and {duration_text(sum(features.values()))} for features, as a step and an image "
         f"take on this {'GPU' if environment.device_kind == 'cuda' else 'CPU'} ({counted(environment.threads, 'thread')})"
     )
     how = (
@@ -266,7 +267,3 @@ def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: 
     )
     lines.append(f"          at most {largest / GIB:.1f} GiB of GPU memory for one trial ({how})")
     return lines
-
-
-def _hours(hours: float) -> str:
-    return f"{hours * 60:.1f} minutes" if hours < 1 else f"{hours:.1f} hours"

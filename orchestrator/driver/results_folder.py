@@ -10,7 +10,8 @@ from rich.console import Console
 
 from moleflow import files
 from moleflow.cache.claim import WATCHED_S, exclusive
-from orchestrator.driver.prepare import Options, Prepared, expected_work, writable
+from orchestrator.driver.prepare import Options, Prepared, writable
+from orchestrator.driver.trial_cost import expected_time
 from orchestrator.host.command_line import arguments
 from orchestrator.plan import listing
 from orchestrator.records import dead_attempts, stop_requests, sweep_folder
@@ -40,7 +41,7 @@ def prepare_folder(prepared: Prepared, options: Options, console: Console) -> No
             recovered = store.recover()
     if not options.quiet:
         header = listing.plan_header(prepared.sweep, prepared.plan, prepared.inputs, prepared.folder)
-        console.print("\n".join([*header, *listing.work_lines(expected_work(prepared))]))
+        console.print("\n".join([*header, *listing.work_lines(expected_time(prepared, options))]))
     for damage in recovered.set_aside:
         moved = f"moved to {prepared.folder / 'damaged'}, its trials run again"
         console.print(f"damaged:  {damage.path}: {damage.reason}; {moved}")

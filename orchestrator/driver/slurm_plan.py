@@ -14,6 +14,7 @@ from orchestrator.driver.driver import trial_source_of_plan
 from orchestrator.driver.prepare import Options, Prepared, worker_config
 from orchestrator.driver.slurm_needs import SlurmNeeds, memory_sentence, needs_on_slurm
 from orchestrator.driver.trial_cost import GB
+from orchestrator.host.durations import duration_text
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _gpus(ahead: JobsAhead) -> str:
     about = "about" if ahead.shape.parallel == 1 else "at least"
     waits = "; a trial that waits for a stage of another one keeps its GPU meanwhile (stages: dependencies does not)"
     more = waits if ahead.needs.profile.stages == "claims" else ""
-    return f"{text}; {about} {hours:.2g} GPU-hours, {cost.source}{more}"
+    return f"{text}; {about} {duration_text(3600 * hours)} of GPU time, {cost.source}{more}"
 
 
 def _walltime(ahead: JobsAhead) -> str:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -14,9 +14,9 @@ from moleflow.code_digest import code_digest
 from moleflow.errors import counted
 from moleflow.settings.config import digest, reach
 from moleflow.settings.task_list import classes_of_task
-from orchestrator.driver.prepare import Options, Prepared
+from orchestrator.driver.prepare import Options, Prepared, expected_work
 from orchestrator.host.hardware import visible_gpus
-from orchestrator.plan.cost_estimate import seconds_per_step, training_seconds
+from orchestrator.plan.cost_estimate import TrainingSeconds, WorkEstimate, seconds_per_step, training_seconds
 from orchestrator.plan.earlier_trials import earlier_finished_trials
 from orchestrator.sweep.resolver import Resolver
 from orchestrator.sweep.trial import Trial
@@ -175,8 +175,7 @@ def _timed_here(
 ) -> TrialCost:
     """The cost by a training step of each model on this machine."""
     costs = step_costs(prepared, options, trials, device)
-    images = prepared.inputs.images
-    seconds = training_seconds(trials, images, lambda trial, _: costs[trial.id].step_seconds, prepared.plan.of("done"))
+    seconds = _training_by_steps(prepared, trials, costs)
     features, shared = _feature_seconds(prepared, trials, lambda trial: costs[trial.id].image_seconds)
     kind = "GPU" if device == "cuda" and visible_gpus() else "CPU"
     return TrialCost(
@@ -185,6 +184,54 @@ def _timed_here(
         f"as a step and an image take on this {kind} ({counted(options.threads, 'thread')})",
         largest_bytes(prepared, trials, costs),
     )
+
+
+def _training_by_steps(
+    prepared: Prepared, trials: Sequence[Trial], costs: Mapping[str, StepCost]
+) -> dict[str, TrainingSeconds]:
+    images, done = prepared.inputs.images, prepared.plan.of("done")
+    return training_seconds(trials, images, lambda trial, _: costs[trial.id].step_seconds, done)
+
+
+def expected_time(prepared: Prepared, options: Options) -> WorkEstimate | None:
+    """The work of a plan with its time, by trained epochs or else by steps timed here before.
+
+    Nothing is timed now. None for a search.
+
+    Raises:
+        OSError: results cannot be read.
+
+    """
+    work, todo = expected_work(prepared), prepared.plan.of("to run")
+    # torch takes seconds to import, so only a cache with costs is asked.
+    if work is None or work.hours is not None or not todo or not (prepared.cache / "costs").is_dir():
+        return work
+    costs = _stored_costs(prepared, options, todo)
+    if costs is None:
+        return work
+    training = _training_by_steps(prepared, todo, costs)
+    _, features = _feature_seconds(prepared, todo, lambda trial: costs[trial.id].image_seconds)
+    return replace(work, by_a_step=sum(each.shared for each in training.values()) + features)
+
+
+def _stored_costs(prepared: Prepared, options: Options, trials: Sequence[Trial]) -> dict[str, StepCost] | None:
+    """The cost of a training step by trial id; None if some model was not timed here."""
+    from moleflow.environment import open_environment
+    from orchestrator.execution.step_cost import StepCost, cost_settings, stored_step_cost
+
+    environment = open_environment("cpu" if options.device == "cpu" else "auto", options.threads)
+    found: dict[str, StepCost | None] = {}
+    costs = {}
+    for trial in trials:
+        model = cost_settings(trial.config).model_dump_json()
+        if trial.config.bank.enabled:
+            found[model] = StepCost(0.0, 0.0, 0, 0)
+        elif model not in found:
+            found[model] = stored_step_cost(trial.config, environment, prepared.cache)
+        if (cost := found[model]) is None:
+            return None
+        costs[trial.id] = cost
+    return costs
 
 
 def _most_images(prepared: Prepared, trial: Trial) -> int:

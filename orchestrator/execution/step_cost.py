@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from moleflow.features.weights import RANDOM
 from moleflow.settings.config import LossKnobs, TrainingKnobs, TrialConfig, digest
 from moleflow.training.train_task import Randomness, new_detector, optimizer_of, train_step
 from orchestrator.records.attempts import write_json
+
+COSTS = "costs"
+"""The folder of the cache with measured costs."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,25 @@ def step_cost(
         InvalidInput: the backbone cannot be built.
         OSError: the cache cannot be written.
     """
-    key = digest([cost_settings(config).model_dump_json(), environment.key(), code_digest()])
-    path = cache / "costs" / f"{key[:32]}.json"
-    try:
-        return StepCost(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        announce()
+    stored = stored_step_cost(config, environment, cache)
+    if stored is not None:
+        return stored
+    announce()
     cost = measure_step_cost(config, environment)
-    write_json(path, asdict(cost))
+    write_json(_cost_file(config, environment, cache), asdict(cost))
     return cost
+
+
+def stored_step_cost(config: TrialConfig, environment: Environment, cache: Path) -> StepCost | None:
+    """Return the cost of a configuration as it was measured before; None if it was not."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return StepCost(**json.loads(_cost_file(config, environment, cache).read_bytes()))
+    return None
+
+
+def _cost_file(config: TrialConfig, environment: Environment, cache: Path) -> Path:
+    key = digest([cost_settings(config).model_dump_json(), environment.key(), code_digest()])
+    return cache / COSTS / f"{key[:32]}.json"
 
 
 def measure_step_cost(config: TrialConfig, environment: Environment) -> StepCost:

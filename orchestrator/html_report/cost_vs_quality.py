@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from orchestrator.host.durations import axis_unit
 from orchestrator.html_report.chart import (
     ACCENT,
     SERIES,
@@ -29,10 +30,11 @@ OTHERS = "#4A96D0"
 MOST_NAMES = 160
 """Characters up to which a chart's note names the variants on the front."""
 PARAMETERS = "parameters"
+TIME = "compute time of a trial"
 COSTS: dict[str, tuple[str, Callable[[FinishedTrial], float | None]]] = {
-    "compute-hours a trial": (
-        "Hours that a trial took, those of reused stages included; means over the seeds. Machines and their load may differ.",
-        lambda trial: (trial.seconds_spent + trial.seconds_reused) / 3600,
+    TIME: (
+        "Time that a trial took, that of reused stages included; means over the seeds. Machines and their load may differ.",
+        lambda trial: trial.seconds_spent + trial.seconds_reused,
     ),
     PARAMETERS: ("Parameters of flow, experts and adapters after the last task.", lambda trial: trial.parameters_total),
 }
@@ -67,6 +69,10 @@ def _chart(page: PageData, name: str, cost_note: str, cost: Callable[[FinishedTr
             measured.append((k, mean, quality.mean, quality))
     if len({mean for _, mean, _, _ in measured}) < 2:
         return None
+    title = f"{MAIN[QUALITY]} against {name}"
+    if name == TIME:
+        unit, size = axis_unit(max(mean for _, mean, _, _ in measured))
+        name, measured = f"{name} ({unit})", [(k, mean / size, *rest) for k, mean, *rest in measured]
     on_front = pareto_front([(mean, quality) for _, mean, quality, _ in measured])
     shown = set(page.spread_over_ranking(MOST_VARIANTS))
     few = len(measured) <= SERIES
@@ -95,7 +101,7 @@ def _chart(page: PageData, name: str, cost_note: str, cost: Callable[[FinishedTr
         f" On the front{' (ringed)' * few}: {names}." if len(names) <= MOST_NAMES else " Ringed: on the front." * few
     )
     note = f"{cost_note} {INTERVALS}{front_note} The front compares means alone.{page.hollow_points_note}{others}"
-    return Chart(f"{MAIN[QUALITY]} against {name}", note, fields, rows, spec)
+    return Chart(title, note, fields, rows, spec)
 
 
 def _layers(y_title: str, fields: Mapping[str, str], labels: Sequence[str], any_caveat: bool) -> list[Spec]:

@@ -26,7 +26,7 @@ from orchestrator.html_report.class_ranks import class_rank_charts
 from orchestrator.html_report.cost_vs_quality import cost_charts
 from orchestrator.html_report.factors import factor_charts
 from orchestrator.html_report.learning_curves import Curve, curve_charts, read_curves
-from orchestrator.html_report.page_data import PageData, gather_page_data
+from orchestrator.html_report.page_data import IDENTICAL, PageData, gather_page_data
 from orchestrator.html_report.parallel_coordinates import variant_lines
 from orchestrator.html_report.per_class import class_charts
 from orchestrator.html_report.r_matrices import matrix_groups
@@ -174,7 +174,7 @@ def _sections(
 ) -> list[PageSection]:
     report = page.report
     tables = tuple(sortable_table(table, page) for table in report.tables)
-    sections = [PageSection("tables", "Comparison", tables=tables)] * bool(tables)
+    sections = [PageSection("tables", "Comparison", _signs(page), tables=tables)] * bool(tables)
     sections += [PageSection("missing", "Not in the tables", notes=report.missing)] * bool(report.missing)
     if page.variants:
         sections += [
@@ -200,6 +200,16 @@ def _sections(
     if page.variants:
         sections.append(PageSection("maps", "Anomaly maps", maps_note, gallery=True))
     return sections
+
+
+def _signs(page: PageData) -> str:
+    """Explain the signs behind the names of variants, before the first name that has one."""
+    identical = any(caveat.startswith(IDENTICAL) for caveats in page.caveats for caveat in caveats)
+    meanings = {
+        "† behind a name: a setting differs that is not compared.": bool(page.comparison.confounds),
+        "∅ behind a name: identical to another variant.": identical,
+    }
+    return " ".join(text for text, occurs in meanings.items() if occurs)
 
 
 def _charted(key: str, title: str, charts: tuple[Chart, ...], missing: str) -> PageSection:

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from orchestrator.host.durations import duration_text
 from orchestrator.records.trial_state import State
 
 BAR_WIDTH = 16
@@ -149,15 +150,6 @@ def counts_text(counts: Mapping[State, int]) -> str:
 def eta_text(seconds: float | None) -> str:
     """`ETA` and the time left."""
     return UNKNOWN if seconds is None else f"ETA {duration_text(seconds)}"
-
-
-def duration_text(seconds: float) -> str:
-    """A duration such as 9 s, 3 min 20 s or 2 h 5 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _cut(words: str) -> Text:

@@ -1,6 +1,6 @@
-"""The work of a plan with and without sharing: stages, backbone forwards and compute-hours. Pure.
+"""The work of a plan with and without sharing: stages, backbone forwards and time. Pure.
 
-Compute-hours are known only after a trial has trained: they follow from the seconds of its epochs.
+The time follows from the seconds of epochs that were trained, or else of a step timed in advance.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ class WorkEstimate:
     Attributes:
         stages: stages to train.
         forwards: images through a backbone, at most.
-        hours: compute-hours of training; None if no stage of some task has been timed yet.
+        hours: hours of training; None if no stage of some task has been timed yet.
+        by_a_step: seconds of training and features with sharing, by a step timed in advance; None
+            if none was, or `hours` is known.
 
     """
 
     stages: tuple[int, int]
     forwards: tuple[int, int]
     hours: tuple[float, float] | None
+    by_a_step: float | None = None
 
 
 def estimate_work(

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moleflow.data.findings import passed_over_note, undefined_note
+from moleflow.data.findings import ClassFindings, passed_over_note, undefined_note
 from moleflow.errors import counted
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.knobs import method_knobs
+from orchestrator.host.durations import duration_text
 from orchestrator.plan.cost_estimate import WorkEstimate
 from orchestrator.plan.inputs import SweepInputs
 from orchestrator.plan.plan import Plan, Spread, spread
@@ -32,7 +33,7 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
     lines.append(f"dataset:  {images}")
     if sweep.note:
         lines.append(f"note:     {sweep.note}")
-    lines += [f"note:     {note}" for findings in inputs.findings for note in findings.notes]
+    lines += [f"note:     {note}" for note in class_notes(inputs.findings)]
     if inputs.outside:
         lines.append(f"note:     {passed_over_note(str(dataset.root), inputs.outside)}")
     lines += [f"note:     {copies.note}" for copies in inputs.copies]
@@ -48,6 +49,15 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
         return [*lines, f"trials:   none yet, on base {sweep.base}"]
     lines.append(f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}")
     return [*lines, *_no_longer(plan, sweep, folder)]
+
+
+def class_notes(findings: Sequence[ClassFindings]) -> list[str]:
+    """The notes on classes; one that is the same for several classes is one line for all."""
+    classes: dict[str, list[str]] = {}
+    for of_class in findings:
+        for note in of_class.notes:
+            classes.setdefault(note.removeprefix(f"{of_class.name}: "), []).append(of_class.name)
+    return [f"{', '.join(names)}: {text}" for text, names in classes.items()]
 
 
 def _no_longer(plan: Plan, sweep: Sweep, folder: Path) -> list[str]:
@@ -83,20 +93,29 @@ def work_lines(work: WorkEstimate | None) -> list[str]:
     """The work of a plan, with and without sharing."""
     if work is None or not work.stages[0]:
         return []
-    hours = "not known before a first trial has trained"
-    if work.hours is not None:
-        hours = (
-            f"{work.hours[1]:.2g} compute-hours of training by the steps measured so far{_instead(*work.hours, '.2g')}"
-        )
     return [
-        f"stages:   {work.stages[1]:,} to train at most{_instead(*work.stages, ',')}",
-        f"forwards: {work.forwards[1]:,} images at most{_instead(*work.forwards, ',')}",
-        f"expected: {hours}",
+        f"stages:   {work.stages[1]:,} to train at most{_instead(*work.stages)}",
+        f"forwards: {work.forwards[1]:,} images at most{_instead(*work.forwards)}",
+        *expected_lines(work),
     ]
 
 
-def _instead(alone: float, shared: float, form: str) -> str:
-    return f", {alone:{form}} without sharing" if alone > shared else ""
+def expected_lines(work: WorkEstimate | None) -> list[str]:
+    """The time that the work of a plan takes on one worker; empty without work."""
+    if work is None or not work.stages[0]:
+        return []
+    text = "not known before a first trial has trained; --dry-run times a step"
+    if work.hours is not None:
+        alone, shared = (duration_text(3600 * hours) for hours in work.hours)
+        text = f"{shared} of training by the steps measured so far"
+        text += f", {alone} without sharing" if work.hours[0] > work.hours[1] else ""
+    elif work.by_a_step is not None:
+        text = f"about {duration_text(work.by_a_step)} of training and features with 1 worker on this machine, by a step timed here"
+    return [f"expected: {text}"]
+
+
+def _instead(alone: int, shared: int) -> str:
+    return f", {alone:,} without sharing" if alone > shared else ""
 
 
 def plan_lines(plan: Plan, search: SearchKeys | None = None) -> list[str]:

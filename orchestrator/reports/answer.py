@@ -432,7 +432,8 @@ def _warnings(comparison: Comparison, current_code: str | None) -> list[str]:
         sentences.append(f"{which} were made by other code than today's (stale), which may give other numbers.")
     counts = []
     if comparison.confounded:
-        counts.append(f"{counted(len(comparison.confounded), 'variant')} confounded (†)")
+        many = counted(len(comparison.confounded), "variant")
+        counts.append(f"{many} confounded (†: a setting differs that is not compared)")
     if alike := identity_notes(variants):
         counts.append(f"{counted(len(alike), 'group')} of identical variants")
     if flags := {flag for trial in trials for flag in trial.flags}:

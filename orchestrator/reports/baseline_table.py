@@ -54,12 +54,12 @@ class BaselineComparison:
     baselines: Mapping[int, int]
     results: Mapping[int, PairedComparison]
 
-    def csv_values(self, column: int) -> list[tuple[str, float | str | None, int]]:
-        """Return one column's numbers and its verdict for the CSV as (name, value, n)."""
+    def csv_values(self, column: int) -> list[tuple[str, float | None, int, str | None]]:
+        """Return the numbers of a column, then its verdict, as (name, number, n, verdict)."""
         if column not in self.results:
             return []
         result = self.results[column]
-        values: dict[str, float | str | None] = {
+        values: dict[str, float | None] = {
             "difference": result.difference,
             "difference_low": result.low,
             "difference_high": result.high,
@@ -72,12 +72,12 @@ class BaselineComparison:
             "p_holm": result.p_holm,
             EFFECT_NAME: result.effect,
             "seed_noise": result.noise,
-            "verdict": result.verdict() or None,
         }
-        return [(f"{self.metric}_{name}", value, result.n) for name, value in values.items()]
+        numbers = [(f"{self.metric}_{name}", value, result.n, None) for name, value in values.items()]
+        return [*numbers, (f"{self.metric}_verdict", None, result.n, result.verdict() or None)]
 
 
-def _errors(result: PairedComparison) -> dict[str, float | str | None]:
+def _errors(result: PairedComparison) -> dict[str, float | None]:
     return {"difference_low_error": result.low_error, "difference_high_error": result.high_error}
 
 

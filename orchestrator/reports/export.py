@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from moleflow.errors import InvalidInput
+from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.files import write_atomically
 from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.make import stored_report
@@ -27,6 +28,10 @@ What = Literal["tables", "trials", "metrics", "scores", "curves", "attempts"]
 Format = Literal["csv", "latex", "markdown", "parquet"]
 WHAT: tuple[What, ...] = get_args(What)
 FORMATS: tuple[Format, ...] = get_args(Format)
+SUFFIXES: Mapping[str, Format] = MappingProxyType(
+    {".csv": "csv", ".tex": "latex", ".md": "markdown", ".parquet": "parquet"}
+)
+"""{ending of a file's name: its format}."""
 ROWS_AT_ONCE = 10_000
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
@@ -48,6 +53,7 @@ def export_tables(
     everything: bool = False,
     document: bool = False,
     table: str | None = None,
+    caption: str | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str]:
     """Yield the exported text in pieces.
@@ -62,6 +68,7 @@ def export_tables(
         document: a whole LaTeX document instead of tables to put into one.
         table: one of the comparison tables in LaTeX or Markdown, by its number from 1 or the
             beginning of its title; None = all.
+        caption: the caption of that table in LaTeX; None = its title and images.
         note: called with a line about each damaged part if the format is CSV, which has no notes.
 
     Raises:
@@ -80,10 +87,12 @@ def export_tables(
         raise InvalidInput(
             "--table: is for the comparison tables in LaTeX or Markdown; give --format latex or markdown"
         )
+    if caption is not None and (form != "latex" or table is None):
+        raise InvalidInput("--caption: is for one table in LaTeX; give --format latex and --table NUMBER too")
     sweep, store = read_sweep_folder(place), ResultStore(place)
     if what == "tables":
         report = stored_report(place, sweep, everything, split=split, store=store)
-        yield render_report(report if table is None else with_one_table(report, table), form, document)
+        yield render_report(report if table is None else with_one_table(report, table), form, document, caption)
     else:
         yield from csv_pieces(rows_to_export(place, what, split, everything, store))
     if form == "csv":
@@ -106,10 +115,34 @@ def with_one_table(report: Report, asked: str) -> Report:
     return replace(report, tables=tuple(found), answer=None)
 
 
-def render_report(report: Report, form: Format, document: bool = False) -> str:
+def format_of(given: str | None, path: Path | None) -> Format:
+    """Return the format of an export: the one that was given, that of the file's name, or CSV.
+
+    Raises:
+        InvalidInput: there is no such format, the name's ending is none of SUFFIXES, or both
+            contradict each other.
+    """
+    if given is not None and given not in FORMATS:
+        raise InvalidInput(f"--format: given '{given}', allowed: {' | '.join(FORMATS)}{did_you_mean(given, FORMATS)}")
+    form: Format | None = next((one for one in FORMATS if one == given), None)
+    if path is None:
+        return form or "csv"
+    named = SUFFIXES.get(path.suffix.lower())
+    if named is None:
+        hint = "; for a chart: --figure FILE" if path.suffix.lower() in (".pdf", ".svg", ".png") else ""
+        raise InvalidInput(f"--to: given '{path}', allowed: a file whose name ends in {' | '.join(SUFFIXES)}{hint}")
+    if form not in (None, named):
+        fitting = next(suffix for suffix, of in SUFFIXES.items() if of == form)
+        raise InvalidInput(
+            f"--to: given '{path}' with --format {form}, allowed: a name that ends in {fitting}, or --format {named}"
+        )
+    return named
+
+
+def render_report(report: Report, form: Format, document: bool = False, caption: str | None = None) -> str:
     """Return a report in one of the formats, without the lock that only report.md carries."""
     if form == "latex":
-        return latex_document(report.latex()) if document else report.latex()
+        return latex_document(report.latex(caption)) if document else report.latex(caption)
     return report.csv() if form == "csv" else report.body()
 
 

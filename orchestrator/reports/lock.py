@@ -42,6 +42,7 @@ REPORT_CODE = (
     "moleflow.metrics",
     "moleflow.settings.knob_history",
     "moleflow.settings.task_list",
+    "orchestrator.host.durations",
     "orchestrator.host.printable_text",
     "orchestrator.reports",
     "orchestrator.results",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TypeVar
 
+from orchestrator.host.durations import duration_text
 from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import BY_TASK, CONTINUAL, MAIN, MEAN, MEASURES, METRICS
 from orchestrator.reports.notes import mean_notes, same_columns
@@ -94,8 +95,8 @@ def means_and_cost_tables(comparison: Comparison, names: Sequence[str]) -> list[
         "LoRA scaling": lambda v: _distinct((t.lora_scaling for t in v.trials), lambda x: f"{x:.6g}"),
         "Parameters": lambda v: _distinct((t.parameters_total for t in v.trials), lambda x: f"{x:,}"),
         "Parameters per task": lambda v: _distinct((t.parameters_per_task for t in v.trials), _by_task_text),
-        "Compute-hours spent": lambda v: f"{sum(t.seconds_spent for t in v.trials) / 3600:.3g}",
-        "Compute-hours reused": lambda v: f"{sum(t.seconds_reused for t in v.trials) / 3600:.3g}",
+        "Compute time spent": lambda v: duration_text(sum(t.seconds_spent for t in v.trials)),
+        "Compute time reused": lambda v: duration_text(sum(t.seconds_reused for t in v.trials)),
     }
     first_cost = len(rows)
     rows += [(name, tuple(Cell(text(v)) for v in variants)) for name, text in costs.items()]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moleflow.errors import counted
+from orchestrator.host.durations import duration_text
 from orchestrator.reports.differences import (
     LORA_SCALING,
     SEEDS,
@@ -25,6 +26,7 @@ from orchestrator.results.schema import FINISHED, rows_of
 from orchestrator.results.store import ResultStore
 
 DATASETS = {"embedded": "embedded (generated images)"}
+CHANGE = "Change is (b-a)/a of the means, with a the baseline."
 COST = "cost: "
 """The beginning of the header line about cost."""
 _SHOWN = 10
@@ -64,19 +66,20 @@ def untested_lines(judged: Comparison) -> tuple[str, ...]:
 
 def _cost(trials: Sequence[FinishedTrial]) -> str:
     """Return the cost of all attempts, and the cost if no trial had reused stages of another."""
-    lost, saved = sum(t.seconds_lost for t in trials) / 3600, sum(t.seconds_saved for t in trials) / 3600
-    spent = sum(t.seconds_spent for t in trials) / 3600 + lost
-    text = f"{COST}{spent:.3g} compute-hours spent"
+    lost, saved = sum(t.seconds_lost for t in trials), sum(t.seconds_saved for t in trials)
+    spent = sum(t.seconds_spent for t in trials) + lost
+    text = f"{COST}{duration_text(spent)} of compute time spent"
     ends = Counter(end for t in trials for end in t.unfinished)
     if ends:
         each = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
-        text += f", {lost:.3g} of them in attempts that did not finish ({each})"
+        text += f", {duration_text(lost)} of it in attempts that did not finish ({each})"
     if saved == 0:
         return f"{text}; no training was shared"
     # A trial's own failed attempts may have trained what it reused, which then saved nothing.
     least = "at least " if any(t.seconds_saved < t.seconds_reused for t in trials) else ""
     share = 100 * saved / (spent + saved)
-    return f"{text}; {least}{spent + saved:.3g} without sharing, so {least}{saved:.3g} ({share:.0f}%) saved"
+    without = f"{least}{duration_text(spent + saved)} without sharing"
+    return f"{text}; {without}, so {least}{duration_text(saved)} ({share:.0f}%) saved"
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -147,7 +150,14 @@ def _densities(variants: Sequence[VariantColumn]) -> list[str]:
 
 def _flags(variants: Sequence[VariantColumn]) -> list[str]:
     flags = grouped((flag, v.label) for v in variants for flag in dict.fromkeys(f for t in v.trials for f in t.flags))
-    return [f"flag: {flag}{_where(labels, len(variants))}" for flag, labels in flags.items()]
+    classes = {name for v in variants for name in v.classes}
+    # The same flag of several classes is one line.
+    lines: dict[tuple[str, str], list[str]] = {}
+    for flag, labels in flags.items():
+        name, colon, text = flag.partition(": ")
+        own = colon and name in classes
+        lines.setdefault((text if own else flag, _where(labels, len(variants))), []).extend([name] if own else [])
+    return [f"flag: {', '.join(names)}{': ' * bool(names)}{text}{where}" for (text, where), names in lines.items()]
 
 
 def _where(labels: Sequence[str], columns: int) -> str:
@@ -232,7 +242,7 @@ def _baseline(comparison: Comparison, baseline: Mapping[str, object] | None) -> 
     without = [comparison.variants[k].label for k, of in pairs if of is None]
     if len(without) == len(pairs):
         return [f"No change is given: no finished trial fits the baseline `{name}` yet."]
-    lines = ["Change is (b-a)/a of the means, with a the baseline."]
+    lines = [CHANGE]
     if len({of for of in comparison.baselines if of is not None}) > 1:
         labels = [variant.label for variant in comparison.variants]
         each = [f"`{labels[k]}` against `{labels[of]}`" for k, of in pairs if of is not None and of != k]

@@ -190,10 +190,15 @@ def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
 
 
 def run_records(rows: PublishedRows, run: PublishedRun) -> list[tuple[object, ...]]:
-    """Return a run as rows of a report's CSV, with its figures as printed."""
+    """Return a run as rows of a report's CSV: its figures as numbers, and as printed."""
     own = " ".join(["published", *confound_marks(rows, run)])
     n = None if run.settings.get("seed") in (None, NOT_RECORDED) else 1
-    return [(rows.dataset, run.label, *place, figure, None, n, None, own) for place, figure in run.figures().items()]
+    records: list[tuple[object, ...]] = []
+    for place, figure in run.figures().items():
+        spread = figure.partition(" ± ")[2]
+        sd = float(figure_value(spread)) if spread else None
+        records.append((rows.dataset, run.label, *place, float(figure_value(figure)), sd, n, None, own, figure))
+    return records
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ def _longest_word(text: str) -> int:
 
 
 def _is_number(text: str) -> bool:
-    """Say whether a cell is empty, or numbers with signs and the words of intervals and p."""
-    digits = re.sub(r"(?<=\d)e[-+]?(?=\d)|\b(from|to|floor|n|x)\b", "", text)
+    """Say whether a cell is empty, or numbers with signs, units of time and words of intervals."""
+    digits = re.sub(r"(?<=\d)e[-+]?(?=\d)|\b(from|to|floor|n|x|s|min|h)\b", "", text)
     return not re.search(r"[^\W\d_]", digits)
 
 

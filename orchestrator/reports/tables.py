@@ -28,6 +28,7 @@ from orchestrator.reports.notes import (
     untested_lines,
 )
 from orchestrator.reports.number_format import relative_change, setting_text
+from orchestrator.reports.paper_tables import notes_for_authors, paper_caption, paper_table
 from orchestrator.reports.published import Published, run_records
 from orchestrator.reports.published_columns import chosen_runs, published_columns_tables
 from orchestrator.reports.render import (
@@ -48,7 +49,7 @@ Record = tuple[object, ...]
 """One row of the CSV."""
 ABOUT = "Data, settings and cost"
 """The heading of the header's lines where an answer is at the top."""
-_CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks")
+_CSV = ("dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks", "text")
 
 
 @dataclass(frozen=True)
@@ -96,20 +97,31 @@ class Report:
             parts.append("\n".join([f"## {ABOUT}", "", *markdown_list(self.header), ""]))
         return "\n".join(parts)
 
-    def latex(self) -> str:
-        """Return the tables for a LaTeX document that loads booktabs and threeparttable."""
+    def latex(self, caption: str | None = None) -> str:
+        """Return the tables for a LaTeX document that loads booktabs and threeparttable.
+
+        Args:
+            caption: the caption in place of the tables' own.
+        """
         said = [] if self.answer is None else [f"{name}: {text}" for name, text in self.answer.parts]
         comment = [f"% {single_line(line)}" for line in (self.title, *said, *self.header)]
         name = self.title.partition(":")[0]
-        tables = [
-            latex_table(table, f"{self.title}: {table.title} ({self.header[0]})", latex_label(name, table.title))
-            for table in self.tables
-        ]
+        tables = []
+        for number, table in enumerate(self.tables):
+            # Only the first one says which images they are about.
+            shown = paper_table(table, () if number else self.header)
+            own = paper_caption(table, self.header) if caption is None else caption
+            tables += [f"% {single_line(note)}" for note in notes_for_authors(table)]
+            tables += [latex_table(shown, own, latex_label(name, table.title))] * bool(shown.rows)
         missing = [f"\\paragraph{{Not in the tables}} {latex_text(' '.join(self.missing))}\n"] if self.missing else []
         return "\n".join([*comment, "% needs \\usepackage{booktabs,threeparttable}", "", *tables, *missing])
 
     def csv(self) -> str:
-        """Return one row for each variant, class and metric; `change` is (b-a)/a, no percentage."""
+        """Return one row for each variant, class and metric.
+
+        `change` is (b-a)/a, no percentage. Words have columns of their own: `text` holds verdicts,
+        and published figures as they are printed.
+        """
         return csv_text(_CSV, self.records)
 
 
@@ -271,16 +283,16 @@ def _records(
                 dataset, label, marks = own[k]
                 change = None if of is None else relative_change(summaries[of], s)
                 marked = " ".join([*marks, *["‡"] * (partial and s.n > 0)])
-                records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, change, marked))
+                records[k].append((dataset, label, class_name, metric, s.mean, s.sd, s.n, change, marked, None))
     for class_name, kind, metric, of_variants in kinds_summaries(comparison, classes, kinds):
         for k, s in enumerate(of_variants):
             dataset, label, marks = own[k]
             name = f"image_{metric}_{kind}"
-            records[k].append((dataset, label, class_name, name, s.mean, s.sd, s.n, None, " ".join(marks)))
+            records[k].append((dataset, label, class_name, name, s.mean, s.sd, s.n, None, " ".join(marks), None))
     for k, (dataset, label, marks) in enumerate(own):
-        for name, value, n in (values for of in compared for values in of.csv_values(k)):
-            records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))
+        for name, value, n, text in (values for of in compared for values in of.csv_values(k)):
+            records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks), text))
     for k, name, value, n in (record for of in ranked for record in of.records):
         dataset, label, marks = own[k]
-        records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks)))
+        records[k].append((dataset, label, MEAN, name, value, None, n, None, " ".join(marks), None))
     return tuple(record for of_variant in records for record in of_variant)

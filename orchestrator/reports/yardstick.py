@@ -90,7 +90,7 @@ def yardstick_records(yardsticks: Sequence[VariantColumn], classes: Sequence[str
         for class_name in (*classes, MEAN):
             for metric in METRICS:
                 s = column.summary(class_name, metric)
-                records.append((dataset, column.label, class_name, metric, s.mean, s.sd, s.n, None, "yardstick"))
+                records.append((dataset, column.label, class_name, metric, s.mean, s.sd, s.n, None, "yardstick", None))
     return tuple(records)
 
 

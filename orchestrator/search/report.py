@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from moleflow.files import write_atomically
+from orchestrator.host.durations import duration_text
 from orchestrator.reports.render import ABSENT, Cell, Table, markdown_list, markdown_table
 from orchestrator.results.store import ResultStore
 from orchestrator.search.failures import failure_sentence
@@ -105,7 +106,7 @@ def _facts(study: optuna.Study, space: Space, store: ResultStore, tested: bool) 
         f"{counts[TrialState.FAIL] - repeated} failed, impossible or taken over, {counts[TrialState.RUNNING]} running, of "
         f"{search.trials}",
         *(line for line in (exhausted_sentence(study, space), failure_sentence(study)) if line),
-        f"cost: {len(attempts)} attempts at trials, {spent / 3600:.2f} compute-hours",
+        f"cost: {len(attempts)} attempts at trials, {duration_text(spent)} of compute time",
         SELECTED.format(
             anomalies=_ANOMALIES.get(config.data.validation_anomalies, config.data.validation_anomalies),
             tests=_TESTS if tested else _NO_TESTS if not search.finalists else _NONE_COMPLETE,
@@ -120,7 +121,7 @@ def _facts(study: optuna.Study, space: Space, store: ResultStore, tested: bool) 
 
 
 def _saved_by_pruning(attempts: Sequence[Mapping[str, float | str]], trials: Sequence[FrozenTrial], seeds: int) -> str:
-    """Estimate the compute-hours that pruning saved.
+    """Estimate the compute time that pruning saved.
 
     Without pruning, each trial of a pruned configuration would have cost the mean of finished ones.
     """
@@ -132,8 +133,8 @@ def _saved_by_pruning(attempts: Sequence[Mapping[str, float | str]], trials: Seq
         return "pruning saved: unknown, as no trial has finished"
     whole = len(pruned) * seeds * sum(finished) / len(finished)
     return (
-        f"pruning saved about {max(0.0, whole - cost) / 3600:.2f} compute-hours: {len(pruned)} configurations at the mean cost of "
-        "finished trials, minus their own cost"
+        f"pruning saved about {duration_text(max(0.0, whole - cost))} of compute time: {len(pruned)} configurations at the mean "
+        "cost of finished trials, minus their own cost"
     )
 
 

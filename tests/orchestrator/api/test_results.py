@@ -85,7 +85,7 @@ def test_the_comparison_is_that_of_the_report(split, results):
     for one in comparison.differences:
         assert (one.variant, one.baseline, one.n) == ("focal_gamma=2", "focal_gamma=0", 2)
         assert one.difference == float(rows[one.variant, "Mean", f"{one.metric}_difference"]["mean"])
-        assert one.text == rows[one.variant, "Mean", f"{one.metric}_verdict"]["mean"]
+        assert one.text == rows[one.variant, "Mean", f"{one.metric}_verdict"]["text"]
         assert one.text.startswith(one.verdict)
         assert one.by_seed.keys() == {0, 1}
 

@@ -574,7 +574,7 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         (["report", "image"], "image: no such folder. Did you mean 'images'?"),
         (["dashboard", "nodir"], "nodir: no such folder; give a results folder"),
         (["dashboard", "base.yaml"], "base.yaml: is a file; give the folder that a run printed as 'results'"),
-        (["verify", "images/report.csv"], "only report.md can be verified; give images/report.md"),
+        (["verify", "images/report.csv"], "only a report in Markdown can be verified; give images/report.md"),
         (["sweep.yaml", "--workers", "9999"], "--workers: given '9999', allowed: a whole number from 1 to 1024"),
         (["sweep.yaml", "--threads", "9999"], "--threads: given '9999', allowed: a whole number from 1 to 1024"),
     ],

@@ -26,12 +26,27 @@ def test_a_figure_and_the_trials_are_written_to_files(finished, command):
     assert trials["variant"].to_pylist() == ["focal_gamma=0"] * 2 + ["focal_gamma=2"] * 2
 
 
+def test_the_format_follows_from_the_name_of_the_file(finished, command):
+    for name, begins in (("t.tex", "% small:"), ("t.CSV", "dataset,variant,"), ("t.md", "# small:")):
+        ended = command("export", ONE, "--to", name)
+        assert (ended.code, ended.err) == (0, f"written: {name}\n")
+        assert (finished / name).read_text().startswith(begins)
+    assert command("export", ONE, "--what", "scores", "--to", "s.parquet").code == 0
+    assert pq.read_table(finished / "s.parquet").num_rows > 0
+
+
+def test_a_table_has_the_caption_that_was_asked_for(finished, command):
+    own = command("export", ONE, "--table", "1", "--to", "own.tex", "--caption", "Gamma, 50% of it.")
+    assert own.code == 0, own.err
+    assert "\\caption{Gamma, 50\\% of it.}" in (finished / "own.tex").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--into", "x"], "--into: is for a tracker; give --to mlflow | tensorboard | wandb too"),
         (["--chart", "1"], "--chart: needs --figure FILE"),
-        (["--to", "mlfow"], "--to: given 'mlfow', which is no tracker. Did you mean 'mlflow'? For a file of that name"),
+        (["--to", "mlfow"], "--to: given 'mlfow', which is no tracker. Did you mean 'mlflow'? For a file, give its"),
         (["--to", "mlflow", "--what", "scores"], "--what: has no meaning for an export to a tracker"),
         (["--to", "wandb", "--into", "https://host/x"], "--into: given 'https:/host/x', allowed: a folder"),
         (["--to", "wandb", "--into", "sweep.yaml"], "--into: given 'sweep.yaml', allowed: a folder"),
@@ -40,7 +55,21 @@ def test_a_figure_and_the_trials_are_written_to_files(finished, command):
         (["--figure", "a.jpg"], "--figure: given 'a.jpg', allowed: a file whose name ends in .pdf | .svg | .png"),
         (["--figure", ""], "--figure: given ''"),
         (["--format", "parquet"], "give a file, such as --to trials.parquet"),
-        (["--format", "parquet", "--to", "x"], "--format: parquet is for --what trials | metrics"),
+        (["--format", "parquet", "--to", "x.parquet"], "--format: parquet is for --what trials | metrics"),
+        (["--to", "t.parquet"], "--format: parquet is for --what trials | metrics"),
+        (["--to", "csv"], "--to: given 'csv', allowed: a file whose name ends in .csv | .tex | .md | .parquet"),
+        (["--to", "t.xlsx"], "--to: given 't.xlsx', allowed: a file whose name ends in .csv"),
+        (["--format", "latex", "--to", "paper.pdf"], ".parquet; for a chart: --figure FILE"),
+        (
+            ["--format", "latex", "--to", "t.csv"],
+            "given 't.csv' with --format latex, allowed: a name that ends in .tex",
+        ),
+        (
+            ["--format", "latx"],
+            "--format: given 'latx', allowed: csv | latex | markdown | parquet. Did you mean 'latex'?",
+        ),
+        (["--caption", "Mine."], "--caption: is for one table in LaTeX; give --format latex and --table NUMBER"),
+        (["--to", "mlflow", "--caption", "Mine."], "--caption: has no meaning for an export to a tracker"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line_and_write_nothing(finished, command, contents, words, said):

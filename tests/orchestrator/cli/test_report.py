@@ -26,7 +26,7 @@ def test_two_sweeps_side_by_side(two, command, contents):
     assert "## Change against focal_gamma=0 (small, other)" in ended.out
     assert contents(two) == before
     as_csv = command("compare", TWO, ONE, "--format", "csv").out.splitlines()
-    assert as_csv[0] == "dataset,variant,class,metric,mean,sd,n,change,marks"
+    assert as_csv[0] == "dataset,variant,class,metric,mean,sd,n,change,marks,text"
     assert "focal_gamma=2 (small)" in {line.split(",")[1] for line in as_csv}
     latex = command("compare", ONE, TWO, "--format", "latex", "--baseline", "focal_gamma=4").out
     assert "\\toprule" in latex
@@ -54,7 +54,7 @@ def test_folders_of_one_name_are_told_apart(finished, command):
         (["export", "images"], "images: holds no sweep"),
         (["export", ONE, "--what", "score"], "--what: given 'score', allowed: tables | trials"),
         (["export", ONE, "--what", "scores", "--format", "latex"], "allowed: csv"),
-        (["export", ONE, "--to", "results"], "--to: results is a folder"),
+        (["export", ONE, "--to", "results"], "--to: given 'results', allowed: a file whose name ends in .csv | .tex"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(finished, command, words, said):

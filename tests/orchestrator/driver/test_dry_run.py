@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -27,6 +28,26 @@ def test_a_sound_sweep_passes_and_nothing_is_kept(place, command):
         r"memory:   the largest trial takes [\d.e-]+ GB on its device, besides its process \(counted from the tensors"
     )
     assert re.search(memory, ended.out)
+    (expected,) = [line for line in ended.out.splitlines() if line.startswith("expected: ")]
+    assert re.fullmatch(r"expected: about .* of training and features with 1 worker on this machine, by .*", expected)
+    assert expected in command("plan", "sweep.yaml").out.splitlines()
+
+
+def test_the_time_of_a_plan_follows_from_the_step_that_a_dry_run_timed(place, command):
+    assert "not known before a first trial has trained" in command("plan", "sweep.yaml").out
+    assert command("sweep.yaml", "--dry-run", "--quiet").code == 0
+    costs = list((place / "cache/costs").iterdir())
+    for path in costs:  # 60 s a step and none for features.
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"step_seconds": 60.0, "image_seconds": 0.0}))
+    planned = json.loads(command("plan", "sweep.yaml", "--json").out)["to_do"]
+    assert planned["hours"] is None
+    # 3 batches of 4 in 12 images, 2 epochs, 2 tasks, 4 trials: 48 steps.
+    assert planned["by_a_step"] == 48 * 60.0
+    said = "expected: about 48 min of training and features with 1 worker"
+    assert said in command("plan", "sweep.yaml").out
+    for path in costs:
+        path.write_text("{}")  # As other code may leave it.
+    assert "not known before a first trial has trained" in command("plan", "sweep.yaml").out
 
 
 def test_the_variant_that_would_fail_is_named_and_the_others_are_tried(place, command, edit):

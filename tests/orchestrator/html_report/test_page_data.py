@@ -8,7 +8,7 @@ from orchestrator.html_report.best_and_worst import extreme_trials
 from orchestrator.reports.final_metrics import MEAN
 
 
-def test_a_confound_and_a_setting_without_effect_are_caveats_of_their_variants(keep, trial, page_data_of):
+def test_a_confound_and_a_setting_without_effect_are_caveats_of_their_variants(keep, trial, page_data_of, page_of):
     same = {"state_digest": "one", "scores_digest": "one"}
     place = keep([trial(0.0, **same), trial(1.0, **same), trial(2.0, torch="2.0.0")])
     page_data = page_data_of(place)
@@ -23,6 +23,9 @@ def test_a_confound_and_a_setting_without_effect_are_caveats_of_their_variants(k
         "focal_gamma=2 †",
     ]
     assert page_data.variant_names[0].endswith(" ∅")
+    section = page_of(place).read_text(encoding="utf-8").partition('<section id="tables"')[2].partition("<div")[0]
+    assert "† behind a name: a setting differs that is not compared." in section
+    assert "∅ behind a name: identical to another variant." in section
 
 
 def test_of_many_variants_the_baseline_the_best_and_the_worst_are_chosen(keep, trial, page_data_of):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moleflow.data.findings import ClassFindings
+from orchestrator.host.durations import duration_text
 from orchestrator.plan import listing
 from orchestrator.plan.cost_estimate import WorkEstimate
 from orchestrator.results.store import ResultStore
@@ -26,13 +29,16 @@ def test_lines_show_the_work_without_sharing_only_if_it_is_more() -> None:
     assert listing.work_lines(WorkEstimate((12, 5), (4_000, 1_000), (3.0, 1.5))) == [
         "stages:   5 to train at most, 12 without sharing",
         "forwards: 1,000 images at most, 4,000 without sharing",
-        "expected: 1.5 compute-hours of training by the steps measured so far, 3 without sharing",
+        "expected: 1 h 30 min of training by the steps measured so far, 3 h without sharing",
     ]
     assert listing.work_lines(WorkEstimate((5, 5), (100, 100), None)) == [
         "stages:   5 to train at most",
         "forwards: 100 images at most",
-        "expected: not known before a first trial has trained",
+        "expected: not known before a first trial has trained; --dry-run times a step",
     ]
+    assert listing.work_lines(WorkEstimate((5, 5), (100, 100), None, 240.0))[-1] == (
+        "expected: about 4 min of training and features with 1 worker on this machine, by a step timed here"
+    )
     assert listing.work_lines(None) == listing.work_lines(WorkEstimate((0, 0), (0, 0), None)) == []
 
 
@@ -64,12 +70,21 @@ def test_classes_on_which_some_metrics_are_undefined_are_named_first(place, draw
     assert plan["passed_over"] == {"bolt": [reason], "cloth": [], "nut": [], "tile": []}
 
 
+def test_a_note_that_classes_share_is_one_line() -> None:
+    without = ClassFindings("tile", 9, {"good": 2, "cut": 2}, 0, (), (), (), {"pixel": "it has no masks"})
+    other = replace(without, name="brush", split="no test folder")
+    assert listing.class_notes([without, other]) == [
+        "tile, brush: it has no masks: no pixel metric is defined",
+        "brush: no test folder",
+    ]
+
+
 def test_a_plan_and_a_run_begin_with_the_work_that_trials_share(place: Path, edit: Any, command: Any) -> None:
     edit(version="v3", grid={"image_score": ["max", "top_k"], "smoothing": [0.0, 2.0]}, report=None, seeds=1)
     first = [
         "stages:   2 to train at most, 8 without sharing",
         "forwards: 40 images at most, 160 without sharing",
-        "expected: not known before a first trial has trained",
+        "expected: not known before a first trial has trained; --dry-run times a step",
     ]
     assert sharing_lines(command("plan", "sweep.yaml").out) == first
     ran = command("sweep.yaml", "--backend", "inline")
@@ -80,7 +95,7 @@ def test_a_plan_and_a_run_begin_with_the_work_that_trials_share(place: Path, edi
     stages, forwards, expected = sharing_lines(command("plan", "sweep.yaml").out)
     assert stages == "stages:   2 to train at most, 8 without sharing"
     assert forwards.startswith("forwards: 40 images at most")
-    assert "compute-hours of training by the steps measured so far" in expected
+    assert "of training by the steps measured so far" in expected
     to_do = json.loads(command("plan", "sweep.yaml", "--json").out)["to_do"]
     assert to_do["stages"] == [8, 2]
     assert to_do["hours"][0] == pytest.approx(4 * to_do["hours"][1])
@@ -94,10 +109,11 @@ def test_a_run_ends_with_the_cost_line_of_its_report(place: Path, edit: Any, com
         report = (place / "results/small/report.md").read_text()
         (words,) = [line.removeprefix("- cost: ") for line in report.splitlines() if line.startswith("- cost: ")]
         assert ran.out.splitlines()[-3] == f"cost:    {words}"
-        assert re.fullmatch(r"\S+ compute-hours spent; \S+ without sharing, so \S+ \(\d+%\) saved", words)
     rows = ResultStore(place / "results/small").read("attempts", ["seconds_spent", "seconds_reused"]).to_pylist()
-    spent, reused = (sum(row[name] for row in rows) / 3600 for name in ("seconds_spent", "seconds_reused"))
-    assert words.startswith(f"{spent:.3g} compute-hours spent; {spent + reused:.3g} without sharing, so {reused:.3g} (")
+    spent, reused = (sum(row[name] for row in rows) for name in ("seconds_spent", "seconds_reused"))
+    whole, saved = duration_text(spent + reused), duration_text(reused)
+    text = f"{duration_text(spent)} of compute time spent; {whole} without sharing, so {saved} ("
+    assert re.fullmatch(rf"{re.escape(text)}\d+%\) saved", words)
 
 
 def test_the_plan_of_a_search_shows_its_space_and_its_final_test(edit: Any, command: Any) -> None:

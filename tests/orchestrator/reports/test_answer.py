@@ -261,7 +261,7 @@ def test_confounds_and_other_code_are_said_at_the_top(answer, add):
     of = answer(code="beef" * 16)
     assert "It also differs from its baseline in `training.epochs` (†)." in of.part(OVERTURN)
     assert "All 6 trials were made by other code than today's (stale), which may give other numbers." in of.part(MIND)
-    assert "1 variant confounded (†). The notes" in of.part(MIND)
+    assert "1 variant confounded (†: a setting differs that" in of.part(MIND)
 
 
 def test_the_ranking_has_the_best_on_top_and_the_baseline_in_its_place(answer, add_pairs):

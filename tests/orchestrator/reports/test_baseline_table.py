@@ -99,7 +99,8 @@ def test_pixel_auroc_has_a_table_of_its_own_over_the_seeds_alone(stored, add, ma
         assert words in section
     records = {(r["variant"], r["metric"]): r for r in csv.DictReader(io.StringIO(report.csv()))}
     assert float(records["focal_gamma=2", "pixel_auroc_difference_joint_low"]["mean"]) == pytest.approx(low)
-    assert records["focal_gamma=2", "pixel_auroc_verdict"]["mean"] == "better"
+    assert records["focal_gamma=2", "pixel_auroc_verdict"]["text"] == "better"
+    assert records["focal_gamma=2", "pixel_auroc_verdict"]["mean"] == ""
     assert ("focal_gamma=2", "pixel_auroc_difference_low_error") not in records
     assert ("focal_gamma=2", "image_auroc_difference_low_error") in records
     assert float(records["focal_gamma=2", "pixel_auroc_p_wilcoxon"]["mean"]) == 0.25

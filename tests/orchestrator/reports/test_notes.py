@@ -100,7 +100,7 @@ def test_the_header_says_data_versions_seeds_code_and_cost(stored, add):
         "- tasks in order, with their test images (defective ones in brackets): leather 80 (40), grid 80 (40)",
         "- computed on: Model A, torch 2.13.0",
         "- code: c0dec0dec0de (git abcdef012345, uncommitted changes)",
-        "- cost: 0.02 compute-hours spent; 0.03 without sharing, so 0.01 (33%) saved",
+        "- cost: 1 min 12 s of compute time spent; 1 min 48 s without sharing, so 36 s (33%) saved",
     ]
 
 
@@ -110,31 +110,31 @@ def cost_of(store):
 
 def test_the_cost_of_unfinished_attempts_is_named_and_their_work_is_no_saving(stored, add):
     add({GAMMA: 0.0}, 0, seconds_spent=3600.0, seconds_reused=0.0)
-    assert cost_of(stored()) == "1 compute-hours spent; no training was shared"
+    assert cost_of(stored()) == "1 h of compute time spent; no training was shared"
     # Its second attempt took from the store what the first one had trained.
     add({GAMMA: 2.0}, 0, attempt=1, status="interrupted", seconds_spent=1800.0, seconds_reused=0.0)
     add({GAMMA: 2.0}, 0, attempt=2, seconds_spent=1800.0, seconds_reused=1700.0)
-    words = "2 compute-hours spent, 0.5 of them in attempts that did not finish (1 interrupted)"
+    words = "2 h of compute time spent, 30 min of it in attempts that did not finish (1 interrupted)"
     assert cost_of(stored()) == f"{words}; no training was shared"
     # Of what this one took, its own first attempt can have trained half an hour at most.
     add({GAMMA: 2.0}, 1, attempt=1, status="failed", seconds_spent=1800.0, seconds_reused=0.0)
     add({GAMMA: 2.0}, 1, attempt=2, seconds_spent=1800.0, seconds_reused=5400.0)
-    words = "3 compute-hours spent, 1 of them in attempts that did not finish (1 failed, 1 interrupted)"
-    assert cost_of(stored()) == f"{words}; at least 4 without sharing, so at least 1 (25%) saved"
+    words = "3 h of compute time spent, 1 h of it in attempts that did not finish (1 failed, 1 interrupted)"
+    assert cost_of(stored()) == f"{words}; at least 4 h without sharing, so at least 1 h (25%) saved"
 
 
 def test_attempts_by_other_code_and_later_ones_reduce_no_saving(stored, add):
     add({GAMMA: 0.0}, attempt=1, status="failed", seconds_spent=1800.0, code_digest="0ther" * 12)
     add({GAMMA: 0.0}, attempt=2, seconds_spent=1800.0, seconds_reused=3600.0)
     add({GAMMA: 0.0}, attempt=3, status="interrupted", seconds_spent=3600.0)
-    words = "2 compute-hours spent, 1.5 of them in attempts that did not finish (1 failed, 1 interrupted)"
-    assert cost_of(stored()) == f"{words}; 3 without sharing, so 1 (33%) saved"
+    words = "2 h of compute time spent, 1 h 30 min of it in attempts that did not finish (1 failed, 1 interrupted)"
+    assert cost_of(stored()) == f"{words}; 3 h without sharing, so 1 h (33%) saved"
 
 
 def test_trials_that_are_not_in_the_tables_cost_nothing_there(stored, add):
     add({GAMMA: 0.0}, seconds_spent=3600.0, seconds_reused=0.0)
     add({GAMMA: 2.0}, status="failed", seconds_spent=7200.0, seconds_reused=0.0)
-    assert cost_of(stored()) == "1 compute-hours spent; no training was shared"
+    assert cost_of(stored()) == "1 h of compute time spent; no training was shared"
 
 
 def test_the_header_names_only_settings_that_all_columns_share(stored, add):
@@ -191,13 +191,26 @@ def test_a_table_whose_column_has_a_flag_shows_it(stored, add, start):
     add({"version": "v9"}, settings=FLAGGED[start], flags=json.dumps(flags))
     report = build_report(stored(), Recipe("t"))
     assert f"flag: {flags[0]} (in `v9`)" in report.tables[0].notes
-    assert f"flag: {latex_text(flags[0])}" in report.latex().partition("\\end{table}")[0]
+    assert f"% flag: {flags[0]}" in report.latex(), "a comment for the author"
+    assert f"flag: {latex_text(flags[0])}" not in report.latex().partition("\\begin{table}")[2]
 
 
 def test_a_flag_of_every_column_names_none(stored, add):
     for gamma in (0.0, 2.0):
         add({GAMMA: gamma}, flags='["weights: random"]')
     assert "- flag: weights: random\n" in markdown(stored())
+
+
+def test_a_flag_that_several_classes_share_is_one_line(stored, add):
+    for gamma in (0.0, 2.0):
+        flags = [f"{name}: no masks, so no pixel metrics" for name in ("leather", "grid")]
+        add({GAMMA: gamma}, flags=json.dumps([*flags, "weights: random", *["grid: odd"] * (gamma > 0)]))
+    found = [line for line in markdown(stored()).splitlines() if line.startswith("- flag: ")]
+    assert found == [
+        "- flag: leather, grid: no masks, so no pixel metrics",
+        "- flag: weights: random",
+        "- flag: grid: odd (in `focal_gamma=2`)",
+    ]
 
 
 ADAPTER = {"adapter.enabled": True, "adapter.task0": True}

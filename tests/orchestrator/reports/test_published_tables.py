@@ -21,7 +21,7 @@ def test_the_report_of_published_rows_names_both_means_and_bolds_none_of_them():
     assert "<!-- lock" not in markdown
     records = list(csv.DictReader(io.StringIO(report.csv())))
     one = next(r for r in records if (r["variant"], r["class"], r["metric"]) == ("published v2", "grid", "image_auroc"))
-    assert (one["mean"], one["sd"], one["n"], one["marks"]) == ("0.9850", "", "1", "published †")
+    assert (one["mean"], one["sd"], one["n"], one["marks"], one["text"]) == ("0.985", "", "1", "published †", "0.9850")
     assert "$\\ddagger$" in report.latex()
     assert not re.search(r"[†‡→]", report.latex())
 

@@ -186,8 +186,8 @@ def test_the_second_table_holds_the_other_means_and_the_cost(stored, add):
     assert table["LoRA scaling"] == ["0.03125", "0.0294118"]
     assert table["Parameters"] == ["1,234,567"] * 2
     assert table["Parameters per task"] == ["1,000,000 / 234,567"] * 2
-    assert table["Compute-hours spent"] == ["0.02"] * 2
-    assert table["Compute-hours reused"] == ["0.01"] * 2
+    assert table["Compute time spent"] == ["1 min 12 s"] * 2
+    assert table["Compute time reused"] == ["36 s"] * 2
 
 
 MEANS = "Means over the classes after the final task, and cost"
@@ -252,7 +252,7 @@ def test_csv_is_long_and_names_the_data_set(stored, add):
         add({GAMMA: 0.0}, seed, image=(0.9, 0.5))
         add({GAMMA: 2.0}, seed, image=(0.9, 0.6))
     records = list(csv.DictReader(io.StringIO(build_report(stored(), Recipe("t", baseline={GAMMA: 0.0})).csv())))
-    assert list(records[0]) == ["dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks"]
+    assert list(records[0]) == ["dataset", "variant", "class", "metric", "mean", "sd", "n", "change", "marks", "text"]
     found = {(r["variant"], r["class"], r["metric"]): r for r in records}
     assert len(found) == len(records)
     one = found["focal_gamma=2", "grid", "image_auroc"]
@@ -275,8 +275,9 @@ def test_latex_is_booktabs_with_everything_escaped(stored, add):
         "focal\\_gamma=2",
     ):
         assert word in latex
-    assert "\\caption{50\\% \\{x\\}: Per class, after the final task (dataset: embedded (generated images)" in latex
-    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 6
+    assert "\\caption{Per class, after the final task, on embedded (generated images).}" in latex
+    assert latex.startswith("% 50% {x}\n")
+    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 4
     body = "\n".join(line for line in latex.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[_#%]", body)
     for tabular in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", latex, flags=re.S):

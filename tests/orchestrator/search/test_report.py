@@ -50,9 +50,9 @@ def test_costs_savings_and_the_tested_configurations(driven, store_rows):
     text, path = write_search_report(one.study, one.space, tested, one.folder)
     assert path.read_text() == text
     assert "configurations: 3 complete, 1 pruned, 0 failed, impossible or taken over, 0 running, of 4" in text
-    assert "cost: 8 attempts at trials, 7.50 compute-hours" in text
+    assert "cost: 8 attempts at trials, 7 h 30 min of compute time" in text
     # Two seeds at the mean of 1 hour, of which half an hour was spent.
-    assert "pruning saved about 1.50 compute-hours: 1 configurations" in text
+    assert "pruning saved about 1 h 30 min of compute time: 1 configurations" in text
     assert "objectives: maximize image_auroc, mean over classes and 2 seed(s)" in text
     assert "sampler random, seed 0; pruner median" in text
     # Validation is the mean of 0.9 and 0.7, test 0.2 lower; `half` has one seed without rows.
