@@ -269,12 +269,12 @@ def test_what_to_mind_stands_once_above_all_tables(keep, trial, page_of):
     same = {"state_digest": "one", "scores_digest": "one"}
     trials = [trial(0.0, **same), trial(1.0, **same), *(trial(2.0, seed, torch="2.0.0") for seed in range(3))]
     text = page_of(keep(trials, not_run=["0123456789ab"])).read_text()
-    (mind,) = re.findall(r"<dt>Mind</dt>\s*<dd>(.*?)</dd>", text.replace("\N{NO-BREAK SPACE}", " "), re.DOTALL)
+    (mind,) = re.findall(r"<dt>Caution</dt>\s*<dd>(.*?)</dd>", text.replace("\N{NO-BREAK SPACE}", " "), re.DOTALL)
     assert "embedded (generated images): no figure carries over" in mind
     assert "5 of 5 trials were made by other code than today" in mind
     assert "1 variant confounded" in mind
     assert "1 group of identical variants" in mind
-    assert text.index("<dt>Mind</dt>") < text.index("<section")
+    assert text.index("<dt>Caution</dt>") < text.index("<section")
 
 
 def test_a_search_says_over_how_many_seeds_its_values_are():
