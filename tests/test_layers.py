@@ -22,6 +22,7 @@ HEAVY = {"torch", "timm", "FrEIA", "sklearn", "scipy", "ray", "submitit", "optun
 # Each room, and the rooms that it may import from. docs/architecture.md says what each one is.
 MOLEFLOW = {
     "errors": "",
+    "suggestions": "",
     "owner": "",
     "passing_errors": "",
     "files": "owner passing_errors",
@@ -30,8 +31,8 @@ MOLEFLOW = {
     "equal_code": "",
     "code_digest": "equal_code errors",
     "environment": "errors",
-    "settings": "errors passing_errors",
-    "data": "code_digest errors files passing_errors settings",
+    "settings": "errors passing_errors suggestions",
+    "data": "code_digest errors files passing_errors settings suggestions",
     "models": "settings",
     "cache": "code_digest environment errors files owner passing_errors settings",
     "features": "cache code_digest data environment errors files passing_errors settings",
@@ -42,32 +43,34 @@ ORCHESTRATOR = {
     "exit_codes": "",
     "host": "moleflow.errors moleflow.features",
     "results": "moleflow.errors moleflow.files moleflow.owner",
-    "sweep": "moleflow.errors moleflow.settings",
-    "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner",
+    "sweep": "moleflow.errors moleflow.settings moleflow.suggestions",
+    "records": "host results moleflow.cache moleflow.errors moleflow.files moleflow.owner moleflow.suggestions",
     "plan": "host results sweep moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "reports": "host records results sweep moleflow.code_digest moleflow.errors moleflow.files moleflow.metrics "
-    "moleflow.settings",
+    "moleflow.settings moleflow.suggestions",
     "trackers": "host records reports results moleflow.errors",
     "detectors": "records reports results moleflow.data moleflow.detection moleflow.errors moleflow.files "
-    "moleflow.settings",
+    "moleflow.settings moleflow.suggestions",
     "claims": "records reports results moleflow.errors moleflow.settings",
     "execution": "host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data moleflow.detection "
     "moleflow.environment moleflow.errors moleflow.features moleflow.settings moleflow.training",
     "backends": "execution host plan records results sweep moleflow.cache moleflow.code_digest moleflow.data "
     "moleflow.environment moleflow.errors moleflow.features moleflow.file_service moleflow.files moleflow.owner "
-    "moleflow.passing_errors moleflow.settings",
-    "monitor": "execution host records results moleflow.cache moleflow.errors moleflow.owner moleflow.passing_errors",
+    "moleflow.passing_errors moleflow.settings moleflow.suggestions",
+    "monitor": "execution host records results moleflow.cache moleflow.errors moleflow.owner moleflow.passing_errors "
+    "moleflow.suggestions",
     "search": "execution host records reports results sweep moleflow.cache moleflow.errors moleflow.files "
     "moleflow.settings",
     "doctor": "backends host sweep moleflow.cache moleflow.data moleflow.errors moleflow.features moleflow.settings",
     "html_report": "host monitor records reports results search moleflow.data moleflow.errors moleflow.files "
-    "moleflow.settings",
+    "moleflow.settings moleflow.suggestions",
     "driver": "backends detectors execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
     "moleflow.settings moleflow.training",
-    "api": "detectors exit_codes records reports results sweep moleflow.detection moleflow.errors moleflow.settings",
+    "api": "detectors exit_codes records reports results sweep moleflow.detection moleflow.errors moleflow.settings "
+    "moleflow.suggestions",
     "cli": "backends claims detectors doctor driver exit_codes host html_report monitor plan records reports search sweep "
-    "trackers moleflow.data moleflow.detection moleflow.errors moleflow.settings",
+    "trackers moleflow.data moleflow.detection moleflow.errors moleflow.settings moleflow.suggestions",
 }
 ALLOWED = {
     f"{package}.{room}": {name if name.startswith("moleflow.") else f"{package}.{name}" for name in below.split()}

@@ -103,11 +103,11 @@ def _scan_class(root: Path, name: str, files: ClassFiles, known: DigestCache) ->
     train = [sample for sample in train if sample.label == 0]
     if not train:
         need = f"a class needs normal training images{_passed_over_hint(files)}"
-        raise InvalidInput(f"{files.wanted[0]}: no {_WANTED}; {need}")
+        raise InvalidInput(f"{files.wanted[0]}: class {name}: no training {_WANTED}; {need}")
     test = [_sample(root, image, known, wide, empty) for image in files.test]
     if not test:
         need = f"a class needs test images, good or with a defect{_passed_over_hint(files)}"
-        raise InvalidInput(f"{files.wanted[1]}: no {_WANTED}; {need}")
+        raise InvalidInput(f"{files.wanted[1]}: class {name}: no test {_WANTED}; {need}")
     train.sort(key=_content)
     test.sort(key=_content)
     contents = [["train", *_content(sample)] for sample in train] + [["test", *_content(sample)] for sample in test]

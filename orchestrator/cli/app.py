@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import InvalidInput
+from moleflow.suggestions import suggest
 from orchestrator.cli import completion
+from orchestrator.cli.usage_errors import option_that_takes
 from orchestrator.exit_codes import INTERRUPTED
 from orchestrator.host.command_line import command_to_repeat
 from orchestrator.host.lost_output import lost_output_ignored
@@ -26,7 +28,6 @@ BACKENDS: tuple[Literal["inline", "local", "slurm", "ray"], ...] = ("inline", "l
 DEVICES: tuple[Literal["auto", "cpu", "cuda"], ...] = ("auto", "cpu", "cuda")
 FORMATS: tuple[Literal["markdown", "csv", "latex"], ...] = ("markdown", "csv", "latex")
 SPLITS: tuple[Literal["test", "validation"], ...] = ("test", "validation")
-_MEANT = {"gpu": "cuda"}  # Words from elsewhere that are too far from the right one to be guessed by spelling.
 Word = TypeVar("Word", bound=str)
 
 
@@ -129,7 +130,7 @@ def check_choice(option: str, given: str, allowed: Sequence[Word]) -> Word:
     for word in allowed:
         if given == word:
             return word
-    hint = did_you_mean(_MEANT.get(given.lower(), given), allowed)
+    hint = option_that_takes(given) or suggest(given, allowed)
     raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{hint}")
 
 

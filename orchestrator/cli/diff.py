@@ -20,7 +20,7 @@ def diff(
         list[str],
         typer.Argument(
             metavar="TRIAL TRIAL [DIR]",
-            help="Two trials: ids, beginnings of ids, or names in quotes; then one or two results folders. "
+            help="Two trials: ids, first digits of ids, or names in quotes; then one or two results folders. "
             "Default: every folder in results/.",
             show_default=False,
         ),

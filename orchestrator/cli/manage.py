@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moleflow.errors import InvalidInput, counted, did_you_mean
+from moleflow.errors import InvalidInput, counted
+from moleflow.suggestions import suggest
 from orchestrator.cli import completion
 from orchestrator.cli.app import Folder
 from orchestrator.cli.others_folder import explain_damage, show
@@ -83,28 +84,35 @@ def status(
 def logs(
     place: Folder,
     trial: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="TRIAL",
-            help="Its id, the beginning of its id, or its label in quotes.",
+            help="Its id, the first digits of it, or its name in quotes. Without it, the trials are listed.",
             show_default=False,
             autocompletion=completion.trial_words,
         ),
-    ],
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the trial ends.")] = False,
 ) -> None:
     """Print the log of a trial over all attempts: tasks, epochs, losses, errors and tracebacks.
 
     For instance:
 
+      moleflow-sweep logs results/NAME                         the trials
       moleflow-sweep logs results/NAME 3f2a                    id 3f2a…
       moleflow-sweep logs results/NAME "focal_gamma=2 seed=0" -f
     """
+    from orchestrator.monitor import status_view
     from orchestrator.monitor.status import StatusReader
     from orchestrator.monitor.trial_log import TrialLog
     from orchestrator.records import sweep_folder
 
-    trial_id = resolve_trial_id(sweep_folder.read_sweep_folder(place), place, trial)
+    sweep = sweep_folder.read_sweep_folder(place)
+    if trial is None:
+        listed = "\n".join(status_view.status_lines(StatusReader(place, scheduler_jobs(place)).look(), None))
+        show(f"{listed}\n\nthe log of one: {program_name()} logs {shlex.quote(str(place))} TRIAL")
+        return
+    trial_id = resolve_trial_id(sweep, place, trial)
     log, reader = TrialLog(place, trial_id), StatusReader(place, scheduler_jobs(place))
     if not follow:
         lines = log.read_new()
@@ -123,7 +131,7 @@ def cancel(
         list[str] | None,
         typer.Argument(
             metavar="TRIAL",
-            help="Ids, beginnings of ids, or labels. Default: all trials that are not finished.",
+            help="Ids, first digits of ids, or names in quotes. Default: all trials that are not finished.",
             autocompletion=completion.trial_words,
         ),
     ] = None,
@@ -183,7 +191,7 @@ def dashboard(
 
 
 def resolve_trial_id(sweep: SweepFolder, place: Path, given: str) -> str:
-    """Return the id of the trial that `given` names: an id, the beginning of one, or a label.
+    """Return the id of the trial that `given` names: an id, its first digits, or a name.
 
     Raises:
         InvalidInput: it names none of the sweep's trials, or several.
@@ -192,9 +200,9 @@ def resolve_trial_id(sweep: SweepFolder, place: Path, given: str) -> str:
     matches = named_trials(given, {trial_id: sweep.labels.get(trial_id, trial_id) for trial_id in sweep.trial_ids})
     refuse_several(given, matches)
     if not matches:
-        near = did_you_mean(given, [*sweep.labels.values(), *sweep.trial_ids])
+        near = suggest(given, [*sweep.labels.values(), *sweep.trial_ids])
         shown = f"{program_name()} status {shlex.quote(str(place))} --all"
-        hint = f"give an id, the beginning of one, or a label, as `{shown}` shows them"
+        hint = f"give an id, its first digits, or a name, as `{shown}` shows them"
         raise InvalidInput(f"'{given}': is no trial of the sweep '{sweep.name}'; {hint}{near}")
     return matches[0]
 

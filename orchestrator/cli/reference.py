@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from moleflow.errors import InvalidInput
+
 
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page: every key and every knob.")] = False,
@@ -24,20 +26,35 @@ def schema(
     print(reference_page() if markdown else json.dumps(sweep_schema(), indent=1))
 
 
-def knobs() -> None:
+def knobs(
+    word: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WORD", help="Only knobs with this word in the name or the meaning.", show_default=False
+        ),
+    ] = None,
+) -> None:
     """List every knob: path, short name, allowed values, default and meaning.
 
     For instance:
 
-      moleflow-sweep knobs | grep -A1 gamma
+      moleflow-sweep knobs focal
     """
     from moleflow.settings.knobs import NOTES_OPTIONS, allowed, fields
+    from moleflow.suggestions import suggest
     from orchestrator.sweep.trial import short_name, spell
 
-    for path, field in fields().items():
+    asked = (word or "").lower()
+    chosen = {path: field for path, field in fields().items() if asked in f"{path} {field.description}".lower()}
+    options = {option: path for option, path in NOTES_OPTIONS.items() if asked in option or path in chosen}
+    if not chosen and not options:
+        near = suggest(asked, fields()) or "; without a word, all are listed"
+        raise InvalidInput(f"knobs: no name and no meaning has '{word}'{near}")
+    for path, field in chosen.items():
         name = short_name(path)
         print(f"{path}" + (f"  (short: {name})" if name != path else ""))
         print(f"    {allowed(path)}; default {spell(field.default)}; {field.description}")
-    print("\nOption names of the update notes that are knobs here:")
-    for option, path in NOTES_OPTIONS.items():
+    if options:
+        print("\nOption names of the update notes that are knobs here:")
+    for option, path in options.items():
         print(f"    --{option}: {path}")

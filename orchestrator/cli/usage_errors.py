@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import typer
 
-from moleflow.errors import did_you_mean
+from moleflow.suggestions import suggest
 from orchestrator.host.command_line import program_name
 
 # Releases of typer use click, or their own copy of it. The errors are next to BadParameter.
 _ERRORS: Any = import_module(typer.BadParameter.__module__)
+_CONTEXTS: Any = import_module(f"{typer.BadParameter.__module__.rpartition('.')[0]}.globals")
 UsageError: type[Exception] = _ERRORS.UsageError
 
 VALUES = {
@@ -47,6 +49,7 @@ VALUES = {
     "--split": "test | validation, as in --split validation",
     "--storage": "a URL, as in --storage sqlite:///study.db",
     "--table": "a number or the beginning of a title, as in --table 1",
+    "--test-share": "a share above 0 and below 1, as in --test-share 0.25",
     "--threads": "a whole number from 1 to 1024",
     "--threshold": "a score, as in --threshold 12.5",
     "--to": "a file, as in --to tables.csv",
@@ -55,6 +58,7 @@ VALUES = {
     "--wait-for-nodes": "a whole number from 0 to 100,000",
     "--weights": "pretrained, a package or a file, as in --weights pretrained",
     "--what": "tables | metrics | scores | curves | attempts, as in --what scores",
+    "--write-manifest": "a file, as in --write-manifest photos.csv",
     "--workers": "a whole number from 1 to 1024",
 }
 ARGUMENTS = {
@@ -73,6 +77,7 @@ _ONE = {
     "TRIAL": "one trial",
     "REPORT": "one report",
     "PART": "one part",
+    "WORD": "one word",
 }
 
 
@@ -109,9 +114,30 @@ def explain_usage_error(error: Any, words: Sequence[str]) -> str:
 def _no_such_option(name: str, command: str, context: Any, words: Sequence[str]) -> str:
     given = next((word.partition("=")[0] for word in words if word.startswith(name)), name)
     options = [] if context is None else [option for one in context.command.params for option in one.opts]
-    near = did_you_mean(given, [option for option in options if option.startswith("--")])
+    near = _option_with_value(given.lstrip("-"), context)
+    near = near or suggest(given, [option for option in options if option.startswith("--")])
     more = near or f"; {' '.join([program_name(), command]).strip()} --help lists them"
     return f"{f'{command}: ' if command else ''}no option '{given}'{more}"
+
+
+def option_that_takes(value: str) -> str:
+    """`. Did you mean '--to mlflow'?` for the option of the running command that takes a word.
+
+    An empty string if none does, or no command runs.
+    """
+    return _option_with_value(value, _CONTEXTS.get_current_context(silent=True))
+
+
+def _option_with_value(value: str, context: Any) -> str:
+    """As above, for a command's context: its options know their words, or name a kind of file."""
+    named = [one for one in context.command.params if one.opts[0].startswith("--")] if context and value else []
+    for one in named:
+        if not one.is_flag and value in {item.value for item in one.shell_complete(context, value)}:
+            return f". Did you mean '{one.opts[0]} {value}'?"
+    for one in named:
+        if not one.is_flag and re.search(rf"\.{re.escape(value)}\b", one.help or ""):
+            return f". Did you mean '{one.opts[0]} FILE.{value}'?"
+    return ""
 
 
 def _given(name: str, words: Sequence[str]) -> str:

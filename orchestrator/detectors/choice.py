@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import version_settings
+from moleflow.suggestions import suggest
 from orchestrator.records.named_trials import named_trials, refuse_several
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 from orchestrator.reports.differences import compare_variants
@@ -206,7 +207,7 @@ def _trial_of(given: str, stored: Mapping[str, Path], store: ResultStore, sweep:
         refuse_several(given, found)
         if found:
             return found[0]
-    near = did_you_mean(given, [text for one in stored for text in (names[one], one)])
+    near = suggest(given, [text for one in stored for text in (names[one], one)])
     raise InvalidInput(
         f"--trial: given '{given}', allowed: the id of a trial with a stored detector, its first digits, or its name; "
         f"{_stored_text(stored, sweep)}{near}"

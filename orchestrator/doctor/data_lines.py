@@ -21,13 +21,21 @@ def data_lines(survey: DataSurvey) -> list[str]:
     images = sum(one.findings.train + sum(one.findings.kinds.values()) for one in survey.classes)
     layouts = ", ".join(sorted({one.layout for one in survey.classes})) or "none"
     notes = survey.notes
-    verdict = counted(len(notes), "finding") if notes else "nothing suspicious"
+    verdict = counted(len(notes), "finding") if notes else "nothing suspicious" if found else "none can be read"
     classes = f"{found} class{'' if found == 1 else 'es'}"
     head = f"{survey.root}: {classes}, {counted(images, 'image')}, {verdict} (layout: {layouts})"
     lines = [head, *(class_line(one, survey) for one in survey.classes)]
-    lines += [f"cannot be read: {name}: {reason}" for name, reason in survey.unreadable.items()]
+    lines += [f"cannot be read: {', '.join(names)}: {reason}" for reason, names in unreadable_by_reason(survey)]
     lines += [f"finding: {note}" for note in notes]
     return lines + [f"not looked for: {one}" for one in checks_left_out(survey)]
+
+
+def unreadable_by_reason(survey: DataSurvey) -> list[tuple[str, list[str]]]:
+    """Each reason why classes cannot be read, with these classes: one row may stop them all."""
+    names: dict[str, list[str]] = {}
+    for name, reason in survey.unreadable.items():
+        names.setdefault(reason, []).append(name)
+    return [*names.items()]
 
 
 def class_line(one: ClassSurvey, survey: DataSurvey) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow import files
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import InvalidInput
+from moleflow.suggestions import suggest
 from orchestrator.host.printable_text import single_line
 from orchestrator.records.attempts import write_json
 
@@ -119,7 +120,9 @@ def require_folder(folder: Path) -> Path:
             f"{folder}: is a file; give the folder that a run printed as 'results', such as results/NAME"
         )
     if not folder.exists():
-        near = did_you_mean(str(folder), [str(one) for one in folder.parent.glob("*") if one.is_dir()])
+        # Most are in results/, and only their names are remembered.
+        places = [*folder.parent.glob("*"), *(one.parent for one in Path("results").glob(f"*/{FILE}"))]
+        near = suggest(str(folder), [str(one) for one in places if one.is_dir()])
         raise InvalidInput(f"{folder}: no such folder{near or '; give a results folder, such as results/NAME'}")
     return folder
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moleflow.errors import InvalidInput, counted, did_you_mean
+from moleflow.errors import InvalidInput, counted
+from moleflow.suggestions import suggest
 from orchestrator.records.named_trials import named_trials, refuse_several
 from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.final_metrics import BY_CLASS, MAIN, MEAN, METRICS
@@ -115,10 +116,10 @@ def found_trial(given: str, known: Sequence[Sequence[FoundTrial]]) -> FoundTrial
     everyone = [one for of_folder in known for one in of_folder]
     ids = [one.trial.trial_id for one in everyone]
     begun = [trial_id[: len(given)] for trial_id in ids]
-    near = did_you_mean(given, [*(one.trial.name for one in everyone), *ids, *begun])
+    near = suggest(given, [*(one.trial.name for one in everyone), *ids, *begun])
     where = ", ".join(str(of_folder[0].folder) for of_folder in known if of_folder) or "the folder"
     raise InvalidInput(
-        f"'{given}': is no trial of {where}; give an id, the beginning of one, or a name, as `status DIR --all` "
+        f"'{given}': is no trial of {where}; give an id, its first digits, or a name, as `status DIR --all` "
         f"shows them{near}"
     )
 

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import fields, short_names, version_names
 from moleflow.settings.yaml_reader import quotes_hint, yaml_text
+from moleflow.suggestions import suggest
 
 MOST_SEEDS = 100_000
 Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -160,7 +161,9 @@ class EarlyStopping(_Keys):
 class ReportKeys(_Keys):
     """The settings of the report."""
 
-    baseline: Settings = Field(default={}, description="{knob: value} of the variant that the others are compared with")
+    baseline: Settings = Field(
+        default={}, description="{knob: value} of the variant that the others are compared with, such as {version: v3}"
+    )
 
 
 class WithoutData(_Keys):
@@ -214,7 +217,9 @@ class SweepFile(_Keys):
         default=None,
         description="best | all: store the trained detectors of the best variant, or of every trial, with the results",
     )
-    report: ReportKeys = Field(default=ReportKeys(), description="{baseline: {knob: value}}")
+    report: ReportKeys = Field(
+        default=ReportKeys(), description="{baseline: {knob: value}}, such as {baseline: {version: v3}}"
+    )
     resources: Resources = Field(default=Resources(), description=f"{{{', '.join(Resources.model_fields)}}}: per trial")
     retries: int = Field(
         default=1, ge=0, le=100, description="a whole number 0..100: further attempts at a failed trial"
@@ -277,9 +282,7 @@ def _explain(error: ValidationError) -> str:
         allowed = ", ".join(words)
     elif where == "early_stopping.metric":
         words = [*SELECTION]
-    hint = did_you_mean(first["input"], words) or (
-        quotes_hint(first["input"]) if first["type"] == "string_type" else ""
-    )
+    hint = suggest(first["input"], words) or (quotes_hint(first["input"]) if first["type"] == "string_type" else "")
     return f"{where}: given {yaml_text(first['input'])}, allowed: {allowed}{hint}"
 
 
@@ -294,4 +297,4 @@ def _unknown(key: str, where: str, model: type[BaseModel]) -> str:
         return f"unknown key '{key}': it is a knob, so it belongs under base, or as an axis under grid"
     keys = list(model.model_fields)
     prefix = f"{where}." if where else ""
-    return f"unknown key '{prefix}{key}'; allowed: {', '.join(keys)}{did_you_mean(key, keys)}"
+    return f"unknown key '{prefix}{key}'; allowed: {', '.join(keys)}{suggest(key, keys)}"

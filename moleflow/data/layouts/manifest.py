@@ -4,7 +4,8 @@
     shots/0001.png,bolt,train,good,
     shots/0950.png,bolt,test,scratch,masks/0950.png
 
-The JSON file is a list of mappings with the same keys. Paths start from the file's folder.
+The JSON file is a list of mappings with the same keys. Paths start from the file's folder, or from
+a home if they begin with `~`.
 
     image   the image file
     class   the product class
@@ -66,7 +67,12 @@ class Manifest:
         """The files that the manifest names, and folders of its classes; see `Layout.places`."""
         table = _table(root)
         rows = [row for _, row in _rows(table)] if table else []
-        return [root / row[key] for row in rows for key in ("class", "image", "mask") if row.get(key)]
+        return [
+            root / (row[key] if key == "class" else Path(row[key]).expanduser())
+            for row in rows
+            for key in ("class", "image", "mask")
+            if row.get(key)
+        ]
 
 
 def is_manifest(path: Path) -> bool:
@@ -122,8 +128,20 @@ def _listed(table: Path, place: str, row: Mapping[str, str], normal: frozenset[s
         raise InvalidInput(f"{place}: split: given '{row['split']}', allowed: {' | '.join(_SPLITS)}")
     label = nfc(row["label"])
     defect = GOOD if label in normal else "defective" if label in ("1", GOOD) else label
-    mask = table.parent / row["mask"] if row.get("mask") else None
-    return ListedRow(place, table.parent / row["image"], split, defect, mask)
+    mask = _path(table, place, row["mask"]) if row.get("mask") else None
+    return ListedRow(place, _path(table, place, row["image"]), split, defect, mask)
+
+
+def _path(table: Path, place: str, given: str) -> Path:
+    """The file that a row names, from the folder of the manifest; `~` is the home.
+
+    Raises:
+        InvalidInput: there is no such home.
+    """
+    try:
+        return table.parent / Path(given).expanduser()
+    except RuntimeError:
+        raise InvalidInput(f"{place}: {given}: no home of this name; give the path without ~") from None
 
 
 LAYOUT = Manifest()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,9 +13,11 @@ from moleflow.data.folders import folders_in
 from moleflow.data.layouts import btad, kolektor_sdd2, manifest, mvtec_ad, mvtec_ad_2, mvtec_loco, real_iad, visa
 from moleflow.data.layouts.class_folders import ClassFolders, refuse_near_names
 from moleflow.data.layouts.layout import ClassFiles, Layout
-from moleflow.data.normal_names import is_near_normal, nfc
+from moleflow.data.normal_names import is_near_normal, nfc, yaml_list
 from moleflow.data.samples import GOOD
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.data.unsplit_folders import UnsplitClass, unsplit_classes
+from moleflow.errors import InvalidInput
+from moleflow.suggestions import suggest
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
@@ -126,6 +129,10 @@ def _no_class(root: Path, reading: Reading) -> str:
             f"{root}: layout {reading.layout}: looked for {LAYOUTS[reading.layout].structure}; folders there: {there}"
             f"{_has_other(root, reading)}; see docs/data.md"
         )
+    with contextlib.suppress(InvalidInput):
+        unsplit = unsplit_classes(root, reading.normal_names)
+        if unsplit:
+            return _no_split(root, unsplit)
     normal = (reading.normal_names or (GOOD,))[0]
     others = ", ".join(f"{layout.name} ({layout.structure})" for layout in [*LAYOUTS.values()][3:])
     return (
@@ -134,10 +141,23 @@ def _no_class(root: Path, reading: Reading) -> str:
     )
 
 
+def _no_split(root: Path, classes: Sequence[UnsplitClass]) -> str:
+    """The message about classes without training and test folders, with the command that helps."""
+    first = classes[0]
+    kinds = ", ".join([first.normal.name, *first.kinds])
+    file = f"{root.resolve().name}.csv"
+    return (
+        f"{root}: its images are not split into training and test ({first.name} has the folders {kinds}); "
+        f"`moleflow-sweep data {shlex.quote(str(root))} --write-manifest {shlex.quote(file)}` writes a split; give "
+        f"{file} as the data then"
+    )
+
+
 def _no_such_class(root: Path, name: str, classes: list[str], reading: Reading) -> str:
     """The message about a class that is not there."""
-    some = f"; to learn some of them: --set 'tasks=[{', '.join(classes[:3])}]'"
-    there = f"classes there: {', '.join(classes)}{did_you_mean(name, classes) or some}"
+    listed = f"tasks: {yaml_list(classes[:3])}"
+    some = f"; give {listed} under base in the sweep file, or --set '{listed.replace(': ', '=', 1)}'"
+    there = f"classes there: {', '.join(classes)}{suggest(name, classes) or some}"
     folder = next((one for one in folders_in(root) if nfc(one.name) == name), None)
     if reading.layout != "auto":
         other = _has_other(root, reading)

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from moleflow.errors import InvalidInput, did_you_mean
+from moleflow.errors import InvalidInput
 from moleflow.settings.yaml_reader import read_mapping, yaml_text
+from moleflow.suggestions import suggest
 
 # The sbatch options that this tool sets, each with the key or setting that decides.
 _TAKEN = {
@@ -190,7 +191,7 @@ def _explain(error: ValidationError) -> str:
     key, *inside = map(str, first["loc"])
     fields = SiteProfile.model_fields
     if key not in fields:
-        return f"unknown key '{key}'; allowed: {', '.join(fields)}{did_you_mean(key, fields)}"
+        return f"unknown key '{key}'; allowed: {', '.join(fields)}{suggest(key, fields)}"
     where = f"{key}.{inside[0]}" if key == "extra" and inside and inside[-1] != "[key]" else key
     if first["type"] == "value_error":
         return f"{where}: given {yaml_text(first['input'])}, but {first['ctx']['error']}"

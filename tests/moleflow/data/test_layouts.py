@@ -650,6 +650,18 @@ MISTAKES: dict[str, tuple[int, dict[str, str], str]] = {
 }
 
 
+def test_paths_of_a_manifest_may_begin_with_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = manifest(tmp_path)
+    plain = scan_one(tmp_path, "bolt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    homes = [row | {key: f"~/{row[key]}" for key in ("image", "mask") if row.get(key)} for row in rows]
+    (tmp_path / "manifest.csv").unlink()
+    (tmp_path / "manifest.json").write_text(json.dumps(homes))
+    assert scan_one(tmp_path, "bolt") == plain
+    (tmp_path / "manifest.json").write_text(json.dumps(changed(rows, 0, image="~nobody-here/1.png")))
+    assert "~nobody-here/1.png: no home of this name; give the path without ~" in refusal(tmp_path, "bolt")
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_in_a_manifest(tmp_path: Path, mistake: str) -> None:
     number, values, message = MISTAKES[mistake]

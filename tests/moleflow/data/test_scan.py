@@ -220,7 +220,8 @@ def test_an_empty_part(tmp_path: Path, part: str) -> None:
     shutil.rmtree(folder / part)
     (folder / part).mkdir(parents=True)
     message = refusal(tmp_path, "bolt")
-    assert f"bolt/{part}: no images (.png, " in message
+    kind = "training" if part.startswith("train") else "test"
+    assert f"bolt/{part}: class bolt: no {kind} images (.png, " in message
 
 
 def test_an_empty_part_says_which_files_are_there(tmp_path: Path) -> None:

@@ -572,6 +572,11 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         (["sweep.yaml", "--set", "zzz=3"], "unknown knob 'zzz'; `moleflow-sweep knobs` lists them all"),
         (["report", "nodir"], "nodir: no such folder; give a results folder"),
         (["report", "image"], "image: no such folder. Did you mean 'images'?"),
+        (
+            ["sweep.yaml", "--set", "val_fraction=0.2"],
+            "unknown knob 'val_fraction'. Did you mean 'validation_fraction'?",
+        ),
+        (["score", "results", "images"], ". Did you mean 'predict'?"),
         (["dashboard", "nodir"], "nodir: no such folder; give a results folder"),
         (["dashboard", "base.yaml"], "base.yaml: is a file; give the folder that a run printed as 'results'"),
         (["verify", "images/report.csv"], "only a report in Markdown can be verified; give images/report.md"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_a_class_that_cannot_be_read(place: Path, images: Path, command: Any) ->
     assert ended.code == 2
     assert "cloth: 12 training" in ended.out
     assert "cannot be read: bolt: broken/bolt/test/hole/000.png: broken image" in ended.out
-    assert ended.err.startswith("error: 1 of the classes cannot be read, such as bolt: broken/bolt/")
+    assert ended.err == "error: 1 of 2 classes cannot be read: bolt\n"
     as_json = command("data", "broken", "--no-near", "--json")
     assert (as_json.code, as_json.err) == (2, ended.err)
     assert list(json.loads(as_json.out)["unreadable"]) == ["bolt"]
@@ -200,3 +201,69 @@ def test_doctor_knows_only_what_was_looked_at(
 def cache(tmp_path: Path) -> Path:
     """A cache that no other test has filled."""
     return tmp_path / "own-cache"
+
+
+@pytest.fixture
+def photos(place: Path, images: Path) -> Path:
+    """Photos as most people have them: a folder for each class, in it one for each kind."""
+    for name in ("bolt", "cloth"):
+        shutil.copytree(images / name / "train/good", place / "my photos" / name / "ok")
+        shutil.copytree(images / name / "test/hole", place / "my photos" / name / "broken")
+    return place / "my photos"
+
+
+def test_photos_without_a_split_get_a_manifest_that_is_read(photos: Path, command: Any) -> None:
+    refused = command("data", "my photos")
+    assert (refused.code, refused.out) == (2, "")
+    assert "not split into training and test (bolt has the folders ok, broken)" in refused.err
+    asked = re.search(r"`moleflow-sweep (data .*?)`", refused.err)
+    assert asked is not None
+    ended = command(*shlex.split(asked[1]), "--no-near")
+    assert ended.code == 0, ended.err
+    assert "25% of the normal images of a class are test images (drawn with seed 0)" in ended.err
+    assert "  bolt: 9 training, 3 good test images; defective: broken 4" in ended.err
+    assert "tasks: [bolt, cloth] under base" in ended.err
+    assert "my photos.csv: 2 classes, 32 images" in ended.out
+    assert "bolt: 9 training, 3 good and 4 defective test images (broken 4)" in ended.out
+    again = command("data", "my photos.csv", "--no-near")
+    assert again.out == ended.out
+
+
+def test_one_class_and_names_of_ones_own(photos: Path, command: Any) -> None:
+    (photos / "bolt/ok").rename(photos / "bolt/fein")
+    words = ("data", photos / "bolt", "--no-near", "--json", "--write-manifest")
+    refused = command(*words, "bolt.csv")
+    assert (refused.code, "--set 'normal_names=[NAME]'" in refused.err) == (2, True)
+    ended = command(*words, "bolt.csv", "--set", "normal_names=[fein]", "--test-share", "0.5")
+    assert ended.code == 0, ended.err
+    (bolt,) = json.loads(ended.out)["classes"]
+    assert (bolt["name"], bolt["train"], bolt["test"]) == ("bolt", 6, {"broken": 4, "good": 6})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("there.csv",), "--write-manifest: there.csv is there; give another name, or remove it"),
+        (("new.txt",), "--write-manifest: given 'new.txt', allowed: a file whose name ends in .csv"),
+        (("gone/new.csv",), "--write-manifest: gone is no folder"),
+        (("new.csv", "--test-share", "1"), "--test-share: given 1, allowed: above 0 and below 1"),
+    ],
+)
+def test_mistakes_with_a_manifest_write_nothing(words: Any, said: str, photos: Path, command: Any) -> None:
+    (photos.parent / "there.csv").write_text("mine")
+    before = sorted(photos.parent.rglob("*"))
+    ended = command("data", "my photos", "--write-manifest", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert sorted(photos.parent.rglob("*")) == before
+    assert (photos.parent / "there.csv").read_text() == "mine"
+
+
+def test_one_reason_that_stops_all_classes_is_one_line(photos: Path, command: Any) -> None:
+    assert command("data", "my photos", "--write-manifest", "all.csv", "--no-near").code == 0
+    table = photos.parent / "all.csv"
+    table.write_text(table.read_text().replace(",good", ",ok"))
+    ended = command("data", "all.csv")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("the label 'ok' could hold normal images under another name") == 1
+    assert len(ended.err.splitlines()) == 1

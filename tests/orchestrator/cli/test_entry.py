@@ -205,6 +205,13 @@ def test_the_cache_is_shown_and_cleared(finished, command):
     assert len(ResultStore(finished / "results/small").finished()) == 4
 
 
+def test_knobs_are_listed_by_a_word_in_name_or_meaning(command):
+    listed = command("knobs", "Focal").out
+    paths = [line.split()[0] for line in listed.splitlines() if line and not line.startswith((" ", "Option"))]
+    assert {"loss.focal_gamma", "loss.focal_form"} <= {*paths}
+    assert {*paths} == {path for path, of in fields().items() if "focal" in f"{path} {of.description}".lower()}
+
+
 def test_knobs_are_listed_with_all_that_they_may_be(command):
     listed = command("knobs").out
     for path in fields():

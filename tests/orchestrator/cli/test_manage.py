@@ -15,6 +15,7 @@ from orchestrator.cli import manage
 from orchestrator.monitor.status import StatusReader
 from orchestrator.records.attempts import CANCELLED, FAILED, FINISHED, INTERRUPTED, AttemptFolder
 from orchestrator.records.dead_attempts import UNSEEN
+from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.results.store import ResultStore
 
 FOLDER = "results/small"
@@ -90,6 +91,19 @@ def test_ctrl_c_ends_watching_and_following_quietly_and_nothing_else(place, feat
     running.signal(signal.SIGINT)
     assert running.end().code == 130
     assert states(place)["epochs=100000 seed=0"] == "interrupted"
+
+
+def test_logs_without_a_trial_lists_the_trials(finished, command):
+    sweep = read_sweep_folder(finished / "results/small")
+    ended = command("logs", "results/small")
+    assert ended.code == 0
+    assert all(f"{trial_id}  {sweep.labels[trial_id]}" in ended.out for trial_id in sweep.trial_ids)
+    assert ended.out.splitlines()[-1].endswith("logs results/small TRIAL")
+
+
+def test_a_results_folder_is_suggested_by_its_name(finished, command):
+    ended = command("status", "small")
+    assert (ended.code, ended.err) == (2, "error: small: no such folder. Did you mean 'results/small'?\n")
 
 
 def test_logs_by_id_beginning_and_label(finished, command):

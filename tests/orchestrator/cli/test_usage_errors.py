@@ -17,7 +17,6 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
     ("words", "said"),
     [
         (["run"], "run: give a sweep file, such as sweeps/v7_gamma.yaml"),
-        (["logs", "x"], "logs: give a trial too, as `status DIR` shows them"),
         (["diff"], "diff: give two trials, such as `diff 3f2a 90bc results/NAME`"),
         (["trial"], "trial: give --version, one of v1, v2, ..."),
         (["s.yaml", "--workers", "x"], "--workers: given 'x', allowed: a whole number from 1 to 1024"),
@@ -31,7 +30,21 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
         (["--zzz"], "no option '--zzz'; moleflow-sweep --help lists them"),
         (["s.yaml", "extra"], "run: given 'extra' besides s.yaml; it takes one sweep file"),
         (["logs", "x", "y", "z"], "logs: given 'z' besides x, y; it takes one results folder and one trial"),
-        (["knobs", "extra"], "knobs: given 'extra'; it takes no argument"),
+        (["knobs", "one", "extra"], "knobs: given 'extra' besides one; it takes one word"),
+        (["knobs", "nonsense"], "knobs: no name and no meaning has 'nonsense'; without a word, all are listed"),
+        (["export", "x", "--latex"], "export: no option '--latex'. Did you mean '--format latex'?"),
+        (["export", "x", "--mlflow"], "export: no option '--mlflow'. Did you mean '--to mlflow'?"),
+        (["export", "x", "--pdf"], "export: no option '--pdf'. Did you mean '--figure FILE.pdf'?"),
+        (["predict", "x", "y", "--csv"], "predict: no option '--csv'. Did you mean '--out FILE.csv'?"),
+        (["s.yaml", "--demo"], "run: no option '--demo'. Did you mean '--base demo'?"),
+        (
+            ["export", "x", "--format", "mlflow"],
+            "--format: given 'mlflow', allowed: csv | latex | markdown | parquet. Did you mean '--to mlflow'?",
+        ),
+        (
+            ["s.yaml", "--device", "gpu"],
+            "--device: given 'gpu', allowed: auto | cpu | cuda. Did you mean 'cuda'?",
+        ),
         (
             ["cache", "--clear", "feature"],
             "--clear: given 'feature', allowed: all | features | stages | defects. Did you mean 'features'?",

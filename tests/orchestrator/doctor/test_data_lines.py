@@ -88,9 +88,11 @@ def test_at_most_four_sizes_are_shown_and_the_others_counted(number: int, more: 
 
 def test_broken_classes_and_checks_left_out_follow() -> None:
     lines = data_lines(look(NUT, unreadable={"cog": "broken image"}, near=False))
+    both = look(unreadable={"cog": "no column", "nut": "no column", "cap": "broken image"})
+    assert data_lines(both)[1:3] == ["cannot be read: cog, nut: no column", "cannot be read: cap: broken image"]
     assert lines[2:] == ["cannot be read: cog: broken image", "not looked for: near copies (--near)"]
     assert data_lines(look(unreadable={"cog": "broken image"}))[0].endswith(
-        "0 images, nothing suspicious (layout: none)"
+        "0 images, none can be read (layout: none)"
     )
 
 
