@@ -33,7 +33,7 @@ _SYNONYMS: Mapping[str, str] = MappingProxyType(
 def suggest(given: object, allowed: Iterable[str]) -> str:
     """`. Did you mean 'x'?` for the word that was meant; an empty string if none is likely.
 
-    Looked for in this order: a word that is equal but for its case; the words of which `given` has
+    Looked for in this order: a word that is equal but for its case or a plural; the words of which `given` has
     the parts, whole or shortened; a synonym; a word of nearly the same spelling.
 
     Args:
@@ -42,7 +42,7 @@ def suggest(given: object, allowed: Iterable[str]) -> str:
     """
     words = {word.lower(): word for word in allowed}
     text = str(given).lower()
-    found = [text] if text in words else _of_parts(text, words)
+    found = [one for one in (text, f"{text}s", text.removesuffix("s")) if one in words][:1] or _of_parts(text, words)
     synonym = _SYNONYMS.get(text.lstrip("-"), "")
     found = found or [word for word in (synonym, f"--{synonym}") if word in words]
     found = found or difflib.get_close_matches(text, list(words), n=1, cutoff=_SPELLING)

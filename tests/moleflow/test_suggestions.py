@@ -27,6 +27,7 @@ FOLDERS = ("exports", "results/photos", "results/photos-all", "results/other")
         ("exprot", COMMANDS, "'export'"),
         ("gpu", ("auto", "cpu", "cuda"), "'cuda'"),
         ("photos", FOLDERS, "'results/photos'"),
+        ("gpu", ("gpus", "trials_per_gpu"), "'gpus'"),
         ("--worker", ("--workers", "--out"), "'--workers'"),
         ("LEATHER", ("leather", "grid"), "'leather'"),
         ("leathr", ("leather", "grid"), "'leather'"),

@@ -127,7 +127,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"grid": {"rank": [1]}, "when": {"rank": {}}}, ["when.rank", "given {}"]),
         ({"grid": {"rank": [1]}, "exclude": [{"alpha": 1}]}, ["exclude", "none of lora.alpha is an axis"]),
         ({"grid": {"rank": [1]}, "exclude": [3]}, ["exclude", "given 3"]),
-        ({"report": {"baseline": "v3"}}, ["report.baseline", "given v3, allowed: {knob: value}", "such as {version: v3}"]),
+        ({"report": {"baseline": "v3"}}, ["report.baseline", "given 'v3', allowed: {knob: value}", "such as {version: v3}"]),
         ({"grid": {"rank": [1]}, "report": {"baseline": {"rnk": 1}}}, ["report.baseline", "Did you mean 'rank'?"]),
         ({"grid": {"rank": [1]}, "report": {"baseline": {"alpha": 1}}}, ["report.baseline", "lora.alpha is not an axis"]),
         ({"grid": {"focal_form": ["joint", "relative"]}, "report": {"baseline": {"focal_form": "per_dim"}}},
