@@ -30,11 +30,11 @@ _SYNONYMS: Mapping[str, str] = MappingProxyType(
 """Words from elsewhere that neither spelling nor parts lead to the right one."""
 
 
-def suggest(given: object, allowed: Iterable[str]) -> str:
+def hint_at(given: object, allowed: Iterable[str]) -> str:
     """`. Did you mean 'x'?` for the word that was meant; an empty string if none is likely.
 
-    Looked for in this order: a word that is equal but for its case or a plural; the words of which `given` has
-    the parts, whole or shortened; a synonym; a word of nearly the same spelling.
+    Looked for in this order: a word that is equal but for its case or a plural; the words of which
+    `given` has the parts, whole or shortened; a synonym; a word of nearly the same spelling.
 
     Args:
         given: the user's text.

@@ -21,7 +21,7 @@ from moleflow.data.samples import PassedOver, TaskData
 from moleflow.data.scan import WIDE, list_files, reading_of, scan_files
 from moleflow.errors import InvalidInput
 from moleflow.settings.config import DataKnobs
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -117,7 +117,7 @@ def survey(
     names = [nfc(name) for name in only] or [*layouts]
     missing = next((name for name in names if name not in layouts), None)
     if missing is not None:
-        near_name = suggest(missing, layouts)
+        near_name = hint_at(missing, layouts)
         raise InvalidInput(f"--classes: no class '{missing}' in {root}; classes there: {', '.join(layouts)}{near_name}")
     digests = DigestCache(cache / "digests.json")
     tasks: list[TaskData] = []

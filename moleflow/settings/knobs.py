@@ -22,7 +22,7 @@ from moleflow.errors import InvalidInput
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.paths import expand_path
 from moleflow.settings.yaml_reader import others, read_mapping, yaml_text
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 
 VERSIONS = Path(__file__).parents[1] / "versions"
 
@@ -120,7 +120,7 @@ def knob(name: str, source: str) -> str:
     several = sorted(path for path in fields() if path.split(".")[-1] == bare)
     if several:
         raise InvalidInput(f"{source}: '{name}' could be any of {', '.join(several)}; write the whole path")
-    near = suggest(bare, [*fields(), *short_names(), *NOTES_OPTIONS])
+    near = hint_at(bare, [*fields(), *short_names(), *NOTES_OPTIONS])
     raise InvalidInput(f"{source}: unknown knob '{name}'{near or '; `moleflow-sweep knobs` lists them all'}")
 
 
@@ -189,7 +189,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         reason: str = first["msg"].removeprefix("Value error, ")
         return f"{source}{path}: {reason}" if path else reason  # Without a path: of several groups.
     given = first["input"]
-    hint = suggest(given, choices(path)) if isinstance(given, str) else ""
+    hint = hint_at(given, choices(path)) if isinstance(given, str) else ""
     return f"{source}{path}: given {yaml_text(given)}, allowed: {allowed(path)}{hint}"
 
 
@@ -268,7 +268,7 @@ def version_layer(name: str, source: str) -> Layer:
     """
     if name not in version_names():
         raise InvalidInput(
-            f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}{suggest(name, version_names())}"
+            f"{source}: unknown version '{name}'; allowed: {', '.join(version_names())}{hint_at(name, version_names())}"
         )
     settings = {k: v for k, v in read_mapping(VERSIONS / f"{name}.yaml").items() if k != "about"}
     return Layer(f"version {name}", settings | {"version": name})
@@ -327,7 +327,7 @@ def base_layers(name: str, version: str, source: str, folder: Path | None = None
             )
         for key in per_version:
             if key not in version_names():
-                known = f"allowed: {', '.join(version_names())}{suggest(key, version_names())}"
+                known = f"allowed: {', '.join(version_names())}{hint_at(key, version_names())}"
                 raise InvalidInput(f"{path}: per_version: unknown version '{key}'; {known}")
         own = [Layer(f"base {name}", settings)]
         if version in per_version:
@@ -352,5 +352,5 @@ def _base_path(name: str, source: str, folder: Path | None) -> Path:
         return path
     raise InvalidInput(
         f"{source}: unknown base '{name}'; allowed: {', '.join(base_names())}, or the path of a .yaml file"
-        f"{suggest(name, base_names())}"
+        f"{hint_at(name, base_names())}"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from moleflow.errors import InvalidInput
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.api.python_words import python_words
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 
@@ -106,7 +106,7 @@ class SweepComparison:
                 return one
         known = sorted({one.variant for one in self.differences})
         raise InvalidInput(
-            f"variant: given '{variant}' in {metric}, allowed: {', '.join(known) or 'none'}{suggest(variant, known)}"
+            f"variant: given '{variant}' in {metric}, allowed: {', '.join(known) or 'none'}{hint_at(variant, known)}"
         )
 
     def pandas(self) -> pandas.DataFrame:
@@ -163,7 +163,7 @@ class SweepResults:
 
         if name not in get_args(TableName):
             allowed = get_args(TableName)
-            raise InvalidInput(f"table: given '{name}', allowed: {' | '.join(allowed)}{suggest(name, allowed)}")
+            raise InvalidInput(f"table: given '{name}', allowed: {' | '.join(allowed)}{hint_at(name, allowed)}")
         return rows_to_export(self.folder, name)
 
     def pandas(self, name: TableName) -> pandas.DataFrame:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from moleflow.errors import InvalidInput
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.cli import completion
 from orchestrator.cli.usage_errors import option_that_takes
 from orchestrator.exit_codes import INTERRUPTED
@@ -130,7 +130,7 @@ def check_choice(option: str, given: str, allowed: Sequence[Word]) -> Word:
     for word in allowed:
         if given == word:
             return word
-    hint = option_that_takes(given) or suggest(given, allowed)
+    hint = option_that_takes(given) or hint_at(given, allowed)
     raise InvalidInput(f"{option}: given '{given}', allowed: {' | '.join(allowed)}{hint}")
 
 

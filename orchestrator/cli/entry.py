@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from moleflow.errors import InvalidInput, MoleflowError
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.cli import completion, doctor, manage, reference, report, run, usage_errors
 from orchestrator.cli.cache import cache
 from orchestrator.cli.data import data
@@ -172,7 +172,7 @@ def _with_command(typed: list[str]) -> list[str]:
     first, rest = typed[0] if typed else "--help", typed[1:]
     if first == "help":
         if rest and rest[0] not in _NAMES:
-            near = suggest(rest[0], _NAMES)
+            near = hint_at(rest[0], _NAMES)
             _refuse(f"help: given '{rest[0]}', allowed: {' | '.join(_NAMES)}{near}")
         return [*rest[:1], "--help"]
     if first == "--install-completion" and rest:
@@ -182,7 +182,7 @@ def _with_command(typed: list[str]) -> list[str]:
     if not first:
         _refuse("given ''; give a sweep file or a command")
     if "." not in first and not Path(first).exists():
-        hint = suggest(first, _NAMES)
+        hint = hint_at(first, _NAMES)
         _refuse(f"'{first}' is neither a command ({', '.join(_NAMES)}) nor a sweep file{hint}")
     if Path(first).is_dir():
         _refuse(f"{first}: is a folder, not a sweep file; for results: {program_name()} report {first} (or status)")

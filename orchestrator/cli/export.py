@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moleflow.errors import InvalidInput
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.cli.app import SPLITS, Folder, ShowAll, Split, check_choice, choice
 from orchestrator.cli.completion import words_of
 from orchestrator.cli.others_folder import explain_damage, show
@@ -128,7 +128,7 @@ def export(
         raise InvalidInput(f"--into: is for a tracker; give --to {' | '.join(TRACKERS)} too, or leave it out")
     if chart is not None and figure is None:
         raise InvalidInput("--chart: needs --figure FILE; give that too, or leave --chart out")
-    if to is not None and not tracked and not Path(to).suffix and (near := suggest(to, TRACKERS)):
+    if to is not None and not tracked and not Path(to).suffix and (near := hint_at(to, TRACKERS)):
         raise InvalidInput(f"--to: given '{to}', which is no tracker{near} For a file, give its ending: --to {to}.csv")
     check_choice("--split", split, SPLITS)
     if figure is not None:

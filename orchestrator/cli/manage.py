@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moleflow.errors import InvalidInput, counted
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.cli import completion
 from orchestrator.cli.app import Folder
 from orchestrator.cli.others_folder import explain_damage, show
@@ -200,7 +200,7 @@ def resolve_trial_id(sweep: SweepFolder, place: Path, given: str) -> str:
     matches = named_trials(given, {trial_id: sweep.labels.get(trial_id, trial_id) for trial_id in sweep.trial_ids})
     refuse_several(given, matches)
     if not matches:
-        near = suggest(given, [*sweep.labels.values(), *sweep.trial_ids])
+        near = hint_at(given, [*sweep.labels.values(), *sweep.trial_ids])
         shown = f"{program_name()} status {shlex.quote(str(place))} --all"
         hint = f"give an id, its first digits, or a name, as `{shown}` shows them"
         raise InvalidInput(f"'{given}': is no trial of the sweep '{sweep.name}'; {hint}{near}")

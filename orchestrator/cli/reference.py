@@ -41,14 +41,14 @@ def knobs(
       moleflow-sweep knobs focal
     """
     from moleflow.settings.knobs import NOTES_OPTIONS, allowed, fields
-    from moleflow.suggestions import suggest
+    from moleflow.suggestions import hint_at
     from orchestrator.sweep.trial import short_name, spell
 
     asked = (word or "").lower()
     chosen = {path: field for path, field in fields().items() if asked in f"{path} {field.description}".lower()}
     options = {option: path for option, path in NOTES_OPTIONS.items() if asked in option or path in chosen}
     if not chosen and not options:
-        near = suggest(asked, fields()) or "; without a word, all are listed"
+        near = hint_at(asked, fields()) or "; without a word, all are listed"
         raise InvalidInput(f"knobs: no name and no meaning has '{word}'{near}")
     for path, field in chosen.items():
         name = short_name(path)

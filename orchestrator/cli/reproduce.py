@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moleflow.errors import InvalidInput
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.cli.app import (
     BackendName,
     CacheDir,
@@ -123,7 +123,7 @@ def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None
     named = [run.name for _, of in files for run in of.runs]
     for name in only:
         if name not in named:
-            hint = suggest(name, named) or "; `report --published` lists the rows"
+            hint = hint_at(name, named) or "; `report --published` lists the rows"
             raise InvalidInput(f"--only: given '{name}', but no row has that name{hint}")
 
     def chosen(of: PublishedRows) -> PublishedRows:

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.host.command_line import program_name
 
 # Releases of typer use click, or their own copy of it. The errors are next to BadParameter.
@@ -115,7 +115,7 @@ def _no_such_option(name: str, command: str, context: Any, words: Sequence[str])
     given = next((word.partition("=")[0] for word in words if word.startswith(name)), name)
     options = [] if context is None else [option for one in context.command.params for option in one.opts]
     near = _option_with_value(given.lstrip("-"), context)
-    near = near or suggest(given, [option for option in options if option.startswith("--")])
+    near = near or hint_at(given, [option for option in options if option.startswith("--")])
     more = near or f"; {' '.join([program_name(), command]).strip()} --help lists them"
     return f"{f'{command}: ' if command else ''}no option '{given}'{more}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import version_settings
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.records.named_trials import named_trials, refuse_several
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 from orchestrator.reports.differences import compare_variants
@@ -207,7 +207,7 @@ def _trial_of(given: str, stored: Mapping[str, Path], store: ResultStore, sweep:
         refuse_several(given, found)
         if found:
             return found[0]
-    near = suggest(given, [text for one in stored for text in (names[one], one)])
+    near = hint_at(given, [text for one in stored for text in (names[one], one)])
     raise InvalidInput(
         f"--trial: given '{given}', allowed: the id of a trial with a stored detector, its first digits, or its name; "
         f"{_stored_text(stored, sweep)}{near}"

@@ -64,7 +64,9 @@ def _missing_lines(folder: Path, missing: Collection[str], keep: str) -> list[st
     removed = len({trial for trial, _ in removed_detectors(folder)} & set(missing))
     counts = {
         "removed while another variant was the best; `keep: all` removes none": removed,
-        f"finished before `keep: {keep}` was set": len(missing) - removed,
+        f"finished before `keep: {keep}` was set{', or an earlier version removed theirs' * (keep == 'best')}": (
+            len(missing) - removed
+        ),
     }
     return [
         *(f"           {counted(number, 'trial')} without one: {why}" for why, number in counts.items() if number),

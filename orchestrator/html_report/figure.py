@@ -13,7 +13,7 @@ import vl_convert
 from moleflow.errors import InvalidInput
 from moleflow.files import write_atomically
 from moleflow.settings.knobs import version_settings
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.html_report.chart import LINE, Chart, Spec
 from orchestrator.html_report.page import charts_of_page
 from orchestrator.html_report.page_data import gather_page_data
@@ -94,7 +94,7 @@ def chosen_chart(charts: Sequence[Chart], asked: str | None, place: Path) -> Cha
     found = found or [chart for chart in charts if asked and chart.title.lower().startswith(asked.lower())]
     if len(found) != 1:
         titles = "; ".join(f"{number} {chart.title}" for number, chart in numbered.items())
-        near = suggest(asked, [chart.title for chart in charts])
+        near = hint_at(asked, [chart.title for chart in charts])
         raise InvalidInput(
             f"--chart: given '{asked}', allowed: a number, or the beginning of one title: {titles}{near}"
         )

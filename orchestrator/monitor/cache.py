@@ -12,7 +12,7 @@ from moleflow.cache.entries import DEFECTS, FEATURES, STAGES, CacheEntry, cache_
 from moleflow.cache.eviction import VARIABLE, EvictionResult, budget_of, clear_cache, evict, read_size, set_budget
 from moleflow.cache.pins import pinned_groups, pins
 from moleflow.errors import InvalidInput, counted
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.host.cache_folder import check_folder
 
 PARTS = {"all": None, "features": FEATURES, "stages": STAGES, "defects": DEFECTS}
@@ -28,7 +28,7 @@ def check_cache_request(cache: Path, part: str | None, evict: bool, budget: str 
     """
     check_folder(cache)
     if part is not None and part not in PARTS:
-        raise InvalidInput(f"--clear: given '{part}', allowed: {' | '.join(PARTS)}{suggest(part, PARTS)}")
+        raise InvalidInput(f"--clear: given '{part}', allowed: {' | '.join(PARTS)}{hint_at(part, PARTS)}")
     given = budget is not None and not os.environ.get(VARIABLE)
     size = read_size(str(budget), "--budget") if given else budget_of(cache)
     if evict and size is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from moleflow import files
 from moleflow.errors import InvalidInput
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.host.printable_text import single_line
 from orchestrator.records.attempts import write_json
 
@@ -122,7 +122,7 @@ def require_folder(folder: Path) -> Path:
     if not folder.exists():
         # Most are in results/, and only their names are remembered.
         places = [*folder.parent.glob("*"), *(one.parent for one in Path("results").glob(f"*/{FILE}"))]
-        near = suggest(str(folder), [str(one) for one in places if one.is_dir()])
+        near = hint_at(str(folder), [str(one) for one in places if one.is_dir()])
         raise InvalidInput(f"{folder}: no such folder{near or '; give a results folder, such as results/NAME'}")
     return folder
 

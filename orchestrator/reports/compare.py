@@ -9,7 +9,7 @@ from typing import Any
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import version_settings
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder, refuse_duplicates
 from orchestrator.reports.cross_sweep import SWEEP, ComparedSweep, any_column_fits, cross_sweep_report
 from orchestrator.reports.tables import Report
@@ -71,7 +71,7 @@ def _baseline(given: Sequence[str], names: Sequence[str]) -> Mapping[str, Any]:
     wanted = [item.removeprefix(f"{SWEEP}=") for item in given if item.startswith(f"{SWEEP}=")]
     for name in wanted:
         if name not in names:
-            raise InvalidInput(f"--baseline: given sweep '{name}', allowed: {', '.join(names)}{suggest(name, names)}")
+            raise InvalidInput(f"--baseline: given sweep '{name}', allowed: {', '.join(names)}{hint_at(name, names)}")
     if len(wanted) > 1:
         raise InvalidInput(f"--baseline: given {SWEEP}= twice; a baseline is a column of one sweep")
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moleflow.errors import InvalidInput, counted
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.records.named_trials import named_trials, refuse_several
 from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.final_metrics import BY_CLASS, MAIN, MEAN, METRICS
@@ -116,7 +116,7 @@ def found_trial(given: str, known: Sequence[Sequence[FoundTrial]]) -> FoundTrial
     everyone = [one for of_folder in known for one in of_folder]
     ids = [one.trial.trial_id for one in everyone]
     begun = [trial_id[: len(given)] for trial_id in ids]
-    near = suggest(given, [*(one.trial.name for one in everyone), *ids, *begun])
+    near = hint_at(given, [*(one.trial.name for one in everyone), *ids, *begun])
     where = ", ".join(str(of_folder[0].folder) for of_folder in known if of_folder) or "the folder"
     raise InvalidInput(
         f"'{given}': is no trial of {where}; give an id, its first digits, or a name, as `status DIR --all` "

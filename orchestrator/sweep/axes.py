@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import Layer, allowed, choices, fields, flatten_layer
 from moleflow.settings.yaml_reader import quotes_hint, yaml_text
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 
 Kind = Literal["choice", "uniform", "loguniform", "integer"]
 MOST_DRAWN = 2**53
@@ -47,7 +47,7 @@ def check_value(path: str, value: object, source: str) -> Any:
     try:
         return _adapter(path).validate_python(value)
     except ValidationError as error:
-        hint = suggest(value, choices(path)) if isinstance(value, str) else ""
+        hint = hint_at(value, choices(path)) if isinstance(value, str) else ""
         if any(one["type"] == "string_type" for one in error.errors(include_url=False)):
             hint = quotes_hint(value)
         raise InvalidInput(f"{source}: {path}: given {yaml_text(value)}, allowed: {allowed(path)}{hint}") from None
@@ -309,7 +309,7 @@ def _distribution(path: str, given: object, source: str) -> Distribution:
     kinds = get_args(Kind)
     where = f"{source}: {path}"
     if not isinstance(given, Mapping) or len(given) != 1 or next(iter(given)) not in kinds:
-        hint = suggest(str(next(iter(given), "")), kinds) if isinstance(given, Mapping) else ""
+        hint = hint_at(str(next(iter(given), "")), kinds) if isinstance(given, Mapping) else ""
         allowed_kinds = "{choice: [values]}, or {uniform | loguniform | integer: [a, b]}"
         raise InvalidInput(f"{where}: given {yaml_text(given)}, allowed: {allowed_kinds}{hint}")
     kind, bounds = next(iter(given.items()))

@@ -11,7 +11,7 @@ from typing import Any
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import Layer, fields, flatten_layer
 from moleflow.settings.yaml_reader import parse, yaml_text
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.sweep.axes import Axis, axis_values, check_value, flat_settings, is_number
 from orchestrator.sweep.trial import spell
 
@@ -156,5 +156,5 @@ def _refuse_impossible(
     sign = "" if condition[path].sign == "in" else f"{condition[path].sign} "
     raise InvalidInput(
         f"{where}: {path}: given {sign}{' | '.join(asked)}, but its only values are: {', '.join(has)}; "
-        f"so {consequence}. Give one of these values, or remove the condition{suggest(asked[0], has)}"
+        f"so {consequence}. Give one of these values, or remove the condition{hint_at(asked[0], has)}"
     )

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import fields, short_names, version_names
 from moleflow.settings.yaml_reader import quotes_hint, yaml_text
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 
 MOST_SEEDS = 100_000
 Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -282,7 +282,7 @@ def _explain(error: ValidationError) -> str:
         allowed = ", ".join(words)
     elif where == "early_stopping.metric":
         words = [*SELECTION]
-    hint = suggest(first["input"], words) or (quotes_hint(first["input"]) if first["type"] == "string_type" else "")
+    hint = hint_at(first["input"], words) or (quotes_hint(first["input"]) if first["type"] == "string_type" else "")
     return f"{where}: given {yaml_text(first['input'])}, allowed: {allowed}{hint}"
 
 
@@ -297,4 +297,4 @@ def _unknown(key: str, where: str, model: type[BaseModel]) -> str:
         return f"unknown key '{key}': it is a knob, so it belongs under base, or as an axis under grid"
     keys = list(model.model_fields)
     prefix = f"{where}." if where else ""
-    return f"unknown key '{prefix}{key}'; allowed: {', '.join(keys)}{suggest(key, keys)}"
+    return f"unknown key '{prefix}{key}'; allowed: {', '.join(keys)}{hint_at(key, keys)}"

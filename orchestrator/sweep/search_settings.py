@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import Layer
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.sweep.base_choice import seeds_of
 from orchestrator.sweep.file_schema import COSTS, SELECTION, SweepFile
 
@@ -31,7 +31,7 @@ def search_layers(keys: SweepFile, source: str) -> list[Layer]:
     for key, names in (("objectives", search.objectives), ("constraints", search.constraints)):
         for name in names:
             if name not in (*SELECTION, *COSTS):
-                hint = suggest(name, (*SELECTION, *COSTS))
+                hint = hint_at(name, (*SELECTION, *COSTS))
                 allowed = ", ".join((*SELECTION, *COSTS))
                 raise InvalidInput(f"{source}: search.{key}: unknown metric '{name}'; allowed: {allowed}{hint}")
     if search.sampler == "cmaes" and (len(search.objectives) > 1 or search.constraints):

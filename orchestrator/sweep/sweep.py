@@ -12,7 +12,7 @@ from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import Layer, flatten_layer, knob, version_layer
 from moleflow.settings.paths import expand_path
 from moleflow.settings.yaml_reader import read_mapping, yaml_text
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 from orchestrator.sweep import axes
 from orchestrator.sweep.axes import Axis, RandomAxis, check_value, grid_axes
 from orchestrator.sweep.base_choice import Base, choose_base
@@ -372,7 +372,7 @@ def _baseline(given: Mapping[str, Any], axis_of: Mapping[str, Axis], source: str
         # resolve; expand() then checks the baseline.
         if values is not None and axis.always_has(path) and baseline[path] not in values:
             spelled = [spell(v) for v in values]
-            hint = suggest(spell(baseline[path]), spelled)
+            hint = hint_at(spell(baseline[path]), spelled)
             raise InvalidInput(
                 f"{source}: {path}: given {yaml_text(value)}, but the axis has: {', '.join(spelled)}{hint}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moleflow.settings.knobs import fields, short_names
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 
 KNOBS = [*fields(), *short_names()]
 COMMANDS = ("run", "plan", "report", "compare", "diff", "export", "predict", "status", "logs", "cancel", "data")
@@ -36,7 +36,7 @@ FOLDERS = ("exports", "results/photos", "results/photos-all", "results/other")
     ],
 )
 def test_the_word_that_was_meant_is_named(given: object, allowed: list[str], meant: str) -> None:
-    assert suggest(given, allowed) == f". Did you mean {meant}?"
+    assert hint_at(given, allowed) == f". Did you mean {meant}?"
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_the_word_that_was_meant_is_named(given: object, allowed: list[str], mea
     ],
 )
 def test_nothing_is_named_that_is_not_likely(given: str, allowed: tuple[str, ...]) -> None:
-    assert suggest(given, allowed) == ""
+    assert hint_at(given, allowed) == ""

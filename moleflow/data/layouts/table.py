@@ -17,7 +17,7 @@ from moleflow.data.normal_names import is_near_normal, nfc, yaml_list
 from moleflow.data.samples import GOOD
 from moleflow.data.unsplit_folders import UnsplitClass, unsplit_classes
 from moleflow.errors import InvalidInput
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
@@ -157,7 +157,7 @@ def _no_such_class(root: Path, name: str, classes: list[str], reading: Reading) 
     """The message about a class that is not there."""
     listed = f"tasks: {yaml_list(classes[:3])}"
     some = f"; give {listed} under base in the sweep file, or --set '{listed.replace(': ', '=', 1)}'"
-    there = f"classes there: {', '.join(classes)}{suggest(name, classes) or some}"
+    there = f"classes there: {', '.join(classes)}{hint_at(name, classes) or some}"
     folder = next((one for one in folders_in(root) if nfc(one.name) == name), None)
     if reading.layout != "auto":
         other = _has_other(root, reading)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from moleflow.errors import InvalidInput
 from moleflow.settings.yaml_reader import read_mapping, yaml_text
-from moleflow.suggestions import suggest
+from moleflow.suggestions import hint_at
 
 # The sbatch options that this tool sets, each with the key or setting that decides.
 _TAKEN = {
@@ -191,7 +191,7 @@ def _explain(error: ValidationError) -> str:
     key, *inside = map(str, first["loc"])
     fields = SiteProfile.model_fields
     if key not in fields:
-        return f"unknown key '{key}'; allowed: {', '.join(fields)}{suggest(key, fields)}"
+        return f"unknown key '{key}'; allowed: {', '.join(fields)}{hint_at(key, fields)}"
     where = f"{key}.{inside[0]}" if key == "extra" and inside and inside[-1] != "[key]" else key
     if first["type"] == "value_error":
         return f"{where}: given {yaml_text(first['input'])}, but {first['ctx']['error']}"

@@ -94,7 +94,7 @@ def test_trials_that_finished_before_it_was_asked_for_are_counted(trials, stored
     lines = retain_detectors(store, plan([*trials.values()]), "all", complete=True)
     assert lines[1].strip() == "3 trials without one: finished before `keep: all` was set"
     lines = retain_detectors(store, plan([*trials.values()]), "best", complete=True)
-    assert lines[1].strip() == "1 trial without one: finished before `keep: best` was set"
+    assert lines[1].strip().startswith("1 trial without one: finished before `keep: best` was set, or")
     assert "run the sweep into another folder (--out)" in lines[2]
 
 
