@@ -132,8 +132,11 @@ def _option_with_value(value: str, context: Any) -> str:
     """As above, for a command's context: its options know their words, or name a kind of file."""
     named = [one for one in context.command.params if one.opts[0].startswith("--")] if context and value else []
     for one in named:
-        if not one.is_flag and value in {item.value for item in one.shell_complete(context, value)}:
+        offered = set() if one.is_flag else {item.value for item in one.shell_complete(context, value)}
+        if value in offered:
             return f". Did you mean '{one.opts[0]} {value}'?"
+        if any(word.startswith(f"{value}=") for word in offered):
+            return f". Did you mean '{one.opts[0]} {value}=...'?"
     for one in named:
         if not one.is_flag and re.search(rf"\.{re.escape(value)}\b", one.help or ""):
             return f". Did you mean '{one.opts[0]} FILE.{value}'?"

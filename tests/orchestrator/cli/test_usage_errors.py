@@ -36,6 +36,10 @@ from orchestrator.cli.usage_errors import ARGUMENTS, VALUES
         (["export", "x", "--mlflow"], "export: no option '--mlflow'. Did you mean '--to mlflow'?"),
         (["export", "x", "--pdf"], "export: no option '--pdf'. Did you mean '--figure FILE.pdf'?"),
         (["predict", "x", "y", "--csv"], "predict: no option '--csv'. Did you mean '--out FILE.csv'?"),
+        (
+            ["s.yaml", "--learning_rate", "1"],
+            "run: no option '--learning_rate'. Did you mean '--set learning_rate=...'?",
+        ),
         (["s.yaml", "--demo"], "run: no option '--demo'. Did you mean '--base demo'?"),
         (
             ["export", "x", "--format", "mlflow"],
