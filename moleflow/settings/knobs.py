@@ -9,6 +9,7 @@ win: defaults < version < base < factors < `--set`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -272,6 +273,13 @@ def version_layer(name: str, source: str) -> Layer:
         )
     settings = {k: v for k, v in read_mapping(VERSIONS / f"{name}.yaml").items() if k != "about"}
     return Layer(f"version {name}", settings | {"version": name})
+
+
+@cache
+def version_explanations() -> dict[str, str]:
+    """Return {version: its file's first sentence, up to a colon, without the full stop}."""
+    texts = {name: " ".join(str(read_mapping(VERSIONS / f"{name}.yaml")["about"]).split()) for name in version_names()}
+    return {name: re.split(r"\.(?: |$)|: ", text)[0] for name, text in texts.items()}
 
 
 def method_knobs() -> list[str]:

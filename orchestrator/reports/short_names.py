@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from moleflow.settings.knobs import VERSIONS, version_names
-from moleflow.settings.yaml_reader import read_mapping
+from moleflow.settings.knobs import version_explanations
 from orchestrator.reports.variants import VariantColumn
 
 LONGEST = 40
 """Characters of a name above which all variants of a table get short names."""
 BASE = "base"
 _VERSION = "version="
-_FIRST_SENTENCE = re.compile(r"(?<=\.)\s|:\s")
 
 
 def with_short_names(
@@ -82,6 +80,6 @@ def versions_explained(variants: Sequence[VariantColumn], shown: Sequence[int]) 
     versions = [variant.factors.get("version") for variant in variants]
     if len(set(versions)) < 2:
         return ""
-    names = dict.fromkeys(name for k in shown if (name := versions[k]) in version_names())
-    first = {name: _FIRST_SENTENCE.split(str(read_mapping(VERSIONS / f"{name}.yaml")["about"]))[0] for name in names}
-    return " ".join(f"`{name}`: {' '.join(text.split()).rstrip('.')}." for name, text in first.items())
+    known = version_explanations()
+    names = dict.fromkeys(str(versions[k]) for k in shown)
+    return " ".join(f"`{name}`: {known[name]}." for name in names if name in known)

@@ -91,9 +91,7 @@ def test_broken_classes_and_checks_left_out_follow() -> None:
     both = look(unreadable={"cog": "no column", "nut": "no column", "cap": "broken image"})
     assert data_lines(both)[1:3] == ["cannot be read: cog, nut: no column", "cannot be read: cap: broken image"]
     assert lines[2:] == ["cannot be read: cog: broken image", "not looked for: near copies (--near)"]
-    assert data_lines(look(unreadable={"cog": "broken image"}))[0].endswith(
-        "0 images, none can be read (layout: none)"
-    )
+    assert data_lines(look(unreadable={"cog": "broken image"}))[0].endswith("0 images, none can be read (layout: none)")
 
 
 def test_the_document_holds_every_finding_and_null_for_what_there_is_not() -> None:

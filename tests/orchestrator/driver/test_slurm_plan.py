@@ -41,7 +41,9 @@ def test_jobs_are_told_before_anything_ran_and_the_step_is_timed_once(place: Pat
     assert (shown.code, shown.err) == (0, "timing a training step of model 1 of 1\n")
     lines = dict(line.split(":", 1) for line in shown.out.splitlines() if re.match(r"[a-zA-Z]+: ", line))
     assert lines["jobs"].strip() == "2 jobs in 1 array: 3 trials each; at most 2 jobs of an array at once"
-    assert re.match(r" +1 GPU a job; about (\d+ (h|min|s) ?)+ of GPU time, as a step and an image take on this CPU", lines["GPUs"])
+    assert re.match(
+        r" +1 GPU a job; about (\d+ (h|min|s) ?)+ of GPU time, as a step and an image take on this CPU", lines["GPUs"]
+    )
     assert "limit 720 min a job for 3 trials one after another; the slowest trial takes about" in lines["walltime"]
     assert re.search(
         r"4 GB a job \(per_node\); a trial takes about 0.6 GB of a GPU, 0.6 of them for CUDA; gpu_mem_gb",

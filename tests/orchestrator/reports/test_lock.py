@@ -133,6 +133,7 @@ DECIDES_NOTHING = {
     "moleflow.files",
     "moleflow.owner",
     "orchestrator.host.provenance",  # It names the folder of the checkout.
+    "moleflow.settings.knobs",  # It reads the versions' files: keys `what versions bring` and `are`.
     "moleflow.settings.yaml_reader",  # It reads the published rows: key `published`.
     "orchestrator",
 }
