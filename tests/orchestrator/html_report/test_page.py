@@ -271,7 +271,7 @@ def test_what_to_mind_stands_once_above_all_tables(keep, trial, page_of):
     text = page_of(keep(trials, not_run=["0123456789ab"])).read_text()
     (mind,) = re.findall(r"<dt>Caution</dt>\s*<dd>(.*?)</dd>", text.replace("\N{NO-BREAK SPACE}", " "), re.DOTALL)
     assert "embedded (generated images): no figure carries over" in mind
-    assert "5 of 5 trials were made by other code than today" in mind
+    assert "All 5 trials were made by other code than today" in mind
     assert "1 variant confounded" in mind
     assert "1 group of identical variants" in mind
     assert text.index("<dt>Caution</dt>") < text.index("<section")
