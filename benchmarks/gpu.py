@@ -7,11 +7,11 @@ of each metric is printed. Then the same sweep runs on the GPU again, with two t
 `local` and on Ray: all digits have to equal those of the first time. On a GPU, one training step
 of each version runs with torch's watch for waits; versions whose step waits are named.
 
-Fast: trials of base efficientnet, one process, then 2 and 4 that share the GPU (`trials_per_gpu`);
-trials per GPU-hour are printed. Features are stored before. Then the same trials with
-`training.products` bfloat16 and tf32 (on a GPU), and with `training.compile`: the largest
-differences of their metrics from float32, and trials per GPU-hour. Compiled trials run twice, since
-the first run builds kernels; both runs have to give equal digits.
+Fast: variants of v7 on base efficientnet, one process, then all of them as lanes of one batched
+flow (`training.lanes`), with `training.products` bfloat16 and tf32 (on a GPU), and with
+`training.compile`: trials per GPU-hour, and the largest differences of their metrics from the first
+run. Compiled trials run twice, since the first run builds kernels; both runs have to give equal
+digits. Then 2 and 4 processes that share the GPU (`trials_per_gpu`). Features are stored before.
 
 `--device cpu` runs all of it on the CPU, which tests this script and measures nothing of a GPU.
 What does not fit the minutes is left out, and said to be. A wrong digit is exit code 1.
@@ -40,7 +40,7 @@ from moleflow.training.train_task import Randomness, optimizer_of, train_step
 
 VERSIONS = ["v1", "v2", "v3", "v4", "v4.1", "v5", "v6", "v7", "decoflow"]
 METRICS = ("image_auroc", "pixel_auroc", "image_ap", "aupro")
-KEYS = ["version", "seed", "after_task", "task", "split", "image", "task_name"]
+KEYS = ["version", "factors", "seed", "after_task", "task", "split", "image", "task_name", "trial_id"]
 SETTINGS: dict[str, dict[str, object]] = {
     "bfloat16": {"products": "bfloat16"},
     "tf32": {"products": "tf32"},
@@ -172,7 +172,7 @@ def report_waits(runs: Runs) -> None:
 
 
 def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
-    """Print trials per GPU-hour: by processes that share the GPU, and by precision.
+    """Print trials per GPU-hour: by lanes, precision, and processes that share the GPU.
 
     Returns:
         False if compiled trials gave other digits the second time.
@@ -181,7 +181,8 @@ def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
     def sweep(name: str, **knobs: object) -> Path:
         tasks = {"tasks": ["leather", "grid", "transistor"]}
         base = {"extends": "efficientnet", "data": tasks, "training": {"epochs": epochs, **knobs}}
-        return runs.sweep(f"speed-{name}", base, version="v3", grid={}, seeds=trials)
+        gammas = [2.0 * n / trials for n in range(trials)]
+        return runs.sweep(f"speed-{name}", base, version="v7", grid={"focal_gamma": gammas}, seeds=1)
 
     def timed(name: str, file: Path, processes: int = 1) -> float | None:
         runs.forget_stages()
@@ -190,18 +191,14 @@ def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
     plain = sweep("float32")
     if runs.run(plain, "features", command="prefetch") is None:
         return True
-    print(f"\n| processes | {trials} trials, seconds | trials per GPU-hour |\n|---:|---:|---:|", flush=True)
     alone = timed("float32", plain)
-    for processes in (1, 2, 4):
-        seconds = alone if processes == 1 else timed(f"float32-{processes}", plain, processes)
-        if seconds is not None:
-            print(f"| {processes} | {seconds:.1f} | {trials * 3600 / seconds:.0f} |", flush=True)
     if alone is None:
         return True
     print(f"\n| training | {trials} trials, seconds | trials per GPU-hour | {' | '.join(METRICS)} |")
     print(f"|---|---:|---:|{'---:|' * len(METRICS)}", flush=True)
+    print(f"| float32 | {alone:.1f} | {trials * 3600 / alone:.0f} |{' – |' * len(METRICS)}", flush=True)
     same = True
-    for name, knobs in SETTINGS.items():
+    for name, knobs in {"lanes": {"lanes": trials}, **SETTINGS}.items():
         if name == "tf32" and runs.device == "cpu":
             print("tf32: left out, a CPU has no such products")
             continue
@@ -210,7 +207,7 @@ def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
         seconds = timed(name, file)
         if seconds is None:
             continue
-        apart = " | ".join(f"{value:.4f}" for value in metric_differences(runs, "float32", name, "v3"))
+        apart = " | ".join(f"{value:.4f}" for value in metric_differences(runs, "float32", name, "v7"))
         print(f"| {name} | {seconds:.1f} | {trials * 3600 / seconds:.0f} | {apart} |", flush=True)
         if first is not None:
             differing = differing_digits(runs, f"{name}-first", name)
@@ -218,6 +215,12 @@ def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
             said = "equal digits" if not differing else "DIFFERENT: " + ", ".join(differing)
             print(f"{name}: {first:.1f} s the first time, with the building of kernels; {said}")
     print("metrics: largest differences from float32")
+    for processes in (2, 4):
+        seconds = timed(f"float32-{processes}", plain, processes)
+        if seconds is not None:
+            print(
+                f"{processes} processes: {seconds:.1f} s, {trials * 3600 / seconds:.0f} trials per GPU-hour", flush=True
+            )
     return same
 
 
