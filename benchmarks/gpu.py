@@ -196,7 +196,7 @@ def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
         return True
     print(f"\n| training | {trials} trials, seconds | trials per GPU-hour | {' | '.join(METRICS)} |")
     print(f"|---|---:|---:|{'---:|' * len(METRICS)}", flush=True)
-    print(f"| float32 | {alone:.1f} | {trials * 3600 / alone:.0f} |{' – |' * len(METRICS)}", flush=True)
+    print(f"| float32 | {alone:.1f} | {trials * 3600 / alone:.0f} |{' - |' * len(METRICS)}", flush=True)
     same = True
     for name, knobs in {"lanes": {"lanes": trials}, **SETTINGS}.items():
         if name == "tf32" and runs.device == "cpu":
