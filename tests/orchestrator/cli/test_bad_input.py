@@ -565,7 +565,7 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         ),
         (
             ["sweep.yaml", "--set", "tasks=[zebra]"],
-            "classes there: bolt, cloth; to learn some of them: --set 'tasks=[bolt, cloth]'",
+            "classes there: bolt, cloth; give tasks: [bolt, cloth] under base in the sweep file, or --set 'tasks=[bolt, cloth]'",
         ),
         (["sweep.yaml", "--set", "x"], "--set x: no '='; write knob=value, as in --set epochs=5"),
         (["sweep.yaml", "--set", "=3"], "--set =3: no knob before '='; write knob=value, as in --set epochs=5"),
