@@ -16,6 +16,12 @@ def duration_text(seconds: float) -> str:
     return f"{rest} s"
 
 
+def rough_duration(seconds: float) -> str:
+    """Return an estimated duration without digits that it cannot have: 40 s, 26 min, 3 h 10 min."""
+    step = 600 if seconds >= 3600 else 60 if seconds >= 120 else 10
+    return duration_text(max(step, step * round(seconds / step)))
+
+
 def axis_unit(seconds: float) -> tuple[str, float]:
     """Return the unit for durations up to `seconds`, and its seconds: ("min", 60.0)."""
     if seconds >= 3600:

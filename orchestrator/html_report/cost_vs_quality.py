@@ -72,7 +72,8 @@ def _chart(page: PageData, name: str, cost_note: str, cost: Callable[[FinishedTr
     title = f"{MAIN[QUALITY]} against {name}"
     if name == TIME:
         unit, size = axis_unit(max(mean for _, mean, _, _ in measured))
-        name, measured = f"{name} ({unit})", [(k, mean / size, *rest) for k, mean, *rest in measured]
+        name = f"{name} ({unit})"
+        measured = [(k, mean / size, value, interval) for k, mean, value, interval in measured]
     on_front = pareto_front([(mean, quality) for _, mean, quality, _ in measured])
     shown = set(page.spread_over_ranking(MOST_VARIANTS))
     few = len(measured) <= SERIES

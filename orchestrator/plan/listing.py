@@ -12,7 +12,7 @@ from moleflow.data.findings import ClassFindings, passed_over_note, undefined_no
 from moleflow.errors import counted
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.knobs import method_knobs
-from orchestrator.host.durations import duration_text
+from orchestrator.host.durations import duration_text, rough_duration
 from orchestrator.plan.cost_estimate import WorkEstimate
 from orchestrator.plan.inputs import SweepInputs
 from orchestrator.plan.plan import Plan, Spread, spread
@@ -57,7 +57,7 @@ def class_notes(findings: Sequence[ClassFindings]) -> list[str]:
     for of_class in findings:
         for note in of_class.notes:
             classes.setdefault(note.removeprefix(f"{of_class.name}: "), []).append(of_class.name)
-    return [f"{', '.join(names)}: {text}" for text, names in classes.items()]
+    return [f"{'each of ' * (len(names) > 1)}{', '.join(names)}: {text}" for text, names in classes.items()]
 
 
 def _no_longer(plan: Plan, sweep: Sweep, folder: Path) -> list[str]:
@@ -110,7 +110,7 @@ def expected_lines(work: WorkEstimate | None) -> list[str]:
         text = f"{shared} of training by the steps measured so far"
         text += f", {alone} without sharing" if work.hours[0] > work.hours[1] else ""
     elif work.by_a_step is not None:
-        text = f"about {duration_text(work.by_a_step)} of training and features with 1 worker on this machine, by a step timed here"
+        text = f"about {rough_duration(work.by_a_step)} of training and features with 1 worker on this machine, by a step timed here"
     return [f"expected: {text}"]
 
 

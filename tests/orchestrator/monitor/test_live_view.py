@@ -102,7 +102,7 @@ def test_the_time_left_counts_parts_of_trials_and_forgets_failed_attempts(tally,
     view.show(epoch("a", 0, 4))
     clock.now = 4500.0
     view.show(epoch("a", 1, 1))
-    assert view.snapshot().eta == "ETA 5 h 0 min"  # taken up at epoch 4: 75 min for two, three ahead, then eight
+    assert view.snapshot().eta == "ETA 5 h"  # taken up at epoch 4: 75 min for two, three ahead, then eight
     view.show(Event("failed", "a", {"error": "no"}))
     assert view.snapshot().eta == "ETA …"
     tally.over |= {"a", "b"}

@@ -82,7 +82,7 @@ def test_a_sweep_in_which_nothing_runs_has_no_time_left(tmp_path, log):
     assert (killed.over, killed.eta) == (True, "")
     queued = LogWatcher(tmp_path, lambda: 70.0).snapshot(status(tmp_path, a=done, b=waiting, c=("queued", None)))
     # Two trials of 60 s each, one after the other.
-    assert (queued.over, queued.eta) == (False, "ETA 2 min 0 s")
+    assert (queued.over, queued.eta) == (False, "ETA 2 min")
 
 
 @pytest.mark.parametrize(("tabled", "best"), [(None, ("trial a", 0.8)), (("a" * 12,), None)])

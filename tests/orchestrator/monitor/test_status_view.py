@@ -144,7 +144,7 @@ def test_watching_shows_the_driver_s_picture_and_the_other_trials():
         terminal.print(watch_picture(replace(STATUS, trials=(*TRIALS, *waiting)), snapshot, 24))
     shown = [line.rstrip() for line in capture.get().splitlines()]
     assert shown[0] == "sweep:    s: Does [gamma] matter?"
-    assert shown[2].split() == ["running", "0", "━" * 8, "50%", "grid", "epoch", "3/40", "ETA", "1", "min", "0", "s"]
+    assert shown[2].split() == ["running", "0", "━" * 8, "50%", "grid", "epoch", "3/40", "ETA", "1", "min"]
     table = shown.index("")
     assert shown[table - 5 : table] == [
         "and 19 more running",

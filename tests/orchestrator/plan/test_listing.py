@@ -36,7 +36,7 @@ def test_lines_show_the_work_without_sharing_only_if_it_is_more() -> None:
         "forwards: 100 images at most",
         "expected: not known before a first trial has trained; --dry-run times a step",
     ]
-    assert listing.work_lines(WorkEstimate((5, 5), (100, 100), None, 240.0))[-1] == (
+    assert listing.work_lines(WorkEstimate((5, 5), (100, 100), None, 251.0))[-1] == (
         "expected: about 4 min of training and features with 1 worker on this machine, by a step timed here"
     )
     assert listing.work_lines(None) == listing.work_lines(WorkEstimate((0, 0), (0, 0), None)) == []
@@ -74,7 +74,7 @@ def test_a_note_that_classes_share_is_one_line() -> None:
     without = ClassFindings("tile", 9, {"good": 2, "cut": 2}, 0, (), (), (), {"pixel": "it has no masks"})
     other = replace(without, name="brush", split="no test folder")
     assert listing.class_notes([without, other]) == [
-        "tile, brush: it has no masks: no pixel metric is defined",
+        "each of tile, brush: it has no masks: no pixel metric is defined",
         "brush: no test folder",
     ]
 
