@@ -166,4 +166,4 @@ def _part_along(weights: Tensor, step: Tensor) -> Tensor:
     """Return the part of `step` (..., R, C) along `weights` (..., R, C), row by row."""
     unit = weights / (torch.linalg.vector_norm(weights, dim=-1, keepdim=True) + EPSILON)
     length: Tensor = torch.linalg.vecdot(unit, step, dim=-1)
-    return unit * length[..., None]
+    return unit * length[..., None]  # type: ignore[no-any-return]

@@ -59,7 +59,9 @@ def test_rows_are_run_resumed_and_judged(place, command):
     assert told.code == 0
     assert "rows:     3 rows of images, 3 trials to run" in told.out
     assert "unknown: lora.rank not recorded; runs with the base's value" in told.out
-    assert re.search(r"expected: [\d.]+ (s|min)( \d+ s)? of training and [\d.]+ (s|min)( \d+ s)? for features", told.out)
+    assert re.search(
+        r"expected: [\d.]+ (s|min)( \d+ s)? of training and [\d.]+ (s|min)( \d+ s)? for features", told.out
+    )
     assert re.search(r"at most [\d.]+ GiB of GPU memory for one trial", told.out)
     assert not (place / "results").exists()
 
