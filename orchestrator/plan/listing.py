@@ -15,10 +15,12 @@ from moleflow.settings.knobs import method_knobs
 from orchestrator.host.durations import duration_text, rough_duration
 from orchestrator.plan.cost_estimate import WorkEstimate
 from orchestrator.plan.inputs import SweepInputs
+from orchestrator.plan.lanes import with_lane_mates
 from orchestrator.plan.plan import Plan, Spread, spread
+from orchestrator.plan.stage_tree import stage_tree
 from orchestrator.sweep.file_schema import SearchKeys
 from orchestrator.sweep.sweep import Sweep
-from orchestrator.sweep.trial import spell
+from orchestrator.sweep.trial import Trial, spell
 
 MOST_VALUES = 12
 
@@ -48,7 +50,24 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
     if sweep.search is not None and not plan.trials:
         return [*lines, f"trials:   none yet, on base {sweep.base}"]
     lines.append(f"trials:   {len(plan.trials)} on base {sweep.base}: {', '.join(counts)}")
+    lines += _lanes([planned.trial for planned in plan.trials])
     return [*lines, *_no_longer(plan, sweep, folder)]
+
+
+def _lanes(trials: Sequence[Trial]) -> list[str]:
+    """How trials fill their lanes; nothing if no trial has any."""
+    # By stages: trials that train the same ones take one lane.
+    chains = stage_tree(trials).chains
+    groups = {
+        frozenset(chains[one.id] for one in (trial, *trial.lane_mates)): trial.config.training.lanes
+        for trial in with_lane_mates(trials)
+        if trial.config.training.lanes > 1 and not trial.config.bank.enabled
+    }
+    if not groups:
+        return []
+    empty = sum(lanes - len(group) for group, lanes in groups.items())
+    unused = f"{empty} of them empty" if empty else "all filled"
+    return [f"lanes:    {counted(len(groups), 'group')} with {counted(sum(groups.values()), 'lane')}, {unused}"]
 
 
 def class_notes(findings: Sequence[ClassFindings]) -> list[str]:

@@ -72,6 +72,18 @@ def test_trials_that_train_the_same_stages_take_one_lane() -> None:
     assert sorted(gammas) == [(1.0, [2.0]), (1.0, [2.0]), (2.0, [1.0]), (2.0, [1.0])]
 
 
+def test_the_plan_says_how_lanes_are_filled(place, command, edit):
+    edit(grid={"focal_gamma": [0, 1, 2]}, base={"extends": "base.yaml", "training": {"lanes": 2}})
+    assert "lanes:    4 groups with 8 lanes, 2 of them empty" in command("plan", "sweep.yaml").out
+    edit(
+        grid={"image_score": ["max", "top_k"], "focal_gamma": [0, 1]},
+        base={"extends": "base.yaml", "training.lanes": 2},
+    )
+    assert "lanes:    2 groups with 4 lanes, all filled" in command("plan", "sweep.yaml").out
+    edit()
+    assert "lanes:" not in command("plan", "sweep.yaml").out
+
+
 def test_without_lanes_no_trial_has_mates() -> None:
     assert [trial.lane_mates for trial in _trials({"focal_gamma": [0, 1]}, lanes=1)] == [(), ()]
 
