@@ -174,6 +174,8 @@ def _export_tables(
 ) -> None:
     from orchestrator.reports import export
 
+    if form is not None:
+        check_choice("--format", form, export.FORMATS)
     chosen, table = export.format_of(form, to), check_choice("--what", what, export.WHAT)
 
     def note(line: str) -> None:

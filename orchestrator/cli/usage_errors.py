@@ -24,6 +24,7 @@ VALUES = {
     "--baseline": "knob=value, as in --baseline version=v3",
     "--budget": "a size or none, as in --budget 50GB",
     "--cache": "a folder, as in --cache /scratch/moleflow",
+    "--caption": "a caption, as in --caption 'Focal loss on bolts'",
     "--chart": "a number or the beginning of a title, as in --chart 1",
     "--class": "the name of a class, as in --class bolt",
     "--classes": "names of classes, as in --classes bolt,nut",

@@ -12,7 +12,6 @@ from typing import Any
 
 from moleflow.code_digest import CodeDigests
 from moleflow.errors import InvalidInput
-from moleflow.settings.knobs import version_explanations
 from orchestrator.host.provenance import ROOT
 from orchestrator.reports.differences import VersionSettings
 from orchestrator.reports.finished_trials import FinishedTrial
@@ -139,6 +138,8 @@ def _made_with(version_settings: VersionSettings | None) -> dict[str, str]:
     versions = None if version_settings is None else {"version": version_settings}
     paths = sorted({path for of in (version_settings or {}).values() for path in of})
     content = [None if versions is None else {"version": paths}, versions]
+    from moleflow.settings.knobs import version_explanations
+
     explained = _digest(version_explanations())[:16]
     return packages | {"what versions bring": _digest(plain_value(content))[:16], "what versions are": explained}
 

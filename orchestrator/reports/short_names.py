@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from moleflow.settings.knobs import version_explanations
 from orchestrator.reports.variants import VariantColumn
 
 LONGEST = 40
@@ -80,6 +79,8 @@ def versions_explained(variants: Sequence[VariantColumn], shown: Sequence[int]) 
     versions = [variant.factors.get("version") for variant in variants]
     if len(set(versions)) < 2:
         return ""
+    from moleflow.settings.knobs import version_explanations
+
     known = version_explanations()
     names = dict.fromkeys(str(versions[k]) for k in shown)
     return " ".join(f"`{name}`: {known[name]}." for name in names if name in known)

@@ -265,12 +265,14 @@ ANY_SETTINGS = st.fixed_dictionaries(
     {},
     optional={path: values(TypeAdapter(field.rebuild_annotation()).json_schema()) for path, field in fields().items()},
 ).map(
-    # Scoring of validation images needs held-out ones, and each task something to train.
+    # Scoring of validation images needs held-out ones, and each task something to train. Lanes are
+    # not compiled.
     lambda chosen: {
         path: value
         for path, value in chosen.items()
         if (chosen.get("data.validation_fraction") or path not in HELD_OUT)
         and not (path == "lora.enabled" and NOTHING_TRAINS_LATER.items() <= chosen.items())
+        and not (path == "training.lanes" and chosen.get("training.compile"))
     }
 )
 
