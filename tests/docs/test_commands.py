@@ -97,6 +97,10 @@ def home(
         for root, names in CLASSES.items():
             for n, name in enumerate(names):
                 draw(tmp_path / "home" / root / name, 32, n)
+        for name in CLASSES["images"]:
+            images, photos = tmp_path / "home/images" / name, tmp_path / "home/photos" / name
+            shutil.copytree(images / "train/good", photos / "ok")
+            shutil.copytree(next(kind for kind in (images / "test").iterdir() if kind.name != "good"), photos / "bent")
         (tmp_path / "base.yaml").write_text(yaml.safe_dump(SMALL | {"backbone": small_backbone}))
         (tmp_path / "rows.yaml").write_text(yaml.safe_dump(ROWS))
         shutil.copytree(REPOSITORY / "slurm" / "profiles", tmp_path / "slurm" / "profiles")
