@@ -55,7 +55,7 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
 
 
 def _lanes(trials: Sequence[Trial]) -> list[str]:
-    """How trials fill their lanes; nothing if no trial has any."""
+    """The number of lanes and how many stay empty; nothing if no trial has any."""
     # By stages: trials that train the same ones take one lane.
     chains = stage_tree(trials).chains
     groups = {
