@@ -79,7 +79,7 @@ def test_v7_is_compared_with_a_v3_that_stops_where_v7_ended() -> None:
     found = configurations(MEASURED_FOOTING)
     assert [(of.version, of.loss.focal_gamma, of.training.stop_at_nll) for of in found] == [
         ("v3", 0.0, None),
-        ("v3", 0.0, -12.0),
+        ("v3", 0.0, -16.0),
         ("v7", 2.0, None),
     ]
     plain, stopped, _ = found
