@@ -19,7 +19,9 @@ FIRST, SECOND = "focal_gamma=0 seed=0", "focal_gamma=2 seed=1"
 def test_a_figure_and_the_trials_are_written_to_files(finished, command):
     drawn = command("export", ONE, "--figure", "answer.svg")
     assert (drawn.code, drawn.out) == (0, "")
-    assert drawn.err.startswith("written: answer.svg (Variants against the baseline)\ncaption: Dashed line: the baseline")
+    assert drawn.err.startswith(
+        "written: answer.svg (Variants against the baseline)\ncaption: Dashed line: the baseline"
+    )
     assert (finished / "answer.svg").read_text().startswith("<svg")
     assert command("export", ONE, "--what", "trials", "--format", "parquet", "--to", "trials.parquet").code == 0
     trials = pq.read_table(finished / "trials.parquet")
