@@ -28,17 +28,24 @@ OF_A_LANE = frozenset(
 another shape, or an image another place."""
 
 
+def has_lanes(trial: Trial) -> bool:
+    """True if a trial trains in lanes; a memory bank does not train."""
+    return trial.config.training.lanes > 1 and not trial.config.bank.enabled
+
+
 def with_lane_mates(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials, each with those that share its lanes.
 
     Trials of one seed that differ in `OF_A_LANE` and the loss alone are grouped in the order of the
     plan, `training.lanes` at a time. Trials that train the same stages count as one.
     """
+    if not any(has_lanes(trial) for trial in trials):
+        return list(trials)
     chains = stage_tree(trials).chains
     first: dict[tuple[int, ...], Trial] = {}
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        if trial.config.training.lanes > 1 and not trial.config.bank.enabled and chains[trial.id] not in first:
+        if has_lanes(trial) and chains[trial.id] not in first:
             first[chains[trial.id]] = trial
             groups.setdefault(_shared(trial.config), []).append(trial)
     fellows = {one.id: group for of_shape in groups.values() for group in _lanes(of_shape) for one in group}

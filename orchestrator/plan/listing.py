@@ -15,7 +15,7 @@ from moleflow.settings.knobs import method_knobs
 from orchestrator.host.durations import duration_text, rough_duration
 from orchestrator.plan.cost_estimate import WorkEstimate
 from orchestrator.plan.inputs import SweepInputs
-from orchestrator.plan.lanes import with_lane_mates
+from orchestrator.plan.lanes import has_lanes, with_lane_mates
 from orchestrator.plan.plan import Plan, Spread, spread
 from orchestrator.plan.stage_tree import stage_tree
 from orchestrator.sweep.file_schema import SearchKeys
@@ -56,15 +56,15 @@ def plan_header(sweep: Sweep, plan: Plan, inputs: SweepInputs, folder: Path) -> 
 
 def _lanes(trials: Sequence[Trial]) -> list[str]:
     """The number of lanes and how many stay empty; nothing if no trial has any."""
+    if not any(has_lanes(trial) for trial in trials):
+        return []
     # By stages: trials that train the same ones take one lane.
     chains = stage_tree(trials).chains
     groups = {
         frozenset(chains[one.id] for one in (trial, *trial.lane_mates)): trial.config.training.lanes
         for trial in with_lane_mates(trials)
-        if trial.config.training.lanes > 1 and not trial.config.bank.enabled
+        if has_lanes(trial)
     }
-    if not groups:
-        return []
     empty = sum(lanes - len(group) for group, lanes in groups.items())
     unused = f"{empty} of them empty" if empty else "all filled"
     return [f"lanes:    {counted(len(groups), 'group')} with {counted(sum(groups.values()), 'lane')}, {unused}"]
