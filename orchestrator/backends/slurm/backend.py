@@ -21,7 +21,7 @@ from orchestrator.backends.slurm.submitter import Array, SubmissionRejected, Sub
 from orchestrator.execution.backend import TrialSupply, WorkerConfig, WorkItem, run_loop
 from orchestrator.records.attempts import CANCELLED, DIED, ENDED, RUNNING, AttemptFolder, AttemptRecord
 from orchestrator.records.dead_attempts import UNSEEN, record_dead_attempts
-from orchestrator.records.event_log import LogFollower, event_logs
+from orchestrator.records.event_log import LogFollower, LoggedEvent, event_logs
 from orchestrator.records.events import ENDS, Event, Events
 from orchestrator.results.store import ResultStore
 
@@ -148,14 +148,14 @@ class _SlurmEngine:
     def poll(self, seconds: float) -> list[Event]:
         self._submit_when_due()
         time.sleep(max(seconds, LOOK_EVERY_S))
-        events = [entry.event for entry in self._follower.read_due(WORKER_LOGS) or ()]
-        events = [event for event in events if event.trial_id in self._task_of or event.kind == "fatal"]
-        # An interrupted job may be requeued or cancelled: SLURM's state decides what that means.
-        events = [event for event in events if event.kind != "interrupted"]
+        events = self._followed(self._follower.read_due(WORKER_LOGS) or ())
         if events:
             self._schedule.hurry()
-        if time.monotonic() >= self._schedule.due:
-            events += self._ask()
+        if time.monotonic() >= self._schedule.due and (asked := self._ask()):
+            # What a job wrote before it ended comes before the ends of its trials.
+            events += self._followed(self._follower.read_new(WORKER_LOGS))
+            ended = {event.trial_id for event in events if event.kind in ENDS}
+            events += [event for event in asked if event.trial_id not in ended]
         for event in events:
             if event.kind in ENDS:
                 self._forget(event.trial_id)
@@ -281,6 +281,16 @@ class _SlurmEngine:
                 events += [event] if event is not None else []
         self._schedule.asked(any(before.get(name) != state for name, state in self._states.items()))
         return events
+
+    def _followed(self, entries: Iterable[LoggedEvent]) -> list[Event]:
+        """The events that count: of followed trials, and those that end the sweep."""
+        events = [entry.event for entry in entries]
+        # An interrupted job may be requeued or cancelled: SLURM's state decides what that means.
+        return [
+            event
+            for event in events
+            if event.kind == "fatal" or (event.trial_id in self._task_of and event.kind != "interrupted")
+        ]
 
     def _say_stuck(self) -> None:
         """Name the jobs that do not start by themselves, each job once, by reason."""

@@ -17,6 +17,8 @@ from orchestrator.backends.slurm.submissions import ArrayTask, Submission, new_s
 from orchestrator.backends.slurm.submitter import Array, SubmissionRejected, Submitter
 from orchestrator.execution.backend import SourceSignal, WorkerConfig, WorkItem
 from orchestrator.records.attempts import AttemptFolder
+from orchestrator.records.event_log import EventLog, event_logs
+from orchestrator.records.events import Event
 
 Make = Callable[..., WorkItem]
 A, B, C = "a" * 12, "b" * 12, "c" * 12
@@ -108,6 +110,39 @@ def test_a_trial_ends_when_two_answers_in_a_row_say_that_its_job_has_ended(
     engine.submit(item(A))
     engine.poll(0.0)
     assert arrays == [([A], []), ([A], [])]
+
+
+def test_what_a_job_logged_before_its_end_arrives_before_the_end(
+    engine: backend._SlurmEngine,
+    arrays: list[tuple[list[str], list[str]]],
+    slurm: dict[str, str],
+    item: Make,
+    setup_in: WorkerConfig,
+) -> None:
+    engine.submit(item(A))
+    engine.poll(0.0)
+    log = EventLog(event_logs(setup_in.folder) / "slurm-100.jsonl")
+    log(Event("started", A, {"attempt": 1, "worker": "slurm-100", "backend": "slurm"}))
+    slurm["100"] = "TIMEOUT"
+    assert engine.poll(0.0) == []  # The pause between two readings of the logs is longer than this.
+    assert [event.kind for event in engine.poll(0.0)] == ["started", "interrupted"]
+
+
+def test_an_end_in_the_log_is_told_once_although_slurm_knows_another(
+    engine: backend._SlurmEngine,
+    arrays: list[tuple[list[str], list[str]]],
+    slurm: dict[str, str],
+    item: Make,
+    setup_in: WorkerConfig,
+) -> None:
+    engine.submit(item(A))
+    engine.poll(0.0)
+    slurm["100"] = "TIMEOUT"
+    engine.poll(0.0)
+    log = EventLog(event_logs(setup_in.folder) / "slurm-100.jsonl")
+    log(Event("finished", A, {"attempt": 1, "worker": "slurm-100", "seconds": 1.0, "epochs": 2}))
+    assert [event.kind for event in engine.poll(0.0)] == ["finished"]
+    assert engine.poll(0.0) == []
 
 
 def test_a_stop_cancels_what_is_pending_and_leaves_what_runs(
