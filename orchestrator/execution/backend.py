@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from moleflow.settings.config import BackboneKnobs
 from orchestrator.execution.signals import stop_signals_ignored
 from orchestrator.records.events import Event, Events
 from orchestrator.sweep.file_schema import Resources
@@ -56,6 +58,8 @@ class WorkerConfig:
         keep: whether a finished trial's trained detector is stored with the results.
         scratch: a folder on the node's own disk for what is made from the images there, where they
             were copied to the node; None = the cache holds it.
+        weights_at_hand: gives a block within which timm finds the weights of a backbone. Set in the
+            process of a worker only.
 
     """
 
@@ -76,6 +80,7 @@ class WorkerConfig:
     node_cache: str | None = None
     keep: bool = False
     scratch: Path | None = None
+    weights_at_hand: Callable[[BackboneKnobs], AbstractContextManager[object]] = nullcontext
 
     @property
     def image_cache(self) -> Path:

@@ -21,6 +21,7 @@ from moleflow.detection.collect import collect_detector
 from moleflow.detection.detector_file import write_detector
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import CodeChanged, InvalidInput, MoleflowError, WeightsUnavailable
+from moleflow.features.extract import Extractor, frozen_backbone
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.settings.config import TrialConfig, canonical_json
 from moleflow.settings.task_list import task_name
@@ -77,7 +78,7 @@ class Worker:
         self.pruned = stop_requests.prune_requests(setup.folder)
         self._send = events
         self.environment: Environment = open_environment(setup.device, setup.threads)
-        self.features = FeatureCache(setup.cache / "features", copies=node_copies(setup.node_cache))
+        self.features = FeatureCache(setup.cache / "features", self._backbone, node_copies(setup.node_cache))
         self.stages = StageStore(setup.cache / "stages")
         self.attempts = AttemptFolder(setup.folder / "attempts")
         self.store = ResultStore(setup.folder)
@@ -196,6 +197,10 @@ class Worker:
             digests = WatchedDigests(self.setup.image_cache / "digests.json", report)
             self._scanned[names] = scan(self.setup.data_root, names, digests, reading_of(config.data))
         return self._scanned[names]
+
+    def _backbone(self, config: TrialConfig, environment: Environment) -> Extractor:
+        with self.setup.weights_at_hand(config.backbone):
+            return frozen_backbone(config, environment)
 
     def _finished_elsewhere(self, trial: Trial, attempt: Attempt) -> bool:
         if not any(record.stored_state == attempts.FINISHED for record in attempt.earlier):

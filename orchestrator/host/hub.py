@@ -7,12 +7,15 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from moleflow.features.weights import PRETRAINED
 
 HUB = "https://huggingface.co"
 WITHIN_S = 3.0
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The names of weights in a repository, in the order in which timm looks for them."""
 
 
 def download_host() -> tuple[str, int]:
@@ -30,6 +33,40 @@ def is_reachable(host: str, port: int, within_s: float = WITHIN_S) -> bool:
     except (OSError, ValueError, OverflowError):
         return False
     return True
+
+
+def cache_folder() -> Path:
+    """The folder of this process in which downloads from the hub are kept."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cached_weights(repository: str, folder: Path | None = None) -> Path | None:
+    """The file with the weights of a repository, if a download kept it.
+
+    Args:
+        repository: its name on the hub, such as `timm/NAME`.
+        folder: where downloads are kept; None = the folder of this process.
+
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repository, name, cache_dir=folder) for name in WEIGHT_FILES)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+@contextlib.contextmanager
+def only_cache(folder: Path) -> Iterator[None]:
+    """Inside the block, read from downloads that are kept in a folder; nothing is downloaded."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE
+    constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = str(folder), True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

@@ -111,8 +111,8 @@ def separate_node(head: Cluster, place: Path, images: Path) -> Iterator[Callable
     """Add a node to the cluster that shares no disk with the driver."""
     nodes: list[SeparateNode] = []
 
-    def add(**options: Any) -> SeparateNode:
-        nodes.append(SeparateNode(head.address, [place, images.parent], **options))
+    def add(more_hidden: Iterable[Path] = (), **options: Any) -> SeparateNode:
+        nodes.append(SeparateNode(head.address, [place, images.parent, *more_hidden], **options))
         return nodes[-1]
 
     yield add

@@ -23,7 +23,7 @@ def server(tmp_path, images):
     """A server of an empty results folder and cache, and of the images."""
     for name in ("results", "cache"):
         (tmp_path / name).mkdir()
-    return FileServer([tmp_path / "results", tmp_path / "cache"], images)
+    return FileServer([tmp_path / "results", tmp_path / "cache"], images, tmp_path / "hub")
 
 
 def test_images_of_the_wanted_classes_and_files_outside_of_class_folders_travel(server, images, draw, tmp_path):
@@ -33,7 +33,7 @@ def test_images_of_the_wanted_classes_and_files_outside_of_class_folders_travel(
     (root / "notes").mkdir()
     for name in ("table.csv", "notes/more.txt", ".hidden", "bolt/license.txt"):
         (root / name).write_text(name)
-    packs = FileServer([tmp_path / "results"], root).image_packs(["bolt", "wire"], BY_LOOKING)
+    packs = FileServer([tmp_path / "results"], root, tmp_path / "hub").image_packs(["bolt", "wire"], BY_LOOKING)
     names = [name for pack in packs for name, _ in pack.files]
     assert len(names) == len(set(names))
     there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
@@ -68,6 +68,20 @@ def test_only_images_below_the_data_root_and_known_weights_are_read(server, imag
     answer, _ = server.perform(FileRequest("read", secret))
     with pytest.raises(OSError, match="not below"):
         answer.value(secret)
+
+
+def test_weights_of_the_hub_are_read_below_the_drivers_cache_only(server, tmp_path):
+    assert server.hub_weights("timm/some") is None
+    snapshot = tmp_path / "hub/models--timm--some/snapshots/c1"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "hub/models--timm--some/refs").mkdir()
+    (tmp_path / "hub/models--timm--some/refs/main").write_text("c1")
+    (snapshot / "model.safetensors").write_bytes(b"one")
+    found = server.hub_weights("timm/some")
+    assert found.place == Path("models--timm--some/snapshots/c1/model.safetensors")
+    assert found.sha256 == hashlib.sha256(b"one").hexdigest()
+    with pytest.raises(ValueError, match="Repo id must"):
+        server.hub_weights("../../timm/some")
 
 
 def test_a_stage_travels_again_only_if_it_has_changed(server, tmp_path):

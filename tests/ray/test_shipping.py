@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from moleflow.features.timm_import import import_timm
+from moleflow.features.weights import PACKAGE, PRETRAINED, weights_file
+from moleflow.settings.config import BackboneKnobs
 from orchestrator.backends.ray.node import nodes_folder
 from orchestrator.records.attempts import DIED, FAILED, FINISHED, RUNNING, WORKER_DIED, AttemptFolder
 from orchestrator.records.event_log import LogFollower, event_logs
@@ -18,6 +23,12 @@ from orchestrator.results.store import ResultStore
 
 pytestmark = pytest.mark.ray
 RESULTS = "results/small"
+OF_PACKAGE = BackboneKnobs(weights=PACKAGE)
+
+
+def package_folders():
+    """The folders of the package with weights, as the environment imports it."""
+    return [Path(folder) for folder in importlib.util.find_spec(PACKAGE.replace("-", "_")).submodule_search_locations]
 
 
 @pytest.fixture
@@ -64,6 +75,36 @@ def test_trials_on_a_node_without_the_drivers_disk_give_the_digits_of_inline(
     assert digits(place / RESULTS) == digits(place / "other")
     keys = [sorted(path.name for path in (place / cache).glob("*/*/*/")) for cache in ("cache", "other_cache")]
     assert keys[0] == keys[1]
+
+
+@pytest.fixture
+def hub(place, monkeypatch):
+    """Fill the driver's cache of the Hugging Face hub with drawn weights; nodes have none."""
+    monkeypatch.setenv("HF_HOME", str(place / "hub_of_nodes"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place / "hub"))
+    repository, commit = place / "hub/models--timm--efficientnet_lite0.ra_in1k", "0" * 40
+    snapshot = repository / "snapshots" / commit
+    for folder in (snapshot, repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    torch.manual_seed(1)
+    save_file(import_timm().create_model("efficientnet_lite0").state_dict(), snapshot / "model.safetensors")
+
+
+def test_weights_of_the_hub_and_of_a_package_travel_to_a_node_that_has_neither(
+    head, separate_node, place, hub, edit, command, digits
+):
+    separate_node(more_hidden=package_folders())
+    edit(grid={"backbone.weights": [PRETRAINED, PACKAGE]}, seeds=1, report=None)
+    ran = command("sweep.yaml", "--backend", "ray", "--address", head.address, "--wait-for-nodes", "1")
+    assert ran.code == 0, ran.err + ran.out
+    assert command("sweep.yaml", "--backend", "inline", "--out", "other", "--cache", "other_cache").code == 0
+    assert digits(place / RESULTS) == digits(place / "other")
+    sizes = [path.stat().st_size for path in (*(place / "hub").rglob("*.safetensors"), weights_file(OF_PACKAGE))]
+    assert float(re.search(r"([\d.]+) MB of weights", ran.out)[1]) == pytest.approx(sum(sizes) / 1e6, abs=0.06)
+    assert not any(nodes_folder().glob("ray-*"))
 
 
 def test_a_node_that_dies_costs_an_attempt_and_one_that_joins_goes_on(

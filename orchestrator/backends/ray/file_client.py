@@ -20,7 +20,7 @@ from moleflow import files
 from moleflow.data.layouts.table import Reading
 from moleflow.file_service import FileAnswer, FileRequest
 from moleflow.passing_errors import retried
-from orchestrator.backends.ray.file_server import ImagePack, Stamp, Stored, Unchanged
+from orchestrator.backends.ray.file_server import HubFile, ImagePack, Stamp, Stored, Unchanged
 
 ANSWER_WITHIN_S = 60.0
 FREE_SHARE = 0.1
@@ -87,6 +87,12 @@ class FileClient:
     def images(self, pack: ImagePack, root: Path) -> list[bytes]:
         """The contents of the files of a pack; `root` is named in messages."""
         found: list[bytes] = retried(lambda: answered(answered(self._server.images.remote(pack), root)[0], root), root)
+        return found
+
+    def hub_weights(self, repository: str) -> HubFile | None:
+        """See `FileServer.hub_weights`."""
+        named = Path(repository)
+        found: HubFile | None = retried(lambda: answered(self._server.hub_weights.remote(repository), named), named)
         return found
 
     def weights(self, path: Path, sha256: str) -> bytes:

@@ -20,6 +20,7 @@ from moleflow.data.folders import files_below
 from moleflow.data.layouts.table import Reading, find_classes
 from moleflow.file_service import FileAnswer, FileRequest, FileService
 from moleflow.passing_errors import read
+from orchestrator.host.hub import cached_weights
 
 THREADS = 16
 PACK_BYTES = 32_000_000
@@ -49,6 +50,21 @@ class ImagePack:
 
 
 @dataclass(frozen=True)
+class HubFile:
+    """A file in the driver's cache of the Hugging Face hub.
+
+    Attributes:
+        path: the file.
+        place: its path in the cache, `<repository>/snapshots/<commit>/<name>`.
+        sha256: the digest of its content.
+    """
+
+    path: Path
+    place: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Stored:
     """Content in the object store: a reference in a list, which Ray does not resolve by itself."""
 
@@ -66,11 +82,12 @@ class FileServer:
     Args:
         folders: results and cache, which nodes may read and write.
         data_root: the folder of the images, which nodes may read.
+        hub_cache: the driver's cache of the Hugging Face hub, whose weights nodes may read.
     """
 
-    def __init__(self, folders: Sequence[Path], data_root: Path) -> None:
+    def __init__(self, folders: Sequence[Path], data_root: Path, hub_cache: Path) -> None:
         self._service = FileService(folders)
-        self._results, self._root = folders[0], data_root
+        self._results, self._root, self._hub_cache = folders[0], data_root, hub_cache
         self._lock, self._keep_lock = threading.Lock(), threading.Lock()
         self._kept: OrderedDict[tuple[object, ...], tuple[Any, int]] = OrderedDict()
         self._traffic: Counter[str] = Counter()
@@ -161,6 +178,17 @@ class FileServer:
             raise PermissionError(f"{path}: is not the file with the SHA-256 {sha256}")
         self._count("weights", len(content))
         return self._keep((path, sha256), lambda: content, len(content))
+
+    def hub_weights(self, repository: str) -> HubFile | None:
+        """The weights of a repository in the driver's cache of the hub; None if they are not there.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        path = cached_weights(repository, self._hub_cache)
+        if path is None:
+            return None
+        return HubFile(path, path.relative_to(self._hub_cache), hashlib.sha256(read(path)).hexdigest())
 
     def traffic(self) -> Traffic:
         """The bytes that were sent and received so far."""

@@ -2,7 +2,7 @@
 
     <temporary folder>/moleflow-node-<user>/<run>/     on a node that lacks one of them
         images/     the images of the classes that its trials need
-        weights/    files of weights
+        weights/, packages/, hub/   weights (`orchestrator.backends.ray.node_weights`)
         features/   copies of features (`moleflow.cache.array_packs.NodeCopies`)
         stages/     copies of trained stages
         synthetic/, digests.json    made from the images there
@@ -19,7 +19,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,18 +28,16 @@ from typing import Any
 from moleflow import files
 from moleflow.cache.claim import exclusive, is_stale, try_claim
 from moleflow.data.scan import reading_of
-from moleflow.errors import InvalidInput
-from moleflow.features.weights import weights_identity
 from moleflow.file_service import RemoteFiles
 from moleflow.owner import owner_code
 from moleflow.passing_errors import read
 from moleflow.settings.config import TrialConfig, digest
 from orchestrator.backends.ray.file_client import FileClient, StageCopies
+from orchestrator.backends.ray.node_weights import NodeWeights, once
 from orchestrator.execution.backend import WorkerConfig
 from orchestrator.sweep.trial import Trial
 
 RESULTS, CACHE, IMAGES = "results", "cache", "images"
-_SHA256 = "sha256:"
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,9 @@ class Node:
         self._unseen = driver.unseen() if driver else frozenset[str]()
         self._routes = contextlib.ExitStack()  # For as long as this process lives.
         self.setup = setup
+        if driver:
+            self._weights = NodeWeights(lambda: self._client, lambda: self._folder)
+            self.setup = setup = replace(setup, weights_at_hand=self._weights.from_hub)
         if not self._unseen:
             return
         call = RemoteFiles(self._client.send)
@@ -104,7 +105,8 @@ class Node:
 
         Args:
             trial: the trial.
-            weights: the file of its weights on the driver's node; None = no file of the user.
+            weights: the file of its weights on the driver's node; None = not in a file that the
+                sweep or a package names.
 
         Returns:
             The trial, with the path of its weights here.
@@ -118,15 +120,7 @@ class Node:
             return trial
         if IMAGES in self._unseen:
             self._fetch_images(trial.config)
-        if weights is None or _has_weights(trial):
-            return trial
-        sha256 = trial.inputs.weights.removeprefix(_SHA256)
-        local = self._folder / "weights" / f"{sha256}-{weights.name}"
-        with _once(local):
-            if not local.exists():
-                files.write_atomically(local, self._client.weights(weights, sha256), durable=False)
-        backbone = trial.config.backbone.model_copy(update={"weights": str(local)})
-        return replace(trial, config=trial.config.model_copy(update={"backbone": backbone}))
+        return trial if weights is None else self._weights.of_file(trial, weights)
 
     @cached_property
     def _folder(self) -> Path:
@@ -144,7 +138,7 @@ class Node:
         if done.exists():
             return
         root = self.setup.data_root
-        with _once(self._folder / "images"):
+        with once(self._folder / "images"):
             if done.exists():
                 return
             for pack in self._client.image_packs(classes, reading, root):
@@ -195,23 +189,8 @@ def _enter(run: str) -> Path:
     return place / run
 
 
-@contextlib.contextmanager
-def _once(path: Path) -> Iterator[None]:
-    """Let one process of this node at a time make a file."""
-    files.make_folder(path.parent)
-    with exclusive(path.with_name(f"{path.name}.claim")):
-        yield
-
-
 def _has(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
     except OSError:
-        return False
-
-
-def _has_weights(trial: Trial) -> bool:
-    try:
-        return weights_identity(trial.config.backbone) == trial.inputs.weights
-    except (InvalidInput, OSError):
         return False

@@ -23,6 +23,7 @@ from moleflow.passing_errors import read
 from orchestrator.backends.ray.file_server import THREADS, FileServer, Traffic
 from orchestrator.backends.ray.node import CACHE, IMAGES, RESULTS, DriverFiles, remove_run, stalls_of
 from orchestrator.execution.backend import WorkerConfig
+from orchestrator.host.hub import cache_folder
 
 SAMPLED_IMAGES = 8
 ASK_WITHIN_S, END_WITHIN_S = 60.0, 10.0
@@ -112,7 +113,7 @@ def shipping(setup: WorkerConfig, say: Callable[[str], None]) -> Iterator[Shippi
         own = ray.get_runtime_context().get_node_id()
         actor = cast(Any, ray).remote(FileServer)
         server = actor.options(num_cpus=0, max_concurrency=THREADS, max_restarts=-1, **_on(own)).remote(
-            (setup.folder, setup.cache), setup.data_root
+            (setup.folder, setup.cache), setup.data_root, cache_folder()
         )
         shipped = Shipping(DriverFiles(server, run, probes, sample))
         unseen = shipped.unseen()

@@ -40,7 +40,7 @@ class Placement:
 
     Attributes:
         trial: the trial; None once it is over.
-        weights: the user's file of weights, on the driver's node; None without one.
+        weights: the user's or a package's file of weights, on the driver's node; None without one.
     """
 
     trial: Trial | None
@@ -214,7 +214,7 @@ class _TrialThread:
             if isinstance(error, OSError) and not disk.takes_no_more(error):
                 raise  # The driver sees this process die, and tries elsewhere.
             where = cast(Any, ray.util).get_node_ip_address()
-            self._on_event(Event("fatal", trial.id, {"error": f"the images cannot be brought to {where}: {error}"}))
+            self._on_event(Event("fatal", trial.id, {"error": f"the files cannot be brought to {where}: {error}"}))
             return None
 
     def _next(self, worker: TrialRunner) -> tuple[int, Trial, Path | None] | None:

@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from moleflow.features.weights import PACKAGE, weights_file
+from moleflow.features.weights import weights_file
 from orchestrator.backends.ray.trial_actor import OVER, Placement
 from orchestrator.execution.backend import SourceSignal, TrialSupply, WorkerConfig, WorkItem
 from orchestrator.records import stop_requests
@@ -189,10 +189,9 @@ class TuneSource:
         self._report(Event("failed", trial_id, facts))
 
 
-def _users_weights(trial: Trial) -> Path | None:
-    """The user's file of weights, which nodes may lack; None for weights of a package."""
-    backbone = trial.config.backbone
-    path = None if backbone.weights == PACKAGE else weights_file(backbone)
+def _weights(trial: Trial) -> Path | None:
+    """The file of weights that the user or the package brought; nodes may lack it."""
+    path = weights_file(trial.config.backbone)
     return None if path is None else path.absolute()
 
 
@@ -211,7 +210,7 @@ class SourceSearcher(Searcher):
         """The next item as a configuration; None = ask again later; FINISHED = no more items."""
         answer = self._tune_source.next(trial_id)
         if isinstance(answer, WorkItem):
-            return {"placed": Placement(answer.trial, _users_weights(answer.trial))}
+            return {"placed": Placement(answer.trial, _weights(answer.trial))}
         return str(Searcher.FINISHED) if answer is SourceSignal.DONE else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
