@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -173,19 +174,24 @@ def long_sweep(place: Path, edit: Callable[..., Path], long_run: Long) -> Path:
     return place
 
 
+def processes(is_wanted: Callable[[bytes], bool]) -> set[int]:
+    """The processes of this machine with such a command line."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if is_wanted(path.read_bytes()):
+                found.add(int(path.parent.name))
+    return found
+
+
 @pytest.fixture
 def ray_processes() -> Callable[[], set[int]]:
     """The processes of every Ray that the backend started, and all worker processes of Ray."""
+    return lambda: processes(lambda words: b"moleflow-ray-" in words or words.startswith(b"ray::"))
 
-    def find() -> set[int]:
-        found = set()
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes()
-                if b"moleflow-ray-" in words or words.startswith(b"ray::"):
-                    found.add(int(path.parent.name))
-            except OSError:
-                continue
-        return found
 
-    return find
+@pytest.fixture
+def actors(head: Cluster) -> Callable[[], set[int]]:
+    """The worker processes of this machine's clusters that serve a driver, trials and files."""
+    idle = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+    return lambda: processes(lambda words: words.startswith(b"ray::") and not words.startswith(idle))

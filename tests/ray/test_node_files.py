@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from moleflow.cache import claim
 from moleflow.data.layouts.table import BY_LOOKING
 from moleflow.data.scan import scan
 from moleflow.file_service import FileRequest
-from orchestrator.backends.ray import file_server, node
+from orchestrator.backends.ray import file_server, node, shipping
 from orchestrator.backends.ray.file_client import StageCopies
 from orchestrator.backends.ray.file_server import FileServer, ImagePack, Unchanged
 from orchestrator.backends.ray.node import CACHE, IMAGES, RESULTS, DriverFiles
@@ -115,14 +116,31 @@ def test_a_folder_is_seen_by_its_probe_and_images_by_their_content(tmp_path, ima
     assert DriverFiles(None, "run", probes, {Path("/nowhere/a.png"): "0" * 64}).unseen() == {RESULTS, IMAGES}
 
 
+def test_a_probe_of_a_dead_driver_goes_at_the_next_start_and_one_in_use_stays(tmp_path, dead_pid, monkeypatch):
+    with shipping._probe(tmp_path / "ray", "living") as living:
+        mine = json.loads(living.read_text())
+        others = {"dead": {"pid": dead_pid}, "elsewhere": {"host": "other"}}
+        for name, change in others.items():
+            (tmp_path / "ray" / f"{name}.probe").write_text(json.dumps({**mine, **change}))
+        with shipping._probe(tmp_path / "ray", "next") as probe:
+            assert {path.stem for path in probe.parent.iterdir()} == {"living", "elsewhere", "next"}
+    assert [path.stem for path in (tmp_path / "ray").iterdir()] == ["elsewhere"]
+    # It is gone once this process has watched it for some seconds, and nobody touched it meanwhile.
+    os.utime(tmp_path / "ray/elsewhere.probe", (1e9, 1e9))
+    for pause in ("WATCHED_S", "LOOK_EVERY_S"):
+        monkeypatch.setattr(claim, pause, 0.0)
+    shipping._remove_stale_probes(tmp_path / "ray")
+    assert not [*(tmp_path / "ray").iterdir()]
+
+
 def test_the_folder_of_a_run_goes_once_no_process_uses_it(tmp_path, monkeypatch):
     monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
     first = node._enter("first")
     (first / "images").mkdir()
     second = node._enter("second")
     assert first.exists()  # This process uses it.
-    (claim,) = (first / "workers").iterdir()
-    claim.write_text(json.dumps({**json.loads(claim.read_text()), "pid": 2**22 + 1}))
+    (held,) = (first / "workers").iterdir()
+    held.write_text(json.dumps({**json.loads(held.read_text()), "pid": 2**22 + 1}))
     assert node._enter("third").exists()
     assert not first.exists()
     assert second.exists()

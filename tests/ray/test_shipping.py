@@ -17,7 +17,7 @@ from moleflow.features.timm_import import import_timm
 from moleflow.features.weights import PACKAGE, PRETRAINED, weights_file
 from moleflow.settings.config import BackboneKnobs
 from orchestrator.backends.ray.node import nodes_folder
-from orchestrator.records.attempts import DIED, FAILED, FINISHED, RUNNING, WORKER_DIED, AttemptFolder
+from orchestrator.records.attempts import DIED, FAILED, FINISHED, INTERRUPTED, RUNNING, WORKER_DIED, AttemptFolder
 from orchestrator.records.event_log import LogFollower, event_logs
 from orchestrator.results.store import ResultStore
 
@@ -29,6 +29,16 @@ OF_PACKAGE = BackboneKnobs(weights=PACKAGE)
 def package_folders():
     """The folders of the package with weights, as the environment imports it."""
     return [Path(folder) for folder in importlib.util.find_spec(PACKAGE.replace("-", "_")).submodule_search_locations]
+
+
+def probes(place):
+    """The probes of drivers in the results and the cache."""
+    return [*(place / RESULTS).rglob("*.probe"), *(place / "cache").rglob("*.probe")]
+
+
+def leftovers(place):
+    """Probes, and the folders of runs on nodes; all nodes of this machine share one."""
+    return [*probes(place), *(path for path in nodes_folder().iterdir() if path.name != "lock")]
 
 
 @pytest.fixture
@@ -133,15 +143,54 @@ def test_a_node_that_dies_costs_an_attempt_and_one_that_joins_goes_on(
     assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
 
 
+@pytest.fixture
+def epochs(long_sweep):
+    """The function that reads the epochs logged so far: (trial, attempt, task, epoch) of each."""
+
+    def read():
+        logged = LogFollower(event_logs(long_sweep / RESULTS)).read_new()
+        told = [(entry.event.trial_id, entry.event.facts) for entry in logged if entry.event.kind == "epoch"]
+        return [(trial, facts["attempt"], facts["task"], facts["epoch"]) for trial, facts in told]
+
+    return read
+
+
+def test_ctrl_c_ends_trials_on_nodes_at_an_epoch_that_the_same_command_continues(
+    head, separate_node, long_sweep, long_run, start, wait_until, digits, epochs, actors
+):
+    wait_until(separate_node().is_up)
+    words = ("sweep.yaml", "--backend", "ray", "--address", head.address, "--wait-for-nodes", "1")
+    running = start(*words)
+    wait_until(epochs)
+    assert actors()
+    running.signal(signal.SIGINT)
+    ended = running.end()
+    assert ended.code == 130, ended.err + ended.out
+    assert "Traceback" not in ended.err
+    assert "to continue, run: " in ended.out
+    wait_until(lambda: not actors())
+    assert leftovers(long_sweep) == []
+    records = AttemptFolder(long_sweep / RESULTS / "attempts").all()
+    (stopped,) = [record.trial_id for record in records if record.state == INTERRUPTED]
+    assert {record.state for record in records} <= {INTERRUPTED, FINISHED}
+
+    again = start(*words).end(timeout=240)
+    assert again.code == 0, again.err
+    steps = {
+        attempt: [step for trial, *step in epochs() if trial == stopped and step[0] == attempt] for attempt in (1, 2)
+    }
+    assert steps[2][0][1:] > [0, 1]  # The first task goes on, or is over.
+    assert steps[2][0][1:] >= steps[1][-1][1:]
+    assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
+    assert leftovers(long_sweep) == []
+
+
 def test_a_driver_that_is_killed_resumes_on_nodes_without_its_disk(
-    head, separate_node, long_sweep, long_run, start, wait_until, digits
+    head, separate_node, long_sweep, long_run, start, wait_until, digits, epochs
 ):
     wait_until(separate_node().is_up)
     words = ("sweep.yaml", "--backend", "ray", "--address", head.address, "--wait-for-nodes", "1")
     attempts = AttemptFolder(long_sweep / RESULTS / "attempts")
-
-    def epochs():
-        return [e for e in LogFollower(event_logs(long_sweep / RESULTS)).read_new() if e.event.kind == "epoch"]
 
     running = start(*words)
     wait_until(epochs)
@@ -150,7 +199,8 @@ def test_a_driver_that_is_killed_resumes_on_nodes_without_its_disk(
     wait_until(lambda: not [record for record in attempts.all() if record.state == RUNNING])
     assert [record for record in attempts.all() if record.state == DIED]
     assert any(nodes_folder().iterdir())
+    assert len(probes(long_sweep)) == 2
     again = start(*words).end(timeout=240)
     assert again.code == 0, again.err
     assert digits(long_sweep / RESULTS) == digits(long_run.folder / RESULTS)
-    assert not [path for path in nodes_folder().iterdir() if path.name != "lock"]
+    assert leftovers(long_sweep) == []

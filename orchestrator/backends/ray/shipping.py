@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import moleflow
 import orchestrator
 from moleflow import files
+from moleflow.cache.claim import is_stale, try_claim
 from moleflow.data.folders import files_below
 from moleflow.errors import InvalidInput
 from moleflow.passing_errors import read
@@ -101,11 +102,8 @@ def shipping(setup: WorkerConfig, say: Callable[[str], None]) -> Iterator[Shippi
 
     """
     run = f"{setup.worker}-{os.urandom(4).hex()}"
-    probes = {RESULTS: setup.folder / "ray" / f"{run}.probe", CACHE: setup.cache / "ray" / f"{run}.probe"}
-    try:
-        for probe in probes.values():
-            files.make_folder(probe.parent)
-            files.write_atomically(probe, b"", durable=False)
+    with _probe(setup.folder / "ray", run) as of_results, _probe(setup.cache / "ray", run) as of_cache:
+        probes = {RESULTS: of_results, CACHE: of_cache}
         sample = {
             path: hashlib.sha256(read(path)).hexdigest()
             for path in islice(files_below(setup.data_root), SAMPLED_IMAGES)
@@ -134,11 +132,33 @@ def shipping(setup: WorkerConfig, say: Callable[[str], None]) -> Iterator[Shippi
                 if said := _spelled(shipped.traffic()):
                     say(said)
                 cast(Any, ray).kill(server)
+
+
+@contextlib.contextmanager
+def _probe(folder: Path, run: str) -> Iterator[Path]:
+    """A file by which nodes see within the block that they share a folder with this driver.
+
+    It is a claim, so that a probe of a driver that was killed can be told from one in use.
+    """
+    probe = folder / f"{run}.probe"
+    _remove_stale_probes(folder)
+    claim = try_claim(probe)
+    try:
+        yield probe
     finally:
-        for probe in probes.values():
-            files.remove(probe)
-            with contextlib.suppress(OSError):
-                probe.parent.rmdir()
+        # Whether a driver of another host has died shows only after some seconds.
+        _remove_stale_probes(folder)
+        if claim:
+            claim.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _remove_stale_probes(folder: Path) -> None:
+    for probe in folder.glob("*.probe"):
+        with contextlib.suppress(OSError):
+            if is_stale(probe):
+                files.remove(probe)
 
 
 def _listed(names: frozenset[str], setup: WorkerConfig) -> str:
