@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shlex
 import shutil
@@ -33,6 +34,7 @@ from orchestrator.records.events import Event
 from orchestrator.sweep.sweep import load_sweep
 
 SMALL = {"object_store_memory": 80_000_000, "memory": 4_000_000_000, "include_dashboard": False}
+ROOT = Path(__file__).parents[2]
 PACKAGES = [Path(str(package.__file__)).parent for package in (moleflow, orchestrator)]
 
 
@@ -52,10 +54,19 @@ class SeparateNode:
         hidden: folders that are empty on the node, in addition to the project's code.
         cpus: declared CPUs.
         trace: a file for what strace sees of the node's processes; None = no strace.
+        network: the command that runs another one in the node's network namespace, and the node's
+            address there; None = the network of this machine.
 
     """
 
-    def __init__(self, address: str, hidden: Iterable[Path], cpus: int = 1, trace: Path | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        hidden: Iterable[Path],
+        cpus: int = 1,
+        trace: Path | None = None,
+        network: tuple[list[str], str] | None = None,
+    ) -> None:
         folders = {path.resolve() for path in (*hidden, *PACKAGES, *installed_packages())}
         mounts = " && ".join(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in sorted(folders))
         watched = ["strace", "-f", "-qq", "-e", "trace=%file", "-o", str(trace)] if trace else []
@@ -70,10 +81,12 @@ class SeparateNode:
             ),
             *("--object-store-memory=80000000", "--memory=4000000000", "--disable-usage-stats"),
         ]
+        within, ip = network or ([], None)
+        start += [f"--node-ip-address={ip}"] if ip else []
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.output = tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115
         self.process = subprocess.Popen(
-            ["unshare", "--mount", "bash", "-c", f"{mounts} && cd / && exec {shlex.join(start)}"],
+            [*within, "unshare", "--mount", "bash", "-c", f"{mounts} && cd / && exec {shlex.join(start)}"],
             env=environment,
             stdout=self.output,
             stderr=subprocess.DEVNULL,
@@ -94,14 +107,27 @@ class SeparateNode:
 
 
 @pytest.fixture
-def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster of a head that runs no trials."""
+def network() -> Iterator[Any]:
+    """A network of two nodes in network namespaces of their own, 20 ms from this machine."""
+    spec = importlib.util.spec_from_file_location("node_network", ROOT / "benchmarks/node_network.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    with module.node_network(2) as made:
+        made.delay(20)
+        yield made
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster of a head that runs no trials; it is in the test's network, if that has one."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     enable_token_auth_by_default()  # What `ray.init` does on its own where it starts a Ray.
     ensure_token_if_auth_enabled()
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    made = Cluster(initialize_head=True, head_node_args={**SMALL, "num_cpus": 0, "_system_config": quick})
+    network = request.getfixturevalue("network") if "network" in request.fixturenames else None
+    where = {"node_ip_address": network.head} if network else {}
+    made = Cluster(initialize_head=True, head_node_args={**SMALL, **where, "num_cpus": 0, "_system_config": quick})
     yield made
     ray.shutdown()
     made.shutdown()

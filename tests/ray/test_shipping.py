@@ -117,6 +117,26 @@ def test_weights_of_the_hub_and_of_a_package_travel_to_a_node_that_has_neither(
     assert not any(nodes_folder().glob("ray-*"))
 
 
+def test_trials_on_nodes_in_networks_of_their_own_give_the_digits_of_inline(
+    network, head, separate_node, place, edit, command, digits
+):
+    """Each node also has folders of its own for Ray and for copies."""
+    nodes_folder().mkdir(exist_ok=True)
+    own = [Path(head.head_node.get_temp_dir_path()), nodes_folder()]
+    for node in network.nodes:
+        separate_node(network=node, more_hidden=own)
+    edit(report=None)
+    ran = command("sweep.yaml", "--backend", "ray", "--address", head.address, "--wait-for-nodes", "2")
+    assert ran.code == 0, ran.err + ran.out
+    assert "2 of 3 nodes do not see the results" in ran.out
+    addresses = {node["NodeManagerAddress"] for node in head.global_state.node_table()}
+    assert addresses == {network.head, *(address for _, address in network.nodes)}
+    workers = {row["worker"] for row in ResultStore(place / RESULTS).read("attempts").to_pylist()}
+    assert len(workers) > 1
+    assert command("sweep.yaml", "--backend", "inline", "--out", "other", "--cache", "other_cache").code == 0
+    assert digits(place / RESULTS) == digits(place / "other")
+
+
 def test_a_node_that_dies_costs_an_attempt_and_one_that_joins_goes_on(
     head, separate_node, long_sweep, long_run, on_ray, digits, wait_until
 ):
