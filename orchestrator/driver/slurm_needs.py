@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from rich.console import Console
 
 from moleflow.errors import InvalidInput, counted
-from orchestrator.backends.slurm.gpu_request import gpus_of_trial, partition_name
+from orchestrator.backends.slurm.gpu_request import gpu_model, gpus_of_trial, partition_name
 from orchestrator.backends.slurm.job_array import array_shape
-from orchestrator.backends.slurm.queue import SlurmUnavailable, has_gpus, largest_array
+from orchestrator.backends.slurm.queue import SlurmUnavailable, has_gpus, largest_array, memory_per_gpu
 from orchestrator.backends.slurm.site_profile import SiteProfile, load_profile
 from orchestrator.driver.prepare import Options, Prepared
 from orchestrator.driver.trial_cost import (
@@ -117,15 +117,18 @@ def needs_on_slurm(prepared: Prepared, options: Options, assume: bool = False, w
     if with_cost or sharing_auto or needs.time_min == "auto":
         found.cost = trial_cost(prepared, options, "cuda" if gpus else "cpu")
     if sharing_auto:
-        resources = resources.model_copy(update={"trials_per_gpu": _sharing(found, gpus)})
+        resources = resources.model_copy(update={"trials_per_gpu": _sharing(found, gpus, needs.mem_gb, assume)})
     if needs.time_min == "auto":
         resources = resources.model_copy(update={"time_min": _time_limit(found, resources)})
     found.prepared = replace(prepared, sweep=replace(prepared.sweep, resources=resources))
     return found
 
 
-def _sharing(found: SlurmNeeds, gpus: float) -> int:
-    """The trials of one GPU for `trials_per_gpu: auto`; they share no more than one GPU."""
+def _sharing(found: SlurmNeeds, gpus: float, mem_gb: float, assume: bool) -> int:
+    """The trials of one GPU for `trials_per_gpu: auto`; they share no more than one GPU.
+
+    The memory of the GPU limits them, and the memory that a node has for each of its GPUs.
+    """
     memory = found.profile.gpu_mem_gb
     if found.cost is None or not 0 < gpus <= 1:
         return 1
@@ -133,9 +136,30 @@ def _sharing(found: SlurmNeeds, gpus: float) -> int:
         raise InvalidInput(
             "trials_per_gpu: given auto, which needs the memory of one GPU; give gpu_mem_gb in the profile, or a number"
         )
-    sharing = max(1, min(MOST_ON_A_GPU, found.cost.fitting(memory)))
-    found.notes.append(f"trials_per_gpu: auto is {sharing}: {memory_sentence(found.cost, memory)}")
+    limits = {"the GPU's memory": found.cost.fitting(memory), f"the maximum of {MOST_ON_A_GPU}": MOST_ON_A_GPU}
+    sentence = memory_sentence(found.cost, memory)
+    node_gb = _node_memory(found, assume)
+    if node_gb is not None:
+        fitting = limits["the node's memory"] = int(node_gb // mem_gb)
+        held = f"{counted(fitting, 'trial')} of {mem_gb:g} GB (resources.mem_gb)"
+        sentence += f"; a node's main memory, {node_gb:.1f} GB for each GPU, holds {held}"
+    limit = min(limits, key=lambda name: limits[name])
+    sharing = max(1, limits[limit])
+    found.notes.append(f"trials_per_gpu: auto is {sharing}, limited by {limit}: {sentence}")
     return sharing
+
+
+def _node_memory(found: SlurmNeeds, assume: bool) -> float | None:
+    """The main memory that a node has for each GPU, GB; None, with an assumption, if not known."""
+    try:
+        memory = memory_per_gpu(found.profile.partition, gpu_model(found.profile))
+    except SlurmUnavailable:
+        if not assume and shutil.which("sinfo"):
+            raise
+        memory = None
+    if memory is None:
+        found.assumed.append("the main memory of a node is enough for trials_per_gpu: auto; sinfo does not tell it")
+    return memory
 
 
 def memory_sentence(cost: TrialCost, gpu_mem_gb: float | None) -> str:

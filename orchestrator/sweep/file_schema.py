@@ -57,8 +57,8 @@ class Resources(_Keys):
     )
     trials_per_gpu: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         default=1,
-        description="a whole number 1..1000: trials that share one GPU; auto: on SLURM as many as its memory is expected to "
-        "hold; elsewhere 1",
+        description="a whole number 1..1000: trials that share one GPU; auto: on SLURM as many as its memory and the node's "
+        "are expected to hold; elsewhere 1",
     )
 
     @model_validator(mode="after")

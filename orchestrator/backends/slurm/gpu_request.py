@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -53,6 +54,12 @@ def gpus_of_trial(
             "give --set resources.gpus=1, or --device cpu if that is meant"
         )
     return float(site_has)
+
+
+def gpu_model(profile: SiteProfile) -> str | None:
+    """The GPU model that `gres` names, such as a100 in gpu:a100:{gpus}; None = any."""
+    named = re.match(r"gpu:([^:{]+):", profile.gres or "")
+    return named[1] if named else None
 
 
 def partition_name(profile: SiteProfile) -> str:

@@ -32,6 +32,8 @@ _NEVER_STARTS = frozenset(
         "BadConstraints",
     }
 )
+_GPUS = re.compile(r"(?:^|,)gpu(?::([^:,()]+))?:(\d+)")
+"""GPUs in sinfo's list of a node's resources, such as lustre:1,gpu:a100:4(S:0-1)."""
 INTERRUPTING = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"})
 """States of jobs that ended through no fault of theirs."""
 COMPLETED, OUT_OF_MEMORY, CANCELLED = "COMPLETED", "OUT_OF_MEMORY", "CANCELLED"
@@ -175,12 +177,38 @@ def has_gpus(partition: str | None) -> bool:
         SlurmUnavailable: SLURM is not installed or does not answer.
 
     """
+    return any(re.search(r"(^|,)gpu(:|,|$)", resources) for (resources,) in _nodes(partition, "%G"))
+
+
+def memory_per_gpu(partition: str | None, model: str | None = None) -> float | None:
+    """The memory that a node of a partition has for each of its GPUs, GB; the least of all nodes.
+
+    None if no node of the partition has a number of such GPUs.
+
+    Args:
+        partition: as for `has_gpus`.
+        model: only nodes with GPUs of this name count, such as a100; None = all.
+
+    Raises:
+        SlurmUnavailable: SLURM is not installed or does not answer.
+
+    """
+    shares = []
+    for resources, mebibytes in _nodes(partition, "%G|%m"):
+        found = _GPUS.findall(resources)
+        number = sum(int(count) for _, count in found)
+        if number and model in (None, *(name for name, _ in found)):
+            shares.append(int(mebibytes) / 1024 / number)
+    return min(shares, default=None)
+
+
+def _nodes(partition: str | None, columns: str) -> list[list[str]]:
+    """The columns of sinfo, once for all nodes of a partition that have the same in them."""
     chosen = [f"--partition={partition}"] if partition else []
-    rows = [line.partition("|") for line in _ask(["sinfo", "--noheader", "--format=%P|%G", *chosen]).splitlines()]
+    answer = _ask(["sinfo", "--noheader", "--exact", f"--format=%P|{columns}", *chosen])
+    rows = [line.split("|") for line in answer.splitlines()]
     # The default partition has a star. Without one, sbatch would refuse a job of no partition.
-    return any(
-        re.search(r"(^|,)gpu(:|,|$)", resources) for name, _, resources in rows if partition or name.endswith("*")
-    )
+    return [values for name, *values in rows if partition or name.endswith("*")]
 
 
 def _squeue() -> dict[str, _NamedState]:

@@ -124,8 +124,8 @@ class SiteProfile(BaseModel):
     )
     trials_per_gpu: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         default=None,
-        description="a whole number >= 1: trials that share a GPU; auto: as many as gpu_mem_gb is expected to hold; null = "
-        "the sweep file's resources.trials_per_gpu",
+        description="a whole number >= 1: trials that share a GPU; auto: as many as gpu_mem_gb and the node's memory are "
+        "expected to hold; null = the sweep file's resources.trials_per_gpu",
     )
     gpu_mem_gb: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
         default=None, description="a number > 0: memory of one GPU in GB, which trials_per_gpu: auto divides"

@@ -106,3 +106,44 @@ def test_a_sinfo_that_does_not_answer_ends_the_run_in_one_line(
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "Unable to contact slurm controller" in ended.err
     assert not (place / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("gpu_mem_gb", "nodes", "mem_gb", "sharing", "limit", "held"),
+    [
+        (80, "gpu:2|64000", 4, 7, "the node's memory", "31.2 GB for each GPU, holds 7 trials of 4 GB"),
+        (80, "gpu:a100:4(S:0-1)|64000", 16, 1, "the node's memory", "15.6 GB for each GPU, holds 0 trials of 16 GB"),
+        (3, "gpu:2|64000", 4, 4, "the GPU's memory", "31.2 GB for each GPU, holds 7 trials of 4 GB"),
+        (80, "gpu:2|640000", 4, 8, "the maximum of 8", "312.5 GB for each GPU, holds 78 trials of 4 GB"),
+    ],
+)
+def test_trials_of_a_gpu_fit_its_memory_and_that_of_its_node(
+    place: Path,
+    site: Callable[..., Path],
+    command: Command,
+    gpu_mem_gb: float,
+    nodes: str,
+    mem_gb: float,
+    sharing: int,
+    limit: str,
+    held: str,
+) -> None:
+    site(sinfo=f"echo 'gpu|{nodes}'")
+    profile = f"{{partition: gpu, gres: 'gpu:{{gpus}}', trials_per_gpu: auto, gpu_mem_gb: {gpu_mem_gb}}}"
+    (place / "site.yaml").write_text(profile)
+    shown = printed(command, "--profile", "site.yaml", "--set", f"resources.mem_gb={mem_gb}")
+    assert shown.code == 0
+    (note,) = [line for line in shown.err.splitlines() if line.startswith("note:")]
+    assert f"trials_per_gpu: auto is {sharing}, limited by {limit}: " in note
+    assert note.endswith(f"a node's main memory, {held} (resources.mem_gb)")
+    assert f"#SBATCH --mem={sharing * mem_gb * 1024}M\n" in shown.out
+
+
+def test_nodes_that_tell_no_memory_of_gpus_are_assumed_to_have_enough(
+    place: Path, site: Callable[..., Path], command: Command
+) -> None:
+    site(sinfo="echo 'gpu|gpu:a100:4|64000'")
+    (place / "site.yaml").write_text("{partition: gpu, gres: 'gpu:h100:{gpus}', trials_per_gpu: auto, gpu_mem_gb: 80}")
+    shown = printed(command, "--profile", "site.yaml")
+    assert "assumed:  the main memory of a node is enough for trials_per_gpu: auto; sinfo does not tell it" in shown.err
+    assert "trials_per_gpu: auto is 8, limited by the maximum of 8: " in shown.err

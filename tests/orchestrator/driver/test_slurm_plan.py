@@ -82,7 +82,10 @@ def test_auto_follows_from_the_cost_and_says_how(place: Path, command: Command) 
     slowest = told["cost"]["slowest_s"]
     assert told["job"]["time_min"] == math.ceil(MARGIN * slowest * MOST_ON_A_GPU / 60) + START_MIN
     sharing, limit = told["notes"]
-    assert sharing.startswith("trials_per_gpu: auto is 8: a trial takes about 0.6 GB of a GPU, 0.6 of them for CUDA; ")
+    assert sharing.startswith(
+        "trials_per_gpu: auto is 8, limited by the maximum of 8: a trial takes about 0.6 GB of a GPU, 0.6 of them for CUDA; "
+    )
+    assert told["assumed"] == ["the main memory of a node is enough for trials_per_gpu: auto; sinfo does not tell it"]
     assert limit.startswith(
         f"time_min: auto is {told['job']['time_min']}: 1.5 x {slowest / 60:.1f} min of the slowest trial"
     )

@@ -15,6 +15,7 @@ from orchestrator.backends.slurm.queue import (
     find_job,
     has_gpus,
     largest_array,
+    memory_per_gpu,
 )
 from orchestrator.backends.slurm.submissions import ArrayTask
 
@@ -203,3 +204,25 @@ def test_a_partition_has_gpus_if_a_node_of_it_has(
     folder = programs(sinfo=f"/bin/cat <<'E'\n{answer}\nE" if answer else "")
     assert has_gpus(partition) == has
     assert ("--partition=" in (folder / "sinfo.log").read_text()) == (partition is not None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "partition", "model", "gb"),
+    [
+        ("gpu|gpu:2|65536", "gpu", None, 32),
+        ("gpu|lustre:1,gpu:a100:4(S:0-1)|131072", "gpu", "a100", 32),
+        ("gpu|gpu:a100:4(S:0-1),gpu:v100:4(S:0-1)|131072", "gpu", "v100", 16),
+        ("gpu|gpu:8|131072\ngpu|gpu:2|131072\ngpu|(null)|1024", "gpu", None, 16),
+        ("gpu|gpu:a100:8|131072\ngpu|gpu:h100:2|131072", "gpu", "h100", 64),
+        ("gpu|gpu:a100:8|131072", "gpu", "v100", None),
+        ("cpu*|(null)|4096\ngpu|gpu:4|65536", None, None, None),
+        ("gpu|gpu|65536", "gpu", None, None),
+        ("cpu|gpu_slots:3|4096", "cpu", None, None),
+        ("", "nowhere", None, None),
+    ],
+)
+def test_the_memory_per_gpu_is_that_of_the_node_with_the_least(
+    programs: Callable[..., Path], answer: str, partition: str | None, model: str | None, gb: float | None
+) -> None:
+    programs(sinfo=f"/bin/cat <<'E'\n{answer}\nE" if answer else "")
+    assert memory_per_gpu(partition, model) == gb
