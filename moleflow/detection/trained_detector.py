@@ -13,15 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from moleflow.cache.array_packs import FloatArray
 from moleflow.data.image_facts import examine
 from moleflow.data.images import read_bytes
+from moleflow.data.loading import load_image
 from moleflow.data.samples import Sample
 from moleflow.data.value_range import with_range
 from moleflow.detection.collect import code_of
 from moleflow.detection.detector_file import StoredDetector, read_detector
+from moleflow.detection.memory_image import MemoryImage
 from moleflow.environment import Environment, open_environment
 from moleflow.errors import Diverged, InvalidInput, MoleflowError
-from moleflow.features.extract import Extractor, extract_features, frozen_backbone
+from moleflow.features.extract import Extractor, _storable, frozen_backbone
 from moleflow.features.weights import PRETRAINED, RANDOM, weights_identity
 from moleflow.models.detector import Detector
 from moleflow.models.router import TaskGaussian, route
@@ -43,7 +46,7 @@ class ScoredImage:
     """A scored image.
 
     Attributes:
-        path: the file.
+        path: the file; of an image in memory, its name, such as `image 3`.
         score: its image score; larger is more anomalous.
         task: the task whose expert scored it, from 0.
         task_name: the class of that task, or its classes joined by `+`.
@@ -53,7 +56,7 @@ class ScoredImage:
             for the full range.
         map_side: pixels a side of `anomaly_map`.
         smoothing: standard deviation of its Gaussian in pixels.
-        digest: identity of the image, as of `Sample.digest`.
+        digest: identity of the image, as of `Sample.digest`, or `MemoryImage.digest`.
         threshold: the threshold of its task; None without one.
     """
 
@@ -82,6 +85,15 @@ class ScoredImage:
         """
         found: npt.NDArray[np.float32] = anomaly_maps(self.patch_scores[None], self.map_side, self.smoothing)[0]
         return found
+
+
+@dataclass(frozen=True)
+class _CheckedImage:
+    """An image to score, its (width, height), and its pixels if it has no file."""
+
+    sample: Sample
+    size: tuple[int, int]
+    memory: MemoryImage | None = None
 
 
 class TrainedDetector:
@@ -116,14 +128,14 @@ class TrainedDetector:
 
     def score(
         self,
-        images: str | Path | Iterable[str | Path],
+        images: str | Path | Iterable[str | Path | MemoryImage],
         on_failure: Failure | None = None,
         class_name: str | None = None,
     ) -> Iterator[ScoredImage]:
         """Yield the score of each image, in their order.
 
         Args:
-            images: paths of image files, or one path.
+            images: paths of image files, or one path, or images in memory.
             on_failure: called for an image that cannot be scored, which is then left out; None
                 raises its error.
             class_name: the class whose range of values is used for images of more than 8 bits;
@@ -135,38 +147,48 @@ class TrainedDetector:
         if class_name is not None and class_name not in self.stored.header.value_ranges:
             allowed = ", ".join(self.stored.header.value_ranges)
             raise InvalidInput(f"class: given '{class_name}', allowed: {allowed}")
-        waiting = map(Path, [images] if isinstance(images, str | Path) else images)
-        while paths := list(islice(waiting, CHUNK)):
+        waiting = iter([images] if isinstance(images, str | Path) else images)
+        while chunk := list(islice(waiting, CHUNK)):
             found = []
-            for path in paths:
+            for one in chunk:
+                path = one.name if isinstance(one, MemoryImage) else Path(one)
                 try:
-                    found.append(self._sample(path, class_name))
+                    found.append(_in_memory(one) if isinstance(one, MemoryImage) else self._checked(path, class_name))
                 except MoleflowError as error:
                     _report(on_failure, path, error)
             yield from self._scored(found, on_failure)
 
-    def _scored(
-        self, samples: Sequence[tuple[Sample, tuple[int, int]]], on_failure: Failure | None
-    ) -> Iterator[ScoredImage]:
-        if not samples:
+    def _scored(self, images: Sequence[_CheckedImage], on_failure: Failure | None) -> Iterator[ScoredImage]:
+        if not images:
             return
         try:
-            features = extract_features(self._extractor, [sample for sample, _ in samples], self.config)
+            features = self._features(images)
         except MoleflowError as error:
-            if len(samples) == 1:
-                _report(on_failure, samples[0][0].path, error)
+            if len(images) == 1:
+                _report(on_failure, images[0].sample.path, error)
                 return
             # One of them fails, such as a file that was removed meanwhile. The others are scored.
-            for one in samples:
+            for one in images:
                 yield from self._scored([one], on_failure)
             return
-        for (sample, size), of_image in zip(samples, torch.from_numpy(features).float(), strict=True):
+        for one, of_image in zip(images, torch.from_numpy(features).float(), strict=True):
             try:
-                scored = self._scored_image(sample, size, of_image)
+                scored = self._scored_image(one.sample, one.size, of_image)
             except Diverged as error:
-                _report(on_failure, sample.path, error)
+                _report(on_failure, one.sample.path, error)
             else:
                 yield scored
+
+    def _features(self, images: Sequence[_CheckedImage]) -> FloatArray:
+        """Return the features of images, as `extract_features` does of files."""
+        side, interpolation = self.config.data.image_size, self.config.data.interpolation
+        pixels = [
+            load_image(one.sample, side, interpolation)
+            if one.memory is None
+            else one.memory.resized(side, interpolation)
+            for one in images
+        ]
+        return _storable(self._extractor.extract(np.stack(pixels)).numpy(), self.config)
 
     def _scored_image(self, sample: Sample, size: tuple[int, int], features: torch.Tensor) -> ScoredImage:
         task = int(route(_pooled(features[None]), self._gaussians)[0])
@@ -178,12 +200,12 @@ class TrainedDetector:
         name, of_values = self.task_names[task], sample.value_range
         return ScoredImage(sample.path, score, task, name, patch_scores, size, of_values, side, sigma, sample.digest)
 
-    def _sample(self, path: Path, class_name: str | None) -> tuple[Sample, tuple[int, int]]:
-        """Return the sample of an image file, checked as by a scan of a data root, and its size."""
+    def _checked(self, path: Path, class_name: str | None) -> _CheckedImage:
+        """Return an image file, checked as by a scan of a data root."""
         facts = examine(read_bytes(path), path)  # Not remembered: new images come without end.
         sample = Sample(path.name, path, 0, "", None, facts.identity, None, largest=facts.largest)
         value_range = None if facts.largest is None else self._value_range(path, class_name)
-        return with_range([sample], value_range)[0], (facts.width, facts.height)
+        return _CheckedImage(with_range([sample], value_range)[0], (facts.width, facts.height))
 
     def _value_range(self, path: Path, class_name: str | None) -> tuple[int, int] | None:
         ranges = self.stored.header.value_ranges
@@ -275,6 +297,11 @@ def _differences(stored: StoredDetector, config: TrialConfig, environment: Envir
     if changed:
         notes.append(f"code: trained with other code of {', '.join(changed)}")
     return tuple(notes)
+
+
+def _in_memory(image: MemoryImage) -> _CheckedImage:
+    sample = Sample(image.name.name, image.name, 0, "", None, image.digest, None)
+    return _CheckedImage(sample, image.image.size, image)
 
 
 def _report(on_failure: Failure | None, path: Path, error: MoleflowError) -> None:

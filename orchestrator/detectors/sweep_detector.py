@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from moleflow.detection.memory_image import MemoryImage, Pixels, memory_image
 from moleflow.detection.trained_detector import Failure, ScoredImage, TrainedDetector
 from moleflow.errors import InvalidInput
 from orchestrator.detectors.image_files import image_files
 from orchestrator.detectors.thresholds import Threshold
+
+Given = str | Path | Pixels
+"""An image to score, in a file or in memory, or a folder of images."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,14 +59,16 @@ class SweepDetector:
 
     def score(
         self,
-        images: str | Path | Iterable[str | Path],
+        images: Given | Iterable[Given],
         on_failure: Failure | None = None,
         class_name: str | None = None,
     ) -> Iterator[ScoredImage]:
         """Yield the scores of each image, in their order; of a folder, by name at any depth.
 
         Args:
-            images: a file or folder, or several.
+            images: a file, a folder or an image in memory, or several. In memory it is a uint8
+                array, grey (H, W) or RGB (H, W, 3), or a Pillow image; its path is then a name,
+                such as `image 3` for the one at position 3 of those given, from 0.
             on_failure: called for what cannot be scored, which is then left out; None raises its
                 error.
             class_name: the class whose range of values is used for images of more than 8 bits;
@@ -68,14 +77,27 @@ class SweepDetector:
         Raises:
             InvalidInput: an image cannot be read or scored; there is no such class.
         """
-        given = [images] if isinstance(images, str | Path) else images
-        files = (file.path for one in given for file in image_files([Path(one).expanduser()], on_failure or _raise))
-        for scored in self.trained.score(files, on_failure, class_name):
+        is_one = isinstance(images, str | Path | np.ndarray) or not isinstance(images, Iterable)
+        given: Iterable[Any] = [images] if is_one else images  # type: ignore[assignment]  # An image is not iterated.
+        found = _in_order(given, on_failure or _raise)
+        for scored in self.trained.score(found, on_failure, class_name):
             of_task = self.by_task.get(scored.task)
             yield replace(scored, threshold=None if of_task is None else of_task.value)
 
 
 _NAMED = {"sweep": "sweep", "trial": "trial", "dataset": "data"}
+
+
+def _in_order(given: Iterable[object], on_failure: Failure) -> Iterator[Path | MemoryImage]:
+    for number, one in enumerate(given):
+        if isinstance(one, str | Path):
+            yield from (file.path for file in image_files([Path(one).expanduser()], on_failure))
+            continue
+        name = Path(f"image {number}")
+        try:
+            yield memory_image(one, name)
+        except InvalidInput as error:
+            on_failure(name, str(error))
 
 
 def _raise(_path: Path, reason: str) -> None:

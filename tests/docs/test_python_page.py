@@ -62,7 +62,8 @@ def test_the_code_runs(home, capsys):
     assert printed[4].startswith("SweepDetector(focal_gamma=")
     assert {line.split()[-1] for line in printed[4].splitlines()[1:-1]} <= {"True", "False"}
     assert printed[4].splitlines()[-1] == "(32, 32) (4, 4)"
-    assert printed[5].startswith("{'leather': ")
+    assert printed[5].startswith("image 2")
+    assert printed[6].startswith("{'leather': ")
     assert set(names["detector"].thresholds.values()) == {12.5}
     assert len(names["scores"]) == 3 * 2 * 16, "the test images of three trials and two classes"
 

@@ -126,14 +126,14 @@ def test_a_file_that_vanishes_between_check_and_reading_does_not_stop_the_others
     first, gone = next(iter(own)), tmp_path / "gone.png"
     shutil.copy(first, gone)
     detector = open_detector(trained.file, "cpu")
-    sample = detector._sample
+    sample = detector._checked
 
     def then_remove(path, class_name):
         checked = sample(path, class_name)
         gone.unlink(missing_ok=True)
         return checked
 
-    monkeypatch.setattr(detector, "_sample", then_remove)
+    monkeypatch.setattr(detector, "_checked", then_remove)
     told = []
     scored = list(detector.score([gone, first], on_failure=lambda path, why: told.append(why)))
     assert [one.score for one in scored] == [own[first][0]]
