@@ -65,6 +65,9 @@ def find_imports(model: str, weights: str) -> tuple[list[Finding], dict[str, Any
         found: dict[str, Any] = json.loads(out.splitlines()[-1]) if code == 0 else {}
     except (ValueError, IndexError):
         code, found = 1, {}
+    if code is None:
+        said = f"its imports were not finished: {one_line(error)}"
+        return [Finding("worker", "lacks", said, "ask again when the machine and its disk are less busy")], found
     if code != 0:
         return [Finding("worker", "lacks", f"cannot be imported: {one_line(error or out)}", install_command())], found
     build = f"CUDA {found['cuda']}" if found["cuda"] else "no CUDA"
