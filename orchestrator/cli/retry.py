@@ -105,7 +105,8 @@ def _check_command(sweep: SweepFolder, place: Path) -> None:
             f"{place}: its command had a password, which is not stored; run it yourself, with the password: "
             f"{program_name()} {shlex.join(sweep.command)}"
         )
-    by_hand = f"run it yourself, with --out {place}: {program_name()} {shlex.join(sweep.command)}"
+    # Of an option that is given twice, the last one counts.
+    by_hand = f"run it yourself: {program_name()} {shlex.join([*sweep.command, '--out', str(place)])}"
     here = Path(sweep.typed_in)
     if not here.is_dir():
         raise InvalidInput(f"{place}: its command was typed in {here}, which does not exist any more; {by_hand}")

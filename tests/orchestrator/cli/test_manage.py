@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -422,6 +423,8 @@ def test_retry_is_refused_where_the_command_cannot_be_run_again(finished, comman
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.count("\n") == 1
     assert said in ended.err
+    if plan["command"]:
+        assert ended.err.endswith(f"{shlex.join(plan['command'])} --out {FOLDER}\n")
     assert contents(finished) == before
 
 
