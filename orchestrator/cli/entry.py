@@ -26,6 +26,7 @@ from orchestrator.cli.reproduce import reproduce
 from orchestrator.cli.retry import retry
 from orchestrator.exit_codes import FAILED, INVALID
 from orchestrator.host.command_line import PROGRAM, program_name, without_typed_secrets
+from orchestrator.host.disk import file_meant
 from orchestrator.host.printable_text import single_line
 
 STDOUT = 1
@@ -148,7 +149,7 @@ def main() -> None:
             if error.errno == errno.EPIPE:  # The reader, such as `head`, has read enough.
                 raise SystemExit(FAILED) from None
             _refuse(f"stdout: cannot be written ({reason})", FAILED)
-        _refuse(f"{error.filename or 'the system'}: {reason}", FAILED)
+        _refuse(f"{file_meant(error) or 'the system'}: {reason}", FAILED)
     if code or not words:
         raise SystemExit(code or INVALID)
 

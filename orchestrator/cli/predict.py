@@ -108,6 +108,7 @@ def predict(
     if out is not None:
         of_images.check_table(out)
     if maps is not None:
+        of_images.check_writable("--maps", maps)
         of_maps.refuse_maps_among_images(maps, [*images, *([] if normals is None else [normals])])
     chosen = choose_detector(place, trial)
     show("\n".join([f"detector: {chosen.path}", *chosen.reasons]), error=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +70,30 @@ def check_table(path: Path) -> None:
     """Check that a table of scores can be written.
 
     Raises:
-        InvalidInput: another suffix than .csv or .parquet, a folder, or a folder that is missing.
+        InvalidInput: another suffix than .csv or .parquet, a folder, or a folder that is missing or
+            cannot be written.
     """
     if path.suffix.lower() not in TABLES:
         raise InvalidInput(f"--out: given '{path}', allowed: a file whose name ends in {' or '.join(TABLES)}")
     if path.is_dir() or not path.parent.is_dir():
         place = f"{path} is a folder" if path.is_dir() else f"{path.parent} is no folder"
         raise InvalidInput(f"--out: {place}; give a file in a folder that exists")
+    check_writable("--out", path.parent)
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Check that files can be written to a folder, before hours of scoring.
+
+    Args:
+        option: the option that names it, for the message.
+        folder: the folder, which may be missing.
+
+    Raises:
+        InvalidInput: this user cannot write to it, or to the folder in which it would be made.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.exists(place))
+    if not os.access(there, os.W_OK):
+        raise InvalidInput(f"{option}: {there} cannot be written by this user; give another folder")
 
 
 def write_table(path: Path, predictions: Sequence[Prediction]) -> None:

@@ -231,7 +231,7 @@ def writable(folder: Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where, reason = error.filename or folder, error.strerror or str(error)
+        where, reason = disk.file_meant(error) or folder, error.strerror or str(error)
         if disk.is_full(error):
             raise OSError(
                 error.errno, f"{reason}; free some, or give another folder with {option}", str(where)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
+# As `moleflow.files.temporary_file` names them: the file, the owner and a random number.
+_TEMPORARY = re.compile(r"^\.(.+)\.[^.]+\.tmp$")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -20,6 +23,15 @@ def takes_no_more(error: OSError) -> bool:
     return is_full(error) or error.errno == errno.EROFS
 
 
+def file_meant(error: OSError) -> Path | None:
+    """Return the file that could not be used: for a temporary file, the one it was to become."""
+    if error.filename is None:
+        return None
+    path = Path(os.fsdecode(error.filename))
+    meant = _TEMPORARY.match(path.name)
+    return path.with_name(meant[1]) if meant else path
+
+
 def explain_disk_error(place: Path, error: OSError) -> str:
     """One line: the file that cannot be written, the reason, and that stored results are safe.
 
@@ -29,4 +41,4 @@ def explain_disk_error(place: Path, error: OSError) -> str:
 
     """
     reason = error.strerror or str(error)
-    return f"{error.filename or place}: cannot be written ({reason}); what is finished is kept and stays readable"
+    return f"{file_meant(error) or place}: cannot be written ({reason}); what is finished is kept and stays readable"

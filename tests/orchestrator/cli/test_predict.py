@@ -6,6 +6,10 @@ import csv
 import io
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import polars
@@ -280,3 +284,27 @@ def test_a_damaged_detector_is_one_line(kept, command):
     assert ended.code == 1
     assert "its tensors do not match their digests" in ended.err
     assert "Traceback" not in ended.err
+
+
+# Root may write anywhere, so rights are dropped: after the imports, as others may not read them.
+AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from orchestrator.detectors.predict import check_table, check_writable
+if os.geteuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+for check in (lambda: check_table(Path(sys.argv[1], "s.csv")), lambda: check_writable("--maps", Path(sys.argv[1], "a/b"))):
+    try:
+        check()
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_images_are_scored():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        ended = subprocess.run([sys.executable, "-c", AS_ANOTHER_USER, folder], capture_output=True, text=True)
+        Path(folder).chmod(0o755)
+    said = f"{folder} cannot be written by this user; give another folder"
+    assert (ended.stdout, ended.stderr) == (f"--out: {said}\n--maps: {said}\n", "")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.host.disk import explain_disk_error, is_full, takes_no_more
+from moleflow.files import temporary_file
+from orchestrator.host.disk import explain_disk_error, file_meant, is_full, takes_no_more
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,12 @@ def test_the_explanation_names_the_file_and_the_reason():
         "results/s/x: cannot be written (No space left on device); what is finished is kept and stays readable"
     )
     assert explain_disk_error(Path("results/s"), OSError("broken")).startswith("results/s: cannot be written (broken)")
+
+
+def test_an_error_of_a_temporary_file_names_the_file_that_is_meant():
+    with temporary_file(Path("results/x/report.md")) as temporary:
+        error = OSError(errno.EROFS, "Read-only file system", str(temporary))
+    assert file_meant(error) == Path("results/x/report.md")
+    assert explain_disk_error(Path("results"), error).startswith("results/x/report.md: cannot be written")
+    assert file_meant(OSError(errno.EROFS, "x", "results/x/scores.tmp")) == Path("results/x/scores.tmp")
+    assert file_meant(OSError(errno.EROFS, "x")) is None
