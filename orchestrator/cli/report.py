@@ -31,8 +31,8 @@ def report(
 ) -> None:
     """Make the comparison tables of a results folder again: report.md, report.csv and report.tex.
 
-    With --all or --split validation, the files are report-all.md, report-validation.md and so on;
-    report.md stays.
+    With --all, --with-published or --split validation, the files are report-all.md,
+    report-published.md, report-validation.md and so on; report.md stays.
 
     For instance:
 
@@ -54,9 +54,10 @@ def report(
     if html and folder is None:
         raise InvalidInput("--html: is for a results folder: report FOLDER --html")
     if published:
-        made, paths = make.published_report(), dict[str, Path]()
+        made, paths, older = make.published_report(), dict[str, Path](), None
     elif folder is not None:
         made, paths = make.make_report(folder, everything, with_published, split=split)
+        older = None if html else make.older_page(paths["md"])
         if html:
             from orchestrator.html_report.page import make_page
 
@@ -66,6 +67,8 @@ def report(
     show({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if paths:
         show(f"written: {', '.join(str(path) for path in paths.values())}", error=True)
+    if older:
+        show(older, error=True)
 
 
 @explain_damage("folders")

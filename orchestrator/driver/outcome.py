@@ -85,6 +85,7 @@ def report_at_end(
             # Another driver may have stored rows meanwhile; the report then has other inputs.
             if make.report_inputs(store, sweep) == inputs:
                 report_cache.keep_report(prepared.folder, inputs, paths)
+        older = make.older_page(paths["md"])
         body = read_lock(paths["md"].read_text(encoding="utf-8"), str(paths["md"])).body
     except OSError as error:
         console.print(f"no report: {disk.explain_disk_error(prepared.folder, error)}")
@@ -92,7 +93,7 @@ def report_at_end(
     kept = _detector_lines(prepared, sweep, code, store)
     if code != INTERRUPTED:
         terminal.show_markdown(body if full else first_screen(body), console)
-    lines = [*closing_lines(body, prepared.folder / "parts", paths["md"]), *kept]
+    lines = [*closing_lines(body, prepared.folder / "parts", paths["md"]), *([older] if older else []), *kept]
     if console.is_terminal:
         lines = [part for line in lines for part in wrapped_lines(line, console.width, " " * 9)]
     console.print("\n".join(lines))

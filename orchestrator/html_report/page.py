@@ -221,6 +221,8 @@ def _provenance(page: PageData) -> Iterable[tuple[str, str]]:
     yield "command", f"{lock.recipe.command} --html"
     yield "code", lock.recipe.code or "not known"
     yield "report code", lock.report_code
+    # The key `text` of the lock of report.md, by which `older_page` knows a page.
+    yield "report", hashlib.sha256(page.report.body().encode()).hexdigest()
     yield "rows", f"{lock.rows} ({len(lock.trials)} trials)"
     yield from lock.made_with.items()
     parts = {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from moleflow.code_digest import code_digest
 from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import version_settings
+from orchestrator.host.command_line import program_name
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
 from orchestrator.reports.finished_trials import finished_trials
-from orchestrator.reports.lock import Recipe, inputs_digest
+from orchestrator.reports.lock import Recipe, inputs_digest, read_lock
 from orchestrator.reports.published import load_published
 from orchestrator.reports.published_tables import build_published_report
 from orchestrator.reports.tables import Report, build_report, write_report
@@ -26,8 +28,9 @@ def make_report(
 ) -> tuple[Report, dict[str, Path]]:
     """Make the report of a results folder from its Parquet files and write it there.
 
-    `report.md` compares the trials of the plan on test images. Other trials or images have files of
-    their own: `report-all.md`, `report-validation.md`, `report-all-validation.md`.
+    `report.md` compares the trials of the plan on test images. Other reports have files of their
+    own, named by their options: `report-all.md`, `report-published.md`,
+    `report-all-validation.md`.
 
     Args:
         place: the results folder.
@@ -45,7 +48,8 @@ def make_report(
         OSError: the report cannot be written.
     """
     made = stored_report(place, sweep or read_sweep_folder(place), show_all, with_published, split)
-    name = "-".join(["report", *(["all"] * show_all), *([split] * (split != "test"))])
+    options = [*(["all"] * show_all), *(["published"] * with_published), *([split] * (split != "test"))]
+    name = "-".join(["report", *options])
     return made, write_report(made, place, name)
 
 
@@ -99,6 +103,20 @@ def verify_report(path: Path) -> Verification:
     if path.suffix in (".csv", ".tex", ".html", ".parquet"):
         raise InvalidInput(f"{path}: only a report in Markdown can be verified; give {path.with_suffix('.md')}")
     return check_report(path, build_from_recipe, code_digest())
+
+
+def older_page(report: Path) -> str | None:
+    """Return a line about the page next to a report.md if it shows another report."""
+    page = report.with_suffix(".html")
+    if not page.is_file():
+        return None
+    written = read_lock(report.read_text(encoding="utf-8"), str(report))
+    if written.text in page.read_text(encoding="utf-8"):
+        return None
+    command = written.lock.recipe.command.removeprefix("moleflow-sweep").replace(
+        "FOLDER", shlex.quote(str(page.parent))
+    )
+    return f"page:    {page} shows an earlier report; make it again: {program_name()}{command} --html"
 
 
 def _recipe(sweep: SweepFolder, show_all: bool = False, with_published: bool = False, split: str = "test") -> Recipe:

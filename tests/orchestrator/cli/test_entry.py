@@ -136,9 +136,26 @@ def test_report_of_the_latest_plan_or_of_all(finished, command, edit):
     assert everything.err == f"written: {names}\n"
     for name in ("report.md", "report-all.md"):
         assert command("verify", f"results/small/{name}").code == 0
+    assert "page:" not in command("report", "results/small", "--all").err
     refused = command("verify", "results/small/report-all.csv")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "give results/small/report-all.md" in refused.err
+
+
+def test_a_page_of_an_earlier_report_is_named_until_it_is_made_again(finished, command, edit):
+    assert command("report", "results/small", "--html").code == 0
+    assert "page:" not in command("sweep.yaml", "--backend", "inline").out
+    edit(seeds=1)
+    line = "page:    results/small/report.html shows an earlier report; make it again: "
+    again = "report results/small --html"
+    ended = command("sweep.yaml", "--backend", "inline").out
+    assert line in ended
+    assert again in ended
+    remade = command("report", "results/small").err
+    assert line in remade
+    assert again in remade
+    assert "page:" not in command("report", "results/small", "--html").err
+    assert "page:" not in command("report", "results/small").err
 
 
 def test_a_failing_variant_is_named_and_the_rest_of_the_sweep_goes_on(place, features, command, edit):

@@ -297,10 +297,14 @@ def test_the_four_tables_are_untouched_by_verification(write, tmp_path):
 
 def test_the_command_ends_with_0_1_or_2(finished, command):
     report = finished / "results/small/report.md"
+    plain = report.read_bytes()
     assert command("report", "results/small", "--with-published").code == 0
-    ended = command("verify", "results/small/report.md")
-    assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("report.md: equal, byte for byte")
+    assert report.read_bytes() == plain
+    assert "## Measured beside published" in (finished / "results/small/report-published.md").read_text()
+    for name in ("report.md", "report-published.md"):
+        ended = command("verify", f"results/small/{name}")
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.startswith(f"{name}: equal, byte for byte")
     alter(report, "| cloth Image AUROC |", "| silk Image AUROC |")
     ended = command("verify", "results/small/report.md")
     assert (ended.code, ended.err) == (1, "")
