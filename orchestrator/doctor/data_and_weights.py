@@ -85,7 +85,7 @@ def find_images(
     over += notes
     missing = [task for task in tasks if task not in classes]
     if missing:
-        text += f"; base {base} learns {', '.join(tasks)}, and {', '.join(missing)} is not there"
+        text += f"; base {base} learns {', '.join(tasks)}; not there: {', '.join(missing)}"
         hint = f"--set 'tasks=[{', '.join([*classes][:3])}]', or data.tasks in the sweep file"
         return Finding("images", "note", text, hint)
     return Finding("images", "note" if over else "ok", text, "see docs/data.md" if over else None)

@@ -377,7 +377,7 @@ def _seeds_step(result: PairedComparison, name: str, key: str) -> str:
     more = more_seeds(result.evidence())
     if more is None or result.reason == FEW_SEEDS:
         least = max(LEAST_SEEDS - result.n, 0 if more is None else more)
-        would = f"{counted(least, 'more seed')} or more {'is' if least == 1 else 'are'} needed to decide about {name}"
+        would = f"At least {counted(least, 'more seed')} {'is' if least == 1 else 'are'} needed to decide about {name}"
         return f"{would}: set `{key}: {result.n + least}` in the sweep file and run it again; finished trials are kept."
     if more > MOST_MORE_SEEDS:
         return (

@@ -218,7 +218,7 @@ def more_seeds_text(evidence: Evidence) -> str:
     n, more = len(evidence.differences), more_seeds(evidence)
     if more is None:
         least = evidence.least_seeds - n
-        return f"{counted(least, 'more seed')} or more {'is' if least == 1 else 'are'} needed"
+        return f"at least {counted(least, 'more seed')} {'is' if least == 1 else 'are'} needed"
     if more > MOST_MORE_SEEDS:
         return f"over {MOST_MORE_SEEDS} more seeds would tell"
     return f"{counted(more, 'more seed')} would tell"

@@ -35,10 +35,10 @@ class Base:
 
     @property
     def label(self) -> str:
-        """The base's name in tables and notes: `demo`, `own settings over demo`."""
+        """The base's name in tables and notes: `demo`, `demo with own settings`."""
         named = Path(self.name).stem if self.name.endswith((".yaml", ".yml")) else self.name
         label = named or "the defaults"
-        return f"own settings over {label}" if self.settings else label
+        return f"{label} with own settings" if self.settings else label
 
     def layers(self, version: str) -> tuple[Layer, ...]:
         """Return the base's layers for one version, with every value checked.

@@ -262,7 +262,7 @@ STAYS = "more seeds would not tell if the difference stays as it is"
             paired(0.01, 0.03, n=1),
             "undecided",
             "1 seed in common, 3 needed",
-            "2 more seeds or more are needed",
+            "at least 2 more seeds are needed",
         ),
         (
             "v5-compact",

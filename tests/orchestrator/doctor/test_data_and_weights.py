@@ -26,7 +26,7 @@ def test_classes_images_and_masks_are_counted(small_run):
     said = f"{root}: 2 classes (bolt, cloth), 24 training and 16 test images, 8 masks"
     assert (found.state, found.said, found.mend) == ("ok", said, None)
     other = find_images(root, ["bolt", "leather"], "b")
-    assert (other.state, other.said) == ("note", f"{said}; base b learns bolt, leather, and leather is not there")
+    assert (other.state, other.said) == ("note", f"{said}; base b learns bolt, leather; not there: leather")
     assert "tasks=[bolt, cloth]" in other.mend
 
 

@@ -137,7 +137,7 @@ def test_one_seed_decides_nothing(answer, add_pairs):
     of = answer()
     assert "a difference of +0.0500 (1 seed, so no interval over seeds)." in of.part(FOUND)
     assert of.part(FOUND).startswith("Undecided: ")
-    assert of.part(NEXT).startswith("2 more seeds or more are needed to decide about `focal_gamma=2`: set `seeds: 3`")
+    assert of.part(NEXT).startswith("At least 2 more seeds are needed to decide about `focal_gamma=2`: set `seeds: 3`")
 
 
 def test_a_sweep_that_failed_has_no_answer_and_names_the_command(add, answer):

@@ -72,7 +72,7 @@ def test_one_seed_gives_an_interval_over_images_and_no_test(add, both, make_imag
     assert result.low < result.high
     assert (result.p, result.p_holm, result.effect, result.noise) == (None, None, None, None)
     assert (result.outcome, result.reason) == (Outcome.UNDECIDED, FEW_SEEDS)
-    assert result.verdict() == "undecided: 2 more seeds or more are needed (fewer than three seeds)"
+    assert result.verdict() == "undecided: at least 2 more seeds are needed (fewer than three seeds)"
 
 
 def test_no_common_seed_other_images_and_wrong_scores_give_no_interval(add, both, make_images):

@@ -115,7 +115,7 @@ def test_further_seeds_are_the_fewest_with_enough_power_of_either_kind():
 @pytest.mark.parametrize(
     ("differences", "more", "words"),
     [
-        ((0.1,), None, "2 more seeds or more are needed"),
+        ((0.1,), None, "at least 2 more seeds are needed"),
         ((0.1, 0.1), 4, "4 more seeds would tell"),
         ((0.0, 0.0), 1, "1 more seed would tell"),
         ((0.1, 0.1001), 1, "1 more seed would tell"),

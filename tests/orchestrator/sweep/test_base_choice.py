@@ -35,8 +35,8 @@ def make(document: dict[str, Any], **options: Any) -> Sweep:
         ({"base": "demo"}, {}, "s", "demo", 5),
         ({"base": "demo"}, {"data_root": REAL}, "s-data", "demo", 5),
         ({"base": "demo", "without_data": {"seeds": 1}}, {}, "s", "demo", 1),
-        ({"base": {"extends": "demo", "epochs": 1}}, {}, "s", "own settings over demo", 5),
-        ({"base": {"epochs": 1}}, {"data_root": REAL}, "s", "own settings over the defaults", 5),
+        ({"base": {"extends": "demo", "epochs": 1}}, {}, "s", "demo with own settings", 5),
+        ({"base": {"epochs": 1}}, {"data_root": REAL}, "s", "the defaults with own settings", 5),
         ({}, {}, "s-demo", "demo", 2),
     ],
 )
