@@ -30,13 +30,11 @@ from moleflow.features.timm_import import import_timm
 timm = import_timm()
 model = sys.argv[1]
 if model:
-    from huggingface_hub import try_to_load_from_cache
+    from orchestrator.host.hub import cached_weights
     record = timm.get_pretrained_cfg(model) if timm.is_model(model.partition(".")[0]) else None
     found["known"] = record is not None
-    place = getattr(record, "hf_hub_id", None)
-    found["hub"] = place
-    names = ("model.safetensors", "pytorch_model.bin")
-    found["cached"] = bool(place) and any(isinstance(try_to_load_from_cache(place, name), str) for name in names)
+    found["hub"] = place = getattr(record, "hf_hub_id", None)
+    found["cached"] = bool(place) and cached_weights(place) is not None
 print(json.dumps(found))
 """
 

@@ -34,6 +34,7 @@ from orchestrator.html_report.search import search_section
 from orchestrator.html_report.sortable_table import PageSection, sortable_table
 from orchestrator.html_report.trials import trial_details, trial_table
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
+from orchestrator.reports.lock import text_digest
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
 
@@ -221,8 +222,7 @@ def _provenance(page: PageData) -> Iterable[tuple[str, str]]:
     yield "command", f"{lock.recipe.command} --html"
     yield "code", lock.recipe.code or "not known"
     yield "report code", lock.report_code
-    # The key `text` of the lock of report.md, by which `older_page` knows a page.
-    yield "report", hashlib.sha256(page.report.body().encode()).hexdigest()
+    yield "report", text_digest(page.report.body())  # `older_page` looks for it.
     yield "rows", f"{lock.rows} ({len(lock.trials)} trials)"
     yield from lock.made_with.items()
     parts = {

@@ -112,7 +112,7 @@ class Lock:
             "made_with": dict(self.made_with),
             "rows": self.rows,
             "trials": dict(self.trials),
-            "text": _sha256(body.encode()),
+            "text": text_digest(body),
         }
         # A ">" in a title must not end the comment.
         lines = [f"{json.dumps(key)}: {_canonical(plain_value(value))}" for key, value in content.items()]
@@ -180,7 +180,7 @@ class WrittenReport:
     @property
     def edited(self) -> bool:
         """True if the text differs from the one that was locked."""
-        return _sha256(self.body.encode()) != self.text
+        return text_digest(self.body) != self.text
 
 
 def read_lock(report: str, name: str) -> WrittenReport:
@@ -225,6 +225,11 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 def _digest(value: object) -> str:
     return _sha256(_canonical(value).encode())
+
+
+def text_digest(body: str) -> str:
+    """Return the digest of a report's text, by which its lock and its page name it."""
+    return _sha256(body.encode())
 
 
 def _sha256(content: bytes) -> str:

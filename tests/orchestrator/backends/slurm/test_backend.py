@@ -112,35 +112,31 @@ def test_a_trial_ends_when_two_answers_in_a_row_say_that_its_job_has_ended(
     assert arrays == [([A], []), ([A], [])]
 
 
-def test_what_a_job_logged_before_its_end_arrives_before_the_end(
+@pytest.fixture
+def ended(
     engine: backend._SlurmEngine,
     arrays: list[tuple[list[str], list[str]]],
     slurm: dict[str, str],
     item: Make,
     setup_in: WorkerConfig,
-) -> None:
+) -> EventLog:
+    """The log of a job whose end SLURM has told once; the driver is yet to read it."""
     engine.submit(item(A))
     engine.poll(0.0)
-    log = EventLog(event_logs(setup_in.folder) / "slurm-100.jsonl")
-    log(Event("started", A, {"attempt": 1, "worker": "slurm-100", "backend": "slurm"}))
     slurm["100"] = "TIMEOUT"
-    assert engine.poll(0.0) == []  # The pause between two readings of the logs is longer than this.
+    assert engine.poll(0.0) == []
+    return EventLog(event_logs(setup_in.folder) / "slurm-100.jsonl")
+
+
+def test_what_a_job_logged_before_its_end_arrives_before_the_end(engine: backend._SlurmEngine, ended: EventLog) -> None:
+    ended(Event("started", A, {"attempt": 1, "worker": "slurm-100", "backend": "slurm"}))
     assert [event.kind for event in engine.poll(0.0)] == ["started", "interrupted"]
 
 
 def test_an_end_in_the_log_is_told_once_although_slurm_knows_another(
-    engine: backend._SlurmEngine,
-    arrays: list[tuple[list[str], list[str]]],
-    slurm: dict[str, str],
-    item: Make,
-    setup_in: WorkerConfig,
+    engine: backend._SlurmEngine, ended: EventLog
 ) -> None:
-    engine.submit(item(A))
-    engine.poll(0.0)
-    slurm["100"] = "TIMEOUT"
-    engine.poll(0.0)
-    log = EventLog(event_logs(setup_in.folder) / "slurm-100.jsonl")
-    log(Event("finished", A, {"attempt": 1, "worker": "slurm-100", "seconds": 1.0, "epochs": 2}))
+    ended(Event("finished", A, {"attempt": 1, "worker": "slurm-100", "seconds": 1.0, "epochs": 2}))
     assert [event.kind for event in engine.poll(0.0)] == ["finished"]
     assert engine.poll(0.0) == []
 
