@@ -2,8 +2,8 @@
 
     python benchmarks/bootstrap.py [--resamples 1000 20000]
 
-One row is the committed results/measured/real-versions: seven comparisons over three classes and
-three seeds, as its report makes them. The others are generated: fifteen classes of the size of
+One row is the committed results/measured/all-versions: the comparisons of its report, over three
+classes and five seeds (drawn too). The others are generated: fifteen classes of the size of
 MVTec AD's, eight variants, with three seeds (not drawn) and with ten (drawn too). "worst error" is
 the largest Monte Carlo standard error of any bound, in points of AUROC (.01 = one point), as the
 report computes it. "spread" is the largest standard deviation of a bound over 20 bootstrap seeds.
@@ -24,7 +24,7 @@ from orchestrator.reports.finished_trials import finished_trials
 from orchestrator.reports.variants import group_variants
 from orchestrator.results.store import ResultStore
 
-MEASURED = Path(__file__).parents[1] / "results" / "measured" / "real-versions"
+MEASURED = Path(__file__).parents[1] / "results" / "measured" / "all-versions"
 CLASSES, GOOD, DEFECTIVE, VARIANTS = 15, 31, 84, 8
 SPREAD_OVER = 20
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, nargs="+", default=[1000, 20_000])
     counts = parser.parse_args().resamples
     cases = {
-        "real-versions": measured(),
+        "all-versions": measured(),
         "15 classes, 3 seeds": generated(3, np.random.default_rng(0)),
         "15 classes, 10 seeds": generated(10, np.random.default_rng(0)),
     }
@@ -79,7 +79,7 @@ def main() -> None:
             seconds = time.process_time() - start
             worst = max(max(of.low_error, of.high_error) for of in found)
             spread = "-"
-            if name == "real-versions":
+            if name == "all-versions":
                 again = [bootstrap_intervals(contrasts, seed, resamples) for seed in range(SPREAD_OVER)]
                 bounds = np.array([[(of.low, of.high) for of in one if of is not None] for one in again])
                 spread = f"{bounds.std(axis=0, ddof=1).max():.5f}"

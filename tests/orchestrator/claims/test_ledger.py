@@ -290,14 +290,14 @@ def test_a_recovery_needs_a_loss(add, stored, loss, verdict, reason, to_decide):
     assert row.reason.startswith(reason)
 
 
-REAL_VERSIONS = Path(__file__).parents[3] / "results" / "measured" / "real-versions"
+ALL_VERSIONS = Path(__file__).parents[3] / "results" / "measured" / "all-versions"
 
 
 @pytest.mark.process
 def test_no_verdict_hangs_on_the_seed_of_the_bootstrap(monkeypatch):
     found = set()
-    for seed in range(40):
+    for seed in range(8):
         monkeypatch.setattr("orchestrator.reports.paired.BOOTSTRAP_SEED", seed)
-        found.add(tuple((row.claim.id, row.verdict) for row in build_ledger([(ResultStore(REAL_VERSIONS), None)])))
+        found.add(tuple((row.claim.id, row.verdict) for row in build_ledger([(ResultStore(ALL_VERSIONS), None)])))
     (verdicts,) = found
     assert ("v3-transfer-image", "held") in verdicts
