@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from moleflow.errors import InvalidInput
 
-_OPTION = re.compile(r"--([a-z][a-z-]*)( [A-Z]+)?")
+_OPTION = re.compile(r"--(?!help)([a-z][a-z-]*)( [A-Z]+)?")
 _OTHERS = {"set": "sets"}  # Options whose argument of `run_sweep` has another name.
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moleflow.errors import InvalidInput, MoleflowError
+from orchestrator.api.python_words import python_words
 from orchestrator.api.results import SweepResults, load_results
 from orchestrator.exit_codes import FAILED, INTERRUPTED, INVALID
 from orchestrator.sweep.sweep import load_sweep
@@ -74,7 +75,8 @@ def run_sweep(
     words += [*options, *(["--log-json"] if on_event is not None else ["--quiet"] if quiet else [])]
     code, error = _run(words, quiet, on_event)
     if code == INVALID:
-        raise InvalidInput(error)
+        with python_words():
+            raise InvalidInput(error)
     if code in (INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     root = None if data is None else Path(data).expanduser()

@@ -40,6 +40,7 @@ def report(
       moleflow-sweep report results/v7_gamma --with-published
       moleflow-sweep report --published
     """
+    from orchestrator.records.sweep_folder import read_sweep_folder
     from orchestrator.reports import make
 
     check_choice("--format", form, FORMATS)
@@ -54,20 +55,21 @@ def report(
     if html and folder is None:
         raise InvalidInput("--html: is for a results folder: report FOLDER --html")
     if published:
-        made, paths, older = make.published_report(), dict[str, Path](), None
+        made = make.published_report()
     elif folder is not None:
-        made, paths = make.make_report(folder, everything, with_published, split=split)
-        older = None if html else make.older_page(paths["md"])
-        if html:
-            from orchestrator.html_report.page import make_page
-
-            paths["html"] = make_page(folder, made, paths["md"].stem)
+        made = make.stored_report(folder, read_sweep_folder(folder), everything, with_published, split)
     else:
         raise InvalidInput("report: give a results folder, such as results/v7_gamma, or --published")
     show({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
-    if paths:
-        show(f"written: {', '.join(str(path) for path in paths.values())}", error=True)
-    if older:
+    if folder is None:
+        return
+    paths = make.write_report(made, folder, make.report_name(everything, with_published, split))
+    if html:
+        from orchestrator.html_report.page import make_page
+
+        paths["html"] = make_page(folder, made, paths["md"].stem)
+    show(f"written: {', '.join(str(path) for path in paths.values())}", error=True)
+    if not html and (older := make.older_page(paths["md"])):
         show(older, error=True)
 
 

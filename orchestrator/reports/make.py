@@ -48,9 +48,13 @@ def make_report(
         OSError: the report cannot be written.
     """
     made = stored_report(place, sweep or read_sweep_folder(place), show_all, with_published, split)
+    return made, write_report(made, place, report_name(show_all, with_published, split))
+
+
+def report_name(show_all: bool, with_published: bool, split: str) -> str:
+    """Return the stem of a report's files: `report`, or `report-all` and others by the options."""
     options = [*(["all"] * show_all), *(["published"] * with_published), *([split] * (split != "test"))]
-    name = "-".join(["report", *options])
-    return made, write_report(made, place, name)
+    return "-".join(["report", *options])
 
 
 def stored_report(

@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.knobs import Layer, allowed, fields, flatten_layer
+from moleflow.settings.knobs import Layer, allowed, fields, flatten_layer, short_names
 from moleflow.settings.yaml_reader import parse, yaml_text
 from orchestrator.sweep.axes import check_value
-from orchestrator.sweep.file_schema import Resources, parse_sweep_file
+from orchestrator.sweep.file_schema import Resources, SweepFile, parse_sweep_file
 
 _RESOURCES = "resources"
 
@@ -76,6 +76,8 @@ def _parse(given: str, source: str) -> dict[str, Any]:
     if not equals or not name:
         missing = "no knob before '='" if equals else "no '='"
         raise InvalidInput(f"{source}: {missing}; write knob=value, as in --set epochs=5")
+    if name in SweepFile.model_fields.keys() - short_names().keys() - {"data", "base"}:
+        raise InvalidInput(f"{source}: '{name}' is a key of the sweep file, no knob; change it in the file")
     value = parse(text, source)
     group = [path for path in fields() if path.startswith(f"{name}.")]
     if group and not isinstance(value, Mapping):

@@ -73,7 +73,7 @@ def test_events_come_in_place_of_lines(capsys):
     ("options", "message"),
     [
         ({"sets": {"epohs": 1}}, "epohs"),
-        ({"backend": "slrm"}, "--backend: given 'slrm', allowed: inline | local | slurm | ray"),
+        ({"backend": "slrm"}, "backend: given 'slrm', allowed: inline | local | slurm | ray"),
         ({"data": "gone"}, "gone"),
     ],
 )
@@ -82,6 +82,7 @@ def test_a_mistake_is_raised_as_the_commands_line(options, message):
         run_sweep("sweep.yaml", **{"backend": "inline"} | options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert "--" not in str(error.value)
     assert not Path("results").exists()
 
 

@@ -112,6 +112,18 @@ def test_report_makes_the_same_files_again(finished, command):
     assert command("report", "results/small", "--format", "csv").out == before["report.csv"].decode() + "\n"
 
 
+def test_report_prints_its_tables_where_they_cannot_be_written(finished, command):
+    place = finished / "results/small/report.md"
+    body = place.read_text().partition("<!-- lock")[0].strip()
+    place.unlink()
+    (place / "in-the-way").mkdir(parents=True)
+    ended = command("report", "results/small")
+    assert ended.out.strip() == body
+    assert ended.code != 0
+    assert ended.err.startswith("error: results/small/report.md: ")
+    assert ended.err.count("\n") == 1
+
+
 def test_a_run_prints_its_answer_and_one_table_or_all_of_its_report_as_it_is(finished, command):
     body = (finished / "results/small/report.md").read_text().partition("<!-- lock")[0].strip()
     full = command("sweep.yaml", "--backend", "inline", "--full")
