@@ -2,6 +2,7 @@
 # make test         the tests of every change: at most 3 minutes on two cores
 # make test-all     those, and the tests that start processes or take longer: 10 minutes more
 # make test-slurm   the tests that need SLURM: as root, after slurm/cluster.sh up
+# make test-chaos   harm on a schedule to sweeps of worker processes: 4 minutes
 # make test-ray     the tests that start Ray clusters
 # make test-crash   harm to one file operation after the other: a sample of 500, 4 minutes
 # make test-shared  sweeps on shared filesystems, mounted here: as root, 5 minutes
@@ -15,8 +16,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 ANOMALIB := 2.7.0
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# The files with a mark: to collect all 6,600 tests takes longer than some suites wait.
+files_of = $(shell grep -rl 'mark\.$(1)\b' tests --include='test_*.py')
 
-.PHONY: demo test test-all test-process test-slurm test-ray test-crash test-shared test-anomalib bench bench-gpu screenshots check install
+.PHONY: demo test test-all test-process test-slurm test-chaos test-ray test-crash test-shared test-anomalib bench bench-gpu screenshots check install
 demo: install
 	@MOLEFLOW_COMMAND="make demo" $(BIN)/moleflow-sweep sweeps/v7_gamma.yaml --base demo
 
@@ -27,13 +30,16 @@ test: install
 test-all: test test-process
 
 test-process: install
-	$(PYTEST) -m "process and not slurm and not chaos and not ray and not shared and not crash and not anomalib"
+	$(PYTEST) -m "process and not slurm and not chaos and not ray and not shared and not crash and not anomalib" $(call files_of,process)
 
 test-slurm: install
-	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m "slurm or chaos"
+	eval "$$(slurm/cluster.sh env)" && $(BIN)/python -m pytest -m slurm $(call files_of,slurm)
+
+test-chaos: install
+	$(BIN)/python -m pytest -m "chaos and not slurm" tests/chaos
 
 test-ray: install
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m ray $(call files_of,ray)
 
 test-crash: install
 	$(BIN)/python -m pytest -m crash tests/crash

@@ -25,9 +25,10 @@ from orchestrator.sweep.sweep import load_sweep
 RESULTS = Path("results/small")
 pytestmark = pytest.mark.ray
 ON_RAY = ("sweep.yaml", "--backend", "ray", "--no-dashboard")
-SELECTING = {  # A worker looks every two seconds whether its trial was stopped: a task takes longer than that.
+SLOWLY = "time.sleep(0.02)"  # A worker looks every two seconds whether its trial was stopped: a task takes longer.
+SELECTING = {
     "extends": "base.yaml",
-    "epochs": 1600,
+    "epochs": 100,
     "validation_fraction": 0.3,
     "validation_anomalies": "synthetic",
 }
@@ -101,7 +102,7 @@ def test_ctrl_c_ends_in_seconds_and_the_same_command_goes_on(
 
 
 def test_a_driver_that_dies_is_resumed_by_the_same_command_with_an_extended_file(long_sweep, edit, start, wait_until):
-    edit(grid={"focal_gamma": [0], "epochs": [300]})  # Workers outlive their driver for a second or two.
+    edit(grid={"focal_gamma": [0], "epochs": [300]}, seeds=1)  # Workers outlive their driver for a second or two.
     running = start(*ON_RAY)
     wait_until(lambda: under_way(long_sweep))
     os.kill(running.process.pid, signal.SIGKILL)
@@ -110,11 +111,11 @@ def test_a_driver_that_dies_is_resumed_by_the_same_command_with_an_extended_file
     died = {record.trial_id for record in records(long_sweep).all() if record.state == DIED}
     assert died
 
-    edit(grid={"focal_gamma": [0, 2], "epochs": [300]})
+    edit(grid={"focal_gamma": [0, 2], "epochs": [300]}, seeds=1)
     again = start(*ON_RAY).end(timeout=240)
     assert again.code == 0, again.err
     assert "left no word" in again.out
-    assert len(ResultStore(long_sweep / RESULTS).finished()) == 4
+    assert len(ResultStore(long_sweep / RESULTS).finished()) == 2
     ends = {(record.trial_id, record.attempt): record.state for record in records(long_sweep).all()}
     assert all(ends[trial_id, 1] == FAILED and ends[trial_id, 2] == FINISHED for trial_id in died)
 
@@ -130,10 +131,10 @@ def test_an_address_where_no_cluster_answers_is_one_line(place, command):
     assert command("sweep.yaml", "--wait-for-nodes", "2").code == 2
 
 
-def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edit, on_ray, command):
+def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edit, hanging, on_ray, command):
     rates = {"learning_rate": [1e-2, 1e-5, 3e-3, 1e-6]}
-    sweep = load_sweep(edit(base=SELECTING, grid=rates, seeds=1, report=None, early_stopping={"rule": "asha"}))
-    tally = on_ray(workers=1, early_stopping=sweep.early_stopping)
+    sweep = load_sweep(edit(base=SELECTING, grid=rates, seeds=[1], report=None, early_stopping={"rule": "asha"}))
+    tally = on_ray(workers=1, make=hanging(SLOWLY), early_stopping=sweep.early_stopping)
     assert len(tally.pruned) + len(tally.finished) == 4
     assert tally.finished
     assert tally.pruned
@@ -146,12 +147,12 @@ def test_a_scheduler_of_tune_stops_trials_for_good_and_the_others_end(place, edi
     assert "early_stopping: needs Ray Tune; give --backend ray" in refused.err
 
 
-def test_the_median_rule_compares_trials_with_those_that_were_stopped_or_had_fewer_tasks(place, edit, on_ray):
+def test_the_median_rule_compares_trials_with_those_that_were_stopped_or_had_fewer_tasks(place, edit, hanging, on_ray):
     of_one_task = [{"tasks": ["bolt"], "learning_rate": rate} for rate in (1e-2, 8e-3, 5e-3)]
     of_two = [{"learning_rate": rate} for rate in (3e-3, 1e-7, 1e-8, 2e-3, 4e-3)]
     trials = {"grid": None, "list": [*of_one_task, *of_two]}
-    sweep = load_sweep(edit(base=SELECTING, seeds=1, report=None, early_stopping={"rule": "median"}, **trials))
-    tally = on_ray(workers=1, early_stopping=sweep.early_stopping)
+    sweep = load_sweep(edit(base=SELECTING, seeds=[1], report=None, early_stopping={"rule": "median"}, **trials))
+    tally = on_ray(workers=1, make=hanging(SLOWLY), early_stopping=sweep.early_stopping)
     assert len(tally.pruned) + len(tally.finished) == 8
     assert tally.pruned
     assert len(tally.finished) > len(of_one_task)

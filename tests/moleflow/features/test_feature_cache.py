@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import textwrap
@@ -29,6 +28,7 @@ from moleflow.errors import Damaged, InvalidInput
 from moleflow.features.backbone import FrozenBackbone, timm
 from moleflow.features.feature_cache import FeatureCache
 from moleflow.features.weights import weights_identity
+from moleflow.owner import process_identity
 from moleflow.settings.config import TrialConfig
 
 KNOBS: dict[str, dict[str, object]] = {
@@ -437,7 +437,7 @@ def test_the_remains_of_a_dead_writer_are_replaced(
     description.with_name(f".{bucket}-0.npy.0.tmp").write_bytes(b"half")
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
-    owner = {"host": socket.gethostname(), "pid": dead.pid}
+    owner = process_identity() | {"pid": dead.pid}
     description.with_name(f"{bucket}.claim").write_text(json.dumps(owner))
     again = FeatureCache(tmp_path)
     assert torch.equal(again.get(CONFIG, environment, samples), expected)
