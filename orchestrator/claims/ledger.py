@@ -111,7 +111,9 @@ def build_ledger(
         scores |= read_scores(store, {trial_id for trial_id in needed if homes[trial_id] is store}, _SPLIT)
 
     def _without_loss(row: ClaimRow, before: VariantColumn) -> ClaimRow:
-        """Return the row as undecided if there is no loss to recover from."""
+        """Return the row as undecided if it may be held, but there is no loss to recover from."""
+        if row.verdict in ("refuted", "too small to matter"):
+            return row
         loss, ids = losses[row.claim.id], {trial.trial_id for trial in before.trials}
         pairs = [pair for pair in lost[row.claim.id] if ids & {trial.trial_id for trial in pair.after.trials}]
         found = [_row(loss, stated.rules, pair, "", scores, starts) for pair in pairs]
@@ -128,7 +130,8 @@ def build_ledger(
 
     rows = []
     for claim in stated.claims:
-        found = tested[claim.id]
+        pairs = tested[claim.id]
+        found = [pair for pair in pairs if not _missing_settings(claim, pair)] or pairs
         if not found:
             rows.append(ClaimRow(claim, "undecided", "not measured", f"{run_of(claim)} would tell"))
         for pair, setup in zip(found, describe_setups(found), strict=True):
@@ -172,15 +175,18 @@ def _row(
     return ClaimRow(claim, *judgement, setup, before.label, after.label, measured, first, reused)
 
 
+def _missing_settings(claim: StatedClaim, pair: ContrastPair) -> list[str]:
+    """Return the settings that the claim is about and that the contrast was not measured with."""
+    settings = settings_with_defaults(pair.after)
+    return [
+        f"{path} {pattern}" for path, pattern in claim.only.items() if not fnmatchcase(settings.get(path, ""), pattern)
+    ]
+
+
 def _refusal(claim: StatedClaim, rules: Rules, pair: ContrastPair) -> Judgement | None:
     """Return why this contrast cannot settle the claim, and the run that can; None if it can."""
-    reasons: list[str] = []
-    needed: list[str] = []
-    settings = settings_with_defaults(pair.after)
-    for path, pattern in claim.only.items():
-        if not fnmatchcase(settings.get(path, ""), pattern):
-            reasons.append(f"a claim about {path} {pattern} only")
-            needed.append(f"{path} {pattern}")
+    needed = _missing_settings(claim, pair)
+    reasons = [f"a claim about {setting} only" for setting in needed]
     differing, of_environment = pair.confounds(), pair.environment_confounds()
     if confounds := [*differing, *of_environment]:
         more = f" and {len(confounds) - _SHOWN} more" if len(confounds) > _SHOWN else ""

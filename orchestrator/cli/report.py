@@ -42,6 +42,7 @@ def report(
     """
     from orchestrator.records.sweep_folder import read_sweep_folder
     from orchestrator.reports import make
+    from orchestrator.reports.tables import write_report
 
     check_choice("--format", form, FORMATS)
     check_choice("--split", split, SPLITS)
@@ -63,7 +64,7 @@ def report(
     show({"markdown": made.body, "csv": made.csv, "latex": made.latex}[form]())
     if folder is None:
         return
-    paths = make.write_report(made, folder, make.report_name(everything, with_published, split))
+    paths = write_report(made, folder, make.report_name(everything, with_published, split))
     if html:
         from orchestrator.html_report.page import make_page
 
@@ -106,6 +107,7 @@ def verify(
       moleflow-sweep verify results/v7_gamma/report.md
     """
     from orchestrator.reports import make
+    from orchestrator.reports.tables import write_report
 
     verdict = make.verify_report(file / "report.md" if file.is_dir() else file)
     show("\n".join(verdict.lines()))

@@ -127,6 +127,16 @@ def test_a_claim_about_transformers_is_one_about_transformers_only(add, stored, 
         assert row.to_decide.endswith("would tell, with backbone.model vit_*")
 
 
+def test_a_claim_about_transformers_has_no_row_of_another_backbone_beside_theirs(add, stored):
+    for model in ("vit_base_patch16_224", "efficientnet_lite0"):
+        for seed in range(3):
+            for enabled in (False, True):
+                pixel = (0.8, 0.7 - (0.1 + seed / 1000) * enabled)
+                add({"attention.enabled": enabled}, seed, pixel=pixel, settings={"backbone.model": model}, **REAL)
+    (row,) = rows_of(stored(), "v6-harm-pixel")
+    assert row.verdict == "held"
+
+
 def test_only_the_selection_counts(contrast, add, stored):
     contrast(0.05)
     one = add({GAMMA: 3.0})
@@ -161,6 +171,7 @@ def test_changed_rules_change_the_verdict(contrast, stored):
 
 
 LATE = datetime(2027, 1, 1, tzinfo=UTC)
+PERIODS = len({rule.since for rule in RULES.stated if rule.until is None})
 BETWEEN = max(rule.since for rule in RULES.stated) - timedelta(seconds=1)
 
 
@@ -171,10 +182,15 @@ def dated(start, reused=0.0):
 @pytest.mark.parametrize(
     ("before", "after", "early", "reused"),
     [
-        (dated(LATE), dated(LATE), ["none"] * 4, False),
-        (dated(LATE), dated(BETWEEN), [*["none"] * 3, "`v7-gamma2-image`; `v7-gamma2-pixel`"], False),
-        (dated(datetime(2026, 1, 1, tzinfo=UTC)), dated(LATE), ["`v7-gamma2-image`; `v7-gamma2-pixel`"] * 4, False),
-        (dated(LATE), dated(LATE, 3.0), ["none"] * 4, True),
+        (dated(LATE), dated(LATE), ["none"] * PERIODS, False),
+        (dated(LATE), dated(BETWEEN), [*["none"] * (PERIODS - 1), "`v7-gamma2-image`; `v7-gamma2-pixel`"], False),
+        (
+            dated(datetime(2026, 1, 1, tzinfo=UTC)),
+            dated(LATE),
+            ["`v7-gamma2-image`; `v7-gamma2-pixel`"] * PERIODS,
+            False,
+        ),
+        (dated(LATE), dated(LATE, 3.0), ["none"] * PERIODS, True),
     ],
 )
 def test_the_ledger_names_rows_that_began_before_its_rules(contrast, stored, before, after, early, reused):
@@ -288,6 +304,16 @@ def test_a_recovery_needs_a_loss(add, stored, loss, verdict, reason, to_decide):
     assert row.measured.difference == pytest.approx(0.0505, abs=1e-6)
     assert (row.verdict, row.to_decide) == (verdict, to_decide)
     assert row.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.001, "too small to matter"), (-0.05, "refuted")])
+def test_a_recovery_that_does_not_come_is_decided_without_a_loss(add, stored, gain, verdict):
+    of_v2, of_v3 = CLAIMS["v3-task0-pixel"].before, CLAIMS["v3-task0-pixel"].after
+    for seed in range(3):
+        add({"version": "v2"}, seed, settings=of_v2, pixel=(0.8, 0.7), **REAL)
+        add({"version": "v3"}, seed, settings=of_v3, pixel=(0.8 + gain * (1 + seed / 100), 0.7), **REAL)
+    (row,) = rows_of(stored(), "v3-task0-pixel")
+    assert (row.verdict, row.to_decide) == (verdict, "")
 
 
 ALL_VERSIONS = Path(__file__).parents[3] / "results" / "measured" / "all-versions"
