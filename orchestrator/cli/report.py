@@ -107,7 +107,6 @@ def verify(
       moleflow-sweep verify results/v7_gamma/report.md
     """
     from orchestrator.reports import make
-    from orchestrator.reports.tables import write_report
 
     verdict = make.verify_report(file / "report.md" if file.is_dir() else file)
     show("\n".join(verdict.lines()))
