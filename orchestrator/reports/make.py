@@ -117,10 +117,8 @@ def older_page(report: Path) -> str | None:
     written = read_lock(report.read_text(encoding="utf-8"), str(report))
     if written.text in page.read_text(encoding="utf-8"):
         return None
-    command = written.lock.recipe.command.removeprefix("moleflow-sweep").replace(
-        "FOLDER", shlex.quote(str(page.parent))
-    )
-    return f"page:    {page} shows an earlier report; make it again: {program_name()}{command} --html"
+    words = [str(page.parent) if word == "FOLDER" else word for word in written.lock.recipe.command.split()[1:]]
+    return f"page:    {page} shows an earlier report; make it again: {program_name()} {shlex.join(words)} --html"
 
 
 def _recipe(sweep: SweepFolder, show_all: bool = False, with_published: bool = False, split: str = "test") -> Recipe:
