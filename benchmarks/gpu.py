@@ -124,13 +124,18 @@ def is_right(runs: Runs, epochs: int) -> bool:
     """Compare devices, runs and backends; print what differs."""
     base = {"extends": "demo", "training": {"epochs": epochs}}
     sweep = runs.sweep("versions", base, grid={"version": runs.versions}, seeds=1, resources={"trials_per_gpu": 2})
-    ran = {"on the CPU": runs.run(sweep, "cpu", "--backend", "inline", device="cpu")}
-    for out, backend in (("inline", "inline"), ("again", "inline"), ("local", "local"), ("ray", "ray")):
+    ran = {}
+    for out, backend in (
+        ("cpu", "inline"),
+        ("inline", "inline"),
+        ("again", "inline"),
+        ("local", "local"),
+        ("ray", "ray"),
+    ):
         runs.forget_stages()
-        ran[out] = runs.run(sweep, out, "--backend", backend)
-    for name, seconds in ran.items():
-        print(f"{name}: {'not run' if seconds is None else f'{seconds:.0f} s'}")
-    if ran["on the CPU"] is not None and ran["inline"] is not None:
+        ran[out] = runs.run(sweep, out, "--backend", backend, device="cpu" if out == "cpu" else "")
+        print(f"{out}: {'not run' if ran[out] is None else f'{ran[out]:.0f} s'}")
+    if ran["cpu"] is not None and ran["inline"] is not None:
         print(f"\n| version | {' | '.join(METRICS)} |\n|---|{'---:|' * len(METRICS)}")
         for version in runs.versions:
             apart = metric_differences(runs, "cpu", "inline", version)
@@ -195,8 +200,8 @@ def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
     if alone is None:
         return True
     print(f"\n| training | {trials} trials, seconds | trials per GPU-hour | {' | '.join(METRICS)} |")
-    print(f"|---|---:|---:|{'---:|' * len(METRICS)}", flush=True)
-    print(f"| float32 | {alone:.1f} | {trials * 3600 / alone:.0f} |{' - |' * len(METRICS)}", flush=True)
+    print(f"|---|---:|---:|{'---:|' * len(METRICS)}")
+    print(f"| float32 | {alone:.1f} | {trials * 3600 / alone:.0f} |{' - |' * len(METRICS)}")
     same = True
     for name, knobs in {"lanes": {"lanes": trials}, **SETTINGS}.items():
         if name == "tf32" and runs.device == "cpu":
@@ -208,7 +213,7 @@ def measure_speed(runs: Runs, epochs: int, trials: int) -> bool:
         if seconds is None:
             continue
         apart = " | ".join(f"{value:.4f}" for value in metric_differences(runs, "float32", name, "v7"))
-        print(f"| {name} | {seconds:.1f} | {trials * 3600 / seconds:.0f} | {apart} |", flush=True)
+        print(f"| {name} | {seconds:.1f} | {trials * 3600 / seconds:.0f} | {apart} |")
         if first is not None:
             differing = differing_digits(runs, f"{name}-first", name)
             same = same and not differing
@@ -233,6 +238,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=VERSIONS, help="those of the first part")
     given = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # What was seen stays, should it be killed.
     with tempfile.TemporaryDirectory(prefix="moleflow-gpu-", ignore_cleanup_errors=True) as place:
         runs = Runs(Path(place), given.device, given.minutes, given.versions)
         right = is_right(runs, given.epochs)
