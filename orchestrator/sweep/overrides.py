@@ -77,7 +77,7 @@ def _parse(given: str, source: str) -> dict[str, Any]:
         missing = "no knob before '='" if equals else "no '='"
         raise InvalidInput(f"{source}: {missing}; write knob=value, as in --set epochs=5")
     if name in SweepFile.model_fields.keys() - short_names().keys() - {"data", "base"}:
-        raise InvalidInput(f"{source}: '{name}' is a key of the sweep file, no knob; change it in the file")
+        raise InvalidInput(f"{source}: '{name}' is a key of sweep files, no knob; set it in one")
     value = parse(text, source)
     group = [path for path in fields() if path.startswith(f"{name}.")]
     if group and not isinstance(value, Mapping):

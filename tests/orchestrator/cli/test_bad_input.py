@@ -571,7 +571,7 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
         (["sweep.yaml", "--set", "=3"], "--set =3: no knob before '='; write knob=value, as in --set epochs=5"),
         (
             ["sweep.yaml", "--set", "seeds=3"],
-            "--set seeds=3: 'seeds' is a key of the sweep file, no knob; change it in the file",
+            "--set seeds=3: 'seeds' is a key of sweep files, no knob; set it in one",
         ),
         (["sweep.yaml", "--set", "zzz=3"], "unknown knob 'zzz'; `moleflow-sweep knobs` lists them all"),
         (["report", "nodir"], "nodir: no such folder; give a results folder"),
