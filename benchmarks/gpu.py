@@ -130,13 +130,13 @@ def is_right(runs: Runs, epochs: int) -> bool:
     base = {"extends": "demo", "training": {"epochs": epochs}}
     sweep = runs.sweep("versions", base, grid={"version": runs.versions}, seeds=1, resources={"trials_per_gpu": 2})
     ran = {}
-    for out, backend in (
-        ("cpu", "inline"),
-        ("inline", "inline"),
-        ("again", "inline"),
-        ("local", "local"),
-        ("ray", "ray"),
-    ):
+    for out, backend in {
+        "cpu": "inline",
+        "inline": "inline",
+        "again": "inline",
+        "local": "local",
+        "ray": "ray",
+    }.items():
         runs.forget_stages()
         ran[out] = runs.run(sweep, out, "--backend", backend, device="cpu" if out == "cpu" else "")
         print(f"{out}: {'not run' if ran[out] is None else f'{ran[out]:.0f} s'}")

@@ -22,6 +22,7 @@ _ERROR = "error: "
 Event = Mapping[str, Any]
 
 
+@python_words()
 def run_sweep(
     path: str | Path,
     *,
@@ -75,8 +76,7 @@ def run_sweep(
     words += [*options, *(["--log-json"] if on_event is not None else ["--quiet"] if quiet else [])]
     code, error = _run(words, quiet, on_event)
     if code == INVALID:
-        with python_words():
-            raise InvalidInput(error)
+        raise InvalidInput(error)
     if code in (INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     root = None if data is None else Path(data).expanduser()

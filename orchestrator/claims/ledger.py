@@ -95,7 +95,7 @@ def build_ledger(
             if trial.trial_id not in trials:
                 trials[trial.trial_id], homes[trial.trial_id] = trial, store
     variants = group_variants(list(trials.values()))
-    tested = {claim.id: contrast_pairs(claim, variants) for claim in stated.claims}
+    tested = {claim.id: _tested_pairs(claim, variants) for claim in stated.claims}
     by_id = {claim.id: claim for claim in stated.claims}
     losses = {claim.id: claim.loss(by_id[claim.recovers]) for claim in stated.claims if claim.recovers}
     lost = {name: contrast_pairs(loss, variants) for name, loss in losses.items()}
@@ -103,17 +103,12 @@ def build_ledger(
     needed = {t.trial_id for of_claim in both for pair in of_claim for v in (pair.before, pair.after) for t in v.trials}
     # Scores are by far the largest table: read only those of contrasts, from one store each.
     scores: dict[str, TrialScores] = {}
-    starts: dict[str, datetime] = {}
+    starts = _first_starts([store for store, _ in sources])
     for store, _ in sources:
-        # A trial may be in several stores. Its first start decides which rules it was run before.
-        for trial_id, of in store.finished().items():
-            starts[trial_id] = min(of.started_at, starts.get(trial_id, of.started_at))
         scores |= read_scores(store, {trial_id for trial_id in needed if homes[trial_id] is store}, _SPLIT)
 
     def _without_loss(row: ClaimRow, before: VariantColumn) -> ClaimRow:
-        """Return the row as undecided if it may be held, but there is no loss to recover from."""
-        if row.verdict in ("refuted", "too small to matter"):
-            return row
+        """Return the row as undecided if there is no loss to recover from."""
         loss, ids = losses[row.claim.id], {trial.trial_id for trial in before.trials}
         pairs = [pair for pair in lost[row.claim.id] if ids & {trial.trial_id for trial in pair.after.trials}]
         found = [_row(loss, stated.rules, pair, "", scores, starts) for pair in pairs]
@@ -130,13 +125,13 @@ def build_ledger(
 
     rows = []
     for claim in stated.claims:
-        pairs = tested[claim.id]
-        found = [pair for pair in pairs if not _missing_settings(claim, pair)] or pairs
+        found = tested[claim.id]
         if not found:
             rows.append(ClaimRow(claim, "undecided", "not measured", f"{run_of(claim)} would tell"))
         for pair, setup in zip(found, describe_setups(found), strict=True):
             row = _row(claim, stated.rules, pair, setup, scores, starts)
-            rows.append(_without_loss(row, pair.before) if claim.id in losses else row)
+            needs_loss = claim.id in losses and row.verdict in ("held", "undecided")
+            rows.append(_without_loss(row, pair.before) if needs_loss else row)
     return rows
 
 
@@ -173,6 +168,21 @@ def _row(
     first = min((starts[trial.trial_id] for trial in trials), default=None)
     reused = any(trial.seconds_reused > 0 for trial in trials)
     return ClaimRow(claim, *judgement, setup, before.label, after.label, measured, first, reused)
+
+
+def _first_starts(stores: Sequence[ResultStore]) -> dict[str, datetime]:
+    """Return the first start of each finished trial: it decides which rules are later."""
+    starts: dict[str, datetime] = {}
+    for store in stores:
+        for trial_id, of in store.finished().items():
+            starts[trial_id] = min(of.started_at, starts.get(trial_id, of.started_at))
+    return starts
+
+
+def _tested_pairs(claim: StatedClaim, variants: Sequence[VariantColumn]) -> list[ContrastPair]:
+    """Return the contrasts that are about the claim, or else those that lack its settings."""
+    pairs = contrast_pairs(claim, variants)
+    return [pair for pair in pairs if not _missing_settings(claim, pair)] or pairs
 
 
 def _missing_settings(claim: StatedClaim, pair: ContrastPair) -> list[str]:

@@ -19,40 +19,30 @@ from orchestrator.reports.verify import Verification, check_report
 from orchestrator.results.store import ResultStore
 
 
-def make_report(
-    place: Path,
-    show_all: bool = False,
-    with_published: bool = False,
-    sweep: SweepFolder | None = None,
-    split: str = "test",
-) -> tuple[Report, dict[str, Path]]:
-    """Make the report of a results folder from its Parquet files and write it there.
-
-    `report.md` compares the trials of the plan on test images. Other reports have files of their
-    own, named by their options: `report-all.md`, `report-published.md`,
-    `report-all-validation.md`.
+def make_report(place: Path, sweep: SweepFolder | None = None) -> tuple[Report, dict[str, Path]]:
+    """Make `report.md`, which compares the trials of the plan on test images, and write it.
 
     Args:
         place: the results folder.
-        show_all: every stored trial instead of those of the plan.
-        with_published: add the table of published rows.
         sweep: the plan; None = the folder's latest one.
-        split: test | validation, the images that the tables are about.
 
     Returns:
         The report, and the paths of its files by kind (md, csv, tex).
 
     Raises:
-        InvalidInput: the folder holds no sweep, the published rows are damaged, or no trial has
-            images of the split.
+        InvalidInput: the folder holds no sweep.
         OSError: the report cannot be written.
     """
-    made = stored_report(place, sweep or read_sweep_folder(place), show_all, with_published, split)
-    return made, write_report(made, place, report_name(show_all, with_published, split))
+    made = stored_report(place, sweep or read_sweep_folder(place))
+    return made, write_report(made, place)
 
 
 def report_name(show_all: bool, with_published: bool, split: str) -> str:
-    """Return the stem of a report's files: `report`, or `report-all` and others by the options."""
+    """Return the stem of a report's files, by its options.
+
+    It is `report`, or for other reports `report-all`, `report-published`, `report-all-validation`
+    and so on: `report.md` stays.
+    """
     options = [*(["all"] * show_all), *(["published"] * with_published), *([split] * (split != "test"))]
     return "-".join(["report", *options])
 
@@ -65,9 +55,14 @@ def stored_report(
     split: str = "test",
     store: ResultStore | None = None,
 ) -> Report:
-    """Return the report of a results folder without writing it; arguments as for `make_report`.
+    """Return the report of a results folder without writing it.
 
     Args:
+        place: the results folder.
+        sweep: the plan.
+        show_all: every stored trial instead of those of the plan.
+        with_published: add the table of published rows.
+        split: test | validation, the images that the tables are about.
         store: reads the folder, and knows its damaged parts afterwards; None = a new one.
 
     Raises:
