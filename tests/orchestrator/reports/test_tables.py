@@ -166,6 +166,19 @@ def test_short_names_that_are_ambiguous_stay_whole(stored, add):
     assert f"**Names:** `variant 1` is {label}; `variant 2` is " in report.markdown().replace("\\", "")
 
 
+def test_long_names_give_what_differs_from_the_baseline(stored, add):
+    whole = {"mixer.kernel": 3, "loss.tail_weight": 0.7, "lora.enabled": True, "flow.scale_context": 5}
+    without_much = dict.fromkeys(whole, None) | {"adapter.enabled": False}
+    for factors in (whole, whole | {"mixer.kernel": None}, whole | {"loss.tail_weight": 0.0}, without_much):
+        add({"adapter.enabled": True} | factors)
+    report = build_report(stored(), Recipe("t", baseline={"adapter.enabled": True} | whole))
+    assert sorted(values(report)["Metric"]) == ["base", "kernel=null", "tail_weight=0", "variant 1"]
+    text = report.markdown().replace("\\", "")
+    assert "**Names:** `base` is adapter.enabled=true, scale_context=5, " in text
+    assert "Other names say what differs from `base`." in text
+    assert "`kernel=null` is" not in text
+
+
 def test_an_axis_added_later_at_its_old_value_does_not_split_a_column(stored, add):
     add({GAMMA: 2.0}, seed=0)
     add({GAMMA: 2, "loss.center_weight": 0.0}, seed=1)
