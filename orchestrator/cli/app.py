@@ -43,7 +43,16 @@ def base_option(text: str) -> Any:
 
 def set_option(text: str) -> Any:
     """The option --set."""
-    return typer.Option("--set", help=text, autocompletion=completion.setting_words)
+    return typer.Option("--set", help=text, autocompletion=completion.setting_words, callback=_refuse_options)
+
+
+def _refuse_options(context: typer.Context, texts: list[str] | None) -> list[str] | None:
+    """Refuse a `--set out=DIR` where `--out DIR` is meant."""
+    options = {option for parameter in context.command.params for option in parameter.opts}
+    for name, _, value in (text.partition("=") for text in texts or ()):
+        if f"--{name}" in options:
+            raise InvalidInput(f"--set {name}={value}: '{name}' is an option, no knob; give --{name} {value}")
+    return texts
 
 
 File = Annotated[

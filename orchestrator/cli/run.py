@@ -318,11 +318,7 @@ def trial(
     if keep:
         document["keep"] = "all"
     if sets:  # Tables name factors, so the settings become factors.
-        once = {
-            "version": f"the version is given by --version {version}; give it once, there",
-            "seed": "give --seed {}",
-        }
-        document["list"] = [parse_sets(sets, once)]
+        document["list"] = [parse_sets(sets)]
     sweep = make_sweep(document, "the command line", Path(), base=base, data_root=data, environment=os.environ)
     options = run_options(
         out=out, cache=cache, backend="inline", threads=threads, device=device, quiet=quiet, full=full

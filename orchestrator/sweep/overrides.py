@@ -20,7 +20,7 @@ def parse_sets(sets: Sequence[str], refused: Mapping[str, str] = MappingProxyTyp
 
     Args:
         sets: the options as given.
-        refused: {knob that cannot be set: reason}; `{}` in a reason stands for the given value.
+        refused: {knob that cannot be set: reason}.
 
     Raises:
         InvalidInput: not of that form, an unknown or refused knob, a value that the knob does not
@@ -32,7 +32,7 @@ def parse_sets(sets: Sequence[str], refused: Mapping[str, str] = MappingProxyTyp
         source = f"--set {given}"
         for path, value in _parse(given, source).items():
             if path in refused:
-                raise InvalidInput(f"{source}: {refused[path].format(yaml_text(value))}")
+                raise InvalidInput(f"{source}: {refused[path]}")
             if path in values:
                 raise InvalidInput(f"{source}: {path} is set twice; keep one of them")
             values[path] = check_value(path, value, source)
@@ -76,7 +76,7 @@ def _parse(given: str, source: str) -> dict[str, Any]:
     if not equals or not name:
         missing = "no knob before '='" if equals else "no '='"
         raise InvalidInput(f"{source}: {missing}; write knob=value, as in --set epochs=5")
-    if name in SweepFile.model_fields.keys() - short_names().keys() - {"data", "base"}:
+    if name in SweepFile.model_fields.keys() - short_names().keys() - {"data"}:
         raise InvalidInput(f"{source}: '{name}' is a key of sweep files, no knob; set it in one")
     value = parse(text, source)
     group = [path for path in fields() if path.startswith(f"{name}.")]

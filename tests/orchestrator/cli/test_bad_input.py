@@ -549,9 +549,9 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
     [
         (
             ["trial", "--version", "v7", "--set", "version=v3"],
-            "the version is given by --version v7; give it once, there",
+            "--set version=v3: 'version' is an option, no knob; give --version v3",
         ),
-        (["trial", "--version", "v7", "--set", "seed=1"], "--set seed=1: give --seed 1"),
+        (["trial", "--version", "v7", "--set", "seed=1"], "'seed' is an option, no knob; give --seed 1"),
         (["sweep.yaml", "--device", "gpu"], "--device: given 'gpu', allowed: auto | cpu | cuda. Did you mean 'cuda'?"),
         (
             ["sweep.yaml", "--base", "sweep.yaml"],
@@ -573,6 +573,8 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
             ["sweep.yaml", "--set", "seeds=3"],
             "--set seeds=3: 'seeds' is a key of sweep files, no knob; set it in one",
         ),
+        (["sweep.yaml", "--set", "base=demo"], "--set base=demo: 'base' is an option, no knob; give --base demo"),
+        (["plan", "sweep.yaml", "--set", "out=x"], "--set out=x: 'out' is an option, no knob; give --out x"),
         (["sweep.yaml", "--set", "zzz=3"], "unknown knob 'zzz'; `moleflow-sweep knobs` lists them all"),
         (["report", "nodir"], "nodir: no such folder; give a results folder"),
         (["report", "image"], "image: no such folder. Did you mean 'images'?"),
