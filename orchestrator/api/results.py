@@ -179,16 +179,17 @@ class SweepResults:
         assert isinstance(frame, polars.DataFrame), "a table is no single column"
         return frame
 
-    def comparison(self, split: SplitName = "test") -> SweepComparison:
+    def comparison(self, split: SplitName | None = None) -> SweepComparison:
         """Return the comparison of the report, from what is stored now.
 
         Args:
-            split: test | validation, the images that it is about.
+            split: test | validation, the images that it is about; None = test, or validation where
+                no trial scored test images.
 
         Raises:
             InvalidInput: no such split, or the folder holds no results.
         """
-        if split not in get_args(SplitName):
+        if split not in (None, *get_args(SplitName)):
             raise InvalidInput(f"split: given '{split}', allowed: {' | '.join(get_args(SplitName))}")
         with python_words():
             return _comparison(self.folder, self.sweep, split)
@@ -222,22 +223,23 @@ def load_results(folder: str | Path) -> SweepResults:
     return found
 
 
-def _comparison(folder: Path, sweep: SweepFolder, split: SplitName) -> SweepComparison:
+def _comparison(folder: Path, sweep: SweepFolder, given: str | None) -> SweepComparison:
     from moleflow.settings.knobs import version_settings
     from orchestrator.reports.baseline_table import compare_with_baselines
     from orchestrator.reports.bootstrap import read_scores
     from orchestrator.reports.differences import compare_variants
-    from orchestrator.reports.finished_trials import finished_trials
+    from orchestrator.reports.finished_trials import default_split, finished_trials
     from orchestrator.reports.variants import comparable_means, group_variants
     from orchestrator.reports.yardstick import set_apart
     from orchestrator.results.store import ResultStore
 
     store = ResultStore(folder)
+    split = given or default_split(store, set(sweep.compared))
     trials, _ = set_apart(finished_trials(store, set(sweep.compared), split))
     others = "variant" if sweep.tabled is None else "finalist"
     baseline = dict(sorted(sweep.baseline.items()))
     comparison = compare_variants(group_variants(comparable_means(trials)), baseline, version_settings(), others)
-    compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, split))
+    compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, split), split)
     differences = [one for of in compared for one in _differences_of(of, comparison)]
     return SweepComparison(tuple(map(_summary, comparison.variants)), tuple(differences))
 

@@ -125,7 +125,10 @@ Notify = Annotated[
     ),
 ]
 ShowAll = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
-Split = Annotated[str, choice("--split", SPLITS, "test | validation: the images that the tables are about.")]
+Split = Annotated[
+    str | None,
+    choice("--split", SPLITS, "test | validation. Default: test, or validation where no trial scored test images."),
+]
 Format = Annotated[str, choice("--format", FORMATS)]
 
 

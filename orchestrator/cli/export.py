@@ -59,7 +59,7 @@ def export(
             "(as stored).",
         ),
     ] = "tables",
-    split: Split = "test",
+    split: Split = None,
     everything: ShowAll = False,
     document: Annotated[
         bool,
@@ -119,7 +119,7 @@ def export(
             "--table": one is not None,
             "--document": document,
             "--caption": caption is not None,
-            "--split": tracked and split != "test",
+            "--split": tracked and split is not None,
             "--to": figure is not None and to is not None,
         },
         "a tracker" if tracked else "--figure",
@@ -130,7 +130,7 @@ def export(
         raise InvalidInput("--chart: needs --figure FILE; give that too, or leave --chart out")
     if to is not None and not tracked and not Path(to).suffix and (near := hint_at(to, TRACKERS)):
         raise InvalidInput(f"--to: given '{to}', which is no tracker{near} For a file, give its ending: --to {to}.csv")
-    check_choice("--split", split, SPLITS)
+    check_choice("--split", "test" if split is None else split, SPLITS)
     if figure is not None:
         from orchestrator.html_report.figure import write_figure
 
@@ -166,7 +166,7 @@ def _export_tables(
     form: str | None,
     to: Path | None,
     what: str,
-    split: str,
+    split: str | None,
     everything: bool,
     document: bool,
     one: str | None,

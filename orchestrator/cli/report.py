@@ -17,7 +17,7 @@ from orchestrator.exit_codes import FAILED
 def report(
     folder: Annotated[Path | None, DIR] = None,
     everything: ShowAll = False,
-    split: Split = "test",
+    split: Split = None,
     form: Format = "markdown",
     with_published: Annotated[
         bool, typer.Option("--with-published", help="Show the published rows next to the measured ones.")
@@ -45,13 +45,13 @@ def report(
     from orchestrator.reports.tables import write_report
 
     check_choice("--format", form, FORMATS)
-    check_choice("--split", split, SPLITS)
+    check_choice("--split", "test" if split is None else split, SPLITS)
     if published and (folder or everything or with_published):
         raise InvalidInput(
             "--published: takes neither a folder nor --all nor --with-published; "
             "for published rows next to those of a folder: report FOLDER --with-published"
         )
-    if published and split != "test":
+    if published and split == "validation":
         raise InvalidInput("--split: is for a results folder, and published rows are about test images; leave it out")
     if html and folder is None:
         raise InvalidInput("--html: is for a results folder: report FOLDER --html")
@@ -127,7 +127,7 @@ def compare(
             "Default: the sweeps' own baseline if they agree.",
         ),
     ] = None,
-    split: Split = "test",
+    split: Split = None,
     everything: ShowAll = False,
 ) -> None:
     """Print the tables of several sweeps side by side, a column for each variant. Writes nothing.
@@ -144,5 +144,5 @@ def compare(
     from orchestrator.reports.export import render_report
 
     chosen = check_choice("--format", form, FORMATS)
-    check_choice("--split", split, SPLITS)
+    check_choice("--split", "test" if split is None else split, SPLITS)
     show(render_report(compare_sweeps(places, baseline or (), split, everything), chosen), end="")

@@ -49,7 +49,7 @@ DRAWN_AS: Mapping[str, Callable[[Spec], bytes]] = MappingProxyType({".pdf": _pdf
 
 
 def write_figure(
-    place: Path, path: Path, asked: str | None = None, split: str = "test", everything: bool = False
+    place: Path, path: Path, asked: str | None = None, split: str | None = None, everything: bool = False
 ) -> Chart:
     """Write one of the charts of a results folder's page, and return the chart.
 
@@ -58,7 +58,7 @@ def write_figure(
         path: the file, which is replaced; its suffix is one of DRAWN_AS.
         asked: the number of the chart, from 1, or the beginning of its title; None = the first one,
             which is that of the answer.
-        split: test | validation, the images that the chart is about.
+        split: test | validation, the images that the chart is about; None as for `stored_report`.
         everything: every stored trial, not only those of the latest plan.
 
     Raises:

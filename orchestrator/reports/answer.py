@@ -53,6 +53,7 @@ def answer_of(
     missing: Sequence[str] = (),
     current_code: str | None = None,
     is_search: bool = False,
+    split: str = "test",
 ) -> Answer:
     """Return the answer of a report.
 
@@ -62,12 +63,13 @@ def answer_of(
         missing: the lines about trials that are not in the tables.
         current_code: digest of the present code; trials of other code are stale.
         is_search: true if the variants were chosen by a search on validation images.
+        split: test | validation, the images that the figures are about.
     """
     variants = comparison.variants
     if not variants:
         return _parts(*_nothing_finished(missing))
     names = legend(variants)
-    mind = " ".join(_warnings(comparison, current_code))
+    mind = " ".join(_warnings(comparison, current_code, split))
     judged = [of for of in compared if any(result.difference is not None for result in of.results.values())]
     if not judged:
         found, step = _without_baseline(comparison)
@@ -162,7 +164,7 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
     differing = [k for k, each in of.results.items() if each.outcome is not Outcome.IDENTICAL]
     alone = len(differing) <= 1
     if result.outcome is Outcome.ABOVE:
-        return f"{name} is better than {base}: {numbers}.{_over_images(result)}{_higher(of, top, variants)}"
+        return f"{name} is better than {base}: {numbers}.{_over_images(result, of.split)}{_higher(of, top, variants)}"
     if result.outcome is Outcome.BELOW:
         if alone:
             return f"{name} is worse than {base}: {numbers}."
@@ -185,12 +187,12 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
     return f"Undecided: {name} has the highest {metric}, {sizes}."
 
 
-def _over_images(result: PairedComparison) -> str:
-    """Return that other test images may decide otherwise, if the interval over images says so."""
+def _over_images(result: PairedComparison, split: str) -> str:
+    """Return that other images may decide otherwise, if the interval over images says so."""
     bounds = result.bounds
     if bounds is None or result.resampled not in DRAWN or not bounds.low <= 0 <= bounds.high:
         return ""
-    return f" That holds over seeds; over other test images it is open ({interval_text(bounds.low, bounds.high)})."
+    return f" That holds over seeds; over other {split} images it is open ({interval_text(bounds.low, bounds.high)})."
 
 
 def _higher(of: BaselineComparison, top: int, variants: Sequence[VariantColumn]) -> str:
@@ -312,11 +314,11 @@ def _overturn(judged: Sequence[BaselineComparison], top: int, comparison: Compar
         includes = bounds.low <= 0 <= bounds.high
         if result.outcome is Outcome.UNDECIDED:
             could = "Other seeds could, either way"
-            could += "; so could other test images" if includes else ", more than other test images"
+            could += f"; so could other {of.split} images" if includes else f", more than other {of.split} images"
         else:
-            could = "Other test images could" if includes else "Other test images hardly"
+            could = f"Other {of.split} images could" if includes else f"Other {of.split} images hardly"
         sentences.append(
-            f"{could}: its 95% interval over resampled test images, {interval_text(bounds.low, bounds.high)}, "
+            f"{could}: its 95% interval over resampled {of.split} images, {interval_text(bounds.low, bounds.high)}, "
             f"{'includes' if includes else 'excludes'} zero."
         )
     sentences += _classes_against(of, top, comparison)
@@ -417,7 +419,7 @@ def _without_baseline(comparison: Comparison) -> tuple[str, str]:
     )
 
 
-def _warnings(comparison: Comparison, current_code: str | None) -> list[str]:
+def _warnings(comparison: Comparison, current_code: str | None, split: str) -> list[str]:
     """Return what a reader has to know before using a number, folded into counts."""
     variants = comparison.variants
     trials = [trial for variant in variants for trial in variant.trials]
@@ -426,6 +428,8 @@ def _warnings(comparison: Comparison, current_code: str | None) -> list[str]:
         for name, words in DATASETS.items()
         if any(trial.dataset == name for trial in trials)
     ]
+    if split != "test":
+        sentences.append(f"All figures are of {split} images, not of test images.")
     stale = sum(trial.code_digest != current_code for trial in trials)
     if current_code is not None and stale:
         which = f"All {stale} trials" if stale == len(trials) else f"{stale} of {len(trials)} trials"

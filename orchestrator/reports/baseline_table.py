@@ -26,16 +26,16 @@ _DRAWS = (
 )
 _SOURCES = {
     IMAGES: (
-        f"{RESAMPLES:,} bootstrap resamples of the test images. {_DRAWS} Seeds are not drawn (fewer than "
+        f"{RESAMPLES:,} bootstrap resamples of the {{split}} images. {_DRAWS} Seeds are not drawn (fewer than "
         f"{SEEDS_DRAWN_FROM} in common), so the interval is about these trained models and leaves seed noise out"
     ),
-    IMAGES_AND_SEEDS: f"{RESAMPLES:,} bootstrap resamples of the test images and of the seeds in common. {_DRAWS[:-1]}",
+    IMAGES_AND_SEEDS: f"{RESAMPLES:,} bootstrap resamples of the {{split}} images and of the seeds in common. {_DRAWS[:-1]}",
     SEEDS: (
         "t interval of the paired differences over the seeds in common. No image is resampled, so it says nothing of "
-        "other test images"
+        "other {split} images"
     ),
 }
-"""The source of an interval, in words."""
+"""The source of an interval, in words; `{split}` stands for test or validation."""
 DRAWN = (IMAGES, IMAGES_AND_SEEDS)
 """The sources of intervals that have a Monte Carlo error."""
 
@@ -48,11 +48,13 @@ class BaselineComparison:
         metric: its name.
         baselines: {column: the column of its baseline}.
         results: {column: its comparison}.
+        split: test | validation, the images that it is about.
     """
 
     metric: str
     baselines: Mapping[int, int]
     results: Mapping[int, PairedComparison]
+    split: str
 
     def csv_values(self, column: int) -> list[tuple[str, float | None, int, str | None]]:
         """Return the numbers of a column, then its verdict, as (name, number, n, verdict)."""
@@ -82,13 +84,14 @@ def _errors(result: PairedComparison) -> dict[str, float | None]:
 
 
 def compare_with_baselines(
-    comparison: Comparison, read: Callable[[set[str]], Mapping[str, TrialScores]]
+    comparison: Comparison, read: Callable[[set[str]], Mapping[str, TrialScores]], split: str
 ) -> list[BaselineComparison]:
     """Compare each column with its baseline, in each metric of `COMPARED` that any column has.
 
     Args:
         comparison: the columns and their baselines.
         read: returns the image scores of trials by trial id.
+        split: test | validation, the images of the scores.
     """
     baselines = {k: of for k, of in enumerate(comparison.baselines) if of is not None and of != k}
     if not baselines:
@@ -102,7 +105,7 @@ def compare_with_baselines(
         if any(variant.values(MEAN, metric) for variant in variants):
             known = [classes_with(metric, a, b) for a, b in pairs]
             results = compare_paired(pairs, scores, known, metric)
-            found.append(BaselineComparison(metric, baselines, dict(zip(baselines, results, strict=True))))
+            found.append(BaselineComparison(metric, baselines, dict(zip(baselines, results, strict=True)), split))
     return found
 
 
@@ -224,7 +227,11 @@ def _interval_notes(compared: BaselineComparison, labels: Sequence[str]) -> list
     for source, rows in sources.items():
         which = "" if len(sources) == 1 else f" of {code_list(rows)}"
         known = source in _SOURCES
-        notes.append(f"{_PLAIN}{which}: {_SOURCES[source]}." if known else f"No interval{which}: {source}.")
+        notes.append(
+            f"{_PLAIN}{which}: {_SOURCES[source].format(split=compared.split)}."
+            if known
+            else f"No interval{which}: {source}."
+        )
     if drawn_rows := [(k, result) for k, result in compared.results.items() if result.resampled in DRAWN]:
         each = "; ".join(f"`{labels[k]}` {of.low_error:.5f} and {of.high_error:.5f}" for k, of in drawn_rows)
         notes.append(f"Monte Carlo standard error of the lower and the upper bound of the bootstrap: {each}.")
@@ -236,7 +243,9 @@ def _interval_notes(compared: BaselineComparison, labels: Sequence[str]) -> list
             "over the seeds covers 95 % if seed noise is normal."
         )
     if compared.metric == "pixel_auroc":
-        notes.append("Scores of single pixels are not stored, so no interval over test images can be given.")
+        notes.append(
+            f"Scores of single pixels are not stored, so no interval over {compared.split} images can be given."
+        )
     return notes
 
 

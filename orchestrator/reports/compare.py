@@ -12,13 +12,14 @@ from moleflow.settings.knobs import version_settings
 from moleflow.suggestions import hint_at
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder, refuse_duplicates
 from orchestrator.reports.cross_sweep import SWEEP, ComparedSweep, any_column_fits, cross_sweep_report
+from orchestrator.reports.finished_trials import default_split
 from orchestrator.reports.tables import Report
 from orchestrator.results.store import ResultStore
 from orchestrator.sweep.overrides import parse_sets
 
 
 def compare_sweeps(
-    places: Sequence[Path], baseline: Sequence[str] = (), split: str = "test", everything: bool = False
+    places: Sequence[Path], baseline: Sequence[str] = (), split: str | None = None, everything: bool = False
 ) -> Report:
     """Return the report over the sweeps of several results folders. It writes nothing.
 
@@ -26,7 +27,8 @@ def compare_sweeps(
         places: results folders, two or more.
         baseline: `knob=value` and `sweep=NAME`, which all have to hold for a baseline column. If
             empty, the baseline of the sweeps' own plans, provided that they agree.
-        split: test | validation, the images that the tables are about.
+        split: test | validation, the images that the tables are about; None = test, or validation
+            where no trial of any sweep scored test images.
         everything: every stored trial, not only those of each folder's latest plan.
 
     Raises:
@@ -41,6 +43,9 @@ def compare_sweeps(
         ComparedSweep(name, ResultStore(place), None if everything else set(sweep.compared), sweep.names)
         for name, place, sweep in zip(names, places, sweeps, strict=True)
     ]
+    if split is None:
+        defaults = {default_split(of.store, set(sweep.compared)) for of, sweep in zip(sources, sweeps, strict=True)}
+        split = "validation" if defaults == {"validation"} else "test"
     given = _baseline(baseline, names)
     if given and not any_column_fits(given, sources, split):
         text = ", ".join(f"{key}={value}" for key, value in given.items())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from moleflow.errors import InvalidInput, did_you_mean
 from moleflow.files import write_atomically
 from orchestrator.records.sweep_folder import read_sweep_folder
+from orchestrator.reports.finished_trials import default_split
 from orchestrator.reports.make import stored_report
 from orchestrator.reports.notes import damage_notes
 from orchestrator.reports.render import csv_text
@@ -49,7 +50,7 @@ def export_tables(
     place: Path,
     form: Format = "csv",
     what: What = "tables",
-    split: str = "test",
+    split: str | None = None,
     everything: bool = False,
     document: bool = False,
     table: str | None = None,
@@ -63,7 +64,8 @@ def export_tables(
         form: csv | latex | markdown; trials and stored tables are CSV alone.
         what: the comparison tables, the trials (a row each), or a stored table with its rows that
             count.
-        split: test | validation, the images that the comparison tables are about.
+        split: test | validation, the images that the comparison tables are about; None = test, or
+            validation where no trial scored test images.
         everything: every stored trial, not only those of the latest plan.
         document: a whole LaTeX document instead of tables to put into one.
         table: one of the comparison tables in LaTeX or Markdown, by its number from 1 or the
@@ -159,7 +161,7 @@ def export_parquet(
     place: Path,
     path: Path,
     what: What,
-    split: str = "test",
+    split: str | None = None,
     everything: bool = False,
     note: Callable[[str], None] = lambda line: None,
 ) -> None:
@@ -185,7 +187,7 @@ def export_parquet(
 
 
 def rows_to_export(
-    place: Path, what: What, split: str = "test", everything: bool = False, store: ResultStore | None = None
+    place: Path, what: What, split: str | None = None, everything: bool = False, store: ResultStore | None = None
 ) -> pa.Table:
     """Return the trials, or a stored table with its rows that count; arguments as above.
 
@@ -197,6 +199,7 @@ def rows_to_export(
 
     sweep, store = read_sweep_folder(place), store or ResultStore(place)
     if what == "trials":
+        split = split or default_split(store, set(sweep.compared))
         return trials_table(stored_trials(store, sweep, (split,), everything), sweep.name, split)
     rows = store.read(what)
     if everything:

@@ -101,6 +101,12 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     return sorted(trials, key=lambda trial: trial.trial_id)
 
 
+def default_split(store: ResultStore, planned: set[str]) -> str:
+    """Return `test`, or `validation` where none of the planned trials has scored test images."""
+    is_untested = not finished_trials(store, planned, "test") and finished_trials(store, planned, "validation")
+    return "validation" if is_untested else "test"
+
+
 class _AttemptReader:
     """Turns attempt rows into trials.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from moleflow.code_digest import code_digest
@@ -10,7 +11,7 @@ from moleflow.errors import InvalidInput
 from moleflow.settings.knobs import version_settings
 from orchestrator.host.command_line import program_name
 from orchestrator.records.sweep_folder import SweepFolder, read_sweep_folder
-from orchestrator.reports.finished_trials import finished_trials
+from orchestrator.reports.finished_trials import default_split, finished_trials
 from orchestrator.reports.lock import Recipe, inputs_digest, read_lock
 from orchestrator.reports.published import load_published
 from orchestrator.reports.published_tables import build_published_report
@@ -18,9 +19,15 @@ from orchestrator.reports.tables import Report, build_report, write_report
 from orchestrator.reports.verify import Verification, check_report
 from orchestrator.results.store import ResultStore
 
+_OTHER_SPLIT = {
+    "validation": ("test", "or set data.validation_fraction and run again"),
+    "test": ("validation", "or set data.evaluate: all and run again"),
+}
+"""{split: the other one, and what gives images of the first}."""
+
 
 def make_report(place: Path, sweep: SweepFolder | None = None) -> tuple[Report, dict[str, Path]]:
-    """Make `report.md`, which compares the trials of the plan on test images, and write it.
+    """Make `report.md`, which compares the trials of the plan, and write it.
 
     Args:
         place: the results folder.
@@ -37,13 +44,13 @@ def make_report(place: Path, sweep: SweepFolder | None = None) -> tuple[Report, 
     return made, write_report(made, place)
 
 
-def report_name(show_all: bool, with_published: bool, split: str) -> str:
+def report_name(show_all: bool, with_published: bool, split: str | None) -> str:
     """Return the stem of a report's files, by its options.
 
     It is `report`, or for other reports `report-all`, `report-published`, `report-all-validation`
     and so on: `report.md` stays.
     """
-    options = [*(["all"] * show_all), *(["published"] * with_published), *([split] * (split != "test"))]
+    options = [*(["all"] * show_all), *(["published"] * with_published), *(["validation"] * (split == "validation"))]
     return "-".join(["report", *options])
 
 
@@ -52,7 +59,7 @@ def stored_report(
     sweep: SweepFolder,
     show_all: bool = False,
     with_published: bool = False,
-    split: str = "test",
+    split: str | None = None,
     store: ResultStore | None = None,
 ) -> Report:
     """Return the report of a results folder without writing it.
@@ -62,20 +69,23 @@ def stored_report(
         sweep: the plan.
         show_all: every stored trial instead of those of the plan.
         with_published: add the table of published rows.
-        split: test | validation, the images that the tables are about.
+        split: test | validation, the images that the tables are about; None = `default_split`.
         store: reads the folder, and knows its damaged parts afterwards; None = a new one.
 
     Raises:
         InvalidInput: the published rows are damaged, or no trial has images of the split.
     """
-    recipe = _recipe(sweep, show_all, with_published, split)
+    recipe = _recipe(sweep, show_all, with_published, split or "test")
     store = store or ResultStore(place)
+    if split is None:
+        recipe = replace(recipe, split=default_split(store, set(sweep.compared)))
     selection = None if recipe.selection is None else set(recipe.selection)
-    if split != "test" and not finished_trials(store, selection, split) and finished_trials(store, selection, "test"):
-        raise InvalidInput(
-            f"--split: given {split}, but no trial of {place} has {split} images; take --split test, "
-            "or set data.validation_fraction and run again"
-        )
+    if split is not None and not finished_trials(store, selection, split):
+        other, more = _OTHER_SPLIT[split]
+        if finished_trials(store, selection, other):
+            raise InvalidInput(
+                f"--split: given {split}, but no trial of {place} has {split} images; take --split {other}, {more}"
+            )
     return build_from_recipe(store, recipe)
 
 

@@ -165,12 +165,14 @@ def build_report(
     if not trials:
         return Report(recipe.title, header, (), missing, (), lock, answer_of(comparison, (), missing))
     classes = tuple(dict.fromkeys(name for trial in trials for name in trial.classes))
-    compared = compare_with_baselines(comparison, lambda trial_ids: read_scores(store, trial_ids, recipe.split))
+    compared = compare_with_baselines(
+        comparison, lambda trial_ids: read_scores(store, trial_ids, recipe.split), recipe.split
+    )
     yardsticks = yardstick_columns(banks, recipe.code)
     ids = [trial.trial_id for trial in trials]
     kinds = read_defect_metrics(store, ids, recipe.split, KINDS)
     tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks, kinds)
-    answer = answer_of(comparison, compared, missing, recipe.code, recipe.is_search)
+    answer = answer_of(comparison, compared, missing, recipe.code, recipe.is_search, recipe.split)
     names = column_names(comparison, recipe.code)
     return Report(recipe.title, header, tables, missing, records, lock, answer, tuple(compared), names)
 

@@ -93,3 +93,23 @@ def test_every_file_of_a_report_is_named(finished, command):
     names = ("report.md", "report.csv", "report.tex", "report.html")
     said = "written: " + ", ".join(f"{ONE}/{name}" for name in names)
     assert command("report", ONE, "--html").err == f"{said}\n"
+
+
+VALIDATED = {"validation_fraction": 0.3, "validation_anomalies": "synthetic", "evaluate": "validation"}
+
+
+def test_a_sweep_that_scores_validation_images_alone_is_reported_on_those(place, edit, command):
+    edit(base={"extends": "base.yaml", **VALIDATED})
+    ran = command("sweep.yaml", "--backend", "inline")
+    assert ran.code == 0, ran.err
+    for text in (ran.out, command("report", ONE).out, (place / ONE / "report.md").read_text()):
+        assert "No answer" not in text
+        assert "All figures are of validation images, not of test images." in " ".join(text.split())
+    assert command("verify", ONE).code == 0
+    refused = command("report", ONE, "--split", "test")
+    assert refused.code == 2
+    assert "no trial of results/small has test images; take --split validation" in refused.err
+    assert "validation" in command("export", ONE, "--what", "trials").out.splitlines()[1]
+    edit(name="other", base={"extends": "base.yaml", **VALIDATED, "epochs": 3})
+    assert command("sweep.yaml", "--backend", "inline", "--quiet").code == 0
+    assert "images: validation, not test" in command("compare", ONE, TWO).out
