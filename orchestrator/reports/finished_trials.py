@@ -102,9 +102,13 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
 
 
 def default_split(store: ResultStore, planned: set[str]) -> str:
-    """Return `test`, or `validation` where none of the planned trials has scored test images."""
-    is_untested = not finished_trials(store, planned, "test") and finished_trials(store, planned, "validation")
-    return "validation" if is_untested else "test"
+    """Return `test`, or `validation` if the planned trials have scored validation images alone."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = store.read("metrics", ["trial_id", "split"])
+    of_plan = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(sorted(planned), pa.string())))
+    return "validation" if of_plan["split"].unique().to_pylist() == ["validation"] else "test"
 
 
 class _AttemptReader:
