@@ -84,7 +84,7 @@ def _chart_of_differences(page: PageData, of: BaselineComparison, rows: Sequence
     few = _NO_BAR if any(result.joint_low is None for result in of.results.values()) else ""
     note = f"Dashed line: {line}. Dots: mean differences; bars: their 95 % intervals over the seeds{held}{few}."
     note += left_out(len(rows), len(of.results), "variants, the best")
-    note += page.hollow_points_note * any(row[-1] for row in rows)
+    note += page.hollow_points_note * any(row[-1] for row in rows) + page.split_note
     once: Spec = {"data": {"values": [{"base": base}]}}
     zero: Spec = once | {
         "mark": {"type": "rule", "strokeWidth": 1.5, "strokeDash": [4, 3], "color": GREY},
@@ -169,7 +169,7 @@ def _chart_of_means(page: PageData) -> Chart | None:
     title = f"mean {MAIN[QUALITY]}"
     few = _NO_BAR if any(len(page.variants[k].seeds) < LEAST_SEEDS for k in ranked) else ""
     note = f"Dots: means; bars: their 95 % intervals over the seeds{few}. No difference is tested."
-    note += left_out(len(rows), len(page.variants), "variants, the best") + page.hollow_points_note
+    note += left_out(len(rows), len(page.variants), "variants, the best") + page.hollow_points_note + page.split_note
     layers = [
         intervals({"type": "rule", "strokeWidth": 2}, title, axis="x"),
         *_points(title, FIELDS_OF_MEANS, rows),

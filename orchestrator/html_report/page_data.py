@@ -118,6 +118,12 @@ class PageData:
         """A sentence that explains hollow points; empty if no variant has a caveat."""
         return " Hollow points: confounded, or identical to another variant (see the tables)." * any(self.caveats)
 
+    @property
+    def split_note(self) -> str:
+        """A sentence that names the images of a page that is not about test images, or nothing."""
+        split = self.lock.recipe.split
+        return "" if split == "test" else f" All figures are of {split} images, not of test images."
+
     @cached_property
     def ranking(self) -> tuple[int, ...]:
         """The variants' numbers by mean image AUROC, the best first; those without it last."""

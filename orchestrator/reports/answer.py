@@ -74,7 +74,7 @@ def answer_of(
     if not judged:
         found, step = _without_baseline(comparison)
         ranked = _ranking(None, comparison)
-        return replace(_parts(found, "", " ".join([*_missing_step(missing), step]), mind, "", names), table=ranked)
+        return replace(_parts(found, "", " ".join(_missing_step(missing) or [step]), mind, "", names), table=ranked)
     top = _leading(judged[0])
     found = _headline(judged[0], top, comparison)
     named = [judged[0].baselines[top], top, *[k for k in [_open_above(judged[0], top)] if k is not None]]
@@ -168,9 +168,13 @@ def _headline(of: BaselineComparison, top: int, comparison: Comparison) -> str:
     if result.outcome is Outcome.BELOW:
         if alone:
             return f"{name} is worse than {base}: {numbers}."
+        if any(of.results[k].outcome is not Outcome.BELOW for k in differing):
+            return f"No variant is above {base}. The nearest is {name}, and it is worse: {numbers}."
         every = "Every variant" if len(of.results) == len(differing) else "Every variant that is not identical"
         return f"{every} is worse than {base}. The nearest is {name}: {numbers}."
     if result.outcome is Outcome.WITHIN:
+        if result.difference <= 0 and not alone:
+            return f"No variant is above {base}. The nearest, {name}, differs by less than seed noise: {numbers}."
         which = name if alone else f"{name}, the best variant,"
         return f"{which} differs from {base} by less than seed noise: {numbers}."
     if result.outcome is Outcome.IDENTICAL:
@@ -315,8 +319,9 @@ def _overturn(judged: Sequence[BaselineComparison], top: int, comparison: Compar
         if result.outcome is Outcome.UNDECIDED:
             could = "Other seeds could, either way"
             could += f"; so could other {of.split} images" if includes else f", more than other {of.split} images"
-        else:
-            could = f"Other {of.split} images could" if includes else f"Other {of.split} images hardly"
+        else:  # To include zero speaks against better and worse, and for smaller than seed noise.
+            speaks_against = includes is not (result.outcome is Outcome.WITHIN)
+            could = f"Other {of.split} images {'could' if speaks_against else 'hardly'}"
         sentences.append(
             f"{could}: its 95% interval over resampled {of.split} images, {interval_text(bounds.low, bounds.high)}, "
             f"{'includes' if includes else 'excludes'} zero."
@@ -369,7 +374,11 @@ def _next_step(of: BaselineComparison, top: int, comparison: Comparison, is_sear
     if result.outcome is Outcome.BELOW:
         return f"Keep {base}; this verdict needs no more seeds."
     if result.outcome is Outcome.WITHIN:
-        return f"Keep {base}: more seeds would only measure a difference that is smaller than seed noise."
+        keep = f"Keep {base} rather than {name}: their difference is smaller than seed noise, and more seeds would only measure it."
+        undecided = _largest(of, Outcome.UNDECIDED)
+        if undecided is None:
+            return keep
+        return f"{keep} {_seeds_step(of.results[undecided], f'`{comparison.variants[undecided].label}`', key)}"
     if result.outcome is Outcome.SATURATED:
         return "Take harder images: every class is solved already."
     return "Compare settings that reach the scores: those in which these variants differ do not."
@@ -429,7 +438,9 @@ def _warnings(comparison: Comparison, current_code: str | None, split: str) -> l
         if any(trial.dataset == name for trial in trials)
     ]
     if split != "test":
-        sentences.append(f"All figures are of {split} images, not of test images.")
+        drawn = any(flag.startswith("validation anomalies are synthetic") for trial in trials for flag in trial.flags)
+        defects = " with drawn defects" if drawn else ""
+        sentences.append(f"All figures are of {split} images{defects}; no test image has judged this choice.")
     stale = sum(trial.code_digest != current_code for trial in trials)
     if current_code is not None and stale:
         which = f"All {stale} trials" if stale == len(trials) else f"{stale} of {len(trials)} trials"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def compare_sweeps(
         ComparedSweep(name, ResultStore(place), None if everything else set(sweep.compared), sweep.names)
         for name, place, sweep in zip(names, places, sweeps, strict=True)
     ]
-    if split is None:
-        defaults = {default_split(of.store, set(sweep.compared)) for of, sweep in zip(sources, sweeps, strict=True)}
-        split = "validation" if defaults == {"validation"} else "test"
+    defaults = [default_split(of.store, set(sweep.compared)) for of, sweep in zip(sources, sweeps, strict=True)]
+    split = split or ("validation" if set(defaults) == {"validation"} else "test")
+    without = [of.name for of, default in zip(sources, defaults, strict=True) if default == "validation" != split]
     given = _baseline(baseline, names)
     if given and not any_column_fits(given, sources, split):
         text = ", ".join(f"{key}={value}" for key, value in given.items())
@@ -54,13 +55,17 @@ def compare_sweeps(
             "them has"
         )
     same = all(sweep.baseline == sweeps[0].baseline for sweep in sweeps)
-    return cross_sweep_report(
+    report = cross_sweep_report(
         sources,
         given or (sweeps[0].baseline if same else None),
         split,
         current_code=code_digest(),
         version_settings=version_settings(),
     )
+    if not without:
+        return report
+    line = f"without {', '.join(without)}, which scored validation images alone: to see them, give --split validation"
+    return replace(report, header=(line, *report.header))
 
 
 def _names(places: Sequence[Path], sweeps: Sequence[SweepFolder]) -> list[str]:

@@ -73,7 +73,10 @@ def _agreement(a: VariantColumn, b: VariantColumn) -> str | None:
         why = _known_reason(a, b) or f"{named} did not reach training"
         return f"identical: {why} (equal {also} for {seeds})."
     if state:
-        return f"identical training: {named} did not reach it (equal state digests for {seeds}); scores differ."
+        told = f"identical training: {named} did not reach it (equal state digests for {seeds})"
+        # The digest of scores covers all images that were scored.
+        is_same_images = a.settings.get("data.evaluate") == b.settings.get("data.evaluate")
+        return f"{told}; scores differ." if is_same_images else f"{told}."
     return f"identical scores (equal scores digests for {seeds})." if scores else None
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from orchestrator.reports.notes import CHANGE
 from orchestrator.reports.render import ABSENT, Table
 
-DATASET, TASKS = "dataset: ", ("tasks in order", "classes in order")
-"""The beginnings of the header's lines that belong under a paper's table."""
+DATASET, TASKS, IMAGES = "dataset: ", ("tasks in order", "classes in order"), "images: "
+"""The beginnings of the header's lines on the data; `IMAGES` names other images."""
+_DRAWN = "flag: validation anomalies are synthetic"
 _FOR_AUTHORS = (
     "Compared: ",
     "Set by `version`",
@@ -39,7 +40,12 @@ def paper_table(table: Table, header: Sequence[str] = ()) -> Table:
     shown = [k for k, (_, cells) in enumerate(table.rows) if any(cell.text != ABSENT for cell in cells)]
     rows = tuple((_short(name), cells) for name, cells in (table.rows[k] for k in shown))
     rules = frozenset(n for rule in table.rules if 0 < (n := sum(k < rule for k in shown)) < len(rows))
-    notes = [_short(note) for note in table.notes if note != CHANGE and not note.startswith(_FOR_AUTHORS)]
+    is_validation = any(line.startswith(IMAGES) for line in header)
+    notes = [
+        _short(note.removeprefix("flag: "))
+        for note in table.notes
+        if note != CHANGE and (not note.startswith(_FOR_AUTHORS) or (is_validation and note.startswith(_DRAWN)))
+    ]
     names = (table.title, *table.header)
     notes += [CHANGE] * any("change" in name.lower() for name in names)
     notes += [f"{line[0].upper()}{line[1:]}." for line in header if line.startswith((DATASET, *TASKS))]
@@ -55,6 +61,8 @@ def paper_caption(table: Table, header: Sequence[str]) -> str:
     """Return the caption of a table: its title, and the images that it is about."""
     names = next((line.removeprefix(DATASET) for line in header if line.startswith(DATASET)), "")
     images = names.partition(", digest ")[0]
+    split = next((line.removeprefix(IMAGES).partition(",")[0] for line in header if line.startswith(IMAGES)), "")
+    images += f", {split} images" if split else ""
     return f"{_short(table.title)}, on {images}." if images else f"{_short(table.title)}."
 
 

@@ -145,9 +145,9 @@ def markdown_text(text: str) -> str:
     # Readers of Markdown pair backquotes by the length of their runs. If not all are single ones in
     # pairs, none is taken for code.
     pieces = [line] if "``" in line or line.count("`") % 2 else re.split(r"(`[^`]*`)", line)
-    signs = r"\\`*<>\[\]~" if len(pieces) == 1 else r"\\*<>\[\]~"
+    signs = r"\\`*>\[\]~" if len(pieces) == 1 else r"\\*>\[\]~"
     # GitHub splits a cell at a pipe even within code, so pipes are escaped everywhere.
-    plain = [re.sub(rf"([{signs}]|(?<!\w)_|_(?!\w))", r"\\\1", piece) for piece in pieces[::2]]
+    plain = [re.sub(rf"([{signs}]|<(?!=)|(?<!\w)_|_(?!\w))", r"\\\1", piece) for piece in pieces[::2]]
     pieces[::2] = plain
     return "".join(pieces).replace("|", "\\|")
 

@@ -172,6 +172,8 @@ def build_report(
     ids = [trial.trial_id for trial in trials]
     kinds = read_defect_metrics(store, ids, recipe.split, KINDS)
     tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks, kinds)
+    if recipe.split != "test":
+        records = tuple((f"{dataset} ({recipe.split} images)", *rest) for dataset, *rest in records)
     answer = answer_of(comparison, compared, missing, recipe.code, recipe.is_search, recipe.split)
     names = column_names(comparison, recipe.code)
     return Report(recipe.title, header, tables, missing, records, lock, answer, tuple(compared), names)

@@ -9,9 +9,10 @@ import contextlib
 import gc
 import itertools
 import math
-from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from moleflow.errors import InvalidInput, counted
@@ -20,7 +21,7 @@ from orchestrator.sweep.conditions import holds
 from orchestrator.sweep.footing import FOOTING, YARDSTICK
 from orchestrator.sweep.resolver import Resolver, copy_with
 from orchestrator.sweep.sweep import Sweep
-from orchestrator.sweep.trial import Identities, Inputs, Trial, label
+from orchestrator.sweep.trial import Identities, Inputs, Trial, label, spell
 
 LIMIT = 10_000
 """Trials above which a sweep needs `--yes`."""
@@ -86,14 +87,43 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
         )
     if not variants:
         raise InvalidInput(f"{sweep.source}: exclude leaves no variant; remove one of its entries")
-    if sweep.baseline and not any(sweep.baseline.items() <= flatten_config(v.config).items() for v in variants):
-        raise InvalidInput(
-            f"{sweep.source}: report.baseline: no variant has {label(sweep.baseline)}; "
-            f"the first variants are: {'; '.join(label(variant.factors) for variant in variants[:5])}"
-        )
+    if sweep.baseline:
+        _check_baseline(sweep, variants)
     if sweep.yardstick:
         variants += tuple(_memory_banks(variants, [path for axis in sweep.axes for path in axis.knobs]))
     return Expansion(variants, outcomes.count("excluded"), outcomes.count("collapsed"))
+
+
+def _check_baseline(sweep: Sweep, variants: Sequence[Variant]) -> None:
+    """Check that some variant has a baseline.
+
+    It is the only variant with the values of `report.baseline`, or of several the only one that
+    differs by them alone.
+
+    Raises:
+        InvalidInput: no variant has these values, or several have and none is a baseline.
+    """
+    paths = dict.fromkeys(path for variant in variants for path in variant.factors)
+    settings = [flatten_config(variant.config) for variant in variants]
+    fitting = [sweep.baseline.items() <= of.items() for of in settings]
+
+    def shown(chosen: Iterable[bool]) -> str:
+        return "; ".join(label(variant.factors) for variant in list(compress(variants, chosen))[:5])
+
+    if not any(fitting):
+        raise InvalidInput(
+            f"{sweep.source}: report.baseline: no variant has {label(sweep.baseline)}; "
+            f"the first variants are: {shown([True] * len(variants))}"
+        )
+    if sum(fitting) == 1 or all(fitting):
+        return
+    seen = Counter(tuple(spell(of[path]) for path in paths) for of in compress(settings, fitting))
+    of_others = ({**of, **sweep.baseline} for of, fits in zip(settings, fitting, strict=True) if not fits)
+    if not any(seen[tuple(spell(of[path]) for path in paths)] == 1 for of in of_others):
+        raise InvalidInput(
+            f"{sweep.source}: report.baseline: {sum(fitting)} variants have {label(sweep.baseline)}, and no other variant "
+            f"differs from one of them by this alone; name more knobs of one: {shown(fitting)}"
+        )
 
 
 def trials_of(sweep: Sweep, variants: Sequence[Variant], inputs: Callable[[TrialConfig], Inputs]) -> list[Trial]:

@@ -293,6 +293,8 @@ def models_in(annotation: object) -> list[type[BaseModel]]:
 
 
 def _unknown(key: str, where: str, model: type[BaseModel]) -> str:
+    if not where and key == "seed":
+        return "unknown key 'seed'. Did you mean 'seeds'? It takes a number of seeds, or a list: seeds: [3]"
     if not where and (key in fields() or key in short_names()):
         return f"unknown key '{key}': it is a knob, so it belongs under base, or as an axis under grid"
     keys = list(model.model_fields)

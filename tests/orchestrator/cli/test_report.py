@@ -104,12 +104,26 @@ def test_a_sweep_that_scores_validation_images_alone_is_reported_on_those(place,
     assert ran.code == 0, ran.err
     for text in (ran.out, command("report", ONE).out, (place / ONE / "report.md").read_text()):
         assert "No answer" not in text
-        assert "All figures are of validation images, not of test images." in " ".join(text.split())
+        assert "All figures are of validation images with drawn defects; no test image has judged" in " ".join(
+            text.split()
+        )
     assert command("verify", ONE).code == 0
     refused = command("report", ONE, "--split", "test")
     assert refused.code == 2
     assert "no trial of results/small has test images; take --split validation" in refused.err
     assert "validation" in command("export", ONE, "--what", "trials").out.splitlines()[1]
+    assert command("export", ONE).out.splitlines()[1].startswith("images (validation images),")
+    paper = command("export", ONE, "--format", "latex").out
+    assert ", on images, validation images." in paper
+    assert "validation anomalies are synthetic" in paper[paper.index("tablenotes") :]
+    assert "All figures are of validation images" in command("export", ONE, "--figure", "out.svg").err
     edit(name="other", base={"extends": "base.yaml", **VALIDATED, "epochs": 3})
     assert command("sweep.yaml", "--backend", "inline", "--quiet").code == 0
     assert "images: validation, not test" in command("compare", ONE, TWO).out
+
+
+def test_compare_says_how_to_see_a_sweep_without_test_images(finished, edit, command):
+    edit(name="other", base={"extends": "base.yaml", **VALIDATED})
+    assert command("sweep.yaml", "--backend", "inline", "--quiet").code == 0
+    compared = command("compare", ONE, TWO).out
+    assert "without other, which scored validation images alone: to see them, give --split validation" in compared

@@ -313,3 +313,32 @@ def test_the_first_screen_is_the_answer_and_one_table(stored, add, add_pairs):
         first_screen(build_report(stored(), Recipe("t", ())).body())
         == "# t\n\n**Found:** No answer: no trial is finished.\n\n**Next:** Run the sweep; the same command continues.\n"
     )
+
+
+def test_beside_a_difference_within_noise_the_undecided_variant_gets_its_seeds(answer, add_pairs):
+    add_pairs(*(-0.0005, 0.0006) * 4)
+    add_pairs(*(-0.16, 0.0, -0.1, 0.02) * 2, gamma=4.0)
+    of = answer()
+    assert of.part(FOUND).startswith(
+        "`focal_gamma=2`, the best variant, differs from the baseline `focal_gamma=0` by less"
+    )
+    assert of.part(NEXT).startswith("Keep `focal_gamma=0` rather than `focal_gamma=2`: ")
+    assert "decide about `focal_gamma=4`" in of.part(NEXT)
+
+
+def test_a_nearest_variant_within_noise_is_not_called_the_best(answer, add_pairs):
+    add_pairs(*(-0.0006, 0.0005) * 4)
+    add_pairs(*(-0.05, -0.051) * 4, gamma=4.0)
+    found = answer().part(FOUND)
+    assert found.startswith(
+        "No variant is above the baseline `focal_gamma=0`. The nearest, `focal_gamma=2`, differs by less"
+    )
+
+
+def test_not_every_variant_is_worse_where_one_is_undecided(answer, add_pairs):
+    add_pairs(-0.05, -0.052, -0.051)
+    add_pairs(-0.3, 0.01, -0.1, gamma=4.0)
+    found = answer().part(FOUND)
+    assert found.startswith(
+        "No variant is above the baseline `focal_gamma=0`. The nearest is `focal_gamma=2`, and it is worse"
+    )

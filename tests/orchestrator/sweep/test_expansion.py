@@ -363,3 +363,13 @@ def test_an_axis_may_make_possible_what_its_base_alone_is_not() -> None:
         for one in variants(make({"base": base, "grid": {"auxiliary.couplings": [1, 2]}}))
     ]
     assert couplings == [1, 2]
+
+
+def test_a_baseline_that_several_variants_have_is_refused_where_no_other_differs_by_it_alone() -> None:
+    fitting = [{"rank": 4, "hidden_share": 0.1}, {"rank": 8, "hidden_share": 0.1}]
+    report = {"report": {"baseline": {"hidden_share": 0.1}}}
+    assert expand(make({"list": [*fitting, {"rank": 8, "hidden_share": 0.2}]} | report)).variants
+    with pytest.raises(
+        InvalidInput, match=r"2 variants have hidden_share=0\.1, and no other variant .* name more knobs"
+    ):
+        expand(make({"list": [*fitting, {"rank": 16, "hidden_share": 0.2}]} | report))
