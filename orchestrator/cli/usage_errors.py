@@ -117,6 +117,10 @@ def _no_such_option(name: str, command: str, context: Any, words: Sequence[str])
     options = [] if context is None else [option for one in context.command.params for option in one.opts]
     near = _option_with_value(given.lstrip("-"), context)
     near = near or hint_at(given, [option for option in options if option.startswith("--")])
+    from orchestrator.sweep.file_schema import SweepFile
+
+    if not near and given.lstrip("-") in SweepFile.model_fields:
+        near = f"; '{given.lstrip('-')}' is a key of sweep files, set it in one"
     more = near or f"; {' '.join([program_name(), command]).strip()} --help lists them"
     return f"{f'{command}: ' if command else ''}no option '{given}'{more}"
 

@@ -12,12 +12,15 @@ def named_trials(given: str, names: Mapping[str, str]) -> list[str]:
     """Return the ids of the trials that a word names.
 
     Args:
-        given: an id, its first digits, or a name such as `focal_gamma=2 seed=0`. Digits are looked
-            at only if they are no whole id and no name.
+        given: an id, its first digits, or a name such as `focal_gamma=2 seed=0`, in the words of a
+            plan or of a report. Digits are looked at only if they are no whole id and no name.
         names: {trial id: name}.
     """
     words = _words(given)
     exact = [trial_id for trial_id, name in names.items() if given == trial_id or words == _words(name)]
+    exact = exact or [
+        trial_id for trial_id, name in names.items() if _as_in_reports(words) == _as_in_reports(_words(name))
+    ]
     return exact or [trial_id for trial_id in names if given and trial_id.startswith(given)]
 
 
@@ -35,3 +38,8 @@ def refuse_several(given: str, found: Sequence[str]) -> None:
 def _words(name: str) -> list[str]:
     """Return the settings of a name in an order of their own, as users type them in any."""
     return sorted(re.split(r"[,\s]+", name.strip()))
+
+
+def _as_in_reports(words: Sequence[str]) -> list[str]:
+    """Return the words as reports have them: `hidden=64` for `adapter.hidden=64`, no brackets."""
+    return sorted(re.sub(r"^(version=|\w+\.(?=\w+=))|[\[\]]", "", word) for word in words)

@@ -30,6 +30,10 @@ FURTHER = {
 }
 """The metrics of this table with their names in rows."""
 _BY_TASK = {metric: f"{FURTHER[metric.removeprefix('task_')]}, by task" for metric in BY_TASK}
+COST_NOTE = (
+    "Compute time spent: the first trial that needs features or a stage pays for it, and the others reuse it. So these "
+    "times do not compare the methods."
+)
 CONTINUAL_NOTE = (
     "ACC: mean over the tasks after the final task. FM (forgetting): best value before the final task minus the final "
     "value; above 0, something was forgotten. BWT (backward transfer): final value minus the value right after the task "
@@ -104,7 +108,8 @@ def means_and_cost_tables(comparison: Comparison, names: Sequence[str]) -> list[
     joint = [JOINT_NOTE] if _some_joint_task(variants) else []
     forgot = [f"0 for every seed of every variant: {', '.join(zero.values())}."] if zero else []
     forgot += [f"As {name} in every variant: {'; '.join(metrics)}." for name, metrics in equal.items()]
-    notes = (*same_columns(comparison), *forgot, *mean_notes(variants, of_classes), CONTINUAL_NOTE, *joint)
+    cost = [COST_NOTE] * (len(variants) > 1)
+    notes = (*same_columns(comparison), *forgot, *mean_notes(variants, of_classes), CONTINUAL_NOTE, *joint, *cost)
     table = Table(TITLE, ("", *names), tuple(rows), notes, frozenset({first_cost}))
     if fit_side_by_side(names):
         return [table]

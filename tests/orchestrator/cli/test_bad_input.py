@@ -574,6 +574,10 @@ def test_a_mistake_in_the_file(refused, edit, changes, said):
             "--set seeds=3: 'seeds' is a key of sweep files, no knob; set it in one",
         ),
         (["sweep.yaml", "--set", "base=demo"], "--set base=demo: 'base' is an option, no knob; give --base demo"),
+        (
+            ["plan", "sweep.yaml", "--seeds", "3"],
+            "plan: no option '--seeds'; 'seeds' is a key of sweep files, set it in one",
+        ),
         (["plan", "sweep.yaml", "--set", "out=x"], "--set out=x: 'out' is an option, no knob; give --out x"),
         (["sweep.yaml", "--set", "zzz=3"], "unknown knob 'zzz'; `moleflow-sweep knobs` lists them all"),
         (["report", "nodir"], "nodir: no such folder; give a results folder"),
