@@ -105,7 +105,7 @@ def unseen_lines(inputs: SweepInputs) -> list[str]:
     if inputs.dataset.generated:
         return []
     root = shlex.quote(str(inputs.dataset.root))
-    return [f"note:     plans do not look for near copies of images; this does: moleflow-sweep data {root}"]
+    return [f"copies:   plans look for exact copies of images alone; for near ones: moleflow-sweep data {root}"]
 
 
 def work_lines(work: WorkEstimate | None) -> list[str]:

@@ -170,7 +170,7 @@ def test_copies_are_noted_by_the_plan_and_flagged_in_the_report(
     plan = command("plan", "sweep.yaml").out
     assert f"note:     {LEAK}" in plan
     assert f"note:     {SHARED}" in plan
-    assert "note:     plans do not look for near copies of images; this does: moleflow-sweep data copied\n" in plan
+    assert "copies:   plans look for exact copies of images alone; for near ones: moleflow-sweep data copied\n" in plan
     told = json.loads(command("plan", "sweep.yaml", "--json").out)
     assert [copies["conflict"] for copies in told["copies"]] == ["training in test", "other class"]
     assert told["not_looked_for"] == ["near copies"]
