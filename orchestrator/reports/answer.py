@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -110,9 +111,13 @@ def _nothing_finished(missing: Sequence[str]) -> tuple[str, str, str]:
 _RUN_AGAIN = "Run the sweep; the same command continues."
 
 
+_ONLY_OTHER_IMAGES = re.compile(r"not in the tables: [\d,]+ finished without \w+ rows\.$")
+"""A count of missing trials that another run would not change."""
+
+
 def _missing_step(missing: Sequence[str]) -> list[str]:
     """Return what to do about the trials outside the tables; `missing` begins with their count."""
-    if not missing:
+    if not missing or _ONLY_OTHER_IMAGES.search(missing[0]):
         return []
     if " failed" in missing[0]:
         return [

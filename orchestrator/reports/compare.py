@@ -44,7 +44,7 @@ def compare_sweeps(
         ComparedSweep(name, ResultStore(place), None if everything else set(sweep.compared), sweep.names)
         for name, place, sweep in zip(names, places, sweeps, strict=True)
     ]
-    defaults = [default_split(of.store, set(sweep.compared)) for of, sweep in zip(sources, sweeps, strict=True)]
+    defaults = [default_split(of.store, of.selection) for of in sources]
     split = split or ("validation" if set(defaults) == {"validation"} else "test")
     without = [of.name for of, default in zip(sources, defaults, strict=True) if default == "validation" != split]
     given = _baseline(baseline, names)

@@ -199,7 +199,7 @@ def rows_to_export(
 
     sweep, store = read_sweep_folder(place), store or ResultStore(place)
     if what == "trials":
-        split = split or default_split(store, set(sweep.compared))
+        split = split or default_split(store, None if everything else set(sweep.compared))
         return trials_table(stored_trials(store, sweep, (split,), everything), sweep.name, split)
     rows = store.read(what)
     if everything:

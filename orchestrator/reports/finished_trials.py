@@ -101,14 +101,15 @@ def finished_trials(store: ResultStore, selection: set[str] | None, split: str) 
     return sorted(trials, key=lambda trial: trial.trial_id)
 
 
-def default_split(store: ResultStore, planned: set[str]) -> str:
-    """Return `test`, or `validation` if the planned trials have scored validation images alone."""
+def default_split(store: ResultStore, selection: set[str] | None) -> str:
+    """Return `test`, or `validation` if the trials (None: all) scored validation images alone."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     rows = store.read("metrics", ["trial_id", "split"])
-    of_plan = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(sorted(planned), pa.string())))
-    return "validation" if of_plan["split"].unique().to_pylist() == ["validation"] else "test"
+    if selection is not None:
+        rows = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(sorted(selection), pa.string())))
+    return "validation" if rows["split"].unique().to_pylist() == ["validation"] else "test"
 
 
 class _AttemptReader:

@@ -77,14 +77,15 @@ def stored_report(
     """
     recipe = _recipe(sweep, show_all, with_published, split or "test")
     store = store or ResultStore(place)
-    if split is None:
-        recipe = replace(recipe, split=default_split(store, set(sweep.compared)))
     selection = None if recipe.selection is None else set(recipe.selection)
+    if split is None:
+        recipe = replace(recipe, split=default_split(store, selection))
     if split is not None and not finished_trials(store, selection, split):
         other, more = _OTHER_SPLIT[split]
         if finished_trials(store, selection, other):
             raise InvalidInput(
-                f"--split: given {split}, but no trial of {place} has {split} images; take --split {other}, {more}"
+                f"--split: given {split}, but no {'trial' if show_all else 'planned trial'} of {place} has {split} images; "
+                f"take --split {other}, {more}"
             )
     return build_from_recipe(store, recipe)
 

@@ -313,7 +313,7 @@ def test_tables_about_images_that_nobody_held_out(finished, command, contents, c
     ended = command(*(word.format("results/small") for word in command_), "--split", "validation")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        "error: --split: given validation, but no trial of results/small has validation images; take --split test, "
+        "error: --split: given validation, but no planned trial of results/small has validation images; take --split test, "
         "or set data.validation_fraction and run again\n"
     )
     assert contents(finished) == before

@@ -110,7 +110,7 @@ def test_a_sweep_that_scores_validation_images_alone_is_reported_on_those(place,
     assert command("verify", ONE).code == 0
     refused = command("report", ONE, "--split", "test")
     assert refused.code == 2
-    assert "no trial of results/small has test images; take --split validation" in refused.err
+    assert "no planned trial of results/small has test images; take --split validation" in refused.err
     assert "validation" in command("export", ONE, "--what", "trials").out.splitlines()[1]
     assert command("export", ONE).out.splitlines()[1].startswith("images (validation images),")
     paper = command("export", ONE, "--format", "latex").out
