@@ -16,7 +16,7 @@ from orchestrator.monitor.progress import SweepProgress
 from orchestrator.monitor.resource_usage import ResourceMonitor
 from orchestrator.monitor.snapshot import ProgressSnapshot, snapshot_lines, snapshot_picture, summary_line
 from orchestrator.monitor.terminal import Printable
-from orchestrator.monitor.trial_log import describe_event
+from orchestrator.monitor.trial_log import auroc_text, describe_event
 from orchestrator.records.events import ENDS, Event
 from orchestrator.records.trial_state import State
 
@@ -142,8 +142,8 @@ class LiveView:
         elif event.kind in ("cancelled", "pruned", "interrupted"):
             self._print(event.kind, label)
         elif event.kind in ("finished", "elsewhere"):
-            auroc, seconds = facts.get("image_auroc"), facts.get("seconds")
-            result = [f"image AUROC {auroc:.4f}"] if auroc is not None else []
+            seconds = facts.get("seconds")
+            result = [text.strip()] if (text := auroc_text(facts)) else []
             took = [f"{seconds:.1f} s"] if seconds is not None and event.kind == "finished" else []
             by = ["by another run"] if event.kind == "elsewhere" else []
             self._print("finished", label, *result, *took, *by)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from orchestrator.records.attempts import CANCELLED, DIED, FAILED, RUNNING, AttemptFolder, AttemptRecord
 from orchestrator.records.dead_attempts import UNSEEN
@@ -27,10 +28,10 @@ def describe_event(event: Event) -> str:
         return "waits for another worker" if facts.get("doing") == "waiting" else f"still {facts.get('doing')}"
     if event.kind == "task":
         source = "  taken from the store" if facts.get("reused") else ""
-        return f"{facts['task_name']}  done{_auroc(facts.get('image_auroc'))}{source}"
+        return f"{facts['task_name']}  done{auroc_text(facts)}{source}"
     if event.kind == "finished":
         seconds = facts.get("seconds")
-        return f"finished{_auroc(facts.get('image_auroc'))}" + ("" if seconds is None else f"  {seconds:.1f} s")
+        return f"finished{auroc_text(facts)}" + ("" if seconds is None else f"  {seconds:.1f} s")
     if event.kind == "held":
         return f"another run is at it ({facts.get('by')})"
     if event.kind == "note":
@@ -42,8 +43,12 @@ def describe_event(event: Event) -> str:
     return word if error in (None, word) else f"{word}: {error}"
 
 
-def _auroc(value: float | None) -> str:
-    return "" if value is None else f"  image AUROC {value:.4f}"
+def auroc_text(facts: Mapping[str, Any]) -> str:
+    """Return the image AUROC in the facts of an event, after two spaces; empty without one."""
+    value = facts.get("image_auroc")
+    # A trial that scores no test images reports its validation metric.
+    is_validation = value == (facts.get("validation") or {}).get("image_auroc")
+    return "" if value is None else f"  {'validation ' if is_validation else ''}image AUROC {value:.4f}"
 
 
 class TrialLog:

@@ -102,6 +102,7 @@ def test_a_sweep_that_scores_validation_images_alone_is_reported_on_those(place,
     edit(base={"extends": "base.yaml", **VALIDATED})
     ran = command("sweep.yaml", "--backend", "inline")
     assert ran.code == 0, ran.err
+    assert "  validation image AUROC 0." in ran.err + ran.out
     for text in (ran.out, command("report", ONE).out, (place / ONE / "report.md").read_text()):
         assert "No answer" not in text
         assert "All figures are of validation images with drawn defects; no test image has judged" in " ".join(
