@@ -13,6 +13,7 @@ from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.render import ABSENT
 from orchestrator.reports.short_names import with_short_names
 from orchestrator.reports.variants import VariantColumn, patch_grid, short_factor_names, varying_factors
+from orchestrator.sweep.baselines import find_baselines
 
 LORA_SCALING = "effective LoRA scaling"
 """The number that multiplies B A x. Under scaling = alpha/rank it changes with the rank."""
@@ -193,23 +194,13 @@ def _baselines(variants: Sequence[VariantColumn], baseline: Mapping[str, object]
     """Return the index of each column's baseline, or None."""
     if not baseline or not variants:
         return (None,) * len(variants)
-    keys = list(variants[0].factors)
-    dotted = {short: key for key, short in short_factor_names(keys).items()}
+    dotted = {short: key for key, short in short_factor_names(list(variants[0].factors)).items()}
     wanted = {dotted.get(name, name): setting_text(value) for name, value in baseline.items()}
+    places = {key: place for place, key in enumerate(dict.fromkeys([*variants[0].factors, *wanted]))}
     held = [{key: setting_text(value) for key, value in {**v.settings, **v.factors}.items()} for v in variants]
-    fitting = [k for k, of in enumerate(held) if wanted.items() <= of.items()]
-
-    def of_column(k: int) -> int | None:
-        if k in fitting:
-            return k
-        # With two factors, each value of the other one has its own baseline: the column that k
-        # becomes with the wanted values. If there is none, a single fitting column serves for all.
-        becomes = {key: held[k][key] for key in keys} | wanted
-        same = [f for f in fitting if all(held[f][key] == becomes[key] for key in keys)]
-        candidates = same or fitting
-        return candidates[0] if len(candidates) == 1 else None
-
-    return tuple(of_column(k) for k in range(len(variants)))
+    return find_baselines(
+        [[of.get(key) for key in places] for of in held], {places[key]: of for key, of in wanted.items()}
+    )
 
 
 def saturation_notes(

@@ -46,6 +46,7 @@ REPORT_CODE = (
     "orchestrator.host.printable_text",
     "orchestrator.reports",
     "orchestrator.results",
+    "orchestrator.sweep.baselines",
     "orchestrator.sweep.footing",
 )
 """The packages and modules that decide the bytes of a report, if `REPORT_MODULE` imports them."""

@@ -9,19 +9,20 @@ import contextlib
 import gc
 import itertools
 import math
-from collections import ChainMap, Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from operator import attrgetter
 from typing import Any
 
 from moleflow.errors import InvalidInput, counted
 from moleflow.settings.config import TrialConfig, flatten_config
+from orchestrator.sweep.baselines import find_baselines
 from orchestrator.sweep.conditions import holds
 from orchestrator.sweep.footing import FOOTING, YARDSTICK
 from orchestrator.sweep.resolver import Resolver, copy_with
 from orchestrator.sweep.sweep import Sweep
-from orchestrator.sweep.trial import Identities, Inputs, Trial, label, spell
+from orchestrator.sweep.trial import Identities, Inputs, Trial, label
 
 LIMIT = 10_000
 """Trials above which a sweep needs `--yes`."""
@@ -97,33 +98,29 @@ def expand(sweep: Sweep, *, yes: bool = False) -> Expansion:
 def _check_baseline(sweep: Sweep, variants: Sequence[Variant]) -> None:
     """Check that some variant has a baseline.
 
-    It is the only variant with the values of `report.baseline`, or of several the only one that
-    differs by them alone.
-
     Raises:
-        InvalidInput: no variant has these values, or several have and none is a baseline.
+        InvalidInput: no variant has the values of `report.baseline`, or several have and none of
+            them is the baseline of another one.
     """
-    paths = dict.fromkeys(path for variant in variants for path in variant.factors)
-    settings = [flatten_config(variant.config) for variant in variants]
-    fitting = [sweep.baseline.items() <= of.items() for of in settings]
-
-    def shown(chosen: Iterable[bool]) -> str:
-        return "; ".join(label(variant.factors) for variant in list(compress(variants, chosen))[:5])
-
-    if not any(fitting):
+    paths = dict.fromkeys([*sweep.baseline, *(path for variant in variants for path in variant.factors)])
+    values = [[attrgetter(path)(variant.config) for path in paths] for variant in variants]
+    found = find_baselines(values, dict(enumerate(sweep.baseline.values())))
+    fitting = [variant for k, variant in enumerate(variants) if found[k] == k]
+    have = label(sweep.baseline)
+    if not fitting:
         raise InvalidInput(
-            f"{sweep.source}: report.baseline: no variant has {label(sweep.baseline)}; "
-            f"the first variants are: {shown([True] * len(variants))}"
+            f"{sweep.source}: report.baseline: no variant has {have}; the first variants are: {_labels(variants)}"
         )
-    if sum(fitting) == 1 or all(fitting):
-        return
-    seen = Counter(tuple(spell(of[path]) for path in paths) for of in compress(settings, fitting))
-    of_others = ({**of, **sweep.baseline} for of, fits in zip(settings, fitting, strict=True) if not fits)
-    if not any(seen[tuple(spell(of[path]) for path in paths)] == 1 for of in of_others):
+    if len(fitting) < len(variants) and all(of in (None, k) for k, of in enumerate(found)):
         raise InvalidInput(
-            f"{sweep.source}: report.baseline: {sum(fitting)} variants have {label(sweep.baseline)}, and no other variant "
-            f"differs from one of them by this alone; name more knobs of one: {shown(fitting)}"
+            f"{sweep.source}: report.baseline: {len(fitting)} variants have {have}, and no other variant differs from "
+            f"one of them by this alone; name more knobs of one: {_labels(fitting)}"
         )
+
+
+def _labels(variants: Sequence[Variant]) -> str:
+    """Return the names of the first five variants."""
+    return "; ".join(label(variant.factors) for variant in variants[:5])
 
 
 def trials_of(sweep: Sweep, variants: Sequence[Variant], inputs: Callable[[TrialConfig], Inputs]) -> list[Trial]:
