@@ -104,7 +104,7 @@ def cross_sweep_report(
     records: list[Record] = []
     for group in groups:
         compared = compare_with_baselines(group.comparison, lambda ids: _read_scores(sources, ids, split), split)
-        of_group, numbers = build_tables(group.comparison, group.classes, baseline, current_code, compared)
+        of_group, numbers = build_tables(group.comparison, group.classes, baseline, current_code, compared, split)
         on = f", on {group.description}" if len(groups) > 1 else ""
         tables += [replace(table, title=f"{table.title}{on}") for table in of_group]
         records += numbers

@@ -171,9 +171,9 @@ def build_report(
     yardsticks = yardstick_columns(banks, recipe.code)
     ids = [trial.trial_id for trial in trials]
     kinds = read_defect_metrics(store, ids, recipe.split, KINDS)
-    tables, records = build_tables(comparison, classes, baseline, recipe.code, compared, published, yardsticks, kinds)
-    if recipe.split != "test":
-        records = tuple((f"{dataset} ({recipe.split} images)", *rest) for dataset, *rest in records)
+    tables, records = build_tables(
+        comparison, classes, baseline, recipe.code, compared, recipe.split, published, yardsticks, kinds
+    )
     answer = answer_of(comparison, compared, missing, recipe.code, recipe.is_search, recipe.split)
     names = column_names(comparison, recipe.code)
     return Report(recipe.title, header, tables, missing, records, lock, answer, tuple(compared), names)
@@ -190,6 +190,7 @@ def build_tables(
     baseline: Mapping[str, object] | None,
     current_code: str | None,
     compared: Sequence[BaselineComparison],
+    split: str,
     published: Published | None = None,
     yardsticks: Sequence[VariantColumn] = (),
     kinds: Mapping[str, DefectMetrics] = MappingProxyType({}),
@@ -208,6 +209,8 @@ def build_tables(
     if yardsticks:
         tables += yardstick_tables(comparison.variants, names, yardsticks, classes)
         records += yardstick_records(yardsticks, classes)
+    if split != "test":  # Published rows are about test images.
+        records = tuple((f"{dataset} ({split} images)", *rest) for dataset, *rest in records)
     if published is not None:
         tables += published_columns_tables(comparison, classes, names, published)
         records += tuple(r for of in chosen_runs(comparison, published) for r in run_records(*of))

@@ -121,6 +121,8 @@ def test_a_sweep_that_scores_validation_images_alone_is_reported_on_those(place,
     edit(name="other", base={"extends": "base.yaml", **VALIDATED, "epochs": 3})
     assert command("sweep.yaml", "--backend", "inline", "--quiet").code == 0
     assert "images: validation, not test" in command("compare", ONE, TWO).out
+    rows = command("compare", ONE, TWO, "--format", "csv").out.splitlines()[1:]
+    assert {row.partition(",")[0] for row in rows} == {"images (validation images)"}
 
 
 def test_compare_says_how_to_see_a_sweep_without_test_images(finished, edit, command):
