@@ -234,8 +234,9 @@ def _comparison(folder: Path, sweep: SweepFolder, given: str | None) -> SweepCom
     from orchestrator.results.store import ResultStore
 
     store = ResultStore(folder)
-    split = given or default_split(store, set(sweep.compared))
-    trials, _ = set_apart(finished_trials(store, set(sweep.compared), split))
+    planned = set(sweep.compared)
+    split = given or default_split(store, planned)
+    trials, _ = set_apart(finished_trials(store, planned, split))
     others = "variant" if sweep.tabled is None else "finalist"
     baseline = dict(sorted(sweep.baseline.items()))
     comparison = compare_variants(group_variants(comparable_means(trials)), baseline, version_settings(), others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -31,9 +31,10 @@ SPLITS: tuple[Literal["test", "validation"], ...] = ("test", "validation")
 Word = TypeVar("Word", bound=str)
 
 
-def choice(name: str, words: Sequence[str], text: str = "") -> Any:
+def choice(name: str, words: Sequence[str], text: str = "", callback: Callable[..., Any] | None = None) -> Any:
     """An option that takes one of `words`, which its help lists unless `text` replaces the list."""
-    return typer.Option(name, help=text or " | ".join(words), autocompletion=completion.words_of(*words))
+    completed = completion.words_of(*words)
+    return typer.Option(name, help=text or " | ".join(words), autocompletion=completed, callback=callback)
 
 
 def base_option(text: str) -> Any:
@@ -127,7 +128,12 @@ Notify = Annotated[
 ShowAll = Annotated[bool, typer.Option("--all", help="Every stored trial, not only those of the latest plan.")]
 Split = Annotated[
     str | None,
-    choice("--split", SPLITS, "test | validation. Default: test, or validation where no trial scored test images."),
+    choice(
+        "--split",
+        SPLITS,
+        "test | validation. Default: test, or validation where no trial scored test images.",
+        callback=lambda given: None if given is None else check_choice("--split", given, SPLITS),
+    ),
 ]
 Format = Annotated[str, choice("--format", FORMATS)]
 

@@ -10,7 +10,7 @@ import typer
 
 from moleflow.errors import InvalidInput
 from moleflow.suggestions import hint_at
-from orchestrator.cli.app import SPLITS, Folder, ShowAll, Split, check_choice, choice
+from orchestrator.cli.app import Folder, ShowAll, Split, check_choice, choice
 from orchestrator.cli.completion import words_of
 from orchestrator.cli.others_folder import explain_damage, show
 
@@ -130,7 +130,6 @@ def export(
         raise InvalidInput("--chart: needs --figure FILE; give that too, or leave --chart out")
     if to is not None and not tracked and not Path(to).suffix and (near := hint_at(to, TRACKERS)):
         raise InvalidInput(f"--to: given '{to}', which is no tracker{near} For a file, give its ending: --to {to}.csv")
-    check_choice("--split", "test" if split is None else split, SPLITS)
     if figure is not None:
         from orchestrator.html_report.figure import write_figure
 

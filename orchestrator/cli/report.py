@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moleflow.errors import InvalidInput
-from orchestrator.cli.app import DIR, FORMATS, SPLITS, Format, ShowAll, Split, check_choice
+from orchestrator.cli.app import DIR, FORMATS, Format, ShowAll, Split, check_choice
 from orchestrator.cli.others_folder import explain_damage, show
 from orchestrator.exit_codes import FAILED
 
@@ -45,7 +45,6 @@ def report(
     from orchestrator.reports.tables import write_report
 
     check_choice("--format", form, FORMATS)
-    check_choice("--split", "test" if split is None else split, SPLITS)
     if published and (folder or everything or with_published):
         raise InvalidInput(
             "--published: takes neither a folder nor --all nor --with-published; "
@@ -144,5 +143,4 @@ def compare(
     from orchestrator.reports.export import render_report
 
     chosen = check_choice("--format", form, FORMATS)
-    check_choice("--split", "test" if split is None else split, SPLITS)
     show(render_report(compare_sweeps(places, baseline or (), split, everything), chosen), end="")

@@ -143,7 +143,7 @@ class LiveView:
             self._print(event.kind, label)
         elif event.kind in ("finished", "elsewhere"):
             seconds = facts.get("seconds")
-            result = [text.strip()] if (text := auroc_text(facts)) else []
+            result = [text] if (text := auroc_text(facts)) else []
             took = [f"{seconds:.1f} s"] if seconds is not None and event.kind == "finished" else []
             by = ["by another run"] if event.kind == "elsewhere" else []
             self._print("finished", label, *result, *took, *by)

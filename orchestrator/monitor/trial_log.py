@@ -27,11 +27,12 @@ def describe_event(event: Event) -> str:
     if event.kind == "step":
         return "waits for another worker" if facts.get("doing") == "waiting" else f"still {facts.get('doing')}"
     if event.kind == "task":
-        source = "  taken from the store" if facts.get("reused") else ""
-        return f"{facts['task_name']}  done{auroc_text(facts)}{source}"
+        source = "taken from the store" if facts.get("reused") else ""
+        return "  ".join(filter(None, [facts["task_name"], "done", auroc_text(facts), source]))
     if event.kind == "finished":
         seconds = facts.get("seconds")
-        return f"finished{auroc_text(facts)}" + ("" if seconds is None else f"  {seconds:.1f} s")
+        took = "" if seconds is None else f"{seconds:.1f} s"
+        return "  ".join(filter(None, ["finished", auroc_text(facts), took]))
     if event.kind == "held":
         return f"another run is at it ({facts.get('by')})"
     if event.kind == "note":
@@ -44,11 +45,11 @@ def describe_event(event: Event) -> str:
 
 
 def auroc_text(facts: Mapping[str, Any]) -> str:
-    """Return the image AUROC in the facts of an event, after two spaces; empty without one."""
+    """Return the image AUROC in the facts of an event; empty without one."""
     value = facts.get("image_auroc")
     # A trial that scores no test images reports its validation metric.
     is_validation = value == (facts.get("validation") or {}).get("image_auroc")
-    return "" if value is None else f"  {'validation ' if is_validation else ''}image AUROC {value:.4f}"
+    return "" if value is None else f"{'validation ' if is_validation else ''}image AUROC {value:.4f}"
 
 
 class TrialLog:

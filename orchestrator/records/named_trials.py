@@ -16,11 +16,9 @@ def named_trials(given: str, names: Mapping[str, str]) -> list[str]:
             plan or of a report. Digits are looked at only if they are no whole id and no name.
         names: {trial id: name}.
     """
-    words = _words(given)
+    words, as_in_reports = _words(given), _as_in_reports(_words(given))
     exact = [trial_id for trial_id, name in names.items() if given == trial_id or words == _words(name)]
-    exact = exact or [
-        trial_id for trial_id, name in names.items() if _as_in_reports(words) == _as_in_reports(_words(name))
-    ]
+    exact = exact or [trial_id for trial_id, name in names.items() if as_in_reports == _as_in_reports(_words(name))]
     return exact or [trial_id for trial_id in names if given and trial_id.startswith(given)]
 
 

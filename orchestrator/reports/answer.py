@@ -443,8 +443,8 @@ def _warnings(comparison: Comparison, current_code: str | None, split: str) -> l
         if any(trial.dataset == name for trial in trials)
     ]
     if split != "test":
-        drawn = any(flag.startswith("validation anomalies are synthetic") for trial in trials for flag in trial.flags)
-        defects = " with drawn defects" if drawn else ""
+        is_drawn = any(variant.settings.get("data.validation_anomalies") == "synthetic" for variant in variants)
+        defects = " with drawn defects" if is_drawn else ""
         sentences.append(f"All figures are of {split} images{defects}; no test image has judged this choice.")
     stale = sum(trial.code_digest != current_code for trial in trials)
     if current_code is not None and stale:

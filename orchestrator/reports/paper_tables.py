@@ -40,11 +40,11 @@ def paper_table(table: Table, header: Sequence[str] = ()) -> Table:
     shown = [k for k, (_, cells) in enumerate(table.rows) if any(cell.text != ABSENT for cell in cells)]
     rows = tuple((_short(name), cells) for name, cells in (table.rows[k] for k in shown))
     rules = frozenset(n for rule in table.rules if 0 < (n := sum(k < rule for k in shown)) < len(rows))
-    is_validation = any(line.startswith(IMAGES) for line in header)
+    drawn = (_DRAWN,) if _other_split(header) else ()
     notes = [
         _short(note.removeprefix("flag: "))
         for note in table.notes
-        if note != CHANGE and (not note.startswith(_FOR_AUTHORS) or (is_validation and note.startswith(_DRAWN)))
+        if note != CHANGE and (note.startswith(drawn) or not note.startswith(_FOR_AUTHORS))
     ]
     names = (table.title, *table.header)
     notes += [CHANGE] * any("change" in name.lower() for name in names)
@@ -61,9 +61,14 @@ def paper_caption(table: Table, header: Sequence[str]) -> str:
     """Return the caption of a table: its title, and the images that it is about."""
     names = next((line.removeprefix(DATASET) for line in header if line.startswith(DATASET)), "")
     images = names.partition(", digest ")[0]
-    split = next((line.removeprefix(IMAGES).partition(",")[0] for line in header if line.startswith(IMAGES)), "")
+    split = _other_split(header)
     images += f", {split} images" if split else ""
     return f"{_short(table.title)}, on {images}." if images else f"{_short(table.title)}."
+
+
+def _other_split(header: Sequence[str]) -> str:
+    """Return the split of a report that is not about test images, or nothing."""
+    return next((line.removeprefix(IMAGES).partition(",")[0] for line in header if line.startswith(IMAGES)), "")
 
 
 def _short(text: str) -> str:
