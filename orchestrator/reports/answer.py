@@ -232,6 +232,7 @@ def _ranking(of: BaselineComparison | None, comparison: Comparison) -> Table | N
     """Return the variants by their mean in the metric that answers, the best first.
 
     A mean is over all seeds of its variant, a difference over those in common with the baseline.
+    Confounded variants carry a dagger.
     """
     variants = comparison.variants
     metric = of.metric if of else next((m for m in _METRICS if any(v.values(MEAN, m) for v in variants)), None)
@@ -249,7 +250,8 @@ def _ranking(of: BaselineComparison | None, comparison: Comparison) -> Table | N
         elif of:
             texts += [ABSENT, ABSENT, "baseline" if k in of.baselines.values() else ABSENT]
         better = result is not None and result.outcome is Outcome.ABOVE
-        rows.append((variants[k].label, tuple(Cell(text, better and n == 1) for n, text in enumerate(texts))))
+        marked = f"{variants[k].label} †" if k in comparison.confounded else variants[k].label
+        rows.append((marked, tuple(Cell(text, better and n == 1) for n, text in enumerate(texts))))
     name = _METRICS[metric].removeprefix("mean ")
     header = ("Variant", "n", name[0].upper() + name[1:], *(("Difference", "95 % interval", "Verdict") if of else ()))
     left = len(ranked) - _RANKED

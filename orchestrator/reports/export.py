@@ -16,7 +16,7 @@ from orchestrator.records.sweep_folder import read_sweep_folder
 from orchestrator.reports.finished_trials import default_split
 from orchestrator.reports.make import stored_report
 from orchestrator.reports.notes import damage_notes
-from orchestrator.reports.render import csv_text
+from orchestrator.reports.render import Table, csv_text
 from orchestrator.reports.stored_trials import stored_trials
 from orchestrator.reports.tables import Report
 from orchestrator.reports.trials_table import trials_table
@@ -68,8 +68,8 @@ def export_tables(
             validation where no trial scored test images.
         everything: every stored trial, not only those of the latest plan.
         document: a whole LaTeX document instead of tables to put into one.
-        table: one of the comparison tables in LaTeX or Markdown, by its number from 1 or the
-            beginning of its title; None = all.
+        table: one of the comparison tables in LaTeX or Markdown, by its number or the beginning
+            of its title; 0 is the ranking under the answer; None = all.
         caption: the caption of that table in LaTeX; None = its title and images.
         note: called with a line about each damaged part if the format is CSV, which has no notes.
 
@@ -105,16 +105,32 @@ def export_tables(
 def with_one_table(report: Report, asked: str) -> Report:
     """Return the report with one of its tables, by its number or the beginning of its title.
 
+    The ranking under the answer is number 0.
+
     Raises:
         InvalidInput: no table, or several, begin so.
     """
-    numbered = {str(number): table for number, table in enumerate(report.tables, start=1)}
+    numbered = {"0": ranking} if (ranking := _ranking(report)) else {}
+    numbered |= {str(number): table for number, table in enumerate(report.tables, start=1)}
     found = [numbered[asked]] if asked in numbered else []
-    found = found or [table for table in report.tables if table.title.lower().startswith(asked.lower())]
+    found = found or [table for table in numbered.values() if table.title.lower().startswith(asked.lower())]
     if len(found) != 1:
         titles = "; ".join(f"{number} {table.title}" for number, table in numbered.items()) or "no table yet"
         raise InvalidInput(f"--table: given '{asked}', allowed: a number, or the beginning of one title: {titles}")
     return replace(report, tables=tuple(found), answer=None)
+
+
+def _ranking(report: Report) -> Table | None:
+    """Return the ranking with the notes that it needs where it stands alone."""
+    table = report.answer.table if report.answer else None
+    if table is None:
+        return None
+    notes = [note.partition(" Cells are")[0] for note in report.tables[0].notes if note.startswith(("†", "Seeds: "))]
+    if "Verdict" in table.header:
+        family = max(result.family for of in report.compared[:1] for result in of.results.values())
+        corrected = f", corrected for {family} comparisons" if family > 1 else ""
+        notes.append(f"95 % interval: t interval of the paired differences over the seeds{corrected}.")
+    return replace(table, notes=(*table.notes, *notes))
 
 
 def format_of(given: str | None, path: Path | None) -> Format:

@@ -79,10 +79,13 @@ def test_one_table_is_named_by_its_number_or_the_beginning_of_its_title(small_ru
     first = exported(place, form="markdown", table="1")
     assert re.findall(r"^## (.*)", first, re.MULTILINE) == ["Per class, after the final task"]
     assert exported(place, form="markdown", table="per CLASS") == first
+    ranking = exported(place, form="latex", table="0")
+    assert ranking == exported(place, form="latex", table="variants") and "Difference" in ranking
+    assert "item Seeds: " in ranking and "item 95 \\% interval: t interval of the paired differences" in ranking
     assert exported(place, form="latex", table="1").count(r"\begin{tabular}") == 1
-    for table in ("0", "nothing", ""):
+    for table in ("99", "nothing", ""):
         with pytest.raises(
-            InvalidInput, match=r"--table: given .*, allowed: a number, or .*: 1 Per class, after the final task; 2"
+            InvalidInput, match=r"--table: given .*, allowed: a number, or .*: 0 Variants, the best first; 1 Per class"
         ):
             exported(place, form="latex", table=table)
     for form, what in (("csv", "tables"), ("csv", "scores")):
