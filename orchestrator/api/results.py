@@ -112,8 +112,8 @@ class SweepComparison:
     def pandas(self) -> pandas.DataFrame:
         """Return one row for each variant and metric, as a pandas data frame.
 
-        Columns: `variant`, `metric`, `seeds` (their number), `mean`, `sd`, and the attributes of
-        `VariantDifference` from `baseline` to `verdict`, empty for a baseline.
+        Columns: `variant`, `metric`, `seeds` (their number), `trial_ids`, `mean`, `sd`, and the
+        attributes of `VariantDifference` from `baseline` to `verdict`, empty for a baseline.
         """
         import pandas
 
@@ -122,6 +122,7 @@ class SweepComparison:
         for variant in self.variants:
             for metric, mean in variant.mean.items():
                 row = {"variant": variant.label, "metric": metric, "seeds": len(variant.seeds)}
+                row |= {"trial_ids": variant.trial_ids}
                 of = by_key.get((variant.label, metric))
                 rows.append(
                     row

@@ -69,7 +69,7 @@ def export(
         str | None,
         typer.Option(
             "--table",
-            help="With LaTeX or Markdown: only one table, by its number or the beginning of its title.",
+            help="With LaTeX or Markdown: only one table, by its number (0: the ranking) or the beginning of its title.",
             show_default=False,
         ),
     ] = None,

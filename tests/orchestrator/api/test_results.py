@@ -59,6 +59,10 @@ def test_a_comparison_is_a_data_frame_too(results):
     row = frame.loc["focal_gamma=2", "image_auroc"]
     assert (row["difference"], row["verdict"], row["n"]) == (difference.difference, difference.verdict, 2)
     assert frame.loc["focal_gamma=0", "image_auroc"][["baseline", "difference", "verdict"]].isna().all()
+    trials = results.pandas("trials").set_index("trial_id")
+    for gamma in (0, 2):
+        ids = frame.loc[f"focal_gamma={gamma}", "image_auroc"]["trial_ids"]
+        assert set(trials.loc[list(ids), "loss.focal_gamma"]) == {gamma}
 
 
 def test_trials_of_an_earlier_plan_are_left_out(kept):
