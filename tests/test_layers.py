@@ -66,7 +66,7 @@ ORCHESTRATOR = {
     "moleflow.settings moleflow.suggestions",
     "driver": "backends detectors execution exit_codes host monitor plan records reports results search sweep moleflow.cache "
     "moleflow.code_digest moleflow.environment moleflow.errors moleflow.features moleflow.files moleflow.owner "
-    "moleflow.settings moleflow.training",
+    "moleflow.settings moleflow.suggestions moleflow.training",
     "api": "detectors exit_codes records reports results sweep moleflow.detection moleflow.errors moleflow.settings "
     "moleflow.suggestions",
     "cli": "backends claims detectors doctor driver exit_codes host html_report monitor plan records reports search sweep "

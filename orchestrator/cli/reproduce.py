@@ -28,7 +28,7 @@ from orchestrator.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.driver.reproduce import RowsToRun
+    from orchestrator.driver.reproduce import RowsOfFile
 
 
 Data = Annotated[
@@ -38,7 +38,7 @@ Rows = Annotated[
     list[Path] | None,
     typer.Option(
         "--rows",
-        help="A file of published rows; may be given often. Default: the files in results/published that name a base.",
+        help="A file of published rows; may be given often. Default: the files in results/published.",
     ),
 ]
 Only = Annotated[
@@ -96,7 +96,7 @@ def reproduce(
         if estimate:
             raise InvalidInput("--notify: hears of a run, and --estimate runs nothing; give one of them")
     check_profile(profile, backend)
-    groups = _chosen_rows(rows, only or (), data, gpus)
+    files = _chosen_rows(rows, only or (), data, gpus)
     options = run_options(
         out=out,
         cache=cache,
@@ -111,13 +111,13 @@ def reproduce(
     )
     console = open_console()
     with naming_the_command(console):
-        raise typer.Exit(reproduce_rows(groups, options, console, estimate))
+        raise typer.Exit(reproduce_rows(files, options, console, estimate))
 
 
-def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None, gpus: int | None) -> list[RowsToRun]:
-    """Return the rows of the files as sweeps; of `only` these names, if any are given."""
-    from orchestrator.driver.reproduce import sweeps_of_rows
-    from orchestrator.reports.published import FOLDER, PublishedRows, read_rows
+def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None, gpus: int | None) -> list[RowsOfFile]:
+    """Return the rows of the files; of `only` these names, if any are given."""
+    from orchestrator.driver.reproduce import rows_to_run
+    from orchestrator.reports.published import FOLDER, read_rows
 
     files = [(path.stem, read_rows(path)) for path in rows or sorted(FOLDER.glob("*.yaml"))]
     named = [run.name for _, of in files for run in of.runs]
@@ -125,13 +125,9 @@ def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None
         if name not in named:
             hint = hint_at(name, named) or "; `report --published` lists the rows"
             raise InvalidInput(f"--only: given '{name}', but no row has that name{hint}")
-
-    def chosen(of: PublishedRows) -> PublishedRows:
-        return of.model_copy(update={"runs": tuple(run for run in of.runs if not only or run.name in only)})
-
-    groups = [
-        group for stem, of in files for group in sweeps_of_rows(chosen(of), f"published-{stem}", data, os.environ, gpus)
+    chosen = [(stem, of, tuple(run for run in of.runs if not only or run.name in only)) for stem, of in files]
+    return [
+        rows_to_run(of.model_copy(update={"runs": runs}), f"published-{stem}", data, os.environ, gpus)
+        for stem, of, runs in chosen
+        if runs
     ]
-    if not groups:
-        raise InvalidInput("reproduce: none of the rows can be run; give a file that names a base with --rows")
-    return groups

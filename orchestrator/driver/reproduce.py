@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,25 +13,34 @@ from rich.console import Console
 from moleflow.errors import InvalidInput, counted
 from moleflow.files import write_atomically
 from moleflow.settings.config import TrialConfig, digest, flatten_config, reach
-from moleflow.settings.knobs import Layer, base_layers, fields, resolve, version_layer, version_names
+from moleflow.settings.knobs import Layer, base_layers, resolve, version_layer, version_names
 from moleflow.settings.task_list import classes_of_task
+from moleflow.suggestions import hint_at
 from orchestrator.driver.launch import run_prepared
 from orchestrator.driver.prepare import Options, Prepared, prepare
 from orchestrator.exit_codes import INTERRUPTED
 from orchestrator.host.durations import duration_text
 from orchestrator.monitor import terminal
 from orchestrator.plan.cost_estimate import steps_to_train
+from orchestrator.plan.inputs import classes_in
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.finished_trials import finished_trials
-from orchestrator.reports.published import NOT_RECORDED, PublishedRows, PublishedRun
+from orchestrator.reports.published import NOT_RECORDED, PATCH_GRID, PublishedRows, PublishedRun
 from orchestrator.reports.render import markdown_table
-from orchestrator.reports.reproduction import METRICS, RepeatedRun, reproduction_tables, unknown_settings
+from orchestrator.reports.reproduction import (
+    COMPARED,
+    RepeatedRun,
+    compare_with_published,
+    reproduction_tables,
+    unknown_settings,
+)
 from orchestrator.reports.variants import VariantColumn
 from orchestrator.results.store import ResultStore
 from orchestrator.sweep.sweep import Sweep, make_sweep
 from orchestrator.sweep.trial import Trial
 
 if TYPE_CHECKING:
+    from moleflow.environment import Environment
     from orchestrator.execution.step_cost import StepCost
 
 FILE = "reproduction.md"
@@ -44,16 +54,31 @@ class RowsToRun:
     """A file's runs of the same seeds, and the sweep that repeats them.
 
     Attributes:
-        rows: the file's rows.
         runs: the runs of the sweep.
         sweep: the sweep.
         configs: {name of a run: its configuration, with seed 0}.
     """
 
-    rows: PublishedRows
     runs: tuple[PublishedRun, ...]
     sweep: Sweep
     configs: Mapping[str, TrialConfig]
+
+
+@dataclass(frozen=True)
+class RowsOfFile:
+    """The rows of a file: those to run, and those that cannot be run.
+
+    Attributes:
+        name: the name of its first sweep.
+        rows: the file's rows.
+        groups: one for each set of seeds.
+        not_run: {name of a run: the reason why it is not run}.
+    """
+
+    name: str
+    rows: PublishedRows
+    groups: tuple[RowsToRun, ...]
+    not_run: Mapping[str, str]
 
 
 def seeds_of_run(run: PublishedRun) -> tuple[int, ...]:
@@ -64,20 +89,20 @@ def seeds_of_run(run: PublishedRun) -> tuple[int, ...]:
 
 
 def reason_not_to_run(rows: PublishedRows, run: PublishedRun) -> str | None:
-    """Return the reason why a run cannot be repeated, or None."""
+    """Return the reason why a run cannot be repeated on any images, or None."""
+    if run.version not in version_names():
+        return f"there is no version {run.version}{hint_at(run.version, version_names())}"
     if rows.base is None:
         return "the file names no base"
-    if run.version not in version_names():
-        return f"there is no version {run.version}"
     if not seeds_of_run(run):
         return "no seed is recorded"
     return None
 
 
-def sweeps_of_rows(
+def rows_to_run(
     rows: PublishedRows, name: str, data_root: Path | None, environment: Mapping[str, str], gpus: float | None = None
-) -> list[RowsToRun]:
-    """Return one sweep for each set of seeds among the runs that can be repeated.
+) -> RowsOfFile:
+    """Return a file's runs as one sweep for each set of seeds, and those that cannot be repeated.
 
     A setting that is not recorded has the value of the file's base.
 
@@ -89,34 +114,69 @@ def sweeps_of_rows(
         gpus: the GPUs of one trial on SLURM or Ray; None = one where there are any.
 
     Raises:
-        InvalidInput: a setting that is no knob or has no such value, or images are missing.
+        InvalidInput: a setting has no such value, no images are given, or their folder has no
+            known layout.
     """
+    not_run = {run.name: reason for run in rows.runs if (reason := reason_not_to_run(rows, run)) is not None}
     by_seeds: dict[tuple[int, ...], list[PublishedRun]] = {}
     for run in rows.runs:
-        if reason_not_to_run(rows, run) is None:
+        if run.name not in not_run:
             by_seeds.setdefault(seeds_of_run(run), []).append(run)
-    found = []
-    for number, (seeds, runs) in enumerate(by_seeds.items(), start=1):
-        configs = {run.name: _resolved(rows, run, _settings(run)) for run in runs}
-        # Two rows may have the same settings, such as a run and its repetition.
-        distinct: list[dict[str, Any]] = []
-        for run in runs:
-            if (factors := _factors(rows, run, configs[run.name])) not in distinct:
-                distinct.append(factors)
-        document: dict[str, Any] = {
-            "name": name if number == 1 else f"{name}-{number}",
-            "question": f"Do our runs give the published figures? {rows.about}",
-            "base": rows.base,
-            "list": distinct,
-            "seeds": list(seeds),
-            "resources": _RESOURCES | {"gpus": gpus},
-        }
-        sweep = make_sweep(document, f"the rows of {name}", Path(), data_root=data_root, environment=environment)
-        if sweep.data_root is None and sweep.base != _base_name(rows):
-            raise InvalidInput(
-                f"reproduce: the rows of {name} are about {rows.dataset}; give its folder with --data or MOLEFLOW_DATA"
-            )
-        found.append(RowsToRun(rows, tuple(runs), sweep, configs))
+    groups: list[RowsToRun] = []
+    for runs in by_seeds.values():
+        own = name if not groups else f"{name}-{len(groups) + 1}"
+        group = _group(rows, runs, own, data_root, environment, gpus)
+        lacking = _without_classes(group)
+        not_run |= lacking
+        left = [run for run in runs if run.name not in lacking]
+        if left:
+            groups.append(_group(rows, left, own, data_root, environment, gpus) if lacking else group)
+    return RowsOfFile(name, rows, tuple(groups), not_run)
+
+
+def _group(
+    rows: PublishedRows,
+    runs: Sequence[PublishedRun],
+    name: str,
+    data_root: Path | None,
+    environment: Mapping[str, str],
+    gpus: float | None,
+) -> RowsToRun:
+    """Return runs of the same seeds as a sweep."""
+    configs = {run.name: _resolved(rows, run, _settings(run)) for run in runs}
+    # Two rows may have the same settings, such as a run and its repetition.
+    distinct: list[dict[str, Any]] = []
+    for run in runs:
+        if (factors := _factors(rows, run, configs[run.name])) not in distinct:
+            distinct.append(factors)
+    document: dict[str, Any] = {
+        "name": name,
+        "question": f"Do our runs give the published figures? {rows.about}",
+        "base": rows.base,
+        "list": distinct,
+        "seeds": list(seeds_of_run(runs[0])),
+        "resources": _RESOURCES | {"gpus": gpus},
+    }
+    sweep = make_sweep(document, f"the rows of {name}", Path(), data_root=data_root, environment=environment)
+    if sweep.data_root is None and sweep.base != _base_name(rows):
+        raise InvalidInput(
+            f"reproduce: the rows of {name} are about {rows.dataset}; give its folder with --data or MOLEFLOW_DATA"
+        )
+    return RowsToRun(tuple(runs), sweep, configs)
+
+
+def _without_classes(group: RowsToRun) -> dict[str, str]:
+    """Return {name of a run: the reason} for the runs whose classes are not among the images."""
+    root = group.sweep.data_root
+    if root is None:
+        return {}
+    found = {}
+    for run in group.runs:
+        data = group.configs[run.name].data
+        there = classes_in(root, data)
+        if lacking := [name for name in data.classes if name not in there]:
+            more = f" and {len(lacking) - 1} more of its classes" if len(lacking) > 1 else ""
+            found[run.name] = f"{root} has no class {lacking[0]}{more}"
     return found
 
 
@@ -128,8 +188,8 @@ def _base_name(rows: PublishedRows) -> str:
 
 def _settings(run: PublishedRun) -> dict[str, Any]:
     """Return the recorded knobs of a run, without the seed."""
-    known = fields().keys() - {"seed", "version"}
-    return {path: value for path, value in run.settings.items() if path in known and value != NOT_RECORDED}
+    aside = {"seed", PATCH_GRID}
+    return {path: value for path, value in run.settings.items() if path not in aside and value != NOT_RECORDED}
 
 
 def _resolved(rows: PublishedRows, run: PublishedRun, settings: Mapping[str, Any]) -> TrialConfig:
@@ -152,44 +212,73 @@ def trials_of_run(group: RowsToRun, run: PublishedRun, prepared: Prepared) -> li
     return [trial for trial in prepared.trials if trial.config.model_copy(update={"seed": config.seed}) == config]
 
 
-def reproduce_rows(groups: Sequence[RowsToRun], options: Options, console: Console, only_estimate: bool = False) -> int:
-    """Tell the cost of the rows, run what is missing, and print and write the verdicts.
+def reproduce_rows(files: Sequence[RowsOfFile], options: Options, console: Console, only_estimate: bool = False) -> int:
+    """Tell the cost of all rows, run what is missing, and print and write the verdicts.
 
     Returns:
         The exit code: 0 if every trial finished, whatever the verdicts say.
 
     Raises:
-        InvalidInput: any mistake in the rows, the images, the weights or the folders.
+        InvalidInput: any mistake in the rows, the images, the weights or the folders, or no row
+            can be run.
         OSError: the results cannot be written.
     """
-    code = 0
-    # All are checked before the first one runs for hours.
-    for group, own, prepared in [_prepare(group, options, len(groups)) for group in groups]:
-        out = prepared.folder
-        console.print("\n".join(cost_lines(group, prepared, own, console)))
-        if only_estimate:
-            continue
-        code = max(code, run_prepared(prepared, own, console))
+    if not any(of.groups for of in files):
+        raise InvalidInput(f"reproduce: none of these rows can be run: {'; '.join(not_run_lines(files, most=2))}")
+    # All are checked, and all costs told, before the first one runs for hours.
+    prepared = [(of, group, *_prepare(group, options, len(files))) for of in files for group in of.groups]
+    cost = Cost(console)
+    for _, group, own, plan in prepared:
+        console.print("\n".join(cost.lines(group, plan, own)))
+    console.print("\n".join([*(f"not run:  {line}" for line in not_run_lines(files)), *cost.total_lines()]))
+    if only_estimate:
+        return 0
+    code, verdicts = 0, Counter[str]()
+    for of, group, own, plan in prepared:
+        code = max(code, run_prepared(plan, own, console))
         if code == INTERRUPTED:
             return code
-        text = reproduction_text(group, prepared)
-        write_atomically(out / FILE, text.encode(), durable=False)  # It can be made again.
+        repeated = repeated_runs(of, group, plan)
+        text = "\n".join(markdown_table(table) for table in reproduction_tables(of.rows, repeated) if table.rows)
+        write_atomically(plan.folder / FILE, text.encode(), durable=False)  # It can be made again.
         terminal.show_markdown(text, console)
-        console.print(f"verdicts: {out / FILE}")
+        console.print(f"verdicts: {plan.folder / FILE}")
+        said = [compare_with_published(of.rows, one) for one in repeated if one.not_run is None]
+        verdicts.update(text.partition(":")[0] for text in said)
+    verdicts["not run"] = sum(len(of.not_run) for of in files)
+    console.print(f"rows:     {', '.join(f'{count} {verdict}' for verdict, count in verdicts.items() if count)}")
     return code
 
 
-def _prepare(group: RowsToRun, options: Options, groups: int) -> tuple[RowsToRun, Options, Prepared]:
+def not_run_lines(files: Sequence[RowsOfFile], most: int | None = None) -> list[str]:
+    """Return one line for each file and reason, with the names of the rows that are not run.
+
+    Args:
+        files: the files.
+        most: the number of names in a line, of which the others are counted; None = all.
+    """
+    lines = []
+    for of in files:
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in of.not_run.items():
+            by_reason.setdefault(reason, []).append(name)
+        for reason, names in by_reason.items():
+            more = f" and {len(names) - most} more" if most is not None and len(names) > most else ""
+            lines.append(f"{of.name}: {reason} ({' | '.join(names[:most])}{more})")
+    return lines
+
+
+def _prepare(group: RowsToRun, options: Options, files: int) -> tuple[Options, Prepared]:
     own = replace(options, out=(options.out or Path("results")) / group.sweep.name)
     try:
-        return group, own, prepare(group.sweep, own)
+        return own, prepare(group.sweep, own)
     except InvalidInput as error:
-        hint = "; to run the rows of one file alone, name it with --rows" if groups > 1 else ""
+        hint = "; to run the rows of one file alone, name it with --rows" if files > 1 else ""
         raise InvalidInput(f"{error}{hint}") from None
 
 
-def reproduction_text(group: RowsToRun, prepared: Prepared) -> str:
-    """Return the tables of verdicts in Markdown, from the stored results."""
+def repeated_runs(of: RowsOfFile, group: RowsToRun, prepared: Prepared) -> list[RepeatedRun]:
+    """Return the stored results of a group's runs, and the runs of its file that are not run."""
     by_name: dict[str, RepeatedRun] = {}
     trials = {run.name: trials_of_run(group, run, prepared) for run in group.runs}
     ids = {trial.id for of_run in trials.values() for trial in of_run}
@@ -197,11 +286,10 @@ def reproduction_text(group: RowsToRun, prepared: Prepared) -> str:
     for run in group.runs:
         done = [stored[trial.id] for trial in trials[run.name] if trial.id in stored]
         by_name[run.name] = _repeated(run, VariantColumn(run.name, {}, tuple(done)), len(trials[run.name]))
-    for run in group.rows.runs:
-        if (reason := reason_not_to_run(group.rows, run)) is not None:
-            by_name[run.name] = RepeatedRun(run, not_run=reason)
-    ordered = [by_name[run.name] for run in group.rows.runs if run.name in by_name]
-    return "\n".join(markdown_table(table) for table in reproduction_tables(group.rows, ordered) if table.rows)
+    by_name |= {
+        run.name: RepeatedRun(run, not_run=of.not_run[run.name]) for run in of.rows.runs if run.name in of.not_run
+    }
+    return [by_name[run.name] for run in of.rows.runs if run.name in by_name]
 
 
 def _repeated(run: PublishedRun, column: VariantColumn, planned: int) -> RepeatedRun:
@@ -209,61 +297,84 @@ def _repeated(run: PublishedRun, column: VariantColumn, planned: int) -> Repeate
         return RepeatedRun(run, planned=planned)
     values = {}
     for class_name in (*column.classes, MEAN):
-        for metric in METRICS:
+        for metric in COMPARED:
             if of_seeds := column.values(class_name, metric):
                 values[class_name, metric] = sum(of_seeds) / len(of_seeds)
     return RepeatedRun(run, values, column.seeds, planned)
 
 
-def cost_lines(group: RowsToRun, prepared: Prepared, options: Options, console: Console) -> list[str]:
-    """Describe the rows to run: trials, hours and GPU memory, from a timed step of each model.
+class Cost:
+    """The cost of rows in advance: trials, hours and GPU memory, from a timed step of each model.
 
-    Nothing is timed for rows that have finished. The timing takes minutes on a CPU, so a line on
-    the console announces it.
+    A model is timed once, also where several sweeps have it. Nothing is timed for rows that have
+    finished.
     """
-    todo = prepared.plan.of("to run")
-    lines = [
-        f"rows:     {counted(len(group.runs), 'row')} of {group.rows.dataset}, {counted(len(todo), 'trial')} to run"
-    ]
-    for run in group.runs:
-        if unknown := unknown_settings(run):
-            lines.append(f"          {run.name}: {', '.join(unknown)} not recorded; runs with the base's value")
-    if not todo:
-        return lines
-    # torch takes seconds to import, which a finished reproduction saves.
-    from moleflow.environment import open_environment
-    from orchestrator.execution.step_cost import cost_settings, step_cost
 
-    console.print("timing a training step of each model, and an image through each backbone")
-    environment = open_environment(options.device, options.threads)
-    steps = steps_to_train(todo, prepared.inputs.images, prepared.plan.of("done"))
-    features: dict[str, float] = {}
-    costs: dict[str, StepCost] = {}
-    total, largest = 0.0, 0
-    for run in group.runs:
-        trials = [trial for trial in trials_of_run(group, run, prepared) if trial.id in steps]
-        if not trials:
-            continue
-        config = trials[0].config
+    def __init__(self, console: Console):
+        """Begin with nothing.
+
+        Args:
+            console: gets a line before the first timing, which takes minutes on a CPU.
+        """
+        self._console = console
+        self._steps: dict[str, StepCost] = {}
+        self._features: dict[str, float] = {}
+        self._training, self._largest, self._sweeps = 0.0, 0, 0
+        self._environment: Environment | None = None
+
+    def lines(self, group: RowsToRun, prepared: Prepared, options: Options) -> list[str]:
+        """Describe the rows of a sweep, and what each of them will cost."""
+        todo = prepared.plan.of("to run")
+        rows = counted(len(group.runs), "row")
+        lines = [f"rows:     {rows} of {group.sweep.name}, {counted(len(todo), 'trial')} to run"]
+        for run in group.runs:
+            if unknown := unknown_settings(run):
+                lines.append(f"          {run.name}: {', '.join(unknown)} not recorded; runs with the base's value")
+        if not todo:
+            return lines
+        steps = steps_to_train(todo, prepared.inputs.images, prepared.plan.of("done"))
+        for run in group.runs:
+            if trials := [trial for trial in trials_of_run(group, run, prepared) if trial.id in steps]:
+                seconds, memory = self._cost(trials, sum(steps.pop(trial.id) for trial in trials), prepared, options)
+                lines.append(f"          {run.name}: {duration_text(seconds)} of training, {memory / GIB:.1f} GiB")
+        self._sweeps += 1
+        return lines
+
+    def _cost(self, trials: Sequence[Trial], steps: float, prepared: Prepared, options: Options) -> tuple[float, int]:
+        """Return the seconds of training and the bytes of one trial."""
+        # torch takes seconds to import, which a finished reproduction saves.
+        from moleflow.environment import open_environment
+        from orchestrator.execution.step_cost import cost_settings, step_cost
+
+        if self._environment is None:
+            self._console.print("timing a training step of each model, and an image through each backbone")
+            self._environment = open_environment(options.device, options.threads)
+        config, counts = trials[0].config, prepared.inputs.images
         model = cost_settings(config).model_dump_json()
-        cost = costs[model] = costs.get(model) or step_cost(config, environment, prepared.cache)
-        seconds = sum(steps.pop(trial.id) for trial in trials) * cost.step_seconds
-        counts, tasks = prepared.inputs.images, map(classes_of_task, config.data.tasks)
+        if model not in self._steps:
+            self._steps[model] = step_cost(config, self._environment, prepared.cache)
+        cost = self._steps[model]
         key = digest([reach(config, "features"), list(config.data.tasks), trials[0].inputs.weights])
         read = sum(counts[name].train + counts[name].test for name in config.data.classes)
-        features[key] = read * cost.image_seconds
-        most = max(sum(counts[name].train for name in names) for names in tasks)
-        memory = cost.task_bytes(most, config.training.lanes)
-        total, largest = total + seconds, max(largest, memory)
-        lines.append(f"          {run.name}: {duration_text(seconds)} of training, {memory / GIB:.1f} GiB")
-    lines.append(
-        f"expected: {duration_text(total)} of training and {duration_text(sum(features.values()))} for features, as a step and an image "
-        f"take on this {'GPU' if environment.device_kind == 'cuda' else 'CPU'} ({counted(environment.threads, 'thread')})"
-    )
-    how = (
-        "measured"
-        if environment.device_kind == "cuda"
-        else "counted from the tensors of a step, as there is no GPU here"
-    )
-    lines.append(f"          at most {largest / GIB:.1f} GiB of GPU memory for one trial ({how})")
-    return lines
+        self._features[key] = read * cost.image_seconds
+        tasks = map(classes_of_task, config.data.tasks)
+        memory = cost.task_bytes(
+            max(sum(counts[name].train for name in names) for names in tasks), config.training.lanes
+        )
+        seconds = steps * cost.step_seconds
+        self._training, self._largest = self._training + seconds, max(self._largest, memory)
+        return seconds, memory
+
+    def total_lines(self) -> list[str]:
+        """Return the cost of all rows; nothing if all have finished."""
+        if self._environment is None:
+            return []
+        on_gpu = self._environment.device_kind == "cuda"
+        how = "measured" if on_gpu else "counted from the tensors of a step, as there is no GPU here"
+        sweeps = f", {self._sweeps} sweeps together," if self._sweeps > 1 else ""
+        return [
+            f"expected: {duration_text(self._training)} of training and {duration_text(sum(self._features.values()))} "
+            f"for features{sweeps} as a step and an image take on this {'GPU' if on_gpu else 'CPU'} "
+            f"({counted(self._environment.threads, 'thread')})",
+            f"          at most {self._largest / GIB:.1f} GiB of GPU memory for one trial ({how})",
+        ]

@@ -20,7 +20,7 @@ from moleflow.data.splits import hold_out
 from moleflow.data.subsets import split
 from moleflow.errors import InvalidInput
 from moleflow.features.weights import weights_identity
-from moleflow.settings.config import BackboneKnobs, TrialConfig
+from moleflow.settings.config import BackboneKnobs, DataKnobs, TrialConfig
 from orchestrator.plan.cost_estimate import ImageCounts
 from orchestrator.sweep.trial import Inputs
 
@@ -112,6 +112,15 @@ def scan_inputs(
     images = {name: ImageCounts(len(data.train), len(data.test)) for name, data in scanned.items()}
     findings = tuple(findings_of(data, data.name in full, listed[data.name].split) for data in found)
     return SweepInputs(dataset, images, findings, outside, find_copies(found), of)
+
+
+def classes_in(data_root: Path, data: DataKnobs) -> frozenset[str]:
+    """Return the names of the classes in a folder, as a configuration reads it.
+
+    Raises:
+        InvalidInput: it is a folder of no known layout.
+    """
+    return frozenset(find_classes(data_root, reading_of(data)))
 
 
 def _without_folder(reading: Reading) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -14,7 +14,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.yaml_reader import read_mapping
+from moleflow.settings.knobs import fields, short_names
+from moleflow.settings.yaml_reader import read_mapping, yaml_text
+from moleflow.suggestions import hint_at
 from orchestrator.host.provenance import ROOT
 from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import change_text, code_list, setting_text
@@ -23,16 +25,14 @@ from orchestrator.reports.verdicts import Evidence, Outcome, decide
 
 FOLDER = ROOT / "results" / "published"
 NOT_RECORDED = "not recorded"
+PATCH_GRID = "patch_grid"
+"""The one setting of a row that is no knob: rows x columns of patches, which follow from others."""
+SEED = "seed"
 _PERCENT = r"\d{1,3}(\.\d+)?%"
 
-Figure = Annotated[
-    str,
-    Field(
-        pattern=rf"^([01]\.\d{{3,4}}|{_PERCENT}( ± {_PERCENT})?)$",
-        description="a figure in quotes, as printed: 0.8204 | 100% | 98.03% ± 0.19%",
-    ),
-]
-Change = Annotated[str, Field(pattern=r"^[+-]\d+\.\d+%$", description="a change in quotes, as printed: +20.0%")]
+_FIGURE = "a figure in quotes, as printed, such as '0.8204', '100%', '98.03% ± 0.19%', or a change, such as '+20.0%'"
+Figure = Annotated[str, Field(pattern=rf"^([01]\.\d{{3,4}}|{_PERCENT}( ± {_PERCENT})?)$")]
+Change = Annotated[str, Field(pattern=r"^[+-]\d+\.\d+%$")]
 
 
 class _Keys(BaseModel):
@@ -124,7 +124,7 @@ class PublishedRows(_Keys):
     dataset: str
     tasks: tuple[str, ...] | str
     settings: dict[str, JsonValue]
-    runs: tuple[PublishedRun, ...] = Field(min_length=1)
+    runs: tuple[PublishedRun, ...]
     changes: tuple[ClaimedChanges, ...] = ()
     base: str | None = None
     tolerance: dict[Literal["image_auroc", "pixel_auroc"], Annotated[float, Field(gt=0.0)]] = {}
@@ -142,11 +142,14 @@ class PublishedRows(_Keys):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         names = [run.name for run in self.runs]
+        if not names:
+            raise ValueError("runs: is empty; give at least one row")
         if len(set(names)) < len(names):
             raise ValueError("runs: a name is given twice; give each run its own")
         for run in self.runs:
             if run.against is not None and run.against not in names:
                 raise ValueError(f"run {run.name}: against '{run.against}', but the runs are {', '.join(names)}")
+            _check_settings(self.settings | run.settings, run.name)
             known = {path for other in self.runs for path in other.settings} | self.settings.keys()
             unknown = {*run.compares, *run.inferred} - known
             if unknown:
@@ -157,6 +160,23 @@ class PublishedRows(_Keys):
             if not {claim.before, claim.after} <= set(names) or set(claim.printed) - {*self.classes, MEAN}:
                 raise ValueError(f"changes {claim.before} to {claim.after}: an unknown run or class")
         return self
+
+
+def _check_settings(settings: Mapping[str, JsonValue], name: str) -> None:
+    """Refuse a setting that is no knob, and a seed that is none."""
+    for path in settings:
+        if path not in fields() and path != PATCH_GRID:
+            meant = short_names().get(path)
+            hint = f". Did you mean '{meant}'?" if meant else hint_at(path, [*fields(), PATCH_GRID])
+            raise ValueError(
+                f"run {name}: settings: no knob '{path}'; allowed: the dotted names of `knobs`, {PATCH_GRID}{hint}"
+            )
+    seed = settings.get(SEED, NOT_RECORDED)
+    for one in seed if isinstance(seed, list) else [seed]:
+        if one != NOT_RECORDED and (isinstance(one, bool) or not isinstance(one, int) or one < 0):
+            raise ValueError(
+                f"run {name}: seed: given {yaml_text(seed)}, allowed: a whole number >= 0 | a list of them | {NOT_RECORDED}"
+            )
 
 
 def confound_marks(rows: PublishedRows, run: PublishedRun) -> list[str]:
@@ -179,7 +199,9 @@ def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
     if confounds:
         each = "; ".join(f"`{c.path}`: {c.before} in `{before.name}`, {c.after} in `{run.name}`" for c in confounds)
         compared = code_list(run.compares)
-        lines.append(f"† {step} is confounded. Compared: {compared}. Not compared and yet different: {each}.")
+        lines.append(
+            f"† {step} is confounded. Compared: {compared}. Not compared, and different or not recorded: {each}."
+        )
     if step_outcome(before, run) is Outcome.IDENTICAL:
         values = ", ".join(f"`{p}` {before.setting(p)} -> {run.setting(p)}" for p in run.compares)
         lines.append(
@@ -241,14 +263,41 @@ def read_rows(path: Path) -> PublishedRows:
     try:
         rows = PublishedRows.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, given {first['input']!r:.60}"
-        if first["type"] == "value_error":  # One of the checks above, which name the place themselves.
-            fault = str(first["ctx"]["error"])
-        hint = "write figures in quotes, as printed; results/published/README.md explains the keys"
-        raise InvalidInput(f"{path}: {fault}; {hint}") from None
+        raise InvalidInput(f"{path}: {_explain(error)}; results/published/README.md explains the keys") from None
     shared = [run.model_copy(update={"settings": rows.settings | run.settings}) for run in rows.runs]
     return rows.model_copy(update={"runs": tuple(shared)})
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first problem in one line."""
+    problems = error.errors(include_url=False)
+    # A misspelled key is the reason why the right one is missing.
+    first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    if first["type"] == "value_error":  # One of the checks above, which name the place themselves.
+        return str(first["ctx"]["error"])
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        of: type[BaseModel] = PublishedRows
+        for key in first["loc"][:-1]:
+            of = _MODELS.get(str(key), of)
+        return (
+            f"unknown key '{where}', allowed: {' | '.join(of.model_fields)}{hint_at(first['loc'][-1], of.model_fields)}"
+        )
+    if first["type"] == "missing":
+        return f"{where}: is missing"
+    allowed = _FIGURE if first["type"] == "string_pattern_mismatch" or set(first["loc"]) & _FIGURES else None
+    text = allowed or first["msg"].removeprefix("Input should be ")
+    return f"{where}: given {yaml_text(first['input'])}, allowed: {text}"
+
+
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "runs": PublishedRun,
+    "classes": Figures,
+    "means": Figures,
+    "changes": ClaimedChanges,
+}
+"""The keys whose values are mappings with keys of their own."""
+_FIGURES = frozenset({"means", "classes", "printed"})
 
 
 def figure_value(figure: str) -> Decimal:
@@ -279,9 +328,12 @@ class Confound:
 
 
 def published_confounds(before: PublishedRun, after: PublishedRun, compared: Sequence[str]) -> tuple[Confound, ...]:
-    """List the settings outside `compared` that differ between two runs or are not recorded."""
+    """List the settings outside `compared` that differ between two runs or are not recorded.
+
+    The seed is not one of them: another seed is noise, and the verdict on one seed is undecided.
+    """
     confounds = []
-    for path in sorted({*before.settings, *after.settings} - set(compared)):
+    for path in sorted({*before.settings, *after.settings} - {*compared, SEED}):
         a, b = (setting_text(run.settings.get(path, ABSENT)) for run in (before, after))
         if a != b or NOT_RECORDED in (a, b):
             confounds.append(Confound(path, before.setting(path), after.setting(path)))

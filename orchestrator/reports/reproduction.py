@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.reports.final_metrics import MAIN, MEAN
+from orchestrator.reports.final_metrics import MEAN
 from orchestrator.reports.number_format import code_list
 from orchestrator.reports.published import NOT_RECORDED, PublishedRows, PublishedRun, figure_value
 from orchestrator.reports.render import ABSENT, Cell, Table
 
-METRICS = ("image_auroc", "pixel_auroc")
-"""The metrics that published rows have for each class."""
+COMPARED = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pixel_ap": "Pixel AP"}
+"""The metrics that are compared, with their names."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def compare_with_published(rows: PublishedRows, repeated: RepeatedRun) -> str:
     if not known:
         return "not comparable: no mean is published and measured"
     outside = [m for m, value in known.items() if abs(value) > rows.tolerance[m]]
-    return f"outside: {', '.join(MAIN[m] for m in outside)}" if outside else "within"
+    return f"outside: {', '.join(COMPARED[m] for m in outside)}" if outside else "within"
 
 
 def difference(repeated: RepeatedRun, class_name: str, metric: str) -> float | None:
@@ -70,22 +70,23 @@ def difference(repeated: RepeatedRun, class_name: str, metric: str) -> float | N
 
 def reproduction_tables(rows: PublishedRows, repeated: Sequence[RepeatedRun]) -> tuple[Table, Table]:
     """Return the table of means with the verdicts, and the table of single classes."""
-    names = [f"{MAIN[m]} {kind}" for m in METRICS for kind in ("published", "ours", "difference")]
+    shown = [m for m in COMPARED if m != "pixel_ap" or any(one.run.means.pixel_ap for one in repeated)]
+    names = [f"{COMPARED[m]} {kind}" for m in shown for kind in ("published", "ours", "difference")]
     body = []
     for one in repeated:
-        cells = [cell for m in METRICS for cell in _cells(one, MEAN, m)]
+        cells = [cell for m in shown for cell in _cells(one, MEAN, m)]
         body.append((one.run.name, (*cells, Cell(compare_with_published(rows, one)))))
     notes = [f"Data: published on {rows.dataset}. The verdict is about the means over {_classes(rows)}."]
     if rows.tolerance:
-        each = ", ".join(f"{MAIN[m]} {value:g}" for m, value in rows.tolerance.items())
+        each = ", ".join(f"{COMPARED[m]} {value:g}" for m, value in rows.tolerance.items())
         notes.append(f"Tolerance of a mean: {each}. {rows.tolerance_reason}".rstrip())
     notes.append("Our draws are not those of the notes' code, so equal seeds give other weights and orders of images.")
     means = Table(f"Repeated: {rows.about}", ("Row", *names, "Verdict"), tuple(body), tuple(notes))
     single = tuple(
-        (f"{one.run.name}, {class_name} {MAIN[m]}", tuple(_cells(one, class_name, m)))
+        (f"{one.run.name}, {class_name} {COMPARED[m]}", tuple(_cells(one, class_name, m)))
         for one in repeated
         for class_name in rows.classes
-        for m in METRICS
+        for m in COMPARED
         if one.run.figure(class_name, m) is not None
     )
     return means, Table("Repeated: single classes", ("Figure", "published", "ours", "difference"), single)

@@ -12,7 +12,7 @@ import yaml
 from moleflow.environment import open_environment
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.knobs import base_layers, resolve, version_layer
-from orchestrator.driver.reproduce import reason_not_to_run, sweeps_of_rows
+from orchestrator.driver.reproduce import not_run_lines, rows_to_run
 from orchestrator.execution.step_cost import measure_step_cost
 from orchestrator.reports.published import FOLDER, NOT_RECORDED, PublishedRows, read_rows
 from orchestrator.reports.reproduction import RepeatedRun, compare_with_published, reproduction_tables
@@ -42,6 +42,15 @@ ROWS: dict[str, Any] = {
 WORDS = ("reproduce", "--rows", "rows.yaml", "--data", "images", "--backend", "inline")
 
 
+@pytest.fixture
+def class_folders(tmp_path):
+    """A folder with some classes of MVTec AD by name; nothing reads their images."""
+    for name in ("leather", "grid", "transistor"):
+        (tmp_path / name / "train" / "good").mkdir(parents=True)
+        (tmp_path / name / "train" / "good" / "0.png").touch()
+    return tmp_path
+
+
 def write(place: Path, one: dict[str, str], two: dict[str, str]) -> None:
     rows = ROWS | {"runs": [dict(run) for run in ROWS["runs"]]}
     rows["runs"][0]["means"], rows["runs"][1]["means"] = one, two
@@ -57,7 +66,11 @@ def test_rows_are_run_resumed_and_judged(place, command):
     write(place, {"image_auroc": "0.0000"}, {"image_auroc": "0.5000"})
     told = command(*WORDS, "--estimate")
     assert told.code == 0
-    assert "rows:     3 rows of images, 3 trials to run" in told.out
+    assert "rows:     3 rows of published-rows, 3 trials to run" in told.out
+    assert (
+        "not run:  published-rows: there is no version v99 (later)\nnot run:  published-rows: no seed is recorded (lost)\n"
+        in told.out
+    )
     assert "unknown: lora.rank not recorded; runs with the base's value" in told.out
     assert re.search(
         r"expected: [\d.]+ (s|min)( \d+ s)? of training and [\d.]+ (s|min)( \d+ s)? for features", told.out
@@ -69,6 +82,7 @@ def test_rows_are_run_resumed_and_judged(place, command):
     assert (first.code, first.err) == (0, "")
     text = (place / "results" / "published-rows" / "reproduction.md").read_text()
     assert text.strip() in first.out
+    assert first.out.rstrip().endswith("rows:     2 outside, 1 not comparable, 2 not run")
     assert verdicts(text) == {
         "one": "outside: Image AUROC",
         "two": "outside: Image AUROC",
@@ -89,7 +103,7 @@ def test_rows_are_run_resumed_and_judged(place, command):
     second = command(*WORDS, "--quiet", "--notify", 'echo "$MOLEFLOW_NOTIFY_TEXT" >> told')
     assert second.code == 0
     assert (place / "told").read_text().startswith("published-rows: finished: 3 finished; ")
-    assert "3 rows of images, 0 trials to run" in second.out
+    assert "3 rows of published-rows, 0 trials to run" in second.out
     assert "timing" not in second.out
     found = verdicts((place / "results" / "published-rows" / "reproduction.md").read_text())
     assert (found["one"], found["two"]) == ("within", "outside: Pixel AUROC")
@@ -103,8 +117,15 @@ def test_rows_are_run_resumed_and_judged(place, command):
         (("--profile", "x.yaml"), "--profile: needs --backend slurm"),
         (("--notify", "true", "--estimate"), "--notify: hears of a run, and --estimate runs nothing"),
         (("--only", "v3"), "are about MVTec AD; give its folder with --data or MOLEFLOW_DATA"),
-        (("--only", "v7, 15 classes"), "none of the rows can be run"),
+        (
+            ("--only", "v7, 15 classes"),
+            "none of these rows can be run: published-fifteen_classes: the file names no base (v7, 15 classes)",
+        ),
         (("--rows", "missing.yaml"), "missing.yaml"),
+        (
+            ("--only", "56x56", "--data", "."),
+            "none of these rows can be run: published-decoflow: no seed is recorded (56x56)\n",
+        ),
     ],
 )
 def test_mistakes_are_one_line(command, words, said):
@@ -118,12 +139,15 @@ def test_only_the_rows_that_are_named_run(place, command, only, rows):
     write(place, {"image_auroc": "0.0000"}, {"image_auroc": "0.5000"})
     told = command(*WORDS, *(word for name in only for word in ("--only", name)), "--estimate")
     plural = "s" if rows > 1 else ""
-    assert (told.code, f"rows:     {rows} row{plural} of images, {rows} trial{plural} to run" in told.out) == (0, True)
+    assert (told.code, f"rows:     {rows} row{plural} of published-rows, {rows} trial{plural} to run" in told.out) == (
+        0,
+        True,
+    )
 
 
-def test_the_sweep_of_the_notes_rows_has_each_rows_own_settings():
+def test_the_sweep_of_the_notes_rows_has_each_rows_own_settings(class_folders):
     rows = read_rows(FOLDER / "leather_grid_transistor.yaml")
-    (group,) = sweeps_of_rows(rows, "published", Path("/images"), {})
+    (group,) = rows_to_run(rows, "published", class_folders, {}).groups
     assert [run.name for run in group.runs] == [run.name for run in rows.runs]
     assert group.sweep.seeds == (0,)
     for run in rows.runs:
@@ -136,20 +160,63 @@ def test_the_sweep_of_the_notes_rows_has_each_rows_own_settings():
     assert factors["v5.0"] == {"version": "v5", "loss.center_on": "features", "loss.patch_reduction": "sum"}
     assert factors["v3@224"].keys() == {"version", "backbone.model", "data.image_size"}
     fifteen = read_rows(FOLDER / "fifteen_classes.yaml")
-    assert sweeps_of_rows(fifteen, "published", Path("/images"), {}) == []
-    assert {reason_not_to_run(fifteen, run) for run in fifteen.runs} == {"the file names no base"}
+    not_run = rows_to_run(fifteen, "published", class_folders, {})
+    assert (not_run.groups, not_run.not_run) == (
+        (),
+        {
+            "v7, 15 classes": "the file names no base",
+            "later line (wide_resnet50_2), 15 classes": "there is no version later than v7",
+        },
+    )
+
+
+def test_rows_whose_classes_are_not_there_are_not_run(class_folders):
+    rows = read_rows(FOLDER / "decoflow.yaml")
+    of = rows_to_run(rows, "published", class_folders, {})
+    assert of.groups == ()
+    assert of.not_run["8+4"] == f"{class_folders} has no class bottle and 11 more of its classes"
+    own = PublishedRows.model_validate(
+        ROWS | {"base": "demo", "tasks": ("grid", "bolt"), "runs": _runs("grid", "bolt")}
+    )
+    of = rows_to_run(own, "published", class_folders, {})
+    assert [run.name for group in of.groups for run in group.runs] == ["grid"]
+    assert of.not_run == {"bolt": f"{class_folders} has no class bolt"}
+    assert not_run_lines([of]) == [f"published: {class_folders} has no class bolt (bolt)"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"data.test_image": 8}, "no knob 'data.test_image'; allowed: .*Did you mean 'data.test_images'?"),
+        ({"epochs": 1}, "no knob 'epochs'; allowed: .*Did you mean 'training.epochs'?"),
+        ({"loss.centre_on": NOT_RECORDED}, "no knob 'loss.centre_on'; allowed: .*Did you mean 'loss.center_on'?"),
+        ({"seed": "zero"}, r"seed: given 'zero', allowed: a whole number >= 0 \| a list of them \| not recorded"),
+        ({"seed": [0, 0.5]}, r"seed: given \[0, 0.5\], allowed: "),
+        ({"training.epochs": "ten"}, "training.epochs: given 'ten', allowed: "),
+    ],
+)
+def test_a_setting_that_would_not_count_is_refused(place, command, changed, said):
+    rows = ROWS | {"runs": [ROWS["runs"][0] | {"settings": changed}]}
+    (place / "rows.yaml").write_text(yaml.safe_dump(rows))
+    ended = command(*WORDS, "--estimate")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert re.search(said, ended.err), ended.err
 
 
 def test_rows_of_other_seeds_have_a_sweep_of_their_own():
     rows = PublishedRows.model_validate(ROWS | {"base": "demo", "runs": (), "tasks": ("bolt",)} | {"runs": _runs()})
-    groups = sweeps_of_rows(rows, "published", None, {})
+    groups = rows_to_run(rows, "published", None, {}).groups
     assert [(group.sweep.name, group.sweep.seeds, [run.name for run in group.runs]) for group in groups] == [
         ("published", (3,), ["a", "c"]),
         ("published-2", (1, 2), ["b"]),
     ]
 
 
-def _runs() -> tuple[dict[str, Any], ...]:
+def _runs(*tasks: str) -> tuple[dict[str, Any], ...]:
+    if tasks:
+        own = [{"seed": 0, "data.tasks": [name]} for name in tasks]
+        runs = zip(tasks, own, strict=True)
+        return tuple({"name": n, "version": "v1", "source": "A.", "settings": of, "means": {}} for n, of in runs)
     seeds = {"a": 3, "b": [1, 2], "c": 3}
     return tuple(
         {"name": name, "version": "v1", "source": "A.", "settings": {"seed": seed}, "means": {}}

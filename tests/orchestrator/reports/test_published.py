@@ -346,23 +346,23 @@ def damaged(tmp_path):
     [
         (
             lambda c: c["runs"][1]["means"].update(image_auroc=0.93),
-            "runs.1.means.image_auroc: Input should be a valid string",
+            "runs.1.means.image_auroc: given 0.93, allowed: a figure in quotes, as printed, such as '0.8204'",
         ),
         (
             lambda c: c["runs"][1]["means"].update(image_auroc="93"),
-            "runs.1.means.image_auroc: String should match pattern",
+            "runs.1.means.image_auroc: given '93', allowed: a figure in quotes, as printed, such as '0.8204'",
         ),
         (
             lambda c: c["runs"][1]["means"].update(image_aucro="0.9300"),
-            "runs.1.means.image_aucro: Extra inputs are not",
+            "unknown key 'runs.1.means.image_aucro', allowed: routing_accuracy | image_auroc |",
         ),
         (lambda c: c["runs"][1].update(against="v0"), "run v2: against 'v0'"),
         (lambda c: c["runs"][1].update(compares=["lora.scalling"]), "run v2: no run has a setting lora.scalling"),
         (lambda c: c["runs"][1].update(name="v1"), "runs: a name is given twice"),
         (lambda c: c["runs"][1]["classes"].update(bottle={}), "run v2: its classes are not among the tasks"),
         (lambda c: c["changes"][0].update(after="v9"), "changes v1 to v9: an unknown run or class"),
-        (lambda c: c["runs"].clear(), "runs: Tuple should have at least 1 item"),
-        (lambda c: c.pop("dataset"), "dataset: Field required"),
+        (lambda c: c["runs"].clear(), "runs: is empty; give at least one row"),
+        (lambda c: c.pop("dataset"), "dataset: is missing"),
     ],
 )
 def test_damaged_rows_are_errors_of_one_line(damaged, change, said):
