@@ -14,6 +14,7 @@ from moleflow.settings.yaml_reader import parse
 
 Verdict = Literal["held", "refuted", "too small to matter", "undecided"]
 VERDICTS: tuple[Verdict, ...] = ("held", "refuted", "too small to matter", "undecided")
+DECIDED = VERDICTS[:3]
 Settings = dict[str, str | float | bool | None]
 
 

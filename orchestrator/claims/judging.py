@@ -8,6 +8,7 @@ from typing import NamedTuple
 from moleflow.errors import counted
 from orchestrator.claims.claims import Rules, StatedClaim, Verdict
 from orchestrator.reports.paired import SEEDS, PairedComparison
+from orchestrator.reports.statistics import t_interval, widening
 from orchestrator.reports.verdicts import (
     DISAGREE,
     ERRORS,
@@ -85,6 +86,32 @@ def claim_evidence(claim: StatedClaim, rules: Rules, measured: PairedComparison)
             intervals.append(Bounds(measured.seed_low, measured.seed_high))
     flags = {"identical": measured.identical, "saturated": measured.saturated}
     return Evidence(measured.differences, tuple(intervals), zone, zone, least_seeds=rules.least_seeds, **flags)
+
+
+def stands_in_family(claim: StatedClaim, rules: Rules, measured: PairedComparison, family: int) -> bool:
+    """Say whether a decided verdict stays with intervals that hold at once in 95 % of ledgers.
+
+    This is Bonferroni's correction: the t interval is one at level 1 - 0.05 / m. The bootstrap's is
+    widened about the difference as a normal interval would be, since 20,000 resamples say little
+    about so high a level.
+
+    Args:
+        claim: the claim.
+        rules: the rules.
+        measured: its measurement.
+        family: m, the number of intervals in the ledger.
+    """
+    evidence = claim_evidence(claim, rules, measured)
+    outcome = decide(evidence)[0]
+    over_seeds = t_interval(measured.differences, family)
+    if outcome is Outcome.UNDECIDED or over_seeds is None or measured.difference is None:
+        return False
+    wide = [Bounds(*over_seeds)]
+    if measured.resampled != SEEDS:
+        by, centre, bounds = widening(family), measured.difference, evidence.intervals[0]
+        low, high = (centre + by * (bound - centre) for bound in (bounds.low, bounds.high))
+        wide.append(Bounds(low, high, by * bounds.low_error, by * bounds.high_error))
+    return decide(replace(evidence, intervals=tuple(wide)))[0] is outcome
 
 
 def _agreeing(measured: PairedComparison) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from moleflow.errors import counted
 from orchestrator.claims.claims import (
+    DECIDED,
     VERDICTS,
     Rules,
     Stated,
@@ -20,7 +21,7 @@ from orchestrator.claims.claims import (
     stated_claims,
 )
 from orchestrator.claims.contrasts import ContrastPair, contrast_pairs, describe_setups, settings_with_defaults
-from orchestrator.claims.judging import Judgement, judge_claim, run_of
+from orchestrator.claims.judging import Judgement, judge_claim, run_of, stands_in_family
 from orchestrator.records.sweep_folder import read_sweep_folder, refuse_duplicates
 from orchestrator.reports.bootstrap import RESAMPLES, SEEDS_DRAWN_FROM, TrialScores, read_scores
 from orchestrator.reports.finished_trials import FinishedTrial, finished_trials
@@ -34,6 +35,7 @@ from orchestrator.reports.yardstick import set_apart
 from orchestrator.results.store import ResultStore
 
 _SPLIT = "test"
+_AT_ONCE = "also simultaneously"
 _SHOWN = 8
 """Confounds that are named; the rest are counted."""
 _HEADER = (
@@ -224,11 +226,17 @@ def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules, missing: Sequence[st
         rules: the rules by which its claims were judged.
         missing: lines about trials that are not in the table.
     """
+    family = sum(row.measured is not None and row.measured.low is not None for row in rows)
+    standing = [row for row in rows if family > 1 and _stands(row, rules, family)]
     ordered = sorted(rows, key=lambda row: row.measured is None)
-    body = tuple((row.claim.id, _cells(row)) for row in ordered)
-    table = Table("Claims of the update notes", _HEADER, body, tuple(_notes(rows, rules)))
+    body = tuple((row.claim.id, _cells(row, row in standing)) for row in ordered)
+    table = Table("Claims of the update notes", _HEADER, body, tuple(_notes(rows, rules, family)))
     counts = Counter(row.verdict for row in rows)
-    summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    at_once = Counter(row.verdict for row in standing)
+    shares = {
+        verdict: f" ({at_once[verdict]} {_AT_ONCE})" if counts[verdict] and family > 1 else "" for verdict in DECIDED
+    }
+    summary = ", ".join(f"{counts[verdict]} {verdict}{shares.get(verdict, '')}" for verdict in VERDICTS)
     (line,) = markdown_list([f"{counted(len(rows), 'row')}: {summary}"])
     parts = [f"# Ledger of claims\n\n{line}\n", markdown_table(table)]
     if missing:
@@ -236,7 +244,14 @@ def ledger_markdown(rows: Sequence[ClaimRow], rules: Rules, missing: Sequence[st
     return "\n".join(parts)
 
 
-def _cells(row: ClaimRow) -> tuple[Cell, ...]:
+def _stands(row: ClaimRow, rules: Rules, family: int) -> bool:
+    """Say whether a decided row keeps its verdict when all intervals of the ledger hold at once."""
+    return (
+        row.verdict in DECIDED and row.measured is not None and stands_in_family(row.claim, rules, row.measured, family)
+    )
+
+
+def _cells(row: ClaimRow, stands: bool) -> tuple[Cell, ...]:
     of, claim = row.measured or PairedComparison(()), row.claim
     size = (
         f", by {claim.size_text()}" if claim.size else f" (the notes name {claim.size_text()})" if claim.named else ""
@@ -253,7 +268,7 @@ def _cells(row: ClaimRow) -> tuple[Cell, ...]:
         if of.baseline is None
         else f"{difference_text(of.difference)} from {metric_text(of.baseline)} ({change_text(change)})",
         ABSENT if of.low is None else f"{interval_text(of.low, of.high)}, over {of.resampled}",
-        f"{row.verdict}: {row.reason}",
+        f"{row.verdict}: {row.reason}{f'; {_AT_ONCE}' if stands else ''}",
         row.to_decide or ABSENT,
     )
     return tuple(Cell(words, bold=k == len(texts) - 2 and row.verdict != "undecided") for k, words in enumerate(texts))
@@ -262,7 +277,7 @@ def _cells(row: ClaimRow) -> tuple[Cell, ...]:
 _CLASSES = {"mean": "mean of all classes", "first": "first class", "later": "mean of the classes after the first"}
 
 
-def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
+def _notes(rows: Sequence[ClaimRow], rules: Rules, family: int) -> list[str]:
     claims = {row.claim.id: row.claim for row in rows}
     digest = rules_digest(rules, list(claims.values()))[:12]
     notes = [
@@ -289,7 +304,12 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules) -> list[str]:
         "seen so far. IMAGES is the folder of your images, NEW a new results folder. `--base` runs a sweep on another base than "
         "its own.",
         "Change is (b-a)/a. The rules judge each interval by itself: among many claims, some intervals miss the true "
-        "difference by chance.",
+        "difference by chance."
+        + (
+            f" A verdict holds {_AT_ONCE} if it stays when the {family} intervals of this ledger are made so wide that all hold "
+            "at once in 95 % of ledgers (Bonferroni)."
+        )
+        * (family > 1),
     ]
 
 

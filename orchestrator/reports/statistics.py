@@ -109,6 +109,13 @@ def t_interval(differences: Sequence[float], family: int = 1) -> tuple[float, fl
     return float(bounds.low), float(bounds.high)
 
 
+def widening(family: int) -> float:
+    """Return how much wider a normal interval is at level 1 - 0.05 / m than at 95 %, for m >= 1."""
+    from scipy.stats import norm
+
+    return float(norm.ppf(1 - ALPHA / (2 * family)) / norm.ppf(1 - ALPHA / 2))
+
+
 def percentile_coverage(n: int) -> float:
     """Return how often the 95 % percentile bootstrap over n seeds covers the true mean.
 

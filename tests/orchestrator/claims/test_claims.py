@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleflow.settings.knobs import fields
 from orchestrator.claims.claims import StatedClaim, rules_digest, stated_claims
-from orchestrator.claims.judging import judge_claim
+from orchestrator.claims.judging import judge_claim, stands_in_family
 from orchestrator.reports.final_metrics import METRICS
 from orchestrator.reports.number_format import setting_text
 from orchestrator.reports.paired import IMAGES, IMAGES_AND_SEEDS, SEEDS, PairedComparison
+from orchestrator.reports.statistics import t_interval, widening
 from orchestrator.sweep.expansion import expand
 from orchestrator.sweep.sweep import load_sweep
 
@@ -338,3 +341,26 @@ def test_a_claim_with_missing_or_unknown_keys_is_an_error():
     for changed in (given | {"direction": "better"}, given | {"colour": "red"}):
         with pytest.raises(ValueError, match=r"direction|colour"):
             StatedClaim.model_validate(changed)
+
+
+def test_a_verdict_stands_in_a_family_if_its_wider_intervals_say_the_same():
+    claim, rng = CLAIMS["v7-gamma2-pixel"], np.random.default_rng(3)
+    for n in (3, 5, 10):
+        differences = tuple(0.03 + 0.004 * rng.standard_normal(n))
+        low, high = t_interval(differences)
+        measured = replace(paired(low, high, n, over=SEEDS), differences=differences)
+        assert judge_claim(claim, RULES, measured).verdict == "held"
+        for family in (1, 40, 10_000):
+            wide = t_interval(differences, family)
+            assert stands_in_family(claim, RULES, measured, family) == (wide[0] > RULES.smallest_effect)
+
+
+def test_the_bootstraps_interval_is_widened_for_a_family_too():
+    claim = CLAIMS["v7-gamma2-image"]
+    clear = tuple(0.05 + 0.0001 * k for k in range(10))
+    assert widening(1) == 1 and widening(40) == pytest.approx(1.6466, abs=1e-4)
+    for low, stands in ((0.024, True), (0.022, False)):  # 0.05 - 1.6466 * 0.026 = 0.0072, less 0.028 = 0.0039
+        measured = replace(paired(low, 0.1 - low, 10, seeds=(0.0498, 0.0511)), difference=0.05, differences=clear)
+        assert judge_claim(claim, RULES, measured).verdict == "held"
+        assert stands_in_family(claim, RULES, measured, 40) is stands
+    assert not stands_in_family(claim, RULES, paired(-0.01, 0.03), 1)

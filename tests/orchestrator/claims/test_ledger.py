@@ -153,10 +153,11 @@ def test_the_markdown_has_a_row_a_claim_and_the_rules(contrast, stored):
     measured = [row.claim.id for row in rows if row.measured is not None]
     assert {line.split()[1] for line in lines[: len(measured)]} == set(measured) != set(CLAIMS)
     # Image AUROC is the same to the last digit in both.
-    assert f"- {len(CLAIMS)} rows: 1 held, 0 refuted, 1 too small to matter, {len(CLAIMS) - 2} undecided" in words
+    decided = "1 held (1 also simultaneously), 0 refuted, 1 too small to matter (1 also simultaneously)"
+    assert f"- {len(CLAIMS)} rows: {decided}, {len(CLAIMS) - 2} undecided" in words
     held = next(line for line in lines if line.startswith("| v7-gamma2-pixel "))
     assert "| 3 | +0.0500 from 0.7550 (+6.6%) | " in held
-    assert "**held: the whole interval lies on the claimed side by more than 0.005**" in held
+    assert "**held: the whole interval lies on the claimed side by more than 0.005; also simultaneously**" in held
     assert "within 0.005 of zero" in words
     assert all(bool(row.to_decide) == (row.verdict == "undecided") for row in rows)
     unmeasured = next(line for line in lines if line.startswith("| v4-image "))
