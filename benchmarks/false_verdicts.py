@@ -10,6 +10,7 @@ to them. docs/statistics.md and benchmarks/README.md quote this output.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +49,7 @@ def false_shares(n: int, tables: int, rng: np.random.Generator) -> tuple[float, 
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(f"{TABLES:,} tables of {VARIANTS} variants without effect; share with a false better or worse")
     print("seeds  of tables  +- 2 se  of rows  of tables, plain intervals")
     for n in SEEDS:

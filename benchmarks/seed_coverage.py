@@ -10,6 +10,8 @@ docs/statistics.md quotes this output.
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 from scipy.stats import bootstrap
 
@@ -38,6 +40,7 @@ def covered(n: int, repeats: int, rng: np.random.Generator) -> tuple[float, floa
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(f"{REPEATS:,} repeats, {RESAMPLES:,} resamples, {LEVEL:.0%} by name")
     print("seeds  percentile  its cause  t interval")
     for n in SEEDS:

@@ -51,7 +51,7 @@ DEAD_EVERY_S = 30.0
 def run_search(prepared: Prepared, options: Options, console: Console) -> int:
     """Search until the budget is used, then test the base and the finalists and write the reports.
 
-    With `finalists: 0` nothing is tested, and no test image is opened.
+    With `finalists: 0` nothing is tested, and no test image is opened after the scan.
 
     Returns:
         The exit code.

@@ -91,7 +91,7 @@ def untested_answer(configurations: int) -> Answer:
     """Return the answer of a search of which nothing is tested yet."""
     found = (
         f"No answer on test images: {counted(configurations, 'configuration')} judged on validation images alone, and no "
-        "test image was opened."
+        "test image was opened after the scan of the data folder."
     )
     step = "search.md ranks them by validation images. Set `finalists` to 1 or more to test the best."
     return _parts(found, "", step, "")

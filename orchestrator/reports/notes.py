@@ -58,7 +58,8 @@ def untested_lines(judged: Comparison) -> tuple[str, ...]:
     n = len(judged.variants)
     were = "was" if n == 1 else "were"
     return (
-        f"nothing tested: {counted(n, 'configuration')} {were} judged on validation images alone, and no test image was opened",
+        f"nothing tested: {counted(n, 'configuration')} {were} judged on validation images alone, and no test image was "
+        "opened after the scan of the data folder",
         "to compare them: search.md, or `moleflow-sweep report FOLDER --split validation --all`",
         *header_lines(judged, "validation"),
     )

@@ -168,7 +168,8 @@ def test_a_search_that_tested_nothing_says_so(stored, add):
     add({GAMMA: 2.0}, split="validation")
     of = build_report(stored(), Recipe("t", (), is_search=True)).answer
     assert of.part(FOUND) == (
-        "No answer on test images: 1 configuration judged on validation images alone, and no test image was opened."
+        "No answer on test images: 1 configuration judged on validation images alone, and no test image was "
+        "opened after the scan of the data folder."
     )
 
 

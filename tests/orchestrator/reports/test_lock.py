@@ -130,6 +130,7 @@ DECIDES_NOTHING = {
     "moleflow",
     "moleflow.code_digest",
     "moleflow.errors",
+    "moleflow.suggestions",  # Only errors use it.
     "moleflow.files",
     "moleflow.owner",
     "orchestrator.host.provenance",  # It names the folder of the checkout.

@@ -317,7 +317,8 @@ def test_a_search_that_tested_nothing_says_what_it_judged(stored, add):
     add({GAMMA: 3.0}, status="pruned", split="validation")
     report = build_report(stored(), Recipe("t", ()))
     assert report.header[0] == (
-        "nothing tested: 2 configurations were judged on validation images alone, and no test image was opened"
+        "nothing tested: 2 configurations were judged on validation images alone, and no test image was "
+        "opened after the scan of the data folder"
     )
     assert {"images: validation, not test", "seeds: 0, 1 (n = 2 in every variant)"} <= set(report.header)
     assert len(report.lock.trials) == 4

@@ -334,7 +334,7 @@ def test_without_finalists_no_test_image_is_opened(place, images, furnish_search
     folder = place / "results" / "search"
     assert "nothing was tested, as `finalists` is 0" in (folder / "search.md").read_text()
     report = (folder / "report.md").read_text()
-    judged = "nothing tested: 1 configuration was judged on validation images alone, and no test image was opened"
+    judged = "nothing tested: 1 configuration was judged on validation images alone, and no test image was opened after the scan"
     assert judged in report and "to compare them: search.md, or" in report
     answer = "No answer on test images: 1 configuration judged on validation images alone"
     assert answer in ended.out and answer in report and "no finished trial yet" not in report
