@@ -46,7 +46,10 @@ Only = Annotated[
 ]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Tell the rows, hours and GPU memory, and run nothing.")]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Where each file of rows gets its results folder. Default: results.")
+    Path | None,
+    typer.Option(
+        "--out", help="Where the results folders are made, one for each file of rows and its seeds. Default: results."
+    ),
 ]
 Gpus = Annotated[
     int | None,
@@ -80,7 +83,7 @@ def reproduce(
 
     It tells hours and GPU memory first. The same command continues where the last
     one stopped. Each row is within the tolerance that its file states, outside,
-    or not comparable, with the reason. reproduction.md keeps the verdicts.
+    or not comparable, with the reason. reproduction.md keeps the latest verdicts.
 
     For instance:
 
@@ -125,9 +128,8 @@ def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None
         if name not in named:
             hint = hint_at(name, named) or "; `report --published` lists the rows"
             raise InvalidInput(f"--only: given '{name}', but no row has that name{hint}")
-    chosen = [(stem, of, tuple(run for run in of.runs if not only or run.name in only)) for stem, of in files]
     return [
-        rows_to_run(of.model_copy(update={"runs": runs}), f"published-{stem}", data, os.environ, gpus)
-        for stem, of, runs in chosen
-        if runs
+        rows_to_run(of, f"published-{stem}", data, os.environ, gpus, only or None)
+        for stem, of in files
+        if not only or not {run.name for run in of.runs}.isdisjoint(only)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,8 @@ def seeds_of_run(run: PublishedRun) -> tuple[int, ...]:
 def reason_not_to_run(rows: PublishedRows, run: PublishedRun) -> str | None:
     """Return the reason why a run cannot be repeated on any images, or None."""
     if run.version not in version_names():
-        return f"there is no version {run.version}{hint_at(run.version, version_names())}"
+        hint = hint_at(run.version, version_names())
+        return f"there is no version {run.version}{hint}" if hint else "this project has no such version"
     if rows.base is None:
         return "the file names no base"
     if not seeds_of_run(run):
@@ -100,7 +101,12 @@ def reason_not_to_run(rows: PublishedRows, run: PublishedRun) -> str | None:
 
 
 def rows_to_run(
-    rows: PublishedRows, name: str, data_root: Path | None, environment: Mapping[str, str], gpus: float | None = None
+    rows: PublishedRows,
+    name: str,
+    data_root: Path | None,
+    environment: Mapping[str, str],
+    gpus: float | None = None,
+    only: Collection[str] | None = None,
 ) -> RowsOfFile:
     """Return a file's runs as one sweep for each set of seeds, and those that cannot be repeated.
 
@@ -112,19 +118,26 @@ def rows_to_run(
         data_root: the folder of the images.
         environment: the environment variables, of which MOLEFLOW_DATA counts.
         gpus: the GPUs of one trial on SLURM or Ray; None = one where there are any.
+        only: the names of the runs that are wanted; None = all.
 
     Raises:
         InvalidInput: a setting has no such value, no images are given, or their folder has no
             known layout.
     """
-    not_run = {run.name: reason for run in rows.runs if (reason := reason_not_to_run(rows, run)) is not None}
+    reasons = {run.name: reason_not_to_run(rows, run) for run in rows.runs}
+    wanted = reasons.keys() if only is None else only
+    not_run = {name: reason for name, reason in reasons.items() if reason is not None and name in wanted}
     by_seeds: dict[tuple[int, ...], list[PublishedRun]] = {}
     for run in rows.runs:
-        if run.name not in not_run:
+        if reasons[run.name] is None:
             by_seeds.setdefault(seeds_of_run(run), []).append(run)
     groups: list[RowsToRun] = []
-    for runs in by_seeds.values():
-        own = name if not groups else f"{name}-{len(groups) + 1}"
+    # The seeds of all runs number the sweeps: a folder does not depend on what is wanted.
+    for number, of_seeds in enumerate(by_seeds.values(), start=1):
+        runs = [run for run in of_seeds if run.name in wanted]
+        if not runs:
+            continue
+        own = name if number == 1 else f"{name}-{number}"
         group = _group(rows, runs, own, data_root, environment, gpus)
         lacking = _without_classes(group)
         not_run |= lacking
@@ -171,9 +184,10 @@ def _without_classes(group: RowsToRun) -> dict[str, str]:
     if root is None:
         return {}
     found = {}
+    there: frozenset[str] = frozenset()
     for run in group.runs:
         data = group.configs[run.name].data
-        there = classes_in(root, data)
+        there = there or classes_in(root, data)  # All runs of a sweep read the folder in one way.
         if lacking := [name for name in data.classes if name not in there]:
             more = f" and {len(lacking) - 1} more of its classes" if len(lacking) > 1 else ""
             found[run.name] = f"{root} has no class {lacking[0]}{more}"
@@ -193,7 +207,7 @@ def _settings(run: PublishedRun) -> dict[str, Any]:
 
 
 def _resolved(rows: PublishedRows, run: PublishedRun, settings: Mapping[str, Any]) -> TrialConfig:
-    source = f"published {run.name}"
+    source = f"row {run.name}"
     below = base_layers(rows.base or "", run.version, source)
     return resolve([version_layer(run.version, source), *below, Layer(source, settings)])
 
@@ -224,7 +238,12 @@ def reproduce_rows(files: Sequence[RowsOfFile], options: Options, console: Conso
         OSError: the results cannot be written.
     """
     if not any(of.groups for of in files):
-        raise InvalidInput(f"reproduce: none of these rows can be run: {'; '.join(not_run_lines(files, most=2))}")
+        raise InvalidInput(f"reproduce: none of these rows can be run: {'; '.join(not_run_lines(files, most=1))}")
+    names = Counter(group.sweep.name for of in files for group in of.groups)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InvalidInput(
+            f"--rows: several files have the results folder {twice[0]}; give each file once, under another name"
+        )
     # All are checked, and all costs told, before the first one runs for hours.
     prepared = [(of, group, *_prepare(group, options, len(files))) for of in files for group in of.groups]
     cost = Cost(console)
@@ -318,6 +337,7 @@ class Cost:
         """
         self._console = console
         self._steps: dict[str, StepCost] = {}
+        self._told: list[Trial] = []
         self._features: dict[str, float] = {}
         self._training, self._largest, self._sweeps = 0.0, 0, 0
         self._environment: Environment | None = None
@@ -332,7 +352,9 @@ class Cost:
                 lines.append(f"          {run.name}: {', '.join(unknown)} not recorded; runs with the base's value")
         if not todo:
             return lines
-        steps = steps_to_train(todo, prepared.inputs.images, prepared.plan.of("done"))
+        # A sweep takes the tasks that an earlier one trained from the cache.
+        steps = steps_to_train(todo, prepared.inputs.images, [*prepared.plan.of("done"), *self._told])
+        self._told += todo
         for run in group.runs:
             if trials := [trial for trial in trials_of_run(group, run, prepared) if trial.id in steps]:
                 seconds, memory = self._cost(trials, sum(steps.pop(trial.id) for trial in trials), prepared, options)

@@ -71,7 +71,7 @@ def answer_of(
         return _parts(*_nothing_finished(missing))
     names = legend(variants)
     mind = " ".join(_warnings(comparison, current_code, split))
-    judged = [of for of in compared if any(result.difference is not None for result in of.results.values())]
+    judged = [of for of in compared if of.has_differences]
     if not judged:
         found, step = _without_baseline(comparison)
         ranked = _ranking(None, comparison)

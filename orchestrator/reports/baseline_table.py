@@ -56,6 +56,11 @@ class BaselineComparison:
     results: Mapping[int, PairedComparison]
     split: str
 
+    @property
+    def has_differences(self) -> bool:
+        """True if any column has a difference."""
+        return any(result.difference is not None for result in self.results.values())
+
     def csv_values(self, column: int) -> list[tuple[str, float | None, int, str | None]]:
         """Return the numbers of a column, then its verdict, as (name, number, n, verdict)."""
         if column not in self.results:

@@ -126,8 +126,9 @@ def _ranking(report: Report) -> Table | None:
     if table is None:
         return None
     notes = [note.partition(" Cells are")[0] for note in report.tables[0].notes if note.startswith(("†", "Seeds: "))]
-    if "Verdict" in table.header:
-        family = max(result.family for of in report.compared[:1] for result in of.results.values())
+    judged = next((of for of in report.compared if of.has_differences), None)
+    if judged is not None:
+        family = max(result.family for result in judged.results.values())
         corrected = f", corrected for {family} comparisons" if family > 1 else ""
         notes.append(f"95 % interval: t interval of the paired differences over the seeds{corrected}.")
     return replace(table, notes=(*table.notes, *notes))

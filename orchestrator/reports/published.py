@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -61,7 +62,7 @@ class PublishedRun(_Keys):
         inferred: {setting: reason} of the values that were inferred.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\S[^\n]*$", description="a name in one line")]
     version: str
     source: str
     against: str | None = None
@@ -126,7 +127,7 @@ class PublishedRows(_Keys):
     settings: dict[str, JsonValue]
     runs: tuple[PublishedRun, ...]
     changes: tuple[ClaimedChanges, ...] = ()
-    base: str | None = None
+    base: Annotated[str, Field(min_length=1)] | None = None
     tolerance: dict[Literal["image_auroc", "pixel_auroc"], Annotated[float, Field(gt=0.0)]] = {}
     tolerance_reason: str = ""
 
@@ -165,6 +166,8 @@ class PublishedRows(_Keys):
 def _check_settings(settings: Mapping[str, JsonValue], name: str) -> None:
     """Refuse a setting that is no knob, and a seed that is none."""
     for path in settings:
+        if path == "version":
+            raise ValueError(f"run {name}: settings: no version here; give it beside `settings`, as `version`")
         if path not in fields() and path != PATCH_GRID:
             meant = short_names().get(path)
             hint = f". Did you mean '{meant}'?" if meant else hint_at(path, [*fields(), PATCH_GRID])
@@ -172,8 +175,8 @@ def _check_settings(settings: Mapping[str, JsonValue], name: str) -> None:
                 f"run {name}: settings: no knob '{path}'; allowed: the dotted names of `knobs`, {PATCH_GRID}{hint}"
             )
     seed = settings.get(SEED, NOT_RECORDED)
-    for one in seed if isinstance(seed, list) else [seed]:
-        if one != NOT_RECORDED and (isinstance(one, bool) or not isinstance(one, int) or one < 0):
+    for one in seed if isinstance(seed, list) else [] if seed == NOT_RECORDED else [seed]:
+        if isinstance(one, bool) or not isinstance(one, int) or one < 0:
             raise ValueError(
                 f"run {name}: seed: given {yaml_text(seed)}, allowed: a whole number >= 0 | a list of them | {NOT_RECORDED}"
             )
@@ -275,18 +278,19 @@ def _explain(error: ValidationError) -> str:
     first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     if first["type"] == "value_error":  # One of the checks above, which name the place themselves.
         return str(first["ctx"]["error"])
-    where = ".".join(map(str, first["loc"]))
+    keys = [
+        str(key) for key in first["loc"] if not re.search(r"[^\w.-]", str(key))
+    ]  # Without `[key]`, `tuple[str, ...]`.
+    where = ".".join(keys)
     if first["type"] == "extra_forbidden":
         of: type[BaseModel] = PublishedRows
-        for key in first["loc"][:-1]:
-            of = _MODELS.get(str(key), of)
-        return (
-            f"unknown key '{where}', allowed: {' | '.join(of.model_fields)}{hint_at(first['loc'][-1], of.model_fields)}"
-        )
+        for key in keys[:-1]:
+            of = _MODELS.get(key, of)
+        return f"unknown key '{where}', allowed: {' | '.join(of.model_fields)}{hint_at(keys[-1], of.model_fields)}"
     if first["type"] == "missing":
         return f"{where}: is missing"
-    allowed = _FIGURE if first["type"] == "string_pattern_mismatch" or set(first["loc"]) & _FIGURES else None
-    text = allowed or first["msg"].removeprefix("Input should be ")
+    of_figures = keys[-1] in Figures.model_fields and keys[0] != "tolerance"
+    text = _FIGURE if of_figures else _ALLOWED.get(first["type"], first["msg"].removeprefix("Input should be "))
     return f"{where}: given {yaml_text(first['input'])}, allowed: {text}"
 
 
@@ -297,7 +301,14 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "changes": ClaimedChanges,
 }
 """The keys whose values are mappings with keys of their own."""
-_FIGURES = frozenset({"means", "classes", "printed"})
+_ALLOWED = {
+    "string_type": "text in quotes",
+    "string_pattern_mismatch": "a name in one line",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "tuple_type": "a list",
+    "float_type": "a number",
+}
 
 
 def figure_value(figure: str) -> Decimal:

@@ -57,7 +57,7 @@ def compare_with_published(rows: PublishedRows, repeated: RepeatedRun) -> str:
     apart = {m: difference(repeated, MEAN, m) for m in rows.tolerance}
     known = {metric: value for metric, value in apart.items() if value is not None}
     if not known:
-        return "not comparable: no mean is published and measured"
+        return f"not comparable: no mean {' or '.join(COMPARED[m] for m in rows.tolerance)} is published and measured"
     outside = [m for m, value in known.items() if abs(value) > rows.tolerance[m]]
     return f"outside: {', '.join(COMPARED[m] for m in outside)}" if outside else "within"
 
@@ -80,6 +80,8 @@ def reproduction_tables(rows: PublishedRows, repeated: Sequence[RepeatedRun]) ->
     if rows.tolerance:
         each = ", ".join(f"{COMPARED[m]} {value:g}" for m, value in rows.tolerance.items())
         notes.append(f"Tolerance of a mean: {each}. {rows.tolerance_reason}".rstrip())
+        if "pixel_ap" in shown:
+            notes.append("Pixel AP has no tolerance and is not judged.")
     notes.append("Our draws are not those of the notes' code, so equal seeds give other weights and orders of images.")
     means = Table(f"Repeated: {rows.about}", ("Row", *names, "Verdict"), tuple(body), tuple(notes))
     single = tuple(

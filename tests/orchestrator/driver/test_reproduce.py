@@ -68,7 +68,7 @@ def test_rows_are_run_resumed_and_judged(place, command):
     assert told.code == 0
     assert "rows:     3 rows of published-rows, 3 trials to run" in told.out
     assert (
-        "not run:  published-rows: there is no version v99 (later)\nnot run:  published-rows: no seed is recorded (lost)\n"
+        "not run:  published-rows: this project has no such version (later)\nnot run:  published-rows: no seed is recorded (lost)\n"
         in told.out
     )
     assert "unknown: lora.rank not recorded; runs with the base's value" in told.out
@@ -87,7 +87,7 @@ def test_rows_are_run_resumed_and_judged(place, command):
         "one": "outside: Image AUROC",
         "two": "outside: Image AUROC",
         "unknown": "not comparable: `lora.rank` not recorded",
-        "later": "not run: there is no version v99",
+        "later": "not run: this project has no such version",
         "lost": "not run: no seed is recorded",
     }
     store = ResultStore(place / "results" / "published-rows")
@@ -165,7 +165,7 @@ def test_the_sweep_of_the_notes_rows_has_each_rows_own_settings(class_folders):
         (),
         {
             "v7, 15 classes": "the file names no base",
-            "later line (wide_resnet50_2), 15 classes": "there is no version later than v7",
+            "later line (wide_resnet50_2), 15 classes": "this project has no such version",
         },
     )
 
@@ -191,6 +191,8 @@ def test_rows_whose_classes_are_not_there_are_not_run(class_folders):
         ({"epochs": 1}, "no knob 'epochs'; allowed: .*Did you mean 'training.epochs'?"),
         ({"loss.centre_on": NOT_RECORDED}, "no knob 'loss.centre_on'; allowed: .*Did you mean 'loss.center_on'?"),
         ({"seed": "zero"}, r"seed: given 'zero', allowed: a whole number >= 0 \| a list of them \| not recorded"),
+        ({"seed": [0, NOT_RECORDED]}, r"seed: given \[0, 'not recorded'\], allowed: "),
+        ({"version": "v3"}, "settings: no version here; give it beside `settings`"),
         ({"seed": [0, 0.5]}, r"seed: given \[0, 0.5\], allowed: "),
         ({"training.epochs": "ten"}, "training.epochs: given 'ten', allowed: "),
     ],
@@ -203,6 +205,20 @@ def test_a_setting_that_would_not_count_is_refused(place, command, changed, said
     assert re.search(said, ended.err), ended.err
 
 
+def test_two_files_of_one_folder_are_refused(place, command):
+    write(place, {"image_auroc": "0.0000"}, {"image_auroc": "0.5000"})
+    ended = command(*WORDS, "--rows", "rows.yaml", "--estimate")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "several files have the results folder published-rows; give each file once" in ended.err
+
+
+def test_equal_rows_of_two_files_cost_once(place, command):
+    write(place, {"image_auroc": "0.0000"}, {"image_auroc": "0.5000"})
+    (place / "more.yaml").write_text((place / "rows.yaml").read_text())
+    told = command(*WORDS, "--rows", "more.yaml", "--only", "two", "--estimate").out
+    assert "rows:     1 row of published-more, 1 trial to run\n          two: 0 s of training" in told
+
+
 def test_rows_of_other_seeds_have_a_sweep_of_their_own():
     rows = PublishedRows.model_validate(ROWS | {"base": "demo", "runs": (), "tasks": ("bolt",)} | {"runs": _runs()})
     groups = rows_to_run(rows, "published", None, {}).groups
@@ -210,6 +226,8 @@ def test_rows_of_other_seeds_have_a_sweep_of_their_own():
         ("published", (3,), ["a", "c"]),
         ("published-2", (1, 2), ["b"]),
     ]
+    (alone,) = rows_to_run(rows, "published", None, {}, only=["b"]).groups
+    assert alone.sweep.name == "published-2"
 
 
 def _runs(*tasks: str) -> tuple[dict[str, Any], ...]:
