@@ -15,7 +15,6 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from moleflow.errors import InvalidInput
-from moleflow.settings.knobs import fields, short_names
 from moleflow.settings.yaml_reader import read_mapping, yaml_text
 from moleflow.suggestions import hint_at
 from orchestrator.host.provenance import ROOT
@@ -165,6 +164,8 @@ class PublishedRows(_Keys):
 
 def _check_settings(settings: Mapping[str, JsonValue], name: str) -> None:
     """Refuse a setting that is no knob, and a seed that is none."""
+    from moleflow.settings.knobs import fields, short_names
+
     for path in settings:
         if path == "version":
             raise ValueError(f"run {name}: settings: no version here; give it beside `settings`, as `version`")
