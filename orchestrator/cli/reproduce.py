@@ -28,7 +28,7 @@ from orchestrator.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.driver.reproduce import RowsOfFile
+    from orchestrator.driver.rows_to_run import RowsOfFile
 
 
 Data = Annotated[
@@ -119,7 +119,7 @@ def reproduce(
 
 def _chosen_rows(rows: list[Path] | None, only: Sequence[str], data: Path | None, gpus: int | None) -> list[RowsOfFile]:
     """Return the rows of the files; of `only` these names, if any are given."""
-    from orchestrator.driver.reproduce import rows_to_run
+    from orchestrator.driver.rows_to_run import rows_to_run
     from orchestrator.reports.published import FOLDER, read_rows
 
     files = [(path.stem, read_rows(path)) for path in rows or sorted(FOLDER.glob("*.yaml"))]

@@ -12,7 +12,8 @@ import yaml
 from moleflow.environment import open_environment
 from moleflow.settings.config import TrialConfig, flatten_config
 from moleflow.settings.knobs import base_layers, resolve, version_layer
-from orchestrator.driver.reproduce import not_run_lines, rows_to_run
+from orchestrator.driver.reproduce import not_run_lines
+from orchestrator.driver.rows_to_run import rows_to_run
 from orchestrator.execution.step_cost import measure_step_cost
 from orchestrator.reports.published import FOLDER, NOT_RECORDED, PublishedRows, read_rows
 from orchestrator.reports.reproduction import RepeatedRun, compare_with_published, reproduction_tables
