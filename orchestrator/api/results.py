@@ -122,11 +122,10 @@ class SweepComparison:
         for variant in self.variants:
             for metric, mean in variant.mean.items():
                 row = {"variant": variant.label, "metric": metric, "seeds": len(variant.seeds)}
-                row |= {"trial_ids": variant.trial_ids}
                 of = by_key.get((variant.label, metric))
                 rows.append(
                     row
-                    | {"mean": mean, "sd": variant.sd[metric]}
+                    | {"trial_ids": variant.trial_ids, "mean": mean, "sd": variant.sd[metric]}
                     | {name: None if of is None else getattr(of, name) for name in _OF_DIFFERENCE}
                 )
         return pandas.DataFrame(rows)

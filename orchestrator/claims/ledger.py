@@ -294,6 +294,10 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules, family: int) -> list[str]:
         )
     if reused := _named([row for row in measured if row.reused], rows):
         notes.append(f"These rows reuse trained tasks, which may be older than the start of the rows: {reused}.")
+    at_once = (
+        f" A verdict holds {_AT_ONCE} if it stays when the {family} intervals of this ledger are made so wide that all hold "
+        "at once in 95 % of ledgers (Bonferroni)."
+    )
     return [
         *notes,
         f"95 % intervals of image AUROC: {RESAMPLES:,} paired bootstrap resamples of the test images within each class, and of "
@@ -304,12 +308,7 @@ def _notes(rows: Sequence[ClaimRow], rules: Rules, family: int) -> list[str]:
         "seen so far. IMAGES is the folder of your images, NEW a new results folder. `--base` runs a sweep on another base than "
         "its own.",
         "Change is (b-a)/a. The rules judge each interval by itself: among many claims, some intervals miss the true "
-        "difference by chance."
-        + (
-            f" A verdict holds {_AT_ONCE} if it stays when the {family} intervals of this ledger are made so wide that all hold "
-            "at once in 95 % of ledgers (Bonferroni)."
-        )
-        * (family > 1),
+        f"difference by chance.{at_once if family > 1 else ''}",
     ]
 
 

@@ -52,7 +52,8 @@ def reproduce_rows(files: Sequence[RowsOfFile], options: Options, console: Conso
     cost = RowsCost(console)
     for _, group, own, plan in prepared:
         console.print("\n".join(cost.lines(group, plan, own)))
-    console.print("\n".join([*(f"not run:  {line}" for line in not_run_lines(files)), *cost.total_lines()]))
+    for line in [*(f"not run:  {line}" for line in not_run_lines(files)), *cost.total_lines()]:
+        console.print(line)
     if only_estimate:
         return 0
     code, verdicts = 0, Counter[str]()
@@ -108,9 +109,7 @@ def repeated_runs(of: RowsOfFile, group: RowsToRun, prepared: Prepared) -> list[
     for run in group.runs:
         done = [stored[trial.id] for trial in trials[run.name] if trial.id in stored]
         by_name[run.name] = _repeated(run, VariantColumn(run.name, {}, tuple(done)), len(trials[run.name]))
-    by_name |= {
-        run.name: RepeatedRun(run, not_run=of.not_run[run.name]) for run in of.rows.runs if run.name in of.not_run
-    }
+    by_name |= {name: RepeatedRun(of.rows.run(name), not_run=reason) for name, reason in of.not_run.items()}
     return [by_name[run.name] for run in of.rows.runs if run.name in by_name]
 
 

@@ -13,7 +13,7 @@ from moleflow.settings.knobs import Layer, base_layers, resolve, version_layer, 
 from moleflow.suggestions import hint_at
 from orchestrator.driver.prepare import Prepared
 from orchestrator.plan.inputs import classes_in
-from orchestrator.reports.published import NOT_RECORDED, PATCH_GRID, PublishedRows, PublishedRun
+from orchestrator.reports.published import NOT_RECORDED, PATCH_GRID, SEED, PublishedRows, PublishedRun
 from orchestrator.sweep.sweep import Sweep, make_sweep
 from orchestrator.sweep.trial import Trial
 
@@ -54,9 +54,9 @@ class RowsOfFile:
 
 def seeds_of_run(run: PublishedRun) -> tuple[int, ...]:
     """Return the recorded seeds of a run; none if they were not recorded."""
-    given = run.settings.get("seed", NOT_RECORDED)
+    given = run.settings.get(SEED, NOT_RECORDED)
     listed = given if isinstance(given, list) else [given]
-    return tuple(seed for seed in listed if isinstance(seed, int) and not isinstance(seed, bool))
+    return tuple(seed for seed in listed if isinstance(seed, int))
 
 
 def reason_not_to_run(rows: PublishedRows, run: PublishedRun) -> str | None:
@@ -173,7 +173,7 @@ def _base_name(rows: PublishedRows) -> str:
 
 def _settings(run: PublishedRun) -> dict[str, Any]:
     """Return the recorded knobs of a run, without the seed."""
-    aside = {"seed", PATCH_GRID}
+    aside = {SEED, PATCH_GRID}
     return {path: value for path, value in run.settings.items() if path not in aside and value != NOT_RECORDED}
 
 

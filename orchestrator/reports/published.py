@@ -61,7 +61,7 @@ class PublishedRun(_Keys):
         inferred: {setting: reason} of the values that were inferred.
     """
 
-    name: Annotated[str, Field(pattern=r"^\S[^\n]*$", description="a name in one line")]
+    name: Annotated[str, Field(pattern=r"^\S[^\n]*$")]
     version: str
     source: str
     against: str | None = None
@@ -218,7 +218,7 @@ def step_notes(rows: PublishedRows, run: PublishedRun) -> list[str]:
 def run_records(rows: PublishedRows, run: PublishedRun) -> list[tuple[object, ...]]:
     """Return a run as rows of a report's CSV: its figures as numbers, and as printed."""
     own = " ".join(["published", *confound_marks(rows, run)])
-    n = None if run.settings.get("seed") in (None, NOT_RECORDED) else 1
+    n = None if run.settings.get(SEED) in (None, NOT_RECORDED) else 1
     records: list[tuple[object, ...]] = []
     for place, figure in run.figures().items():
         spread = figure.partition(" ± ")[2]
@@ -279,9 +279,8 @@ def _explain(error: ValidationError) -> str:
     first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     if first["type"] == "value_error":  # One of the checks above, which name the place themselves.
         return str(first["ctx"]["error"])
-    keys = [
-        str(key) for key in first["loc"] if not re.search(r"[^\w.-]", str(key))
-    ]  # Without `[key]`, `tuple[str, ...]`.
+    # The place also has words of pydantic's own, such as `[key]` and `tuple[str, ...]`.
+    keys = [key for key in map(str, first["loc"]) if not re.search(r"[^\w.-]", key)]
     where = ".".join(keys)
     if first["type"] == "extra_forbidden":
         of: type[BaseModel] = PublishedRows

@@ -8,7 +8,7 @@ from orchestrator.reports.differences import Comparison
 from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.notes import mean_notes
 from orchestrator.reports.number_format import code_list, setting_text, summary_text
-from orchestrator.reports.published import NOT_RECORDED, Published, PublishedRows, PublishedRun, step_notes
+from orchestrator.reports.published import NOT_RECORDED, SEED, Published, PublishedRows, PublishedRun, step_notes
 from orchestrator.reports.render import ABSENT, MOST_ROWS, Cell, Table, columns_as_rows, fit_side_by_side
 from orchestrator.reports.variants import VariantColumn, mean_name, patch_grid
 
@@ -84,7 +84,7 @@ def _settings_that_differ(comparison: Comparison, runs: Sequence[PublishedRun]) 
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for run in runs:
         own = [v for v in comparison.variants if any(trial.version == run.version for trial in v.trials)]
-        for path in run.settings.keys() - {"seed"}:
+        for path in run.settings.keys() - {SEED}:
             here = dict.fromkeys(_measured(v, path) for v in own or comparison.variants)
             theirs = setting_text(run.settings[path])
             if theirs == NOT_RECORDED or theirs not in here:

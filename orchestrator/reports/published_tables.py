@@ -6,6 +6,7 @@ from orchestrator.reports.final_metrics import MAIN, MEAN
 from orchestrator.reports.number_format import change_text, code_list, grouped, setting_text
 from orchestrator.reports.published import (
     NOT_RECORDED,
+    SEED,
     ClaimedChanges,
     Published,
     PublishedRows,
@@ -45,7 +46,7 @@ def runs_table(rows: PublishedRows) -> Table:
     routing = {run.figure(c, m) for run in rows.runs for c, m in places if m == "routing_accuracy"} - {None}
     shown = [(c, m) for c, m in places if m != "routing_accuracy" or len(routing) > 1]
     notes = [f"Routing accuracy: {routing.pop()} wherever it is published."] if len(routing) == 1 else []
-    seeds = {setting_text(run.settings.get("seed")) for run in rows.runs}
+    seeds = {setting_text(run.settings.get(SEED)) for run in rows.runs}
     if len(seeds) == 1 and seeds != {NOT_RECORDED}:
         notes.append(f"Seeds: {seeds.pop()} (n = 1 in every row), so neither a spread nor a test can be given.")
     notes += [line for run in rows.runs for line in step_notes(rows, run)]
