@@ -1,7 +1,8 @@
 """The compacted tables: one file per table with the rows that count, and a list of their parts.
 
-    tables/<table>.parquet    the rows that count tables/compacted.json     for each part: stamps
-    and digests of its files, its attempts, its rows above
+- `tables/<table>.parquet`: the rows that count.
+- `tables/compacted.json`: for each part the stamps and digests of its files, its attempts, and its
+  rows in the tables.
 
 All of it is a copy of `parts/` that saves reading 10,000 small files. A part in the list is
 unchanged while its files have the stamps in the list; otherwise their digests decide. The list

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records.attempts import DIED, FAILED, FINISHED, INTERRUPTED, RUNNING, WORKER_DIED, AttemptFolder
-from orchestrator.results import store
+from orchestrator.results import part_index
 from orchestrator.results.parts import file_stamps
 from orchestrator.results.store import ResultStore
 
@@ -43,7 +43,7 @@ def test_a_second_start_of_a_finished_sweep_checks_each_part_once(finished, comm
     """The plan and the report share one scan of the results."""
     assert command("sweep.yaml", "--backend", "inline").code == 0
     checked = []
-    monkeypatch.setattr(store, "file_stamps", lambda parts, name: checked.append(name) or file_stamps(parts, name))
+    monkeypatch.setattr(part_index, "file_stamps", lambda parts, name: checked.append(name) or file_stamps(parts, name))
     assert command("sweep.yaml", "--backend", "inline").code == 0
     assert sorted(checked) == sorted(p.stem for p in (finished / "results/small/parts/attempts").glob("2*.parquet"))
 

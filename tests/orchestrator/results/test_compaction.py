@@ -16,8 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.results import compaction, parts
-from orchestrator.results import store as results
+from orchestrator.results import compaction, part_index, parts, row_reader
 from orchestrator.results.schema import TABLES
 from orchestrator.results.store import ResultStore
 from orchestrator.results.writer import PartWriter
@@ -112,15 +111,16 @@ def test_tables_and_parts_agree_after_any_steps(steps, make_attempt):
 def opened(monkeypatch):
     """The parts whose receipt or other files were read, as (what, name)."""
     calls = []
-    for function in ("read_receipt", "check_digests", "open_part_file"):
-        original = getattr(results, function)
+    places = {"read_receipt": part_index, "check_digests": part_index, "open_part_file": row_reader}
+    for function, module in places.items():
+        original = getattr(module, function)
 
         def record(*arguments, function=function, original=original):
             name = arguments[2] if function == "open_part_file" else arguments[1]
             calls.append((function, name))
             return original(*arguments)
 
-        monkeypatch.setattr(results, function, record)
+        monkeypatch.setattr(module, function, record)
     return calls
 
 

@@ -13,7 +13,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-import orchestrator.results.store
+import orchestrator.results.recovery
 from moleflow.errors import InvalidInput
 from moleflow.owner import owner_code
 from orchestrator.results import parts
@@ -202,7 +202,7 @@ def test_a_damaged_part_is_named_and_its_attempts_are_not_finished(
     store, write, make_attempt, table, harm, monkeypatch
 ):
     # Its writer, which is this process.
-    monkeypatch.setattr(orchestrator.results.store, "code_is_gone", lambda code: True)
+    monkeypatch.setattr(orchestrator.results.recovery, "code_is_gone", lambda code: True)
     good, bad = write(make_attempt(trial=1)), write(make_attempt(trial=2))
     path = store.parts / table / f"{bad}.parquet"
     harm(path)
