@@ -1,25 +1,21 @@
-"""The cost of published rows in advance, from a timed step of each model."""
+"""The cost of published rows in advance, by a timed step of each model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from moleflow.errors import counted
-from moleflow.settings.config import digest, reach
-from moleflow.settings.task_list import classes_of_task
 from orchestrator.driver.prepare import Options, Prepared
 from orchestrator.driver.rows_to_run import RowsToRun, trials_of_run
+from orchestrator.driver.trial_cost import feature_seconds, largest_bytes, step_costs, training_by_steps
 from orchestrator.host.durations import duration_text
-from orchestrator.plan.cost_estimate import steps_to_train
 from orchestrator.reports.reproduction import unknown_settings
 from orchestrator.sweep.trial import Trial
 
 if TYPE_CHECKING:
     from moleflow.environment import Environment
-    from orchestrator.execution.step_cost import StepCost
 
 GIB = 2**30
 
@@ -38,7 +34,6 @@ class RowsCost:
             console: gets a line before the first timing, which takes minutes on a CPU.
         """
         self._console = console
-        self._steps: dict[str, StepCost] = {}
         self._told: list[Trial] = []
         self._features: dict[str, float] = {}
         self._training, self._largest, self._sweeps = 0.0, 0, 0
@@ -54,40 +49,29 @@ class RowsCost:
                 lines.append(f"          {run.name}: {', '.join(unknown)} not recorded; runs with the base's value")
         if not todo:
             return lines
+        environment = self._opened(options)
+        costs = step_costs(prepared, options, todo, environment.device_kind)
         # A sweep takes the tasks that an earlier one trained from the cache.
-        steps = steps_to_train(todo, prepared.inputs.images, [*prepared.plan.of("done"), *self._told])
+        training = training_by_steps(prepared, todo, costs, self._told)
         self._told += todo
         for run in group.runs:
-            if trials := [trial for trial in trials_of_run(group, run, prepared) if trial.id in steps]:
-                seconds, memory = self._cost(trials, sum(steps.pop(trial.id) for trial in trials), prepared, options)
+            if trials := [trial for trial in trials_of_run(group, run, prepared) if trial.id in training]:
+                seconds = sum(training.pop(trial.id).shared for trial in trials)
+                memory = largest_bytes(prepared, trials, costs)
+                self._training, self._largest = self._training + seconds, max(self._largest, memory)
                 lines.append(f"          {run.name}: {duration_text(seconds)} of training, {memory / GIB:.1f} GiB")
+        self._features |= feature_seconds(prepared, todo, costs)[1]
         self._sweeps += 1
         return lines
 
-    def _cost(self, trials: Sequence[Trial], steps: float, prepared: Prepared, options: Options) -> tuple[float, int]:
-        """Return the seconds of training and the bytes of one trial."""
+    def _opened(self, options: Options) -> Environment:
         # torch takes seconds to import, which a finished reproduction saves.
         from moleflow.environment import open_environment
-        from orchestrator.execution.step_cost import cost_settings, step_cost
 
         if self._environment is None:
             self._console.print("timing a training step of each model, and an image through each backbone")
             self._environment = open_environment(options.device, options.threads)
-        config, counts = trials[0].config, prepared.inputs.images
-        model = cost_settings(config).model_dump_json()
-        if model not in self._steps:
-            self._steps[model] = step_cost(config, self._environment, prepared.cache)
-        cost = self._steps[model]
-        key = digest([reach(config, "features"), list(config.data.tasks), trials[0].inputs.weights])
-        read = sum(counts[name].train + counts[name].test for name in config.data.classes)
-        self._features[key] = read * cost.image_seconds
-        tasks = map(classes_of_task, config.data.tasks)
-        memory = cost.task_bytes(
-            max(sum(counts[name].train for name in names) for names in tasks), config.training.lanes
-        )
-        seconds = steps * cost.step_seconds
-        self._training, self._largest = self._training + seconds, max(self._largest, memory)
-        return seconds, memory
+        return self._environment
 
     def total_lines(self) -> list[str]:
         """Return the cost of all rows; nothing if all have finished."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -175,22 +175,31 @@ def _timed_here(
 ) -> TrialCost:
     """The cost by a training step of each model on this machine."""
     costs = step_costs(prepared, options, trials, device)
-    seconds = _training_by_steps(prepared, trials, costs)
-    features, shared = _feature_seconds(prepared, trials, lambda trial: costs[trial.id].image_seconds)
+    seconds = training_by_steps(prepared, trials, costs)
+    features, shared = feature_seconds(prepared, trials, costs)
     kind = "GPU" if device == "cuda" and visible_gpus() else "CPU"
     return TrialCost(
-        sum(each.shared for each in seconds.values()) + shared + START_SECONDS * len(trials),
+        sum(each.shared for each in seconds.values()) + sum(shared.values()) + START_SECONDS * len(trials),
         max(each.alone + features[trial_id] for trial_id, each in seconds.items()) + START_SECONDS,
         f"as a step and an image take on this {kind} ({counted(options.threads, 'thread')})",
         largest_bytes(prepared, trials, costs),
     )
 
 
-def _training_by_steps(
-    prepared: Prepared, trials: Sequence[Trial], costs: Mapping[str, StepCost]
+def training_by_steps(
+    prepared: Prepared, trials: Sequence[Trial], costs: Mapping[str, StepCost], earlier: Sequence[Trial] = ()
 ) -> dict[str, TrainingSeconds]:
-    images, done = prepared.inputs.images, prepared.plan.of("done")
-    return training_seconds(trials, images, lambda trial, _: costs[trial.id].step_seconds, done)
+    """The seconds of training of each trial by its id, by the cost of its steps.
+
+    Args:
+        prepared: the sweep. The stages of its finished trials are trained.
+        trials: the trials.
+        costs: the cost of a step by trial id.
+        earlier: trials of other sweeps that will have trained their stages by then.
+
+    """
+    there = [*prepared.plan.of("done"), *earlier]
+    return training_seconds(trials, prepared.inputs.images, lambda trial, _: costs[trial.id].step_seconds, there)
 
 
 def expected_time(prepared: Prepared, options: Options) -> WorkEstimate | None:
@@ -209,9 +218,9 @@ def expected_time(prepared: Prepared, options: Options) -> WorkEstimate | None:
     costs = _stored_costs(prepared, options, todo)
     if costs is None:
         return work
-    training = _training_by_steps(prepared, todo, costs)
-    _, features = _feature_seconds(prepared, todo, lambda trial: costs[trial.id].image_seconds)
-    return replace(work, by_a_step=sum(each.shared for each in training.values()) + features)
+    training = training_by_steps(prepared, todo, costs)
+    _, features = feature_seconds(prepared, todo, costs)
+    return replace(work, by_a_step=sum(each.shared for each in training.values()) + sum(features.values()))
 
 
 def _stored_costs(prepared: Prepared, options: Options, trials: Sequence[Trial]) -> dict[str, StepCost] | None:
@@ -240,14 +249,14 @@ def _most_images(prepared: Prepared, trial: Trial) -> int:
     return max(sum(counts[name].train for name in names) for names in tasks)
 
 
-def _feature_seconds(
-    prepared: Prepared, trials: Sequence[Trial], image_seconds: Callable[[Trial], float]
-) -> tuple[Mapping[str, float], float]:
-    """The seconds of the features of each trial by its id, and of all with equal ones made once."""
+def feature_seconds(
+    prepared: Prepared, trials: Sequence[Trial], costs: Mapping[str, StepCost]
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """The seconds of the features of each trial by its id, and of those that differ by a key."""
     counts, alone, shared = prepared.inputs.images, {}, {}
     for trial in trials:
         read = sum(counts[name].train + counts[name].test for name in trial.config.data.classes)
-        alone[trial.id] = read * image_seconds(trial)
+        alone[trial.id] = read * costs[trial.id].image_seconds
         key = digest([reach(trial.config, "features"), list(trial.config.data.tasks), trial.inputs.weights])
         shared[key] = alone[trial.id]
-    return alone, sum(shared.values())
+    return alone, shared
