@@ -138,19 +138,14 @@ class Siege:
 
     def kill_writer(self) -> None:
         """Kill a process between the write of a part's temporary file and its renaming."""
-        folder = self.results / "parts/.tmp"
         while True:
             self.one_at_work()
-            for _ in range(5000):
-                for path in folder.iterdir():
-                    writer = WRITER.search(path.name)
-                    if writer and command_of(pid := int(writer[2]), self.place):
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-                        self.until(lambda pid=pid: not command_of(pid, self.place), "a killed writer to be gone")
-                        if path.exists():
-                            return
-                time.sleep(0.001)
+            for path, pid in self._being_written():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                self.until(lambda pid=pid: not command_of(pid, self.place), "a killed writer to be gone")
+                if path.exists():
+                    return
 
     def kill_driver(self) -> None:
         """Kill one of the drivers, without its workers."""
@@ -253,6 +248,15 @@ class Siege:
         self._kill()
         for driver in self.drivers:
             driver.wait()
+
+    def _being_written(self) -> Iterator[tuple[Path, int]]:
+        """The temporary files of parts as they appear for some seconds, and their live writers."""
+        for _ in range(5000):
+            for path in (self.results / "parts/.tmp").iterdir():
+                writer = WRITER.search(path.name)
+                if writer and command_of(int(writer[2]), self.place):
+                    yield path, int(writer[2])
+            time.sleep(0.001)
 
     def _begin_anew(self) -> None:
         """Damage every part and train again: all trials finished before all faults were put in."""
