@@ -49,7 +49,7 @@ class PartIndex:
     def __init__(self, folder: Path, from_parts: bool = False) -> None:
         self.folder = folder
         self.parts = folder / "parts"
-        self.from_parts = from_parts
+        self._from_parts = from_parts
         self.receipts: dict[str, Receipt] = {}
         self.damaged: dict[str, Damage] = {}
         self._stamps: dict[str, Stamps | None] = {}
@@ -121,7 +121,7 @@ class PartIndex:
 
     def compaction(self) -> Compaction:
         """The list of the compacted tables, read again after it was replaced."""
-        if self.from_parts:
+        if self._from_parts:
             return compaction.NOTHING
         status = files.stat_of(compaction.list_file(self.folder))
         if status is None:
@@ -190,7 +190,7 @@ class PartIndex:
         stamps = file_stamps(self.parts, name)
         if listed is not None and listed.stamps == stamps:
             self.receipts[name], self._stamps[name] = listed.receipt, stamps
-        elif listed is not None or stamps is None or self.from_parts:
+        elif listed is not None or stamps is None or self._from_parts:
             self._add_checked(name, stamps)
         else:
             self.receipts[name], self._stamps[name] = read_receipt(self.parts, name), stamps

@@ -24,8 +24,6 @@ from orchestrator.results.parts import (
 from orchestrator.results.row_reader import without_attempts
 from orchestrator.results.schema import ATTEMPTS, MAPS, TABLES
 
-GRACE_S = 3600.0
-"""Age of files without a receipt from which no writer of another host finishes them."""
 _OWNED = re.compile(rf"-({CODE})-[0-9a-f]{{16}}$")
 
 
@@ -45,7 +43,7 @@ class Recovered:
     doubled: tuple[Path, ...] = ()
 
 
-def recover(index: PartIndex, grace_seconds: float = GRACE_S) -> Recovered:
+def recover(index: PartIndex, grace_seconds: float) -> Recovered:
     """Clean up a results folder, as `ResultStore.recover` describes it.
 
     Args:

@@ -49,7 +49,6 @@ class ResultStore:
     def __init__(self, folder: Path, from_parts: bool = False) -> None:
         self.folder = folder
         self.parts = folder / "parts"
-        self._from_parts = from_parts
         self._index = PartIndex(folder, from_parts)
 
     def create(self) -> None:
@@ -81,9 +80,7 @@ class ResultStore:
 
         """
         self.check()
-        return self._retry_if_changed(
-            lambda compacted: load_rows(self._index, find_rows(self._index, table, compacted), columns)[0]
-        )
+        return self._retry_if_changed(lambda compacted: self._read(table, compacted, columns)[0])
 
     def read_marked(
         self,
@@ -172,7 +169,7 @@ class ResultStore:
         """Compare the parts outside the compacted list with their digests, each part once."""
         self._index.check()
 
-    def recover(self, grace_seconds: float = recovery.GRACE_S) -> recovery.Recovered:
+    def recover(self, grace_seconds: float = files.LEFT_BEHIND_S) -> recovery.Recovered:
         """Clean up after writers that died: at the start of a sweep, before anything is planned.
 
         Temporary files and files without a receipt are removed if their writer has died, or is of
@@ -200,6 +197,12 @@ class ResultStore:
         self._retry_if_changed(self._compact)
         self._index.set_checked()
 
+    def _read(
+        self, table: str, compacted: bool, columns: Sequence[str] | None = None
+    ) -> tuple[pa.Table, dict[str, int]]:
+        """The rows that count, and the number of them by part."""
+        return load_rows(self._index, find_rows(self._index, table, compacted), columns)
+
     def _retry_if_changed(self, work: Callable[[bool], Result]) -> Result:
         """Work on the rows that count, again if what holds them changed meanwhile.
 
@@ -207,7 +210,7 @@ class ResultStore:
             work: gets whether it may read the compacted tables.
 
         """
-        compacted = not self._from_parts
+        compacted = True
         while True:
             try:
                 return work(compacted)
@@ -226,8 +229,7 @@ class ResultStore:
             name: part.left_out for name, part in parts.items()
         } and all(compaction.open_table(self.folder, table, known) is not None for table in TABLES)
         if not tables_fit:
-            rows = ((table, *load_rows(self._index, find_rows(self._index, table, compacted))) for table in TABLES)
-            compaction.write_tables(self.folder, rows, parts)
+            compaction.write_tables(self.folder, ((table, *self._read(table, compacted)) for table in TABLES), parts)
         elif any(known.parts[name].stamps != part.stamps for name, part in parts.items()):
             # The folder was copied, for example: same rows, other stamps.
             listed = {name: replace(part, stamps=parts[name].stamps) for name, part in known.parts.items()}
