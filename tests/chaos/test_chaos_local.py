@@ -99,7 +99,7 @@ def test_local_workers(siege, disk, nothing_is_lost):
     sweep.run(
         {
             "worker killed": (3, lambda: sweep.signal_worker(signal.SIGKILL)),
-            "worker killed as it writes a part": (1, sweep.kill_writer),
+            "process killed as it writes a part": (1, sweep.kill_writer),
             "worker told to end": (2, lambda: sweep.signal_worker(signal.SIGTERM)),
             "driver killed": (2, sweep.kill_driver),
             "everything killed, two drivers at once": (2, kill_everything),

@@ -119,7 +119,7 @@ def test_jobs(siege, jobs, nothing_is_lost):
     sweep.run(
         {
             "worker killed": (2, lambda: sweep.signal_worker(signal.SIGKILL)),
-            "worker killed as it writes a part": (1, sweep.kill_writer),
+            "process killed as it writes a part": (1, sweep.kill_writer),
             "driver killed": (2, sweep.kill_driver),
             "another driver": (1, sweep.start),
             "node killed": (1, kill_node),
